@@ -1,0 +1,67 @@
+"""Crop, flip and normalise uint8 images: pure functions, and the recipes built from them."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms import v2
+
+
+def crop_and_flip(images: Tensor, draws: Tensor, padding: int) -> Tensor:
+    """Pad with zeros, cut the original size out again at an offset per image, mirror some images.
+
+    ``images`` (B, C, H, W) of any dtype and device; ``draws`` (B, 3) int64 on that device: top and left offset in
+    0..2*padding and whether to flip. Returns (B, C, H, W), one gather for the whole batch; pixel for pixel
+    torchvision's ``RandomCrop(size, padding=padding)`` and ``RandomHorizontalFlip`` for the same draw.
+    """
+    count, channels, height, width = images.shape
+    device = images.device
+    top, left, flip = draws[:, :, None].unbind(1)
+    rows = top + torch.arange(height, device=device)
+    columns = torch.arange(width, device=device)
+    columns = left + torch.where(flip.bool(), width - 1 - columns, columns)
+    padded = F.pad(images, (padding,) * 4)
+    sample = torch.arange(count, device=device)[:, None, None, None]
+    channel = torch.arange(channels, device=device)[:, None, None]
+    return padded[sample, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+@dataclass(frozen=True)
+class PadCropFlip:
+    """The CIFAR recipe: random crop out of the zero-padded image, then a flip of every second image by chance."""
+
+    padding: int
+    flip: bool = True
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Draws of ``count`` images for :func:`crop_and_flip`: (count, 3) int64, all values equally likely."""
+        offsets = torch.randint(2 * self.padding + 1, (count, 2), generator=generator)
+        flips = torch.randint(2, (count, 1), generator=generator) * self.flip
+        return torch.cat([offsets, flips], dim=1)
+
+    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
+        return crop_and_flip(images, draws, self.padding)
+
+
+def random_resized_crop(size: int) -> v2.Transform:
+    """ImageNet's training recipe for one PIL image or uint8 tensor; gives a uint8 tensor (3, size, size)."""
+    return v2.Compose([v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip(), v2.PILToTensor()])
+
+
+def resized_center_crop(size: int, resize: int) -> v2.Transform:
+    """Short side to ``resize`` (bilinear, antialiased), then the central ``size`` x ``size``, as uint8."""
+    return v2.Compose([v2.Resize(resize, antialias=True), v2.CenterCrop(size), v2.PILToTensor()])
+
+
+@lru_cache
+def _channel_statistics(values: tuple[float, ...], device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # outlives the evaluation in which it may be made
+        return torch.tensor(values, device=device)[:, None, None]
+
+
+def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """uint8 images (B, C, H, W) -> float32 ``(images / 255 - mean) / std`` per channel, on the images' device."""
+    scaled = images.to(torch.float32).div_(255)
+    return scaled.sub_(_channel_statistics(mean, images.device)).div_(_channel_statistics(std, images.device))

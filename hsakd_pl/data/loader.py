@@ -1,0 +1,54 @@
+"""A loader that Lightning can stop and resume in the middle of an epoch."""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Protocol
+
+from torch import Tensor
+
+from hsakd_pl.data.sampler import GlobalBatchSampler
+
+Batch = tuple[Tensor, Tensor | list[str]]  # uint8 images (B, 3, S, S) with int64 labels (B,) or with paths
+
+
+class Source(Protocol):
+    """Where batches come from; what it yields depends on the epoch and the indices alone."""
+
+    def batches(self, epoch: int, order: list[Tensor]) -> Iterator[Batch]:
+        """Yield the batch of every index tensor in ``order``."""
+
+
+class ResumableLoader:
+    """Batches of ``source`` in the order of ``sampler``.
+
+    Deliberately no ``torch.utils.data.DataLoader``: Lightning would put a sampler of its own into that. Lightning
+    calls ``sampler.set_epoch`` before every epoch and stores ``state_dict`` in its checkpoints.
+    """
+
+    def __init__(self, source: Source, sampler: GlobalBatchSampler) -> None:
+        self.source = source
+        self.sampler = self.batch_sampler = sampler  # Lightning looks at either name
+        self._yielded = 0
+        self._resumed_epoch: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Batch]:
+        # A generator, hence lazy: Lightning creates the first iterator before it sets the epoch.
+        epoch = self.sampler.epoch
+        if self._resumed_epoch != epoch:
+            self._yielded = 0
+        self._resumed_epoch = None
+        for batch in self.source.batches(epoch, list(islice(self.sampler, self._yielded, None))):
+            self._yielded += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch and number of batches handed out in it; what workers have prefetched does not count."""
+        return {"epoch": self.sampler.epoch, "batches": self._yielded}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Start the stored epoch, if that is the one asked for next, after the stored number of batches."""
+        self._resumed_epoch = state["epoch"]
+        self._yielded = state["batches"]

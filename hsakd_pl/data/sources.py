@@ -1,0 +1,99 @@
+"""The two places batches come from: a tensor on the device, or DataLoader workers."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from hsakd_pl.data.augment import PadCropFlip
+from hsakd_pl.data.images import open_image
+from hsakd_pl.data.loader import Batch
+from hsakd_pl.data.seeding import AUGMENTATION, derive_seed, seeded_generator
+from hsakd_pl.data.splits import Split
+from hsakd_pl.errors import UsageError
+
+ImageTransform = Callable[[Any], Tensor]  # a PIL image or uint8 tensor (3, H, W) -> uint8 tensor (3, S, S)
+
+
+class ResidentTensors:
+    """A whole split on ``device``: moved there once, a batch is a gather, augmentation runs on the batch.
+
+    ``images`` uint8 (N, 3, S, S), ``labels`` int64 (N,). Nothing is copied from the host inside an epoch.
+    """
+
+    def __init__(
+        self, images: Tensor, labels: Tensor, device: torch.device, augmentation: PadCropFlip | None, seed: int
+    ) -> None:
+        self.images = images.to(device)
+        self.labels = labels.to(device)
+        self.augmentation = augmentation
+        self.seed = seed
+
+    def batches(self, epoch: int, order: list[Tensor]) -> Iterator[Batch]:
+        device = self.images.device
+        if self.augmentation is not None:
+            generator = seeded_generator(self.seed, AUGMENTATION, epoch)
+            draws = self.augmentation.draw(len(self.images), generator).to(device)
+        for indices in torch.cat(order or [torch.arange(0)]).to(device).split([len(batch) for batch in order]):
+            images = self.images[indices]
+            if self.augmentation is not None:
+                images = self.augmentation(images, draws[indices])
+            yield images, self.labels[indices]
+
+
+class _TransformedBatches(Dataset[Batch | UsageError]):
+    """(epoch, indices) -> batch; holds no state, so persistent workers always agree with the main process."""
+
+    def __init__(self, split: Split, transform: ImageTransform, size: int, seed: int) -> None:
+        self.split = split
+        self.transform = transform
+        self.size = size
+        self.seed = seed
+
+    def __getitem__(self, key: tuple[int, list[int]]) -> Batch | UsageError:
+        epoch, indices = key
+        images = torch.empty(len(indices), 3, self.size, self.size, dtype=torch.uint8)
+        with torch.random.fork_rng(devices=[]):
+            for row, index in enumerate(indices):
+                torch.default_generator.manual_seed(derive_seed(self.seed, AUGMENTATION, epoch, index))
+                image = self.split.images[index]
+                try:
+                    images[row] = self.transform(image if isinstance(image, Tensor) else open_image(image))
+                except UsageError as error:
+                    return error  # raised in a worker it would arrive wrapped in the worker's traceback
+        return images, self.split.take(indices).targets
+
+
+def _as_is(batch: Batch | UsageError) -> Batch | UsageError:
+    return batch
+
+
+class WorkerImages:
+    """Images opened and transformed one by one in DataLoader workers, persistent, with pinned memory for CUDA.
+
+    The random numbers of a transform depend on (seed, epoch, index), whatever the number of workers.
+    """
+
+    def __init__(
+        self, split: Split, transform: ImageTransform, size: int, seed: int, num_workers: int, pin_memory: bool
+    ) -> None:
+        self._keys: list[tuple[int, list[int]]] = []
+        self._loader = DataLoader(
+            _TransformedBatches(split, transform, size, seed),
+            batch_size=None,
+            sampler=self._keys,
+            collate_fn=_as_is,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            pin_memory=pin_memory,
+        )
+
+    def batches(self, epoch: int, order: list[Tensor]) -> Iterator[Batch]:
+        self._keys[:] = [(epoch, indices.tolist()) for indices in order]
+        for batch in self._loader:
+            if isinstance(batch, UsageError):
+                raise batch
+            images, targets = batch
+            yield images, targets

@@ -1,0 +1,78 @@
+"""The staged backbone: what every architecture declares, and all that the auxiliary branches need to know of it."""
+
+from collections.abc import Callable, Sequence
+from math import prod
+
+import torch.nn as nn
+from torch import Tensor
+
+from hsakd_pl.errors import UsageError
+
+
+# Rules (pattern, replacement) that turn our state-dict keys, without "backbone.", into the published ones: applied one
+# after the other by re.sub; a callable gets the pattern's groups as integers.
+KeyRules = tuple[tuple[str, str | Callable[..., str]], ...]
+
+RESNET_KEYS: KeyRules = (
+    (r"^stem\.|^head\.", ""),
+    (r"^stages\.(\d+)", lambda stage: f"layer{stage + 1}"),
+    (r"^branches\.(\d+)\.stages", lambda branch: f"block_extractor{branch + 1}"),
+    (r"^branches\.(\d+)\.head\.fc", lambda branch: f"fc{branch + 1}"),
+)
+
+
+class StagedBackbone(nn.Module):
+    """Stem, stages 1..L and a class head; images (B, 3, S, S) -> logits (B, N).
+
+    A backbone of one's own is one subclass: ``__init__`` passes the data below, ``make_stage`` and ``make_head`` build
+    the parts, and ``init_backbone`` / ``init_branch`` set initial weights where PyTorch's defaults are not wanted.
+    The branches (:func:`hsakd_pl.networks.hsakd.make_branch`) are built from these same two makers.
+
+    ``channels``: of the stem's output, then of each stage's output (L + 1 numbers). ``strides``: of the stem, then of
+    each stage.
+    """
+
+    published_keys: KeyRules = ()
+
+    def __init__(self, stem: nn.Module, channels: Sequence[int], strides: Sequence[int], num_classes: int) -> None:
+        super().__init__()
+        if num_classes < 2:
+            raise UsageError(f"num_classes: a classifier needs at least 2 classes, got {num_classes}")
+        self.channels, self.strides, self.num_classes = tuple(channels), tuple(strides), num_classes
+        self.stem = stem
+        self.stages = nn.ModuleList(
+            self.make_stage(stage, self.channels[stage - 1], self.strides[stage]) for stage in range(1, len(channels))
+        )
+        self.head = self.make_head(num_classes)
+        self.init_backbone()
+
+    def make_stage(self, stage: int, in_channels: int, stride: int) -> nn.Module:
+        """A fresh stage 1..L: (B, in_channels, S, S) -> (B, channels[stage], S / stride, S / stride)."""
+        raise NotImplementedError(f"{type(self).__name__} must implement make_stage")
+
+    def make_head(self, num_outputs: int) -> nn.Module:
+        """A fresh head: last stage's output (B, channels[-1], S, S) -> (B, num_outputs)."""
+        raise NotImplementedError(f"{type(self).__name__} must implement make_head")
+
+    def init_backbone(self) -> None:
+        """Set the backbone's initial weights; PyTorch's defaults unless overridden."""
+
+    def init_branch(self, branch: nn.Module) -> None:
+        """Set an auxiliary branch's initial weights; PyTorch's defaults unless overridden."""
+
+    def forward_features(self, images: Tensor) -> list[Tensor]:
+        """Feature maps after stages 1..L. Raises UsageError if the strides leave nothing of the image."""
+        if min(images.shape[-2:]) < prod(self.strides):
+            raise UsageError(
+                f"{type(self).__name__} reduces an image {prod(self.strides)} times: it needs at least "
+                f"{prod(self.strides)} pixels a side, got {images.shape[-2]} x {images.shape[-1]}"
+            )
+        features = self.stem(images)
+        taps = []
+        for stage in self.stages:
+            features = stage(features)
+            taps.append(features)
+        return taps
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.forward_features(images)[-1])

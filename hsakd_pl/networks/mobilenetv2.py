@@ -1,0 +1,79 @@
+"""MobileNetV2 of half width for 32 x 32 images (Sandler et al., CVPR 2018), first convolution of stride 1."""
+
+import torch.nn as nn
+from torch import Tensor
+
+from hsakd_pl.networks.backbone import RESNET_KEYS, StagedBackbone
+from hsakd_pl.networks.init import conv_fan_out, linear_normal
+from hsakd_pl.networks.layers import conv1x1, conv3x3, named, pooled_linear
+from hsakd_pl.networks.registry import register_network
+
+# Rows of each stage: expansion, output channels at width 0.5, blocks. T = 6 in the paper's Table 1.
+ROWS = (((1, 8, 1), (6, 12, 2)), ((6, 16, 3),), ((6, 32, 4), (6, 48, 3)), ((6, 80, 3), (6, 160, 1)))
+FIRST_ROW = (0, 2, 3, 5)  # number, in the whole network, of a stage's first row
+
+
+def conv_bn_relu(convolution: nn.Conv2d) -> nn.Sequential:
+    """The convolution, its norm and a ReLU (the published code has no ReLU6)."""
+    return nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU())
+
+
+class InvertedResidual(nn.Module):
+    """Expand, filter each channel, project; an identity shortcut where the shape allows."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        self.identity = stride == 1 and in_channels == out_channels
+        width = in_channels * expansion
+        self.conv = nn.Sequential(
+            *conv_bn_relu(conv1x1(in_channels, width)),
+            *conv_bn_relu(conv3x3(width, width, stride, groups=width)),
+            conv1x1(width, out_channels),
+            nn.BatchNorm2d(out_channels),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features + self.conv(features) if self.identity else self.conv(features)
+
+
+class MobileNetV2(StagedBackbone):
+    """Seven rows of inverted residuals in four stages; every head begins with a 1x1 conv-bn-relu to 1,280 channels."""
+
+    published_keys = (
+        (r"^head\.fc", "classifier"),
+        (r"^stages\.(\d+)\.(\d+)", lambda stage, row: f"blocks.{FIRST_ROW[stage] + row}"),
+        (
+            # branch l starts with stage l + 1, so its rows are counted from that stage's first
+            r"^branches\.(\d+)\.stages\.(\d+)\.(\d+)",
+            lambda branch, stage, row: (
+                f"block_extractor{branch + 1}."
+                f"{row + (FIRST_ROW[branch + 1 + stage] - FIRST_ROW[branch + 1] if stage else 0)}"
+            ),
+        ),
+        (r"^branches\.(\d+)\.head\.conv2", lambda branch: f"conv2_{branch + 1}"),
+        *RESNET_KEYS,
+    )
+
+    def __init__(self, num_classes: int) -> None:
+        stem = named(conv1=conv_bn_relu(conv3x3(3, 16)))
+        super().__init__(stem, (16, 12, 16, 48, 160), (1, 1, 2, 2, 2), num_classes)
+
+    def make_stage(self, stage: int, in_channels: int, stride: int) -> nn.Module:
+        rows = []
+        for expansion, out_channels, blocks in ROWS[stage - 1]:
+            later = [InvertedResidual(out_channels, out_channels, 1, expansion) for _ in range(blocks - 1)]
+            rows.append(nn.Sequential(InvertedResidual(in_channels, out_channels, stride, expansion), *later))
+            in_channels, stride = out_channels, 1
+        return nn.Sequential(*rows)
+
+    def make_head(self, num_outputs: int) -> nn.Module:
+        return pooled_linear(1280, num_outputs, conv2=conv_bn_relu(conv1x1(self.channels[-1], 1280)))
+
+    def init_backbone(self) -> None:
+        self.apply(conv_fan_out).apply(linear_normal)
+
+    def init_branch(self, branch: nn.Module) -> None:
+        branch.apply(conv_fan_out).apply(linear_normal)
+
+
+register_network("mobilenetv2")(MobileNetV2)

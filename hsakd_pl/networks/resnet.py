@@ -1,0 +1,137 @@
+"""Residual networks: CIFAR resnets, resnet50 for 32 x 32 images and the ImageNet resnets (He et al., CVPR 2016)."""
+
+from functools import partial
+
+import torch.nn as nn
+from torch import Tensor
+
+from hsakd_pl.networks.backbone import RESNET_KEYS, StagedBackbone
+from hsakd_pl.networks.init import conv_fan_out, linear_zero_bias
+from hsakd_pl.networks.layers import conv1x1, conv3x3, named, pooled_linear
+from hsakd_pl.networks.registry import register_network
+
+
+def shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module | None:
+    """Projection where the shape changes, else None for the identity."""
+    if stride == 1 and in_channels == out_channels:
+        return None
+    return nn.Sequential(conv1x1(in_channels, out_channels, stride), nn.BatchNorm2d(out_channels))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(in_channels, out_channels, stride)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = conv3x3(out_channels, out_channels)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.downsample = shortcut(in_channels, out_channels, stride)
+
+    def forward(self, features: Tensor) -> Tensor:
+        residual = self.bn2(self.conv2(self.bn1(self.conv1(features)).relu()))
+        return (residual + (features if self.downsample is None else self.downsample(features))).relu()
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (with the stride), 1x1 convolution; a quarter of the output's width inside."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        width = out_channels // 4
+        self.conv1 = conv1x1(in_channels, width)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = conv3x3(width, width, stride)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = conv1x1(width, out_channels)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.downsample = shortcut(in_channels, out_channels, stride)
+
+    def forward(self, features: Tensor) -> Tensor:
+        residual = self.bn1(self.conv1(features)).relu()
+        residual = self.bn2(self.conv2(residual)).relu()
+        residual = self.bn3(self.conv3(residual))
+        return (residual + (features if self.downsample is None else self.downsample(features))).relu()
+
+
+class ResNet(StagedBackbone):
+    """Stages of ``blocks[stage - 1]`` blocks; subclasses differ in stem and widths."""
+
+    published_keys = RESNET_KEYS
+    block: type[BasicBlock] | type[Bottleneck] = BasicBlock
+
+    def __init__(
+        self, num_classes: int, stem: nn.Module, channels: tuple[int, ...], strides: tuple[int, ...], blocks: tuple[int, ...]
+    ) -> None:
+        self.blocks = blocks
+        super().__init__(stem, channels, strides, num_classes)
+
+    def make_stage(self, stage: int, in_channels: int, stride: int) -> nn.Module:
+        out_channels = self.channels[stage]
+        later = [self.block(out_channels, out_channels, 1) for _ in range(self.blocks[stage - 1] - 1)]
+        return nn.Sequential(self.block(in_channels, out_channels, stride), *later)
+
+    def make_head(self, num_outputs: int) -> nn.Module:
+        return pooled_linear(self.channels[-1], num_outputs)
+
+    def init_backbone(self) -> None:
+        self.apply(conv_fan_out)
+
+    def init_branch(self, branch: nn.Module) -> None:
+        branch.apply(conv_fan_out)
+
+
+class CIFARResNet(ResNet):
+    """resnet{depth} of 16-16-32-64 channels, or any other ``channels``, with (depth - 2) / 6 blocks a stage."""
+
+    def __init__(self, num_classes: int, depth: int, channels: tuple[int, int, int, int] = (16, 16, 32, 64)) -> None:
+        stem = named(conv1=conv3x3(3, channels[0]), bn1=nn.BatchNorm2d(channels[0]), relu=nn.ReLU())
+        super().__init__(num_classes, stem, channels, (1, 1, 2, 2), ((depth - 2) // 6,) * 3)
+
+    def init_branch(self, branch: nn.Module) -> None:
+        branch.apply(conv_fan_out).apply(linear_zero_bias)
+
+
+class CIFARResNet50(ResNet):
+    """resnet50 with a 3x3 stem of stride 1 and no pooling, for 32 x 32 images."""
+
+    published_keys = ((r"^head\.fc", "linear"), (r"\.downsample\.", ".shortcut."), *RESNET_KEYS)
+    block = Bottleneck
+
+    def __init__(self, num_classes: int) -> None:
+        stem = named(conv1=conv3x3(3, 64), bn1=nn.BatchNorm2d(64), relu=nn.ReLU())
+        super().__init__(num_classes, stem, (64, 256, 512, 1024, 2048), (1, 1, 2, 2, 2), (3, 4, 6, 3))
+
+
+class ImageNetResNet(ResNet):
+    """Networks of torchvision's shape and names, for 224 x 224 images."""
+
+    def __init__(self, num_classes: int, blocks: tuple[int, ...], expansion: int = 1) -> None:
+        stem = named(
+            conv1=nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False),
+            bn1=nn.BatchNorm2d(64),
+            relu=nn.ReLU(),
+            maxpool=nn.MaxPool2d(3, stride=2, padding=1),
+        )
+        channels = (64, *(width * expansion for width in (64, 128, 256, 512)))
+        super().__init__(num_classes, stem, channels, (4, 1, 2, 2, 2), blocks)
+
+
+class ImageNetBottleneckResNet(ImageNetResNet):
+    """The same with bottleneck blocks, four times as wide."""
+
+    block = Bottleneck
+
+    def __init__(self, num_classes: int, blocks: tuple[int, ...]) -> None:
+        super().__init__(num_classes, blocks, expansion=4)
+
+
+for depth in (8, 14, 20, 32, 44, 56, 110):
+    register_network(f"resnet{depth}")(partial(CIFARResNet, depth=depth))
+for depth in (8, 32):
+    register_network(f"resnet{depth}x4")(partial(CIFARResNet, depth=depth, channels=(32, 64, 128, 256)))
+register_network("resnet50")(CIFARResNet50)
+register_network("resnet18_imagenet")(partial(ImageNetResNet, blocks=(2, 2, 2, 2)))
+register_network("resnet34_imagenet")(partial(ImageNetResNet, blocks=(3, 4, 6, 3)))
+register_network("resnet50_imagenet")(partial(ImageNetBottleneckResNet, blocks=(3, 4, 6, 3)))

@@ -1,0 +1,46 @@
+"""The method as pure functions: rotations, joint labels, class logits, the distillation loss (Sec. 3 of the paper).
+
+A batch of B images becomes 4B rows, rotation by rotation: rows 0..B-1 are the images as they are, the next B rows
+the images turned by 90 degrees, and so on. So ``rows[:B]`` is the unrotated part, without a copy.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hsakd_pl.errors import UsageError
+
+NUM_ROTATIONS = 4  # M = 4: 0, 90, 180 and 270 degrees, Sec. 3.1
+
+
+def rotate(images: Tensor) -> Tensor:
+    """Turn every image counter-clockwise by 0, 90, 180 and 270 degrees.
+
+    ``images`` (B, C, S, S) -> (4B, C, S, S), rotation by rotation. Raises UsageError if the images are not square.
+    """
+    height, width = images.shape[-2:]
+    if height != width:
+        raise UsageError(f"rotation by 90 degrees needs square images, got {height} x {width}: crop or resize them")
+    return torch.cat([torch.rot90(images, quarter_turns, (2, 3)) for quarter_turns in range(NUM_ROTATIONS)])
+
+
+def joint_labels(labels: Tensor) -> Tensor:
+    """Self-supervised augmented labels ``4 * y + r`` of the rows of :func:`rotate`: (B,) in N -> (4B,) in 4N."""
+    return torch.cat([NUM_ROTATIONS * labels + rotation for rotation in range(NUM_ROTATIONS)])
+
+
+def class_logits(joint_logits: Tensor) -> Tensor:
+    """Sum joint logits over the four rotations of a class: (M, 4N) -> (M, N)."""
+    return joint_logits.unflatten(1, (-1, NUM_ROTATIONS)).sum(-1)
+
+
+def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """Temperature-scaled ``KL(student || teacher)`` averaged over the rows, times ``temperature ** 2``.
+
+    Both (M, K); no gradient reaches ``teacher_logits``. Eq. 5 and 6 of the paper, after Hinton et al. 2015.
+    """
+    return temperature**2 * F.kl_div(
+        F.log_softmax(student_logits / temperature, dim=1),
+        F.softmax(teacher_logits.detach() / temperature, dim=1),
+        reduction="batchmean",
+    )

@@ -1,0 +1,162 @@
+"""Weight files from elsewhere: unwrap the envelope, map published keys onto ours and back, and never load by halves."""
+
+import hashlib
+import pickle
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn as nn
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
+from torch import Tensor
+
+from hsakd_pl.errors import UsageError
+from hsakd_pl.networks.backbone import StagedBackbone
+from hsakd_pl.networks.hsakd import HSAKDNet
+
+# The authors save {'net': ...}, SSKD and Lightning {'state_dict': ...}, CRD and mdistiller {'model': ...}.
+ENVELOPES = ("net", "state_dict", "model")
+# What DataParallel, torch.compile and our LightningModules put in front of a key.
+PREFIXES = re.compile(r"^(?:(?:module|_orig_mod|network)\.)+")
+
+StateDict = dict[str, Tensor]
+Peers = nn.ModuleList | list[nn.Module] | tuple[nn.Module, ...]
+
+
+def published_key(network: nn.Module, key: str) -> str:
+    """The published name of one of our state-dict keys; unchanged for networks that were never published."""
+    backbone = network.backbone if isinstance(network, HSAKDNet) else network
+    rules = backbone.published_keys if isinstance(backbone, StagedBackbone) else ()
+    if not rules:
+        return key
+    part = "auxiliary_classifier." if key.startswith("branches.") else "backbone." if key.startswith("backbone.") else ""
+    key = key.removeprefix("backbone.")
+    for pattern, replacement in rules:
+        if isinstance(replacement, str):
+            key = re.sub(pattern, replacement, key)
+        elif match := re.search(pattern, key):
+            key = key[: match.start()] + replacement(*map(int, match.groups())) + key[match.end() :]
+    return part + key
+
+
+def published_state_dict(network: nn.Module | Peers) -> StateDict:
+    """The network's weights under the published keys, in the published order.
+
+    Peers of mutual distillation (a list or ModuleList of networks) get the prefixes ``net1.``, ``net2.``, ...
+    """
+    if not isinstance(network, nn.Module) or isinstance(network, nn.ModuleList):
+        peers = [published_state_dict(peer) for peer in network]
+        return {f"net{number}.{key}": peer[key] for number, peer in enumerate(peers, 1) for key in peer}
+    weights = {published_key(network, key): tensor for key, tensor in network.state_dict().items()}
+    return {key: weights[key] for key in sorted(weights, key=_published_order)}
+
+
+def _published_order(key: str) -> str:
+    """Sort key: published branches list all their stages first, then their heads' parts, each over all branches."""
+    head = re.match(r"auxiliary_classifier\.(?!block_extractor)([a-z]+)", key)
+    return f"2 {head[1]}" if head else "1" if key.startswith("auxiliary_classifier.") else "0"
+
+
+def load_weights(network: nn.Module | Peers, source: str | Path | Mapping[str, Any], strict: bool = True) -> Any:
+    """Load published or own weights into ``network`` and return it.
+
+    ``source`` is a path (torch.save or .safetensors) or a state dict, in any envelope, with published keys or ours, as
+    float16 or float32. A backbone takes its part of a whole network's weights; a network with branches takes a
+    backbone's weights alone and keeps its branches as they are. Peers take ``net1.``, ``net2.``, ... or a
+    MutualModule's checkpoint. Unless ``strict``, keys that do not fit are left out.
+
+    Raises UsageError, before anything is changed, listing what is missing, unexpected or of another shape.
+    """
+    origin = str(source) if isinstance(source, str | Path) else "the given state dict"
+    weights = unwrap(read_weights(source) if isinstance(source, str | Path) else source, origin)
+    if not isinstance(network, nn.Module) or isinstance(network, nn.ModuleList):
+        for number, peer in enumerate(network):
+            prefixes = (f"net{number + 1}.", f"networks.{number}.")
+            load_weights(peer, _with_prefix(weights, prefixes) or weights, strict)
+        return network
+    own = network.state_dict()
+    names = {published_key(network, key): key for key in own} | {key: key for key in own}
+    weights = {names.get(key, key): tensor for key, tensor in _fit_part(network, weights).items()}
+    missing = [key for key in own if key not in weights]
+    if isinstance(network, HSAKDNet) and not any(key.startswith("branches.") for key in weights):
+        rank_zero_info(f"{origin} holds a backbone alone: the branches keep their weights")
+        missing = [key for key in missing if not key.startswith("branches.")]
+    problems = {
+        "missing": missing,
+        "unexpected": [key for key in weights if key not in own],
+        "of another shape": [
+            f"{key} ({tuple(weights[key].shape)}, the network has {tuple(own[key].shape)})"
+            for key in own
+            if key in weights and weights[key].shape != own[key].shape
+        ],
+    }
+    if strict and any(problems.values()):
+        listed = "; ".join(f"{len(keys)} {kind}: {_shorten(keys)}" for kind, keys in problems.items() if keys)
+        raise UsageError(f"{origin} does not fit {describe(network)}: {listed}. Name the network it was saved from")
+    fitting = {key: t for key, t in weights.items() if key in own and t.shape == own[key].shape}
+    network.load_state_dict(fitting, strict=False)
+    return network
+
+
+def read_weights(path: str | Path) -> Any:
+    """Read a weight file on the CPU without running code from it; UsageError if it is not one, or incomplete."""
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"weight file {path} does not exist: check the path, or train the network first")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UsageError(f"weight file {path} cannot be read, it is truncated or no weight file: {reason}") from error
+    except Exception as error:  # safetensors has an error class of its own that derives from Exception alone
+        raise UsageError(f"weight file {path} cannot be read, it is truncated or no weight file: {error}") from error
+
+
+def unwrap(source: Any, origin: str) -> StateDict:
+    """Take the state dict out of its envelope and strip wrappers' prefixes off its keys."""
+    for envelope in ENVELOPES:
+        if isinstance(source, Mapping) and isinstance(source.get(envelope), Mapping):
+            source = source[envelope]
+    tensors = source if isinstance(source, Mapping) else {}
+    if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise UsageError(f"{origin} holds no state dict: expected one alone or under {', '.join(ENVELOPES)}")
+    return {PREFIXES.sub("", key).replace("._orig_mod.", "."): tensor for key, tensor in tensors.items()}
+
+
+def file_sha256(path: str | Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def describe(network: nn.Module) -> str:
+    """A network's class and number of classes, for messages."""
+    backbone = network.backbone if isinstance(network, HSAKDNet) else network
+    branches = " with branches" if isinstance(network, HSAKDNet) else ""
+    return f"{type(backbone).__name__}{branches} of {getattr(backbone, 'num_classes', '?')} classes"
+
+
+def _fit_part(network: nn.Module, weights: StateDict) -> StateDict:
+    """Bring a whole network's weights and a backbone's alone to the part that ``network`` is."""
+    weights = {re.sub(r"classifier\.0\.(weight|bias)$", r"classifier.\1", key): t for key, t in weights.items()}
+    backbone_part = _with_prefix(weights, ("backbone.",))
+    if isinstance(network, HSAKDNet):
+        return weights if backbone_part else {f"backbone.{key}": tensor for key, tensor in weights.items()}
+    return backbone_part or weights
+
+
+def _with_prefix(weights: StateDict, prefixes: Iterable[str]) -> StateDict:
+    return {key.removeprefix(p): tensor for p in prefixes for key, tensor in weights.items() if key.startswith(p)}
+
+
+def _shorten(keys: list[str], most: int = 6) -> str:
+    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
