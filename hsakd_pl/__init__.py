@@ -1,10 +1,27 @@
 """Hierarchical Self-supervised Augmented Knowledge Distillation (HSAKD, IJCAI 2021) for PyTorch Lightning."""
 
+from hsakd_pl.data import CIFAR100DataModule, DigitsDataModule
+from hsakd_pl.modules import (
+    BaselineModule,
+    HSAKDModule,
+    LinearProbeModule,
+    MutualModule,
+    StudentModule,
+    TeacherModule,
+)
 from hsakd_pl.networks import create_network, list_networks, register_network
 from hsakd_pl.weights import load_weights, published_state_dict
 
 __version__ = "0.1.0"
 __all__ = [
+    "BaselineModule",
+    "CIFAR100DataModule",
+    "DigitsDataModule",
+    "HSAKDModule",
+    "LinearProbeModule",
+    "MutualModule",
+    "StudentModule",
+    "TeacherModule",
     "create_network",
     "list_networks",
     "load_weights",

@@ -31,7 +31,7 @@ def published_key(network: nn.Module, key: str) -> str:
     rules = backbone.published_keys if isinstance(backbone, StagedBackbone) else ()
     if not rules:
         return key
-    part = "auxiliary_classifier." if key.startswith("branches.") else "backbone." if key.startswith("backbone.") else ""
+    part = {"branches": "auxiliary_classifier.", "backbone": "backbone."}.get(key.split(".")[0], "")
     key = key.removeprefix("backbone.")
     for pattern, replacement in rules:
         if isinstance(replacement, str):

@@ -12,9 +12,9 @@ from torchvision.transforms import v2
 def crop_and_flip(images: Tensor, draws: Tensor, padding: int) -> Tensor:
     """Pad with zeros, cut the original size out again at an offset per image, mirror some images.
 
-    ``images`` (B, C, H, W) of any dtype and device; ``draws`` (B, 3) int64 on that device: top and left offset in
-    0..2*padding and whether to flip. Returns (B, C, H, W), one gather for the whole batch; pixel for pixel
-    torchvision's ``RandomCrop(size, padding=padding)`` and ``RandomHorizontalFlip`` for the same draw.
+    ``images`` (B, C, H, W) of any dtype and device; ``draws`` (B, 3) int64 on that device: top offset,
+    left offset (0..2*padding), whether to flip. Returns (B, C, H, W) by one gather for the batch: pixel by
+    pixel torchvision's ``RandomCrop(size, padding=padding)`` and ``RandomHorizontalFlip`` for that draw.
     """
     count, channels, height, width = images.shape
     device = images.device
@@ -30,13 +30,13 @@ def crop_and_flip(images: Tensor, draws: Tensor, padding: int) -> Tensor:
 
 @dataclass(frozen=True)
 class PadCropFlip:
-    """The CIFAR recipe: random crop out of the zero-padded image, then a flip of every second image by chance."""
+    """The CIFAR recipe: a random crop out of the zero-padded image, then a flip with probability 1/2."""
 
     padding: int
     flip: bool = True
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draws of ``count`` images for :func:`crop_and_flip`: (count, 3) int64, all values equally likely."""
+        """Draws for :func:`crop_and_flip`: (count, 3) int64, every offset equally likely."""
         offsets = torch.randint(2 * self.padding + 1, (count, 2), generator=generator)
         flips = torch.randint(2, (count, 1), generator=generator) * self.flip
         return torch.cat([offsets, flips], dim=1)
@@ -47,7 +47,8 @@ class PadCropFlip:
 
 def random_resized_crop(size: int) -> v2.Transform:
     """ImageNet's training recipe for one PIL image or uint8 tensor; gives a uint8 tensor (3, size, size)."""
-    return v2.Compose([v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip(), v2.PILToTensor()])
+    crop = v2.RandomResizedCrop(size, antialias=True)
+    return v2.Compose([crop, v2.RandomHorizontalFlip(), v2.PILToTensor()])
 
 
 def resized_center_crop(size: int, resize: int) -> v2.Transform:
@@ -62,6 +63,6 @@ def _channel_statistics(values: tuple[float, ...], device: torch.device) -> Tens
 
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """uint8 images (B, C, H, W) -> float32 ``(images / 255 - mean) / std`` per channel, on the images' device."""
+    """uint8 images (B, C, H, W) -> float32 ``(images / 255 - mean) / std`` per channel, on their device."""
     scaled = images.to(torch.float32).div_(255)
     return scaled.sub_(_channel_statistics(mean, images.device)).div_(_channel_statistics(std, images.device))

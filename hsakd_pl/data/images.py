@@ -7,10 +7,9 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from hsakd_pl.data.splits import Split
 from hsakd_pl.errors import UsageError
 
 
@@ -24,12 +23,13 @@ def open_image(path: str) -> Image.Image:
 
 
 def decode_images(paths: Sequence[str], size: int) -> Tensor:
-    """uint8 (N, 3, size, size) of all files; raises UsageError naming one that is broken or of another size."""
+    """uint8 (N, 3, size, size); raises UsageError naming a file that is broken or of another size."""
 
     def decode(path: str) -> Tensor:
         image = pil_to_tensor(open_image(path))
         if image.shape[1:] != (size, size):
-            raise UsageError(f"{path} has {image.shape[2]} x {image.shape[1]} pixels, not {size} x {size}: resize it")
+            found = " x ".join(map(str, image.shape[1:]))
+            raise UsageError(f"the image {path} has {found} pixels, not {size} x {size}: resize it")
         return image
 
     with ThreadPoolExecutor() as pool:  # decoding releases the GIL
@@ -38,29 +38,30 @@ def decode_images(paths: Sequence[str], size: int) -> Tensor:
 
 def image_paths(folder: Path, option: str) -> list[str]:
     """Every image file below ``folder``, sorted; raises UsageError naming ``option`` if there is none."""
-    paths = sorted(str(path) for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS)
+    files = (path for path in folder.rglob("*") if path.is_file())
+    paths = sorted(str(path) for path in files if path.suffix.lower() in IMG_EXTENSIONS)
     if not paths:
         raise UsageError(f"{option}: no image below {folder} (looked for {' '.join(IMG_EXTENSIONS)})")
     return paths
 
 
 def class_names_of(folder: Path) -> list[str]:
-    """Names of the class folders in ``folder``, sorted: torchvision's ImageFolder order; none if it is missing."""
-    return find_classes(folder)[0] if folder.is_dir() and any(path.is_dir() for path in folder.iterdir()) else []
+    """Names of the class folders in ``folder`` in the order of torchvision's ImageFolder; none if missing."""
+    return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 
 
-def class_folders(folder: Path, classes: Sequence[str]) -> Split:
-    """Image files below ``folder/<class>/``, labelled by the position of the class in ``classes``.
+def class_folders(folder: Path, classes: Sequence[str]) -> tuple[list[str], Tensor]:
+    """Image files below ``folder/<class>/`` and their labels (N,), the positions in ``classes``.
 
-    Raises UsageError for a missing folder, a class without an image, and a folder that is none of the classes.
+    Raises UsageError for a missing folder, a class without an image, a folder that is none of the classes.
     """
     if not class_names_of(folder):
-        raise UsageError(f"{folder} is missing or holds no class folders: was the archive extracted completely?")
+        raise UsageError(f"{folder} is missing or holds no class folders: was the archive fully extracted?")
     for name in sorted(set(class_names_of(folder)) - set(classes)):
         if any(path.is_file() for path in (folder / name).rglob("*")):
             raise UsageError(f"{folder / name} is none of the {len(classes)} classes of the training folder")
     try:
         samples = make_dataset(folder, {name: label for label, name in enumerate(classes)}, IMG_EXTENSIONS)
     except FileNotFoundError as error:
-        raise UsageError(f"{folder}: {error}. Was the archive extracted completely?") from error
-    return Split([path for path, _ in samples], torch.tensor([label for _, label in samples]))
+        raise UsageError(f"{folder}: {error}. Was the archive fully extracted?") from error
+    return [path for path, _ in samples], torch.tensor([label for _, label in samples])

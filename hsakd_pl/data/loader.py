@@ -21,8 +21,8 @@ class Source(Protocol):
 class ResumableLoader:
     """Batches of ``source`` in the order of ``sampler``.
 
-    Deliberately no ``torch.utils.data.DataLoader``: Lightning would put a sampler of its own into that. Lightning
-    calls ``sampler.set_epoch`` before every epoch and stores ``state_dict`` in its checkpoints.
+    Deliberately no ``torch.utils.data.DataLoader``: Lightning would put a sampler of its own into that.
+    Lightning calls ``sampler.set_epoch`` before every epoch and stores ``state_dict`` in its checkpoints.
     """
 
     def __init__(self, source: Source, sampler: GlobalBatchSampler) -> None:

@@ -13,8 +13,8 @@ from hsakd_pl.errors import UsageError
 class GlobalBatchSampler:
     """Batches of sample indices for one device; every device gets the same number of batches.
 
-    ``batch_size`` counts the samples of all devices together: device ``rank`` takes every ``world_size``-th index
-    of a global batch. The last, smaller batch is kept. With ``shuffle`` (training) the order depends on
+    ``batch_size`` counts the samples of all devices together: device ``rank`` takes every ``world_size``-th
+    index of a global batch. The last, smaller batch is kept. With ``shuffle`` (training) the order depends on
     (seed, epoch) and wraps around until it divides among the devices. Without (evaluation) every sample comes
     exactly once, and a rest too small to reach every device joins the batch before it.
 
@@ -26,8 +26,8 @@ class GlobalBatchSampler:
     ) -> None:
         if batch_size % world_size:
             raise UsageError(
-                f"batch_size={batch_size} does not divide among {world_size} devices (world size): it counts the "
-                f"samples of all devices together, so choose a multiple of {world_size}"
+                f"batch_size={batch_size} does not divide among {world_size} devices (world size): it counts "
+                f"the samples of all devices together, so choose a multiple of {world_size}"
             )
         self.num_samples = num_samples
         self.batch_size = batch_size

@@ -1,4 +1,4 @@
-"""Random numbers that depend on (seed, epoch, sample) alone, so that a resumed run draws what it would have drawn."""
+"""Random numbers out of (seed, epoch, sample) alone: a resumed run draws what it would have drawn."""
 
 import numpy as np
 import torch

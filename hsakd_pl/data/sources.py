@@ -1,11 +1,12 @@
 """The two places batches come from: a tensor on the device, or DataLoader workers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
 
 from hsakd_pl.data.augment import PadCropFlip
 from hsakd_pl.data.images import open_image
@@ -13,8 +14,6 @@ from hsakd_pl.data.loader import Batch
 from hsakd_pl.data.seeding import AUGMENTATION, derive_seed, seeded_generator
 from hsakd_pl.data.splits import Split
 from hsakd_pl.errors import UsageError
-
-ImageTransform = Callable[[Any], Tensor]  # a PIL image or uint8 tensor (3, H, W) -> uint8 tensor (3, S, S)
 
 
 class ResidentTensors:
@@ -24,7 +23,12 @@ class ResidentTensors:
     """
 
     def __init__(
-        self, images: Tensor, labels: Tensor, device: torch.device, augmentation: PadCropFlip | None, seed: int
+        self,
+        images: Tensor,
+        labels: Tensor,
+        device: torch.device,
+        augmentation: PadCropFlip | None,
+        seed: int,
     ) -> None:
         self.images = images.to(device)
         self.labels = labels.to(device)
@@ -36,7 +40,8 @@ class ResidentTensors:
         if self.augmentation is not None:
             generator = seeded_generator(self.seed, AUGMENTATION, epoch)
             draws = self.augmentation.draw(len(self.images), generator).to(device)
-        for indices in torch.cat(order or [torch.arange(0)]).to(device).split([len(batch) for batch in order]):
+        whole_order = torch.cat([torch.arange(0), *order]).to(device)
+        for indices in whole_order.split([len(batch) for batch in order]):
             images = self.images[indices]
             if self.augmentation is not None:
                 images = self.augmentation(images, draws[indices])
@@ -46,7 +51,7 @@ class ResidentTensors:
 class _TransformedBatches(Dataset[Batch | UsageError]):
     """(epoch, indices) -> batch; holds no state, so persistent workers always agree with the main process."""
 
-    def __init__(self, split: Split, transform: ImageTransform, size: int, seed: int) -> None:
+    def __init__(self, split: Split, transform: v2.Transform, size: int, seed: int) -> None:
         self.split = split
         self.transform = transform
         self.size = size
@@ -66,18 +71,25 @@ class _TransformedBatches(Dataset[Batch | UsageError]):
         return images, self.split.take(indices).targets
 
 
-def _as_is(batch: Batch | UsageError) -> Batch | UsageError:
+def _as_is(batch: Any) -> Any:
     return batch
 
 
 class WorkerImages:
-    """Images opened and transformed one by one in DataLoader workers, persistent, with pinned memory for CUDA.
+    """Images opened and transformed one by one in persistent DataLoader workers.
 
-    The random numbers of a transform depend on (seed, epoch, index), whatever the number of workers.
+    ``transform`` takes a PIL image or a uint8 tensor (3, H, W) to a uint8 tensor (3, size, size). Its random
+    numbers depend on (seed, epoch, index), whatever the number of workers.
     """
 
     def __init__(
-        self, split: Split, transform: ImageTransform, size: int, seed: int, num_workers: int, pin_memory: bool
+        self,
+        split: Split,
+        transform: v2.Transform,
+        size: int,
+        seed: int,
+        num_workers: int,
+        pin_memory: bool,
     ) -> None:
         self._keys: list[tuple[int, list[int]]] = []
         self._loader = DataLoader(

@@ -1,7 +1,6 @@
 """A split of a data set, and stratified parts of it."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -10,28 +9,34 @@ from torch import Tensor
 
 from hsakd_pl.errors import UsageError
 
+Indices = np.ndarray | list[int]
+
 
 class Split(NamedTuple):
     """Images with what belongs to them, in a fixed order.
 
-    ``images``: uint8 (N, 3, H, W), or N paths of files; ``targets``: int64 labels (N,), or anything to hand
-    through, such as the paths.
+    ``images``: uint8 (N, 3, H, W), or N paths of files; ``targets``: int64 labels (N,), or for prediction the
+    list of paths.
     """
 
     images: Tensor | list[str]
-    targets: Tensor | list[str]
+    targets: Any
 
-    def take(self, indices: Sequence[int]) -> "Split":
+    def take(self, indices: Indices) -> "Split":
         """The samples at ``indices``, in that order."""
-        images, targets = (
-            part[torch.as_tensor(indices, dtype=torch.int64)] if isinstance(part, Tensor) else [part[i] for i in indices]
-            for part in self
-        )
-        return Split(images, targets)
+        return Split(_take(self.images, indices), _take(self.targets, indices))
 
 
-def stratified_indices(labels: Tensor, held_out: float, seed: int, option: str) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (kept, held out) with the classes in proportion: scikit-learn's StratifiedShuffleSplit, one split.
+def _take(items: Any, indices: Indices) -> Any:
+    if isinstance(items, Tensor):
+        return items[torch.as_tensor(indices, dtype=torch.int64)]
+    return [items[index] for index in indices]
+
+
+def stratified_indices(
+    labels: Tensor, held_out: float, seed: int, option: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices (kept, held out) with the classes in proportion: scikit-learn's StratifiedShuffleSplit.
 
     Raises UsageError naming ``option`` if a side would be left without a sample of some class.
     """
@@ -40,7 +45,8 @@ def stratified_indices(labels: Tensor, held_out: float, seed: int, option: str) 
     try:
         kept, held = next(splitter.split(np.zeros(len(labels)), labels.numpy()))
     except ValueError as error:
-        raise UsageError(f"{option} does not fit {len(labels)} samples of {num_classes} classes: {error}") from error
+        message = f"{option} does not fit {len(labels)} samples of {num_classes} classes: {error}"
+        raise UsageError(message) from error
     for side in (kept, held):
         if (present := len(labels[side].unique())) < num_classes:
             raise UsageError(

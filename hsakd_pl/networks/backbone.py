@@ -60,13 +60,17 @@ class StagedBackbone(nn.Module):
     def init_branch(self, branch: nn.Module) -> None:
         """Set an auxiliary branch's initial weights; PyTorch's defaults unless overridden."""
 
-    def forward_features(self, images: Tensor) -> list[Tensor]:
-        """Feature maps after stages 1..L. Raises UsageError if the strides leave nothing of the image."""
-        if min(images.shape[-2:]) < prod(self.strides):
+    def check_image_size(self, height: int, width: int) -> None:
+        """Raise UsageError if the strides leave nothing of an image of this size."""
+        if min(height, width) < prod(self.strides):
             raise UsageError(
                 f"{type(self).__name__} reduces an image {prod(self.strides)} times: it needs at least "
-                f"{prod(self.strides)} pixels a side, got {images.shape[-2]} x {images.shape[-1]}"
+                f"{prod(self.strides)} pixels a side, got {height} x {width}"
             )
+
+    def forward_features(self, images: Tensor) -> list[Tensor]:
+        """Feature maps after stages 1..L."""
+        self.check_image_size(*images.shape[-2:])
         features = self.stem(images)
         taps = []
         for stage in self.stages:

@@ -1,0 +1,78 @@
+"""The command line: ``fit``, ``validate``, ``test`` and ``predict`` from YAML files, by LightningCLI."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
+
+from hsakd_pl.callbacks import PredictionWriter
+from hsakd_pl.data import ImageDataModule
+from hsakd_pl.errors import UsageError
+from hsakd_pl.modules import HSAKDModule
+
+
+class HSAKDCLI(LightningCLI):
+    """LightningCLI whose model takes classes and image size from the data, and whose runs lie in one folder each.
+
+    ``trainer.default_root_dir`` receives ``last.ckpt`` (the result), ``best.ckpt`` and ``logs/version_k/``.
+    """
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        for attribute in ("num_classes", "image_size"):
+            parser.link_arguments(f"data.{attribute}", f"model.init_args.{attribute}", apply_on="instantiate")
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        config = self._get(self.config_init, "trainer")
+        folder = config.default_root_dir or "runs"
+        if config.logger in (None, True):
+            kwargs["logger"] = CSVLogger(folder, name="logs")
+        self.best = ModelCheckpoint(
+            folder, filename="best", monitor="val/acc", mode="max", enable_version_counter=False
+        )
+        last = ModelCheckpoint(
+            folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
+        )
+        callbacks = [PredictionWriter(folder)]
+        if config.enable_checkpointing is not False and not config.fast_dev_run:
+            callbacks += [self.best, last]
+        if config.logger is not False and not config.fast_dev_run:
+            callbacks += [LearningRateMonitor()]
+        given = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks] if config.callbacks else []
+        return super().instantiate_trainer(callbacks=given + callbacks, **kwargs)
+
+    def before_fit(self) -> None:
+        last = Path(self.trainer.default_root_dir) / "last.ckpt"
+        if last.exists() and not self._get(self.config, "ckpt_path") and not self.trainer.fast_dev_run:
+            raise UsageError(
+                f"{last} is the result of an earlier run: resume it with --ckpt_path {last}, "
+                "or name another folder with --trainer.default_root_dir"
+            )
+
+    def after_fit(self) -> None:
+        metrics = self.trainer.callback_metrics
+        if "val/acc" in metrics and self.best.best_model_score is not None:
+            rank_zero_info(
+                f"val/acc: last epoch {100 * metrics['val/acc']:.2f} % (the result), "
+                f"best epoch {100 * self.best.best_model_score:.2f} %"
+            )
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line on ``args`` (by default those of the process); a user's mistake ends it with status 2."""
+    try:
+        HSAKDCLI(
+            HSAKDModule,
+            ImageDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            args=args,
+        )
+    except (UsageError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

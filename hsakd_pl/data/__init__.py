@@ -1,0 +1,8 @@
+"""Data modules; a data set of your own derives from ImageDataModule."""
+
+from hsakd_pl.data.base import ImageDataModule
+from hsakd_pl.data.cifar100 import CIFAR100DataModule
+from hsakd_pl.data.digits import DigitsDataModule
+from hsakd_pl.data.splits import Split
+
+__all__ = ["CIFAR100DataModule", "DigitsDataModule", "ImageDataModule", "Split"]

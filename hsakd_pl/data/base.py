@@ -1,0 +1,169 @@
+"""What every data module shares: arguments, splits, loaders and normalisation on the device."""
+
+import os
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.utilities.data import suggested_max_num_workers
+from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor
+from torchvision.transforms import v2
+
+from hsakd_pl.data.augment import PadCropFlip, normalise, resized_center_crop
+from hsakd_pl.data.images import image_paths
+from hsakd_pl.data.loader import ResumableLoader, Source
+from hsakd_pl.data.sampler import GlobalBatchSampler
+from hsakd_pl.data.sources import ResidentTensors, WorkerImages
+from hsakd_pl.data.splits import Split, stratified_indices
+from hsakd_pl.errors import UsageError
+
+MAX_DEFAULT_WORKERS = 16  # decoding for one GPU saturates before; more only cost memory
+
+
+class ImageDataModule(pl.LightningDataModule):
+    """Base of all data modules; a data set of your own is a subclass with these attributes and :meth:`read`.
+
+    Batches are uint8 images (B, 3, S, S) with int64 labels (B,), and become normalised float32 on the device.
+
+    Args:
+        root: folder of the data set.
+        batch_size: samples of all devices together.
+        train_fraction: few-shot part of the training split, with the indices of scikit-learn's
+            ``StratifiedShuffleSplit(n_splits=1, test_size=1 - train_fraction, random_state=0)``.
+        val_fraction: part of the (few-shot) training split held out for validation, stratified and seeded. 0
+            is the paper's protocol: validation on the test split.
+        seed: of shuffling, augmentation and the held-out part; by default that of ``pl.seed_everything``.
+        num_workers: processes that open images, per device; by default what the machine has.
+        predict_dir: folder whose images ``predict`` takes.
+
+    Raises UsageError naming the argument that is out of range.
+    """
+
+    num_classes: int
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    class_names: list[str]  # after setup
+    train_transform: PadCropFlip | v2.Transform
+    test_transform: ClassVar[v2.Transform | None] = None  # None: images have their final size
+
+    def __init__(
+        self,
+        root: str | Path = "data",
+        batch_size: int = 64,
+        train_fraction: float = 1.0,
+        val_fraction: float = 0.0,
+        seed: int | None = None,
+        num_workers: int | None = None,
+        predict_dir: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        for option, value, valid, meaning in (
+            ("batch_size", batch_size, batch_size >= 1, "at least 1"),
+            ("train_fraction", train_fraction, 0 < train_fraction <= 1, "above 0 and at most 1"),
+            ("val_fraction", val_fraction, 0 <= val_fraction < 1, "at least 0 and below 1"),
+            ("seed", seed, seed is None or 0 <= seed < 2**32, "at least 0 and below 2**32"),
+            ("num_workers", num_workers, num_workers is None or num_workers >= 0, "at least 0"),
+        ):
+            if not valid:
+                raise UsageError(f"{option} is {value}: it must be {meaning}")
+        self.root = Path(root).expanduser()
+        self.batch_size = batch_size
+        self.train_fraction = train_fraction
+        self.val_fraction = val_fraction
+        self.seed = seed
+        self.num_workers = num_workers
+        self.predict_dir = predict_dir
+        self.splits: dict[str, Split] = {}
+
+    def read(self, train: bool) -> Split:
+        """The training or the test split as it is on disk; raises UsageError if it is missing or broken."""
+        raise NotImplementedError
+
+    def read_class_names(self) -> list[str]:
+        """Names in the order of the labels; only numbers where the data set is not there to ask."""
+        return [str(label) for label in range(self.num_classes)]
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read what ``stage`` needs and is not there yet; UsageError if a fraction leaves a class empty."""
+        if self.seed is None:
+            self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        self.class_names = self.read_class_names()
+        validating = stage in ("fit", "validate")
+        if (stage in ("fit", None) or (validating and self.val_fraction)) and "train" not in self.splits:
+            self._read_train(self.seed)
+        if (stage in ("test", None) or (validating and not self.val_fraction)) and "test" not in self.splits:
+            self.splits["test"] = self.read(train=False)
+        if not self.val_fraction and "val" not in self.splits and "test" in self.splits:
+            self.splits["val"] = self.splits["test"]
+            if stage == "fit":
+                rank_zero_info(
+                    "Validating on the test split, as the paper does (val_fraction: hold out instead)"
+                )
+
+    def _read_train(self, seed: int) -> None:
+        train = self.read(train=True)
+        if self.train_fraction < 1:
+            option = f"train_fraction={self.train_fraction}"
+            train = train.take(stratified_indices(train.targets, 1 - self.train_fraction, 0, option)[0])
+        if self.val_fraction:
+            option = f"val_fraction={self.val_fraction}"
+            kept, held = stratified_indices(train.targets, self.val_fraction, seed, option)
+            train, self.splits["val"] = train.take(kept), train.take(held)
+        self.splits["train"] = train
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Shuffled and augmented batches of the training split."""
+        overfit = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
+        return self._loader(self.splits["train"], self.train_transform, shuffle=not overfit)
+
+    def val_dataloader(self) -> ResumableLoader:
+        """Batches of the validation split in a fixed order, each sample once over all devices."""
+        return self._evaluation_loader(self.splits["val"])
+
+    def test_dataloader(self) -> ResumableLoader:
+        """Batches of the test split in a fixed order, each sample once over all devices."""
+        return self._evaluation_loader(self.splits["test"])
+
+    def predict_dataloader(self) -> ResumableLoader:
+        """Every image below ``predict_dir``, resized and cropped, in batches with paths instead of labels.
+
+        Raises UsageError if the folder is missing or holds no image.
+        """
+        if self.predict_dir is None:
+            raise UsageError("predict needs images: set --data.init_args.predict_dir to a folder of them")
+        paths = image_paths(Path(self.predict_dir).expanduser(), "predict_dir")
+        return self._loader(Split(paths, paths), resized_center_crop(self.image_size, self.image_size))
+
+    def _evaluation_loader(self, split: Split) -> ResumableLoader:
+        if self.test_transform is not None and isinstance(split.images, Tensor):  # once for all epochs
+            return self._loader(split._replace(images=self.test_transform(split.images)), None)
+        return self._loader(split, self.test_transform)
+
+    def _loader(
+        self, split: Split, transform: PadCropFlip | v2.Transform | None, shuffle: bool = False
+    ) -> ResumableLoader:
+        rank, world_size, local_devices, device = 0, 1, 1, torch.device("cpu")
+        if (trainer := self.trainer) is not None:
+            rank, world_size, local_devices = trainer.global_rank, trainer.world_size, trainer.num_devices
+            device = trainer.strategy.root_device
+        seed = self.seed or 0
+        sampler = GlobalBatchSampler(len(split.targets), self.batch_size, shuffle, seed, rank, world_size)
+        if isinstance(transform, v2.Transform):
+            default = min(MAX_DEFAULT_WORKERS, suggested_max_num_workers(local_devices), len(sampler))
+            num_workers = default if self.num_workers is None else self.num_workers
+            pin_memory = device.type == "cuda"
+            source: Source = WorkerImages(split, transform, self.image_size, seed, num_workers, pin_memory)
+        else:
+            assert isinstance(split.images, Tensor), "files need a torchvision transform"
+            source = ResidentTensors(split.images, split.targets, device, transform, seed)
+        return ResumableLoader(source, sampler)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Tensor, Any]:
+        """Normalise uint8 images on the device; float images pass through untouched."""
+        images, targets = batch
+        if images.dtype == torch.uint8:
+            images = normalise(images, self.mean, self.std)
+        return images, targets

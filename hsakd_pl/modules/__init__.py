@@ -1,0 +1,17 @@
+"""LightningModules: one a method, on one base."""
+
+from hsakd_pl.modules.base import HSAKDModule
+from hsakd_pl.modules.baseline import BaselineModule
+from hsakd_pl.modules.mutual import MutualModule
+from hsakd_pl.modules.probe import LinearProbeModule
+from hsakd_pl.modules.student import StudentModule
+from hsakd_pl.modules.teacher import TeacherModule
+
+__all__ = [
+    "BaselineModule",
+    "HSAKDModule",
+    "LinearProbeModule",
+    "MutualModule",
+    "StudentModule",
+    "TeacherModule",
+]

@@ -1,0 +1,170 @@
+"""What all modules share: optimizer, schedule, logging, evaluation. A method overrides ``losses`` and little else."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn as nn
+from torch import Tensor
+from torch.optim import SGD
+from torch.optim.lr_scheduler import LinearLR, MultiStepLR
+
+from hsakd_pl.errors import UsageError
+from hsakd_pl.modules.metrics import BranchMetrics, ClassMetrics
+from hsakd_pl.networks import NetworkOutput, StagedBackbone
+from hsakd_pl.ops import NUM_ROTATIONS, rotate
+
+Batch = tuple[Tensor, Tensor]
+
+
+def as_output(output: NetworkOutput | Tensor) -> NetworkOutput:
+    """Bring the logits of a network without branches to the form of one with branches."""
+    return NetworkOutput(output, ()) if isinstance(output, Tensor) else output
+
+
+class HSAKDModule(pl.LightningModule):
+    """Trains and evaluates one or more networks of the same classes with SGD.
+
+    A subclass implements :meth:`losses` and gives the weight of each of its terms. The defaults are the paper's recipe
+    for CIFAR-100 (Sec. 4.1); ``milestones`` are the epochs, counted after the warm-up, at which ``lr`` falls to a tenth.
+
+    ``branch_metrics_every``: joint and class accuracies of the branches, over all rotations, are measured in every n-th
+    epoch's validation and in every test, at several times the cost of the class head's; 0 switches them off.
+    """
+
+    frozen: tuple[nn.Module, ...] = ()  # parts kept in eval mode; a tuple, so that they are not registered once more
+
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        loss_weights: dict[str, float],
+        num_classes: int = 100,
+        image_size: int | None = None,
+        lr: float = 0.05,
+        momentum: float = 0.9,
+        nesterov: bool = True,
+        weight_decay: float = 5e-4,
+        milestones: Sequence[int] = (150, 180, 210),
+        warmup_epochs: int = 0,
+        branch_metrics_every: int = 10,
+    ) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+        self.loss_weights = loss_weights
+        self.num_classes = getattr(networks[0], "num_classes", num_classes)
+        self.optimizer_arguments = dict(lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
+        self.milestones, self.warmup_epochs = tuple(milestones), warmup_epochs
+        self.branch_metrics_every = branch_metrics_every
+        for network in networks:
+            if image_size is not None and isinstance(backbone := getattr(network, "backbone", network), StagedBackbone):
+                backbone.check_image_size(image_size, image_size)
+        # The result, pooled over the peers where there are several; then each peer's own, and the branches'.
+        self.result = ClassMetrics(self.num_classes)
+        prefixes = [f"peer{peer}_" for peer in range(1, len(networks) + 1)] if len(networks) > 1 else [""]
+        self.peer_metrics = nn.ModuleList(ClassMetrics(self.num_classes, p) for p in prefixes if p)
+        self.branch_metrics = nn.ModuleList(
+            BranchMetrics(self.num_classes, len(getattr(network, "branches", ())), prefix)
+            for network, prefix in zip(networks, prefixes, strict=True)
+        )
+        self.register_buffer("diverged", torch.zeros((), dtype=torch.bool), persistent=False)
+
+    @property
+    def network(self) -> nn.Module:
+        """The network that is trained (the first peer where there are several)."""
+        return self.networks[0]
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The method: its named loss terms, unweighted scalars, for images (B, 3, S, S) and labels (B,)."""
+        raise NotImplementedError(f"{type(self).__name__} must implement losses")
+
+    def forward(self, images: Tensor) -> Any:
+        return self.network(images)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        self._pin_frozen()
+        terms = self.losses(batch)
+        loss = torch.stack([self.loss_weights[name] * term for name, term in terms.items()]).sum()
+        self.diverged |= ~loss.detach().isfinite()
+        if loss.device.type == "cpu":  # elsewhere reading the flag would stall the device: once an epoch is enough
+            self._raise_if_diverged()
+        if self._trainer is not None:
+            logged = {"loss": loss, **terms}
+            self.log_dict(
+                {f"train/{name}": value.detach() for name, value in logged.items()},
+                on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch[1]),
+            )  # fmt: skip
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        every, epoch = self.branch_metrics_every, self.current_epoch + 1
+        due = self.trainer.state.fn != "fit" or epoch == self.trainer.max_epochs or (every > 0 and epoch % every == 0)
+        self._evaluate(batch, "val", every > 0 and due)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch, "test", self.branch_metrics_every > 0)
+
+    def predict_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> dict[str, Any]:
+        """Class, its probability, and in how many of the four rotations the same class wins (as a fraction)."""
+        images, sources = batch
+        logits = as_output(self(rotate(images))).logits.unflatten(0, (NUM_ROTATIONS, -1))
+        probability, predicted = logits[0].softmax(1).max(1)
+        agreement = logits.argmax(2).eq(predicted).float().mean(0)
+        return {"source": sources, "class": predicted, "probability": probability, "rotation_agreement": agreement}
+
+    def _evaluate(self, batch: Batch, split: str, with_branches: bool) -> None:
+        images, labels = batch
+        logged = dict(self.result.items())
+        for peer, (network, branch_metrics) in enumerate(zip(self.networks, self.branch_metrics, strict=True)):
+            rotated = with_branches and len(branch_metrics) > 0
+            output = as_output(network(rotate(images) if rotated else images))
+            for metrics in (self.result, *self.peer_metrics[peer : peer + 1]):
+                metrics.add(output.logits[: len(labels)], labels)
+                logged |= metrics.items()
+            if rotated:
+                branch_metrics.add(output, labels)
+                logged |= branch_metrics.items()
+        for name, metric in logged.items():
+            self.log(f"{split}/{name}", metric, on_step=False, on_epoch=True, prog_bar=name == "acc")
+
+    def configure_optimizers(self) -> Any:
+        """SGD on what is not frozen; steps at epoch boundaries, after a warm-up that is linear in steps."""
+        optimizer = SGD([p for p in self.parameters() if p.requires_grad], **self.optimizer_arguments)
+        steps = MultiStepLR(optimizer, [self.warmup_epochs + epoch for epoch in self.milestones], gamma=0.1)
+        if self.warmup_epochs == 0:
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": steps, "interval": "epoch"}}
+        steps_per_epoch = self.trainer.estimated_stepping_batches / (self.trainer.max_epochs or 1)
+        warmup_steps = max(1, round(self.warmup_epochs * steps_per_epoch))
+        warmup = LinearLR(optimizer, 1 / warmup_steps, total_iters=max(1, warmup_steps - 1))
+        return [optimizer], [{"scheduler": warmup, "interval": "step"}, {"scheduler": steps, "interval": "epoch"}]
+
+    def setup(self, stage: str) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        if (found := getattr(data, "num_classes", self.num_classes)) != self.num_classes:
+            raise UsageError(
+                f"the network has {self.num_classes} classes, {type(data).__name__} has {found}: "
+                f"set num_classes={found} or choose the data the network was made for"
+            )
+
+    def train(self, mode: bool = True) -> "HSAKDModule":
+        super().train(mode)
+        self._pin_frozen()
+        return self
+
+    def on_validation_start(self) -> None:  # before the epoch's checkpoints are written
+        self._raise_if_diverged()
+
+    def on_train_epoch_end(self) -> None:
+        self._raise_if_diverged()
+
+    def _pin_frozen(self) -> None:
+        for part in self.frozen:
+            if part.training:
+                part.eval()
+
+    def _raise_if_diverged(self) -> None:
+        if self.diverged.item():
+            raise UsageError(
+                f"the loss became NaN or infinite in epoch {self.current_epoch}: lower lr, add warmup_epochs or use "
+                "trainer.precision 32-true; checkpoints of earlier epochs are intact"
+            )

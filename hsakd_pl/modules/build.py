@@ -1,0 +1,24 @@
+"""From what a user passes to networks."""
+
+from collections.abc import Sequence
+
+import torch.nn as nn
+
+from hsakd_pl.networks import create_network
+from hsakd_pl.weights import load_weights
+
+
+def build_network(network: str | nn.Module, num_classes: int, weights: str | None, branches: bool = True) -> nn.Module:
+    """The given network, or one made by name, with the weights of a file where one is named."""
+    built = create_network(network, num_classes, branches) if isinstance(network, str) else network
+    return built if weights is None else load_weights(built, weights)
+
+
+def freeze(module: nn.Module) -> nn.Module:
+    """Take a module out of training: no gradients, eval mode."""
+    return module.requires_grad_(False).eval()
+
+
+def not_by_name(**arguments: str | nn.Module | Sequence[str | nn.Module]) -> list[str]:
+    """Arguments that hold built networks: their weights are saved, they themselves are no hyperparameters."""
+    return [name for name, value in arguments.items() if not isinstance(value[0] if isinstance(value, list) else value, str)]

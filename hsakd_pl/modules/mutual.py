@@ -1,0 +1,66 @@
+"""Mutual distillation: peers that learn together, without a teacher (Sec. 4.6, online)."""
+
+from itertools import permutations
+from typing import Any
+
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from hsakd_pl.errors import UsageError
+from hsakd_pl.modules.base import Batch, HSAKDModule
+from hsakd_pl.modules.build import build_network, not_by_name
+from hsakd_pl.ops import joint_labels, kd_loss, rotate
+from hsakd_pl.weights import load_weights
+
+
+class MutualModule(HSAKDModule):
+    """Each peer: the teacher's loss, plus KD of class and joint logits towards every other peer, that one detached.
+
+    With more than two peers the KD terms are averaged over the others (deep mutual learning, Zhang et al., CVPR 2018).
+    ``networks``: two or more registry names or networks, equal or not, with equally many branches. ``weights``: a file
+    with the weights of all peers. The result, ``val/acc``, is the mean over the peers; each peer's stands beside it.
+    """
+
+    def __init__(
+        self,
+        networks: list[str | nn.Module],
+        weights: str | None = None,
+        num_classes: int = 100,
+        temperature: float = 3.0,  # T = 3: Sec. 4.1 of the paper
+        ce_weight: float = 1.0,
+        joint_ce_weight: float = 1.0,
+        kd_weight: float = 1.0,
+        joint_kd_weight: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        peers = [build_network(network, num_classes, weights=None) for network in networks]
+        branches = [len(getattr(peer, "branches", ())) for peer in peers]
+        if len(peers) < 2 or len(set(branches)) > 1:
+            raise UsageError(f"networks: two or more peers of equally many branches are needed, got branches {branches}")
+        if weights is not None:
+            load_weights(peers, weights)
+        loss_weights = {
+            "loss_ce": ce_weight, "loss_joint_ce": joint_ce_weight, "loss_kd": kd_weight, "loss_joint_kd": joint_kd_weight
+        }  # fmt: skip
+        super().__init__(peers, loss_weights, num_classes, **kwargs)
+        self.save_hyperparameters(ignore=not_by_name(networks=networks))
+        self.temperature = temperature
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        images, labels = batch
+        inputs, targets = rotate(images), joint_labels(labels)
+        outputs = [peer(inputs) for peer in self.networks]
+        pairs = [(learner, taught) for learner, taught in permutations(outputs, 2)]
+        others = len(outputs) - 1
+        return {
+            "loss_ce": sum(F.cross_entropy(peer.logits[: len(labels)], labels) for peer in outputs),
+            "loss_joint_ce": sum(F.cross_entropy(joint, targets) for peer in outputs for joint in peer.joint_logits),
+            "loss_kd": sum(kd_loss(ours.logits, theirs.logits, self.temperature) for ours, theirs in pairs) / others,
+            "loss_joint_kd": sum(
+                kd_loss(student, teacher, self.temperature)
+                for ours, theirs in pairs
+                for student, teacher in zip(ours.joint_logits, theirs.joint_logits, strict=True)
+            )
+            / others,
+        }

@@ -1,0 +1,88 @@
+"""A student distilled from a frozen teacher (Sec. 3.3, "Training the student network")."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from hsakd_pl.errors import UsageError
+from hsakd_pl.modules.base import Batch, HSAKDModule, as_output
+from hsakd_pl.modules.build import build_network, freeze, not_by_name
+from hsakd_pl.ops import kd_loss, rotate
+from hsakd_pl.weights import describe, file_sha256
+
+
+class StudentModule(HSAKDModule):
+    """CE(class logits of rotation 0, y) + KD(class logits) + sum over branches KD(joint logits), Eq. 5 to 7.
+
+    The KD terms cover all rotations, or none with ``rotate_images`` off: then, without branches, it is Hinton's KD.
+    The teacher stays in eval mode and out of the optimizer, the checkpoint and everything else that Lightning walks
+    over. ``teacher_sha256`` pins its weight file: the hash is recorded with the hyperparameters and verified on reload.
+    Raises UsageError where teacher and student differ in classes or branches.
+    """
+
+    def __init__(
+        self,
+        network: str | nn.Module,
+        teacher: str | nn.Module,
+        weights: str | None = None,
+        teacher_weights: str | None = None,
+        teacher_sha256: str | None = None,
+        num_classes: int = 100,
+        temperature: float = 3.0,  # T = 3: Sec. 4.1 of the paper
+        ce_weight: float = 1.0,
+        kd_weight: float = 1.0,
+        joint_kd_weight: float = 1.0,
+        rotate_images: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        branches = joint_kd_weight > 0
+        built = build_network(network, num_classes, weights, branches)
+        loss_weights = {"loss_ce": ce_weight, "loss_kd": kd_weight, "loss_joint_kd": joint_kd_weight}
+        super().__init__([built], loss_weights, num_classes, **kwargs)
+        self.save_hyperparameters(ignore=not_by_name(network=network, teacher=teacher))
+        self.temperature, self.rotate_images = temperature, rotate_images
+        self.frozen = (freeze(build_network(teacher, num_classes, teacher_weights, branches)),)
+        self._check_pair()
+        if teacher_weights is not None:
+            self.hparams["teacher_sha256"] = found = file_sha256(teacher_weights)
+            if teacher_sha256 not in (None, found):
+                raise UsageError(f"{teacher_weights} has sha256 {found}, teacher_sha256 asks for {teacher_sha256}")
+
+    @property
+    def teacher(self) -> nn.Module:
+        """The frozen teacher."""
+        return self.frozen[0]
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        images, labels = batch
+        inputs = rotate(images) if self.rotate_images else images
+        with torch.no_grad():
+            taught = as_output(self.teacher(inputs))
+        learnt = as_output(self(inputs))
+        terms = {
+            "loss_ce": F.cross_entropy(learnt.logits[: len(labels)], labels),
+            "loss_kd": kd_loss(learnt.logits, taught.logits, self.temperature),
+        }
+        if learnt.joint_logits:
+            pairs = zip(learnt.joint_logits, taught.joint_logits, strict=True)
+            terms["loss_joint_kd"] = sum(kd_loss(student, teacher, self.temperature) for student, teacher in pairs)
+        return terms
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "StudentModule":
+        self.teacher._apply(fn)  # not a submodule, yet it follows to every device and dtype
+        return super()._apply(fn, recurse)
+
+    def _check_pair(self) -> None:
+        for what in ("num_classes", "branches"):
+            ours, theirs = (getattr(network, what, None) for network in (self.network, self.teacher))
+            if what == "branches":
+                ours, theirs = (0 if found is None else len(found) for found in (ours, theirs))
+            if ours != theirs:
+                raise UsageError(
+                    f"the student, {describe(self.network)}, and the teacher, {describe(self.teacher)}, differ in {what} "
+                    f"({ours} and {theirs}): choose a teacher of equal {what}, or joint_kd_weight=0 to do without branches"
+                )
