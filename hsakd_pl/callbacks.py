@@ -21,18 +21,22 @@ class PredictionWriter(BasePredictionWriter):
         self.folder = Path(folder)
 
     def write_on_epoch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        predictions: Sequence[Any],
+        batch_indices: Sequence[Any],
     ) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         rank = f".rank{trainer.global_rank}" if trainer.world_size > 1 else ""
         path = self.folder / f"predictions{rank}.csv"
-        names = getattr(trainer, "datamodule", None) and trainer.datamodule.class_names
+        names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
         with path.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["image", "class", "probability", "rotation_agreement"])
             for batch in predictions:
-                rows = zip(*(batch[key] for key in ("source", "class", "probability", "rotation_agreement")), strict=True)
-                for source, label, probability, agreement in rows:
+                columns = (batch[key] for key in ("source", "class", "probability", "rotation_agreement"))
+                for source, label, probability, agreement in zip(*columns, strict=True):
                     name = names[label] if names else int(label)
                     writer.writerow([source, name, f"{probability:.6f}", f"{agreement:.2f}"])
         print(f"predictions are in {path}")

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger
-from pytorch_lightning.utilities.rank_zero import rank_zero_info
+from pytorch_lightning.utilities import rank_zero_info
 
 from hsakd_pl.callbacks import PredictionWriter
 from hsakd_pl.data import ImageDataModule
@@ -37,17 +37,18 @@ class HSAKDCLI(LightningCLI):
         last = ModelCheckpoint(
             folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
         )
-        callbacks = [PredictionWriter(folder)]
+        callbacks: list[pl.Callback] = [PredictionWriter(folder)]
         if config.enable_checkpointing is not False and not config.fast_dev_run:
             callbacks += [self.best, last]
         if config.logger is not False and not config.fast_dev_run:
             callbacks += [LearningRateMonitor()]
-        given = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks] if config.callbacks else []
-        return super().instantiate_trainer(callbacks=given + callbacks, **kwargs)
+        self.trainer_defaults["callbacks"] = callbacks  # LightningCLI adds them to those of the configuration
+        return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:
         last = Path(self.trainer.default_root_dir) / "last.ckpt"
-        if last.exists() and not self._get(self.config, "ckpt_path") and not self.trainer.fast_dev_run:
+        resumed, saves = self._get(self.config, "ckpt_path"), self.trainer.checkpoint_callback is not None
+        if last.exists() and saves and not resumed:
             raise UsageError(
                 f"{last} is the result of an earlier run: resume it with --ckpt_path {last}, "
                 "or name another folder with --trainer.default_root_dir"

@@ -4,6 +4,8 @@ A batch of B images becomes 4B rows, rotation by rotation: rows 0..B-1 are the i
 the images turned by 90 degrees, and so on. So ``rows[:B]`` is the unrotated part, without a copy.
 """
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -32,6 +34,11 @@ def joint_labels(labels: Tensor) -> Tensor:
 def class_logits(joint_logits: Tensor) -> Tensor:
     """Sum joint logits over the four rotations of a class: (M, 4N) -> (M, N)."""
     return joint_logits.unflatten(1, (-1, NUM_ROTATIONS)).sum(-1)
+
+
+def total(terms: Iterable[Tensor]) -> Tensor:
+    """Sum of one or more scalars."""
+    return torch.stack(list(terms)).sum()
 
 
 def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:

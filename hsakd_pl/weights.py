@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn as nn
-from pytorch_lightning.utilities.rank_zero import rank_zero_info
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from hsakd_pl.errors import UsageError
@@ -19,7 +19,7 @@ from hsakd_pl.networks.hsakd import HSAKDNet
 # The authors save {'net': ...}, SSKD and Lightning {'state_dict': ...}, CRD and mdistiller {'model': ...}.
 ENVELOPES = ("net", "state_dict", "model")
 # What DataParallel, torch.compile and our LightningModules put in front of a key.
-PREFIXES = re.compile(r"^(?:(?:module|_orig_mod|network)\.)+")
+PREFIXES = re.compile(r"^(?:(?:module|_orig_mod|networks\.0)\.)+")
 
 StateDict = dict[str, Tensor]
 Peers = nn.ModuleList | list[nn.Module] | tuple[nn.Module, ...]

@@ -3,6 +3,17 @@
 from hsakd_pl.data.base import ImageDataModule
 from hsakd_pl.data.cifar100 import CIFAR100DataModule
 from hsakd_pl.data.digits import DigitsDataModule
+from hsakd_pl.data.imagenet import ImageNetDataModule
 from hsakd_pl.data.splits import Split
+from hsakd_pl.data.stl10 import STL10DataModule
+from hsakd_pl.data.tinyimagenet import TinyImageNetDataModule
 
-__all__ = ["CIFAR100DataModule", "DigitsDataModule", "ImageDataModule", "Split"]
+__all__ = [
+    "CIFAR100DataModule",
+    "DigitsDataModule",
+    "ImageDataModule",
+    "ImageNetDataModule",
+    "STL10DataModule",
+    "Split",
+    "TinyImageNetDataModule",
+]

@@ -13,9 +13,9 @@ from torchvision.transforms import v2
 
 from hsakd_pl.data.augment import PadCropFlip, normalise, resized_center_crop
 from hsakd_pl.data.images import image_paths
-from hsakd_pl.data.loader import ResumableLoader, Source
+from hsakd_pl.data.loader import ResumableLoader
 from hsakd_pl.data.sampler import GlobalBatchSampler
-from hsakd_pl.data.sources import ResidentTensors, WorkerImages
+from hsakd_pl.data.sources import ResidentTensors, TransformedBatches, WorkerBatches
 from hsakd_pl.data.splits import Split, stratified_indices
 from hsakd_pl.errors import UsageError
 
@@ -41,13 +41,14 @@ class ImageDataModule(pl.LightningDataModule):
     Raises UsageError naming the argument that is out of range.
     """
 
+    folder_name: ClassVar[str] = ""  # of the data set inside root
     num_classes: int
     image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     class_names: list[str]  # after setup
     train_transform: PadCropFlip | v2.Transform
-    test_transform: ClassVar[v2.Transform | None] = None  # None: images have their final size
+    test_transform: v2.Transform | None = None  # None: images have their final size
 
     def __init__(
         self,
@@ -77,6 +78,12 @@ class ImageDataModule(pl.LightningDataModule):
         self.num_workers = num_workers
         self.predict_dir = predict_dir
         self.splits: dict[str, Split] = {}
+
+    @property
+    def folder(self) -> Path:
+        """Where the files are: ``folder_name`` in ``root``, or ``root`` itself."""
+        inner = self.root / self.folder_name
+        return inner if inner.is_dir() else self.root
 
     def read(self, train: bool) -> Split:
         """The training or the test split as it is on disk; raises UsageError if it is missing or broken."""
@@ -154,12 +161,12 @@ class ImageDataModule(pl.LightningDataModule):
         if isinstance(transform, v2.Transform):
             default = min(MAX_DEFAULT_WORKERS, suggested_max_num_workers(local_devices), len(sampler))
             num_workers = default if self.num_workers is None else self.num_workers
-            pin_memory = device.type == "cuda"
-            source: Source = WorkerImages(split, transform, self.image_size, seed, num_workers, pin_memory)
-        else:
-            assert isinstance(split.images, Tensor), "files need a torchvision transform"
-            source = ResidentTensors(split.images, split.targets, device, transform, seed)
-        return ResumableLoader(source, sampler)
+            batches = TransformedBatches(split, transform, self.image_size, seed)
+            workers = WorkerBatches(batches, num_workers, pin_memory=device.type == "cuda")
+            return ResumableLoader(workers.make_batches, sampler)
+        assert isinstance(split.images, Tensor), "image files need a torchvision transform"
+        resident = ResidentTensors(split.images.to(device), split.targets.to(device), transform, seed)
+        return ResumableLoader(resident.make_batches, sampler)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Tensor, Any]:
         """Normalise uint8 images on the device; float images pass through untouched."""

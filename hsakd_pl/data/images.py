@@ -1,6 +1,6 @@
-"""Image files: finding them, opening them, decoding many of them at once."""
+"""Image files: obtaining them, finding them, opening them, decoding many of them at once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +13,15 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from hsakd_pl.errors import UsageError
 
 
+def obtain(data_set: str, root: Path, action: Callable[[], object]) -> None:
+    """Let torchvision download or unpack something into ``root``; raises UsageError if that fails."""
+    try:
+        action()
+    except (OSError, RuntimeError) as error:  # no network, wrong checksum, missing archive, full disk
+        message = f"{data_set} could not be obtained in {root} ({error}): put a complete copy there by hand"
+        raise UsageError(message) from error
+
+
 def open_image(path: str) -> Image.Image:
     """Decode a file as RGB, greyscale ones too; raises UsageError naming a file that cannot be decoded."""
     try:
@@ -22,7 +31,7 @@ def open_image(path: str) -> Image.Image:
         raise UsageError(f"cannot decode the image {path} ({error}): replace or remove the file") from error
 
 
-def decode_images(paths: Sequence[str], size: int) -> Tensor:
+def decode_images(paths: Iterable[str], size: int) -> Tensor:
     """uint8 (N, 3, size, size); raises UsageError naming a file that is broken or of another size."""
 
     def decode(path: str) -> Tensor:
@@ -53,13 +62,16 @@ def class_names_of(folder: Path) -> list[str]:
 def class_folders(folder: Path, classes: Sequence[str]) -> tuple[list[str], Tensor]:
     """Image files below ``folder/<class>/`` and their labels (N,), the positions in ``classes``.
 
-    Raises UsageError for a missing folder, a class without an image, a folder that is none of the classes.
+    Raises UsageError for a missing folder, a class without an image, a folder that is no known class.
     """
     if not class_names_of(folder):
-        raise UsageError(f"{folder} is missing or holds no class folders: was the archive fully extracted?")
+        raise UsageError(
+            f"{folder} is missing or holds no class folders: point --data.init_args.root at the data set's "
+            f"folder, or extract its archive again, completely"
+        )
     for name in sorted(set(class_names_of(folder)) - set(classes)):
         if any(path.is_file() for path in (folder / name).rglob("*")):
-            raise UsageError(f"{folder / name} is none of the {len(classes)} classes of the training folder")
+            raise UsageError(f"{folder / name} is none of the classes of the training folder")
     try:
         samples = make_dataset(folder, {name: label for label, name in enumerate(classes)}, IMG_EXTENSIONS)
     except FileNotFoundError as error:

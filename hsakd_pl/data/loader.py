@@ -1,8 +1,7 @@
 """A loader that Lightning can stop and resume in the middle of an epoch."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Protocol
 
 from torch import Tensor
 
@@ -11,22 +10,17 @@ from hsakd_pl.data.sampler import GlobalBatchSampler
 Batch = tuple[Tensor, Tensor | list[str]]  # uint8 images (B, 3, S, S) with int64 labels (B,) or with paths
 
 
-class Source(Protocol):
-    """Where batches come from; what it yields depends on the epoch and the indices alone."""
-
-    def batches(self, epoch: int, order: list[Tensor]) -> Iterator[Batch]:
-        """Yield the batch of every index tensor in ``order``."""
-
-
 class ResumableLoader:
-    """Batches of ``source`` in the order of ``sampler``.
+    """Batches in the order of ``sampler``, made by ``make_batches(epoch, list of index tensors)``.
 
     Deliberately no ``torch.utils.data.DataLoader``: Lightning would put a sampler of its own into that.
     Lightning calls ``sampler.set_epoch`` before every epoch and stores ``state_dict`` in its checkpoints.
     """
 
-    def __init__(self, source: Source, sampler: GlobalBatchSampler) -> None:
-        self.source = source
+    def __init__(
+        self, make_batches: Callable[[int, list[Tensor]], Iterator[Batch]], sampler: GlobalBatchSampler
+    ) -> None:
+        self.make_batches = make_batches
         self.sampler = self.batch_sampler = sampler  # Lightning looks at either name
         self._yielded = 0
         self._resumed_epoch: int | None = None
@@ -40,7 +34,7 @@ class ResumableLoader:
         if self._resumed_epoch != epoch:
             self._yielded = 0
         self._resumed_epoch = None
-        for batch in self.source.batches(epoch, list(islice(self.sampler, self._yielded, None))):
+        for batch in self.make_batches(epoch, list(islice(self.sampler, self._yielded, None))):
             self._yielded += 1
             yield batch
 

@@ -25,14 +25,14 @@ class _PlainUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def load_plain(path: Path) -> Any:
-    """Unpickle arrays, strings, bytes, numbers, lists, tuples and dicts, Python 2's strings included.
+def load_plain(path: Path) -> dict[Any, Any]:
+    """Unpickle a dict of arrays, strings, bytes, numbers, lists, tuples and dicts, Python 2's included.
 
     Raises UsageError naming the file if it is missing, truncated or corrupt, or asks for any other global.
     """
     try:
         with path.open("rb") as file:
-            return _PlainUnpickler(file, encoding="latin1").load()
+            return dict(_PlainUnpickler(file, encoding="latin1").load())
     except UsageError as error:
         raise UsageError(f"{path} was refused: {error}") from None
     except FileNotFoundError as error:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from hsakd_pl.data.seeding import ORDER, seeded_generator
 from hsakd_pl.errors import UsageError
 
 
+@dataclass(eq=False)
 class GlobalBatchSampler:
     """Batches of sample indices for one device; every device gets the same number of batches.
 
@@ -21,41 +23,40 @@ class GlobalBatchSampler:
     Raises UsageError where ``batch_size`` does not divide among the devices.
     """
 
-    def __init__(
-        self, num_samples: int, batch_size: int, shuffle: bool, seed: int, rank: int = 0, world_size: int = 1
-    ) -> None:
-        if batch_size % world_size:
+    num_samples: int
+    batch_size: int
+    shuffle: bool
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+    epoch: int = 0
+
+    def __post_init__(self) -> None:
+        if self.batch_size % self.world_size:
             raise UsageError(
-                f"batch_size={batch_size} does not divide among {world_size} devices (world size): it counts "
-                f"the samples of all devices together, so choose a multiple of {world_size}"
+                f"batch_size={self.batch_size} does not divide among {self.world_size} devices (world size): "
+                f"it counts the samples of all devices together, so choose a multiple of {self.world_size}"
             )
-        self.num_samples = num_samples
-        self.batch_size = batch_size
-        self.shuffle = shuffle
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order; Lightning calls this before every epoch."""
         self.epoch = epoch
 
-    def _order(self) -> Tensor:
-        if not self.shuffle:
-            return torch.arange(self.num_samples)
-        order = torch.randperm(self.num_samples, generator=seeded_generator(self.seed, ORDER, self.epoch))
-        return order.repeat(math.ceil(self._length() / self.num_samples))[: self._length()]
-
-    def _length(self) -> int:
-        devices = self.world_size if self.shuffle else 1
-        return math.ceil(self.num_samples / devices) * devices
-
     def __len__(self) -> int:
-        full, rest = divmod(self._length(), self.batch_size)
+        full, rest = divmod(self._num_indices(), self.batch_size)
         return max(1, full + (rest >= self.world_size))
 
     def __iter__(self) -> Iterator[Tensor]:
         cuts = list(range(self.batch_size, len(self) * self.batch_size, self.batch_size))
         for batch in self._order().tensor_split(cuts):
             yield batch[self.rank :: self.world_size]
+
+    def _num_indices(self) -> int:
+        multiple = self.world_size if self.shuffle else 1
+        return math.ceil(self.num_samples / multiple) * multiple
+
+    def _order(self) -> Tensor:
+        if not self.shuffle:
+            return torch.arange(self.num_samples)
+        order = torch.randperm(self.num_samples, generator=seeded_generator(self.seed, ORDER, self.epoch))
+        return order[torch.arange(self._num_indices()) % self.num_samples]

@@ -1,6 +1,10 @@
-"""The two places batches come from: a tensor on the device, or DataLoader workers."""
+"""The two places batches come from: tensors on the device, or DataLoader workers.
+
+What they make depends on (seed, epoch, index) alone: not on the device, nor on the number of workers.
+"""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,26 +20,20 @@ from hsakd_pl.data.splits import Split
 from hsakd_pl.errors import UsageError
 
 
+@dataclass(eq=False)
 class ResidentTensors:
-    """A whole split on ``device``: moved there once, a batch is a gather, augmentation runs on the batch.
+    """A whole split on its device: a batch is a gather, augmentation runs on the batch.
 
     ``images`` uint8 (N, 3, S, S), ``labels`` int64 (N,). Nothing is copied from the host inside an epoch.
     """
 
-    def __init__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        device: torch.device,
-        augmentation: PadCropFlip | None,
-        seed: int,
-    ) -> None:
-        self.images = images.to(device)
-        self.labels = labels.to(device)
-        self.augmentation = augmentation
-        self.seed = seed
+    images: Tensor
+    labels: Tensor
+    augmentation: PadCropFlip | None
+    seed: int
 
-    def batches(self, epoch: int, order: list[Tensor]) -> Iterator[Batch]:
+    def make_batches(self, epoch: int, order: list[Tensor]) -> Iterator[Batch]:
+        """Yield the batch of every index tensor in ``order``."""
         device = self.images.device
         if self.augmentation is not None:
             generator = seeded_generator(self.seed, AUGMENTATION, epoch)
@@ -48,14 +46,17 @@ class ResidentTensors:
             yield images, self.labels[indices]
 
 
-class _TransformedBatches(Dataset[Batch | UsageError]):
-    """(epoch, indices) -> batch; holds no state, so persistent workers always agree with the main process."""
+@dataclass(eq=False)
+class TransformedBatches(Dataset[Batch | UsageError]):
+    """(epoch, indices) -> batch of images opened and transformed one by one; what a DataLoader worker runs.
 
-    def __init__(self, split: Split, transform: v2.Transform, size: int, seed: int) -> None:
-        self.split = split
-        self.transform = transform
-        self.size = size
-        self.seed = seed
+    ``transform`` takes a PIL image or a uint8 tensor (3, H, W) to a uint8 tensor (3, size, size).
+    """
+
+    split: Split
+    transform: v2.Transform
+    size: int
+    seed: int
 
     def __getitem__(self, key: tuple[int, list[int]]) -> Batch | UsageError:
         epoch, indices = key
@@ -71,29 +72,13 @@ class _TransformedBatches(Dataset[Batch | UsageError]):
         return images, self.split.take(indices).targets
 
 
-def _as_is(batch: Any) -> Any:
-    return batch
+class WorkerBatches:
+    """Batches made by ``num_workers`` persistent processes, in pinned memory if they go to a GPU."""
 
-
-class WorkerImages:
-    """Images opened and transformed one by one in persistent DataLoader workers.
-
-    ``transform`` takes a PIL image or a uint8 tensor (3, H, W) to a uint8 tensor (3, size, size). Its random
-    numbers depend on (seed, epoch, index), whatever the number of workers.
-    """
-
-    def __init__(
-        self,
-        split: Split,
-        transform: v2.Transform,
-        size: int,
-        seed: int,
-        num_workers: int,
-        pin_memory: bool,
-    ) -> None:
-        self._keys: list[tuple[int, list[int]]] = []
+    def __init__(self, batches: TransformedBatches, num_workers: int, pin_memory: bool) -> None:
+        self._keys: list[tuple[int, list[int]]] = []  # holds the epoch, so persistent workers need no telling
         self._loader = DataLoader(
-            _TransformedBatches(split, transform, size, seed),
+            batches,
             batch_size=None,
             sampler=self._keys,
             collate_fn=_as_is,
@@ -102,10 +87,15 @@ class WorkerImages:
             pin_memory=pin_memory,
         )
 
-    def batches(self, epoch: int, order: list[Tensor]) -> Iterator[Batch]:
+    def make_batches(self, epoch: int, order: list[Tensor]) -> Iterator[Batch]:
+        """Yield the batch of every index tensor in ``order``; raises UsageError for a broken image."""
         self._keys[:] = [(epoch, indices.tolist()) for indices in order]
         for batch in self._loader:
             if isinstance(batch, UsageError):
                 raise batch
-            images, targets = batch
+            images, targets = batch  # pinning turns tuples into lists
             yield images, targets
+
+
+def _as_is(batch: Any) -> Any:
+    return batch

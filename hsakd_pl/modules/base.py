@@ -11,9 +11,9 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LinearLR, MultiStepLR
 
 from hsakd_pl.errors import UsageError
-from hsakd_pl.modules.metrics import BranchMetrics, ClassMetrics
+from hsakd_pl.modules.metrics import Evaluation
 from hsakd_pl.networks import NetworkOutput, StagedBackbone
-from hsakd_pl.ops import NUM_ROTATIONS, rotate
+from hsakd_pl.ops import NUM_ROTATIONS, rotate, total
 
 Batch = tuple[Tensor, Tensor]
 
@@ -27,12 +27,13 @@ class HSAKDModule(pl.LightningModule):
     """Trains and evaluates one or more networks of the same classes with SGD.
 
     A subclass implements :meth:`losses` and gives the weight of each of its terms. The defaults are the paper's recipe
-    for CIFAR-100 (Sec. 4.1); ``milestones`` are the epochs, counted after the warm-up, at which ``lr`` falls to a tenth.
+    for CIFAR-100 (Sec. 4.1); ``milestones`` are the epochs, counted after the warm-up, where ``lr`` falls to a tenth.
 
     ``branch_metrics_every``: joint and class accuracies of the branches, over all rotations, are measured in every n-th
     epoch's validation and in every test, at several times the cost of the class head's; 0 switches them off.
     """
 
+    diverged: Tensor
     frozen: tuple[nn.Module, ...] = ()  # parts kept in eval mode; a tuple, so that they are not registered once more
 
     def __init__(
@@ -53,20 +54,13 @@ class HSAKDModule(pl.LightningModule):
         self.networks = nn.ModuleList(networks)
         self.loss_weights = loss_weights
         self.num_classes = getattr(networks[0], "num_classes", num_classes)
-        self.optimizer_arguments = dict(lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
+        self.lr, self.momentum, self.nesterov, self.weight_decay = lr, momentum, nesterov, weight_decay
         self.milestones, self.warmup_epochs = tuple(milestones), warmup_epochs
         self.branch_metrics_every = branch_metrics_every
         for network in networks:
             if image_size is not None and isinstance(backbone := getattr(network, "backbone", network), StagedBackbone):
                 backbone.check_image_size(image_size, image_size)
-        # The result, pooled over the peers where there are several; then each peer's own, and the branches'.
-        self.result = ClassMetrics(self.num_classes)
-        prefixes = [f"peer{peer}_" for peer in range(1, len(networks) + 1)] if len(networks) > 1 else [""]
-        self.peer_metrics = nn.ModuleList(ClassMetrics(self.num_classes, p) for p in prefixes if p)
-        self.branch_metrics = nn.ModuleList(
-            BranchMetrics(self.num_classes, len(getattr(network, "branches", ())), prefix)
-            for network, prefix in zip(networks, prefixes, strict=True)
-        )
+        self.evaluation = Evaluation(self.num_classes, [len(getattr(network, "branches", ())) for network in networks])
         self.register_buffer("diverged", torch.zeros((), dtype=torch.bool), persistent=False)
 
     @property
@@ -84,7 +78,7 @@ class HSAKDModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self._pin_frozen()
         terms = self.losses(batch)
-        loss = torch.stack([self.loss_weights[name] * term for name, term in terms.items()]).sum()
+        loss = total(self.loss_weights[name] * term for name, term in terms.items())
         self.diverged |= ~loss.detach().isfinite()
         if loss.device.type == "cpu":  # elsewhere reading the flag would stall the device: once an epoch is enough
             self._raise_if_diverged()
@@ -114,22 +108,16 @@ class HSAKDModule(pl.LightningModule):
 
     def _evaluate(self, batch: Batch, split: str, with_branches: bool) -> None:
         images, labels = batch
-        logged = dict(self.result.items())
-        for peer, (network, branch_metrics) in enumerate(zip(self.networks, self.branch_metrics, strict=True)):
-            rotated = with_branches and len(branch_metrics) > 0
+        for peer, network in enumerate(self.networks):
+            rotated = with_branches and bool(self.evaluation.branches[peer])
             output = as_output(network(rotate(images) if rotated else images))
-            for metrics in (self.result, *self.peer_metrics[peer : peer + 1]):
-                metrics.add(output.logits[: len(labels)], labels)
-                logged |= metrics.items()
-            if rotated:
-                branch_metrics.add(output, labels)
-                logged |= branch_metrics.items()
-        for name, metric in logged.items():
-            self.log(f"{split}/{name}", metric, on_step=False, on_epoch=True, prog_bar=name == "acc")
+            for name, metric in self.evaluation.add(peer, output, labels).items():
+                self.log(f"{split}/{name}", metric, on_step=False, on_epoch=True, prog_bar=name == "acc")
 
     def configure_optimizers(self) -> Any:
         """SGD on what is not frozen; steps at epoch boundaries, after a warm-up that is linear in steps."""
-        optimizer = SGD([p for p in self.parameters() if p.requires_grad], **self.optimizer_arguments)
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = SGD(trained, self.lr, self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov)
         steps = MultiStepLR(optimizer, [self.warmup_epochs + epoch for epoch in self.milestones], gamma=0.1)
         if self.warmup_epochs == 0:
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": steps, "interval": "epoch"}}
@@ -139,6 +127,7 @@ class HSAKDModule(pl.LightningModule):
         return [optimizer], [{"scheduler": warmup, "interval": "step"}, {"scheduler": steps, "interval": "epoch"}]
 
     def setup(self, stage: str) -> None:
+        self.to(memory_format=torch.channels_last)  # 1.2 times as fast on a CPU
         data = getattr(self.trainer, "datamodule", None)
         if (found := getattr(data, "num_classes", self.num_classes)) != self.num_classes:
             raise UsageError(

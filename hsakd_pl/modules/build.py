@@ -21,4 +21,5 @@ def freeze(module: nn.Module) -> nn.Module:
 
 def not_by_name(**arguments: str | nn.Module | Sequence[str | nn.Module]) -> list[str]:
     """Arguments that hold built networks: their weights are saved, they themselves are no hyperparameters."""
-    return [name for name, value in arguments.items() if not isinstance(value[0] if isinstance(value, list) else value, str)]
+    firsts = {name: value[0] if isinstance(value, list) else value for name, value in arguments.items()}
+    return [name for name, first in firsts.items() if not isinstance(first, str)]

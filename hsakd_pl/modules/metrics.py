@@ -1,4 +1,6 @@
-"""What an evaluation measures, as torchmetrics."""
+"""What an evaluation measures, with torchmetrics."""
+
+from collections.abc import Sequence
 
 import torch.nn as nn
 import torch.nn.functional as F
@@ -9,41 +11,62 @@ from torchmetrics.classification import MulticlassAccuracy
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import NUM_ROTATIONS, class_logits, joint_labels
 
+Metrics = dict[str, Metric]
 
-def accuracies(name: str, num_classes: int) -> dict[str, Metric]:
+
+def accuracies(name: str, num_classes: int) -> Metrics:
     """Top-1 and top-5 accuracy over all samples, in [0, 1], under ``name`` and ``name_top5``."""
     top5 = MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro", validate_args=False)
     return {name: MulticlassAccuracy(num_classes, average="micro", validate_args=False), f"{name}_top5": top5}
 
 
-class ClassMetrics(nn.ModuleDict):
-    """Class head on unrotated images: the result of a network. ``loss`` is its cross-entropy."""
-
-    def __init__(self, num_classes: int, prefix: str = "") -> None:
-        super().__init__({f"{prefix}loss": MeanMetric(), **accuracies(f"{prefix}acc", num_classes)})
-
-    def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch: ``logits`` (B, N), ``labels`` (B,)."""
-        loss, *top = self.values()
-        loss.update(F.cross_entropy(logits, labels, reduction="none"))
-        for metric in top:
-            metric.update(logits, labels)
+def head_metrics(num_classes: int, prefix: str = "") -> Metrics:
+    """Cross-entropy and accuracies of a class head on unrotated images: the result of a network."""
+    return {f"{prefix}loss": MeanMetric(), **accuracies(f"{prefix}acc", num_classes)}
 
 
-class BranchMetrics(nn.ModuleDict):
-    """Each branch over all rotations: joint labels among 4N, and classes from summed joint logits among N."""
+def branch_metrics(num_classes: int, branches: int, prefix: str = "") -> list[tuple[Metrics, Metrics]]:
+    """Of each branch over all rotations: joint labels among 4N, and classes from summed joint logits among N."""
+    names = [f"{prefix}branch{number}" for number in range(1, branches + 1)]
+    return [
+        (accuracies(f"{name}_joint", NUM_ROTATIONS * num_classes), accuracies(f"{name}_class", num_classes))
+        for name in names
+    ]
 
-    def __init__(self, num_classes: int, num_branches: int, prefix: str = "") -> None:
+
+class Evaluation(nn.Module):
+    """Metrics of one network, or of several peers: pooled over them, which is their mean, and of each alone.
+
+    ``branches``: how many each peer has.
+    """
+
+    def __init__(self, num_classes: int, branches: Sequence[int]) -> None:
         super().__init__()
-        for branch in range(1, num_branches + 1):
-            self.update(accuracies(f"{prefix}branch{branch}_joint", NUM_ROTATIONS * num_classes))
-            self.update(accuracies(f"{prefix}branch{branch}_class", num_classes))
+        prefixes = [f"peer{peer}_" for peer in range(1, len(branches) + 1)] if len(branches) > 1 else [""]
+        self.pooled = head_metrics(num_classes)
+        self.heads = [head_metrics(num_classes, prefix) for prefix in prefixes if prefix]
+        self.branches = [branch_metrics(num_classes, *of) for of in zip(branches, prefixes, strict=True)]
+        parts = [self.pooled, *self.heads, *(part for peer in self.branches for pair in peer for part in pair)]
+        self.registered = nn.ModuleList(metric for part in parts for metric in part.values())
 
-    def add(self, output: NetworkOutput, labels: Tensor) -> None:
-        """Add a batch: ``output`` for the 4B rows of :func:`hsakd_pl.ops.rotate`, ``labels`` (B,)."""
-        metrics = iter(self.values())
-        for joint_logits in output.joint_logits:
-            pairs = (joint_logits, joint_labels(labels)), (class_logits(joint_logits), labels.repeat(NUM_ROTATIONS))
-            for logits, targets in pairs:
-                for _ in ("top-1", "top-5"):
-                    next(metrics).update(logits, targets)
+    def add(self, peer: int, output: NetworkOutput, labels: Tensor) -> Metrics:
+        """Add a batch and return the metrics that it changed.
+
+        ``output`` is for B images, or for the 4B rows of :func:`hsakd_pl.ops.rotate`: then the branches are measured.
+        """
+        changed: Metrics = {}
+        logits = output.logits[: len(labels)]
+        for head in (self.pooled, *self.heads[peer : peer + 1]):
+            loss, *top = head.values()
+            loss.update(F.cross_entropy(logits, labels, reduction="none"))
+            for metric in top:
+                metric.update(logits, labels)
+            changed |= head
+        if len(output.logits) > len(labels):
+            for joint_logits, (joint, classes) in zip(output.joint_logits, self.branches[peer], strict=True):
+                for metric in joint.values():
+                    metric.update(joint_logits, joint_labels(labels))
+                for metric in classes.values():
+                    metric.update(class_logits(joint_logits), labels.repeat(NUM_ROTATIONS))
+                changed |= joint | classes
+        return changed

@@ -10,7 +10,7 @@ from torch import Tensor
 from hsakd_pl.errors import UsageError
 from hsakd_pl.modules.base import Batch, HSAKDModule
 from hsakd_pl.modules.build import build_network, not_by_name
-from hsakd_pl.ops import joint_labels, kd_loss, rotate
+from hsakd_pl.ops import joint_labels, kd_loss, rotate, total
 from hsakd_pl.weights import load_weights
 
 
@@ -37,12 +37,15 @@ class MutualModule(HSAKDModule):
         peers = [build_network(network, num_classes, weights=None) for network in networks]
         branches = [len(getattr(peer, "branches", ())) for peer in peers]
         if len(peers) < 2 or len(set(branches)) > 1:
-            raise UsageError(f"networks: two or more peers of equally many branches are needed, got branches {branches}")
+            raise UsageError(f"networks: two or more peers with equally many branches are needed, got {branches}")
         if weights is not None:
             load_weights(peers, weights)
         loss_weights = {
-            "loss_ce": ce_weight, "loss_joint_ce": joint_ce_weight, "loss_kd": kd_weight, "loss_joint_kd": joint_kd_weight
-        }  # fmt: skip
+            "loss_ce": ce_weight,
+            "loss_joint_ce": joint_ce_weight,
+            "loss_kd": kd_weight,
+            "loss_joint_kd": joint_kd_weight,
+        }
         super().__init__(peers, loss_weights, num_classes, **kwargs)
         self.save_hyperparameters(ignore=not_by_name(networks=networks))
         self.temperature = temperature
@@ -54,10 +57,10 @@ class MutualModule(HSAKDModule):
         pairs = [(learner, taught) for learner, taught in permutations(outputs, 2)]
         others = len(outputs) - 1
         return {
-            "loss_ce": sum(F.cross_entropy(peer.logits[: len(labels)], labels) for peer in outputs),
-            "loss_joint_ce": sum(F.cross_entropy(joint, targets) for peer in outputs for joint in peer.joint_logits),
-            "loss_kd": sum(kd_loss(ours.logits, theirs.logits, self.temperature) for ours, theirs in pairs) / others,
-            "loss_joint_kd": sum(
+            "loss_ce": total(F.cross_entropy(peer.logits[: len(labels)], labels) for peer in outputs),
+            "loss_joint_ce": total(F.cross_entropy(joint, targets) for peer in outputs for joint in peer.joint_logits),
+            "loss_kd": total(kd_loss(ours.logits, theirs.logits, self.temperature) for ours, theirs in pairs) / others,
+            "loss_joint_kd": total(
                 kd_loss(student, teacher, self.temperature)
                 for ours, theirs in pairs
                 for student, teacher in zip(ours.joint_logits, theirs.joint_logits, strict=True)

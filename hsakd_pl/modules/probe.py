@@ -1,5 +1,6 @@
 """Linear probe: how good a frozen network's features are on other data (Sec. 4.5, transfer)."""
 
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -41,7 +42,7 @@ class LinearProbeModule(HSAKDModule):
         source_classes: int = 100,
         lr: float = 0.1,
         weight_decay: float = 0.0,
-        milestones: tuple[int, ...] = (30, 60, 90),
+        milestones: Sequence[int] = (30, 60, 90),
         **kwargs: Any,
     ) -> None:
         built = build_network(network, source_classes, weights, branches=False)
@@ -54,15 +55,10 @@ class LinearProbeModule(HSAKDModule):
         setattr(features.get_submodule(parent), name, nn.Identity())
         classifier = nn.Linear(replaced.in_features, num_classes, dtype=replaced.weight.dtype)
         probe = ProbeNetwork(features, classifier, num_classes)
-        rates = {"lr": lr, "weight_decay": weight_decay, "milestones": milestones}
-        super().__init__([probe], {"loss_ce": 1.0}, num_classes, **rates, **kwargs)
+        kwargs |= {"lr": lr, "weight_decay": weight_decay, "milestones": milestones}
+        super().__init__([probe], {"loss_ce": 1.0}, num_classes, **kwargs)
         self.save_hyperparameters(ignore=not_by_name(network=network))
         self.frozen = (features,)
-
-    @property
-    def classifier(self) -> nn.Linear:
-        """The layer that trains."""
-        return self.network.classifier
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         images, labels = batch

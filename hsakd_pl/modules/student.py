@@ -11,7 +11,7 @@ from torch import Tensor
 from hsakd_pl.errors import UsageError
 from hsakd_pl.modules.base import Batch, HSAKDModule, as_output
 from hsakd_pl.modules.build import build_network, freeze, not_by_name
-from hsakd_pl.ops import kd_loss, rotate
+from hsakd_pl.ops import kd_loss, rotate, total
 from hsakd_pl.weights import describe, file_sha256
 
 
@@ -69,7 +69,7 @@ class StudentModule(HSAKDModule):
         }
         if learnt.joint_logits:
             pairs = zip(learnt.joint_logits, taught.joint_logits, strict=True)
-            terms["loss_joint_kd"] = sum(kd_loss(student, teacher, self.temperature) for student, teacher in pairs)
+            terms["loss_joint_kd"] = total(kd_loss(student, teacher, self.temperature) for student, teacher in pairs)
         return terms
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "StudentModule":
@@ -78,11 +78,12 @@ class StudentModule(HSAKDModule):
 
     def _check_pair(self) -> None:
         for what in ("num_classes", "branches"):
-            ours, theirs = (getattr(network, what, None) for network in (self.network, self.teacher))
+            student, teacher = (getattr(network, what, ()) for network in (self.network, self.teacher))
             if what == "branches":
-                ours, theirs = (0 if found is None else len(found) for found in (ours, theirs))
-            if ours != theirs:
+                student, teacher = len(student), len(teacher)
+            if student != teacher:
                 raise UsageError(
-                    f"the student, {describe(self.network)}, and the teacher, {describe(self.teacher)}, differ in {what} "
-                    f"({ours} and {theirs}): choose a teacher of equal {what}, or joint_kd_weight=0 to do without branches"
+                    f"the student, {describe(self.network)}, and the teacher, {describe(self.teacher)}, differ in "
+                    f"{what} ({student} and {teacher}): choose a teacher that fits, or joint_kd_weight=0 to do "
+                    "without branches"
                 )

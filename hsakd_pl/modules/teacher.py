@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hsakd_pl.modules.base import Batch, HSAKDModule
 from hsakd_pl.modules.build import build_network, freeze, not_by_name
-from hsakd_pl.ops import joint_labels, rotate
+from hsakd_pl.ops import joint_labels, rotate, total
 
 
 class TeacherModule(HSAKDModule):
@@ -33,7 +33,7 @@ class TeacherModule(HSAKDModule):
         super().__init__([built], loss_weights, num_classes, **kwargs)
         self.save_hyperparameters(ignore=not_by_name(network=network))
         if freeze_backbone:
-            self.frozen = (freeze(built.backbone),)
+            self.frozen = (freeze(built.get_submodule("backbone")),)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         images, labels = batch
@@ -41,5 +41,5 @@ class TeacherModule(HSAKDModule):
         targets = joint_labels(labels)
         return {
             "loss_ce": F.cross_entropy(logits[: len(labels)], labels),
-            "loss_joint_ce": sum(F.cross_entropy(branch, targets) for branch in joint_logits),
+            "loss_joint_ce": total(F.cross_entropy(branch, targets) for branch in joint_logits),
         }

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hsakd_pl.errors import UsageError
 
+Initializers = tuple[Callable[[nn.Module], None], ...]
 
 # Rules (pattern, replacement) that turn our state-dict keys, without "backbone.", into the published ones: applied one
 # after the other by re.sub; a callable gets the pattern's groups as integers.
@@ -25,14 +26,16 @@ class StagedBackbone(nn.Module):
     """Stem, stages 1..L and a class head; images (B, 3, S, S) -> logits (B, N).
 
     A backbone of one's own is one subclass: ``__init__`` passes the data below, ``make_stage`` and ``make_head`` build
-    the parts, and ``init_backbone`` / ``init_branch`` set initial weights where PyTorch's defaults are not wanted.
-    The branches (:func:`hsakd_pl.networks.hsakd.make_branch`) are built from these same two makers.
+    the parts. The branches (:func:`hsakd_pl.networks.hsakd.make_branch`) are built by these same two makers.
+    ``backbone_init`` and ``branch_init`` are applied to all layers where PyTorch's initial weights are not wanted.
 
     ``channels``: of the stem's output, then of each stage's output (L + 1 numbers). ``strides``: of the stem, then of
     each stage.
     """
 
     published_keys: KeyRules = ()
+    backbone_init: Initializers = ()
+    branch_init: Initializers = ()
 
     def __init__(self, stem: nn.Module, channels: Sequence[int], strides: Sequence[int], num_classes: int) -> None:
         super().__init__()
@@ -44,7 +47,8 @@ class StagedBackbone(nn.Module):
             self.make_stage(stage, self.channels[stage - 1], self.strides[stage]) for stage in range(1, len(channels))
         )
         self.head = self.make_head(num_classes)
-        self.init_backbone()
+        for initialize in self.backbone_init:
+            self.apply(initialize)
 
     def make_stage(self, stage: int, in_channels: int, stride: int) -> nn.Module:
         """A fresh stage 1..L: (B, in_channels, S, S) -> (B, channels[stage], S / stride, S / stride)."""
@@ -53,12 +57,6 @@ class StagedBackbone(nn.Module):
     def make_head(self, num_outputs: int) -> nn.Module:
         """A fresh head: last stage's output (B, channels[-1], S, S) -> (B, num_outputs)."""
         raise NotImplementedError(f"{type(self).__name__} must implement make_head")
-
-    def init_backbone(self) -> None:
-        """Set the backbone's initial weights; PyTorch's defaults unless overridden."""
-
-    def init_branch(self, branch: nn.Module) -> None:
-        """Set an auxiliary branch's initial weights; PyTorch's defaults unless overridden."""
 
     def check_image_size(self, height: int, width: int) -> None:
         """Raise UsageError if the strides leave nothing of an image of this size."""

@@ -30,7 +30,8 @@ def make_branch(backbone: StagedBackbone, tap: int) -> nn.Sequential:
         stages = [backbone.make_stage(stage, channels[stage - 1], backbone.strides[stage]) for stage in later]
     head = backbone.make_head(NUM_ROTATIONS * backbone.num_classes)
     branch = named(stages=nn.Sequential(*stages), head=head)
-    backbone.init_branch(branch)
+    for initialize in backbone.branch_init:
+        branch.apply(initialize)
     return branch
 
 

@@ -53,6 +53,8 @@ class MobileNetV2(StagedBackbone):
         (r"^branches\.(\d+)\.head\.conv2", lambda branch: f"conv2_{branch + 1}"),
         *RESNET_KEYS,
     )
+    backbone_init = (conv_fan_out, linear_normal)
+    branch_init = (conv_fan_out, linear_normal)
 
     def __init__(self, num_classes: int) -> None:
         stem = named(conv1=conv_bn_relu(conv3x3(3, 16)))
@@ -68,12 +70,6 @@ class MobileNetV2(StagedBackbone):
 
     def make_head(self, num_outputs: int) -> nn.Module:
         return pooled_linear(1280, num_outputs, conv2=conv_bn_relu(conv1x1(self.channels[-1], 1280)))
-
-    def init_backbone(self) -> None:
-        self.apply(conv_fan_out).apply(linear_normal)
-
-    def init_branch(self, branch: nn.Module) -> None:
-        branch.apply(conv_fan_out).apply(linear_normal)
 
 
 register_network("mobilenetv2")(MobileNetV2)

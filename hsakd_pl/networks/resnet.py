@@ -5,7 +5,7 @@ from functools import partial
 import torch.nn as nn
 from torch import Tensor
 
-from hsakd_pl.networks.backbone import RESNET_KEYS, StagedBackbone
+from hsakd_pl.networks.backbone import RESNET_KEYS, Initializers, StagedBackbone
 from hsakd_pl.networks.init import conv_fan_out, linear_zero_bias
 from hsakd_pl.networks.layers import conv1x1, conv3x3, named, pooled_linear
 from hsakd_pl.networks.registry import register_network
@@ -60,9 +60,16 @@ class ResNet(StagedBackbone):
 
     published_keys = RESNET_KEYS
     block: type[BasicBlock] | type[Bottleneck] = BasicBlock
+    backbone_init: Initializers = (conv_fan_out,)
+    branch_init: Initializers = (conv_fan_out,)
 
     def __init__(
-        self, num_classes: int, stem: nn.Module, channels: tuple[int, ...], strides: tuple[int, ...], blocks: tuple[int, ...]
+        self,
+        num_classes: int,
+        stem: nn.Module,
+        channels: tuple[int, ...],
+        strides: tuple[int, ...],
+        blocks: tuple[int, ...],
     ) -> None:
         self.blocks = blocks
         super().__init__(stem, channels, strides, num_classes)
@@ -75,22 +82,15 @@ class ResNet(StagedBackbone):
     def make_head(self, num_outputs: int) -> nn.Module:
         return pooled_linear(self.channels[-1], num_outputs)
 
-    def init_backbone(self) -> None:
-        self.apply(conv_fan_out)
-
-    def init_branch(self, branch: nn.Module) -> None:
-        branch.apply(conv_fan_out)
-
 
 class CIFARResNet(ResNet):
     """resnet{depth} of 16-16-32-64 channels, or any other ``channels``, with (depth - 2) / 6 blocks a stage."""
 
+    branch_init = (conv_fan_out, linear_zero_bias)
+
     def __init__(self, num_classes: int, depth: int, channels: tuple[int, int, int, int] = (16, 16, 32, 64)) -> None:
         stem = named(conv1=conv3x3(3, channels[0]), bn1=nn.BatchNorm2d(channels[0]), relu=nn.ReLU())
         super().__init__(num_classes, stem, channels, (1, 1, 2, 2), ((depth - 2) // 6,) * 3)
-
-    def init_branch(self, branch: nn.Module) -> None:
-        branch.apply(conv_fan_out).apply(linear_zero_bias)
 
 
 class CIFARResNet50(ResNet):

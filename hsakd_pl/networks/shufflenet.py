@@ -40,6 +40,7 @@ class ShuffleNetV1(StagedBackbone):
     """Stem 1x1 of 24 channels, then 240, 480 and 960."""
 
     published_keys = ((r"^head\.fc", "linear"), *RESNET_KEYS)
+    branch_init = (conv_fan_out, linear_zero_bias)
 
     def __init__(self, num_classes: int) -> None:
         stem = named(conv1=conv1x1(3, 24), bn1=nn.BatchNorm2d(24), relu=nn.ReLU())
@@ -52,9 +53,6 @@ class ShuffleNetV1(StagedBackbone):
 
     def make_head(self, num_outputs: int) -> nn.Module:
         return pooled_linear(self.channels[-1], num_outputs)
-
-    def init_branch(self, branch: nn.Module) -> None:
-        branch.apply(conv_fan_out).apply(linear_zero_bias)
 
 
 class SplitUnit(nn.Module):

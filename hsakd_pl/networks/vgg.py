@@ -36,6 +36,7 @@ class VGG(StagedBackbone):
         ),
         *RESNET_KEYS,
     )
+    backbone_init = (conv_fan_out, linear_normal)
 
     def __init__(self, num_classes: int, depth: int) -> None:
         self.convolutions = CONVOLUTIONS[depth]
@@ -51,9 +52,6 @@ class VGG(StagedBackbone):
 
     def make_head(self, num_outputs: int) -> nn.Module:
         return pooled_linear(self.channels[-1], num_outputs)
-
-    def init_backbone(self) -> None:
-        self.apply(conv_fan_out).apply(linear_normal)
 
 
 for depth in CONVOLUTIONS:

@@ -38,6 +38,8 @@ class WideResNet(StagedBackbone):
         (r"\.shortcut\.", ".convShortcut."),
         *RESNET_KEYS,
     )
+    backbone_init = (conv_fan_out, linear_zero_bias)
+    branch_init = (conv_fan_out, linear_zero_bias)
 
     def __init__(self, num_classes: int, depth: int, width: int) -> None:
         self.blocks = (depth - 4) // 6
@@ -52,12 +54,6 @@ class WideResNet(StagedBackbone):
     def make_head(self, num_outputs: int) -> nn.Module:
         channels = self.channels[-1]
         return pooled_linear(channels, num_outputs, bn1=nn.BatchNorm2d(channels), relu=nn.ReLU())
-
-    def init_backbone(self) -> None:
-        self.apply(conv_fan_out).apply(linear_zero_bias)
-
-    def init_branch(self, branch: nn.Module) -> None:
-        branch.apply(conv_fan_out).apply(linear_zero_bias)
 
 
 for depth, width in ((40, 2), (40, 1), (16, 2), (16, 1)):

@@ -1,0 +1,49 @@
+# Both commands set up by themselves, in .venv, from setup.cfg; once that is done, they start at once.
+#   make quickstart   the main job on the embedded digits
+#   make test         linter, types and the whole test suite, with coverage
+# With another interpreter beside it: make test PYTHON=python3.12 VENV=.venv312
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip install --disable-pip-version-check --no-compile
+
+unexport PYTHONDONTWRITEBYTECODE  # no byte-compiling below, so the first import has to do it
+
+.PHONY: quickstart test clean
+.NOTPARALLEL:  # two installations into one environment would collide
+
+quickstart: $(VENV)/installed
+	$(RUN) -m hsakd_pl.quickstart
+
+test: $(VENV)/installed-test
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --cov --cov-report=term
+
+clean:
+	rm -rf $(VENV)
+
+# Editable: the environment follows the checkout, so that code, tests and configs/ always belong together.
+# uv unpacks PyTorch's gigabytes in parallel, in a quarter of pip's time; pip does it where uv cannot
+# (a package index that only pip's own configuration names). Neither byte-compiles what is never imported.
+define install
+@$(PYTHON) -c '' 2>/dev/null || \
+	{ echo "error: no $(PYTHON): install Python 3.10 or newer, or name one: make PYTHON=..." >&2; exit 1; }
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	{ echo "error: $$($(PYTHON) -V 2>&1) is too old, 3.10 or newer is needed: make PYTHON=..." >&2; exit 1; }
+@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	{ echo "error: $(PYTHON) lacks its venv module (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+$(PYTHON) -m venv $(VENV)
+$(PIP) uv && $(RUN) -m uv pip install --python $(RUN) -e '$(1)' || $(PIP) -e '$(1)'
+endef
+
+$(VENV)/installed: setup.cfg pyproject.toml
+	$(call install,.)
+	@touch $@
+
+$(VENV)/installed-test: setup.cfg pyproject.toml
+	$(call install,.[test])
+	@touch $(VENV)/installed $@

@@ -1,0 +1,72 @@
+"""STL-10 (Coates et al. 2011) in its binary layout."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torchvision.datasets import STL10
+
+from hsakd_pl.data.augment import random_resized_crop, resized_center_crop
+from hsakd_pl.data.base import ImageDataModule
+from hsakd_pl.data.images import obtain
+from hsakd_pl.data.splits import Split
+from hsakd_pl.errors import UsageError
+
+SIZE = 96  # pixels a side on disk
+
+
+class STL10DataModule(ImageDataModule):
+    """STL-10's labelled images, 5,000 for training and 8,000 for testing, at 32 x 32 for the linear probe.
+
+    Args:
+        root: folder that holds ``stl10_binary/``, or that folder itself, whatever its checksums.
+        image_size: side of the random resized crops in training and of the whole test images.
+        download: fetch the data set into ``root`` with torchvision if it is not there.
+
+    Other arguments: :class:`ImageDataModule`.
+    """
+
+    num_classes = 10
+    folder_name = "stl10_binary"
+    mean = (0.5, 0.5, 0.5)  # as published for the probe
+    std = (0.5, 0.5, 0.5)
+
+    def __init__(
+        self, root: str | Path = "data", image_size: int = 32, download: bool = False, **kwargs: Any
+    ) -> None:
+        super().__init__(root, **kwargs)
+        self.image_size = image_size
+        self.train_transform = random_resized_crop(image_size)
+        self.test_transform = resized_center_crop(image_size, image_size)
+        self.download = download
+
+    def prepare_data(self) -> None:
+        """Download if asked for and needed."""
+        if self.download and not (self.folder / "test_y.bin").is_file():
+            obtain("STL-10", self.root, partial(STL10, self.root, download=True))
+
+    def read(self, train: bool) -> Split:
+        files = [self.folder / f"{'train' if train else 'test'}_{part}.bin" for part in "Xy"]
+        for file in files:
+            if not file.is_file():
+                raise UsageError(
+                    f"STL-10 lacks {file}: point --data.init_args.root at the folder that holds a complete "
+                    f"stl10_binary/, or set --data.init_args.download true"
+                )
+        pixels, labels = (np.fromfile(file, np.uint8) for file in files)
+        if not len(labels) or len(pixels) != len(labels) * 3 * SIZE * SIZE:
+            raise UsageError(
+                f"{files[0]} has {len(pixels)} bytes, not {3 * SIZE * SIZE} for each of the {len(labels)} labels "
+                f"in {files[1].name}: fetch both again"
+            )
+        if labels.min() < 1 or labels.max() > self.num_classes:
+            raise UsageError(f"{files[1]} holds labels outside 1..{self.num_classes}: fetch it again")
+        columns_first = pixels.reshape(-1, 3, SIZE, SIZE)
+        images = np.ascontiguousarray(columns_first.transpose(0, 1, 3, 2))
+        return Split(torch.from_numpy(images), torch.from_numpy(labels).long() - 1)
+
+    def read_class_names(self) -> list[str]:
+        file = self.folder / "class_names.txt"
+        return file.read_text().split() if file.is_file() else super().read_class_names()

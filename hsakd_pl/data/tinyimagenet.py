@@ -1,0 +1,73 @@
+"""TinyImageNet (Stanford CS231n), read as distributed: the validation images stay unsorted on disk."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchvision.datasets.utils import download_and_extract_archive
+
+from hsakd_pl.data.augment import resized_center_crop
+from hsakd_pl.data.imagenet import ImageNetDataModule
+from hsakd_pl.data.images import class_names_of, decode_images, obtain
+from hsakd_pl.data.splits import Split
+from hsakd_pl.errors import UsageError
+
+URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
+SIZE = 64  # pixels a side on disk
+
+
+class TinyImageNetDataModule(ImageNetDataModule):
+    """TinyImageNet in memory, at 32 x 32 for the linear probe; its validation images are for testing.
+
+    Args:
+        root: folder that holds ``tiny-imagenet-200/``, or that folder itself. Validation images as distributed,
+            with ``val_annotations.txt``, or sorted into ``val/<class>/`` give the same samples in one order.
+        image_size: side of the random resized crops in training and of the whole test images.
+        download: fetch the data set into ``root`` if it is not there.
+
+    Other arguments: :class:`ImageDataModule`.
+    """
+
+    num_classes = 200
+    folder_name = "tiny-imagenet-200"
+
+    def __init__(
+        self, root: str | Path = "data", image_size: int = 32, download: bool = False, **kwargs: Any
+    ) -> None:
+        super().__init__(root, image_size, **kwargs)
+        self.test_transform = resized_center_crop(image_size, image_size)
+        self.download = download
+
+    def prepare_data(self) -> None:
+        """Download if asked for and needed."""
+        if self.download and not (self.folder / "val").is_dir():
+            download = partial(download_and_extract_archive, URL, str(self.root), md5=MD5)
+            obtain("TinyImageNet", self.root, download)
+
+    def read(self, train: bool) -> Split:
+        val = self.folder / "val"
+        unsorted = not train and any((val / "images").glob("*.JPEG"))
+        split = _annotated(val, class_names_of(self.folder / "train")) if unsorted else super().read(train)
+        return split._replace(images=decode_images(split.images, SIZE))
+
+
+def _annotated(val: Path, classes: list[str]) -> Split:
+    """Paths and labels out of ``val_annotations.txt``, in the order that class folders would have."""
+    annotations = val / "val_annotations.txt"
+    if not annotations.is_file():
+        raise UsageError(f"{annotations} is missing: was the archive fully extracted?")
+    samples = []
+    for number, line in enumerate(annotations.read_text().splitlines(), 1):
+        name, _, rest = line.partition("\t")
+        wnid = rest.partition("\t")[0]
+        if wnid not in classes:
+            raise UsageError(f"{annotations}, line {number}: {wnid!r} is none of the classes in train/")
+        samples.append((classes.index(wnid), str(val / "images" / name)))
+    if len(samples) != (found := len(list((val / "images").glob("*.JPEG")))):
+        raise UsageError(
+            f"{annotations} names {len(samples)} images, {val / 'images'} holds {found}: extract again"
+        )
+    labels, paths = zip(*sorted(samples), strict=True)
+    return Split(list(paths), torch.tensor(labels))

@@ -1,0 +1,50 @@
+"""Fixtures: where the recorded parity data, the real images and the shipped teacher lie."""
+
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(os.environ.get("HSAKD_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+
+
+def _shared(name: str) -> Path:
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip(f"needs {path} (set HSAKD_SHARED to the folder that holds {name})")
+    return path
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Folder of numbers recorded from the published code."""
+    return _shared("golden")
+
+
+@pytest.fixture(scope="session")
+def teacher_file() -> Path:
+    """Joint wrn_40_2 teacher in the published format."""
+    return _shared("checkpoints/wrn_40_2_aux.pth.tar")
+
+
+@pytest.fixture(scope="session")
+def unpack(tmp_path_factory: pytest.TempPathFactory):
+    """Function that unpacks an archive of real images once and returns its folder."""
+    folder = tmp_path_factory.mktemp("images")
+
+    def _unpack(archive: str) -> Path:
+        source = _shared(f"data/{archive}")
+        target = folder / archive.split(".")[0]
+        if not target.exists():
+            with tarfile.open(source) as tar:
+                tar.extractall(target, filter="data")
+        return target
+
+    return _unpack
+
+
+@pytest.fixture(scope="session")
+def cifar_mini(unpack) -> Path:
+    """CIFAR-100 cut in the canonical layout: 2,000 train and 500 test images."""
+    return unpack("cifar100-mini.tar.gz") / "cifar100-mini"

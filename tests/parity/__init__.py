@@ -1,0 +1,1 @@
+"""Parity with numbers recorded from the published code."""

@@ -1,0 +1,93 @@
+"""Accuracies and raw counts of the public modules' validation, for recorded logits, batch by batch."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from hsakd_pl.networks import HSAKDNet
+
+from . import fill
+from .recipes import build_module, network_count, recipe_of
+from .recorded import recorded_network
+
+METRICS = fill.read_json("metrics.json")
+RECORDS: dict[str, Any] = METRICS.get("metrics", {})
+META: dict[str, Any] = METRICS.get("meta", {})
+# our names of a branch's accuracies, their recorded raw counts and their recorded rounded fractions
+BRANCH_NAMES = (
+    ("joint", "ss_top1_num", "ss_accuracy_top1"),
+    ("joint_top5", "ss_top5_num", "ss_accuracy_top5"),
+    ("class", "class_top1_num", "class_accuracy_top1"),
+    ("class_top5", "class_top5_num", "class_accuracy_top5"),
+)
+HEAD_NAMES = (
+    ("acc", "top1_num", "class_accuracy_top1"),
+    ("acc_top5", "top5_num", "class_accuracy_top5"),
+)
+
+
+def image_batch() -> torch.Tensor:
+    return fill.images(8, sum(META["batches"]), 4).float()
+
+
+def network_of(golden: Path, number: int) -> HSAKDNet:
+    """Network 1 or 2 of the recording."""
+    arrays = np.load(golden / "metrics.npz")
+    logits, *joint_logits = (
+        torch.from_numpy(arrays[f"net{number}_{name}"])
+        for name in ("logits", *(f"ss_logits_{branch}" for branch in range(META["branches"])))
+    )
+    return recorded_network(image_batch(), logits, joint_logits)
+
+
+def validate(module: pl.LightningModule, golden: Path) -> dict[str, float]:
+    """Metrics of a real validation run over the recorded batches."""
+    data = TensorDataset(image_batch(), torch.from_numpy(np.load(golden / "metrics.npz")["targets"]))
+    batches = torch.arange(len(data)).split(META["batches"])
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False
+    )
+    trainer.validate(
+        module, DataLoader(data, batch_sampler=[batch.tolist() for batch in batches]), verbose=False
+    )
+    return {key: value.item() for key, value in trainer.callback_metrics.items()}
+
+
+def compare(metrics: dict[str, float], record: dict[str, Any], peer: int | None) -> None:
+    """The metrics of a run, or of one of its peers, against the recorded counts and rounded fractions."""
+    prefix = "val/" if peer is None else f"val/peer{peer + 1}_"
+    images, rows = record["total"], 4 * record["total"]
+
+    def recorded(values: Any) -> Any:
+        return values if peer is None else values[peer]
+
+    for name, count, fraction in HEAD_NAMES:
+        accuracy = metrics[prefix + name]
+        assert accuracy * images == pytest.approx(recorded(record["correct"][count]), abs=1e-4)
+        assert accuracy == pytest.approx(recorded(record[fraction])[-1], abs=5.1e-5)
+    for branch in range(META["branches"]):
+        for name, count, fraction in BRANCH_NAMES:
+            accuracy = metrics[f"{prefix}branch{branch + 1}_{name}"]
+            assert accuracy * rows == pytest.approx(recorded(record["correct"][count])[branch], abs=1e-4)
+            assert accuracy == pytest.approx(recorded(record[fraction])[branch], abs=5.1e-5)
+
+
+def test_there_are_cases(golden: Path) -> None:
+    assert len(RECORDS) > 0
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_validation(name: str, golden: Path) -> None:
+    record, recipe = RECORDS[name], recipe_of(name)
+    networks = [network_of(golden, number) for number in range(1, network_count(recipe) + 1)]
+    metrics = validate(build_module(recipe, list(networks)), golden)
+    for peer in range(len(networks)) if recipe == "mutual" else [None]:
+        compare(metrics, record, peer)
+    if recipe == "mutual":
+        mean = sum(record["correct"]["top1_num"]) / len(networks) / record["total"]
+        assert metrics["val/acc"] == pytest.approx(mean, abs=1e-6)

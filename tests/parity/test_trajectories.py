@@ -1,0 +1,145 @@
+"""The first steps of every recorded run by the modules' own training step and optimizer, in float64."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from hsakd_pl import published_state_dict
+
+from . import fill
+from .recipes import build_module, is_distillation, recipe_of
+
+RECORDS = fill.read_json("trajectories.json")
+META: dict[str, Any] = RECORDS.get("meta", {})
+RUNS: dict[str, Any] = RECORDS.get("runs", {})
+TOLERANCE = 1e-7
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def networks_of(recipe: str, record: dict[str, Any]) -> list[nn.Module]:
+    """Filled networks of a run: [trained], [trained, teacher] or the peers; calibrated as recorded."""
+    num_classes = record["num_classes"]
+    if recipe == "mutual":
+        return fill.filled_peers(record["pair"], num_classes)
+    if recipe == "student":
+        teacher = fill.calibrate(fill.filled_network(record["teacher"], num_classes))
+        return [fill.filled_network(record["arch"], num_classes), teacher]
+    if recipe == "linear":
+        return [fill.calibrate(fill.filled_network(f"{record['arch']}_aux", num_classes=100))]
+    network = fill.filled_network(record["arch"], num_classes)
+    return [fill.calibrate(network) if record["calibrated"] else network]
+
+
+def make_run(name: str) -> tuple[Any, list[nn.Module]]:
+    """The module of a run in training mode, and the networks it trains whole (none: a linear probe)."""
+    recipe, record = recipe_of(name), RUNS[name]
+    options = {key: record["optimizer"][key] for key in ("lr", "momentum", "nesterov", "weight_decay")}
+    if "T" in record:
+        options["temperature"] = float(record["T"])
+    networks = networks_of(recipe, record)
+    if recipe != "linear":
+        module = build_module(recipe, networks, **options)
+        return module.train(), networks if recipe == "mutual" else networks[:1]
+    options |= {"num_classes": record["num_classes"], "milestones": (30, 60, 90)}
+    module = build_module(recipe, networks, **options)
+    with torch.no_grad():
+        for key, parameter in module.classifier.named_parameters():
+            parameter.copy_(torch.from_numpy(fill.fill_array(f"classifier.{key}", parameter.shape)))
+    return module.train(), []
+
+
+def trained_state(module: Any, networks: list[nn.Module]) -> dict[str, Tensor]:
+    """Weights and buffers of what a run trains, under the recorded keys."""
+    if networks:
+        return published_state_dict(networks[0] if len(networks) == 1 else networks)
+    classifier = {f"classifier.{key}": value for key, value in module.classifier.state_dict().items()}
+    return published_state_dict(module.network.features) | classifier
+
+
+def check_group(state: dict[str, Tensor], keys: list[str], recorded: dict[str, Any]) -> None:
+    """Sum and L2 norm of a group of parameters; a sum may deviate by rounding relative to the norm."""
+    total, l2 = fill.sum_and_l2(state[key] for key in keys)
+    assert l2 == pytest.approx(recorded["l2"], rel=TOLERANCE)
+    assert fill.deviation(total, recorded["sum"], recorded["l2"]) < TOLERANCE
+
+
+def check_tensors(state: dict[str, Tensor], tensors: dict[str, list[float]]) -> None:
+    for key, (recorded_sum, recorded_l2) in tensors.items():
+        total, l2 = fill.sum_and_l2([state[key]])
+        assert l2 == pytest.approx(recorded_l2, rel=TOLERANCE), key
+        assert fill.deviation(total, recorded_sum, recorded_l2) < TOLERANCE, key
+
+
+def test_there_are_cases(golden: Path) -> None:
+    assert len(RUNS) > 0
+    assert META["steps"] > 0
+    assert META["dtype"] == "float64"
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_trajectory(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = RUNS[name]
+    module, networks = make_run(name)
+    state = trained_state(module, networks)
+    groups = {
+        (part, group): list(recorded["tensors"])
+        for part, recorded_groups in record["final"].items()
+        for group, recorded in recorded_groups.items()
+    }
+    assert groups
+    for (part, group), keys in groups.items():
+        check_group(state, keys, record["initial"][part][group])
+
+    optimizer = module.configure_optimizers()["optimizer"]
+    for setting, value in record["optimizer"].items():
+        assert all(param_group[setting] == value for param_group in optimizer.param_groups)
+    teacher = copy.deepcopy(module.teacher.state_dict()) if recipe_of(name) == "student" else {}
+
+    terms: dict[str, Tensor] = {}
+    losses = module.losses
+
+    def record_terms(batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        terms.update(losses(batch))
+        return terms
+
+    monkeypatch.setattr(module, "losses", record_terms)
+    assert len(record["losses"]) == META["steps"]
+    for recorded in record["losses"]:
+        images = fill.images(100 + recorded["step"], META["batch"], META["size"])
+        targets = fill.targets(200 + recorded["step"], record["num_classes"], META["batch"])
+        optimizer.zero_grad()
+        loss = module.training_step((images, targets), recorded["step"])
+        loss.backward()
+        optimizer.step()
+        assert loss.dtype == torch.float64
+        cls = sum(term.item() for key, term in terms.items() if not is_distillation(key))
+        div = sum(term.item() for key, term in terms.items() if is_distillation(key))
+        assert loss.item() == pytest.approx(recorded["total"], rel=TOLERANCE)
+        assert cls == pytest.approx(recorded["cls"], rel=TOLERANCE)
+        assert div == pytest.approx(recorded["div"] or 0.0, rel=TOLERANCE)
+
+    if "parameters_without_gradient" in record:
+        parameters = [parameter for network in networks for parameter in network.parameters()]
+        without = sum(parameter.grad is None for parameter in parameters)
+        assert without == record["parameters_without_gradient"]
+    for key, value in teacher.items():
+        assert torch.equal(module.teacher.state_dict()[key], value), f"the teacher's {key} moved"
+
+    state = trained_state(module, networks)
+    parameter_keys = [key for key in state if not key.endswith(BUFFERS)]
+    assert sorted(parameter_keys) == sorted(key for keys in groups.values() for key in keys)
+    for (part, group), keys in groups.items():
+        recorded = record["final"][part][group]
+        assert len(keys) == recorded["tensor_count"]
+        assert sum(state[key].numel() for key in keys) == recorded["element_count"]
+        check_group(state, keys, recorded)
+        check_tensors(state, recorded["tensors"])
+    assert record["final_bn"]
+    for prefix, totals in record["final_bn"].items():
+        part_state = {key: value for key, value in state.items() if key.startswith(prefix)}
+        assert fill.norm_deviation(fill.norm_totals(part_state), totals) < TOLERANCE

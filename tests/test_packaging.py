@@ -1,0 +1,18 @@
+"""The installed distribution: its version, its command and its extras."""
+
+from importlib import metadata
+
+import hsakd_pl
+
+
+def test_version_is_the_one_installed() -> None:
+    assert hsakd_pl.__version__ == metadata.version("hsakd_pl")
+
+
+def test_console_command_resolves() -> None:
+    (command,) = metadata.entry_points(group="console_scripts", name="hsakd")
+    assert callable(command.load())
+
+
+def test_extras_are_declared() -> None:
+    assert set(metadata.metadata("hsakd_pl").get_all("Provides-Extra", [])) == {"test", "dev"}
