@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE  # no byte-compiling below, so the first import
 .NOTPARALLEL:  # two installations into one environment would collide
 
 quickstart: $(VENV)/installed
-	$(RUN) -m hsakd_pl.quickstart
+	$(RUN) examples/quickstart.py
 
 test: $(VENV)/installed-test
 	$(RUN) -m ruff check .

@@ -1,6 +1,13 @@
 """Hierarchical Self-supervised Augmented Knowledge Distillation (HSAKD, IJCAI 2021) for PyTorch Lightning."""
 
-from hsakd_pl.data import CIFAR100DataModule, DigitsDataModule
+from hsakd_pl.data import (
+    CIFAR100DataModule,
+    DigitsDataModule,
+    ImageDataModule,
+    ImageNetDataModule,
+    STL10DataModule,
+    TinyImageNetDataModule,
+)
 from hsakd_pl.modules import (
     BaselineModule,
     HSAKDModule,
@@ -18,10 +25,14 @@ __all__ = [
     "CIFAR100DataModule",
     "DigitsDataModule",
     "HSAKDModule",
+    "ImageDataModule",
+    "ImageNetDataModule",
     "LinearProbeModule",
     "MutualModule",
+    "STL10DataModule",
     "StudentModule",
     "TeacherModule",
+    "TinyImageNetDataModule",
     "create_network",
     "list_networks",
     "load_weights",

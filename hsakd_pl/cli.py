@@ -1,8 +1,9 @@
 """The command line: ``fit``, ``validate``, ``test`` and ``predict`` from YAML files, by LightningCLI."""
 
+import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
@@ -22,6 +23,11 @@ class HSAKDCLI(LightningCLI):
     ``trainer.default_root_dir`` receives ``last.ckpt`` (the result), ``best.ckpt`` and ``logs/version_k/``.
     """
 
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        parser = super().init_parser(**kwargs)
+        parser.error = _one_error  # type: ignore[method-assign]
+        return parser
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for attribute in ("num_classes", "image_size"):
             parser.link_arguments(f"data.{attribute}", f"model.init_args.{attribute}", apply_on="instantiate")
@@ -34,9 +40,7 @@ class HSAKDCLI(LightningCLI):
         self.best = ModelCheckpoint(
             folder, filename="best", monitor="val/acc", mode="max", enable_version_counter=False
         )
-        last = ModelCheckpoint(
-            folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
-        )
+        last = ModelCheckpoint(folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
         callbacks: list[pl.Callback] = [PredictionWriter(folder)]
         if config.enable_checkpointing is not False and not config.fast_dev_run:
             callbacks += [self.best, last]
@@ -63,6 +67,15 @@ class HSAKDCLI(LightningCLI):
             )
 
 
+def _one_error(message: str, *_: Any) -> NoReturn:
+    """Report what the configuration gets wrong, without the pages of usage that the parser puts around it."""
+    if unknown := re.search(r"class_path '(\S+)':\s+Option '(\S+)' is not accepted", message):
+        group = "data" if "DataModule" in unknown[1] else "model"
+        message = f"{unknown[1]} has no option {unknown[2]!r}: 'fit --{group}.help {unknown[1]}' lists those it has"
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
 def main(args: list[str] | None = None) -> None:
     """Run the command line on ``args`` (by default those of the process); a user's mistake ends it with status 2."""
     try:
@@ -74,6 +87,11 @@ def main(args: list[str] | None = None) -> None:
             seed_everything_default=0,
             args=args,
         )
-    except (UsageError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, UsageError | FileNotFoundError):
+            cause = cause.__cause__  # jsonargparse wraps what a constructor raises
+        if cause is None:
+            raise
+        print(f"error: {cause}", file=sys.stderr)
         raise SystemExit(2) from None

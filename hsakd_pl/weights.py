@@ -1,15 +1,19 @@
 """Weight files from elsewhere: unwrap the envelope, map published keys onto ours and back, and never load by halves."""
 
+import argparse
 import hashlib
 import pickle
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn as nn
 from pytorch_lightning.utilities import rank_zero_info
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from hsakd_pl.errors import UsageError
@@ -18,8 +22,11 @@ from hsakd_pl.networks.hsakd import HSAKDNet
 
 # The authors save {'net': ...}, SSKD and Lightning {'state_dict': ...}, CRD and mdistiller {'model': ...}.
 ENVELOPES = ("net", "state_dict", "model")
-# What DataParallel, torch.compile and our LightningModules put in front of a key.
-PREFIXES = re.compile(r"^(?:(?:module|_orig_mod|networks\.0)\.)+")
+# What DataParallel and torch.compile put into keys.
+WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod)\.")
+
+# What CRD (its options) and others (accuracies) save beside the weights.
+HARMLESS: list[Any] = [argparse.Namespace, np.dtype, type(np.dtype(np.float64)), np.float64(0).__reduce__()[0]]
 
 StateDict = dict[str, Tensor]
 Peers = nn.ModuleList | list[nn.Module] | tuple[nn.Module, ...]
@@ -70,21 +77,25 @@ def load_weights(network: nn.Module | Peers, source: str | Path | Mapping[str, A
     Raises UsageError, before anything is changed, listing what is missing, unexpected or of another shape.
     """
     origin = str(source) if isinstance(source, str | Path) else "the given state dict"
-    weights = unwrap(read_weights(source) if isinstance(source, str | Path) else source, origin)
-    if not isinstance(network, nn.Module) or isinstance(network, nn.ModuleList):
-        for number, peer in enumerate(network):
-            prefixes = (f"net{number + 1}.", f"networks.{number}.")
-            load_weights(peer, _with_prefix(weights, prefixes) or weights, strict)
-        return network
+    parts = split_peers(unwrap(read_weights(source) if isinstance(source, str | Path) else source, origin))
+    single = isinstance(network, nn.Module) and not isinstance(network, nn.ModuleList)
+    peers: list[nn.Module] = [network] if single else list(network)  # type: ignore[list-item, arg-type]
+    if len(parts) != len(peers):
+        raise UsageError(f"{origin} holds {len(parts)} networks, {len(peers)} were given: pass a list of as many")
+    fitting = [fit(peer, weights, strict, origin) for peer, weights in zip(peers, parts, strict=True)]
+    for peer, weights in zip(peers, fitting, strict=True):
+        peer.load_state_dict(weights, strict=False)
+    return network
+
+
+def fit(network: nn.Module, weights: StateDict, strict: bool, origin: str) -> StateDict:
+    """The weights under our keys, without what does not fit; if ``strict``, UsageError where anything does not."""
     own = network.state_dict()
     names = {published_key(network, key): key for key in own} | {key: key for key in own}
     weights = {names.get(key, key): tensor for key, tensor in _fit_part(network, weights).items()}
-    missing = [key for key in own if key not in weights]
-    if isinstance(network, HSAKDNet) and not any(key.startswith("branches.") for key in weights):
-        rank_zero_info(f"{origin} holds a backbone alone: the branches keep their weights")
-        missing = [key for key in missing if not key.startswith("branches.")]
+    backbone_alone = isinstance(network, HSAKDNet) and not any(key.startswith("branches.") for key in weights)
     problems = {
-        "missing": missing,
+        "missing": [k for k in own if k not in weights and not (backbone_alone and k.startswith("branches."))],
         "unexpected": [key for key in weights if key not in own],
         "of another shape": [
             f"{key} ({tuple(weights[key].shape)}, the network has {tuple(own[key].shape)})"
@@ -94,10 +105,22 @@ def load_weights(network: nn.Module | Peers, source: str | Path | Mapping[str, A
     }
     if strict and any(problems.values()):
         listed = "; ".join(f"{len(keys)} {kind}: {_shorten(keys)}" for kind, keys in problems.items() if keys)
-        raise UsageError(f"{origin} does not fit {describe(network)}: {listed}. Name the network it was saved from")
-    fitting = {key: t for key, t in weights.items() if key in own and t.shape == own[key].shape}
-    network.load_state_dict(fitting, strict=False)
-    return network
+        raise UsageError(
+            f"{origin} does not fit {describe(network)}: {listed}. "
+            "Name the network, and the num_classes, that it was saved with"
+        )
+    if backbone_alone:
+        rank_zero_info(f"{origin} holds a backbone alone: the branches keep their weights")
+    return {key: t for key, t in weights.items() if key in own and t.shape == own[key].shape}
+
+
+def split_peers(weights: StateDict) -> list[StateDict]:
+    """Part a pair's weights (``net1.``, ...) or a module's (``networks.0.``, ...) by network; one part otherwise."""
+    parts: dict[str, StateDict] = {}
+    for key, tensor in weights.items():
+        peer = re.match(r"net(?:works\.)?\d+\.", key)
+        parts.setdefault(peer[0] if peer else "", {})[key[peer.end() :] if peer else key] = tensor
+    return list(parts.values())
 
 
 def read_weights(path: str | Path) -> Any:
@@ -105,17 +128,17 @@ def read_weights(path: str | Path) -> Any:
     path = Path(path)
     if not path.is_file():
         raise UsageError(f"weight file {path} does not exist: check the path, or train the network first")
+    torch.serialization.add_safe_globals(HARMLESS)
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UsageError(f"weight file {path} cannot be read, it is truncated or no weight file: {reason}") from error
-    except Exception as error:  # safetensors has an error class of its own that derives from Exception alone
-        raise UsageError(f"weight file {path} cannot be read, it is truncated or no weight file: {error}") from error
+        return load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
+        if refused := re.search(r"GLOBAL (\S+)", str(error)):
+            raise UsageError(
+                f"weight file {path} asks to run {refused[1]}, which was refused: save the state dict alone"
+            ) from error
+        raise UsageError(
+            f"weight file {path} cannot be read, it is truncated or no weight file: fetch or write it again"
+        ) from error
 
 
 def unwrap(source: Any, origin: str) -> StateDict:
@@ -126,7 +149,7 @@ def unwrap(source: Any, origin: str) -> StateDict:
     tensors = source if isinstance(source, Mapping) else {}
     if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise UsageError(f"{origin} holds no state dict: expected one alone or under {', '.join(ENVELOPES)}")
-    return {PREFIXES.sub("", key).replace("._orig_mod.", "."): tensor for key, tensor in tensors.items()}
+    return {WRAPPERS.sub("", key): tensor for key, tensor in tensors.items()}
 
 
 def file_sha256(path: str | Path) -> str:
@@ -148,14 +171,10 @@ def describe(network: nn.Module) -> str:
 def _fit_part(network: nn.Module, weights: StateDict) -> StateDict:
     """Bring a whole network's weights and a backbone's alone to the part that ``network`` is."""
     weights = {re.sub(r"classifier\.0\.(weight|bias)$", r"classifier.\1", key): t for key, t in weights.items()}
-    backbone_part = _with_prefix(weights, ("backbone.",))
+    backbone_part = {key.removeprefix("backbone."): t for key, t in weights.items() if key.startswith("backbone.")}
     if isinstance(network, HSAKDNet):
         return weights if backbone_part else {f"backbone.{key}": tensor for key, tensor in weights.items()}
     return backbone_part or weights
-
-
-def _with_prefix(weights: StateDict, prefixes: Iterable[str]) -> StateDict:
-    return {key.removeprefix(p): tensor for p in prefixes for key, tensor in weights.items() if key.startswith(p)}
 
 
 def _shorten(keys: list[str], most: int = 6) -> str:

@@ -103,12 +103,8 @@ class ImageDataModule(pl.LightningDataModule):
             self._read_train(self.seed)
         if (stage in ("test", None) or (validating and not self.val_fraction)) and "test" not in self.splits:
             self.splits["test"] = self.read(train=False)
-        if not self.val_fraction and "val" not in self.splits and "test" in self.splits:
+        if not self.val_fraction and "test" in self.splits:
             self.splits["val"] = self.splits["test"]
-            if stage == "fit":
-                rank_zero_info(
-                    "Validating on the test split, as the paper does (val_fraction: hold out instead)"
-                )
 
     def _read_train(self, seed: int) -> None:
         train = self.read(train=True)
@@ -119,6 +115,8 @@ class ImageDataModule(pl.LightningDataModule):
             option = f"val_fraction={self.val_fraction}"
             kept, held = stratified_indices(train.targets, self.val_fraction, seed, option)
             train, self.splits["val"] = train.take(kept), train.take(held)
+        else:
+            rank_zero_info("Validating on the test split, as the paper does (val_fraction: hold out instead)")
         self.splits["train"] = train
 
     def train_dataloader(self) -> ResumableLoader:

@@ -18,7 +18,7 @@ class ImageNetDataModule(ImageDataModule):
     """Class folders, opened in worker processes: random resized crops to train on, the centre to test on.
 
     Args:
-        root: folder with ``train/<class>/`` and ``val/<class>/``, which is the test split, or with the archives
+        root: folder with ``train/<class>/`` and ``val/<class>/``, which is for testing, or with the archives
             ``ILSVRC2012_*.tar`` and the devkit, which torchvision then unpacks there.
         image_size: side of the crops; evaluation first takes the short side to 256/224 of it.
 

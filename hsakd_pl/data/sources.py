@@ -85,6 +85,7 @@ class WorkerBatches:
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=pin_memory,
+            generator=torch.Generator(),  # else every epoch takes a number from everybody's generator
         )
 
     def make_batches(self, epoch: int, order: list[Tensor]) -> Iterator[Batch]:

@@ -58,8 +58,8 @@ class STL10DataModule(ImageDataModule):
         pixels, labels = (np.fromfile(file, np.uint8) for file in files)
         if not len(labels) or len(pixels) != len(labels) * 3 * SIZE * SIZE:
             raise UsageError(
-                f"{files[0]} has {len(pixels)} bytes, not {3 * SIZE * SIZE} for each of the {len(labels)} labels "
-                f"in {files[1].name}: fetch both again"
+                f"{files[0]} has {len(pixels)} bytes, not {3 * SIZE * SIZE} for each of {len(labels)} "
+                f"labels: fetch it and {files[1].name} again"
             )
         if labels.min() < 1 or labels.max() > self.num_classes:
             raise UsageError(f"{files[1]} holds labels outside 1..{self.num_classes}: fetch it again")

@@ -22,7 +22,7 @@ class TinyImageNetDataModule(ImageNetDataModule):
     """TinyImageNet in memory, at 32 x 32 for the linear probe; its validation images are for testing.
 
     Args:
-        root: folder that holds ``tiny-imagenet-200/``, or that folder itself. Validation images as distributed,
+        root: folder that holds ``tiny-imagenet-200/``, or that folder. Validation images as distributed,
             with ``val_annotations.txt``, or sorted into ``val/<class>/`` give the same samples in one order.
         image_size: side of the random resized crops in training and of the whole test images.
         download: fetch the data set into ``root`` if it is not there.

@@ -1,6 +1,8 @@
-"""An interrupted and resumed run sees exactly the batches of an uninterrupted one."""
+"""A run that was interrupted and resumed sees exactly the batches of one that was not."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -8,18 +10,16 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
+from hsakd_pl.data import ImageDataModule, Split
 from hsakd_pl.data.augment import PadCropFlip, random_resized_crop
-from hsakd_pl.data.base import ImageDataModule
-from hsakd_pl.data.splits import Split
 
 
 class RandomImages(ImageDataModule):
-    """26 images in memory, batch-augmented on the device or one by one in workers."""
+    """26 images in memory, augmented in batches on the device or one by one in workers."""
 
     num_classes = 2
     image_size = 8
-    mean = (0.5,) * 3
-    std = (0.5,) * 3
+    mean = std = (0.5, 0.5, 0.5)
 
     def __init__(self, in_workers: bool, num_workers: int = 0) -> None:
         super().__init__(batch_size=6, seed=3, num_workers=num_workers)
@@ -31,50 +31,65 @@ class RandomImages(ImageDataModule):
 
 
 class Recorder(pl.LightningModule):
-    """Keeps (epoch, batch index, images) of every training batch."""
+    """Keeps (epoch, batch index) and the images of every training batch."""
 
     def __init__(self) -> None:
         super().__init__()
+        torch.manual_seed(0)
         self.layer = nn.Linear(3 * 8 * 8, 2)
-        self.seen: list[tuple[int, int, Tensor]] = []
+        self.steps: list[tuple[int, int]] = []
+        self.images: list[Tensor] = []
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
-        self.seen.append((self.current_epoch, batch_idx, images.clone()))
+        self.steps.append((self.current_epoch, batch_idx))
+        self.images.append(images.clone())
         return nn.functional.cross_entropy(self.layer(images.flatten(1)), labels)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self.log("val/count", float(len(batch[1])), reduce_fx="sum")
+        self.log("val/samples", float(len(batch[1])), reduce_fx="sum")
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def run(data: RandomImages, folder: Path, resume: Path | None = None, **checkpointing) -> Recorder:
+MakeTrainer = Callable[..., pl.Trainer]
+
+
+def run(
+    make_trainer: MakeTrainer, data: RandomImages, folder: Path, resume: Path | None, **saving: Any
+) -> Recorder:
     recorder = Recorder()
-    trainer = pl.Trainer(
-        max_epochs=3,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[ModelCheckpoint(folder, filename="{step}", save_top_k=-1, **checkpointing)],
+    checkpoints = ModelCheckpoint(folder, filename="{step}", save_top_k=-1, **saving)
+    trainer = make_trainer(
+        max_epochs=3, enable_checkpointing=True, callbacks=[checkpoints], val_check_interval=2
     )
     trainer.fit(recorder, data, ckpt_path=resume)
+    assert trainer.callback_metrics.get("val/samples", 26) == 26
     return recorder
 
 
-def assert_same(resumed: Recorder, whole: Recorder, steps_before: int) -> None:
-    expected = whole.seen[steps_before:]
-    assert [step[:2] for step in resumed.seen] == [step[:2] for step in expected]
-    assert all(torch.equal(mine[2], theirs[2]) for mine, theirs in zip(resumed.seen, expected, strict=True))
-    assert torch.equal(resumed.layer.weight, whole.layer.weight)
+@pytest.fixture(scope="module", params=[False, True], ids=["resident", "workers"])
+def whole(
+    request: pytest.FixtureRequest, make_trainer: MakeTrainer, tmp_path_factory: pytest.TempPathFactory
+) -> Any:
+    """An uninterrupted run of 3 epochs of 5 batches, saved after each step, each epoch, each validation."""
+    folder = tmp_path_factory.mktemp("whole")
+    every_step = run(make_trainer, RandomImages(request.param), folder / "step", None, every_n_train_steps=1)
+    assert every_step.steps == [(epoch, batch) for epoch in range(3) for batch in range(5)]
+    run(make_trainer, RandomImages(request.param), folder / "epoch", None, save_on_train_epoch_end=True)
+    run(make_trainer, RandomImages(request.param), folder / "validation", None, save_on_train_epoch_end=False)
+    return request.param, every_step, folder
 
 
-@pytest.mark.parametrize("in_workers", [False, True])
-@pytest.mark.parametrize("step", range(1, 15))
-def test_resume_after_any_step(tmp_path: Path, in_workers: bool, step: int) -> None:
-    whole = run(RandomImages(in_workers), tmp_path, every_n_train_steps=1)
-    assert len(whole.seen) == 15  # 5 batches, the last one of 2 images
-    resumed = run(RandomImages(in_workers), tmp_path / "resumed", tmp_path / f"step={step}.ckpt")
-    assert_same(resumed, whole, step)
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+@pytest.mark.parametrize(
+    ("name", "step"), [("step", 1), ("step", 5), ("step", 8), ("step", 14), ("epoch", 10), ("validation", 7)]
+)
+def test_resume(whole: Any, make_trainer: MakeTrainer, tmp_path: Path, name: str, step: int) -> None:
+    in_workers, expected, folder = whole
+    data = RandomImages(in_workers, num_workers=2 if in_workers and step == 8 else 0)
+    resumed = run(make_trainer, data, tmp_path, folder / name / f"step={step}.ckpt")
+    assert resumed.steps == expected.steps[step:]
+    assert all(map(torch.equal, resumed.images, expected.images[step:]))
+    assert torch.equal(resumed.layer.weight, expected.layer.weight)

@@ -1,0 +1,99 @@
+"""Batches depend on (seed, epoch, index) alone, and a broken image is named."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.transforms.v2.functional import to_pil_image
+
+from hsakd_pl.data.augment import PadCropFlip, random_resized_crop
+from hsakd_pl.data.loader import Batch, ResumableLoader
+from hsakd_pl.data.sampler import GlobalBatchSampler
+from hsakd_pl.data.sources import ResidentTensors, TransformedBatches, WorkerBatches
+from hsakd_pl.data.splits import Split
+from hsakd_pl.errors import UsageError
+
+IMAGES = torch.randint(256, (20, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(20)
+
+
+def loader(in_workers: bool, num_workers: int = 0, seed: int = 0) -> ResumableLoader:
+    sampler = GlobalBatchSampler(20, 6, shuffle=True, seed=seed)
+    if not in_workers:
+        return ResumableLoader(ResidentTensors(IMAGES, LABELS, PadCropFlip(2), seed).make_batches, sampler)
+    batches = TransformedBatches(Split(IMAGES, LABELS), random_resized_crop(16), 16, seed)
+    return ResumableLoader(WorkerBatches(batches, num_workers, False).make_batches, sampler)
+
+
+def epoch_of(source: ResumableLoader, epoch: int) -> list[Batch]:
+    source.sampler.set_epoch(epoch)
+    return list(source)
+
+
+def equal(one: list[Batch], other: list[Batch]) -> bool:
+    return len(one) == len(other) and all(
+        torch.equal(a, b) for x, y in zip(one, other, strict=True) for a, b in zip(x, y, strict=True)
+    )
+
+
+@pytest.mark.parametrize("in_workers", [False, True])
+def test_an_epoch_can_be_repeated_and_another_differs(in_workers: bool) -> None:
+    source = loader(in_workers)
+    first = epoch_of(source, 0)
+    assert [len(labels) for _, labels in first] == [6, 6, 6, 2]
+    assert sorted(torch.cat([labels for _, labels in first]).tolist()) == list(range(20))
+    assert not equal(first, epoch_of(source, 1))
+    torch.manual_seed(123)
+    state = torch.get_rng_state()
+    assert equal(first, epoch_of(source, 0))
+    assert torch.equal(state, torch.get_rng_state())  # nobody else's random numbers are touched
+    assert not equal(first, epoch_of(loader(in_workers, seed=1), 0))
+
+
+def test_persistent_workers_give_what_the_main_process_gives() -> None:
+    alone, workers = loader(True), loader(True, num_workers=2)
+    next(iter(workers))  # an abandoned epoch leaves nothing behind
+    for epoch in (0, 1, 3):
+        assert equal(epoch_of(alone, epoch), epoch_of(workers, epoch))
+
+
+@pytest.mark.parametrize("in_workers", [False, True])
+def test_state_counts_batches_and_belongs_to_its_epoch(in_workers: bool) -> None:
+    source = loader(in_workers)
+    source.sampler.set_epoch(4)
+    iterator = iter(source)
+    next(iterator), next(iterator)
+    state = source.state_dict()
+    assert state == {"epoch": 4, "batches": 2}
+    rest = list(iterator)
+
+    resumed = loader(in_workers)
+    resumed.load_state_dict(state)
+    unused = iter(resumed)  # Lightning makes iterators that it never uses, and before it sets the epoch
+    assert equal(epoch_of(resumed, 4), rest)
+    assert len(epoch_of(resumed, 4)) == 4
+    del unused
+
+    finished = loader(in_workers)
+    finished.load_state_dict({"epoch": 4, "batches": 4})
+    assert equal(epoch_of(finished, 5), epoch_of(loader(in_workers), 5))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_image_that_cannot_be_decoded_is_named(tmp_path: Path, num_workers: int) -> None:
+    good, broken = tmp_path / "good.png", tmp_path / "broken.png"
+    to_pil_image(IMAGES[0]).save(good)
+    broken.write_bytes(good.read_bytes()[:60])
+    batches = TransformedBatches(
+        Split([str(good), str(broken)], torch.arange(2)), random_resized_crop(16), 16, 0
+    )
+    source = WorkerBatches(batches, num_workers, pin_memory=False)
+    with pytest.raises(UsageError) as error:
+        list(source.make_batches(0, [torch.tensor([0, 1])]))
+    assert str(broken) in str(error.value) and "Traceback" not in str(error.value)
+
+
+def test_an_empty_batch_is_empty() -> None:
+    for source in (loader(False), loader(True)):
+        [(images, labels)] = source.make_batches(0, [torch.arange(0)])
+        assert images.shape == (0, 3, 16, 16) and labels.shape == (0,)

@@ -1,0 +1,111 @@
+"""TinyImageNet as distributed and prepared."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.datasets import ImageFolder
+
+from hsakd_pl.data import TinyImageNetDataModule
+from hsakd_pl.errors import UsageError
+
+Unpack = Callable[[str], Path]
+
+
+@pytest.fixture
+def original(unpack: Unpack) -> Path:
+    return unpack("tiny-imagenet-mini.tar.gz") / "tiny-imagenet-200"
+
+
+def prepare(original: Path, root: Path, inner: str) -> Path:
+    """Copy of the validation images, sorted into ``val/<wnid>/inner``; train is shared."""
+    root.mkdir()
+    (root / "train").symlink_to(original / "train")
+    (root / "val" / "images").mkdir(parents=True)  # what the usual script leaves behind
+    for line in (original / "val" / "val_annotations.txt").read_text().splitlines():
+        name, wnid, *_ = line.split("\t")
+        (root / "val" / wnid / inner).mkdir(parents=True, exist_ok=True)
+        shutil.copy(original / "val" / "images" / name, root / "val" / wnid / inner / name)
+    return root
+
+
+def test_as_distributed(original: Path) -> None:
+    before = sorted(original.rglob("*"))
+    data = TinyImageNetDataModule(original.parent, num_workers=0)
+    assert data.num_classes == 20
+    data.prepare_data()
+    data.setup()
+    train, test = data.splits["train"], data.splits["test"]
+    assert train.images.shape == (1000, 3, 64, 64) and torch.bincount(train.targets).tolist() == [50] * 20
+    assert test.images.shape == (200, 3, 64, 64) and torch.bincount(test.targets).tolist() == [10] * 20
+    published = ImageFolder(original / "train")
+    assert data.class_names == published.classes and train.targets.tolist() == published.targets
+    images, _ = next(iter(data.train_dataloader()))
+    assert images.shape == (64, 3, 32, 32)
+    assert sorted(original.rglob("*")) == before  # nothing moved
+
+
+@pytest.mark.parametrize("inner", ["", "images"])
+def test_prepared_folder_gives_the_same(original: Path, tmp_path: Path, inner: str) -> None:
+    splits = []
+    for root in (original, prepare(original, tmp_path / "prepared", inner)):
+        data = TinyImageNetDataModule(root)
+        data.setup("test")
+        splits.append(data.splits["test"])
+    assert torch.equal(splits[0].images, splits[1].images)
+    assert torch.equal(splits[0].targets, splits[1].targets)
+
+
+def copy_val(original: Path, root: Path) -> Path:
+    root.mkdir()
+    (root / "train").symlink_to(original / "train")
+    shutil.copytree(original / "val", root / "val")
+    return root / "val" / "val_annotations.txt"
+
+
+def test_wrong_annotations_are_named(original: Path, tmp_path: Path) -> None:
+    annotations = copy_val(original, tmp_path / "copy")
+    lines = annotations.read_text().splitlines(keepends=True)
+    for broken, message in (
+        (
+            [*lines[:4], "val_0.JPEG\tn99999999\t0\t0\t9\t9\n", *lines[5:]],
+            "line 5: 'n99999999' is none of the",
+        ),
+        ([*lines[:2], "val_0.JPEG"], "line 3: '' is none of the"),
+        (lines[:9], "names 9 images, .*images holds 200"),
+        ([], "names 0 images"),
+    ):
+        annotations.write_text("".join(broken))
+        with pytest.raises(UsageError, match=f"val_annotations.txt,? {message}"):
+            TinyImageNetDataModule(tmp_path / "copy").setup("test")
+    annotations.unlink()
+    with pytest.raises(UsageError, match="val_annotations.txt is missing"):
+        TinyImageNetDataModule(tmp_path / "copy").setup("test")
+
+
+def test_broken_image_is_named(original: Path, tmp_path: Path) -> None:
+    copy_val(original, tmp_path / "copy")
+    image = next((tmp_path / "copy" / "val" / "images").iterdir())
+    image.write_bytes(image.read_bytes()[:100])
+    with pytest.raises(UsageError, match=f"cannot decode the image {image}"):
+        TinyImageNetDataModule(tmp_path / "copy").setup("test")
+
+
+def test_missing_and_half_extracted_folders(original: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"nowhere/train is missing"):
+        TinyImageNetDataModule(tmp_path / "nowhere").setup("fit")
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "train").symlink_to(original / "train")
+    with pytest.raises(UsageError, match=r"half/val is missing"):
+        TinyImageNetDataModule(tmp_path / "half").setup("test")
+
+
+def test_failing_download_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def corrupt(*arguments: object, **options: object) -> None:
+        raise RuntimeError("File not found or corrupted.")
+
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", corrupt)
+    with pytest.raises(UsageError, match=r"TinyImageNet could not be obtained .*corrupted"):
+        TinyImageNetDataModule(tmp_path, download=True).prepare_data()

@@ -1,0 +1,125 @@
+"""Modules: loss terms and their weights, what is logged and when, and the mistakes they name."""
+
+import csv
+import math
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from pytorch_lightning.loggers import CSVLogger
+from small import BATCH, MODULES, loader, make, trainer
+
+from hsakd_pl import DigitsDataModule, StudentModule, create_network
+from hsakd_pl.errors import UsageError
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_every_loss_part_is_logged_under_a_plain_name(kind: str, tmp_path: Path) -> None:
+    module, terms = make(kind, lr=1e-3), [f"loss_{term}" for term in MODULES[kind][2]]
+    run = trainer(tmp_path)
+    run.fit(module, loader(), loader())
+    logged = {name: value.item() for name, value in run.callback_metrics.items()}
+    assert {name for name in logged if name.startswith("train/")} == {"train/loss"} | {f"train/{t}" for t in terms}
+    assert logged["train/loss"] == pytest.approx(sum(logged[f"train/{term}"] for term in terms), rel=1e-5)
+    assert all(math.isfinite(value) for value in logged.values())
+    wanted = {"val/loss", "val/acc", "val/acc_top5"}
+    if kind == "mutual":
+        wanted |= {f"val/peer{peer}_{name}" for peer in (1, 2) for name in ("loss", "acc", "acc_top5")}
+        assert logged["val/acc"] == pytest.approx((logged["val/peer1_acc"] + logged["val/peer2_acc"]) / 2)
+    if kind not in ("baseline", "probe"):
+        peers = ("peer1_", "peer2_") if kind == "mutual" else ("",)
+        branches = [f"val/{peer}branch{b}_{what}" for peer in peers for b in (1, 2, 3) for what in ("joint", "class")]
+        wanted |= {name + top for name in branches for top in ("", "_top5")}
+    assert {name for name in logged if name.startswith("val/")} == wanted
+
+
+def read_column(folder: Path, name: str) -> list[int]:
+    """Epochs in which a metric was logged."""
+    with (folder / "logs/version_0/metrics.csv").open() as file:
+        return [int(row["epoch"]) + 1 for row in csv.DictReader(file) if row.get(name)]
+
+
+@pytest.mark.parametrize(("every", "epochs"), [(1, [1, 2, 3]), (2, [2, 3]), (10, [3]), (0, [])])
+def test_branch_metrics_every_few_epochs(tmp_path: Path, every: int, epochs: list[int]) -> None:
+    module = make("teacher", branch_metrics_every=every)
+    run = trainer(tmp_path, max_epochs=3, logger=CSVLogger(tmp_path, "logs"), log_every_n_steps=1)
+    run.fit(module, loader(), loader())
+    assert read_column(tmp_path, "val/acc") == [1, 2, 3]
+    assert read_column(tmp_path, "val/branch3_class") == epochs
+    (tested,) = run.test(module, loader(), verbose=False)
+    assert ("test/branch1_joint" in tested) == (every > 0)
+    (validated,) = run.validate(module, loader(), verbose=False)
+    assert ("val/branch1_joint" in validated) == (every > 0)
+
+
+ABLATIONS = [(kind, term) for kind in ("teacher", "student", "mutual") for term in MODULES[kind][2]]
+
+
+@pytest.mark.parametrize(("kind", "ablated"), ABLATIONS)
+def test_a_term_of_weight_zero_leaves_the_others(kind: str, ablated: str) -> None:
+    whole, without = make(kind, built=True), make(kind, built=True, **{f"{ablated}_weight": 0.0})
+    rest = sum(term for name, term in whole.losses(BATCH).items() if name != f"loss_{ablated}")
+    loss = without.training_step(BATCH, 0)
+    torch.testing.assert_close(loss, rest)
+    gradients = [
+        torch.autograd.grad(of, list(module.networks.parameters()), materialize_grads=True)
+        for of, module in ((rest, whole), (loss, without))
+    ]
+    torch.testing.assert_close(*gradients)
+
+
+def plain() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+
+
+@pytest.mark.parametrize("networks", [("resnet8", "resnet14"), (plain, plain), ("resnet8", plain), (plain, "resnet8")])
+def test_hinton_distillation_needs_no_branches(networks: tuple[Any, Any]) -> None:
+    student, teacher = (network() if callable(network) else network for network in networks)
+    options = {"joint_kd_weight": 0, "kd_weight": 0.9, "ce_weight": 0.1, "temperature": 4.0, "rotate_images": False}
+    module = StudentModule(student, teacher, num_classes=4, **options)
+    images, labels = BATCH
+    learnt, taught = module.network(images), module.teacher(images)
+    divergence = F.kl_div((learnt / 4).log_softmax(1), (taught / 4).softmax(1), reduction="batchmean")
+    expected = 0.1 * F.cross_entropy(learnt, labels) + 0.9 * 16 * divergence
+    torch.testing.assert_close(module.training_step(BATCH, 0), expected)
+
+
+def test_three_unequal_peers_average_over_the_others() -> None:
+    module = make("mutual", networks=["resnet8", "resnet14", "wrn_16_1"])
+    rotated = torch.cat([torch.rot90(BATCH[0], turn, (2, 3)) for turn in range(4)])
+    logits = [peer(rotated).logits / 3 for peer in module.networks]
+    pairs = [F.kl_div(a.log_softmax(1), b.softmax(1), reduction="batchmean") * 9 for a, b in permutations(logits, 2)]
+    terms = module.losses(BATCH)
+    torch.testing.assert_close(terms["loss_kd"], sum(pairs) / 2)
+    for peer, term in ((peer, term) for peer in module.networks for term in terms.values()):
+        (gradient,) = torch.autograd.grad(term, peer.backbone.stem.conv1.weight, retain_graph=True)
+        assert gradient.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("mutual", {"networks": ["resnet8"]}, "networks: two or more peers"),
+        ("mutual", {"networks": ["resnet8", "vgg8"]}, r"networks: .* equally many branches .*\[3, 4\]"),
+        ("mutual", {"networks": [create_network("resnet8", n) for n in (4, 5)]}, "classes"),
+        ("student", {"teacher": create_network("resnet8", 5)}, r"differ in num_classes \(4 and 5\)"),
+        ("student", {"teacher": "vgg8"}, r"differ in branches \(3 and 4\): .*joint_kd_weight=0"),
+        ("student", {"teacher": create_network("resnet8", 4, branches=False)}, r"differ in branches \(3 and 0\)"),
+        ("baseline", {"network": "resnet18_imagenet", "image_size": 16}, "at least 32 pixels a side, got 16 x 16"),
+        ("teacher", {"network": create_network("resnet8", 4, branches=False)}, "branches"),
+        ("baseline", {"network": "resnet9"}, "unknown network 'resnet9'"),
+    ],
+)
+def test_what_cannot_be_built_says_why(kind: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        make(kind, **options)
+
+
+@pytest.mark.parametrize("stage", ["fit", "validate", "test"])
+def test_data_of_other_classes_are_refused(tmp_path: Path, stage: str) -> None:
+    with pytest.raises(UsageError, match=r"network has 4 classes, DigitsDataModule has 10: set num_classes=10"):
+        getattr(trainer(tmp_path), stage)(make("baseline"), datamodule=DigitsDataModule(num_workers=0))
