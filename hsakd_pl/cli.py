@@ -25,7 +25,7 @@ class HSAKDCLI(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         parser = super().init_parser(**kwargs)
-        parser.error = _one_error  # type: ignore[method-assign]
+        parser.error = _one_error  # type: ignore[method-assign, assignment]
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

@@ -140,6 +140,9 @@ class HSAKDModule(pl.LightningModule):
         self._pin_frozen()
         return self
 
+    def on_fit_start(self) -> None:
+        self.diverged.zero_()
+
     def on_validation_start(self) -> None:  # before the epoch's checkpoints are written
         self._raise_if_diverged()
 
@@ -148,8 +151,7 @@ class HSAKDModule(pl.LightningModule):
 
     def _pin_frozen(self) -> None:
         for part in self.frozen:
-            if part.training:
-                part.eval()
+            part.eval()
 
     def _raise_if_diverged(self) -> None:
         if self.diverged.item():

@@ -4,14 +4,22 @@ from collections.abc import Sequence
 
 import torch.nn as nn
 
-from hsakd_pl.networks import create_network
-from hsakd_pl.weights import load_weights
+from hsakd_pl.errors import UsageError
+from hsakd_pl.networks import StagedBackbone, create_network
+from hsakd_pl.weights import describe, load_weights
 
 
 def build_network(network: str | nn.Module, num_classes: int, weights: str | None, branches: bool = True) -> nn.Module:
     """The given network, or one made by name, with the weights of a file where one is named."""
     built = create_network(network, num_classes, branches) if isinstance(network, str) else network
     return built if weights is None else load_weights(built, weights)
+
+
+def with_branches(network: nn.Module) -> nn.Module:
+    """The network itself; UsageError if it is a backbone alone."""
+    if isinstance(network, StagedBackbone):
+        raise UsageError(f"network: {describe(network)} has no branches: use create_network(name, branches=True)")
+    return network
 
 
 def freeze(module: nn.Module) -> nn.Module:
@@ -21,5 +29,5 @@ def freeze(module: nn.Module) -> nn.Module:
 
 def not_by_name(**arguments: str | nn.Module | Sequence[str | nn.Module]) -> list[str]:
     """Arguments that hold built networks: their weights are saved, they themselves are no hyperparameters."""
-    firsts = {name: value[0] if isinstance(value, list) else value for name, value in arguments.items()}
+    firsts = {name: value if isinstance(value, str | nn.Module) else value[0] for name, value in arguments.items()}
     return [name for name, first in firsts.items() if not isinstance(first, str)]

@@ -1,5 +1,6 @@
 """Mutual distillation: peers that learn together, without a teacher (Sec. 4.6, online)."""
 
+from collections.abc import Sequence
 from itertools import permutations
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.modules.base import Batch, HSAKDModule
-from hsakd_pl.modules.build import build_network, not_by_name
+from hsakd_pl.modules.build import build_network, not_by_name, with_branches
 from hsakd_pl.ops import joint_labels, kd_loss, rotate, total
 from hsakd_pl.weights import load_weights
 
@@ -24,7 +25,7 @@ class MutualModule(HSAKDModule):
 
     def __init__(
         self,
-        networks: list[str | nn.Module],
+        networks: Sequence[str | nn.Module],
         weights: str | None = None,
         num_classes: int = 100,
         temperature: float = 3.0,  # T = 3: Sec. 4.1 of the paper
@@ -34,10 +35,14 @@ class MutualModule(HSAKDModule):
         joint_kd_weight: float = 1.0,
         **kwargs: Any,
     ) -> None:
-        peers = [build_network(network, num_classes, weights=None) for network in networks]
+        peers = [with_branches(build_network(network, num_classes, weights=None)) for network in networks]
+        classes = [getattr(peer, "num_classes", num_classes) for peer in peers]
         branches = [len(getattr(peer, "branches", ())) for peer in peers]
-        if len(peers) < 2 or len(set(branches)) > 1:
-            raise UsageError(f"networks: two or more peers with equally many branches are needed, got {branches}")
+        if len(peers) < 2 or len(set(branches)) > 1 or len(set(classes)) > 1:
+            raise UsageError(
+                "networks: two or more peers with equally many classes and branches are needed, "
+                f"got classes {classes}, branches {branches}"
+            )
         if weights is not None:
             load_weights(peers, weights)
         loss_weights = {

@@ -77,13 +77,12 @@ class StudentModule(HSAKDModule):
         return super()._apply(fn, recurse)
 
     def _check_pair(self) -> None:
-        for what in ("num_classes", "branches"):
-            student, teacher = (getattr(network, what, ()) for network in (self.network, self.teacher))
-            if what == "branches":
-                student, teacher = len(student), len(teacher)
+        pair = (self.network, self.teacher)
+        classes = [getattr(network, "num_classes", self.num_classes) for network in pair]
+        branches = [len(getattr(network, "branches", ())) for network in pair]
+        for what, (student, teacher) in {"num_classes": classes, "branches": branches}.items():
             if student != teacher:
                 raise UsageError(
-                    f"the student, {describe(self.network)}, and the teacher, {describe(self.teacher)}, differ in "
-                    f"{what} ({student} and {teacher}): choose a teacher that fits, or joint_kd_weight=0 to do "
-                    "without branches"
+                    f"the student, {describe(pair[0])}, and the teacher, {describe(pair[1])}, differ in {what} "
+                    f"({student} and {teacher}): choose a teacher that fits, or joint_kd_weight=0 without branches"
                 )

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hsakd_pl.modules.base import Batch, HSAKDModule
-from hsakd_pl.modules.build import build_network, freeze, not_by_name
+from hsakd_pl.modules.build import build_network, freeze, not_by_name, with_branches
 from hsakd_pl.ops import joint_labels, rotate, total
 
 
@@ -28,7 +28,7 @@ class TeacherModule(HSAKDModule):
         joint_ce_weight: float = 1.0,
         **kwargs: Any,
     ) -> None:
-        built = build_network(network, num_classes, weights)
+        built = with_branches(build_network(network, num_classes, weights))
         loss_weights = {"loss_ce": ce_weight, "loss_joint_ce": joint_ce_weight}
         super().__init__([built], loss_weights, num_classes, **kwargs)
         self.save_hyperparameters(ignore=not_by_name(network=network))

@@ -1,0 +1,67 @@
+"""The README's commands and examples run as they stand, only on less data."""
+
+import re
+import shlex
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torchvision.io import write_png
+
+from hsakd_pl.cli import main
+from hsakd_pl.networks import registry
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+COMMANDS = [line for language, block in BLOCKS if language == "bash" for line in block.splitlines()]
+EXAMPLES = [block for language, block in BLOCKS if language == "python"]
+MAKE = ["make quickstart", "make test"]  # run by .ci/run itself
+
+
+def test_every_command_is_run() -> None:
+    assert len(COMMANDS) > 5
+    assert [command for command in COMMANDS if not command.startswith("python main.py ")] == MAKE
+    for command in MAKE:
+        assert command in (REPOSITORY / ".ci" / "run").read_text()
+
+
+@pytest.mark.slow
+def test_commands(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cifar_mini: Path,
+    teacher_file: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
+    (tmp_path / teacher_file.name).symlink_to(teacher_file)
+    (tmp_path / "photos").mkdir()
+    write_png(torch.randint(0, 256, (3, 48, 40), dtype=torch.uint8), "photos/one.png")
+    less = f"--data.init_args.root {cifar_mini} --data.init_args.batch_size 4 --data.init_args.num_workers 0"
+    less += " --trainer.accelerator cpu --trainer.precision 32-true --trainer.num_sanity_val_steps 0"
+    less += "".join(f" --trainer.limit_{split}_batches 1" for split in ("train", "val", "test", "predict"))
+    for command in COMMANDS:
+        if command not in MAKE:
+            epochs = 2 if "--ckpt_path last" in command else 1
+            main([*shlex.split(command)[2:], *less.split(), f"--trainer.max_epochs={epochs}"])
+    for run in ("cifar100/teacher_joint_wrn_40_2", "cifar100/student_joint_wrn_40_2-wrn_16_2", "seed1"):
+        assert (tmp_path / "runs" / run / "last.ckpt").is_file()
+    assert "photos/one.png" in next((tmp_path / "runs").rglob("predictions.csv")).read_text()
+    assert "test/acc" in capsys.readouterr().out
+
+
+def test_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    monkeypatch.setattr(pl, "Trainer", partial(pl.Trainer, fast_dev_run=1, accelerator="cpu", logger=False))
+    found: dict[str, Any] = {"images": torch.randn(2, 3, 32, 32)}
+    for example in EXAMPLES:
+        exec(compile(example, "README.md", "exec"), found)
+    assert [tuple(joint.shape) for joint in found["joint_logits"]] == [(2, 400)] * 3
+    batch = torch.randn(4, 3, 16, 16), torch.arange(4)
+    terms = found["student"].losses(batch)
+    assert set(terms) == set(found["student"].loss_weights) >= {"loss_joint_ce"}
+    assert len(found["network"](torch.randn(2, 3, 64, 64)).joint_logits) == 3
