@@ -2,10 +2,13 @@
 
 import re
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytorch_lightning as pl
+import yaml
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger
@@ -15,6 +18,9 @@ from hsakd_pl.callbacks import PredictionWriter
 from hsakd_pl.data import ImageDataModule
 from hsakd_pl.errors import UsageError
 from hsakd_pl.modules import HSAKDModule
+from hsakd_pl.weights import read_weights
+
+USER_MISTAKES = (UsageError, FileNotFoundError, MisconfigurationException)
 
 
 class HSAKDCLI(LightningCLI):
@@ -27,6 +33,14 @@ class HSAKDCLI(LightningCLI):
         parser = super().init_parser(**kwargs)
         parser.error = _one_error  # type: ignore[method-assign, assignment]
         return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        super().parse_arguments(parser, args)
+        path = self.config[self.config.subcommand].get("ckpt_path")
+        if path not in (None, "best", "last", "hpc") and "pytorch-lightning_version" not in read_weights(path):
+            raise UsageError(
+                f"ckpt_path {path} is no Lightning checkpoint: weights alone go to model.init_args.weights"
+            )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for attribute in ("num_classes", "image_size"):
@@ -76,9 +90,21 @@ def _one_error(message: str, *_: Any) -> NoReturn:
     raise SystemExit(2)
 
 
+def _check_yaml(args: list[str]) -> None:
+    for flag, value in zip(args, [*args[1:], ""], strict=True):
+        path = Path(flag.partition("=")[2] if flag.startswith("--config=") else value)
+        if flag in ("-c", "--config") or flag.startswith("--config="):
+            try:
+                yaml.safe_load(path.read_text() if path.is_file() else "")
+            except yaml.YAMLError as error:
+                raise UsageError(f"{path} is no valid YAML: {error}") from error
+
+
 def main(args: list[str] | None = None) -> None:
     """Run the command line on ``args`` (by default those of the process); a user's mistake ends it with status 2."""
+    warnings.filterwarnings("ignore", "Checkpoint directory .* exists")  # logs/ lies beside the checkpoints
     try:
+        _check_yaml(sys.argv[1:] if args is None else args)
         HSAKDCLI(
             HSAKDModule,
             ImageDataModule,
@@ -89,9 +115,10 @@ def main(args: list[str] | None = None) -> None:
         )
     except Exception as error:
         cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, UsageError | FileNotFoundError):
+        while cause is not None and not isinstance(cause, USER_MISTAKES):
             cause = cause.__cause__  # jsonargparse wraps what a constructor raises
         if cause is None:
             raise
-        print(f"error: {cause}", file=sys.stderr)
+        remedy = ": use --trainer.accelerator cpu" if "backend found" in str(cause) else ""
+        print(f"error: {cause}{remedy}", file=sys.stderr)
         raise SystemExit(2) from None

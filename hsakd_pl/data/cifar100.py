@@ -66,9 +66,7 @@ def _entries(path: Path, *keys: str) -> list[Any]:
     content = load_plain(path)
     found = {str(key, "latin1") if isinstance(key, bytes) else key: content[key] for key in content}
     if missing := [key for key in keys if key not in found]:
-        raise UsageError(
-            f"{path} has no {' and '.join(missing)}: it is no file of CIFAR-100's python version"
-        )
+        raise UsageError(f"{path} has no {' and '.join(missing)}: it is no file of CIFAR-100's python version")
     return [found[key] for key in keys]
 
 
@@ -78,13 +76,7 @@ def _read_pickle(path: Path, num_classes: int) -> Split:
         found = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
         raise UsageError(f"{path}: data is {found}, not uint8 (N, 3072): fetch the file again")
     labels = np.array(labels)
-    if (
-        labels.dtype.kind not in "iu"
-        or labels.shape != (len(data),)
-        or not set(labels) <= set(range(num_classes))
-    ):
-        message = (
-            f"{path}: fine_labels are not {len(data)} integers below {num_classes}: fetch the file again"
-        )
+    if labels.dtype.kind not in "iu" or labels.shape != (len(data),) or not set(labels) <= set(range(num_classes)):
+        message = f"{path}: fine_labels are not {len(data)} integers below {num_classes}: fetch the file again"
         raise UsageError(message)
     return Split(torch.from_numpy(data.reshape(-1, 3, 32, 32)), torch.from_numpy(labels).long())

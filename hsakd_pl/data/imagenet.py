@@ -46,9 +46,7 @@ class ImageNetDataModule(ImageDataModule):
     def read(self, train: bool) -> Split:
         folder = self.folder / ("train" if train else "val")
         if any(folder.glob("*.tar")):
-            raise UsageError(
-                f"{folder} still holds archives, so it was unpacked in part: remove it, start again"
-            )
+            raise UsageError(f"{folder} still holds archives, so it was unpacked in part: remove it, start again")
         return Split(*class_folders(folder, class_names_of(self.folder / "train")))
 
     def read_class_names(self) -> list[str]:

@@ -33,9 +33,7 @@ def _take(items: Any, indices: Indices) -> Any:
     return [items[index] for index in indices]
 
 
-def stratified_indices(
-    labels: Tensor, held_out: float, seed: int, option: str
-) -> tuple[np.ndarray, np.ndarray]:
+def stratified_indices(labels: Tensor, held_out: float, seed: int, option: str) -> tuple[np.ndarray, np.ndarray]:
     """Indices (kept, held out) with the classes in proportion: scikit-learn's StratifiedShuffleSplit.
 
     Raises UsageError naming ``option`` if a side would be left without a sample of some class.

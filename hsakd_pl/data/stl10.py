@@ -33,9 +33,7 @@ class STL10DataModule(ImageDataModule):
     mean = (0.5, 0.5, 0.5)  # as published for the probe
     std = (0.5, 0.5, 0.5)
 
-    def __init__(
-        self, root: str | Path = "data", image_size: int = 32, download: bool = False, **kwargs: Any
-    ) -> None:
+    def __init__(self, root: str | Path = "data", image_size: int = 32, download: bool = False, **kwargs: Any) -> None:
         super().__init__(root, **kwargs)
         self.image_size = image_size
         self.train_transform = random_resized_crop(image_size)

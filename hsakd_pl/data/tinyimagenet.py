@@ -33,9 +33,7 @@ class TinyImageNetDataModule(ImageNetDataModule):
     num_classes = 200
     folder_name = "tiny-imagenet-200"
 
-    def __init__(
-        self, root: str | Path = "data", image_size: int = 32, download: bool = False, **kwargs: Any
-    ) -> None:
+    def __init__(self, root: str | Path = "data", image_size: int = 32, download: bool = False, **kwargs: Any) -> None:
         super().__init__(root, image_size, **kwargs)
         self.test_transform = resized_center_crop(image_size, image_size)
         self.download = download
@@ -66,8 +64,6 @@ def _annotated(val: Path, classes: list[str]) -> Split:
             raise UsageError(f"{annotations}, line {number}: {wnid!r} is none of the classes in train/")
         samples.append((classes.index(wnid), str(val / "images" / name)))
     if len(samples) != (found := len(list((val / "images").glob("*.JPEG")))):
-        raise UsageError(
-            f"{annotations} names {len(samples)} images, {val / 'images'} holds {found}: extract again"
-        )
+        raise UsageError(f"{annotations} names {len(samples)} images, {val / 'images'} holds {found}: extract again")
     labels, paths = zip(*sorted(samples), strict=True)
     return Split(list(paths), torch.tensor(labels))

@@ -14,6 +14,7 @@ from hsakd_pl.errors import UsageError
 from hsakd_pl.modules.metrics import Evaluation
 from hsakd_pl.networks import NetworkOutput, StagedBackbone
 from hsakd_pl.ops import NUM_ROTATIONS, rotate, total
+from hsakd_pl.weights import fit
 
 Batch = tuple[Tensor, Tensor]
 
@@ -139,6 +140,9 @@ class HSAKDModule(pl.LightningModule):
         super().train(mode)
         self._pin_frozen()
         return self
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        fit(self, checkpoint["state_dict"], strict=True, origin="the checkpoint")
 
     def on_fit_start(self) -> None:
         self.diverged.zero_()

@@ -20,7 +20,7 @@ class StudentModule(HSAKDModule):
 
     The KD terms cover all rotations, or none with ``rotate_images`` off: then, without branches, it is Hinton's KD.
     The teacher stays in eval mode and out of the optimizer, the checkpoint and everything else that Lightning walks
-    over. ``teacher_sha256`` pins its weight file: the hash is recorded with the hyperparameters and verified on reload.
+    over. ``teacher_sha256`` pins its weight file: checkpoints record the hash, and ``fit`` refuses another file.
     Raises UsageError where teacher and student differ in classes or branches.
     """
 
@@ -47,10 +47,18 @@ class StudentModule(HSAKDModule):
         self.temperature, self.rotate_images = temperature, rotate_images
         self.frozen = (freeze(build_network(teacher, num_classes, teacher_weights, branches)),)
         self._check_pair()
+        self.expected_sha256 = teacher_sha256
         if teacher_weights is not None:
-            self.hparams["teacher_sha256"] = found = file_sha256(teacher_weights)
-            if teacher_sha256 not in (None, found):
-                raise UsageError(f"{teacher_weights} has sha256 {found}, teacher_sha256 asks for {teacher_sha256}")
+            self.hparams["teacher_sha256"] = file_sha256(teacher_weights)
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        found, path = (self.hparams.get(name) for name in ("teacher_sha256", "teacher_weights"))
+        if stage == "fit" and self.expected_sha256 not in (None, found):
+            raise UsageError(
+                f"teacher_weights {path} has sha256 {found}, teacher_sha256 asks for {self.expected_sha256}: "
+                "name the teacher that the run began with, or set teacher_sha256 to null"
+            )
 
     @property
     def teacher(self) -> nn.Module:
