@@ -34,9 +34,9 @@ class HSAKDCLI(LightningCLI):
         parser.error = _one_error  # type: ignore[method-assign, assignment]
         return parser
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        super().parse_arguments(parser, args)
-        path = self.config[self.config.subcommand].get("ckpt_path")
+    def _parse_ckpt_path(self) -> None:
+        """Check the file, and leave the configuration as it is: Lightning would overwrite it with the checkpoint's."""
+        path = self.config.get(str(self.config.get("subcommand")), {}).get("ckpt_path")
         if path not in (None, "best", "last", "hpc") and "pytorch-lightning_version" not in read_weights(path):
             raise UsageError(
                 f"ckpt_path {path} is no Lightning checkpoint: weights alone go to model.init_args.weights"

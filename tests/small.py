@@ -1,8 +1,11 @@
-"""Small modules of every kind, a batch, and trainers that keep quiet."""
+"""Small modules of every kind, a batch, trainers that keep quiet, and runs of the command line."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
@@ -10,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from hsakd_pl import BaselineModule, HSAKDModule, LinearProbeModule, MutualModule, StudentModule, TeacherModule
+from hsakd_pl.cli import main
 from hsakd_pl.networks import create_network
 
 CLASSES = 4
@@ -52,3 +56,37 @@ def trainer(folder: Path | None = None, max_epochs: int = 1, **options: Any) -> 
     return pl.Trainer(
         max_epochs=max_epochs, accelerator="cpu", enable_checkpointing=folder is not None, **{**quiet, **options}
     )
+
+
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes`` at every depth."""
+    both = {key: merged(base[key], changes[key]) for key in base.keys() & changes if isinstance(base[key], dict)}
+    return {**base, **changes, **both}
+
+
+def run(command: str, *options: str, module: str = "BaselineModule", **changes: Any) -> Path:
+    """Run a command on a small configuration with changes, in the working folder; returns the folder of its output."""
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
+    folder = Path("runs", module)
+    config = {
+        "model": {"class_path": f"hsakd_pl.{module}", "init_args": {"network": "resnet8", "lr": 0.01}},
+        "data": {"class_path": "hsakd_pl.DigitsDataModule", "init_args": {"num_workers": 0}},
+        "trainer": {"max_epochs": 1, "limit_train_batches": 2, "accelerator": "cpu", **quiet},
+    }
+    config["trainer"]["default_root_dir"] = str(folder)
+    Path("config.yaml").write_text(json.dumps(merged(config, changes)))
+    main([command, "--config", "config.yaml", *options])
+    return folder
+
+
+def error_of(capsys: pytest.CaptureFixture[str], command: Callable[[], Any]) -> str:
+    """The one short error that a command ends with, status 2, without a traceback or pages of usage."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        command()
+    assert end.value.code == 2
+    printed = capsys.readouterr().err
+    before, message = printed.rsplit("error: ", 1)
+    assert not [word for word in ("Traceback", "usage:", "error:") if word in before]
+    assert len(message) < 1000
+    return message.strip()

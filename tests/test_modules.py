@@ -104,7 +104,7 @@ def test_three_unequal_peers_average_over_the_others() -> None:
     ("kind", "options", "message"),
     [
         ("mutual", {"networks": ["resnet8"]}, "networks: two or more peers"),
-        ("mutual", {"networks": ["resnet8", "vgg8"]}, r"networks: .* equally many branches .*\[3, 4\]"),
+        ("mutual", {"networks": ["resnet8", "vgg8"]}, r"networks: .* equally many classes and branches .*\[3, 4\]"),
         ("mutual", {"networks": [create_network("resnet8", n) for n in (4, 5)]}, "classes"),
         ("student", {"teacher": create_network("resnet8", 5)}, r"differ in num_classes \(4 and 5\)"),
         ("student", {"teacher": "vgg8"}, r"differ in branches \(3 and 4\): .*joint_kd_weight=0"),

@@ -108,6 +108,7 @@ class HSAKDModule(pl.LightningModule):
         return {"source": sources, "class": predicted, "probability": probability, "rotation_agreement": agreement}
 
     def _evaluate(self, batch: Batch, split: str, with_branches: bool) -> None:
+        self._pin_frozen()
         images, labels = batch
         for peer, network in enumerate(self.networks):
             rotated = with_branches and bool(self.evaluation.branches[peer])

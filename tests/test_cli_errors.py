@@ -1,0 +1,81 @@
+"""The one error, with culprit and remedy, that each mistake on the command line ends in."""
+
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small import error_of, run
+
+from hsakd_pl import create_network
+
+CIFAR = "hsakd_pl.CIFAR100DataModule"
+
+
+@pytest.fixture(autouse=True)
+def bad_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with data and weight files that are broken in different ways."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["main.py"])
+    for name, content in (
+        ("corrupt", pickle.dumps({"data": np.zeros((5, 3072), np.uint8), "fine_labels": [0] * 5})[:-40]),
+        ("malicious", b"cos\nmkdir\n(S'trace'\ntR."),
+    ):
+        folder = Path(name, "cifar-100-python")
+        folder.mkdir(parents=True)
+        (folder / "train").write_bytes(content)
+        (folder / "test").write_bytes(content)
+    torch.save(create_network("resnet8", 4).state_dict(), "four.pth")
+    Path("cut.pth").write_bytes(Path("four.pth").read_bytes()[:5000])
+    Path("syntax.yaml").write_text("model: {class_path: hsakd_pl.BaselineModule")
+
+
+MISTAKES: dict[str, tuple[dict[str, Any], list[str], list[str]]] = {
+    "no data folder": ({"data": {"class_path": CIFAR, "init_args": {"root": "nowhere"}}}, [], ["nowhere", "root"]),
+    "corrupt data": (
+        {"data": {"class_path": CIFAR, "init_args": {"root": "corrupt"}}},
+        [],
+        ["train", "fetch it again"],
+    ),
+    "malicious data": (
+        {"data": {"class_path": CIFAR, "init_args": {"root": "malicious"}}},
+        [],
+        ["mkdir", "do not use"],
+    ),
+    "unknown network": ({"model": {"init_args": {"network": "resnet9"}}}, [], ["'resnet9'", "did you mean"]),
+    "wrong classes": ({"model": {"init_args": {"weights": "four.pth"}}}, [], ["four.pth", "(4, 64)", "(10, 64)"]),
+    "cut weights": ({"model": {"init_args": {"weights": "cut.pth"}}}, [], ["cut.pth", "truncated"]),
+    "no weights": ({"model": {"init_args": {"weights": "none.pth"}}}, [], ["none.pth", "does not exist", "check"]),
+    "batch size": ({"data": {"init_args": {"batch_size": 0}}}, [], ["batch_size is 0", "at least 1"]),
+    "small images": ({"model": {"init_args": {"network": "resnet18_imagenet"}}}, [], ["16 x 16", "32 pixels"]),
+    "typo in model": ({"model": {"init_args": {"temprature": 3}}}, [], ["temprature", "BaselineModule", "help"]),
+    "typo in data": ({"data": {"init_args": {"batchsize": 3}}}, [], ["batchsize", "DigitsDataModule", "help"]),
+    "typo in trainer": ({"trainer": {"max_epoch": 3}}, [], ["max_epoch"]),
+    "typo at the top": ({"modle": {"class_path": "hsakd_pl.BaselineModule"}}, [], ["modle"]),
+    "wrong type": ({"model": {"init_args": {"lr": "fast"}}}, [], ["lr", "fast"]),
+    "unknown class": ({"model": {"class_path": "hsakd_pl.Baseline"}}, [], ["hsakd_pl.Baseline"]),
+    "no config": ({}, ["--config", "nowhere.yaml"], ["nowhere.yaml"]),
+    "config syntax": ({}, ["--config", "syntax.yaml"], ["syntax.yaml"]),
+    "no checkpoint": ({}, ["--ckpt_path", "nowhere.ckpt"], ["nowhere.ckpt"]),
+    "another checkpoint": ({}, ["--ckpt_path", "four.pth"], ["four.pth"]),
+    "cut checkpoint": ({}, ["--ckpt_path", "cut.pth"], ["cut.pth"]),
+    "no gpu": ({"trainer": {"accelerator": "gpu"}}, [], ["gpu", "trainer.accelerator"]),
+    "diverges": ({"model": {"init_args": {"lr": 1e30}}}, [], ["NaN or infinite", "lower lr"]),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes(capsys: pytest.CaptureFixture[str], mistake: str) -> None:
+    if mistake == "no gpu" and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    changes, options, words = MISTAKES[mistake]
+    message = error_of(capsys, lambda: run("fit", *options, **changes))
+    assert [word for word in words if word not in message] == []
+    assert not Path("trace").exists()
+
+
+def test_predict_asks_for_images(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "set --data.init_args.predict_dir" in error_of(capsys, lambda: run("predict"))

@@ -1,0 +1,155 @@
+"""Every configuration: its numbers are the recipe's, its paths lead somewhere, and it runs."""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import yaml
+
+from hsakd_pl.cli import HSAKDCLI
+from hsakd_pl.data import ImageDataModule
+from hsakd_pl.modules import HSAKDModule
+
+ROOT = Path(__file__).parents[1] / "configs"
+CONFIGS = {str(path.relative_to(ROOT).with_suffix("")): path for path in sorted(ROOT.glob("*/*.yaml"))}
+RECIPES = [name for name in CONFIGS if not name.startswith("trainer/")]
+PAPER = [name for name in RECIPES if not name.startswith("digits/")]
+
+# Folder of configs/ -> archive of small data in the same layout; None: the images come with a library.
+ARCHIVES = {
+    "cifar100": "cifar100-mini.tar.gz",
+    "digits": None,
+    "imagenet": "imagenet-mini.tar.gz",
+    "stl10": "stl10-mini.tar.gz",
+    "tinyimagenet": "tiny-imagenet-mini.tar.gz",
+}
+PAIRS = [
+    ("wrn_40_2", "wrn_16_2"),
+    ("wrn_40_2", "wrn_40_1"),
+    ("resnet56", "resnet20"),
+    ("resnet32x4", "resnet8x4"),
+    ("vgg13", "mobilenetv2"),
+    ("resnet50", "mobilenetv2"),
+    ("wrn_40_2", "shufflenetv1"),
+    ("resnet32x4", "shufflenetv2"),
+]
+LOW_RATE = ("mobilenetv2", "shufflenetv1", "shufflenetv2")
+PEERS = ("wrn_40_2", "wrn_40_1", "resnet56", "resnet32x4", "vgg13", *LOW_RATE)
+
+
+class Recipe(NamedTuple):
+    """The numbers of one row of the paper's recipes."""
+
+    max_epochs: int
+    milestones: tuple[int, ...]
+    lr: float
+    weight_decay: float
+    nesterov: bool
+    batch_size: int
+
+
+def recipe_of(name: str, trained: str) -> Recipe:
+    folder, kind = name.split("/")
+    if folder == "imagenet":
+        return Recipe(100, (30, 60, 90), 0.1, 1e-4, False, 256)
+    if folder in ("stl10", "tinyimagenet"):
+        return Recipe(100, (30, 60, 90), 0.1, 0.0, True, 64)
+    if kind.startswith("teacher_frozen"):
+        return Recipe(100, (30, 60, 90), 0.05, 5e-4, True, 64)
+    return Recipe(240, (150, 180, 210), 0.01 if trained in LOW_RATE else 0.05, 5e-4, True, 64)
+
+
+def read(name: str) -> dict[str, Any]:
+    return yaml.safe_load(CONFIGS[name].read_text())
+
+
+def model_of(name: str) -> dict[str, Any]:
+    return read(name)["model"]["init_args"]
+
+
+def trained(name: str) -> str:
+    arguments = model_of(name)
+    return arguments.get("network") or arguments["networks"][0]
+
+
+def test_every_recipe_of_the_paper_has_a_configuration() -> None:
+    students = [f"student_{how}_{teacher}-{student}" for how in ("joint", "frozen") for teacher, student in PAIRS]
+    teachers = [f"teacher_{how}_{teacher}" for how in ("joint", "frozen") for teacher, _ in PAIRS]
+    baselines = [f"baseline_{network}" for pair in PAIRS for network in pair]
+    few = [f"fewshot_{percent}_resnet56-resnet20" for percent in (25, 50, 75, 100)]
+    wanted = {*students, *teachers, *baselines, *few, *(f"mutual_{peer}-{peer}" for peer in PEERS)}
+    assert {f"cifar100/{name}" for name in wanted} - set(CONFIGS) == set()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_files_are_short_and_name_their_own_folder(name: str) -> None:
+    assert len(CONFIGS[name].read_text().splitlines()) <= 20
+    trainer = read(name)["trainer"]
+    assert set(trainer) <= set(inspect.signature(pl.Trainer).parameters)
+    assert trainer.get("default_root_dir", f"runs/{name}") == f"runs/{name}"
+    assert ("default_root_dir" in trainer) == (name in RECIPES)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_files_do_what_their_names_say(name: str) -> None:
+    model, data = read(name)["model"], read(name)["data"].get("init_args", {})
+    arguments = model["init_args"]
+    kind, _, rest = name.split("/")[1].partition("_")
+    how, _, networks = rest.partition("_") if kind in ("teacher", "student", "fewshot") else ("", "", rest)
+    modules = {"baseline": "Baseline", "teacher": "Teacher", "mutual": "Mutual", "probe": "LinearProbe"}
+    assert model["class_path"] == f"hsakd_pl.{modules.get(kind, 'Student')}Module"
+    named = arguments.get("networks") or [arguments[key] for key in ("teacher", "network") if key in arguments]
+    assert networks.endswith("-".join(named))
+    assert arguments.get("freeze_backbone", False) == (kind == "teacher" and how == "frozen")
+    assert data.get("train_fraction", 1.0) == (int(how) / 100 if kind == "fewshot" else 1.0)
+    source = {"student": f"teacher_{how}", "fewshot": "teacher_joint", "kd": "baseline", "ablation": "teacher_joint"}
+    if kind in source:
+        assert arguments["teacher_weights"].split("/")[2] == f"{source[kind]}_{arguments['teacher']}"
+    if kind in ("student", "fewshot"):
+        assert not {key for key in arguments if "weight" in key} - {"teacher_weights"}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_weights_come_from_another_configuration(name: str) -> None:
+    for key, network in (("weights", "network"), ("teacher_weights", "teacher")):
+        if path := model_of(name).get(key):
+            source = path.removeprefix("runs/").removesuffix("/last.ckpt")
+            assert source in CONFIGS, f"{path} is no {CONFIGS[name].parent}'s result"
+            assert source != name
+            assert trained(source) == model_of(name)[network]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_runs(name: str, unpack: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One batch of training, validation and test, with the recipe's numbers."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["main.py"])
+    options = [f"--config={CONFIGS[name]}", f"--config={CONFIGS['trainer/cpu']}"]
+    options += [f"--model.init_args.{key}=null" for key in ("weights", "teacher_weights") if key in model_of(name)]
+    options += ["--data.init_args.batch_size=2", "--data.init_args.num_workers=0", "--trainer.max_epochs=1"]
+    options += [f"--trainer.limit_{part}_batches=1" for part in ("train", "val", "test")]
+    quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    options += [f"--trainer.{option}=false" for option in quiet]
+    if archive := ARCHIVES[name.split("/")[0]]:
+        (folder,) = unpack(archive).iterdir()
+        options += [f"--data.init_args.root={folder}"]
+    subclass: dict[str, Any] = {"subclass_mode_model": True, "subclass_mode_data": True, "run": False}
+    cli = HSAKDCLI(HSAKDModule, ImageDataModule, seed_everything_default=0, args=options, **subclass)
+    cli.trainer.fit(cli.model, cli.datamodule)
+    metrics = dict(cli.trainer.callback_metrics)
+    assert {"train/loss", "val/acc", "val/loss"} <= set(metrics)
+    (tested,) = cli.trainer.test(cli.model, cli.datamodule, verbose=False)
+    assert {"test/acc", "test/acc_top5", "test/loss"} <= set(tested)
+    assert all(torch.tensor(float(value)).isfinite() for value in (*metrics.values(), *tested.values()))
+    if name in PAPER:
+        model, config = cli.model, read(name)
+        defaults = inspect.signature(ImageDataModule).parameters
+        batch_size = config["data"].get("init_args", {}).get("batch_size", defaults["batch_size"].default)
+        optimizer = (model.lr, model.weight_decay, model.nesterov)
+        found = Recipe(config["trainer"]["max_epochs"], model.milestones, *optimizer, batch_size)
+        assert found == recipe_of(name, trained(name))
+        assert (model.momentum, model.warmup_epochs) == (0.9, 0)
