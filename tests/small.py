@@ -69,11 +69,13 @@ def run(command: str, *options: str, module: str = "BaselineModule", **changes: 
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
     folder = Path("runs", module)
     config = {
-        "model": {"class_path": f"hsakd_pl.{module}", "init_args": {"network": "resnet8", "lr": 0.01}},
+        "model": {"class_path": f"hsakd_pl.{module}", "init_args": {"lr": 0.01}},
         "data": {"class_path": "hsakd_pl.DigitsDataModule", "init_args": {"num_workers": 0}},
         "trainer": {"max_epochs": 1, "limit_train_batches": 2, "accelerator": "cpu", **quiet},
     }
     config["trainer"]["default_root_dir"] = str(folder)
+    if module != "MutualModule":
+        config["model"]["init_args"]["network"] = "resnet8"
     Path("config.yaml").write_text(json.dumps(merged(config, changes)))
     main([command, "--config", "config.yaml", *options])
     return folder

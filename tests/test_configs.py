@@ -19,13 +19,23 @@ CONFIGS = {str(path.relative_to(ROOT).with_suffix("")): path for path in sorted(
 RECIPES = [name for name in CONFIGS if not name.startswith("trainer/")]
 PAPER = [name for name in RECIPES if not name.startswith("digits/")]
 
-# Folder of configs/ -> archive of small data in the same layout; None: the images come with a library.
-ARCHIVES = {
-    "cifar100": "cifar100-mini.tar.gz",
-    "digits": None,
-    "imagenet": "imagenet-mini.tar.gz",
-    "stl10": "stl10-mini.tar.gz",
-    "tinyimagenet": "tiny-imagenet-mini.tar.gz",
+# Folder of configs/ -> archive of small data in the same layout (None: the images come with a library), batch size.
+DATA: dict[str, tuple[str | None, int]] = {
+    "cifar100": ("cifar100-mini.tar.gz", 2),
+    "digits": (None, 2),
+    "imagenet": ("imagenet-mini.tar.gz", 1),
+    "stl10": ("stl10-mini.tar.gz", 2),
+    "tinyimagenet": ("tiny-imagenet-mini.tar.gz", 2),
+}
+# Kind of a configuration -> of those whose results it starts from.
+SOURCES = {
+    "student_joint": "teacher_joint",
+    "student_frozen": "teacher_frozen",
+    "teacher_frozen": "baseline",
+    "fewshot": "teacher_joint",
+    "ablation": "teacher_joint",
+    "kd": "baseline",
+    "probe": "student_joint",
 }
 PAIRS = [
     ("wrn_40_2", "wrn_16_2"),
@@ -82,7 +92,11 @@ def test_every_recipe_of_the_paper_has_a_configuration() -> None:
     baselines = [f"baseline_{network}" for pair in PAIRS for network in pair]
     few = [f"fewshot_{percent}_resnet56-resnet20" for percent in (25, 50, 75, 100)]
     wanted = {*students, *teachers, *baselines, *few, *(f"mutual_{peer}-{peer}" for peer in PEERS)}
-    assert {f"cifar100/{name}" for name in wanted} - set(CONFIGS) == set()
+    assert {f"cifar100/{name}" for name in wanted} <= set(CONFIGS)
+    assert {"stl10/probe_mobilenetv2", "tinyimagenet/probe_mobilenetv2"} <= set(CONFIGS)
+    imagenet = [f"{kind}_{how}" for kind in ("teacher", "student") for how in ("joint", "frozen")]
+    for kind in (*imagenet, "mutual"):
+        assert [name for name in CONFIGS if name.startswith(f"imagenet/{kind}_resnet")]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -106,21 +120,26 @@ def test_files_do_what_their_names_say(name: str) -> None:
     assert networks.endswith("-".join(named))
     assert arguments.get("freeze_backbone", False) == (kind == "teacher" and how == "frozen")
     assert data.get("train_fraction", 1.0) == (int(how) / 100 if kind == "fewshot" else 1.0)
-    source = {"student": f"teacher_{how}", "fewshot": "teacher_joint", "kd": "baseline", "ablation": "teacher_joint"}
-    if kind in source:
-        assert arguments["teacher_weights"].split("/")[2] == f"{source[kind]}_{arguments['teacher']}"
-    if kind in ("student", "fewshot"):
-        assert not {key for key in arguments if "weight" in key} - {"teacher_weights"}
+    terms = {key for key in arguments if key.endswith("_weight")}
+    assert (terms, "rotate_images" in arguments) == {
+        "kd": ({"ce_weight", "kd_weight", "joint_kd_weight"}, True),
+        "ablation": (terms, False),
+    }.get(kind, (set(), False))
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_weights_come_from_another_configuration(name: str) -> None:
     for key, network in (("weights", "network"), ("teacher_weights", "teacher")):
         if path := model_of(name).get(key):
+            if path.startswith("weights/"):  # a published file that the user puts there
+                assert name.startswith("imagenet/teacher_frozen")
+                continue
             source = path.removeprefix("runs/").removesuffix("/last.ckpt")
             assert source in CONFIGS, f"{path} is no {CONFIGS[name].parent}'s result"
             assert source != name
             assert trained(source) == model_of(name)[network]
+            (kind,) = {wanted for using, wanted in SOURCES.items() if name.split("/")[1].startswith(using)}
+            assert source.split("/")[1].startswith(kind)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -130,11 +149,12 @@ def test_runs(name: str, unpack: Callable[[str], Path], tmp_path: Path, monkeypa
     monkeypatch.setattr("sys.argv", ["main.py"])
     options = [f"--config={CONFIGS[name]}", f"--config={CONFIGS['trainer/cpu']}"]
     options += [f"--model.init_args.{key}=null" for key in ("weights", "teacher_weights") if key in model_of(name)]
-    options += ["--data.init_args.batch_size=2", "--data.init_args.num_workers=0", "--trainer.max_epochs=1"]
+    archive, batch_size = DATA[name.split("/")[0]]
+    options += [f"--data.init_args.batch_size={batch_size}", "--data.init_args.num_workers=0", "--trainer.max_epochs=1"]
     options += [f"--trainer.limit_{part}_batches=1" for part in ("train", "val", "test")]
     quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
     options += [f"--trainer.{option}=false" for option in quiet]
-    if archive := ARCHIVES[name.split("/")[0]]:
+    if archive is not None:
         (folder,) = unpack(archive).iterdir()
         options += [f"--data.init_args.root={folder}"]
     subclass: dict[str, Any] = {"subclass_mode_model": True, "subclass_mode_data": True, "run": False}

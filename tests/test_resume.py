@@ -12,10 +12,10 @@ from small import run
 from hsakd_pl import create_network
 
 NETWORKS = {
-    "BaselineModule": {"network": "resnet8"},
-    "TeacherModule": {"network": "resnet8"},
-    "StudentModule": {"network": "resnet8", "teacher": "resnet14", "teacher_weights": "teacher.pth"},
-    "MutualModule": {"networks": ["resnet8", "wrn_16_1"], "network": None},
+    "BaselineModule": {},
+    "TeacherModule": {},
+    "StudentModule": {"teacher": "resnet14", "teacher_weights": "teacher.pth"},
+    "MutualModule": {"networks": ["resnet8", "wrn_16_1"]},
 }
 
 

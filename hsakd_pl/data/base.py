@@ -171,4 +171,6 @@ class ImageDataModule(pl.LightningDataModule):
         images, targets = batch
         if images.dtype == torch.uint8:
             images = normalise(images, self.mean, self.std)
+            if self.trainer is not None:  # bf16-true and 64-true networks take no float32
+                images = self.trainer.precision_plugin.convert_input(images)
         return images, targets

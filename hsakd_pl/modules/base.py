@@ -143,7 +143,8 @@ class HSAKDModule(pl.LightningModule):
         return self
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        fit(self, checkpoint["state_dict"], strict=True, origin="the checkpoint")
+        path = getattr(self._trainer, "ckpt_path", None)
+        fit(self, checkpoint["state_dict"], strict=True, origin=f"checkpoint {path or 'given'}")
 
     def on_fit_start(self) -> None:
         self.diverged.zero_()
