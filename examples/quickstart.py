@@ -19,7 +19,7 @@ from rich.table import Table
 from hsakd_pl import BaselineModule, DigitsDataModule, HSAKDModule, StudentModule, TeacherModule
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  (after the choice of a backend that needs no display)
+import matplotlib.pyplot as plt
 
 FEW = 0.04  # of the 1,257 training images: 50
 

@@ -13,8 +13,6 @@ def make_trainer() -> Callable[..., pl.Trainer]:
 
     def _make_trainer(**arguments: Any) -> pl.Trainer:
         silent = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-        return pl.Trainer(
-            accelerator="cpu", devices=1, **{"enable_checkpointing": False, **silent, **arguments}
-        )
+        return pl.Trainer(accelerator="cpu", devices=1, **{"enable_checkpointing": False, **silent, **arguments})
 
     return _make_trainer

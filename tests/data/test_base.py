@@ -152,9 +152,7 @@ def test_predict_reads_every_image_below_a_folder(tmp_path: Path, make_trainer: 
     data = DigitsDataModule(batch_size=2, predict_dir=tmp_path, num_workers=0)
     predictions = make_trainer().predict(Counter(), data)
     assert [len(logits) for _, logits in predictions] == [2, 1]
-    assert [path for paths, _ in predictions for path in paths] == sorted(
-        str(tmp_path / name) for name in names
-    )
+    assert [path for paths, _ in predictions for path in paths] == sorted(str(tmp_path / name) for name in names)
     for images, paths in data.predict_dataloader():
         assert images.shape == (len(paths), 3, 16, 16) and images.dtype == torch.uint8
 

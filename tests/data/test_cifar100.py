@@ -129,9 +129,7 @@ def test_malicious_pickle_is_refused_before_it_runs(tmp_path: Path, protocol: in
     assert not (tmp_path / "harm").exists()
 
 
-@pytest.mark.parametrize(
-    "name", ["builtins\neval", "numpy\nload", "numpy.core.multiarray\nfromfile", "os\nsystem"]
-)
+@pytest.mark.parametrize("name", ["builtins\neval", "numpy\nload", "numpy.core.multiarray\nfromfile", "os\nsystem"])
 def test_no_other_global_can_be_reached(tmp_path: Path, name: str) -> None:
     (write(tmp_path) / "train").write_bytes(b"c" + name.encode() + b"\n.")
     with pytest.raises(UsageError, match=name.replace("\n", ".")):

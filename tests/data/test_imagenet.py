@@ -91,18 +91,14 @@ def test_original_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     savemat(matrix, {"synsets": np.array(synsets, dtype=kinds)})
     names = {split: root / name for split, (name, _) in ARCHIVE_META.items()}
     devkit = {"meta.mat": matrix.getvalue(), "ILSVRC2012_validation_ground_truth.txt": b"2\n1\n2\n"}
-    archive(
-        names["devkit"], {f"ILSVRC2012_devkit_t12/data/{name}": content for name, content in devkit.items()}
-    )
+    archive(names["devkit"], {f"ILSVRC2012_devkit_t12/data/{name}": content for name, content in devkit.items()})
     for wnid in wnids:
         archive(tmp_path / f"{wnid}.tar", {f"{wnid}_{number}.JPEG": jpeg.getvalue() for number in range(3)})
     archive(names["train"], {f"{wnid}.tar": (tmp_path / f"{wnid}.tar").read_bytes() for wnid in wnids})
     for split in ("devkit", "train"):
         monkeypatch.setitem(ARCHIVE_META, split, (names[split].name, calculate_md5(names[split])))
 
-    with pytest.raises(
-        UsageError, match=r"ImageNet could not be obtained .*ILSVRC2012_img_val.tar is not present"
-    ):
+    with pytest.raises(UsageError, match=r"ImageNet could not be obtained .*ILSVRC2012_img_val.tar is not present"):
         ImageNetDataModule(root).prepare_data()
     archive(names["val"], {f"ILSVRC2012_val_{number:08}.JPEG": jpeg.getvalue() for number in (1, 2, 3)})
     monkeypatch.setitem(ARCHIVE_META, "val", (names["val"].name, calculate_md5(names["val"])))

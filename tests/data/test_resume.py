@@ -56,23 +56,17 @@ class Recorder(pl.LightningModule):
 MakeTrainer = Callable[..., pl.Trainer]
 
 
-def run(
-    make_trainer: MakeTrainer, data: RandomImages, folder: Path, resume: Path | None, **saving: Any
-) -> Recorder:
+def run(make_trainer: MakeTrainer, data: RandomImages, folder: Path, resume: Path | None, **saving: Any) -> Recorder:
     recorder = Recorder()
     checkpoints = ModelCheckpoint(folder, filename="{step}", save_top_k=-1, **saving)
-    trainer = make_trainer(
-        max_epochs=3, enable_checkpointing=True, callbacks=[checkpoints], val_check_interval=2
-    )
+    trainer = make_trainer(max_epochs=3, enable_checkpointing=True, callbacks=[checkpoints], val_check_interval=2)
     trainer.fit(recorder, data, ckpt_path=resume)
     assert trainer.callback_metrics.get("val/samples", 26) == 26
     return recorder
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["resident", "workers"])
-def whole(
-    request: pytest.FixtureRequest, make_trainer: MakeTrainer, tmp_path_factory: pytest.TempPathFactory
-) -> Any:
+def whole(request: pytest.FixtureRequest, make_trainer: MakeTrainer, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """An uninterrupted run of 3 epochs of 5 batches, saved after each step, each epoch, each validation."""
     folder = tmp_path_factory.mktemp("whole")
     every_step = run(make_trainer, RandomImages(request.param), folder / "step", None, every_n_train_steps=1)

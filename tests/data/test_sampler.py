@@ -37,9 +37,7 @@ def test_order_depends_on_seed_and_epoch_and_does_not_confuse_them() -> None:
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_devices_together(num_samples: int, world_size: int) -> None:
     def of_rank(rank: int, shuffle: bool) -> list[list[int]]:
-        return batches(
-            num_samples=num_samples, batch_size=8, shuffle=shuffle, seed=5, rank=rank, world_size=world_size
-        )
+        return batches(num_samples=num_samples, batch_size=8, shuffle=shuffle, seed=5, rank=rank, world_size=world_size)
 
     training = [of_rank(rank, shuffle=True) for rank in range(world_size)]
     whole = batches(num_samples=num_samples, batch_size=8, shuffle=True, seed=5)
@@ -51,9 +49,7 @@ def test_devices_together(num_samples: int, world_size: int) -> None:
 
     evaluation = [of_rank(rank, shuffle=False) for rank in range(world_size)]
     assert len({len(rank) for rank in evaluation}) == 1
-    assert sorted(index for rank in evaluation for batch in rank for index in batch) == list(
-        range(num_samples)
-    )
+    assert sorted(index for rank in evaluation for batch in rank for index in batch) == list(range(num_samples))
     if num_samples >= world_size:
         assert all(batch for rank in evaluation for batch in rank)
 

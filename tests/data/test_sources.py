@@ -84,9 +84,7 @@ def test_an_image_that_cannot_be_decoded_is_named(tmp_path: Path, num_workers: i
     good, broken = tmp_path / "good.png", tmp_path / "broken.png"
     to_pil_image(IMAGES[0]).save(good)
     broken.write_bytes(good.read_bytes()[:60])
-    batches = TransformedBatches(
-        Split([str(good), str(broken)], torch.arange(2)), random_resized_crop(16), 16, 0
-    )
+    batches = TransformedBatches(Split([str(good), str(broken)], torch.arange(2)), random_resized_crop(16), 16, 0)
     source = WorkerBatches(batches, num_workers, pin_memory=False)
     with pytest.raises(UsageError) as error:
         list(source.make_batches(0, [torch.tensor([0, 1])]))

@@ -82,9 +82,7 @@ def filled_state(network: nn.Module, prefix: str = "") -> dict[str, Tensor]:
     return {key: torch.from_numpy(fill_array(prefix + key, shape)) for key, shape in shapes.items()}
 
 
-def materialize(
-    network: nn.Module, state: Mapping[str, Tensor], dtype: torch.dtype = torch.float64
-) -> nn.Module:
+def materialize(network: nn.Module, state: Mapping[str, Tensor], dtype: torch.dtype = torch.float64) -> nn.Module:
     """Bring a network from the meta device to the CPU and load ``state`` the way a user does."""
     return load_weights(network.to(dtype).to_empty(device="cpu"), dict(state))
 

@@ -63,9 +63,7 @@ def test_there_are_cases(golden: Path) -> None:
 
 def terms_from_ops(name: str, recording: Recording) -> tuple[list[Tensor], list[Tensor]]:
     """Classification and distillation terms of a run in the published order, from the library's functions."""
-    ours, others = (
-        [recording.by_rotation(rows) for rows in recording.logits(prefix)] for prefix in ("", "t_")
-    )
+    ours, others = ([recording.by_rotation(rows) for rows in recording.logits(prefix)] for prefix in ("", "t_"))
     labels, joint = recording.targets, joint_labels(recording.targets)
     temperature = float(recording.meta["T"])
 

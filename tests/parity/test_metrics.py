@@ -52,9 +52,7 @@ def validate(module: pl.LightningModule, golden: Path) -> dict[str, float]:
     trainer = pl.Trainer(
         accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False
     )
-    trainer.validate(
-        module, DataLoader(data, batch_sampler=[batch.tolist() for batch in batches]), verbose=False
-    )
+    trainer.validate(module, DataLoader(data, batch_sampler=[batch.tolist() for batch in batches]), verbose=False)
     return {key: value.item() for key, value in trainer.callback_metrics.items()}
 
 
