@@ -81,7 +81,7 @@ def test_wrong_annotations_are_named(original: Path, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=f"val_annotations.txt,? {message}"):
             TinyImageNetDataModule(tmp_path / "copy").setup("test")
     annotations.unlink()
-    with pytest.raises(UsageError, match="val_annotations.txt is missing"):
+    with pytest.raises(UsageError, match=r"val_annotations\.txt is missing"):
         TinyImageNetDataModule(tmp_path / "copy").setup("test")
 
 
