@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+import yaml
 from torchvision.io import write_png
 
 from hsakd_pl.cli import main
@@ -65,3 +66,19 @@ def test_examples(monkeypatch: pytest.MonkeyPatch) -> None:
     terms = found["student"].losses(batch)
     assert set(terms) == set(found["student"].loss_weights) >= {"loss_joint_ce"}
     assert len(found["network"](torch.randn(2, 3, 64, 64)).joint_logits) == 3
+
+
+def test_a_backbone_by_import_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cifar_mini: Path) -> None:
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    monkeypatch.syspath_prepend(tmp_path)
+    (example,) = (block for block in EXAMPLES if "class MobileNetV3Small" in block)
+    (tmp_path / "mine.py").write_text(example)
+    (block,) = (block for language, block in BLOCKS if language == "yaml")
+    config = {
+        "model": {"class_path": "hsakd_pl.TeacherModule", "init_args": yaml.safe_load(block)},
+        "data": {"class_path": "hsakd_pl.CIFAR100DataModule", "init_args": {"root": str(cifar_mini), "batch_size": 4}},
+        "trainer": {"fast_dev_run": True, "accelerator": "cpu", "default_root_dir": str(tmp_path)},
+    }
+    config["model"]["init_args"]["network"]["init_args"]["backbone"]["init_args"]["num_classes"] = 100
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    main(["fit", "--config", str(tmp_path / "config.yaml")])

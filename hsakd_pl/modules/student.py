@@ -21,7 +21,7 @@ class StudentModule(HSAKDModule):
     The KD terms cover all rotations, or none with ``rotate_images`` off: then, without branches, it is Hinton's KD.
     The teacher stays in eval mode and out of the optimizer, the checkpoint and everything else that Lightning walks
     over. ``teacher_sha256`` pins its weight file: checkpoints record the hash, and ``fit`` refuses another file.
-    Raises UsageError where teacher and student differ in classes or branches.
+    A teacher given as a network is frozen in place. Raises UsageError where the two differ in classes or branches.
     """
 
     def __init__(
