@@ -103,6 +103,7 @@ def _check_yaml(args: list[str]) -> None:
 def main(args: list[str] | None = None) -> None:
     """Run the command line on ``args`` (by default those of the process); a user's mistake ends it with status 2."""
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists")  # logs/ lies beside the checkpoints
+    warnings.filterwarnings("ignore", "Couldn't infer the batch indices")  # predictions name their files
     try:
         _check_yaml(sys.argv[1:] if args is None else args)
         HSAKDCLI(

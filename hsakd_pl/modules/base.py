@@ -144,7 +144,7 @@ class HSAKDModule(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         path = getattr(self._trainer, "ckpt_path", None)
-        fit(self, checkpoint["state_dict"], strict=True, origin=f"checkpoint {path or 'given'}")
+        fit(self, checkpoint["state_dict"], self.strict_loading, origin=f"checkpoint {path or 'given'}")
 
     def on_fit_start(self) -> None:
         self.diverged.zero_()
