@@ -10,7 +10,7 @@ from hsakd_pl.networks.registry import register_network
 
 # Rows of each stage: expansion, output channels at width 0.5, blocks. T = 6 in the paper's Table 1.
 ROWS = (((1, 8, 1), (6, 12, 2)), ((6, 16, 3),), ((6, 32, 4), (6, 48, 3)), ((6, 80, 3), (6, 160, 1)))
-FIRST_ROW = (0, 2, 3, 5)  # number, in the whole network, of a stage's first row
+FIRST_ROW = (0, 2, 3, 5, 7)  # number, in the whole network, of a stage's first row; then of all rows
 
 
 def conv_bn_relu(convolution: nn.Conv2d) -> nn.Sequential:
@@ -46,8 +46,7 @@ class MobileNetV2(StagedBackbone):
             # branch l starts with stage l + 1, so its rows are counted from that stage's first
             r"^branches\.(\d+)\.stages\.(\d+)\.(\d+)",
             lambda branch, stage, row: (
-                f"block_extractor{branch + 1}."
-                f"{row + (FIRST_ROW[branch + 1 + stage] - FIRST_ROW[branch + 1] if stage else 0)}"
+                f"block_extractor{branch + 1}.{FIRST_ROW[branch + 1 + stage] - FIRST_ROW[branch + 1] + row}"
             ),
         ),
         (r"^branches\.(\d+)\.head\.conv2", lambda branch: f"conv2_{branch + 1}"),

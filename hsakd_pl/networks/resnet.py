@@ -105,26 +105,20 @@ class CIFARResNet50(ResNet):
 
 
 class ImageNetResNet(ResNet):
-    """Networks of torchvision's shape and names, for 224 x 224 images."""
+    """Networks of torchvision's shape and names, for 224 x 224 images; bottleneck blocks are four times as wide."""
 
-    def __init__(self, num_classes: int, blocks: tuple[int, ...], expansion: int = 1) -> None:
+    def __init__(
+        self, num_classes: int, blocks: tuple[int, ...], block: type[BasicBlock] | type[Bottleneck] = BasicBlock
+    ) -> None:
+        self.block = block
         stem = named(
             conv1=nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False),
             bn1=nn.BatchNorm2d(64),
             relu=nn.ReLU(),
             maxpool=nn.MaxPool2d(3, stride=2, padding=1),
         )
-        channels = (64, *(width * expansion for width in (64, 128, 256, 512)))
-        super().__init__(num_classes, stem, channels, (4, 1, 2, 2, 2), blocks)
-
-
-class ImageNetBottleneckResNet(ImageNetResNet):
-    """The same with bottleneck blocks, four times as wide."""
-
-    block = Bottleneck
-
-    def __init__(self, num_classes: int, blocks: tuple[int, ...]) -> None:
-        super().__init__(num_classes, blocks, expansion=4)
+        widths = (64, 128, 256, 512) if block is BasicBlock else (256, 512, 1024, 2048)
+        super().__init__(num_classes, stem, (64, *widths), (4, 1, 2, 2, 2), blocks)
 
 
 for depth in (8, 14, 20, 32, 44, 56, 110):
@@ -134,4 +128,4 @@ for depth in (8, 32):
 register_network("resnet50")(CIFARResNet50)
 register_network("resnet18_imagenet")(partial(ImageNetResNet, blocks=(2, 2, 2, 2)))
 register_network("resnet34_imagenet")(partial(ImageNetResNet, blocks=(3, 4, 6, 3)))
-register_network("resnet50_imagenet")(partial(ImageNetBottleneckResNet, blocks=(3, 4, 6, 3)))
+register_network("resnet50_imagenet")(partial(ImageNetResNet, blocks=(3, 4, 6, 3), block=Bottleneck))
