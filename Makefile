@@ -9,7 +9,8 @@ WORKERS ?= 2
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --disable-pip-version-check --no-compile
 
-export OMP_WAIT_POLICY ?= passive  # on a shared machine OpenMP threads that spin while they wait cost minutes
+# On a shared machine OpenMP threads that spin while they wait cost minutes.
+export OMP_WAIT_POLICY ?= passive
 unexport PYTHONDONTWRITEBYTECODE  # no byte-compiling below, so the first import has to do it
 
 .PHONY: quickstart test clean
