@@ -1,7 +1,8 @@
 """Every configuration: its numbers are the recipe's, its paths lead somewhere, and it runs."""
 
+import gc
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,6 +61,13 @@ class Recipe(NamedTuple):
     weight_decay: float
     nesterov: bool
     batch_size: int
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """Networks of a hundred million parameters lie in reference cycles: free one before the next is built."""
+    yield
+    gc.collect()
 
 
 def recipe_of(name: str, trained: str) -> Recipe:
