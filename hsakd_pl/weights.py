@@ -1,6 +1,7 @@
 """Weight files from elsewhere: unwrap the envelope, map published keys onto ours and back, and never load by halves."""
 
 import argparse
+import codecs
 import hashlib
 import pickle
 import re
@@ -26,7 +27,13 @@ ENVELOPES = ("net", "state_dict", "model")
 WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod)\.")
 
 # What CRD (its options) and others (accuracies) save beside the weights.
-HARMLESS: list[Any] = [argparse.Namespace, np.dtype, type(np.dtype(np.float64)), np.float64(0).__reduce__()[0]]
+HARMLESS: list[Any] = [
+    argparse.Namespace,
+    codecs.encode,
+    np.dtype,
+    type(np.dtype(np.float64)),
+    np.float64(0).__reduce__()[0],
+]
 
 StateDict = dict[str, Tensor]
 Peers = nn.ModuleList | list[nn.Module] | tuple[nn.Module, ...]
