@@ -31,6 +31,7 @@ class HSAKDCLI(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         parser = super().init_parser(**kwargs)
+        # subcommands have parsers of their own, all made here: the instance is the one place to reach them
         parser.error = _one_error  # type: ignore[method-assign, assignment]
         return parser
 

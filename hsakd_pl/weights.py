@@ -86,6 +86,7 @@ def load_weights(network: nn.Module | Peers, source: str | Path | Mapping[str, A
     origin = str(source) if isinstance(source, str | Path) else "the given state dict"
     parts = split_peers(unwrap(read_weights(source) if isinstance(source, str | Path) else source, origin))
     single = isinstance(network, nn.Module) and not isinstance(network, nn.ModuleList)
+    # mypy cannot follow `single` back to the type of `network`
     peers: list[nn.Module] = [network] if single else list(network)  # type: ignore[list-item, arg-type]
     if len(parts) != len(peers):
         raise UsageError(f"{origin} holds {len(parts)} networks, {len(peers)} were given: pass a list of as many")

@@ -87,7 +87,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     def read(self, train: bool) -> Split:
         """The training or the test split as it is on disk; raises UsageError if it is missing or broken."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must implement read")
 
     def read_class_names(self) -> list[str]:
         """Names in the order of the labels; only numbers where the data set is not there to ask."""
@@ -121,6 +121,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled and augmented batches of the training split."""
+        # Lightning sets overfit_batches on the trainer without declaring it
         overfit = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
         return self._loader(self.splits["train"], self.train_transform, shuffle=not overfit)
 
