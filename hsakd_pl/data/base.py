@@ -1,6 +1,7 @@
 """What every data module shares: arguments, splits, loaders and normalisation on the device."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,6 +36,7 @@ class ImageDataModule(pl.LightningDataModule):
         val_fraction: part of the (few-shot) training split held out for validation, stratified and seeded. 0
             is the paper's protocol: validation on the test split.
         seed: of shuffling, augmentation and the held-out part; by default that of ``pl.seed_everything``.
+        augment: off, training images are treated like test images.
         num_workers: processes that open images, per device; by default what the machine has.
         predict_dir: folder whose images ``predict`` takes.
 
@@ -57,6 +59,7 @@ class ImageDataModule(pl.LightningDataModule):
         train_fraction: float = 1.0,
         val_fraction: float = 0.0,
         seed: int | None = None,
+        augment: bool = True,
         num_workers: int | None = None,
         predict_dir: str | Path | None = None,
     ) -> None:
@@ -75,6 +78,7 @@ class ImageDataModule(pl.LightningDataModule):
         self.train_fraction = train_fraction
         self.val_fraction = val_fraction
         self.seed = seed
+        self.augment = augment
         self.num_workers = num_workers
         self.predict_dir = predict_dir
         self.splits: dict[str, Split] = {}
@@ -98,6 +102,7 @@ class ImageDataModule(pl.LightningDataModule):
         if self.seed is None:
             self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         self.class_names = self.read_class_names()
+        self.splits = {name: split for name, split in self.splits.items() if not split.encoded}
         validating = stage in ("fit", "validate")
         if (stage in ("fit", None) or (validating and self.val_fraction)) and "train" not in self.splits:
             self._read_train(self.seed)
@@ -123,15 +128,18 @@ class ImageDataModule(pl.LightningDataModule):
         """Shuffled and augmented batches of the training split."""
         # Lightning sets overfit_batches on the trainer without declaring it
         overfit = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
-        return self._loader(self.splits["train"], self.train_transform, shuffle=not overfit)
+        train, shuffle = self.splits["train"], not overfit
+        return (
+            self._loader(train, self.train_transform, shuffle) if self.augment else self._plain_loader(train, shuffle)
+        )
 
     def val_dataloader(self) -> ResumableLoader:
         """Batches of the validation split in a fixed order, each sample once over all devices."""
-        return self._evaluation_loader(self.splits["val"])
+        return self._plain_loader(self.splits["val"])
 
     def test_dataloader(self) -> ResumableLoader:
         """Batches of the test split in a fixed order, each sample once over all devices."""
-        return self._evaluation_loader(self.splits["test"])
+        return self._plain_loader(self.splits["test"])
 
     def predict_dataloader(self) -> ResumableLoader:
         """Every image below ``predict_dir``, resized and cropped, in batches with paths instead of labels.
@@ -143,18 +151,32 @@ class ImageDataModule(pl.LightningDataModule):
         paths = image_paths(Path(self.predict_dir).expanduser(), "predict_dir")
         return self._loader(Split(paths, paths), resized_center_crop(self.image_size, self.image_size))
 
-    def _evaluation_loader(self, split: Split) -> ResumableLoader:
-        if self.test_transform is not None and isinstance(split.images, Tensor):  # once for all epochs
-            return self._loader(split._replace(images=self.test_transform(split.images)), None)
-        return self._loader(split, self.test_transform)
+    @torch.no_grad()
+    def encode(self, split: Split, encoder: Callable[[Tensor], Tensor]) -> Tensor:
+        """What ``encoder`` makes of a split's images, normalised and not augmented: (N, D), all on every device."""
+        device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
+        batches = self._plain_loader(split, everywhere=True)
+        inputs = (self.on_after_batch_transfer((images.to(device), None), 0)[0] for images, _ in batches)
+        return torch.cat([encoder(images) for images in inputs])
+
+    def _plain_loader(self, split: Split, shuffle: bool = False, everywhere: bool = False) -> ResumableLoader:
+        transform = None if split.encoded else self.test_transform
+        if transform is not None and isinstance(split.images, Tensor):  # once for all epochs
+            split, transform = split._replace(images=transform(split.images)), None
+        return self._loader(split, transform, shuffle, everywhere)
 
     def _loader(
-        self, split: Split, transform: PadCropFlip | v2.Transform | None, shuffle: bool = False
+        self,
+        split: Split,
+        transform: PadCropFlip | v2.Transform | None,
+        shuffle: bool = False,
+        everywhere: bool = False,
     ) -> ResumableLoader:
         rank, world_size, local_devices, device = 0, 1, 1, torch.device("cpu")
         if (trainer := self.trainer) is not None:
-            rank, world_size, local_devices = trainer.global_rank, trainer.world_size, trainer.num_devices
-            device = trainer.strategy.root_device
+            local_devices, device = trainer.num_devices, trainer.strategy.root_device
+            if not everywhere:
+                rank, world_size = trainer.global_rank, trainer.world_size
         seed = self.seed or 0
         sampler = GlobalBatchSampler(len(split.targets), self.batch_size, shuffle, seed, rank, world_size)
         if isinstance(transform, v2.Transform):

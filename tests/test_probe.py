@@ -1,0 +1,123 @@
+"""The linear probe: every network, from every kind of file; cached features; nearest neighbours."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from small import loader, run, trainer
+
+from hsakd_pl import (
+    DigitsDataModule,
+    LinearProbeModule,
+    STL10DataModule,
+    create_network,
+    list_networks,
+    load_weights,
+)
+from hsakd_pl.errors import UsageError
+from hsakd_pl.weights import published_state_dict
+
+
+@pytest.fixture
+def stl10(unpack) -> Path:
+    return unpack("stl10-mini.tar.gz") / "stl10-mini"
+
+
+def probe(**options: Any) -> LinearProbeModule:
+    torch.manual_seed(0)
+    return LinearProbeModule(create_network("resnet8", 7), num_classes=10, **options)
+
+
+def fitted(data: pl.LightningDataModule, module: LinearProbeModule, **options: Any) -> dict[str, float]:
+    run = trainer(max_epochs=2, **options)
+    run.fit(module, datamodule=data)
+    return {name: float(value) for name, value in run.callback_metrics.items()}
+
+
+@pytest.mark.parametrize("name", list_networks())
+def test_every_network_is_probed_and_none_of_it_moves(name: str) -> None:
+    size = 64 if name.endswith("_imagenet") else 32
+    module = LinearProbeModule(name, num_classes=5)
+    (features,) = module.frozen
+    before = {key: tensor.clone() for key, tensor in features.state_dict().items()}
+    optimizer = module.configure_optimizers()["optimizer"]
+    for step in range(2):
+        optimizer.zero_grad()
+        module.training_step((torch.randn(2, 3, size, size), torch.tensor([step, 4])), step).backward()
+        optimizer.step()
+    assert all(torch.equal(tensor, before[key]) for key, tensor in features.state_dict().items())
+    assert module(torch.randn(2, 3, size, size)).shape == (2, 5)
+    trained = [parameter.shape for parameter in module.parameters() if parameter.requires_grad]
+    assert [tuple(shape) for shape in trained] == [(5, trained[0][1]), (5,)]
+
+
+def test_starts_from_a_students_checkpoint_or_published_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["main.py"])
+    last = run("fit", module="StudentModule", model={"init_args": {"teacher": "resnet14"}}) / "last.ckpt"
+    student = load_weights(create_network("resnet8", 10), last)
+    torch.save({"net": published_state_dict(student)}, "published.pth.tar")
+    expected = student.backbone.stages.state_dict()
+    for file in (last, "published.pth.tar"):
+        module = LinearProbeModule("resnet8", num_classes=4, weights=str(file), source_classes=10)
+        torch.testing.assert_close(module.frozen[0].stages.state_dict(), expected, rtol=0, atol=0)
+
+
+def test_cached_features_train_the_same_classifier(stl10: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    results = {}
+    for cached in (False, True):
+        module = probe(cache_features=cached)
+        seen.clear()
+        module.frozen[0].register_forward_hook(lambda *_, seen=seen: seen.append(1))
+        data = STL10DataModule(stl10, batch_size=50, augment=False, num_workers=0)
+        metrics = fitted(data, module, num_sanity_val_steps=0)
+        results[cached] = (len(seen), metrics, module.network.classifier.weight.detach())
+    assert (results[False][0], results[True][0]) == (2 * (4 + 2), 4 + 2)  # every epoch, or once
+    assert results[True][1] == pytest.approx(results[False][1], rel=1e-5)
+    torch.testing.assert_close(results[True][2], results[False][2], rtol=1e-4, atol=1e-6)
+
+
+def test_images_come_back_after_a_run_on_cached_features(stl10: Path) -> None:
+    data, module = STL10DataModule(stl10, batch_size=50, augment=False, num_workers=0), probe(cache_features=True)
+    metrics = fitted(data, module)
+    assert data.splits["train"].images.shape == (200, 64)
+    (tested,) = trainer().test(module, datamodule=data, verbose=False)
+    assert data.splits["test"].images.shape == (100, 3, 96, 96)
+    assert tested["test/acc"] == pytest.approx(metrics["val/acc"])
+
+
+def test_nearest_neighbours(stl10: Path) -> None:
+    data = STL10DataModule(stl10, batch_size=64, num_workers=0)  # augmented: the neighbours are not
+    module = probe(knn=5)
+    metrics = fitted(data, module, limit_train_batches=1)
+
+    def features(name: str) -> torch.Tensor:
+        images = data.test_transform(data.splits[name].images)
+        with torch.no_grad():
+            return module.frozen[0].eval()(data.on_after_batch_transfer((images, None), 0)[0])
+
+    similar = torch.nn.functional.normalize(features("val")) @ torch.nn.functional.normalize(features("train")).T
+    votes = data.splits["train"].targets[similar.topk(5).indices]
+    counts = torch.nn.functional.one_hot(votes, 10).sum(1)
+    expected = (counts.argmax(1) == data.splits["val"].targets).float().mean()
+    assert metrics["val/knn_acc"] == pytest.approx(float(expected))
+    assert metrics["val/knn_acc"] > 0.12  # chance is 0.1
+
+
+@pytest.mark.parametrize(
+    ("options", "data", "named"),
+    [
+        ({"cache_features": True}, DigitsDataModule(), "augment"),
+        ({"knn": 5}, None, "ImageDataModule"),
+    ],
+)
+def test_what_cannot_be_encoded(options: dict[str, Any], data: DigitsDataModule | None, named: str) -> None:
+    module = probe(**options)
+    with pytest.raises(UsageError, match=named):
+        trainer().fit(module, datamodule=data) if data else trainer().fit(module, loader(), loader())
