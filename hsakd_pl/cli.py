@@ -18,6 +18,7 @@ from hsakd_pl.callbacks import PredictionWriter
 from hsakd_pl.data import ImageDataModule
 from hsakd_pl.errors import UsageError
 from hsakd_pl.modules import HSAKDModule
+from hsakd_pl.report import ResultWriter
 from hsakd_pl.weights import read_weights
 
 USER_MISTAKES = (UsageError, FileNotFoundError, MisconfigurationException)
@@ -56,7 +57,10 @@ class HSAKDCLI(LightningCLI):
             folder, filename="best", monitor="val/acc", mode="max", enable_version_counter=False
         )
         last = ModelCheckpoint(folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
-        callbacks: list[pl.Callback] = [PredictionWriter(folder)]
+        files = self._get(self.config, "config") or []
+        seed = self._get(self.config, "seed_everything", default=0)
+        result = ResultWriter(folder, [str(file) for file in files], seed, self.best)
+        callbacks: list[pl.Callback] = [PredictionWriter(folder), result]
         if config.enable_checkpointing is not False and not config.fast_dev_run:
             callbacks += [self.best, last]
         if config.logger is not False and not config.fast_dev_run:
@@ -104,6 +108,7 @@ def _check_yaml(args: list[str]) -> None:
 def main(args: list[str] | None = None) -> None:
     """Run the command line on ``args`` (by default those of the process); a user's mistake ends it with status 2."""
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists")  # logs/ lies beside the checkpoints
+    warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # a sweep passes them on
     warnings.filterwarnings("ignore", "Couldn't infer the batch indices")  # predictions name their files
     try:
         _check_yaml(sys.argv[1:] if args is None else args)

@@ -1,0 +1,129 @@
+"""A run's row, the table of many, and a recipe over several seeds."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from small import run
+
+from hsakd_pl import report, sweep
+from hsakd_pl.errors import UsageError
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["main.py"])
+
+
+def row_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / report.FILE).read_text())
+
+
+def test_row_of_a_run() -> None:
+    folder = run("fit", "--seed_everything", "3", trainer={"max_epochs": 2, "limit_val_batches": 2})
+    row = row_of(folder)
+    assert (row["config"], row["seed"], row["epochs"], row["devices"]) == (["config.yaml"], 3, 2, 1)
+    saved = torch.load(folder / "best.ckpt", weights_only=True)["callbacks"]
+    (best,) = {
+        float(state["best_model_score"]) for state in saved.values() if state.get("best_model_score") is not None
+    }
+    assert row["best_val_acc"] == best and row["best_val_acc"] >= row["last_val_acc"]
+    assert row["last_val_acc"] == row["metrics"]["val/acc"] and "train/loss" in row["metrics"]
+    assert row["versions"]["torch"] == torch.__version__
+    assert 0 < 2 * 2 * 64 / row["images_per_second"] <= row["seconds"]
+    assert row["commit"] is None or len(row["commit"].removesuffix("-dirty")) == 40
+
+
+def test_a_row_counts_what_came_before_an_interruption() -> None:
+    folder = run("fit")
+    first = row_of(folder)
+    run("fit", "--ckpt_path", "last", trainer={"max_epochs": 3})
+    row = row_of(folder)
+    assert (row["epochs"], first["epochs"]) == (3, 1)
+    spent = [found["images"] for found in _states(folder / "last.ckpt")]
+    assert spent == [3 * 2 * 64]
+    assert row["seconds"] > first["seconds"]
+
+
+def _states(checkpoint: Path) -> list[dict[str, Any]]:
+    return [state for state in torch.load(checkpoint, weights_only=True)["callbacks"].values() if "images" in state]
+
+
+def test_no_row_of_a_trial_or_of_a_run_that_failed() -> None:
+    folder = run("fit", trainer={"fast_dev_run": True})
+    assert not (folder / report.FILE).exists()
+    with pytest.raises(SystemExit):
+        run("fit", model={"init_args": {"lr": 1e30}}, trainer={"max_epochs": 3})
+    assert not (folder / report.FILE).exists()
+
+
+def test_a_students_row_names_its_teacher() -> None:
+    teacher = run("fit", module="TeacherModule") / "last.ckpt"
+    arguments = {"network": "resnet8", "teacher": "resnet8", "teacher_weights": str(teacher)}
+    row = row_of(run("fit", module="StudentModule", model={"init_args": arguments}))
+    assert row["teacher_sha256"] == hashlib.sha256(teacher.read_bytes()).hexdigest()
+
+
+def test_table(capsys: pytest.CaptureFixture[str]) -> None:
+    common = {"config": ["a/one.yaml"], "images_per_second": 100.0, "seconds": 10.0, "best_val_acc": 0.9}
+    for seed, accuracy in enumerate((0.70, 0.72, 0.74)):
+        Path("runs", f"seed{seed}").mkdir(parents=True)
+        Path("runs", f"seed{seed}", report.FILE).write_text(json.dumps({**common, "last_val_acc": accuracy}))
+    report.show(Path("runs"))
+    shown = capsys.readouterr().out
+    assert "72.00 +- 2.00" in shown and "90.00 +- 0.00" in shown and " 3 " in shown
+    rows = [json.loads(line) for line in Path("runs/rows.jsonl").read_text().splitlines()]
+    assert [row["folder"] for row in rows] == [f"runs/seed{seed}" for seed in range(3)]
+
+
+def test_nothing_to_report() -> None:
+    with pytest.raises(UsageError, match=r"result\.json"):
+        report.collect(Path())
+    Path(report.FILE).write_text("{")
+    with pytest.raises(UsageError, match="is no result"):
+        report.collect(Path())
+
+
+def test_seeds_and_folder() -> None:
+    assert sweep.parse_seeds("0-2,7") == [0, 1, 2, 7]
+    for text in ("", "2-1", "a"):
+        with pytest.raises(ValueError):  # noqa: PT011 argparse prints it with the option's name
+            sweep.parse_seeds(text)
+    recipe, machine = (str(REPOSITORY / "configs" / name) for name in ("digits/teacher_joint_resnet20", "trainer/cpu"))
+    options = ["--config", f"{recipe}.yaml", f"--config={machine}.yaml"]
+    assert sweep.folder_of(options) == Path("runs/digits/teacher_joint_resnet20")
+    assert sweep.folder_of([*options, "--trainer.default_root_dir", "x"]) == Path("x")
+    with pytest.raises(UsageError, match="default_root_dir"):
+        sweep.folder_of(options[2:])
+
+
+@pytest.mark.slow
+def test_sweep_is_one_command_that_can_be_repeated() -> None:
+    recipe = yaml.safe_load((REPOSITORY / "configs/digits/teacher_joint_resnet20.yaml").read_text())
+    recipe["trainer"] |= {"max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 1, "accelerator": "cpu"}
+    recipe["trainer"]["default_root_dir"] = "runs"
+    Path("recipe.yaml").write_text(yaml.safe_dump(recipe))
+
+    def swept(seeds: str) -> str:
+        command = [sys.executable, "-m", "hsakd_pl.sweep", "--seeds", seeds, "--config", "recipe.yaml"]
+        finished = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert finished.returncode == 0, finished.stderr
+        return finished.stdout
+
+    swept("1")
+    before = row_of(Path("runs/seed1"))
+    Path("runs/seed1/last.ckpt").rename("last.ckpt")
+    assert "seed 1 has a result" in swept("0-1")
+    rows = [json.loads(line) for line in Path("runs/rows.jsonl").read_text().splitlines()]
+    assert [row["seed"] for row in rows] == [0, 1]
+    assert rows[1] == {"folder": "runs/seed1", **before}
+    assert rows[0]["metrics"]["train/loss"] != rows[1]["metrics"]["train/loss"]
