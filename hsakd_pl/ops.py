@@ -18,12 +18,18 @@ NUM_ROTATIONS = 4  # M = 4: 0, 90, 180 and 270 degrees, Sec. 3.1
 def rotate(images: Tensor) -> Tensor:
     """Turn every image counter-clockwise by 0, 90, 180 and 270 degrees.
 
-    ``images`` (B, C, S, S) -> (4B, C, S, S), rotation by rotation. Raises UsageError if the images are not square.
+    ``images`` (B, C, S, S) -> (4B, C, S, S), rotation by rotation, in channels_last memory. Raises UsageError if the
+    images are not square.
     """
     height, width = images.shape[-2:]
     if height != width:
         raise UsageError(f"rotation by 90 degrees needs square images, got {height} x {width}: crop or resize them")
-    return torch.cat([torch.rot90(images, quarter_turns, (2, 3)) for quarter_turns in range(NUM_ROTATIONS)])
+    size = (NUM_ROTATIONS * len(images), *images.shape[1:])
+    rows = torch.empty(size, dtype=images.dtype, device=images.device, memory_format=torch.channels_last)
+    for rotation in range(NUM_ROTATIONS):
+        part = slice(rotation * len(images), (rotation + 1) * len(images))
+        rows[part] = torch.rot90(images, rotation, (2, 3))
+    return rows
 
 
 def joint_labels(labels: Tensor) -> Tensor:

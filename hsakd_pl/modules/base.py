@@ -11,6 +11,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LinearLR, MultiStepLR
 
 from hsakd_pl.errors import UsageError
+from hsakd_pl.modules.compiled import Compiled
 from hsakd_pl.modules.metrics import Evaluation
 from hsakd_pl.networks import NetworkOutput, StagedBackbone
 from hsakd_pl.ops import NUM_ROTATIONS, rotate, total
@@ -24,6 +25,11 @@ def as_output(output: NetworkOutput | Tensor) -> NetworkOutput:
     return NetworkOutput(output, ()) if isinstance(output, Tensor) else output
 
 
+def class_part(network: nn.Module) -> nn.Module:
+    """The network without its branches, for where only class logits are asked for."""
+    return getattr(network, "backbone", network)
+
+
 class HSAKDModule(pl.LightningModule):
     """Trains and evaluates one or more networks of the same classes with SGD.
 
@@ -32,9 +38,11 @@ class HSAKDModule(pl.LightningModule):
 
     ``branch_metrics_every``: joint and class accuracies of the branches, over all rotations, are measured in every n-th
     epoch's validation and in every test, at several times the cost of the class head's; 0 switches them off.
+    ``compile``: ``fit`` compiles the training step and the validation of the class head with ``torch.compile``.
     """
 
     diverged: Tensor
+    compiled: dict[str, Compiled]
     frozen: tuple[nn.Module, ...] = ()  # parts kept in eval mode; a tuple, so that they are not registered once more
 
     def __init__(
@@ -50,6 +58,7 @@ class HSAKDModule(pl.LightningModule):
         milestones: Sequence[int] = (150, 180, 210),
         warmup_epochs: int = 0,
         branch_metrics_every: int = 10,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
@@ -57,9 +66,9 @@ class HSAKDModule(pl.LightningModule):
         self.num_classes = getattr(networks[0], "num_classes", num_classes)
         self.lr, self.momentum, self.nesterov, self.weight_decay = lr, momentum, nesterov, weight_decay
         self.milestones, self.warmup_epochs = tuple(milestones), warmup_epochs
-        self.branch_metrics_every = branch_metrics_every
+        self.branch_metrics_every, self.compiles, self.compiled = branch_metrics_every, compile, {}
         for network in networks:
-            if image_size is not None and isinstance(backbone := getattr(network, "backbone", network), StagedBackbone):
+            if image_size is not None and isinstance(backbone := class_part(network), StagedBackbone):
                 backbone.check_image_size(image_size, image_size)
         self.evaluation = Evaluation(self.num_classes, [len(getattr(network, "branches", ())) for network in networks])
         self.register_buffer("diverged", torch.zeros((), dtype=torch.bool), persistent=False)
@@ -78,7 +87,7 @@ class HSAKDModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self._pin_frozen()
-        terms = self.losses(batch)
+        terms = self.compiled["step"](*batch) if self.compiled else self.losses(batch)
         loss = total(self.loss_weights[name] * term for name, term in terms.items())
         self.diverged |= ~loss.detach().isfinite()
         if loss.device.type == "cpu":  # elsewhere reading the flag would stall the device: once an epoch is enough
@@ -102,7 +111,7 @@ class HSAKDModule(pl.LightningModule):
     def predict_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> dict[str, Any]:
         """Class, its probability, and in how many of the four rotations the same class wins (as a fraction)."""
         images, sources = batch
-        logits = as_output(self(rotate(images))).logits.unflatten(0, (NUM_ROTATIONS, -1))
+        logits = as_output(class_part(self.network)(rotate(images))).logits.unflatten(0, (NUM_ROTATIONS, -1))
         probability, predicted = logits[0].softmax(1).max(1)
         agreement = logits.argmax(2).eq(predicted).float().mean(0)
         return {"source": sources, "class": predicted, "probability": probability, "rotation_agreement": agreement}
@@ -112,14 +121,18 @@ class HSAKDModule(pl.LightningModule):
         images, labels = batch
         for peer, network in enumerate(self.networks):
             rotated = with_branches and bool(self.evaluation.branches[peer])
-            output = as_output(network(rotate(images) if rotated else images))
+            classify = self.compiled.get(f"peer{peer}", class_part(network))
+            output = as_output(network(rotate(images)) if rotated else classify(images))
             for name, metric in self.evaluation.add(peer, output, labels).items():
                 self.log(f"{split}/{name}", metric, on_step=False, on_epoch=True, prog_bar=name == "acc")
 
     def configure_optimizers(self) -> Any:
         """SGD on what is not frozen; steps at epoch boundaries, after a warm-up that is linear in steps."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = SGD(trained, self.lr, self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov)
+        fused = self.device.type in ("cpu", "cuda")  # one kernel for all parameters, elsewhere a loop
+        optimizer = SGD(
+            trained, self.lr, self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov, fused=fused
+        )
         steps = MultiStepLR(optimizer, [self.warmup_epochs + epoch for epoch in self.milestones], gamma=0.1)
         if self.warmup_epochs == 0:
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": steps, "interval": "epoch"}}
@@ -148,6 +161,14 @@ class HSAKDModule(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         self.diverged.zero_()
+        if self.compiles:
+            where = self.device, self.trainer.world_size
+            self.compiled = {"step": Compiled(lambda *batch: self.losses(batch), "training step", *where)}
+            for peer, network in enumerate(self.networks):
+                self.compiled[f"peer{peer}"] = Compiled(class_part(network), "validation", *where)
+
+    def on_fit_end(self) -> None:
+        self.compiled = {}
 
     def on_validation_start(self) -> None:  # before the epoch's checkpoints are written
         self._raise_if_diverged()

@@ -11,6 +11,7 @@ from torch import Tensor
 from hsakd_pl.errors import UsageError
 from hsakd_pl.modules.base import Batch, HSAKDModule, as_output
 from hsakd_pl.modules.build import build_network, freeze, not_by_name
+from hsakd_pl.modules.inference import InferenceNetwork
 from hsakd_pl.ops import kd_loss, rotate, total
 from hsakd_pl.weights import describe, file_sha256
 
@@ -21,7 +22,8 @@ class StudentModule(HSAKDModule):
     The KD terms cover all rotations, or none with ``rotate_images`` off: then, without branches, it is Hinton's KD.
     The teacher stays in eval mode and out of the optimizer, the checkpoint and everything else that Lightning walks
     over. ``teacher_sha256`` pins its weight file: checkpoints record the hash, and ``fit`` refuses another file.
-    A teacher given as a network is frozen in place. Raises UsageError where the two differ in classes or branches.
+    A teacher given as a network is frozen in place; ``fit`` asks a copy of it, made ready for inference. Raises
+    UsageError where the two differ in classes or branches.
     """
 
     def __init__(
@@ -46,10 +48,20 @@ class StudentModule(HSAKDModule):
         self.save_hyperparameters(ignore=not_by_name(network=network, teacher=teacher))
         self.temperature, self.rotate_images = temperature, rotate_images
         self.frozen = (freeze(build_network(teacher, num_classes, teacher_weights, branches)),)
+        self.taught_by: tuple[nn.Module, ...] = self.frozen  # a tuple, so that it is no submodule either
         self._check_pair()
         self.expected_sha256 = teacher_sha256
         if teacher_weights is not None:
             self.hparams["teacher_sha256"] = file_sha256(teacher_weights)
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.trainer.precision)
+        self.taught_by = (InferenceNetwork(self.teacher, dtype),)
+
+    def on_fit_end(self) -> None:
+        super().on_fit_end()
+        self.taught_by = self.frozen
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -69,7 +81,7 @@ class StudentModule(HSAKDModule):
         images, labels = batch
         inputs = rotate(images) if self.rotate_images else images
         with torch.no_grad():
-            taught = as_output(self.teacher(inputs))
+            taught = as_output(self.taught_by[0](inputs))
         learnt = as_output(self(inputs))
         terms = {
             "loss_ce": F.cross_entropy(learnt.logits[: len(labels)], labels),

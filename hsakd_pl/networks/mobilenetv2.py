@@ -15,7 +15,7 @@ FIRST_ROW = (0, 2, 3, 5, 7)  # number, in the whole network, of a stage's first 
 
 def conv_bn_relu(convolution: nn.Conv2d) -> nn.Sequential:
     """The convolution, its norm and a ReLU (the published code has no ReLU6)."""
-    return nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU())
+    return nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU(inplace=True))
 
 
 class InvertedResidual(nn.Module):
@@ -33,7 +33,7 @@ class InvertedResidual(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        return features + self.conv(features) if self.identity else self.conv(features)
+        return self.conv(features).add_(features) if self.identity else self.conv(features)
 
 
 class MobileNetV2(StagedBackbone):

@@ -30,8 +30,8 @@ class BasicBlock(nn.Module):
         self.downsample = shortcut(in_channels, out_channels, stride)
 
     def forward(self, features: Tensor) -> Tensor:
-        residual = self.bn2(self.conv2(self.bn1(self.conv1(features)).relu()))
-        return (residual + (features if self.downsample is None else self.downsample(features))).relu()
+        residual = self.bn2(self.conv2(self.bn1(self.conv1(features)).relu_()))
+        return residual.add_(features if self.downsample is None else self.downsample(features)).relu_()
 
 
 class Bottleneck(nn.Module):
@@ -49,10 +49,10 @@ class Bottleneck(nn.Module):
         self.downsample = shortcut(in_channels, out_channels, stride)
 
     def forward(self, features: Tensor) -> Tensor:
-        residual = self.bn1(self.conv1(features)).relu()
-        residual = self.bn2(self.conv2(residual)).relu()
+        residual = self.bn1(self.conv1(features)).relu_()
+        residual = self.bn2(self.conv2(residual)).relu_()
         residual = self.bn3(self.conv3(residual))
-        return (residual + (features if self.downsample is None else self.downsample(features))).relu()
+        return residual.add_(features if self.downsample is None else self.downsample(features)).relu_()
 
 
 class ResNet(StagedBackbone):
@@ -89,7 +89,7 @@ class CIFARResNet(ResNet):
     branch_init = (conv_fan_out, linear_zero_bias)
 
     def __init__(self, num_classes: int, depth: int, channels: tuple[int, int, int, int] = (16, 16, 32, 64)) -> None:
-        stem = named(conv1=conv3x3(3, channels[0]), bn1=nn.BatchNorm2d(channels[0]), relu=nn.ReLU())
+        stem = named(conv1=conv3x3(3, channels[0]), bn1=nn.BatchNorm2d(channels[0]), relu=nn.ReLU(inplace=True))
         super().__init__(num_classes, stem, channels, (1, 1, 2, 2), ((depth - 2) // 6,) * 3)
 
 
@@ -100,7 +100,7 @@ class CIFARResNet50(ResNet):
     block = Bottleneck
 
     def __init__(self, num_classes: int) -> None:
-        stem = named(conv1=conv3x3(3, 64), bn1=nn.BatchNorm2d(64), relu=nn.ReLU())
+        stem = named(conv1=conv3x3(3, 64), bn1=nn.BatchNorm2d(64), relu=nn.ReLU(inplace=True))
         super().__init__(num_classes, stem, (64, 256, 512, 1024, 2048), (1, 1, 2, 2, 2), (3, 4, 6, 3))
 
 
@@ -114,7 +114,7 @@ class ImageNetResNet(ResNet):
         stem = named(
             conv1=nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False),
             bn1=nn.BatchNorm2d(64),
-            relu=nn.ReLU(),
+            relu=nn.ReLU(inplace=True),
             maxpool=nn.MaxPool2d(3, stride=2, padding=1),
         )
         widths = (64, 128, 256, 512) if block is BasicBlock else (256, 512, 1024, 2048)

@@ -29,11 +29,11 @@ class ShuffleUnit(nn.Module):
         self.pool = nn.AvgPool2d(3, stride=2, padding=1) if stride == 2 else None
 
     def forward(self, features: Tensor) -> Tensor:
-        residual = torch.channel_shuffle(self.bn1(self.conv1(features)).relu(), self.groups)
-        residual = self.bn2(self.conv2(residual)).relu()
+        residual = torch.channel_shuffle(self.bn1(self.conv1(features)).relu_(), self.groups)
+        residual = self.bn2(self.conv2(residual)).relu_()
         residual = self.bn3(self.conv3(residual))
-        joined = residual + features if self.pool is None else torch.cat([residual, self.pool(features)], 1)
-        return joined.relu()
+        joined = residual.add_(features) if self.pool is None else torch.cat([residual, self.pool(features)], 1)
+        return joined.relu_()
 
 
 class ShuffleNetV1(StagedBackbone):
@@ -43,7 +43,7 @@ class ShuffleNetV1(StagedBackbone):
     branch_init = (conv_fan_out, linear_zero_bias)
 
     def __init__(self, num_classes: int) -> None:
-        stem = named(conv1=conv1x1(3, 24), bn1=nn.BatchNorm2d(24), relu=nn.ReLU())
+        stem = named(conv1=conv1x1(3, 24), bn1=nn.BatchNorm2d(24), relu=nn.ReLU(inplace=True))
         super().__init__(stem, (24, 240, 480, 960), (1, 2, 2, 2), num_classes)
 
     def make_stage(self, stage: int, in_channels: int, stride: int) -> nn.Module:
@@ -70,9 +70,9 @@ class SplitUnit(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         passed, residual = features.chunk(2, 1)
-        residual = self.bn1(self.conv1(residual)).relu()
+        residual = self.bn1(self.conv1(residual)).relu_()
         residual = self.bn2(self.conv2(residual))
-        residual = self.bn3(self.conv3(residual)).relu()
+        residual = self.bn3(self.conv3(residual)).relu_()
         return torch.channel_shuffle(torch.cat([passed, residual], 1), 2)
 
 
@@ -94,10 +94,10 @@ class DownUnit(nn.Module):
         self.bn5 = nn.BatchNorm2d(half)
 
     def forward(self, features: Tensor) -> Tensor:
-        left = self.bn2(self.conv2(self.bn1(self.conv1(features)))).relu()
-        right = self.bn3(self.conv3(features)).relu()
+        left = self.bn2(self.conv2(self.bn1(self.conv1(features)))).relu_()
+        right = self.bn3(self.conv3(features)).relu_()
         right = self.bn4(self.conv4(right))
-        right = self.bn5(self.conv5(right)).relu()
+        right = self.bn5(self.conv5(right)).relu_()
         return torch.channel_shuffle(torch.cat([left, right], 1), 2)
 
 
@@ -113,7 +113,7 @@ class ShuffleNetV2(StagedBackbone):
     )
 
     def __init__(self, num_classes: int) -> None:
-        stem = named(conv1=conv1x1(3, 24), bn1=nn.BatchNorm2d(24), relu=nn.ReLU())
+        stem = named(conv1=conv1x1(3, 24), bn1=nn.BatchNorm2d(24), relu=nn.ReLU(inplace=True))
         super().__init__(stem, (24, 116, 232, 464), (1, 2, 2, 2), num_classes)
 
     def make_stage(self, stage: int, in_channels: int, stride: int) -> nn.Module:
@@ -122,7 +122,7 @@ class ShuffleNetV2(StagedBackbone):
         return nn.Sequential(DownUnit(in_channels, out_channels, stride), *later)
 
     def make_head(self, num_outputs: int) -> nn.Module:
-        before = {"conv2": conv1x1(self.channels[-1], 1024), "bn2": nn.BatchNorm2d(1024), "relu": nn.ReLU()}
+        before = {"conv2": conv1x1(self.channels[-1], 1024), "bn2": nn.BatchNorm2d(1024), "relu": nn.ReLU(inplace=True)}
         return pooled_linear(1024, num_outputs, **before)
 
 

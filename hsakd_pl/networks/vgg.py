@@ -18,7 +18,7 @@ def conv_block(in_channels: int, out_channels: int, convolutions: int) -> nn.Seq
     layers: list[nn.Module] = []
     for index in range(convolutions):
         first = in_channels if index == 0 else out_channels
-        layers += [nn.Conv2d(first, out_channels, 3, padding=1), nn.BatchNorm2d(out_channels), nn.ReLU()]
+        layers += [nn.Conv2d(first, out_channels, 3, padding=1), nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers[:-1])
 
 
@@ -45,9 +45,9 @@ class VGG(StagedBackbone):
     def make_stage(self, stage: int, in_channels: int, stride: int) -> nn.Module:
         out_channels = self.channels[stage]
         entries: list[nn.Module] = [nn.MaxPool2d(2)] if stride == 2 else []
-        entries += [conv_block(in_channels, out_channels, self.convolutions[stage - 1]), nn.ReLU()]
+        entries += [conv_block(in_channels, out_channels, self.convolutions[stage - 1]), nn.ReLU(inplace=True)]
         if stage == 4:
-            entries += [conv_block(out_channels, out_channels, self.convolutions[4]), nn.ReLU()]
+            entries += [conv_block(out_channels, out_channels, self.convolutions[4]), nn.ReLU(inplace=True)]
         return nn.Sequential(*entries)
 
     def make_head(self, num_outputs: int) -> nn.Module:

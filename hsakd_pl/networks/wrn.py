@@ -23,9 +23,9 @@ class PreActBlock(nn.Module):
         self.shortcut = conv1x1(in_channels, out_channels, stride) if in_channels != out_channels else None
 
     def forward(self, features: Tensor) -> Tensor:
-        activated = self.bn1(features).relu()
-        residual = self.conv2(self.bn2(self.conv1(activated)).relu())
-        return residual + (features if self.shortcut is None else self.shortcut(activated))
+        activated = self.bn1(features).relu_()
+        residual = self.conv2(self.bn2(self.conv1(activated)).relu_())
+        return residual.add_(features if self.shortcut is None else self.shortcut(activated))
 
 
 class WideResNet(StagedBackbone):
@@ -53,7 +53,7 @@ class WideResNet(StagedBackbone):
 
     def make_head(self, num_outputs: int) -> nn.Module:
         channels = self.channels[-1]
-        return pooled_linear(channels, num_outputs, bn1=nn.BatchNorm2d(channels), relu=nn.ReLU())
+        return pooled_linear(channels, num_outputs, bn1=nn.BatchNorm2d(channels), relu=nn.ReLU(inplace=True))
 
 
 for depth, width in ((40, 2), (40, 1), (16, 2), (16, 1)):

@@ -1,0 +1,45 @@
+"""A frozen network made ready for inference: norms folded into convolutions, weights cast once."""
+
+from copy import deepcopy
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+from torch.fx.experimental.optimization import fuse
+from torch.fx.proxy import TraceError
+
+from hsakd_pl.networks import HSAKDNet, NetworkOutput, StagedBackbone
+
+
+class InferenceNetwork(nn.Module):
+    """A copy of ``network`` for its fixed weights: the same outputs up to rounding, for less work.
+
+    Batch norms become part of the convolution right before them. With ``dtype``, convolutions and linear layers
+    compute in it, outside of autocast, which would cast their weights at every step; the norms that are left keep
+    their statistics. A network of another make than this package's is only copied: its layers may be used twice.
+    """
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.network, self.dtype = deepcopy(network).requires_grad_(False).eval(), dtype
+        if isinstance(network, HSAKDNet | StagedBackbone):
+            self.network = _folded(self.network)
+        for layer in self.network.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                layer.to(dtype)
+
+    def forward(self, images: Tensor) -> NetworkOutput | Tensor:
+        if self.dtype is None:
+            return self.network(images)
+        with torch.autocast(images.device.type, enabled=False):
+            return self.network(images.to(self.dtype))
+
+
+def _folded(module: nn.Module) -> nn.Module:
+    """Fold the largest parts that can be traced: not those whose Python code looks at the images' shape."""
+    try:
+        return fuse(module)
+    except (TraceError, NotImplementedError):  # the latter: a ModuleList, which has no forward
+        for name, child in module.named_children():
+            setattr(module, name, _folded(child))
+        return module

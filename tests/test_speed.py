@@ -1,0 +1,145 @@
+"""What makes training fast changes its numbers by rounding only: folded teachers, compiled steps, smaller batches."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import torch.nn as nn
+from small import CLASSES, make, trainer
+from torch import Tensor
+
+from hsakd_pl import DigitsDataModule, HSAKDModule, StudentModule, create_network, list_networks
+from hsakd_pl.modules.compiled import Compiled
+from hsakd_pl.modules.inference import InferenceNetwork
+
+
+def with_statistics(network: nn.Module) -> nn.Module:
+    """Every norm's statistics and weights far from their initial zeros and ones."""
+    generator = torch.Generator().manual_seed(0)
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            for tensor in (layer.weight.data, layer.running_var):
+                tensor.uniform_(0.5, 1.5, generator=generator)
+            for tensor in (layer.bias.data, layer.running_mean):
+                tensor.normal_(0, 0.1, generator=generator)
+    return network.eval()
+
+
+def norms(network: nn.Module) -> int:
+    return sum(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
+
+
+@pytest.mark.parametrize("name", list_networks())
+def test_folded_network_gives_the_same_outputs(name: str) -> None:
+    network = with_statistics(create_network(name, 7)).double()
+    before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    ready = InferenceNetwork(network)
+    images = torch.randn(
+        2, 3, 64 if name.endswith("imagenet") else 32, 64 if name.endswith("imagenet") else 32
+    ).double()
+    with torch.no_grad():
+        expected, found = network(images), ready(images)
+    torch.testing.assert_close(tuple(found), tuple(expected), rtol=1e-9, atol=1e-9)
+    assert norms(ready) < norms(network) * (0.6 if name.startswith("wrn") else 0.01)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in network.state_dict().items())
+
+
+def test_another_make_of_network_is_left_as_it_is() -> None:
+    layer = nn.Conv2d(3, 3, 1)
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = layer, nn.BatchNorm2d(3)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.norm(self.conv(self.conv(images)))
+
+    images, network = torch.randn(2, 3, 4, 4), with_statistics(Twice())
+    assert torch.equal(InferenceNetwork(network)(images), network(images))
+
+
+def test_weights_are_cast_once() -> None:
+    network = with_statistics(create_network("wrn_16_1", CLASSES))
+    ready = InferenceNetwork(network, torch.bfloat16)
+    images = torch.randn(2, 3, 16, 16)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        found, expected = ready(images), network(images)
+    assert found.logits.dtype == torch.bfloat16
+    torch.testing.assert_close(found.logits.float(), expected.logits.float(), rtol=0.05, atol=0.05)
+    dtypes = {type(layer): layer.weight.dtype for layer in ready.modules() if hasattr(layer, "weight")}
+    assert dtypes == {nn.Conv2d: torch.bfloat16, nn.Linear: torch.bfloat16, nn.BatchNorm2d: torch.float32}
+
+
+class Losses(pl.Callback):
+    """Keeps the loss of every step."""
+
+    def __init__(self) -> None:
+        self.found: list[float] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: HSAKDModule, outputs: Any, *_: Any) -> None:
+        self.found.append(float(outputs["loss"]))
+
+
+def losses_of(module: HSAKDModule, precision: str = "64-true", **data: Any) -> list[float]:
+    """Of 20 steps on the digits, every tenth with a smaller batch."""
+    kept = Losses()
+    digits = DigitsDataModule(batch_size=32, train_fraction=0.25, **data)  # 314 images: ten batches, the last of 26
+    run = trainer(max_epochs=2, callbacks=[kept], limit_val_batches=2, precision=precision, num_sanity_val_steps=0)
+    run.fit(module, datamodule=digits)
+    assert len(kept.found) == 20
+    return kept.found
+
+
+def student(**options: Any) -> StudentModule:
+    torch.manual_seed(0)
+    teacher = with_statistics(create_network("resnet8", 10))
+    return StudentModule(create_network("resnet8", 10), teacher, num_classes=10, lr=1e-4, **options)
+
+
+# At a learning rate of training any rounding, even in float64, grows tenfold every few steps: hence a small one.
+@pytest.mark.parametrize(("precision", "bound"), [("64-true", 1e-9), ("32-true", 1e-4)])
+def test_fit_with_all_that_is_fast_equals_plain_steps(
+    precision: str, bound: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = losses_of(student(), precision)
+    monkeypatch.setattr(StudentModule, "setup", lambda self, stage: None)  # no channels_last
+    monkeypatch.setattr(StudentModule, "on_fit_start", HSAKDModule.on_fit_start)  # no folding
+    assert fast == pytest.approx(losses_of(student(), precision), rel=bound)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "backend"),
+    [("student", "inductor"), *((kind, "aot_eager") for kind in ("student", "teacher", "mutual", "probe", "baseline"))],
+)
+def test_compiled_equals_eager(kind: str, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one graph for one batch size; ``aot_eager`` is the compiler without its code generator."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(torch, "compile", lambda function, mode, dynamic: compiler(function, backend, dynamic))
+    sizes = []
+    called = Compiled.__call__
+    monkeypatch.setattr(Compiled, "__call__", lambda self, *batch: sizes.append(len(batch[0])) or called(self, *batch))
+
+    def module(**options: Any) -> HSAKDModule:
+        return student(**options) if kind == "student" else make(kind, num_classes=10, lr=1e-4, **options)
+
+    eager = losses_of(module())
+    assert not sizes
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    assert losses_of(module(compile=True)) == pytest.approx(eager, rel=1e-9)
+    assert {32, 26} <= set(sizes)
+    counters = torch._dynamo.utils.counters
+    assert not counters["graph_break"]
+    assert counters["stats"]["unique_graphs"] == 1 + (2 if kind == "mutual" else 1)  # the step; a validation a network
+
+
+def compiler(function: Callable[..., Any], backend: str, dynamic: bool) -> Callable[..., Any]:
+    return COMPILE(function, backend=backend, dynamic=dynamic)
+
+
+COMPILE = torch.compile
