@@ -67,7 +67,10 @@ class HSAKDCLI(LightningCLI):
         if config.logger is not False and not config.fast_dev_run:
             callbacks += [LearningRateMonitor()]
         self.trainer_defaults["callbacks"] = callbacks  # LightningCLI adds them to those of the configuration
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        if config.sync_batchnorm and trainer.strategy.root_device.type != "cuda":
+            raise UsageError("trainer.sync_batchnorm needs GPUs: leave it out, or choose --trainer.accelerator gpu")
+        return trainer
 
     def before_fit(self) -> None:
         saves = self.trainer.checkpoint_callback is not None

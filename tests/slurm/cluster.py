@@ -61,7 +61,7 @@ class Cluster:
         for name in ("state", "spool"):
             (folder / name).mkdir()
         names = {"folder": folder, "host": socket.gethostname().split(".")[0]}
-        ports = dict(zip(("controller_port", "node_port"), _free_ports(2), strict=True))
+        ports = dict(zip(("controller_port", "node_port"), free_ports(2), strict=True))
         (folder / "slurm.conf").write_text(CONFIGURATION.format(**names, **ports))
         (folder / "gres.conf").write_text("Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n")
         (folder / "munge.key").write_bytes(os.urandom(128))
@@ -121,7 +121,8 @@ class Cluster:
                 process.wait()
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Different ports that nobody listens to."""
     sockets = [socket.socket() for _ in range(count)]
     for each in sockets:
         each.bind(("127.0.0.1", 0))
