@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 import yaml
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -19,15 +20,18 @@ from hsakd_pl.data import ImageDataModule
 from hsakd_pl.errors import UsageError
 from hsakd_pl.modules import HSAKDModule
 from hsakd_pl.report import ResultWriter
+from hsakd_pl.requeue import RequeueBetweenSteps, saved_by_this_job, saved_checkpoints
 from hsakd_pl.weights import read_weights
 
+HPC = "hpc_ckpt_*.ckpt"  # what Lightning saves before SLURM ends a job
 USER_MISTAKES = (UsageError, FileNotFoundError, MisconfigurationException)
 
 
 class HSAKDCLI(LightningCLI):
     """LightningCLI whose model takes classes and image size from the data, and whose runs lie in one folder each.
 
-    ``trainer.default_root_dir`` receives ``last.ckpt`` (the result), ``best.ckpt`` and ``logs/version_k/``.
+    ``trainer.default_root_dir`` receives ``last.ckpt`` (the result), ``best.ckpt`` and ``logs/version_k/``. A job that
+    SLURM requeued continues from the newest checkpoint it wrote itself.
     """
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
@@ -47,10 +51,11 @@ class HSAKDCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for attribute in ("num_classes", "image_size"):
             parser.link_arguments(f"data.{attribute}", f"model.init_args.{attribute}", apply_on="instantiate")
+        parser.set_defaults({"trainer.default_root_dir": "runs"})
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         config = self._get(self.config_init, "trainer")
-        folder = config.default_root_dir or "runs"
+        folder = config.default_root_dir
         if config.logger in (None, True):
             kwargs["logger"] = CSVLogger(folder, name="logs")
         self.best = ModelCheckpoint(
@@ -60,24 +65,44 @@ class HSAKDCLI(LightningCLI):
         files = self._get(self.config, "config") or []
         seed = self._get(self.config, "seed_everything", default=0)
         result = ResultWriter(folder, [str(file) for file in files], seed, self.best)
-        callbacks: list[pl.Callback] = [PredictionWriter(folder), result]
+        callbacks: list[pl.Callback] = [PredictionWriter(folder), result, RequeueBetweenSteps()]
         if config.enable_checkpointing is not False and not config.fast_dev_run:
             callbacks += [self.best, last]
         if config.logger is not False and not config.fast_dev_run:
             callbacks += [LearningRateMonitor()]
         self.trainer_defaults["callbacks"] = callbacks  # LightningCLI adds them to those of the configuration
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        if config.sync_batchnorm and trainer.strategy.root_device.type != "cuda":
+            raise UsageError("trainer.sync_batchnorm needs GPUs: leave it out, or choose --trainer.accelerator gpu")
+        return trainer
 
     def before_fit(self) -> None:
-        last = Path(self.trainer.default_root_dir) / "last.ckpt"
-        resumed, saves = self._get(self.config, "ckpt_path"), self.trainer.checkpoint_callback is not None
-        if last.exists() and saves and not resumed:
+        saves = self.trainer.checkpoint_callback is not None
+        found = saved_checkpoints(self.trainer.default_root_dir, ("last.ckpt", HPC) if saves else (HPC,))
+        own = next(filter(saved_by_this_job, found), None)
+        if own is not None:
+            self.config_init["fit"]["ckpt_path"] = str(own)
+        elif found and not self._get(self.config, "ckpt_path"):
             raise UsageError(
-                f"{last} is the result of an earlier run: resume it with --ckpt_path {last}, "
+                f"{found[0]} is the result of an earlier run: resume it with --ckpt_path {found[0]}, "
                 "or name another folder with --trainer.default_root_dir"
             )
 
+    def before_test(self) -> None:
+        """Lightning would take what an interrupted run left in the folder for the weights to evaluate."""
+        found = saved_checkpoints(self.trainer.default_root_dir, (HPC,))
+        if found and SLURMEnvironment.detect() and not self._get(self.config, "ckpt_path"):
+            raise UsageError(
+                f"{found[0]} was left by an interrupted run: name the checkpoint to use with --ckpt_path, "
+                "or another folder with --trainer.default_root_dir"
+            )
+
+    before_validate = before_predict = before_test
+
     def after_fit(self) -> None:
+        if self.trainer.is_global_zero:  # finished: nothing to continue
+            for path in saved_checkpoints(self.trainer.default_root_dir, (HPC,)):
+                path.unlink()
         metrics = self.trainer.callback_metrics
         if "val/acc" in metrics and self.best.best_model_score is not None:
             rank_zero_info(

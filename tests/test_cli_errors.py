@@ -63,6 +63,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str], list[str]]] = {
     "another checkpoint": ({}, ["--ckpt_path", "four.pth"], ["four.pth"]),
     "cut checkpoint": ({}, ["--ckpt_path", "cut.pth"], ["cut.pth"]),
     "no gpu": ({"trainer": {"accelerator": "gpu"}}, [], ["gpu", "trainer.accelerator"]),
+    "sync_batchnorm": ({"trainer": {"sync_batchnorm": True}}, [], ["sync_batchnorm needs GPUs"]),
     "diverges": ({"model": {"init_args": {"lr": 1e30}}}, [], ["NaN or infinite", "lower lr"]),
 }
 

@@ -1,4 +1,4 @@
-"""Two processes with half of each batch give what one process gives with the whole."""
+"""Two processes with half of each batch, or two halves one after the other, give what one process gives with all."""
 
 import subprocess
 import sys
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from ddp_run import train
 
 
 def run(kind: str, devices: int, batch_norm: str, out: Path) -> dict[str, Any]:
@@ -27,6 +28,14 @@ def test_two_processes_equal_one(kind: str, tmp_path: Path) -> None:
     # 540 images in batches of 16 leave 12: every image counts once on either number of processes
     assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-6)
     assert "val/acc" in two["metrics"]
+
+
+def test_accumulated_gradients_equal_those_of_the_whole_batch() -> None:
+    one, two = train("student", 1, "fixed"), train("student", 1, "fixed", accumulated=2)
+    assert len(one["gradients"]) > 20
+    for part in ("gradients", "state"):
+        torch.testing.assert_close(two[part], one[part], rtol=1e-9, atol=1e-12)
+    assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-6)
 
 
 @pytest.mark.slow

@@ -1,0 +1,147 @@
+"""Two tasks of a real SLURM job, interrupted twice, and two processes of torchrun give the same weights, bit by bit."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hsakd_pl import create_network
+from slurm.cluster import Cluster, ClusterError, free_ports
+
+REPOSITORY = Path(__file__).parents[2]
+CPU = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
+STEPS, EPOCHS = 8, 3
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def recipe(cifar_mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small student on real images."""
+    folder = tmp_path_factory.mktemp("recipe")
+    torch.manual_seed(0)
+    torch.save(create_network("resnet14", 100).state_dict(), folder / "teacher.pth")
+    networks = {"network": "resnet8", "teacher": "resnet14", "teacher_weights": str(folder / "teacher.pth")}
+    data = {"root": str(cifar_mini), "batch_size": 8}
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 1}
+    limits = {"max_epochs": EPOCHS, "limit_train_batches": STEPS, "limit_val_batches": 2}
+    config = {
+        "model": {
+            "class_path": "hsakd_pl.StudentModule",
+            "init_args": {**networks, "milestones": [1], "branch_metrics_every": 0},
+        },
+        "data": {"class_path": "hsakd_pl.CIFAR100DataModule", "init_args": data},
+        "trainer": {**quiet, **limits},
+    }
+    (folder / "recipe.yaml").write_text(json.dumps(config))
+    return folder / "recipe.yaml"
+
+
+def options(recipe: Path, folder: Path) -> list[str]:
+    """What is put on the command line for a run that leaves everything in ``folder``."""
+    noting = ["--trainer.callbacks+", "slurm.interruptions.Interruptions", "--trainer.callbacks.folder", str(folder)]
+    return ["--config", str(recipe), *CPU, "--trainer.default_root_dir", str(folder), *noting]
+
+
+def environment(**variables: str) -> dict[str, str]:
+    paths = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": f"{REPOSITORY}/tests"}
+    return {**os.environ, **paths, "OMP_NUM_THREADS": "1", **variables}
+
+
+def noted(folder: Path, start: int) -> list[str]:
+    """What a start of the run noted, which is the same in both tasks."""
+    first, second = ((folder / f"{start}.{rank}").read_text().split("\n")[:-1] for rank in range(2))
+    # a task that was killed may have begun one step more
+    assert abs(len(first) - len(second)) <= 1
+    assert all(a == b for a, b in zip(first, second, strict=False))
+    return first
+
+
+@pytest.fixture(scope="module")
+def whole(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of an uninterrupted run with torchrun."""
+    folder = tmp_path_factory.mktemp("whole")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*torchrun, "main.py", "fit", "--config", "configs/trainer/ddp.yaml", "--trainer.devices", "2"]
+    done = subprocess.run(
+        [*command, *options(recipe, folder)],
+        cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def saved(folder: Path) -> dict[str, Any]:
+    return torch.load(folder / "last.ckpt", weights_only=True)
+
+
+def metrics(folder: Path) -> dict[tuple[int, str], str]:
+    """What all starts of a run logged, as written."""
+    rows: list[dict[str, str]] = []
+    for path in sorted(folder.glob("logs/version_*/metrics.csv")):
+        with path.open() as file:
+            rows += csv.DictReader(file)
+    return {(int(row["step"]), name): value for row in rows for name, value in row.items() if value}
+
+
+def test_torchrun(whole: Path) -> None:
+    assert noted(whole, 0) == [str(step) for step in range(STEPS * EPOCHS)]
+    assert saved(whole)["global_step"] == STEPS * EPOCHS
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    try:
+        cluster = Cluster(tmp_path)
+    except ClusterError as error:
+        pytest.skip(str(error))
+    yield cluster
+    cluster.stop()
+
+
+def finish(cluster: Cluster, job: str, log: Path, seconds: int = 240) -> None:
+    """Wait for the end of the job, which SLURM would start again only minutes after it was requeued."""
+    end = time.monotonic() + seconds
+    while (state := cluster.state(job))["JobState"] != "COMPLETED":
+        assert state["JobState"] in ("PENDING", "RUNNING", "COMPLETING"), log.read_text()[-3000:]
+        assert time.monotonic() < end, log.read_text()[-3000:]
+        if state["Reason"] == "BeginTime":
+            cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
+        time.sleep(0.5)
+
+
+def test_an_interrupted_job_equals_an_uninterrupted_one(
+    whole: Path, recipe: Path, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("job")
+    resources = ["--ntasks-per-node", "2", "--gpus-per-node", "2", "--cpus-per-task", "1"]
+    log = folder / "slurm.out"
+    port = str(free_ports(1)[0])
+    cluster.environment.update(environment(SLURM_CONF=cluster.environment["SLURM_CONF"], MASTER_PORT=port))
+    sbatch = ["sbatch", "--parsable", *resources, "--output", str(log), "scripts/slurm/fit.sbatch"]
+    job = cluster.run(*sbatch, *options(recipe, folder), cwd=REPOSITORY).strip()
+    finish(cluster, job, log)
+    first, second, third = (noted(folder, start) for start in range(3))
+    at = int(second[0].removeprefix("from "))
+    assert first[0] == "0"
+    assert 2 < at < STEPS  # in the middle of the first epoch
+    assert second[:2] == [f"from {at}", str(at)]
+    assert second[-1] == "18" or second[-2] == "18"
+    assert third == [f"from {2 * STEPS}", *map(str, range(2 * STEPS, EPOCHS * STEPS))]
+    assert "hpc_ckpt_1.ckpt" in log.read_text()
+    one, other = saved(whole), saved(folder)
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
+        torch.testing.assert_close(other[part], one[part], rtol=0, atol=0)
+    # Lightning does not save the sums behind an epoch's means: after the signal they are of the steps still to come
+    cut = {key: value for key, value in metrics(whole).items() if not (key[0] < STEPS and key[1].startswith("train/"))}
+    assert metrics(folder).items() >= cut.items()
+    assert {(STEPS - 1, "val/loss"), (2 * STEPS - 1, "train/loss")} <= cut.keys()
+    assert not list(folder.glob("hpc_ckpt_*"))  # it would be taken for what is left of the next run

@@ -1,0 +1,32 @@
+"""Mixed precision with a loss scale: what overflows because of the scale is skipped, and is no divergence."""
+
+import pytest
+import torch
+from pytorch_lightning.plugins.precision import MixedPrecision
+from small import loader, make, trainer
+
+from hsakd_pl.errors import UsageError
+
+
+def fit(scale: float, lr: float = 0.01) -> tuple[float, int]:
+    """Train two epochs of two batches in float16; returns the loss scale and the number of weights that changed."""
+    module = make("student", lr=lr)
+    before = {name: weight.clone() for name, weight in module.named_parameters()}
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    precision = MixedPrecision("16-mixed", "cpu", scaler=scaler)
+    trainer(max_epochs=2, plugins=[precision]).fit(module, loader())
+    assert all(weight.isfinite().all() for weight in module.parameters())
+    return scaler.get_scale(), sum(not torch.equal(weight, before[name]) for name, weight in module.named_parameters())
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+def test_an_overflow_of_the_loss_scale_is_skipped() -> None:
+    assert fit(2.0**127) == (2.0**123, 0)  # four steps, each skipped, each halves the scale
+    scale, changed = fit(2.0**8)
+    assert scale == 2.0**8
+    assert changed > 20
+
+
+def test_a_loss_that_is_not_finite_ends_the_run() -> None:
+    with pytest.raises(UsageError, match="NaN or infinite"):
+        fit(1.0, lr=1e30)
