@@ -3,6 +3,8 @@
 import re
 import sys
 import warnings
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,7 +18,6 @@ from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities import rank_zero_info
 
 from hsakd_pl.callbacks import PredictionWriter
-from hsakd_pl.data import ImageDataModule
 from hsakd_pl.errors import UsageError
 from hsakd_pl.modules import HSAKDModule
 from hsakd_pl.report import ResultWriter
@@ -25,6 +26,8 @@ from hsakd_pl.weights import read_weights
 
 HPC = "hpc_ckpt_*.ckpt"  # what Lightning saves before SLURM ends a job
 USER_MISTAKES = (UsageError, FileNotFoundError, MisconfigurationException)
+if find_spec("pl_bolts"):
+    import_module("hsakd_pl.integrations.bolts")  # so that a configuration may name what is in it
 
 
 class HSAKDCLI(LightningCLI):
@@ -49,13 +52,19 @@ class HSAKDCLI(LightningCLI):
             )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        for attribute in ("num_classes", "image_size"):
-            parser.link_arguments(f"data.{attribute}", f"model.init_args.{attribute}", apply_on="instantiate")
-        parser.set_defaults({"trainer.default_root_dir": "runs"})
+        for attribute, read in (("num_classes", _num_classes), ("image_size", _image_size)):
+            parser.link_arguments("data", f"model.init_args.{attribute}", compute_fn=read, apply_on="instantiate")
+
+    def before_instantiate_classes(self) -> None:
+        if self._get(self.config, "lr_scheduler") and not self._get(self.config, "optimizer"):
+            raise UsageError(
+                "lr_scheduler has no effect without optimizer beside it: "
+                "model.init_args.lr_scheduler is the schedule of the recipe's own optimizer"
+            )
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         config = self._get(self.config_init, "trainer")
-        folder = config.default_root_dir
+        folder = config.default_root_dir = config.default_root_dir or "runs"
         if config.logger in (None, True):
             kwargs["logger"] = CSVLogger(folder, name="logs")
         self.best = ModelCheckpoint(
@@ -111,8 +120,20 @@ class HSAKDCLI(LightningCLI):
             )
 
 
+def _num_classes(data: pl.LightningDataModule) -> int:
+    if not hasattr(data, "num_classes"):
+        raise UsageError(f"{type(data).__name__} has no num_classes: a data module says how many classes it has")
+    return data.num_classes
+
+
+def _image_size(data: pl.LightningDataModule) -> int | None:
+    return getattr(data, "image_size", None)  # only to refuse images that are too small for the network
+
+
 def _one_error(message: str, *_: Any) -> NoReturn:
     """Report what the configuration gets wrong, without the pages of usage that the parser puts around it."""
+    if "No module named 'pl_bolts'" in message:
+        import_module("hsakd_pl.integrations.bolts")  # raises the error that says how to install it
     if unknown := re.search(r"class_path '(\S+)':\s+Option '(\S+)' is not accepted", message):
         group = "data" if "DataModule" in unknown[1] else "model"
         message = f"{unknown[1]} has no option {unknown[2]!r}: 'fit --{group}.help {unknown[1]}' lists those it has"
@@ -139,7 +160,7 @@ def main(args: list[str] | None = None) -> None:
         _check_yaml(sys.argv[1:] if args is None else args)
         HSAKDCLI(
             HSAKDModule,
-            ImageDataModule,
+            pl.LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
             seed_everything_default=0,

@@ -10,9 +10,10 @@ import pytest
 import torch
 from small import error_of, run
 
-from hsakd_pl import create_network
+from hsakd_pl import DigitsDataModule, create_network
 
 CIFAR = "hsakd_pl.CIFAR100DataModule"
+COSINE = {"class_path": "torch.optim.lr_scheduler.CosineAnnealingLR", "init_args": {"T_max": 2}}
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +58,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str], list[str]]] = {
     "typo at the top": ({"modle": {"class_path": "hsakd_pl.BaselineModule"}}, [], ["modle"]),
     "wrong type": ({"model": {"init_args": {"lr": "fast"}}}, [], ["lr", "fast"]),
     "unknown class": ({"model": {"class_path": "hsakd_pl.Baseline"}}, [], ["hsakd_pl.Baseline"]),
+    "no optimizer": ({"lr_scheduler": COSINE}, [], ["without optimizer", "model.init_args.lr_scheduler"]),
     "no config": ({}, ["--config", "nowhere.yaml"], ["nowhere.yaml"]),
     "config syntax": ({}, ["--config", "syntax.yaml"], ["syntax.yaml"]),
     "no checkpoint": ({}, ["--ckpt_path", "nowhere.ckpt"], ["nowhere.ckpt"]),
@@ -80,3 +82,10 @@ def test_mistakes(capsys: pytest.CaptureFixture[str], mistake: str) -> None:
 
 def test_predict_asks_for_images(capsys: pytest.CaptureFixture[str]) -> None:
     assert "set --data.init_args.predict_dir" in error_of(capsys, lambda: run("predict"))
+
+
+def test_data_say_how_many_classes_they_have(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(DigitsDataModule, "num_classes")
+    assert "DigitsDataModule has no num_classes" in error_of(capsys, lambda: run("fit"))

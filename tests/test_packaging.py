@@ -15,4 +15,4 @@ def test_console_command_resolves() -> None:
 
 
 def test_extras_are_declared() -> None:
-    assert set(metadata.metadata("hsakd_pl").get_all("Provides-Extra", [])) == {"test", "dev"}
+    assert set(metadata.metadata("hsakd_pl").get_all("Provides-Extra", [])) == {"notebooks", "test", "dev"}

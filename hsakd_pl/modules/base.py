@@ -1,14 +1,14 @@
 """What all modules share: optimizer, schedule, logging, evaluation. A method overrides ``losses`` and little else."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 import torch.nn as nn
 from torch import Tensor
-from torch.optim import SGD
-from torch.optim.lr_scheduler import LinearLR, MultiStepLR
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import LinearLR, LRScheduler, MultiStepLR
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.modules.compiled import Compiled
@@ -36,6 +36,11 @@ class HSAKDModule(pl.LightningModule):
     A subclass implements :meth:`losses` and gives the weight of each of its terms. The defaults are the paper's recipe
     for CIFAR-100 (Sec. 4.1); ``milestones`` are the epochs, counted after the warm-up, where ``lr`` falls to a tenth.
 
+    ``lr_scheduler`` makes another schedule from the optimizer and takes the place of warm-up and milestones: a class
+    path with its arguments in a configuration, a ``functools.partial`` in Python. It steps once an epoch, one that
+    watches a metric on ``val/loss`` unless it names another. Checkpoints hold its state but not the function itself:
+    give it again to ``load_from_checkpoint`` to go on training.
+
     ``branch_metrics_every``: joint and class accuracies of the branches, over all rotations, are measured in every n-th
     epoch's validation and in every test, at several times the cost of the class head's; 0 switches them off.
     ``compile``: ``fit`` compiles the training step and the validation of the class head with ``torch.compile``.
@@ -57,15 +62,18 @@ class HSAKDModule(pl.LightningModule):
         weight_decay: float = 5e-4,
         milestones: Sequence[int] = (150, 180, 210),
         warmup_epochs: int = 0,
+        lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         branch_metrics_every: int = 10,
         compile: bool = False,
     ) -> None:
         super().__init__()
+        if lr_scheduler is not None and warmup_epochs:
+            raise UsageError(f"warmup_epochs is {warmup_epochs}: lr_scheduler replaces the warm-up, set one of the two")
         self.networks = nn.ModuleList(networks)
         self.loss_weights = loss_weights
         self.num_classes = getattr(networks[0], "num_classes", num_classes)
         self.lr, self.momentum, self.nesterov, self.weight_decay = lr, momentum, nesterov, weight_decay
-        self.milestones, self.warmup_epochs = tuple(milestones), warmup_epochs
+        self.milestones, self.warmup_epochs, self.lr_scheduler = tuple(milestones), warmup_epochs, lr_scheduler
         self.branch_metrics_every, self.compiles, self.compiled = branch_metrics_every, compile, {}
         for network in networks:
             if image_size is not None and isinstance(backbone := class_part(network), StagedBackbone):
@@ -127,12 +135,16 @@ class HSAKDModule(pl.LightningModule):
                 self.log(f"{split}/{name}", metric, on_step=False, on_epoch=True, prog_bar=name == "acc")
 
     def configure_optimizers(self) -> Any:
-        """SGD on what is not frozen; steps at epoch boundaries, after a warm-up that is linear in steps."""
+        """SGD on what is not frozen; the rate changes at epoch boundaries, after a warm-up that is linear in steps."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         fused = self.device.type in ("cpu", "cuda")  # one kernel for all parameters, elsewhere a loop
         optimizer = SGD(
             trained, self.lr, self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov, fused=fused
         )
+        if self.lr_scheduler is not None:
+            schedule = self.lr_scheduler(optimizer)
+            monitor = getattr(schedule, "monitor", "val/loss")
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": monitor}}
         steps = MultiStepLR(optimizer, [self.warmup_epochs + epoch for epoch in self.milestones], gamma=0.1)
         if self.warmup_epochs == 0:
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": steps, "interval": "epoch"}}

@@ -28,6 +28,6 @@ def freeze(module: nn.Module) -> nn.Module:
 
 
 def not_by_name(**arguments: str | nn.Module | Sequence[str | nn.Module]) -> list[str]:
-    """Arguments that hold built networks: their weights are saved, they themselves are no hyperparameters."""
+    """Arguments that hold objects, built networks and the schedule: no hyperparameters, only their state is saved."""
     firsts = {name: value if isinstance(value, str | nn.Module) else value[0] for name, value in arguments.items()}
-    return [name for name, first in firsts.items() if not isinstance(first, str)]
+    return ["lr_scheduler", *(name for name, first in firsts.items() if not isinstance(first, str))]

@@ -1,0 +1,90 @@
+"""A schedule of the user's in place of the recipe's: its rates, what a checkpoint keeps of it, and its class path."""
+
+import csv
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning import cli
+from small import MODULES, loader, make, run, trainer
+from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
+
+from hsakd_pl import BaselineModule
+from hsakd_pl.errors import UsageError
+
+COSINE = [0.04 * (1 + math.cos(math.pi * epoch / 4)) / 2 for epoch in range(4)]
+
+
+class Rates(pl.Callback):
+    """The learning rate of each step."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        self.rates += [group["lr"] for group in optimizer.param_groups]
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_rates_follow_it_through_a_checkpoint(tmp_path: Path, kind: str) -> None:
+    recorder, schedule = Rates(), partial(CosineAnnealingLR, T_max=4)
+    module = make(kind, lr=0.04, lr_scheduler=schedule)
+    trainer(tmp_path, max_epochs=2, callbacks=[recorder]).fit(module, loader())
+    last = tmp_path / "last.ckpt"
+    assert "lr_scheduler" not in torch.load(last, weights_only=True)["hyper_parameters"]
+    assert type(module).load_from_checkpoint(last).lr_scheduler is None
+    again = type(module).load_from_checkpoint(last, lr_scheduler=schedule)
+    trainer(max_epochs=4, callbacks=[recorder]).fit(again, loader(), ckpt_path=last)
+    assert recorder.rates == pytest.approx([rate for rate in COSINE for _ in range(2)])
+
+
+@pytest.mark.parametrize("kind", ["teacher", "probe"])
+def test_frozen_parameters_stay_out_of_the_optimizer(kind: str) -> None:
+    options: dict[str, Any] = {"freeze_backbone": True} if kind == "teacher" else {}
+    module = make(kind, lr_scheduler=partial(CosineAnnealingLR, T_max=4), **options)
+    configured = module.configure_optimizers()
+    trained = [parameter for group in configured["optimizer"].param_groups for parameter in group["params"]]
+    expected = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    assert 0 < len(expected) < len(list(module.parameters()))
+    assert [id(parameter) for parameter in trained] == [id(parameter) for parameter in expected]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "metric"),
+    [(ReduceLROnPlateau, "val/loss"), (partial(cli.ReduceLROnPlateau, monitor="train/loss"), "train/loss")],
+)
+def test_a_schedule_may_watch_a_metric(schedule: Any, metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched: list[float] = []
+    monkeypatch.setattr(ReduceLROnPlateau, "step", lambda self, metrics: watched.append(float(metrics)))
+    fit = trainer()
+    fit.fit(make("baseline", lr=0.01, lr_scheduler=schedule), loader(), loader())
+    assert watched == [float(fit.callback_metrics[metric])]
+
+
+def test_it_replaces_the_warm_up() -> None:
+    with pytest.raises(UsageError, match=r"warmup_epochs is 2: lr_scheduler replaces the warm-up"):
+        make("baseline", lr_scheduler=partial(CosineAnnealingLR, T_max=4), warmup_epochs=2)
+
+
+def logged_rates(folder: Path, version: int) -> list[float]:
+    with (folder / f"logs/version_{version}/metrics.csv").open() as file:
+        return [float(row["lr-SGD"]) for row in csv.DictReader(file) if row["lr-SGD"]]
+
+
+def test_by_class_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["main.py"])
+    cosine = {"class_path": "torch.optim.lr_scheduler.CosineAnnealingLR", "init_args": {"T_max": 4}}
+    options: dict[str, Any] = {"init_args": {"lr": 0.04, "lr_scheduler": cosine}}
+    folder = run("fit", model=options, trainer={"max_epochs": 2})
+    run("fit", "--ckpt_path", "last", model=options, trainer={"max_epochs": 4})
+    assert logged_rates(folder, 0) + logged_rates(folder, 1) == pytest.approx(COSINE)
+    schedule = partial(CosineAnnealingLR, T_max=4)
+    assert BaselineModule.load_from_checkpoint(folder / "last.ckpt").lr_scheduler is None
+    assert BaselineModule.load_from_checkpoint(folder / "last.ckpt", lr_scheduler=schedule).lr_scheduler is schedule
