@@ -51,18 +51,22 @@ def run_seed(seed: int, options: list[str]) -> None:
     main(["fit", *options, "--seed_everything", str(seed), "--trainer.default_root_dir", str(folder), *resume])
 
 
-if __name__ == "__main__":
+def sweep(args: list[str] | None = None) -> None:
+    """Run the command on ``args`` (by default those of the process)."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=parse_seeds, required=True, help="0-4, or 0,7,9")
-    arguments, fit_options = parser.parse_known_args()
+    arguments, options = parser.parse_known_args(args)
     try:
         if len(arguments.seeds) == 1:
-            run_seed(arguments.seeds[0], fit_options)
-        else:
-            for seed in arguments.seeds:
-                subprocess.run([sys.executable, "-m", "hsakd_pl.sweep", "--seeds", str(seed), *fit_options], check=True)
-            show(folder_of(fit_options))
+            return run_seed(arguments.seeds[0], options)
+        for seed in arguments.seeds:
+            subprocess.run([sys.executable, "-m", "hsakd_pl.sweep", "--seeds", str(seed), *options], check=True)
+        show(folder_of(options))
     except (UsageError, OSError) as mistake:
         parser.error(str(mistake))
     except subprocess.CalledProcessError as failure:
         sys.exit(failure.returncode)  # the run has said why
+
+
+if __name__ == "__main__":
+    sweep()

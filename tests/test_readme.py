@@ -14,17 +14,33 @@ from torchvision.io import write_png
 
 from hsakd_pl.cli import main
 from hsakd_pl.networks import registry
+from hsakd_pl.sweep import sweep
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
 COMMANDS = [line for language, block in BLOCKS if language == "bash" for line in block.splitlines()]
 EXAMPLES = [block for language, block in BLOCKS if language == "python"]
+SWEEP = "python -m hsakd_pl.sweep "
 MAKE = ["make quickstart", "make test"]  # run by .ci/run itself
+
+
+def test_every_configuration_exists_and_is_as_frequent_as_stated() -> None:
+    readme = (REPOSITORY / "README.md").read_text()
+    named = re.findall(r"configs/[\w/-]+\.yaml", readme)
+    assert len(named) > 20
+    assert [path for path in named if not (REPOSITORY / path).is_file()] == []
+    stated = dict(re.findall(r"`python main.py fit --config (configs/\S+)` \| (\d+) \|", readme))
+    of_the_paper = [path for path in REPOSITORY.glob("configs/*/*.yaml") if path.parent.name not in ("digits", "trainer")]
+    assert sum(map(int, stated.values())) == len(of_the_paper)
+    for path, count in stated.items():
+        folder, kind = (REPOSITORY / path).parent, "_".join(Path(path).name.split("_")[:2])
+        kind = kind if kind.startswith(("teacher", "student")) else kind.partition("_")[0]
+        assert len(list(folder.glob(f"{kind}_*.yaml"))) == int(count), path
 
 
 def test_every_command_is_run() -> None:
     assert len(COMMANDS) > 5
-    assert [command for command in COMMANDS if not command.startswith("python main.py ")] == MAKE
+    assert [command for command in COMMANDS if not command.startswith(("python main.py ", SWEEP))] == MAKE
     for command in MAKE:
         assert command in (REPOSITORY / ".ci" / "run").read_text()
 
@@ -48,7 +64,13 @@ def test_commands(
     for command in COMMANDS:
         if command not in MAKE:
             epochs = 2 if "--ckpt_path last" in command else 1
-            main([*shlex.split(command)[2:], *less.split(), f"--trainer.max_epochs={epochs}"])
+            options = [*less.split(), f"--trainer.max_epochs={epochs}"]
+            if command.startswith(SWEEP):
+                sweep([*shlex.split(command)[3:], *options])
+            else:
+                main([*shlex.split(command)[2:], *options])
+    student = tmp_path / "runs/cifar100/student_joint_wrn_40_2-wrn_16_2"
+    assert len((student / "rows.jsonl").read_text().splitlines()) == 4  # the first run, and three seeds
     for run in ("cifar100/teacher_joint_wrn_40_2", "cifar100/student_joint_wrn_40_2-wrn_16_2", "seed1"):
         assert (tmp_path / "runs" / run / "last.ckpt").is_file()
     assert "photos/one.png" in next((tmp_path / "runs").rglob("predictions.csv")).read_text()
