@@ -1,0 +1,35 @@
+"""SGD and its learning rates, as the published recipes have them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import LinearLR, LRScheduler, MultiStepLR
+
+Scheduler = Callable[[Optimizer], LRScheduler]
+
+
+def make_sgd(module: pl.LightningModule, lr: float, **options: Any) -> SGD:
+    """SGD on what is not frozen, with one kernel for all parameters where that does not get in the way.
+
+    It would where a gradient scaler (16-mixed) meets clipping: a fused step unscales gradients after they were clipped.
+    """
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    plugin = None if module._trainer is None else module._trainer.precision_plugin
+    fused = module.device.type in ("cpu", "cuda") and getattr(plugin, "scaler", None) is None
+    return SGD(trained, lr, fused=fused, **options)
+
+
+def one_schedule(optimizer: SGD, schedule: LRScheduler) -> dict[str, Any]:
+    """A schedule that steps once an epoch, on ``val/loss`` if it watches a metric and names no other."""
+    monitor = getattr(schedule, "monitor", "val/loss")
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch", "monitor": monitor}}
+
+
+def with_warmup(optimizer: SGD, milestones: Sequence[int], epochs: int, trainer: pl.Trainer) -> Any:
+    """A warm-up that is linear in steps over ``epochs``, then a tenth of the rate at each milestone after it."""
+    after = MultiStepLR(optimizer, [epochs + epoch for epoch in milestones], gamma=0.1)
+    steps = max(1, round(epochs * trainer.estimated_stepping_batches / (trainer.max_epochs or 1)))
+    warmup = LinearLR(optimizer, 1 / steps, total_iters=max(1, steps - 1))
+    return [optimizer], [{"scheduler": warmup, "interval": "step"}, {"scheduler": after, "interval": "epoch"}]
