@@ -1,7 +1,7 @@
 """Where the time of a step goes, by torch.profiler: kernels on a GPU, operators on a CPU."""
 
 import re
-from bisect import bisect_left
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -44,16 +44,15 @@ def category(name: str, ranges: tuple[str, ...] = ()) -> str:
 
 
 def _ranges(event: FunctionEvent, backward: list[float]) -> Iterator[str]:
-    """Names around an operator, from its own outwards.
+    """Names around an operator, from its own outwards, without ranges that go on to a later gradient.
 
-    A fit runs forward and backward inside ``optimizer.step``: what comes before a range's last gradient (``backward``:
-    when each begins, sorted) is no part of the update, and the range is left out.
+    A fit runs forward and backward inside ``optimizer.step``, and only what comes after them is the update.
+    ``backward``: when each gradient begins, sorted.
     """
     inner: FunctionEvent | None = event
-    while inner is not None:
-        following = bisect_left(backward, event.time_range.start)
-        if following == len(backward) or backward[following] > inner.time_range.end or inner is event:
-            yield inner.name
+    later = bisect_right(backward, event.time_range.start)
+    while inner is not None and (later == len(backward) or backward[later] > inner.time_range.end):
+        yield inner.name
         inner = inner.cpu_parent
 
 
@@ -78,7 +77,8 @@ def summarise(events: EventList, steps: int, cuda: bool) -> dict[str, Any]:
         if on_cpu == cuda or (cuda and event.name in ranges):  # the GPU repeats the ranges around its kernels
             continue
         time = 1e-3 * (event.self_cpu_time_total if on_cpu else event.time_range.elapsed_us()) / steps
-        milliseconds[category(event.name, tuple(_ranges(event, backward)) if on_cpu else ())] += time
+        inside = [*_ranges(event, backward), ""] if on_cpu else [event.name]
+        milliseconds[category(inside[0], tuple(inside))] += time
         names[event.name] += time
         spans.append((event.time_range.start, event.time_range.end))
     counted = [event for event in events if event.name.startswith("aten::")] if not cuda else spans
