@@ -77,7 +77,9 @@ def summarise(events: EventList, steps: int, cuda: bool) -> dict[str, Any]:
         if on_cpu == cuda or (cuda and event.name in ranges):  # the GPU repeats the ranges around its kernels
             continue
         time = 1e-3 * (event.self_cpu_time_total if on_cpu else event.time_range.elapsed_us()) / steps
-        inside = [*_ranges(event, backward), ""] if on_cpu else [event.name]
+        inside = [*_ranges(event, backward)] if on_cpu else [event.name]
+        if not inside:
+            continue  # what happens in a whole step between its operators
         milliseconds[category(inside[0], tuple(inside))] += time
         names[event.name] += time
         spans.append((event.time_range.start, event.time_range.end))
