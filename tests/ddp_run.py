@@ -31,8 +31,8 @@ class Gradients(pl.Callback):
 def make(kind: str) -> HSAKDModule:
     torch.manual_seed(0)
     options: dict[str, Any] = {"num_classes": 10, "lr": 0.01, "branch_metrics_every": 1}
-    if kind == "teacher":
-        return TeacherModule("resnet8", **options)
+    if kind in ("teacher", "compiled"):
+        return TeacherModule("resnet8", compile=kind == "compiled", **options)
     if kind == "frozen":
         return TeacherModule("resnet8", freeze_backbone=True, **options)
     if kind == "student":
