@@ -43,7 +43,7 @@ class HSAKDModule(pl.LightningModule):
 
     ``branch_metrics_every``: joint and class accuracies of the branches, over all rotations, are measured in every n-th
     epoch's validation and in every test, at several times the cost of the class head's; 0 switches them off.
-    ``compile``: ``fit`` compiles the training step and the validation of the class head with ``torch.compile``.
+    ``compile``: ``fit`` compiles the training step and the validation of the class head, with CUDA graphs on one GPU.
     """
 
     diverged: Tensor
@@ -165,10 +165,12 @@ class HSAKDModule(pl.LightningModule):
     def on_fit_start(self) -> None:
         self.diverged.zero_()
         if self.compiles:
-            where = self.device, self.trainer.world_size
-            self.compiled = {"step": Compiled(lambda *batch: self.losses(batch), "training step", *where)}
+            # not with several devices, whose norms' buffers are synchronised, nor where gradients must outlast a step
+            alone = self.trainer.world_size == self.trainer.accumulate_grad_batches == 1
+            graphs = alone and self.device.type == "cuda"
+            self.compiled = {"step": Compiled(lambda *batch: self.losses(batch), "training step", graphs)}
             for peer, network in enumerate(self.networks):
-                self.compiled[f"peer{peer}"] = Compiled(class_part(network), "validation", *where)
+                self.compiled[f"peer{peer}"] = Compiled(class_part(network), "validation", graphs)
 
     def on_fit_end(self) -> None:
         self.compiled = {}

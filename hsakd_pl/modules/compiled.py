@@ -15,21 +15,19 @@ CACHE = Path("~/.cache/hsakd_pl/inductor")  # PyTorch's own default is a tempora
 class Compiled:
     """``function`` compiled for the batch size that it sees first; others, as of an epoch's last batch, run eagerly.
 
-    So nothing is compiled twice. On a single GPU CUDA graphs replay the step; under DDP they could not (Inductor leaves
-    them out for batch norms that synchronise their buffers), and a CPU has none. What was compiled is kept for later
-    runs, in ``TORCHINDUCTOR_CACHE_DIR`` if that is set.
+    So nothing is compiled twice. What was compiled is kept for later runs, in ``TORCHINDUCTOR_CACHE_DIR`` if that is
+    set. With ``cuda_graphs`` a GPU replays the whole of it: its outputs, gradients included, last until the next call.
     """
 
-    def __init__(self, function: Callable[..., Any], what: str, device: torch.device, world_size: int) -> None:
+    def __init__(self, function: Callable[..., Any], what: str, cuda_graphs: bool) -> None:
         folder = os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHE.expanduser()))
-        self.cuda_graphs = device.type == "cuda" and world_size == 1
-        mode = "reduce-overhead" if self.cuda_graphs else "default"
+        mode = "reduce-overhead" if cuda_graphs else "default"
         self.function, self.compiled = function, torch.compile(function, mode=mode, dynamic=False)
         self.message = f"Compiling the {what} ({mode}); the first time takes a minute or more, then {folder} has it"
-        self.batch_size: int | None = None
+        self.cuda_graphs, self.batch_size = cuda_graphs, 0
 
     def __call__(self, images: Tensor, *labels: Tensor) -> Any:
-        if self.batch_size is None:
+        if not self.batch_size:
             self.batch_size = len(images)
             rank_zero_info(self.message)
         if len(images) != self.batch_size:
