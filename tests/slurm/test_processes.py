@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from hsakd_pl import create_network
+from hsakd_pl.report import collect
 from slurm.cluster import Cluster, ClusterError, free_ports
 
 REPOSITORY = Path(__file__).parents[2]
@@ -145,3 +146,29 @@ def test_an_interrupted_job_equals_an_uninterrupted_one(
     assert metrics(folder).items() >= cut.items()
     assert {(STEPS - 1, "val/loss"), (2 * STEPS - 1, "train/loss")} <= cut.keys()
     assert not list(folder.glob("hpc_ckpt_*"))  # it would be taken for what is left of the next run
+
+
+def test_an_array_is_a_sweep(recipe: Path, cluster: Cluster, tmp_path: Path) -> None:
+    folder, log = tmp_path / "sweep", tmp_path / "slurm.out"
+    resources = ["--array", "0-1", "--ntasks-per-node", "1", "--gpus-per-node", "1", "--cpus-per-task", "1"]
+    fewer = [
+        "--trainer.max_epochs",
+        "1",
+        "--trainer.limit_train_batches",
+        "2",
+        "--trainer.default_root_dir",
+        str(folder),
+    ]
+    cluster.environment.update(environment(SLURM_CONF=cluster.environment["SLURM_CONF"]))
+    sbatch = ["sbatch", *resources, "--output", str(log), "scripts/slurm/fit.sbatch", "--config", str(recipe)]
+    cluster.run(*sbatch, *CPU, *fewer, cwd=REPOSITORY)
+    end = time.monotonic() + 240
+    while cluster.run("squeue", "--noheader", "--states", "PENDING,RUNNING,COMPLETING").strip():
+        assert time.monotonic() < end, log.read_text()[-3000:]
+        time.sleep(0.5)
+    rows = collect(folder)
+    assert [(row["seed"], Path(row["folder"]).name, row["devices"]) for row in rows] == [
+        (0, "seed0", 1),
+        (1, "seed1", 1),
+    ]
+    assert rows[0]["metrics"]["train/loss"] != rows[1]["metrics"]["train/loss"]
