@@ -30,3 +30,12 @@ def test_an_overflow_of_the_loss_scale_is_skipped() -> None:
 def test_a_loss_that_is_not_finite_ends_the_run() -> None:
     with pytest.raises(UsageError, match="NaN or infinite"):
         fit(1.0, lr=1e30)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradients_can_be_clipped(precision: str) -> None:
+    module = make("student", lr=1.0, weight_decay=0.0, momentum=0.0, nesterov=False)
+    before = [weight.detach().clone() for weight in module.parameters()]
+    trainer(gradient_clip_val=1e-3, limit_train_batches=1, precision=precision).fit(module, loader())
+    moved = [(weight - old).square().sum() for weight, old in zip(module.parameters(), before, strict=True)]
+    assert float(sum(moved)) ** 0.5 == pytest.approx(1e-3, rel=1e-2)

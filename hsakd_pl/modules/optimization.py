@@ -11,13 +11,13 @@ Scheduler = Callable[[Optimizer], LRScheduler]
 
 
 def make_sgd(module: pl.LightningModule, lr: float, **options: Any) -> SGD:
-    """SGD on what is not frozen, with one kernel for all parameters where that does not get in the way.
+    """SGD on what is not frozen; one kernel for all parameters, unless gradients are clipped.
 
-    It would where a gradient scaler (16-mixed) meets clipping: a fused step unscales gradients after they were clipped.
+    Lightning cannot clip for a fused optimizer in mixed precision, since that unscales gradients by itself.
     """
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    plugin = None if module._trainer is None else module._trainer.precision_plugin
-    fused = module.device.type in ("cpu", "cuda") and getattr(plugin, "scaler", None) is None
+    clipped = module._trainer is not None and bool(module._trainer.gradient_clip_val)
+    fused = module.device.type in ("cpu", "cuda") and not clipped
     return SGD(trained, lr, fused=fused, **options)
 
 
