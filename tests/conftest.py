@@ -1,5 +1,6 @@
 """Fixtures: where the recorded parity data, the real images and the shipped teacher lie."""
 
+import logging
 import os
 import tarfile
 from importlib import import_module
@@ -14,6 +15,12 @@ if find_spec("pl_bolts"):
     import_module("hsakd_pl.integrations.bolts")  # pytest-xdist's controller makes its classes of warnings again
 
 SHARED = Path(os.environ.get("HSAKD_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+
+
+@pytest.fixture(autouse=True)
+def lightning_speaks() -> None:
+    """Whatever a program that was tested before has silenced."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.INFO)
 
 
 def _shared(name: str) -> Path:
