@@ -59,6 +59,7 @@ class ResultWriter(pl.Callback):
         self._since_batch = now
 
     def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        # Lightning sets fast_dev_run without declaring it
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self.path.parent.mkdir(parents=True, exist_ok=True)
             partial = self.path.with_suffix(".partial")
