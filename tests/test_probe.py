@@ -1,6 +1,8 @@
 """The linear probe: every network, from every kind of file; cached features; nearest neighbours."""
 
+import gc
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,13 @@ from hsakd_pl import (
 )
 from hsakd_pl.errors import UsageError
 from hsakd_pl.weights import published_state_dict
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """Large networks lie in reference cycles: free one before the next is built."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture

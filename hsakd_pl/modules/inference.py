@@ -38,7 +38,7 @@ class InferenceNetwork(nn.Module):
 def _folded(module: nn.Module) -> nn.Module:
     """Fold the largest parts that can be traced: not those whose Python code looks at the images' shape."""
     try:
-        return fuse(module)
+        return fuse(module, inplace=True)  # of what is a copy already
     except (TraceError, NotImplementedError):  # the latter: a ModuleList, which has no forward
         for name, child in module.named_children():
             setattr(module, name, _folded(child))
