@@ -1,4 +1,4 @@
-"""One JSON row a run, and many rows as a table: ``python -m hsakd_pl.report FOLDER...``."""
+"""One JSON row a run, and many rows as a table: ``python -m hsakd_pl.report FOLDER``."""
 
 import argparse
 import json

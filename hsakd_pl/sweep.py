@@ -35,7 +35,8 @@ def folder_of(options: list[str]) -> Path:
     named = parser.parse_known_args(options)[0]
     folder = named.folder
     for path in reversed(named.config):
-        folder = folder or (yaml.safe_load(path.read_text()).get("trainer") or {}).get("default_root_dir")
+        config = yaml.safe_load(path.read_text()) or {}
+        folder = folder or (config.get("trainer") or {}).get("default_root_dir")
     if folder is None:
         raise UsageError("a sweep needs a folder: set --trainer.default_root_dir")
     return Path(folder)
@@ -62,7 +63,7 @@ def sweep(args: list[str] | None = None) -> None:
         for seed in arguments.seeds:
             subprocess.run([sys.executable, "-m", "hsakd_pl.sweep", "--seeds", str(seed), *options], check=True)
         show(folder_of(options))
-    except (UsageError, OSError) as mistake:
+    except (UsageError, OSError, yaml.YAMLError) as mistake:
         parser.error(str(mistake))
     except subprocess.CalledProcessError as failure:
         sys.exit(failure.returncode)  # the run has said why

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 import yaml
 
+from benchmarks.cases import PAIRS, PEERS, SMALL_LR
 from hsakd_pl.cli import HSAKDCLI
 from hsakd_pl.data import ImageDataModule
 from hsakd_pl.modules import HSAKDModule
@@ -38,18 +39,6 @@ SOURCES = {
     "kd": "baseline",
     "probe": "student_joint",
 }
-PAIRS = [
-    ("wrn_40_2", "wrn_16_2"),
-    ("wrn_40_2", "wrn_40_1"),
-    ("resnet56", "resnet20"),
-    ("resnet32x4", "resnet8x4"),
-    ("vgg13", "mobilenetv2"),
-    ("resnet50", "mobilenetv2"),
-    ("wrn_40_2", "shufflenetv1"),
-    ("resnet32x4", "shufflenetv2"),
-]
-LOW_RATE = ("mobilenetv2", "shufflenetv1", "shufflenetv2")
-PEERS = ("wrn_40_2", "wrn_40_1", "resnet56", "resnet32x4", "vgg13", *LOW_RATE)
 
 
 class Recipe(NamedTuple):
@@ -78,7 +67,7 @@ def recipe_of(name: str, trained: str) -> Recipe:
         return Recipe(100, (30, 60, 90), 0.1, 0.0, True, 64)
     if kind.startswith("teacher_frozen"):
         return Recipe(100, (30, 60, 90), 0.05, 5e-4, True, 64)
-    return Recipe(240, (150, 180, 210), 0.01 if trained in LOW_RATE else 0.05, 5e-4, True, 64)
+    return Recipe(240, (150, 180, 210), 0.01 if trained in SMALL_LR else 0.05, 5e-4, True, 64)
 
 
 def read(name: str) -> dict[str, Any]:

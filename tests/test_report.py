@@ -104,6 +104,11 @@ def test_seeds_and_folder() -> None:
     assert sweep.folder_of([*options, "--trainer.default_root_dir", "x"]) == Path("x")
     with pytest.raises(UsageError, match="default_root_dir"):
         sweep.folder_of(options[2:])
+    Path("broken.yaml").write_text("trainer: {")
+    for missing_or_broken in ("nowhere.yaml", "broken.yaml"):
+        with pytest.raises(SystemExit) as end:
+            sweep.sweep(["--seeds", "0", "--config", missing_or_broken])
+        assert end.value.code == 2
 
 
 @pytest.mark.slow
