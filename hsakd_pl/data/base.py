@@ -14,6 +14,7 @@ from torchvision.transforms import v2
 
 from hsakd_pl.data.augment import PadCropFlip, normalise, resized_center_crop
 from hsakd_pl.data.images import image_paths
+from hsakd_pl.data.jpeg import DeviceDecodedBatches
 from hsakd_pl.data.loader import ResumableLoader
 from hsakd_pl.data.sampler import GlobalBatchSampler
 from hsakd_pl.data.sources import ResidentTensors, TransformedBatches, WorkerBatches
@@ -51,6 +52,7 @@ class ImageDataModule(pl.LightningDataModule):
     class_names: list[str]  # after setup
     train_transform: PadCropFlip | v2.Transform
     test_transform: v2.Transform | None = None  # None: images have their final size
+    decode_on_device: bool = False
 
     def __init__(
         self,
@@ -183,6 +185,8 @@ class ImageDataModule(pl.LightningDataModule):
             default = min(MAX_DEFAULT_WORKERS, suggested_max_num_workers(local_devices), len(sampler))
             num_workers = default if self.num_workers is None else self.num_workers
             batches = TransformedBatches(split, transform, self.image_size, seed)
+            if self.decode_on_device:
+                return ResumableLoader(DeviceDecodedBatches(batches, num_workers, device).make_batches, sampler)
             workers = WorkerBatches(batches, num_workers, pin_memory=device.type == "cuda")
             return ResumableLoader(workers.make_batches, sampler)
         assert isinstance(split.images, Tensor), "image files need a torchvision transform"

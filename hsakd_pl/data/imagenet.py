@@ -21,6 +21,8 @@ class ImageNetDataModule(ImageDataModule):
         root: folder with ``train/<class>/`` and ``val/<class>/``, which is for testing, or with the archives
             ``ILSVRC2012_*.tar`` and the devkit, which torchvision then unpacks there.
         image_size: side of the crops; evaluation first takes the short side to 256/224 of it.
+        decode_on_device: workers read files, the device decodes and crops: on NVIDIA GPUs with nvJPEG, for hosts with
+            too few cores. The pixels are those of another decoder: evaluate with the one that you trained with.
 
     Other arguments: :class:`ImageDataModule`.
     """
@@ -29,9 +31,11 @@ class ImageNetDataModule(ImageDataModule):
     mean = (0.485, 0.456, 0.406)  # the statistics torchvision's weights were trained with
     std = (0.229, 0.224, 0.225)
 
-    def __init__(self, root: str | Path = "data", image_size: int = 224, **kwargs: Any) -> None:
+    def __init__(
+        self, root: str | Path = "data", image_size: int = 224, decode_on_device: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(root, **kwargs)
-        self.image_size = image_size
+        self.image_size, self.decode_on_device = image_size, decode_on_device
         self.train_transform = random_resized_crop(image_size)
         self.test_transform = resized_center_crop(image_size, image_size * 256 // 224)
         self.num_classes = len(class_names_of(self.folder / "train")) or self.num_classes

@@ -12,6 +12,8 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from hsakd_pl.errors import UsageError
 
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what PIL raises for a broken file
+
 
 def obtain(data_set: str, root: Path, action: Callable[[], object]) -> None:
     """Let torchvision download or unpack something into ``root``; raises UsageError if that fails."""
@@ -27,7 +29,7 @@ def open_image(path: str) -> Image.Image:
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise UsageError(f"cannot decode the image {path} ({error}): replace or remove the file") from error
 
 

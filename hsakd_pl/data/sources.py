@@ -3,11 +3,12 @@
 What they make depends on (seed, epoch, index) alone: not on the device, nor on the number of workers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
@@ -60,22 +61,29 @@ class TransformedBatches(Dataset[Batch | UsageError]):
 
     def __getitem__(self, key: tuple[int, list[int]]) -> Batch | UsageError:
         epoch, indices = key
-        images = torch.empty(len(indices), 3, self.size, self.size, dtype=torch.uint8)
-        with torch.random.fork_rng(devices=[]):
-            for row, index in enumerate(indices):
-                torch.default_generator.manual_seed(derive_seed(self.seed, AUGMENTATION, epoch, index))
-                image = self.split.images[index]
-                try:
-                    images[row] = self.transform(image if isinstance(image, Tensor) else open_image(image))
-                except UsageError as error:
-                    return error  # raised in a worker it would arrive wrapped in the worker's traceback
+        found = (self.split.images[index] for index in indices)
+        try:
+            images = self.transformed(epoch, indices, (open_image(i) if isinstance(i, str) else i for i in found))
+        except UsageError as error:
+            return error  # raised in a worker it would arrive wrapped in the worker's traceback
         return images, self.split.take(indices).targets
+
+    def transformed(
+        self, epoch: int, indices: list[int], images: Iterable[Image.Image | Tensor], device: torch.device | None = None
+    ) -> Tensor:
+        """uint8 (B, 3, size, size) on ``device``, each image with random numbers out of (seed, epoch, index)."""
+        rows = torch.empty(len(indices), 3, self.size, self.size, dtype=torch.uint8, device=device)
+        with torch.random.fork_rng(devices=[]):
+            for row, index, image in zip(rows, indices, images, strict=True):
+                torch.default_generator.manual_seed(derive_seed(self.seed, AUGMENTATION, epoch, index))
+                row.copy_(self.transform(image))
+        return rows
 
 
 class WorkerBatches:
     """Batches made by ``num_workers`` persistent processes, in pinned memory if they go to a GPU."""
 
-    def __init__(self, batches: TransformedBatches, num_workers: int, pin_memory: bool) -> None:
+    def __init__(self, batches: Dataset[Any], num_workers: int, pin_memory: bool) -> None:
         self._keys: list[tuple[int, list[int]]] = []  # holds the epoch, so persistent workers need no telling
         self._loader = DataLoader(
             batches,
