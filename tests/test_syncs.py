@@ -1,0 +1,83 @@
+"""Training never waits for the device: a fit on ``meta`` tensors, which have no numbers, fails where one is read."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.accelerators import CPUAccelerator
+from pytorch_lightning.callbacks import LearningRateMonitor
+from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.strategies import SingleDeviceStrategy
+from small import MODULES, make
+from torch import Tensor
+
+from hsakd_pl import DigitsDataModule
+from hsakd_pl.requeue import RequeueBetweenSteps
+
+
+class Unreadable(CPUAccelerator):
+    """An accelerator whose results cannot be known."""
+
+    def setup_device(self, device: torch.device) -> None:
+        assert device.type == "meta"
+
+
+class OnMeta(SingleDeviceStrategy):
+    """Trains there."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.device("meta"))
+
+    def reduce(self, tensor: Any, *_: Any, **__: Any) -> Tensor:
+        return torch.ones(())  # to Lightning's question before the first step: is there a batch?
+
+
+class Reached(Exception):  # noqa: N818  # the end of a test, no error
+    """So many steps were made without reading a number."""
+
+
+class Steps(pl.Callback):
+    """Ends the fit after a few steps, before the end of the epoch, where results are read; reads one if told to."""
+
+    def __init__(self, reads: bool) -> None:
+        self.reads = reads
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, *_: Any) -> None:
+        if self.reads:
+            outputs["loss"].item()
+        if trainer.global_step == 4:
+            raise Reached
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_brought_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the last step Lightning would copy weights and results to the host."""
+    monkeypatch.setattr(pl.Trainer, "_teardown", lambda self: None)
+
+
+def fit_on_meta(kind: str, folder: Path, reads: bool = False) -> None:
+    run = pl.Trainer(
+        accelerator=Unreadable(),
+        strategy=OnMeta(),
+        callbacks=[RequeueBetweenSteps(), LearningRateMonitor(), Steps(reads)],
+        logger=CSVLogger(folder),
+        log_every_n_steps=1,
+        max_epochs=1,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+    run.fit(make(kind, num_classes=10), DigitsDataModule(batch_size=16))
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_no_step_reads_what_the_device_computed(kind: str, tmp_path: Path) -> None:
+    with pytest.raises(Reached):
+        fit_on_meta(kind, tmp_path)
+
+
+def test_reading_a_number_would_be_noticed(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="meta"):
+        fit_on_meta("teacher", tmp_path, reads=True)
