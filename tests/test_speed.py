@@ -13,8 +13,9 @@ from small import CLASSES, make, trainer
 from torch import Tensor
 
 from hsakd_pl import CIFAR100DataModule, DigitsDataModule, HSAKDModule, StudentModule, create_network, list_networks
+from hsakd_pl.modules.base import as_output
 from hsakd_pl.modules.compiled import Compiled
-from hsakd_pl.modules.inference import InferenceNetwork
+from hsakd_pl.modules.inference import ROWS_AT_ONCE, InferenceNetwork
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +53,18 @@ def test_folded_network_gives_the_same_outputs(name: str) -> None:
     torch.testing.assert_close(tuple(found), tuple(expected), rtol=1e-9, atol=1e-9)
     assert norms(ready) < norms(network) * (0.6 if name.startswith("wrn") else 0.01)
     assert all(torch.equal(tensor, before[key]) for key, tensor in network.state_dict().items())
+
+
+@pytest.mark.parametrize("branches", [False, True])
+def test_images_are_taken_in_parts_that_fit_into_a_cache(branches: bool) -> None:
+    network = with_statistics(create_network("resnet8", CLASSES, branches=branches)).double()
+    ready, images = InferenceNetwork(network), torch.randn(2 * ROWS_AT_ONCE + 1, 3, 8, 8).double()
+    rows: list[int] = []
+    ready.network.register_forward_pre_hook(lambda layer, args: rows.append(len(args[0])))
+    expected, found = (as_output(each(images)) for each in (network, ready))
+    assert rows == [ROWS_AT_ONCE, ROWS_AT_ONCE, 1]
+    assert len(found.joint_logits) == (3 if branches else 0)
+    torch.testing.assert_close(tuple(found), tuple(expected), rtol=1e-9, atol=1e-9)
 
 
 def test_another_make_of_network_is_left_as_it_is() -> None:

@@ -84,5 +84,5 @@ class DeviceDecodedBatches:
         try:
             decoded = iter(decode_jpegs(jpegs, self.device))
         except RuntimeError:
-            return [pil_to_tensor(open_image(self.batches.split.images[index])) for index in indices]
+            return [pil_to_tensor(open_image(str(path))) for path in self.batches.split.take(indices).images]
         return [next(decoded) if image.ndim == 1 else image for image in images]

@@ -1,6 +1,7 @@
 """A frozen network made ready for inference: norms folded into convolutions, weights cast once."""
 
 from copy import deepcopy
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -9,6 +10,8 @@ from torch.fx.experimental.optimization import fuse
 from torch.fx.proxy import TraceError
 
 from hsakd_pl.networks import HSAKDNet, NetworkOutput, StagedBackbone
+
+ROWS_AT_ONCE = 32  # on a CPU, whose caches then hold a layer's output until the next layer reads it
 
 
 class InferenceNetwork(nn.Module):
@@ -29,10 +32,23 @@ class InferenceNetwork(nn.Module):
                 layer.to(dtype)
 
     def forward(self, images: Tensor) -> NetworkOutput | Tensor:
+        if images.device.type != "cpu" or torch.compiler.is_compiling():
+            return self._infer(images)
+        return _joined([self._infer(rows) for rows in images.split(ROWS_AT_ONCE)])
+
+    def _infer(self, images: Tensor) -> NetworkOutput | Tensor:
         if self.dtype is None:
             return self.network(images)
         with torch.autocast(images.device.type, enabled=False):
             return self.network(images.to(self.dtype))
+
+
+def _joined(parts: list[Any]) -> NetworkOutput | Tensor:
+    """The output for a batch from those for its parts."""
+    if isinstance(parts[0], Tensor):
+        return torch.cat(parts)
+    logits, joint_logits = zip(*parts, strict=True)
+    return NetworkOutput(torch.cat(logits), tuple(torch.cat(branch) for branch in zip(*joint_logits, strict=True)))
 
 
 def _folded(module: nn.Module) -> nn.Module:
