@@ -45,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--blocks", type=int, default=Settings.blocks, help="how often the loops take turns")
     options.add_argument("--precision", choices=("32-true", "bf16-mixed"), help="of ours; the plain loop keeps fp32")
     options.add_argument("--compile", action="store_true", help="compile=True for our modules")
+    options.add_argument("--compile-options", type=json.loads, metavar="JSON", help="compile_options for our modules")
     options.add_argument("--data", metavar="ROOT", help="folder of CIFAR-100; by default noise of the same form")
     options.add_argument("--images", type=int, default=Settings.images, help="of that noise")
     options.add_argument("--out", type=Path, default=Path("results.json"), help="JSON file")

@@ -43,7 +43,12 @@ class BareLoop:
 
 def prepared(module: HSAKDModule, settings: Settings) -> HSAKDModule:
     """The module on its device, in training mode, after the hooks that come before a fit's first step."""
-    module.trainer = pl.Trainer(logger=False, enable_checkpointing=False, **settings.trainer_config)
+    module.trainer = pl.Trainer(
+        benchmark=True,  # cuDNN's, as in a fit
+        logger=False,
+        enable_checkpointing=False,
+        **settings.trainer_config,
+    )
     module.setup("fit")
     module.to(settings.torch_device)
     module.on_fit_start()

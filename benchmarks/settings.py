@@ -21,6 +21,7 @@ class Settings:
     blocks: int = 3
     precision: str | None = None
     compile: bool = False
+    compile_options: dict[str, Any] | None = None
     data: str | None = None
     images: int = 50_000
 
@@ -32,7 +33,8 @@ class Settings:
     @property
     def module_options(self) -> dict[str, Any]:
         """Arguments of every module, only those that differ from its defaults."""
-        return {"compile": True} if self.compile else {}
+        options = {"compile": self.compile, "compile_options": self.compile_options}
+        return {name: value for name, value in options.items() if value}
 
     @property
     def autocast(self) -> bool:

@@ -65,6 +65,8 @@ class HSAKDCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         config = self._get(self.config_init, "trainer")
         folder = config.default_root_dir = config.default_root_dir or "runs"
+        if config.benchmark is None:
+            config.benchmark = not config.deterministic  # cuDNN tries its algorithms: batches have one size
         if config.logger in (None, True):
             kwargs["logger"] = CSVLogger(folder, name="logs")
         self.best = ModelCheckpoint(

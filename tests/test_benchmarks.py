@@ -124,8 +124,10 @@ def test_mistakes(options: list[str], message: str, tmp_path: Path, capsys: pyte
 
 def test_options_reach_the_module_and_the_trainer_only_if_given() -> None:
     plainly, changed = Settings("cpu"), Settings("cuda", precision="bf16-mixed", compile=True)
+    tuned = Settings("cpu", compile=True, compile_options={"shape_padding": False})
     assert plainly.module_options == {} and plainly.trainer_config == {"accelerator": "cpu", "devices": 1}
     assert changed.module_options == {"compile": True} and changed.autocast
+    assert tuned.module_options == {"compile": True, "compile_options": {"shape_padding": False}}
     assert changed.trainer_config == {"accelerator": "gpu", "devices": 1, "precision": "bf16-mixed"}
 
 

@@ -103,6 +103,18 @@ def test_the_configuration_decides_not_the_checkpoint(capsys: pytest.CaptureFixt
     assert "unexpected: networks.0.backbone" in message
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"), [({}, True), ({"deterministic": True}, False), ({"benchmark": False}, False)]
+)
+def test_cudnn_tries_its_algorithms_unless_told_otherwise(
+    options: dict[str, bool], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", not expected)
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda *_: None)
+    run("fit", trainer=options)
+    assert torch.backends.cudnn.benchmark is expected
+
+
 def test_main_is_a_script() -> None:
     script = Path(__file__).parents[1] / "main.py"
     shown = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True).stdout

@@ -13,6 +13,7 @@ from small import CLASSES, make, trainer
 from torch import Tensor
 
 from hsakd_pl import CIFAR100DataModule, DigitsDataModule, HSAKDModule, StudentModule, create_network, list_networks
+from hsakd_pl.errors import UsageError
 from hsakd_pl.modules.base import as_output
 from hsakd_pl.modules.compiled import Compiled
 from hsakd_pl.modules.inference import ROWS_AT_ONCE, InferenceNetwork
@@ -159,7 +160,7 @@ def test_bf16_learns_as_float32_does(cifar_mini: Path) -> None:
 def test_compiled_equals_eager(kind: str, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one graph for one batch size; ``aot_eager`` is the compiler without its code generator."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(torch, "compile", lambda function, mode, dynamic: compiler(function, backend, dynamic))
+    monkeypatch.setattr(torch, "compile", lambda function, options, dynamic: compiler(function, backend, dynamic))
     sizes = []
     called = Compiled.__call__
     monkeypatch.setattr(Compiled, "__call__", lambda self, *batch: sizes.append(len(batch[0])) or called(self, *batch))
@@ -176,6 +177,20 @@ def test_compiled_equals_eager(kind: str, backend: str, tmp_path: Path, monkeypa
     counters = torch._dynamo.utils.counters
     assert not counters["graph_break"]
     assert counters["stats"]["unique_graphs"] == 1 + (2 if kind == "mutual" else 1)  # the step; a validation a network
+
+
+def test_options_of_the_code_generator(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, Any]] = []
+    monkeypatch.setattr(torch, "compile", lambda function, options, dynamic: given.append(options) or function)
+    run = {"limit_train_batches": 1, "limit_val_batches": 1, "num_sanity_val_steps": 0}
+    trainer(**run).fit(student(compile=True, compile_options={"shape_padding": False}), DigitsDataModule())
+    assert given == 2 * [{"triton.cudagraphs": False, "shape_padding": False}]
+    assert torch._inductor.list_mode_options("reduce-overhead") == {"triton.cudagraphs": True}
+    monkeypatch.undo()
+    with pytest.raises(UsageError, match=r"compile_options does not suit .*: Unexpected optimization option faster$"):
+        trainer(**run).fit(student(compile=True, compile_options={"faster": True}), DigitsDataModule())
+    with pytest.raises(UsageError, match=r"compile_options has no effect without compile"):
+        student(compile_options={"shape_padding": False})
 
 
 def compiler(function: Callable[..., Any], backend: str, dynamic: bool) -> Callable[..., Any]:

@@ -44,6 +44,7 @@ class HSAKDModule(pl.LightningModule):
     ``branch_metrics_every``: joint and class accuracies of the branches, over all rotations, are measured in every n-th
     epoch's validation and in every test, at several times the cost of the class head's; 0 switches them off.
     ``compile``: ``fit`` compiles the training step and the validation of the class head, with CUDA graphs on one GPU.
+    ``compile_options``: settings of PyTorch's code generator (``torch._inductor.config``) on top of that.
     """
 
     diverged: Tensor
@@ -65,16 +66,20 @@ class HSAKDModule(pl.LightningModule):
         lr_scheduler: Scheduler | None = None,
         branch_metrics_every: int = 10,
         compile: bool = False,
+        compile_options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if lr_scheduler is not None and warmup_epochs:
             raise UsageError(f"warmup_epochs is {warmup_epochs}: lr_scheduler replaces the warm-up, set one of the two")
+        if compile_options and not compile:
+            raise UsageError("compile_options has no effect without compile: set that to true, or leave both out")
         self.networks = nn.ModuleList(networks)
         self.loss_weights = loss_weights
         self.num_classes = getattr(networks[0], "num_classes", num_classes)
         self.lr, self.momentum, self.nesterov, self.weight_decay = lr, momentum, nesterov, weight_decay
         self.milestones, self.warmup_epochs, self.lr_scheduler = tuple(milestones), warmup_epochs, lr_scheduler
-        self.branch_metrics_every, self.compiles, self.compiled = branch_metrics_every, compile, {}
+        self.branch_metrics_every = branch_metrics_every
+        self.compiles, self.compile_options, self.compiled = compile, compile_options or {}, {}
         for network in networks:
             if image_size is not None and isinstance(backbone := class_part(network), StagedBackbone):
                 backbone.check_image_size(image_size, image_size)
@@ -168,9 +173,10 @@ class HSAKDModule(pl.LightningModule):
             # not with several devices, whose norms' buffers are synchronised, nor where gradients must outlast a step
             alone = self.trainer.world_size == self.trainer.accumulate_grad_batches == 1
             graphs = alone and self.device.type == "cuda"
-            self.compiled = {"step": Compiled(lambda *batch: self.losses(batch), "training step", graphs)}
+            how = graphs, self.compile_options
+            self.compiled = {"step": Compiled(lambda *batch: self.losses(batch), "training step", *how)}
             for peer, network in enumerate(self.networks):
-                self.compiled[f"peer{peer}"] = Compiled(class_part(network), "validation", graphs)
+                self.compiled[f"peer{peer}"] = Compiled(class_part(network), "validation", *how)
 
     def on_fit_end(self) -> None:
         self.compiled = {}
