@@ -38,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     modes.add_argument("--epochs", type=int, help="fit so many epochs of --steps batches: is the last like the second?")
     modes.add_argument("--input", metavar="FOLDER", help="ImageNet's class folders: does the loader or the step limit?")
     options.add_argument("--workers", type=int, help="decoding processes of --input; by default what a fit would take")
+    options.add_argument("--decode-on-device", action="store_true", help="for --input: its workers only read")
     options.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     options.add_argument("--batch-size", type=int, default=Settings.batch_size)
     options.add_argument("--steps", type=int, default=Settings.steps, help="timed steps of a block")
@@ -61,7 +62,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     cases = NAMED if args.cases == ["all"] else tuple(find(name) for name in args.cases)
     results = {"settings": dataclasses.asdict(settings), "environment": environment(settings.torch_device)}
     if args.input is not None:
-        results["input"] = limit(settings, args.input, args.workers)
+        results["input"] = limit(settings, args.input, args.workers, args.decode_on_device)
         show_limit(results["input"])
         return results
     mode = "profiles" if args.profile else "cases" if args.epochs is None else "growth"

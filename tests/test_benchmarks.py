@@ -1,6 +1,7 @@
 """Benchmarks: the plain loop computes what the modules compute, every case can be built, the file has its numbers."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,16 @@ def test_epochs(tmp_path: Path) -> None:
     assert grown["memory_bytes"][2] is None or grown["memory_growth_bytes"] == (
         grown["memory_bytes"][2] - grown["memory_bytes"][1]
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [[], ["--decode-on-device"]])
+def test_what_limits_imagenet(options: list[str], tmp_path: Path, unpack: Callable[[str], Path]) -> None:
+    folder = unpack("imagenet-mini.tar.gz") / "imagenet-mini"
+    found = run(tmp_path, "--input", str(folder), "--workers", "1", "--batch-size", "1", *options)["input"]
+    loader, step = found["loader_images_per_second"], found["step_images_per_second"]
+    assert found["decode_on_device"] is bool(options) and min(loader, step) > 0
+    assert found["limit"] == ("loader" if loader < step else "step")
 
 
 @pytest.mark.parametrize(
