@@ -42,8 +42,7 @@ def limit(settings: Settings, root: str, workers: int | None, decode_on_device: 
     device would.
     """
     used = min(MAX_DEFAULT_WORKERS, suggested_max_num_workers(1)) if workers is None else workers
-    options = {"batch_size": settings.batch_size, "num_workers": used, "decode_on_device": decode_on_device}
-    data = ImageNetDataModule(root, **options)
+    data = ImageNetDataModule(root, decode_on_device=decode_on_device, batch_size=settings.batch_size, num_workers=used)
     data.trainer = pl.Trainer(logger=False, enable_checkpointing=False, **settings.trainer_config)
     data.setup("fit")
     meter = Meter(settings.torch_device)

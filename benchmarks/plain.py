@@ -18,6 +18,7 @@ from torchvision import transforms
 from benchmarks.cases import Case
 from hsakd_pl import create_network
 from hsakd_pl.data import ImageDataModule
+from hsakd_pl.modules.heap import keep_freed_memory
 from hsakd_pl.networks import NetworkOutput
 
 TEMPERATURE = 3.0  # T = 3: Sec. 4.1 of the paper
@@ -149,12 +150,17 @@ class PlainLoop:
             yield from self.loader
 
     def step(self) -> None:
-        """One batch, from the images to the updated weights, with cuDNN's search for algorithms as scripts have it."""
+        """One batch, from the images to the updated weights.
+
+        As in a script: with cuDNN's search for algorithms, and without what a fit asks of the C library's heap.
+        """
         before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+        keep_freed_memory(False)
         try:
             self._step()
         finally:
             torch.backends.cudnn.benchmark = before
+            keep_freed_memory(self.device.type == "cpu")
 
     def _step(self) -> None:
         images, labels = (part.to(self.device) for part in next(self.batches))

@@ -1,7 +1,12 @@
 """What makes training fast changes its numbers by rounding only: folded teachers, compiled steps, smaller batches."""
 
 import gc
+import platform
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +61,14 @@ def test_folded_network_gives_the_same_outputs(name: str) -> None:
     assert all(torch.equal(tensor, before[key]) for key, tensor in network.state_dict().items())
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("branches", [False, True])
 def test_images_are_taken_in_parts_that_fit_into_a_cache(branches: bool) -> None:
     network = with_statistics(create_network("resnet8", CLASSES, branches=branches)).double()
@@ -66,6 +79,62 @@ def test_images_are_taken_in_parts_that_fit_into_a_cache(branches: bool) -> None
     assert rows == [ROWS_AT_ONCE, ROWS_AT_ONCE, 1]
     assert len(found.joint_logits) == (3 if branches else 0)
     torch.testing.assert_close(tuple(found), tuple(expected), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_each_thread_takes_a_part_of_its_own() -> None:
+    network = with_statistics(create_network("resnet8", CLASSES)).double()
+    ready, images = InferenceNetwork(network), torch.randn(21, 3, 8, 8).double()
+    seen = []
+    ready.network.register_forward_pre_hook(
+        lambda layer, args: seen.append((len(args[0]), torch.get_num_threads(), threading.current_thread()))
+    )
+    torch.testing.assert_close(tuple(ready(images)), tuple(network(images)), rtol=1e-9, atol=1e-9)
+    assert sorted(rows for rows, *_ in seen) == [10, 11]
+    assert all(inside == 1 and thread is not threading.main_thread() for _, inside, thread in seen)
+    assert torch.get_num_threads() == 2
+    seen.clear()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
+        ready(images)
+    assert {thread for *_, thread in seen} == {threading.main_thread()}
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_a_failing_part_is_an_error_and_leaves_the_threads_as_they_were() -> None:
+    with pytest.raises(UsageError, match="at least 4 pixels"):
+        InferenceNetwork(create_network("resnet8", CLASSES))(torch.randn(2, 3, 2, 2))
+    assert torch.get_num_threads() == 2
+
+
+def page_faults() -> int:
+    """How many pages a tensor of 64 MiB gets anew, right after another of that size has been freed."""
+    resource = import_module("resource")
+    torch.ones(2**24)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**24)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+class PageFaults(pl.Callback):
+    """Counts them inside a fit."""
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.found = page_faults()
+
+
+def page_faults_before_in_and_after_a_fit() -> tuple[int, int, int]:
+    before, inside = page_faults(), PageFaults()
+    trainer(limit_train_batches=1, limit_val_batches=0, callbacks=[inside]).fit(student(), DigitsDataModule())
+    return before, inside.found, page_faults()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library: its heap is left as it is")
+def test_a_fit_keeps_the_memory_that_its_steps_free() -> None:
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # a heap in which nothing has happened yet
+        before, inside, after = pool.submit(page_faults_before_in_and_after_a_fit).result()
+    assert inside < before / 4
+    assert after > before / 2
 
 
 def test_another_make_of_network_is_left_as_it_is() -> None:

@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import MultiStepLR
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.modules.compiled import Compiled
+from hsakd_pl.modules.heap import keep_freed_memory
 from hsakd_pl.modules.metrics import Evaluation
 from hsakd_pl.modules.optimization import Scheduler, make_sgd, one_schedule, with_warmup
 from hsakd_pl.networks import NetworkOutput, StagedBackbone
@@ -169,6 +170,8 @@ class HSAKDModule(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         self.diverged.zero_()
+        if self.device.type == "cpu":
+            keep_freed_memory(True)
         if self.compiles:
             # not with several devices, whose norms' buffers are synchronised, nor where gradients must outlast a step
             alone = self.trainer.world_size == self.trainer.accumulate_grad_batches == 1
@@ -180,6 +183,8 @@ class HSAKDModule(pl.LightningModule):
 
     def on_fit_end(self) -> None:
         self.compiled = {}
+        if self.device.type == "cpu":
+            keep_freed_memory(False)
 
     def on_validation_start(self) -> None:  # before the epoch's checkpoints are written
         self._raise_if_diverged()
