@@ -115,6 +115,7 @@ def show_growth(case: str, result: dict[str, Any]) -> None:
         ["first epoch, s", number(seconds[0], 2)],
         ["other epochs, s", f"{min(seconds[1:]):.2f} to {max(seconds[1:]):.2f}"],
         ["their spread, %", number(result["spread_percent"])],
+        ["spread of their ratio to the bare loop beside them, %", number(result["spread_over_bare_percent"])],
         ["memory growth from epoch 2 to the last, MiB", mebibytes(result["memory_growth_bytes"])],
         ["fit over the bare loop, %", number(result["fit_overhead_percent"])],
     ]

@@ -4,7 +4,7 @@ A batch of B images becomes 4B rows, rotation by rotation: rows 0..B-1 are the i
 the images turned by 90 degrees, and so on. So ``rows[:B]`` is the unrotated part, without a copy.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -47,13 +47,24 @@ def total(terms: Iterable[Tensor]) -> Tensor:
     return torch.stack(list(terms)).sum()
 
 
+def joint_cross_entropy(joint_logits: Sequence[Tensor], labels: Tensor) -> Tensor:
+    """Cross-entropy with the joint labels, summed over the branches: L tensors (4B, 4N), ``labels`` (B,) in N.
+
+    Eq. 3 of the paper; all branches at once, which takes fewer kernels than one after the other.
+    """
+    branches = len(joint_logits)
+    return branches * F.cross_entropy(torch.cat(tuple(joint_logits)), joint_labels(labels).repeat(branches))
+
+
 def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
     """Temperature-scaled ``KL(student || teacher)`` averaged over the rows, times ``temperature ** 2``.
 
-    Both (M, K); no gradient reaches ``teacher_logits``. Eq. 5 and 6 of the paper, after Hinton et al. 2015.
+    Both (M, K), or (L, M, K) for the sum of L such losses; no gradient reaches ``teacher_logits``. Eq. 5 and 6 of the
+    paper, after Hinton et al. 2015.
     """
-    return temperature**2 * F.kl_div(
-        F.log_softmax(student_logits / temperature, dim=1),
-        F.softmax(teacher_logits.detach() / temperature, dim=1),
-        reduction="batchmean",
+    divergence = F.kl_div(
+        F.log_softmax(student_logits / temperature, dim=-1),
+        F.softmax(teacher_logits.detach() / temperature, dim=-1),
+        reduction="sum",
     )
+    return temperature**2 * divergence / student_logits.shape[-2]

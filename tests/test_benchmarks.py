@@ -14,6 +14,7 @@ from benchmarks import plain
 from benchmarks.__main__ import main
 from benchmarks.breakdown import CATEGORIES, OTHER, category, idle_share, summarise
 from benchmarks.cases import NAMED, Case, find
+from benchmarks.growth import spread_percent
 from benchmarks.measurement import Measurement
 from benchmarks.meter import Meter
 from benchmarks.settings import Settings
@@ -99,8 +100,11 @@ def test_a_profile(tmp_path: Path) -> None:
 
 def test_epochs(tmp_path: Path) -> None:
     grown = run(tmp_path, "--epochs", "3", "teacher:resnet8")["growth"]["teacher:resnet8"]
-    assert len(grown["epoch_seconds"]) == len(grown["memory_bytes"]) == 3
-    assert grown["batches_per_epoch"] == 2 and grown["spread_percent"] >= 0
+    assert len(grown["epoch_seconds"]) == len(grown["bare_seconds"]) == len(grown["memory_bytes"]) == 3
+    assert grown["batches_per_epoch"] == 2 and grown["spread_percent"] == spread_percent(grown["epoch_seconds"][1:])
+    over_bare = [fit / bare for fit, bare in zip(grown["epoch_seconds"], grown["bare_seconds"], strict=True)][1:]
+    assert grown["spread_over_bare_percent"] == spread_percent(over_bare)
+    assert grown["fit_overhead_percent"] == pytest.approx(50 * sum(over_bare) - 100)
     assert grown["memory_bytes"][2] is None or grown["memory_growth_bytes"] == (
         grown["memory_bytes"][2] - grown["memory_bytes"][1]
     )

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from hsakd_pl.errors import UsageError
-from hsakd_pl.ops import NUM_ROTATIONS, class_logits, joint_labels, kd_loss, rotate
+from hsakd_pl.ops import NUM_ROTATIONS, class_logits, joint_cross_entropy, joint_labels, kd_loss, rotate
 
 RANDOM = torch.Generator().manual_seed(0)
 
@@ -73,6 +73,15 @@ def test_kd_loss_is_the_scaled_divergence_averaged_over_rows(temperature: float)
     torch.testing.assert_close(kd_loss(student, teacher, temperature), temperature**2 * divergence)
     assert kd_loss(student, student, temperature).abs() < 1e-12
     assert kd_loss(student, teacher, temperature) > 0
+
+
+def test_losses_of_all_branches_at_once_are_the_sums_over_the_branches() -> None:
+    student, teacher = torch.randn(2, 3, 8, 20, generator=RANDOM, dtype=torch.float64)
+    each = sum(kd_loss(*pair, 3.0) for pair in zip(student, teacher, strict=True))
+    torch.testing.assert_close(kd_loss(student, teacher, 3.0), each)
+    labels = torch.tensor([3, 1])
+    branches = sum(F.cross_entropy(branch, joint_labels(labels)) for branch in student)
+    torch.testing.assert_close(joint_cross_entropy([*student], labels), branches)
 
 
 def test_kd_loss_gradient_hardly_depends_on_a_high_temperature() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import permutations
 from typing import Any
 
+import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from hsakd_pl.errors import UsageError
 from hsakd_pl.modules.base import Batch, HSAKDModule
 from hsakd_pl.modules.build import build_network, not_by_name, with_branches
-from hsakd_pl.ops import joint_labels, kd_loss, rotate, total
+from hsakd_pl.ops import joint_cross_entropy, kd_loss, rotate, total
 from hsakd_pl.weights import load_weights
 
 
@@ -57,18 +58,13 @@ class MutualModule(HSAKDModule):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         images, labels = batch
-        inputs, targets = rotate(images), joint_labels(labels)
+        inputs, others = rotate(images), len(self.networks) - 1
         outputs = [peer(inputs) for peer in self.networks]
-        pairs = [(learner, taught) for learner, taught in permutations(outputs, 2)]
-        others = len(outputs) - 1
+        class_pairs = permutations([peer.logits for peer in outputs], 2)
+        joint_pairs = permutations([torch.stack(peer.joint_logits) for peer in outputs], 2)
         return {
             "loss_ce": total(F.cross_entropy(peer.logits[: len(labels)], labels) for peer in outputs),
-            "loss_joint_ce": total(F.cross_entropy(joint, targets) for peer in outputs for joint in peer.joint_logits),
-            "loss_kd": total(kd_loss(ours.logits, theirs.logits, self.temperature) for ours, theirs in pairs) / others,
-            "loss_joint_kd": total(
-                kd_loss(student, teacher, self.temperature)
-                for ours, theirs in pairs
-                for student, teacher in zip(ours.joint_logits, theirs.joint_logits, strict=True)
-            )
-            / others,
+            "loss_joint_ce": total(joint_cross_entropy(peer.joint_logits, labels) for peer in outputs),
+            "loss_kd": total(kd_loss(*pair, self.temperature) for pair in class_pairs) / others,
+            "loss_joint_kd": total(kd_loss(*pair, self.temperature) for pair in joint_pairs) / others,
         }

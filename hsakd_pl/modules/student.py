@@ -12,7 +12,7 @@ from hsakd_pl.errors import UsageError
 from hsakd_pl.modules.base import Batch, HSAKDModule, as_output
 from hsakd_pl.modules.build import build_network, freeze, not_by_name
 from hsakd_pl.modules.inference import InferenceNetwork
-from hsakd_pl.ops import kd_loss, rotate, total
+from hsakd_pl.ops import kd_loss, rotate
 from hsakd_pl.weights import describe, file_sha256
 
 
@@ -88,8 +88,8 @@ class StudentModule(HSAKDModule):
             "loss_kd": kd_loss(learnt.logits, taught.logits, self.temperature),
         }
         if learnt.joint_logits:
-            pairs = zip(learnt.joint_logits, taught.joint_logits, strict=True)
-            terms["loss_joint_kd"] = total(kd_loss(student, teacher, self.temperature) for student, teacher in pairs)
+            ours, theirs = (torch.stack(output.joint_logits) for output in (learnt, taught))
+            terms["loss_joint_kd"] = kd_loss(ours, theirs, self.temperature)
         return terms
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "StudentModule":

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hsakd_pl.modules.base import Batch, HSAKDModule
 from hsakd_pl.modules.build import build_network, freeze, not_by_name, with_branches
-from hsakd_pl.ops import joint_labels, rotate, total
+from hsakd_pl.ops import joint_cross_entropy, rotate
 
 
 class TeacherModule(HSAKDModule):
@@ -38,8 +38,7 @@ class TeacherModule(HSAKDModule):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         images, labels = batch
         logits, joint_logits = self(rotate(images))
-        targets = joint_labels(labels)
         return {
             "loss_ce": F.cross_entropy(logits[: len(labels)], labels),
-            "loss_joint_ce": total(F.cross_entropy(branch, targets) for branch in joint_logits),
+            "loss_joint_ce": joint_cross_entropy(joint_logits, labels),
         }
