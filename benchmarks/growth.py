@@ -12,9 +12,8 @@ from benchmarks.meter import Meter
 from benchmarks.settings import Settings
 from hsakd_pl.errors import UsageError
 
-TURN = (
-    10  # steps on a GPU, whose queue empties then, after which the loops change places; on a CPU they do at each step
-)
+# Steps after which the two loops change places, so that both see a machine's drift: a GPU's queue empties each time.
+TURN = {"cpu": 1, "cuda": 10}
 
 
 class Epochs(pl.Callback):
@@ -63,7 +62,7 @@ def growth(case: Case, settings: Settings, epochs: int) -> dict[str, Any]:
     if epochs < 3:
         raise UsageError(f"--epochs {epochs}: the first is left out and growth needs two more, so at least 3")
     meter = Meter(settings.torch_device)
-    turn = TURN if meter.cuda else 1
+    turn = TURN[settings.device]
     if settings.steps % turn:
         raise UsageError(f"--steps {settings.steps}: with --epochs, choose a multiple of {turn}")
     bare = Measurement(meter, settings.batch_size)

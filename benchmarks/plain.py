@@ -155,12 +155,12 @@ class PlainLoop:
         As in a script: with cuDNN's search for algorithms, and without what a fit asks of the C library's heap.
         """
         before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
-        keep_freed_memory(False)
+        keep_freed_memory(self.device, False)
         try:
             self._step()
         finally:
             torch.backends.cudnn.benchmark = before
-            keep_freed_memory(self.device.type == "cpu")
+            keep_freed_memory(self.device, True)
 
     def _step(self) -> None:
         images, labels = (part.to(self.device) for part in next(self.batches))

@@ -170,8 +170,7 @@ class HSAKDModule(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         self.diverged.zero_()
-        if self.device.type == "cpu":
-            keep_freed_memory(True)
+        keep_freed_memory(self.device, True)
         if self.compiles:
             # not with several devices, whose norms' buffers are synchronised, nor where gradients must outlast a step
             alone = self.trainer.world_size == self.trainer.accumulate_grad_batches == 1
@@ -183,8 +182,7 @@ class HSAKDModule(pl.LightningModule):
 
     def on_fit_end(self) -> None:
         self.compiled = {}
-        if self.device.type == "cpu":
-            keep_freed_memory(False)
+        keep_freed_memory(self.device, False)
 
     def on_validation_start(self) -> None:  # before the epoch's checkpoints are written
         self._raise_if_diverged()
