@@ -106,26 +106,29 @@ def test_a_failing_part_is_an_error_and_leaves_the_threads_as_they_were() -> Non
     assert torch.get_num_threads() == 2
 
 
-def page_faults() -> int:
-    """How many pages a tensor of 64 MiB gets anew, right after another of that size has been freed."""
+def page_faults(mebibytes: int) -> int:
+    """How many pages a tensor gets anew after another of its size: the fewest of some, since holes vary in size."""
     resource = import_module("resource")
-    torch.ones(2**24)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(2**24)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    def faults() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(mebibytes, 2**18)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    return min(faults() for _ in range(5))
 
 
 class PageFaults(pl.Callback):
     """Counts them inside a fit."""
 
     def on_train_batch_end(self, *_: Any) -> None:
-        self.found = page_faults()
+        self.found = page_faults(64)
 
 
 def page_faults_before_in_and_after_a_fit() -> tuple[int, int, int]:
-    before, inside = page_faults(), PageFaults()
+    before, inside = page_faults(64), PageFaults()
     trainer(limit_train_batches=1, limit_val_batches=0, callbacks=[inside]).fit(student(), DigitsDataModule())
-    return before, inside.found, page_faults()
+    return before, inside.found, page_faults(256)  # more than any hole that the fit left in the heap
 
 
 @pytest.mark.slow
@@ -134,7 +137,7 @@ def test_a_fit_keeps_the_memory_that_its_steps_free() -> None:
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # a heap in which nothing has happened yet
         before, inside, after = pool.submit(page_faults_before_in_and_after_a_fit).result()
     assert inside < before / 4
-    assert after > before / 2
+    assert after > 2 * before
 
 
 def test_another_make_of_network_is_left_as_it_is() -> None:
