@@ -19,9 +19,13 @@ from torch import Tensor
 
 from hsakd_pl import CIFAR100DataModule, DigitsDataModule, HSAKDModule, StudentModule, create_network, list_networks
 from hsakd_pl.errors import UsageError
+from hsakd_pl.modules import base
 from hsakd_pl.modules.base import as_output
 from hsakd_pl.modules.compiled import Compiled
 from hsakd_pl.modules.inference import ROWS_AT_ONCE, InferenceNetwork
+from hsakd_pl.winograd import WinogradConv2d, layers
+from hsakd_pl.winograd.library import library
+from hsakd_pl.winograd.ops import conv3x3
 
 
 @pytest.fixture(autouse=True)
@@ -198,10 +202,36 @@ def student(**options: Any) -> StudentModule:
 def test_fit_with_all_that_is_fast_equals_plain_steps(
     precision: str, bound: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    called = []
+    monkeypatch.setattr(layers, "conv3x3", lambda *given: called.append(1) or conv3x3(*given))
+    monkeypatch.setattr(layers, "LEAST_WORK", 0)
     fast = losses_of(student(), precision)
+    assert bool(called) == (precision == "32-true" and library() is not None)
     monkeypatch.setattr(StudentModule, "setup", lambda self, stage: None)  # no channels_last
     monkeypatch.setattr(StudentModule, "on_fit_start", HSAKDModule.on_fit_start)  # no folding
-    assert fast == pytest.approx(losses_of(student(), precision), rel=bound)
+    monkeypatch.setattr(base, "set_winograd", lambda network, on: None)
+    called.clear()
+    plain = losses_of(student(), precision)
+    assert fast == pytest.approx(plain, rel=bound) and not called
+
+
+@pytest.mark.skipif(library() is None, reason="no C compiler with OpenMP, or a CPU without AVX2")
+@pytest.mark.parametrize("kind", ["student", "teacher", "mutual", "baseline"])
+def test_a_fit_on_a_cpu_uses_winograds_algorithm_and_only_a_fit(kind: str) -> None:
+    def found(module: HSAKDModule) -> list[nn.Module]:
+        return [layer for layer in module.modules() if type(layer) is WinogradConv2d]
+
+    class Found(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, module: HSAKDModule, *_: Any) -> None:
+            inside.append(found(module))
+            frozen.extend(found(getattr(module, "taught_by", [module])[0]))
+
+    inside: list[list[nn.Module]] = []
+    frozen: list[nn.Module] = []
+    module = make(kind, num_classes=10)
+    trainer(limit_train_batches=1, limit_val_batches=0, callbacks=[Found()]).fit(module, DigitsDataModule())
+    assert inside and all(inside) and not found(module)
+    assert frozen and all((layer.filters is not None) == (kind == "student") for layer in frozen)
 
 
 @pytest.mark.slow

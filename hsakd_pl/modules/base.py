@@ -17,6 +17,7 @@ from hsakd_pl.modules.optimization import Scheduler, make_sgd, one_schedule, wit
 from hsakd_pl.networks import NetworkOutput, StagedBackbone
 from hsakd_pl.ops import NUM_ROTATIONS, rotate, total
 from hsakd_pl.weights import fit
+from hsakd_pl.winograd import set_winograd
 
 Batch = tuple[Tensor, Tensor]
 
@@ -171,6 +172,7 @@ class HSAKDModule(pl.LightningModule):
     def on_fit_start(self) -> None:
         self.diverged.zero_()
         keep_freed_memory(self.device, True)
+        set_winograd(self.networks, on=self.device.type == "cpu")
         if self.compiles:
             # not with several devices, whose norms' buffers are synchronised, nor where gradients must outlast a step
             alone = self.trainer.world_size == self.trainer.accumulate_grad_batches == 1
@@ -183,6 +185,7 @@ class HSAKDModule(pl.LightningModule):
     def on_fit_end(self) -> None:
         self.compiled = {}
         keep_freed_memory(self.device, False)
+        set_winograd(self.networks, on=False)
 
     def on_validation_start(self) -> None:  # before the epoch's checkpoints are written
         self._raise_if_diverged()

@@ -14,6 +14,7 @@ from torch.fx.experimental.optimization import fuse
 from torch.fx.proxy import TraceError
 
 from hsakd_pl.networks import HSAKDNet, NetworkOutput, StagedBackbone
+from hsakd_pl.winograd import set_winograd
 
 ROWS_AT_ONCE = 64  # on a CPU, whose caches then hold a layer's output until the next layer reads it
 
@@ -34,6 +35,7 @@ class InferenceNetwork(nn.Module):
         for layer in self.network.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 layer.to(dtype)
+        set_winograd(self.network, on=dtype is None, frozen=True)
 
     def forward(self, images: Tensor) -> NetworkOutput | Tensor:
         if images.device.type != "cpu" or torch.compiler.is_compiling():

@@ -1,0 +1,228 @@
+"""Convolutions by Winograd's algorithm: PyTorch's results and gradients up to rounding, used where they pay."""
+
+import copy
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from hsakd_pl import winograd
+from hsakd_pl.winograd import WinogradConv2d, layers, ops, set_winograd
+from hsakd_pl.winograd.library import library
+from hsakd_pl.winograd.ops import conv3x3, conv3x3_weight_gradient, transformed
+
+needs_kernel = pytest.mark.skipif(library() is None, reason="no C compiler with OpenMP, or a CPU without AVX2")
+
+
+def draw(*size: int, seed: int = 0) -> Tensor:
+    return torch.randn(size, generator=torch.Generator().manual_seed(seed))
+
+
+def close(found: Tensor, expected: Tensor) -> None:
+    assert (found - expected).abs().max() < 2e-5 * expected.abs().max()
+
+
+def layer(inputs: int = 32, outputs: int = 32, **options: Any) -> nn.Conv2d:
+    torch.manual_seed(0)
+    return nn.Conv2d(inputs, outputs, 3, **{"padding": 1, **options})
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@needs_kernel
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(
+    ("number", "inputs", "outputs", "height", "width"),
+    [
+        (1, 16, 32, 4, 4),  # a single tile
+        (3, 32, 16, 8, 8),
+        (2, 48, 80, 7, 5),  # tiles that reach beyond the image; channels that fill no register block
+        (5, 16, 16, 1, 3),
+        (9, 32, 32, 32, 32),  # several blocks
+        (3, 128, 128, 9, 8),  # blocks of the fewest tiles
+        (1, 272, 256, 4, 4),  # gradients of the weights are PyTorch's
+    ],
+)
+def test_results_and_gradients(number: int, inputs: int, outputs: int, height: int, width: int, bias: bool) -> None:
+    images, weight = draw(number, inputs, height, width), draw(outputs, inputs, 3, 3, seed=1)
+    given = [images, weight, draw(outputs, seed=2)] if bias else [images, weight]
+    exact = [each.double().requires_grad_() for each in given]
+    ours = [each.clone().requires_grad_() for each in given]
+    expected, found = F.conv2d(*exact, padding=1), conv3x3(*ours, *[None] * (4 - len(ours)))
+    gradient = draw(*found.shape, seed=3)
+    expected.backward(gradient.double())
+    found.backward(gradient)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    for one, other in [(found, expected), *((one.grad, other.grad) for one, other in zip(ours, exact, strict=True))]:
+        assert one.dtype == torch.float32 and one.shape == other.shape
+        close(one, other)
+
+
+@needs_kernel
+def test_it_is_an_operator_in_all_that_pytorch_asks_of_one() -> None:
+    images, weight, bias = draw(2, 16, 5, 6), draw(32, 16, 3, 3), draw(32)
+    given = [each.requires_grad_() for each in (images, weight, bias)]
+    for arguments in ((*given, None), (given[0], given[1].detach(), None, transformed(weight.detach()))):
+        torch.library.opcheck(conv3x3, arguments)
+    torch.library.opcheck(conv3x3_weight_gradient, (images.detach(), draw(2, 32, 5, 6)))
+
+
+@needs_kernel
+def test_the_same_at_every_call() -> None:
+    """And the results, unlike sums over threads, with any number of threads."""
+    images, weight, gradient = draw(16, 32, 16, 16), draw(48, 32, 3, 3), draw(16, 48, 16, 16)
+    found = []
+    for number in (1, 2, 2, 2):
+        torch.set_num_threads(number)
+        found.append((conv3x3(images, weight, None, None), conv3x3_weight_gradient(images, gradient)))
+    torch.set_num_threads(1)
+    assert all(torch.equal(found[0][0], result) for result, _ in found)
+    assert all(torch.equal(found[1][1], weights) for _, weights in found[1:])
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-4, atol=1e-3)
+
+
+@needs_kernel
+def test_what_is_not_finite_is_not_hidden() -> None:
+    images, weight = draw(1, 16, 8, 8), draw(32, 16, 3, 3)
+    images[0, 3, 0, 0] = torch.nan
+    found = conv3x3(images, weight, None, None)
+    assert found[:, :, :4, :4].isnan().all() and found[:, :, 4:, 4:].isfinite().all()
+
+
+@needs_kernel
+def test_too_little_memory_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        def __getattr__(self, name: str) -> Any:
+            return lambda *arguments: 1
+
+    monkeypatch.setattr(ops, "library", Full)
+    with pytest.raises(MemoryError, match=r"images of \(1, 16, 4, 4\)"):
+        conv3x3(draw(1, 16, 4, 4), draw(32, 16, 3, 3), None, None)
+
+
+@needs_kernel
+def test_layers_change_in_place_and_back() -> None:
+    network = nn.Sequential(layer(), nn.ReLU(), layer(32, 3), layer(32, 48))
+    parameters, keys, seen = [*network.parameters()], [*network.state_dict()], []
+    network[0].register_forward_hook(lambda *_: seen.append(1))
+    images = draw(64, 32, 32, 32)
+    expected = network[0](images)
+    set_winograd(network, on=True)
+    assert [type(each) for each in network] == [WinogradConv2d, nn.ReLU, nn.Conv2d, WinogradConv2d]
+    assert [*network.state_dict()] == keys
+    assert all(one is other for one, other in zip(network.parameters(), parameters, strict=True))
+    found = network[0](images)
+    assert not torch.equal(found, expected) and len(seen) == 2
+    close(found, expected)
+    assert torch.equal(copy.deepcopy(network)[0](images), found)
+    set_winograd(network, on=False)
+    assert [type(each) for each in network] == [nn.Conv2d, nn.ReLU, nn.Conv2d, nn.Conv2d]
+    assert torch.equal(network[0](images), expected)
+
+
+class Own(nn.Conv2d):
+    """A layer of a user's, which may do anything."""
+
+
+@needs_kernel
+@pytest.mark.parametrize(
+    "other",
+    [
+        layer(stride=2),
+        layer(padding=0),
+        layer(padding="same"),
+        layer(padding=2, dilation=2),
+        layer(groups=2),
+        layer(padding_mode="reflect"),
+        layer(40, 32),
+        layer(16, 16),
+        nn.Conv2d(32, 32, 1),
+        nn.Conv2d(32, 32, (3, 1), padding=(1, 0)),
+        nn.ConvTranspose2d(32, 32, 3, padding=1),
+        Own(32, 32, 3, padding=1),
+    ],
+)
+def test_layers_that_stay_as_they_are(other: nn.Module) -> None:
+    before = type(other)
+    set_winograd(other, on=True)
+    assert type(other) is before
+
+
+@needs_kernel
+@pytest.mark.parametrize(
+    ("images", "by_winograd"),
+    [
+        (draw(64, 32, 16, 16), True),
+        (draw(64, 32, 7, 7), True),
+        (draw(8, 32, 16, 16), False),  # too little work
+        (draw(512, 32, 5, 5), False),  # 64 pixels in tiles for 25
+        (draw(512, 32, 2, 2), False),
+    ],
+)
+def test_used_where_it_pays(images: Tensor, by_winograd: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(layers, "conv3x3", lambda *given: calls.append(1) or conv3x3(*given))
+    convolution = layer(32, 64)
+    expected = convolution(images)
+    set_winograd(convolution, on=True)
+    close(convolution(images), expected)
+    assert bool(calls) == by_winograd
+    with torch.autocast("cpu", torch.bfloat16):
+        assert convolution(images).dtype == torch.bfloat16
+    assert convolution.double()(images.double()).dtype == torch.float64
+    assert len(calls) == by_winograd
+
+
+@needs_kernel
+def test_frozen_weights_are_transformed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    convolution, images = layer().requires_grad_(False), draw(64, 32, 16, 16)
+    expected = convolution(images)
+    set_winograd(convolution, on=True, frozen=True)
+    monkeypatch.setattr(ops, "transformed", None)
+    close(convolution(images), expected)
+
+
+@pytest.fixture
+def _without_kernel() -> Iterator[None]:
+    library.cache_clear()
+    yield
+    library.cache_clear()
+
+
+@pytest.mark.usefixtures("_without_kernel")
+def test_without_a_compiler_layers_stay_and_the_log_says_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    for compiler in ("no-such-compiler", "false"):
+        library.cache_clear()
+        caplog.clear()
+        monkeypatch.setenv("CC", compiler)
+        convolution = layer()
+        with caplog.at_level(logging.INFO):
+            set_winograd(convolution, on=True)
+            set_winograd(convolution, on=True)
+        assert type(convolution) is nn.Conv2d
+        (said,) = (record.message for record in caplog.records)
+        assert said.startswith("Convolutions stay PyTorch's") and compiler in said
+
+
+@pytest.mark.usefixtures("_without_kernel")
+def test_on_another_cpu_layers_stay(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    convolution = layer()
+    with caplog.at_level(logging.INFO):
+        winograd.set_winograd(convolution, on=True)
+    assert type(convolution) is nn.Conv2d and not caplog.records
