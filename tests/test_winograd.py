@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -71,12 +71,28 @@ def test_results_and_gradients(number: int, inputs: int, outputs: int, height: i
 
 
 @needs_kernel
+def test_gradients_of_gradients() -> None:
+    """As a gradient penalty takes them."""
+
+    def penalty(convolution: Callable[[Tensor, Tensor], Tensor], *given: Tensor) -> list[Tensor]:
+        images, weight = (each.clone().requires_grad_() for each in given)
+        gradients = torch.autograd.grad(convolution(images, weight).tanh().sum(), (images, weight), create_graph=True)
+        sum(gradient.square().sum() for gradient in gradients).backward()
+        return [images.grad, weight.grad]
+
+    given = draw(2, 16, 6, 6), draw(32, 16, 3, 3, seed=1) / 10
+    exact = penalty(lambda *pair: F.conv2d(*pair, padding=1), *(each.double() for each in given))
+    for found, expected in zip(penalty(lambda *pair: conv3x3(*pair, None, None), *given), exact, strict=True):
+        close(found, expected)
+
+
+@needs_kernel
 def test_it_is_an_operator_in_all_that_pytorch_asks_of_one() -> None:
     images, weight, bias = draw(2, 16, 5, 6), draw(32, 16, 3, 3), draw(32)
     given = [each.requires_grad_() for each in (images, weight, bias)]
     for arguments in ((*given, None), (given[0], given[1].detach(), None, transformed(weight.detach()))):
         torch.library.opcheck(conv3x3, arguments)
-    torch.library.opcheck(conv3x3_weight_gradient, (images.detach(), draw(2, 32, 5, 6)))
+    torch.library.opcheck(conv3x3_weight_gradient, (images, draw(2, 32, 5, 6)))
 
 
 @needs_kernel
@@ -152,6 +168,8 @@ class Own(nn.Conv2d):
         nn.Conv2d(32, 32, (3, 1), padding=(1, 0)),
         nn.ConvTranspose2d(32, 32, 3, padding=1),
         Own(32, 32, 3, padding=1),
+        layer(dtype=torch.float64),
+        layer(device="meta"),
     ],
 )
 def test_layers_that_stay_as_they_are(other: nn.Module) -> None:

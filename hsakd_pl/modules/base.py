@@ -172,7 +172,7 @@ class HSAKDModule(pl.LightningModule):
     def on_fit_start(self) -> None:
         self.diverged.zero_()
         keep_freed_memory(self.device, True)
-        set_winograd(self.networks, on=self.device.type == "cpu")
+        set_winograd(self.networks, on=True)
         if self.compiles:
             # not with several devices, whose norms' buffers are synchronised, nor where gradients must outlast a step
             alone = self.trainer.world_size == self.trainer.accumulate_grad_batches == 1

@@ -35,7 +35,7 @@ class InferenceNetwork(nn.Module):
         for layer in self.network.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 layer.to(dtype)
-        set_winograd(self.network, on=dtype is None, frozen=True)
+        set_winograd(self.network, on=True, frozen=True)
 
     def forward(self, images: Tensor) -> NetworkOutput | Tensor:
         if images.device.type != "cpu" or torch.compiler.is_compiling():

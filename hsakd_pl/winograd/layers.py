@@ -48,7 +48,7 @@ def _suits(layer: nn.Conv2d) -> bool:
         and (layer.groups, layer.padding_mode) == (1, "zeros")
         and inputs % PANEL == outputs % PANEL == 0
         and inputs * outputs >= LEAST_FILTERS
-        and layer.weight.dtype == torch.float32
+        and (layer.weight.device.type, layer.weight.dtype) == ("cpu", torch.float32)
     )
 
 

@@ -26,7 +26,7 @@ def transformed(weight: Tensor) -> Tensor:
     return (TRANSFORM @ panels.reshape(9, -1)).view(36, outputs // PANEL, inputs, PANEL)
 
 
-def _transposed(gradient: Tensor) -> Tensor:
+def _weights_gradient(gradient: Tensor) -> Tensor:
     """Gradients of :func:`transformed`'s result -> those of its weights."""
     _, panels, inputs, _ = gradient.shape
     weight = (TRANSFORM.T @ gradient.flatten(1)).view(9, panels, inputs, PANEL).permute(1, 3, 0, 2)
@@ -60,7 +60,7 @@ def conv3x3_weight_gradient(images: Tensor, gradient: Tensor) -> Tensor:
     filters = images.new_empty(36, outputs // PANEL, inputs, PANEL)
     threads = min(torch.get_num_threads(), MOST_SUMS // filters.numel())
     _call("winograd_filter_gradients", (images, gradient, filters), images, outputs, threads)
-    return _transposed(filters)
+    return _weights_gradient(filters)
 
 
 def _like(images: Tensor, channels: int) -> Tensor:
@@ -86,7 +86,11 @@ def _(images: Tensor, gradient: Tensor) -> Tensor:
     return torch.empty(size, dtype=images.dtype, device=images.device, memory_format=torch.channels_last)
 
 
-def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+def _input_gradient(gradient: Tensor, weight: Tensor) -> Tensor:
+    return conv3x3(gradient, weight.flip(2, 3).transpose(0, 1), None, None)
+
+
+def _keep_two(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:2])
 
 
@@ -94,11 +98,17 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     images, weight = ctx.saved_tensors
     for_images, for_weight, for_bias, _ = ctx.needs_input_grad
     return (
-        conv3x3(gradient, weight.flip(2, 3).transpose(0, 1), None, None) if for_images else None,
+        _input_gradient(gradient, weight) if for_images else None,
         conv3x3_weight_gradient(images, gradient) if for_weight else None,
         gradient.sum((0, 2, 3)) if for_bias else None,
         None,
     )
 
 
-conv3x3.register_autograd(_backward, setup_context=_keep)
+def _second_backward(ctx: Any, weight: Tensor) -> tuple[Tensor, Tensor]:
+    images, gradient = ctx.saved_tensors
+    return _input_gradient(gradient, weight), conv3x3(images, weight, None, None)
+
+
+conv3x3.register_autograd(_backward, setup_context=_keep_two)
+conv3x3_weight_gradient.register_autograd(_second_backward, setup_context=_keep_two)
