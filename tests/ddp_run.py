@@ -1,4 +1,4 @@
-"""Trains three steps on the digits, split over processes or in time, and saves what came out; see test_ddp.py."""
+"""Trains three steps on the digits, split over processes or in time; by itself in two, and saves what came out."""
 
 import sys
 from typing import Any
@@ -67,7 +67,7 @@ def train(kind: str, devices: int, batch_norm: str, accumulated: int = 1) -> dic
 
 
 if __name__ == "__main__":
-    kind, devices, batch_norm, out = sys.argv[1:]
-    trained = train(kind, int(devices), batch_norm)
+    kind, batch_norm, out = sys.argv[1:]
+    trained = train(kind, 2, batch_norm)
     if rank_zero_only.rank == 0:
         torch.save(trained, out)

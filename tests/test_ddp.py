@@ -10,8 +10,8 @@ import torch
 from ddp_run import train
 
 
-def run(kind: str, devices: int, batch_norm: str, out: Path) -> dict[str, Any]:
-    command = [sys.executable, str(Path(__file__).with_name("ddp_run.py")), kind, str(devices), batch_norm, str(out)]
+def train_in_two_processes(kind: str, batch_norm: str, out: Path) -> dict[str, Any]:
+    command = [sys.executable, str(Path(__file__).with_name("ddp_run.py")), kind, batch_norm, str(out)]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert finished.returncode == 0, finished.stderr[-2000:]
     return torch.load(out, weights_only=True)
@@ -20,8 +20,8 @@ def run(kind: str, devices: int, batch_norm: str, out: Path) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["teacher", "compiled", "frozen", "student", "mutual"])
 def test_two_processes_equal_one(kind: str, tmp_path: Path) -> None:
-    one = run("teacher" if kind == "compiled" else kind, 1, "fixed", tmp_path / "one.pt")
-    two = run(kind, 2, "fixed", tmp_path / "two.pt")
+    one = train("teacher" if kind == "compiled" else kind, 1, "fixed")
+    two = train_in_two_processes(kind, "fixed", tmp_path / "two.pt")
     assert len(one["gradients"]) > 20
     for part in ("gradients", "state"):
         torch.testing.assert_close(two[part], one[part], rtol=1e-9, atol=1e-12)
@@ -41,7 +41,7 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch() -> None:
 @pytest.mark.slow
 def test_with_batch_statistics_of_each_process_the_first_loss_is_close(tmp_path: Path) -> None:
     """Per-device batch norm, as published: half the images a statistic, so near but not equal."""
-    one = run("student", 1, "batch", tmp_path / "one.pt")["metrics"]
-    two = run("student", 2, "batch", tmp_path / "two.pt")["metrics"]
+    one = train("student", 1, "batch")["metrics"]
+    two = train_in_two_processes("student", "batch", tmp_path / "two.pt")["metrics"]
     assert two["train/loss"] == pytest.approx(one["train/loss"], rel=0.1)
     assert two["train/loss"] != one["train/loss"]
