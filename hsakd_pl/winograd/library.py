@@ -35,7 +35,7 @@ def library() -> ctypes.CDLL | None:
             loaded = ctypes.CDLL(binary)
         except (OSError, subprocess.CalledProcessError) as error:
             reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]
-            rank_zero_info(f"Convolutions stay PyTorch's, at half the speed, for want of a C compiler: {reason}")
+            rank_zero_info(f"Convolutions stay PyTorch's, at half the speed: the C kernel cannot be built ({reason})")
             return None
     loaded.winograd_convolve.argtypes = [POINTER] * 4 + [LONG] * 5
     loaded.winograd_filter_gradients.argtypes = [POINTER] * 3 + [LONG] * 6
