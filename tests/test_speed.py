@@ -205,6 +205,7 @@ def test_fit_with_all_that_is_fast_equals_plain_steps(
     called = []
     monkeypatch.setattr(layers, "conv3x3", lambda *given: called.append(1) or conv3x3(*given))
     monkeypatch.setattr(layers, "LEAST_WORK", 0)
+    monkeypatch.setattr(layers, "LEAST_TILES", 0)
     fast = losses_of(student(), precision)
     assert bool(called) == (precision == "32-true" and library() is not None)
     monkeypatch.setattr(StudentModule, "setup", lambda self, stage: None)  # no channels_last

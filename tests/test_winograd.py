@@ -118,6 +118,21 @@ def test_what_is_not_finite_is_not_hidden() -> None:
 
 
 @needs_kernel
+@pytest.mark.parametrize("size", [(64, 48, 16, 16), (64, 16, 16), (64,)])
+def test_images_that_do_not_fit_are_an_error(size: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"do not go with weights of \(64, 32, 3, 3\)"):
+        conv3x3(draw(*size), draw(64, 32, 3, 3), None, None)
+
+
+@needs_kernel
+def test_a_single_image_without_a_batch() -> None:
+    convolution, image = layer(), draw(32, 128, 128)
+    expected = convolution(image)
+    set_winograd(convolution, on=True)
+    assert torch.equal(convolution(image), expected)
+
+
+@needs_kernel
 def test_too_little_memory_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     class Full:
         def __getattr__(self, name: str) -> Any:
@@ -185,6 +200,7 @@ def test_layers_that_stay_as_they_are(other: nn.Module) -> None:
         (draw(64, 32, 16, 16), True),
         (draw(64, 32, 7, 7), True),
         (draw(8, 32, 16, 16), False),  # too little work
+        (draw(12, 32, 16, 16), False),  # too few tiles for weights that change
         (draw(512, 32, 5, 5), False),  # 64 pixels in tiles for 25
         (draw(512, 32, 2, 2), False),
     ],
@@ -205,10 +221,11 @@ def test_used_where_it_pays(images: Tensor, by_winograd: bool, monkeypatch: pyte
 
 @needs_kernel
 def test_frozen_weights_are_transformed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    convolution, images = layer().requires_grad_(False), draw(64, 32, 16, 16)
+    convolution, images = layer().requires_grad_(False), draw(24, 32, 16, 16)
     expected = convolution(images)
     set_winograd(convolution, on=True, frozen=True)
     monkeypatch.setattr(ops, "transformed", None)
+    monkeypatch.setattr(layers, "LEAST_TILES", 10**9)
     close(convolution(images), expected)
 
 

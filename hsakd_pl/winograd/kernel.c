@@ -15,7 +15,8 @@ enum { BYTES = 64, ROWS = 16 };
 enum { BYTES = 32, ROWS = 6 }; /* AVX2 */
 #endif
 enum { PANEL = 16, LANES = BYTES / 4, VECTORS = PANEL / LANES, POINTS = 36 };
-enum { BLOCK = 500000 }; /* bytes of a block's transformed tiles */
+/* A block's transformed tiles take so many bytes, but there are at least so many of them for each reading of filters. */
+enum { BLOCK = 500000, LEAST_TILES = 24 };
 
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLLED _Pragma("GCC unroll 36")
@@ -128,8 +129,8 @@ INLINE void multiply(const int add, const float *a, long row, long column, const
 static long smaller(long a, long b) { return a < b ? a : b; }
 
 static long block_of(shape s) {
-    long tiles = BLOCK / (POINTS * (s.inputs + s.outputs) * (long)sizeof(float)) / ROWS * ROWS;
-    return tiles > ROWS ? tiles : ROWS;
+    long tiles = BLOCK / (POINTS * (s.inputs + s.outputs) * (long)sizeof(float));
+    return (tiles > LEAST_TILES ? tiles : LEAST_TILES + ROWS - 1) / ROWS * ROWS;
 }
 
 static float *allocate(long floats) { return aligned_alloc(64, (floats * sizeof(float) + 63) / 64 * 64); }

@@ -9,6 +9,7 @@ from hsakd_pl.winograd.ops import PANEL, conv3x3, transformed
 
 LEAST_FILTERS = 512  # input times output channels; below, the transforms cost more than is saved
 LEAST_WORK = 1e8  # multiplications and additions of the plain convolution; below, calls cost more
+LEAST_TILES = 256  # of a batch; below, it does not pay to transform weights that change at every step
 MOST_PIXELS = 1.8  # that whole tiles may have, for one of the images
 
 
@@ -21,9 +22,21 @@ class WinogradConv2d(nn.Conv2d):
     filters: Tensor | None = None
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if _pays(input, weight):
+        if self._pays(input, weight):
             return conv3x3(input, weight, bias, self.filters)
         return super()._conv_forward(input, weight, bias)
+
+    def _pays(self, images: Tensor, weight: Tensor) -> bool:
+        if not images.dtype == weight.dtype == torch.float32 or images.device.type != "cpu" or images.dim() != 4:
+            return False
+        number, _, height, width = images.shape
+        tiles = -(-height // 4) * -(-width // 4)
+        return (
+            2 * number * height * width * weight.numel() >= LEAST_WORK
+            and (number * tiles >= LEAST_TILES or self.filters is not None)
+            and 16 * tiles <= MOST_PIXELS * height * width
+            and not torch.is_autocast_enabled("cpu")
+        )
 
 
 def set_winograd(network: nn.Module, on: bool, frozen: bool = False) -> None:
@@ -50,12 +63,3 @@ def _suits(layer: nn.Conv2d) -> bool:
         and inputs * outputs >= LEAST_FILTERS
         and (layer.weight.device.type, layer.weight.dtype) == ("cpu", torch.float32)
     )
-
-
-def _pays(images: Tensor, weight: Tensor) -> bool:
-    if not images.dtype == weight.dtype == torch.float32 or images.device.type != "cpu":
-        return False
-    height, width = images.shape[-2:]
-    tiles = -(-height // 4) * -(-width // 4)
-    enough = 2 * len(images) * height * width * weight.numel() >= LEAST_WORK
-    return enough and 16 * tiles <= MOST_PIXELS * height * width and not torch.is_autocast_enabled("cpu")

@@ -38,7 +38,10 @@ def conv3x3(images: Tensor, weight: Tensor, bias: Tensor | None, filters: Tensor
     """``F.conv2d(images, weight, bias, padding=1)`` up to rounding: (N, in, H, W) -> (N, out, H, W), channels_last.
 
     float32 on a CPU, channels in multiples of 16. ``filters``: the weights transformed, where that has been done.
+    Raises ValueError where the images do not fit to the weights.
     """
+    if images.dim() != 4 or images.shape[1:2] != weight.shape[1:2]:
+        raise ValueError(f"images of {tuple(images.shape)} do not go with weights of {tuple(weight.shape)}")
     images = images.contiguous(memory_format=torch.channels_last)
     filters = transformed(weight) if filters is None else filters
     outputs = _like(images, len(weight))
