@@ -2,7 +2,10 @@
 
 import copy
 import logging
+import os
+import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +16,7 @@ from torch import Tensor
 
 from hsakd_pl import winograd
 from hsakd_pl.winograd import WinogradConv2d, layers, ops, set_winograd
-from hsakd_pl.winograd.library import library
+from hsakd_pl.winograd.library import SOURCE, library
 from hsakd_pl.winograd.ops import conv3x3, conv3x3_weight_gradient, transformed
 
 needs_kernel = pytest.mark.skipif(library() is None, reason="no C compiler with OpenMP, or a CPU without AVX2")
@@ -130,6 +133,18 @@ def test_a_single_image_without_a_batch() -> None:
     expected = convolution(image)
     set_winograd(convolution, on=True)
     assert torch.equal(convolution(image), expected)
+
+
+@needs_kernel
+@pytest.mark.parametrize("registers", ["-march=native", "-mno-avx512f"])
+def test_it_stays_within_its_arrays(registers: str, tmp_path: Path) -> None:
+    sources, program = [SOURCE, Path(__file__).with_name("winograd_bounds.c")], tmp_path / "bounds"
+    options = ["-O1", "-march=native", registers, "-fopenmp", "-fsanitize=address,undefined"]
+    command = [*os.environ.get("CC", "cc").split(), *options, "-fno-sanitize=alignment", *sources, "-o", program]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("the compiler comes without sanitizers")
+    finished = subprocess.run([program], capture_output=True, text=True)
+    assert (finished.returncode, finished.stderr) == (0, "")
 
 
 @needs_kernel

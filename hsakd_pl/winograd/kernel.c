@@ -121,8 +121,10 @@ INLINE void multiply(const int add, const float *a, long row, long column, const
     UNROLLED for (int r = 0; r < ROWS; r++)
         UNROLLED for (int v = 0; v < VECTORS; v++) {
             float *to = o + r * o_width + v * LANES;
-            if (add) sums[r][v] += load(to);
-            if (r < rows) store(to, sums[r][v]);
+            if (r < rows) {
+                if (add) sums[r][v] += load(to);
+                store(to, sums[r][v]);
+            }
         }
 }
 
