@@ -24,7 +24,8 @@ class InferenceNetwork(nn.Module):
 
     Batch norms become part of the convolution right before them. With ``dtype``, convolutions and linear layers
     compute in it, outside of autocast, which would cast their weights at every step; the norms that are left keep
-    their statistics. A network of another make than this package's is only copied: its layers may be used twice.
+    their statistics. A network of another make than this package's keeps its norms: its layers may be used twice. On a
+    CPU, the filters of 3x3 convolutions are transformed for Winograd's algorithm.
     """
 
     def __init__(self, network: nn.Module, dtype: torch.dtype | None = None) -> None:
