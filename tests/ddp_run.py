@@ -40,7 +40,7 @@ def make(kind: str) -> HSAKDModule:
     return MutualModule(["resnet8", "resnet14"], **options)
 
 
-def train(kind: str, devices: int, batch_norm: str, accumulated: int = 1) -> dict[str, Any]:
+def train(kind: str, batch_norm: str = "fixed", devices: int = 1, accumulated: int = 1) -> dict[str, Any]:
     """Three steps on 16 images each; metrics, weights and the last gradients."""
     pl.seed_everything(0)
     module = make(kind)
@@ -61,13 +61,13 @@ def train(kind: str, devices: int, batch_norm: str, accumulated: int = 1) -> dic
         num_sanity_val_steps=0,
     )
     trainer.fit(module, datamodule=DigitsDataModule(batch_size=16 // accumulated))
-    assert trainer.global_step == 3
+    assert (trainer.global_step, trainer.world_size) == (3, devices)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     return {"state": module.state_dict(), "metrics": metrics, "gradients": gradients.found}
 
 
 if __name__ == "__main__":
-    kind, batch_norm, out = sys.argv[1:]
-    trained = train(kind, 2, batch_norm)
+    *runs, out = sys.argv[1:]
+    trained = {run: train(*run.split(), devices=2) for run in runs}
     if rank_zero_only.rank == 0:
         torch.save(trained, out)
