@@ -14,7 +14,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn as nn
-from small import CLASSES, make, trainer
+from small import CLASSES, make, needs_kernel, trainer
 from torch import Tensor
 
 from hsakd_pl import CIFAR100DataModule, DigitsDataModule, HSAKDModule, StudentModule, create_network, list_networks
@@ -197,26 +197,51 @@ def student(**options: Any) -> StudentModule:
     return StudentModule(create_network("resnet8", 10), teacher, num_classes=10, lr=1e-4, **options)
 
 
+def fast_and_plain(
+    losses: Callable[[], list[float]], by_winograd: bool, patch: pytest.MonkeyPatch
+) -> list[list[float]]:
+    """Losses with all that a fit makes fast, however small the images, and without any of it."""
+    called: list[int] = []
+    patch.setattr(layers, "conv3x3", lambda *given: called.append(1) or conv3x3(*given))
+    patch.setattr(layers, "LEAST_WORK", 0)
+    patch.setattr(layers, "LEAST_TILES", 0)
+    fast = losses()
+    assert bool(called) == (by_winograd and library() is not None)
+    patch.setattr(StudentModule, "setup", lambda self, stage: None)  # no channels_last
+    patch.setattr(StudentModule, "on_fit_start", HSAKDModule.on_fit_start)  # no folding
+    patch.setattr(base, "set_winograd", lambda network, on: None)
+    called.clear()
+    plain = losses()
+    assert not called
+    return [fast, plain]
+
+
 # At a learning rate of training any rounding, even in float64, grows tenfold every few steps: hence a small one.
 @pytest.mark.parametrize(("precision", "bound"), [("64-true", 1e-9), ("32-true", 1e-4)])
 def test_fit_with_all_that_is_fast_equals_plain_steps(
     precision: str, bound: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    called = []
-    monkeypatch.setattr(layers, "conv3x3", lambda *given: called.append(1) or conv3x3(*given))
-    monkeypatch.setattr(layers, "LEAST_WORK", 0)
-    monkeypatch.setattr(layers, "LEAST_TILES", 0)
-    fast = losses_of(student(), precision)
-    assert bool(called) == (precision == "32-true" and library() is not None)
-    monkeypatch.setattr(StudentModule, "setup", lambda self, stage: None)  # no channels_last
-    monkeypatch.setattr(StudentModule, "on_fit_start", HSAKDModule.on_fit_start)  # no folding
-    monkeypatch.setattr(base, "set_winograd", lambda network, on: None)
-    called.clear()
-    plain = losses_of(student(), precision)
-    assert fast == pytest.approx(plain, rel=bound) and not called
+    fast, plain = fast_and_plain(lambda: losses_of(student(), precision), precision == "32-true", monkeypatch)
+    assert fast == pytest.approx(plain, rel=bound)
 
 
-@pytest.mark.skipif(library() is None, reason="no C compiler with OpenMP, or a CPU without AVX2")
+@pytest.mark.slow
+def test_so_it_does_with_a_trained_teacher_on_real_images(
+    cifar_mini: Path, teacher_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def losses() -> list[float]:
+        pl.seed_everything(0)
+        kept, data = Losses(), CIFAR100DataModule(cifar_mini, batch_size=4)
+        module = StudentModule("wrn_16_2", "wrn_40_2", teacher_weights=str(teacher_file), lr=1e-4)
+        trainer(limit_train_batches=20, limit_val_batches=0, callbacks=[kept]).fit(module, datamodule=data)
+        return kept.found
+
+    fast, plain = fast_and_plain(losses, True, monkeypatch)
+    assert len(fast) == 20
+    assert fast == pytest.approx(plain, rel=1e-4)
+
+
+@needs_kernel
 @pytest.mark.parametrize("kind", ["student", "teacher", "mutual", "baseline"])
 def test_a_fit_on_a_cpu_uses_winograds_algorithm_and_only_a_fit(kind: str) -> None:
     def found(module: HSAKDModule) -> list[nn.Module]:

@@ -12,14 +12,13 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from small import needs_kernel
 from torch import Tensor
 
 from hsakd_pl import winograd
 from hsakd_pl.winograd import WinogradConv2d, layers, ops, set_winograd
 from hsakd_pl.winograd.library import SOURCE, library
 from hsakd_pl.winograd.ops import conv3x3, conv3x3_weight_gradient, transformed
-
-needs_kernel = pytest.mark.skipif(library() is None, reason="no C compiler with OpenMP, or a CPU without AVX2")
 
 
 def draw(*size: int, seed: int = 0) -> Tensor:

@@ -23,7 +23,7 @@ def library() -> ctypes.CDLL | None:
     """
     if torch.backends.cpu.get_cpu_capability() not in CAPABILITIES:
         return None
-    compiler = os.environ.get("CC", "cc")
+    compiler = os.environ.get("CC") or "cc"
     with TemporaryDirectory() as folder:
         binary, objects = f"{folder}/kernel.so", f"{folder}/kernel.o"
         try:
@@ -34,7 +34,7 @@ def library() -> ctypes.CDLL | None:
                 subprocess.run([*compiler.split(), *arguments], check=True, capture_output=True, text=True)
             loaded = ctypes.CDLL(binary)
         except (OSError, subprocess.CalledProcessError) as error:
-            reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]
+            reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[0]
             rank_zero_info(f"Convolutions stay PyTorch's, at half the speed: the C kernel cannot be built ({reason})")
             return None
     loaded.winograd_convolve.argtypes = [POINTER] * 4 + [LONG] * 5

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.grad import conv2d_weight
 
 from hsakd_pl.winograd.library import library
 
@@ -44,7 +45,7 @@ def conv3x3(images: Tensor, weight: Tensor, bias: Tensor | None, filters: Tensor
         raise ValueError(f"images of {tuple(images.shape)} do not go with weights of {tuple(weight.shape)}")
     images = images.contiguous(memory_format=torch.channels_last)
     filters = transformed(weight) if filters is None else filters
-    outputs = _like(images, len(weight))
+    outputs = _empty_like(images, len(images), len(weight), *images.shape[2:])
     _call("winograd_convolve", (images, filters, bias, outputs), images, len(weight))
     return outputs
 
@@ -55,19 +56,14 @@ def conv3x3_weight_gradient(images: Tensor, gradient: Tensor) -> Tensor:
     inputs, outputs = images.shape[1], gradient.shape[1]
     images, gradient = (each.contiguous(memory_format=torch.channels_last) for each in (images, gradient))
     if inputs * outputs > MOST_FILTERS:
-        weight, ones = images.new_empty(outputs, inputs, 3, 3), (1, 1)
-        mask = [False, True, False]
-        return torch.ops.aten.convolution_backward(
-            gradient, images, weight, None, ones, ones, ones, False, (0, 0), 1, mask
-        )[1]
+        return conv2d_weight(images, [outputs, inputs, 3, 3], gradient, padding=1)
     filters = images.new_empty(36, outputs // PANEL, inputs, PANEL)
     threads = min(torch.get_num_threads(), MOST_SUMS // filters.numel())
     _call("winograd_filter_gradients", (images, gradient, filters), images, outputs, threads)
     return _weights_gradient(filters)
 
 
-def _like(images: Tensor, channels: int) -> Tensor:
-    size = len(images), channels, *images.shape[2:]
+def _empty_like(images: Tensor, *size: int) -> Tensor:
     return torch.empty(size, dtype=images.dtype, device=images.device, memory_format=torch.channels_last)
 
 
@@ -80,13 +76,12 @@ def _call(name: str, tensors: tuple[Tensor | None, ...], images: Tensor, outputs
 
 @conv3x3.register_fake
 def _(images: Tensor, weight: Tensor, bias: Tensor | None, filters: Tensor | None) -> Tensor:
-    return _like(images, len(weight))
+    return _empty_like(images, len(images), len(weight), *images.shape[2:])
 
 
 @conv3x3_weight_gradient.register_fake
 def _(images: Tensor, gradient: Tensor) -> Tensor:
-    size = gradient.shape[1], images.shape[1], 3, 3
-    return torch.empty(size, dtype=images.dtype, device=images.device, memory_format=torch.channels_last)
+    return _empty_like(images, gradient.shape[1], images.shape[1], 3, 3)
 
 
 def _input_gradient(gradient: Tensor, weight: Tensor) -> Tensor:
