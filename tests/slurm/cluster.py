@@ -105,6 +105,10 @@ class Cluster:
         """The fields of ``scontrol show job``."""
         return dict(pair.partition("=")[::2] for pair in self.run("scontrol", "show", "job", job).split())
 
+    def log(self) -> str:
+        """The end of what the daemons logged, which says why a job does not run."""
+        return "".join((self.folder / f"{daemon}.log").read_text()[-1000:] for daemon in ("slurmctld", "slurmd"))
+
     def stop(self) -> None:
         """End all jobs, then the daemons."""
         if len(self.daemons) == 3:

@@ -113,8 +113,9 @@ def finish(cluster: Cluster, job: str, log: Path, seconds: int = 240) -> None:
     end = time.monotonic() + seconds
     while (state := cluster.state(job))["JobState"] != "COMPLETED":
         # a job that is being requeued is for a moment in many states, FAILED among them: only time tells
-        assert time.monotonic() < end, log.read_text()[-3000:]
+        assert time.monotonic() < end, log.read_text()[-3000:] + cluster.log()
         if state["Reason"] == "BeginTime":
+            time.sleep(2)  # within the second in which it killed a job, a node refuses to start it again
             cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
         time.sleep(0.5)
 
