@@ -1,4 +1,4 @@
-"""Training never waits for the device: a fit on ``meta`` tensors, which have no numbers, fails where one is read."""
+"""No step waits for the device: a run on ``meta`` tensors, which have no numbers, fails where one is read."""
 
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,12 @@ class Steps(pl.Callback):
         if trainer.global_step == 4:
             raise Reached
 
+    def on_test_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
+        if self.reads:
+            module.evaluation.pooled["loss"].total.item()
+        if trainer.test_loop.batch_progress.current.ready == 4:
+            raise Reached
+
 
 @pytest.fixture(autouse=True)
 def nothing_is_brought_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +63,7 @@ def nothing_is_brought_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pl.Trainer, "_teardown", lambda self: None)
 
 
-def fit_on_meta(kind: str, folder: Path, reads: bool = False) -> None:
+def run_on_meta(verb: str, kind: str, folder: Path, reads: bool = False) -> None:
     run = pl.Trainer(
         accelerator=Unreadable(),
         strategy=OnMeta(),
@@ -69,15 +75,17 @@ def fit_on_meta(kind: str, folder: Path, reads: bool = False) -> None:
         enable_model_summary=False,
         enable_checkpointing=False,
     )
-    run.fit(make(kind, num_classes=10), DigitsDataModule(batch_size=16))
+    getattr(run, verb)(make(kind, num_classes=10), DigitsDataModule(batch_size=16))
 
 
 @pytest.mark.parametrize("kind", MODULES)
-def test_no_step_reads_what_the_device_computed(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("verb", ["fit", "test"])
+def test_no_step_reads_what_the_device_computed(verb: str, kind: str, tmp_path: Path) -> None:
     with pytest.raises(Reached):
-        fit_on_meta(kind, tmp_path)
+        run_on_meta(verb, kind, tmp_path)
 
 
-def test_reading_a_number_would_be_noticed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("verb", ["fit", "test"])
+def test_reading_a_number_would_be_noticed(verb: str, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="meta"):
-        fit_on_meta("teacher", tmp_path, reads=True)
+        run_on_meta(verb, "teacher", tmp_path, reads=True)

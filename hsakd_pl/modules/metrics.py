@@ -2,16 +2,39 @@
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import NUM_ROTATIONS, class_logits, joint_labels
 
 Metrics = dict[str, Metric]
+
+
+class Mean(Metric):
+    """Mean over images of scalars that are means of batches themselves.
+
+    torchmetrics' own looks for NaN in every batch, which stalls a GPU, and leaves it out; here it stays to be seen.
+    """
+
+    total: Tensor
+    images: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros(()), "sum")
+        self.add_state("images", torch.zeros((), dtype=torch.long), "sum")
+
+    def update(self, value: Tensor, images: int) -> None:
+        self.total = torch.add(self.total, value.detach(), alpha=images)
+        self.images = self.images + images
+
+    def compute(self) -> Tensor:
+        return self.total / self.images
 
 
 def accuracies(name: str, num_classes: int) -> Metrics:
@@ -22,7 +45,7 @@ def accuracies(name: str, num_classes: int) -> Metrics:
 
 def head_metrics(num_classes: int, prefix: str = "") -> Metrics:
     """Cross-entropy and accuracies of a class head on unrotated images: the result of a network."""
-    return {f"{prefix}loss": MeanMetric(), **accuracies(f"{prefix}acc", num_classes)}
+    return {f"{prefix}loss": Mean(), **accuracies(f"{prefix}acc", num_classes)}
 
 
 def branch_metrics(num_classes: int, branches: int, prefix: str = "") -> list[tuple[Metrics, Metrics]]:
@@ -58,7 +81,7 @@ class Evaluation(nn.Module):
         logits = output.logits[: len(labels)]
         for head in (self.pooled, *self.heads[peer : peer + 1]):
             loss, *top = head.values()
-            loss.update(F.cross_entropy(logits, labels, reduction="none"))
+            loss.update(F.cross_entropy(logits, labels), len(labels))
             for metric in top:
                 metric.update(logits, labels)
             changed |= head
