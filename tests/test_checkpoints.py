@@ -8,7 +8,7 @@ import pytest
 import torch
 from small import BATCH, MODULES, loader, make, trainer
 
-from hsakd_pl import StudentModule, create_network
+from hsakd_pl import HSAKDModule, StudentModule, create_network
 from hsakd_pl.errors import UsageError
 
 
@@ -41,6 +41,17 @@ def test_a_checkpoint_pins_the_teachers_weights(tmp_path: Path) -> None:
         trainer(tmp_path).fit(again, loader())
 
 
+@pytest.fixture(params=["cpu", "gpu"])
+def checked_as_on(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU the loss of a step is not looked at: an epoch's sum of them is."""
+    if request.param == "gpu":
+        check = HSAKDModule._raise_unless_finite
+        monkeypatch.setattr(
+            HSAKDModule, "_raise_unless_finite", lambda self, loss: loss.requires_grad or check(self, loss)
+        )
+
+
+@pytest.mark.usefixtures("checked_as_on")
 @pytest.mark.parametrize("kind", MODULES)
 def test_a_loss_that_is_not_finite_stops_the_fit(tmp_path: Path, kind: str) -> None:
     module = make(kind, lr=0.01)
@@ -52,6 +63,7 @@ def test_a_loss_that_is_not_finite_stops_the_fit(tmp_path: Path, kind: str) -> N
         trainer(tmp_path, max_epochs=3).fit(module, loader(images), ckpt_path=last)
     assert last.read_bytes() == before
     type(module).load_from_checkpoint(last)
+    trainer(tmp_path).validate(module, loader(), ckpt_path=last, verbose=False)
     trainer(tmp_path, max_epochs=2).fit(module, loader(), ckpt_path=last)  # the same module, with sound data
 
 

@@ -49,7 +49,6 @@ class HSAKDModule(pl.LightningModule):
     ``compile_options``: settings of PyTorch's code generator (``torch._inductor.config``) on top of that.
     """
 
-    diverged: Tensor
     compiled: dict[str, Compiled]
     frozen: tuple[nn.Module, ...] = ()  # parts kept in eval mode; a tuple, so that they are not registered once more
 
@@ -87,7 +86,6 @@ class HSAKDModule(pl.LightningModule):
             if image_size is not None and isinstance(backbone := class_part(network), StagedBackbone):
                 backbone.check_image_size(image_size, image_size)
         self.evaluation = Evaluation(self.num_classes, [len(getattr(network, "branches", ())) for network in networks])
-        self.register_buffer("diverged", torch.zeros((), dtype=torch.bool), persistent=False)
 
     @property
     def network(self) -> nn.Module:
@@ -105,9 +103,8 @@ class HSAKDModule(pl.LightningModule):
         self._pin_frozen()
         terms = self.compiled["step"](*batch) if self.compiled else self.losses(batch)
         loss = total(self.loss_weights[name] * term for name, term in terms.items())
-        self.diverged |= ~loss.detach().isfinite()
-        if loss.device.type == "cpu":  # elsewhere reading the flag would stall the device: once an epoch is enough
-            self._raise_if_diverged()
+        if loss.device.type == "cpu":  # elsewhere reading it would stall the device: once an epoch is enough
+            self._raise_unless_finite(loss)
         if self.means:
             self._add_to_means({"loss": loss, **terms}, len(batch[1]))
         return loss
@@ -174,7 +171,6 @@ class HSAKDModule(pl.LightningModule):
         fit(self, checkpoint["state_dict"], self.strict_loading, origin=f"checkpoint {path or 'given'}")
 
     def on_fit_start(self) -> None:
-        self.diverged.zero_()
         self.means = {name: Mean().to(self.device) for name in ("loss", *self.loss_weights)}
         keep_freed_memory(self.device, True)
         set_winograd(self.networks, on=True)
@@ -193,18 +189,19 @@ class HSAKDModule(pl.LightningModule):
         set_winograd(self.networks, on=False)
 
     def on_validation_start(self) -> None:  # before the epoch's checkpoints are written
-        self._raise_if_diverged()
+        if self.trainer.state.fn == "fit":
+            self._raise_unless_finite(self.means["loss"].total)
 
     def on_train_epoch_end(self) -> None:
-        self._raise_if_diverged()
+        self._raise_unless_finite(self.means["loss"].total)
 
     def _pin_frozen(self) -> None:
         for part in self.frozen:
             if any(layer.training for layer in part.modules()):  # a quarter of the time of eval(), every step
                 part.eval()
 
-    def _raise_if_diverged(self) -> None:
-        if self.diverged.item():
+    def _raise_unless_finite(self, loss: Tensor) -> None:
+        if not loss.isfinite():
             raise UsageError(
                 f"the loss became NaN or infinite in epoch {self.current_epoch}: lower lr, add warmup_epochs or use "
                 "trainer.precision 32-true; checkpoints of earlier epochs are intact"
