@@ -52,7 +52,7 @@ def prepared(module: HSAKDModule, settings: Settings) -> HSAKDModule:
     module.setup("fit")
     module.to(settings.torch_device)
     module.on_fit_start()
-    module.trainer = None
+    module.trainer, module.means = None, {}  # nobody to log to
     module.train()
     return module
 

@@ -126,7 +126,7 @@ class HSAKDModule(pl.LightningModule):
         return {"source": sources, "class": predicted, "probability": probability, "rotation_agreement": agreement}
 
     def _add_to_means(self, values: dict[str, Tensor], images: int) -> None:
-        """Log them once an epoch, at whose end Lightning asks for the means: at each step that took 1.5 ms."""
+        """What Lightning asks for at the end of an epoch; it took 1.5 ms to log the values themselves at each step."""
         for name, value in values.items():
             if not self.means[name].update_called:
                 self.log(f"train/{name}", self.means[name], on_step=False, on_epoch=True, metric_attribute=name)
