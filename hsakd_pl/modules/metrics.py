@@ -16,7 +16,7 @@ Metrics = dict[str, Metric]
 
 
 class Mean(Metric):
-    """Mean over images of scalars that are means of batches themselves.
+    """Mean over images, of scalars () that are each the mean over a batch of so many ``images``.
 
     torchmetrics' own looks for NaN in every batch, which stalls a GPU, and leaves it out; here it stays to be seen.
     """
