@@ -2,34 +2,45 @@
 
 import os
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 
+from hsakd_pl.requeue import RequeueBetweenSteps
+
 
 class Interruptions(pl.Callback):
-    """At its first start the job gets SLURM's signal in epoch 0; at its second one it is killed in epoch 2.
+    """At its first start the job gets SLURM's signal in step 2; at its second one it is killed in step 18.
 
     ``folder`` receives ``<start>.<rank>``: the checkpoint's step, if there was one, then those trained.
     """
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
+        self.job = os.environ.get("SLURM_JOB_ID")
         self.start = int(os.environ.get("SLURM_RESTART_COUNT", 0))
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: Any) -> None:
         self._note(trainer, f"from {checkpoint['global_step']}")
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if self.job is not None and (self.start, trainer.global_step) == (0, 3):
+            time.sleep(300)  # the end of this start is near
         self._note(trainer, str(trainer.global_step))
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: Any, optimizer: Any) -> None:
-        job, at = os.environ.get("SLURM_JOB_ID"), (self.start, trainer.global_step)
-        if job is not None and trainer.is_global_zero and at == (0, 2):
-            subprocess.run(["scancel", "--signal=USR1", job], check=True)
-        if job is not None and trainer.is_global_zero and at == (1, 18):
-            subprocess.run(["scontrol", "requeue", job], check=True)
+        if self.job is None or not trainer.is_global_zero:
+            return
+        if (self.start, trainer.global_step) == (0, 2):
+            subprocess.run(["scancel", "--signal=USR1", self.job], check=True)
+            (requeue,) = (callback for callback in trainer.callbacks if isinstance(callback, RequeueBetweenSteps))
+            while not requeue.signalled:
+                time.sleep(0.01)
+        if (self.start, trainer.global_step) == (1, 18):
+            subprocess.run(["scontrol", "requeue", self.job], check=True)
+            time.sleep(300)
 
     def _note(self, trainer: pl.Trainer, line: str) -> None:
         with (self.folder / f"{self.start}.{trainer.global_rank}").open("a") as file:
