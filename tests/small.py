@@ -61,6 +61,16 @@ def trainer(folder: Path | None = None, max_epochs: int = 1, **options: Any) -> 
     )
 
 
+class Losses(pl.Callback):
+    """Keeps the loss of every step."""
+
+    def __init__(self) -> None:
+        self.found: list[float] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: HSAKDModule, outputs: Any, *_: Any) -> None:
+        self.found.append(float(outputs["loss"]))
+
+
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """``base`` with ``changes`` at every depth."""
     both = {key: merged(base[key], changes[key]) for key in base.keys() & changes if isinstance(base[key], dict)}

@@ -6,13 +6,14 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from pytorch_lightning.loggers import CSVLogger
-from small import BATCH, MODULES, loader, make, trainer
+from small import BATCH, MODULES, Losses, loader, make, trainer
 from torch.utils.data import DataLoader, TensorDataset
 
 from hsakd_pl import DigitsDataModule, StudentModule, create_network
@@ -39,30 +40,26 @@ def test_every_loss_part_is_logged_under_a_plain_name(kind: str, tmp_path: Path)
     assert {name for name in logged if name.startswith("val/")} == wanted
 
 
-class Losses(pl.Callback):
-    """Notes each step's loss and how many images it is of, and each epoch's logged mean."""
+class LossesAndMeans(Losses):
+    """Each step's loss, and what is logged as the mean of each epoch."""
 
     def __init__(self) -> None:
-        self.steps: list[tuple[float, int]] = []
-        self.means: list[tuple[float, list[tuple[float, int]]]] = []
-
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, *of: Any) -> None:
-        self.steps.append((outputs["loss"].item(), len(of[0][1])))
+        super().__init__()
+        self.means: list[float] = []
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.means.append((trainer.callback_metrics["train/loss"].item(), self.steps))
-        self.steps = []
+        self.means.append(float(trainer.callback_metrics["train/loss"]))
 
 
 @pytest.mark.parametrize("steps", [-1, 7])  # as long as there is data, or to the middle of the last epoch
 def test_a_logged_loss_is_the_mean_over_the_epochs_images(steps: int) -> None:
     uneven = DataLoader(TensorDataset(torch.randn(7, 3, 8, 8), torch.arange(7) % 4), batch_size=3)
-    module, losses = make("student", lr=1e-3), Losses()
+    module = make("student", lr=1e-3)
     for _ in range(2):  # the second fit begins afresh
-        trainer(max_epochs=3, max_steps=steps, callbacks=[losses], num_sanity_val_steps=0).fit(module, uneven, loader())
-    assert len(losses.means) == 6
-    for logged, noted in losses.means:
-        assert logged == pytest.approx(sum(loss * images for loss, images in noted) / sum(n for _, n in noted))
+        kept = LossesAndMeans()
+        trainer(max_epochs=3, max_steps=steps, callbacks=[kept], num_sanity_val_steps=0).fit(module, uneven, loader())
+        epochs = [kept.found[start : start + 3] for start in (0, 3, 6)]
+        assert kept.means == pytest.approx([np.average(losses, weights=[3, 3, 1][: len(losses)]) for losses in epochs])
 
 
 def test_a_loss_that_is_not_a_number_is_not_left_out_of_validation() -> None:

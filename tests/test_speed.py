@@ -14,7 +14,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn as nn
-from small import CLASSES, make, needs_kernel, trainer
+from small import CLASSES, Losses, make, needs_kernel, trainer
 from torch import Tensor
 
 from hsakd_pl import CIFAR100DataModule, DigitsDataModule, HSAKDModule, StudentModule, create_network, list_networks
@@ -169,16 +169,6 @@ def test_weights_are_cast_once() -> None:
     torch.testing.assert_close(found.logits.float(), expected.logits.float(), rtol=0.05, atol=0.05)
     dtypes = {type(layer): layer.weight.dtype for layer in ready.modules() if hasattr(layer, "weight")}
     assert dtypes == {nn.Conv2d: torch.bfloat16, nn.Linear: torch.bfloat16, nn.BatchNorm2d: torch.float32}
-
-
-class Losses(pl.Callback):
-    """Keeps the loss of every step."""
-
-    def __init__(self) -> None:
-        self.found: list[float] = []
-
-    def on_train_batch_end(self, trainer: pl.Trainer, module: HSAKDModule, outputs: Any, *_: Any) -> None:
-        self.found.append(float(outputs["loss"]))
 
 
 def losses_of(module: HSAKDModule, precision: str = "64-true", **data: Any) -> list[float]:
