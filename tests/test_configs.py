@@ -118,7 +118,7 @@ def test_files_do_what_their_names_say(name: str) -> None:
     assert arguments.get("freeze_backbone", False) == (kind == "teacher" and how == "frozen")
     assert data.get("train_fraction", 1.0) == (int(how) / 100 if kind == "fewshot" else 1.0)
     terms = {key for key in arguments if key.endswith("_weight")}
-    assert (terms, "rotate_images" in arguments) == {
+    assert (terms, "transform_images" in arguments) == {
         "kd": ({"ce_weight", "kd_weight", "joint_kd_weight"}, True),
         "ablation": (terms, False),
     }.get(kind, (set(), False))

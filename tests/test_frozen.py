@@ -16,7 +16,7 @@ from hsakd_pl.networks import list_networks
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "student": ("student", {"built": True}),
     "student_by_name": ("student", {}),
-    "hinton": ("student", {"joint_kd_weight": 0, "rotate_images": False}),
+    "hinton": ("student", {"joint_kd_weight": 0, "transform_images": False}),
     "teacher": ("teacher", {"freeze_backbone": True}),
     "probe": ("probe", {}),
 }

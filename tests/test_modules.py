@@ -111,7 +111,7 @@ def plain() -> nn.Module:
 @pytest.mark.parametrize("networks", [("resnet8", "resnet14"), (plain, plain), ("resnet8", plain), (plain, "resnet8")])
 def test_hinton_distillation_needs_no_branches(networks: tuple[Any, Any]) -> None:
     student, teacher = (network() if callable(network) else network for network in networks)
-    options = {"joint_kd_weight": 0, "kd_weight": 0.9, "ce_weight": 0.1, "temperature": 4.0, "rotate_images": False}
+    options = {"joint_kd_weight": 0, "kd_weight": 0.9, "ce_weight": 0.1, "temperature": 4.0, "transform_images": False}
     module = StudentModule(student, teacher, num_classes=4, **options)
     images, labels = BATCH
     learnt, taught = module.network(images), module.teacher(images)

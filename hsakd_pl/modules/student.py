@@ -19,7 +19,7 @@ from hsakd_pl.weights import describe, file_sha256
 class StudentModule(HSAKDModule):
     """CE(class logits of rotation 0, y) + KD(class logits) + sum over branches KD(joint logits), Eq. 5 to 7.
 
-    The KD terms cover all rotations, or none with ``rotate_images`` off: then, without branches, it is Hinton's KD.
+    The KD terms cover all rotations, or none with ``transform_images`` off: then, without branches, it is Hinton's KD.
     The teacher stays in eval mode and out of the optimizer, the checkpoint and everything else that Lightning walks
     over. ``teacher_sha256`` pins its weight file: checkpoints record the hash, and ``fit`` refuses another file.
     A teacher given as a network is frozen in place; ``fit`` asks a copy of it, made ready for inference. Raises
@@ -38,7 +38,7 @@ class StudentModule(HSAKDModule):
         ce_weight: float = 1.0,
         kd_weight: float = 1.0,
         joint_kd_weight: float = 1.0,
-        rotate_images: bool = True,
+        transform_images: bool = True,
         **kwargs: Any,
     ) -> None:
         branches = joint_kd_weight > 0
@@ -46,7 +46,7 @@ class StudentModule(HSAKDModule):
         loss_weights = {"loss_ce": ce_weight, "loss_kd": kd_weight, "loss_joint_kd": joint_kd_weight}
         super().__init__([built], loss_weights, num_classes, **kwargs)
         self.save_hyperparameters(ignore=not_by_name(network=network, teacher=teacher))
-        self.temperature, self.rotate_images = temperature, rotate_images
+        self.temperature, self.transform_images = temperature, transform_images
         self.frozen = (freeze(build_network(teacher, num_classes, teacher_weights, branches)),)
         self.taught_by: tuple[nn.Module, ...] = self.frozen  # a tuple, so that it is no submodule either
         self._check_pair()
@@ -79,7 +79,7 @@ class StudentModule(HSAKDModule):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         images, labels = batch
-        inputs = rotate(images) if self.rotate_images else images
+        inputs = rotate(images) if self.transform_images else images
         with torch.no_grad():
             taught = as_output(self.taught_by[0](inputs))
         learnt = as_output(self(inputs))
