@@ -57,8 +57,7 @@ def train(name: str, module: HSAKDModule, data: DigitsDataModule, epochs: int) -
         callbacks=[curve, RichProgressBar()],
     )
     trainer.fit(module, datamodule=data)
-    backbone = getattr(module.network, "backbone", module.network)
-    parameters = sum(parameter.numel() for parameter in backbone.parameters())
+    parameters = sum(parameter.numel() for parameter in module.network.without_branches.parameters())
     return Run(name, curve.percent, parameters, time.perf_counter() - start)
 
 

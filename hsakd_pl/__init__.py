@@ -3,6 +3,7 @@
 from hsakd_pl.data import (
     CIFAR100DataModule,
     DigitsDataModule,
+    FeatureDataModule,
     ImageDataModule,
     ImageNetDataModule,
     STL10DataModule,
@@ -17,13 +18,18 @@ from hsakd_pl.modules import (
     TeacherModule,
 )
 from hsakd_pl.networks import create_network, list_networks, register_network
+from hsakd_pl.ops import COLOURS, FLIPS, ROTATIONS, Transforms
 from hsakd_pl.weights import load_weights, published_state_dict
 
 __version__ = "0.1.0"
 __all__ = [
+    "COLOURS",
+    "FLIPS",
+    "ROTATIONS",
     "BaselineModule",
     "CIFAR100DataModule",
     "DigitsDataModule",
+    "FeatureDataModule",
     "HSAKDModule",
     "ImageDataModule",
     "ImageNetDataModule",
@@ -33,6 +39,7 @@ __all__ = [
     "StudentModule",
     "TeacherModule",
     "TinyImageNetDataModule",
+    "Transforms",
     "create_network",
     "list_networks",
     "load_weights",

@@ -33,9 +33,9 @@ class PredictionWriter(BasePredictionWriter):
         names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
         with path.open("w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["image", "class", "probability", "rotation_agreement"])
+            writer.writerow(["image", "class", "probability", "agreement"])
             for batch in predictions:
-                columns = (batch[key] for key in ("source", "class", "probability", "rotation_agreement"))
+                columns = (batch[key] for key in ("source", "class", "probability", "agreement"))
                 for source, label, probability, agreement in zip(*columns, strict=True):
                     name = names[label] if names else int(label)
                     writer.writerow([source, name, f"{probability:.6f}", f"{agreement:.2f}"])

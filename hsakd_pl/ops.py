@@ -1,10 +1,15 @@
-"""The method as pure functions: rotations, joint labels, class logits, the distillation loss (Sec. 3 of the paper).
+"""The method as pure functions: transformations, joint labels, class logits and losses (Sec. 3 of the paper).
 
-A batch of B images becomes 4B rows, rotation by rotation: rows 0..B-1 are the images as they are, the next B rows
-the images turned by 90 degrees, and so on. So ``rows[:B]`` is the unrotated part, without a copy.
+M transformations make a batch of B images into M * B rows, transformation by transformation: rows 0..B-1 are the images
+as they are, so ``rows[:B]`` is the untransformed part, without a copy.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from importlib import import_module
+from itertools import permutations
+from operator import mul
 
 import torch
 import torch.nn.functional as F
@@ -12,59 +17,144 @@ from torch import Tensor
 
 from hsakd_pl.errors import UsageError
 
-NUM_ROTATIONS = 4  # M = 4: 0, 90, 180 and 270 degrees, Sec. 3.1
+CHANNEL_ORDERS = tuple(permutations(range(3)))  # the first is the identity
 
 
-def rotate(images: Tensor) -> Tensor:
-    """Turn every image counter-clockwise by 0, 90, 180 and 270 degrees.
+@dataclass(frozen=True)
+class Transforms:
+    """The M transformations of the self-supervised task; a network with branches owns them.
 
-    ``images`` (B, C, S, S) -> (4B, C, S, S), rotation by rotation, in channels_last memory. Raises UsageError if the
-    images are not square.
+    Calling them transforms a batch: (B, C, S, S) -> (M * B, C, S, S). ``a * b`` is each of ``a`` after each of ``b``.
+
+    Args:
+        count: M, the identity included.
+        apply: makes of images (B, C, S, S) and m in 1..M-1 the images under transformation m, of the same shape.
+        name: how a configuration names them.
     """
+
+    count: int
+    apply: Callable[[Tensor, int], Tensor]
+    name: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise UsageError(f"transforms: count is {self.count}, it must be at least 1: the identity is one of them")
+
+    def __str__(self) -> str:
+        return f"{self.count} {self.name or 'unnamed transforms'}"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return torch.cat([images, *(self.apply(images, m) for m in range(1, self.count))])
+
+    def __mul__(self, inner: "Transforms") -> "Transforms":
+        name = f"{self.name}*{inner.name}" if self.name and inner.name else ""
+        return Transforms(self.count * inner.count, _Product(self, inner), name)
+
+    def joint_labels(self, labels: Tensor) -> Tensor:
+        """Give the joint labels ``M * y + m`` of the rows: (B,) in N classes -> (M * B,) in M * N."""
+        return torch.cat([self.count * labels + m for m in range(self.count)])
+
+    def class_labels(self, labels: Tensor) -> Tensor:
+        """Give the class labels of the rows: (B,) -> (M * B,)."""
+        return labels.repeat(self.count)
+
+    def class_logits(self, joint_logits: Tensor) -> Tensor:
+        """Sum joint logits over the transformations of a class: (rows, M * N) -> (rows, N)."""
+        return joint_logits.unflatten(1, (-1, self.count)).sum(-1)
+
+    def by_transform(self, rows: Tensor) -> Tensor:
+        """Give each transformation its own dimension: (M * B, ...) -> (M, B, ...)."""
+        return rows.unflatten(0, (self.count, -1))
+
+
+@dataclass(frozen=True)
+class _Product:
+    """Transformation ``outer.count * inner.count``-fold: ``m = m_outer * inner.count + m_inner``."""
+
+    outer: Transforms
+    inner: Transforms
+
+    def __call__(self, images: Tensor, m: int) -> Tensor:
+        for transforms, index in ((self.inner, m % self.inner.count), (self.outer, m // self.inner.count)):
+            images = transforms.apply(images, index) if index else images
+        return images
+
+
+def _rotate(images: Tensor, m: int) -> Tensor:
     height, width = images.shape[-2:]
     if height != width:
         raise UsageError(f"rotation by 90 degrees needs square images, got {height} x {width}: crop or resize them")
-    size = (NUM_ROTATIONS * len(images), *images.shape[1:])
-    rows = torch.empty(size, dtype=images.dtype, device=images.device, memory_format=torch.channels_last)
-    for rotation in range(NUM_ROTATIONS):
-        part = slice(rotation * len(images), (rotation + 1) * len(images))
-        rows[part] = torch.rot90(images, rotation, (2, 3))
-    return rows
+    return torch.rot90(images, m, (2, 3))
 
 
-def joint_labels(labels: Tensor) -> Tensor:
-    """Self-supervised augmented labels ``4 * y + r`` of the rows of :func:`rotate`: (B,) in N -> (4B,) in 4N."""
-    return torch.cat([NUM_ROTATIONS * labels + rotation for rotation in range(NUM_ROTATIONS)])
+def _mirror(images: Tensor, m: int) -> Tensor:
+    return images.flip(3)
 
 
-def class_logits(joint_logits: Tensor) -> Tensor:
-    """Sum joint logits over the four rotations of a class: (M, 4N) -> (M, N)."""
-    return joint_logits.unflatten(1, (-1, NUM_ROTATIONS)).sum(-1)
+def _reorder_channels(images: Tensor, m: int) -> Tensor:
+    return torch.stack([images[:, channel] for channel in CHANNEL_ORDERS[m]], dim=1)
+
+
+ROTATIONS = Transforms(4, _rotate, "rotations")  # counter-clockwise by 0, 90, 180 and 270 degrees, Sec. 3.1
+FLIPS = Transforms(2, _mirror, "flips")  # as it is, and left to right
+COLOURS = Transforms(len(CHANNEL_ORDERS), _reorder_channels, "colours")  # the orders of red, green and blue
+
+
+def named_transforms(name: str) -> Transforms:
+    """Find transformations by name: ``rotations``, ``flips``, ``colours``, an import path, or a product of these.
+
+    Raises UsageError for a name that leads to none.
+    """
+    return reduce(mul, (_find(factor.strip()) for factor in name.split("*")))
+
+
+def _find(name: str) -> Transforms:
+    known = {each.name: each for each in (ROTATIONS, FLIPS, COLOURS)}
+    path, _, attribute = name.rpartition(".")
+    try:
+        found = known[name] if name in known else getattr(import_module(path), attribute)
+    except (ImportError, AttributeError, ValueError):
+        found = None
+    if not isinstance(found, Transforms):
+        raise UsageError(f"transforms: {name!r} is none of {', '.join(known)}, nor the import path of a Transforms")
+    return Transforms(found.count, found.apply, name)
 
 
 def total(terms: Iterable[Tensor]) -> Tensor:
-    """Sum of one or more scalars."""
+    """Sum one or more scalars."""
     return torch.stack(list(terms)).sum()
 
 
-def joint_cross_entropy(joint_logits: Sequence[Tensor], labels: Tensor) -> Tensor:
-    """Cross-entropy with the joint labels, summed over the branches: L tensors (4B, 4N), ``labels`` (B,) in N.
+def _full_precision(logits: Tensor) -> Tensor:
+    """Bring half precision to float32: dividing bfloat16 logits by 3 costs a tenth of the gradient."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
-    Eq. 3 of the paper; all branches at once, which takes fewer kernels than one after the other.
-    """
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Average the cross-entropy over the rows: (rows, K) and (rows,) in K -> a scalar."""
+    return F.cross_entropy(_full_precision(logits), labels)
+
+
+def joint_cross_entropy(joint_logits: Sequence[Tensor], joint_labels: Tensor) -> Tensor:
+    """Sum the cross-entropy over the branches: L tensors (M * B, M * N) and (M * B,) -> a scalar, Eq. 3."""
     branches = len(joint_logits)
-    return branches * F.cross_entropy(torch.cat(tuple(joint_logits)), joint_labels(labels).repeat(branches))
+    return branches * cross_entropy(torch.cat(tuple(joint_logits)), joint_labels.repeat(branches))
 
 
 def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """Temperature-scaled ``KL(student || teacher)`` averaged over the rows, times ``temperature ** 2``.
+    """Average ``KL(student || teacher)`` at a temperature over the rows, times ``temperature ** 2``.
 
-    Both (M, K), or (L, M, K) for the sum of L such losses; no gradient reaches ``teacher_logits``. Eq. 5 and 6 of the
-    paper, after Hinton et al. 2015.
+    Both (rows, K), or (L, rows, K) for the sum of L such losses; no gradient reaches ``teacher_logits``. Eq. 5 and 6 of
+    the paper, after Hinton et al. 2015.
     """
     divergence = F.kl_div(
-        F.log_softmax(student_logits / temperature, dim=-1),
-        F.softmax(teacher_logits.detach() / temperature, dim=-1),
+        F.log_softmax(_full_precision(student_logits) / temperature, dim=-1),
+        F.softmax(_full_precision(teacher_logits.detach()) / temperature, dim=-1),
         reduction="sum",
     )
     return temperature**2 * divergence / student_logits.shape[-2]
+
+
+def joint_kd_loss(student_logits: Sequence[Tensor], teacher_logits: Sequence[Tensor], temperature: float) -> Tensor:
+    """Sum :func:`kd_loss` over the branches: twice L tensors (M * B, M * N) -> a scalar, Eq. 5."""
+    return kd_loss(torch.stack(tuple(student_logits)), torch.stack(tuple(teacher_logits)), temperature)

@@ -20,6 +20,7 @@ from torch import Tensor
 from hsakd_pl.errors import UsageError
 from hsakd_pl.networks.backbone import StagedBackbone
 from hsakd_pl.networks.hsakd import HSAKDNet
+from hsakd_pl.networks.network import Classifier, Network
 
 # The authors save {'net': ...}, SSKD and Lightning {'state_dict': ...}, CRD and mdistiller {'model': ...}.
 ENVELOPES = ("net", "state_dict", "model")
@@ -126,7 +127,7 @@ def split_peers(weights: StateDict) -> list[StateDict]:
     """Part a pair's weights (``net1.``, ...) or a module's (``networks.0.``, ...) by network; one part otherwise."""
     parts: dict[str, StateDict] = {}
     for key, tensor in weights.items():
-        peer = re.match(r"net(?:works\.)?\d+\.", key)
+        peer = re.match(r"net(?:works\.\d+\.(?:network\.)?|\d+\.)", key)
         parts.setdefault(peer[0] if peer else "", {})[key[peer.end() :] if peer else key] = tensor
     return list(parts.values())
 
@@ -136,9 +137,9 @@ def read_weights(path: str | Path) -> Any:
     path = Path(path)
     if not path.is_file():
         raise UsageError(f"weight file {path} does not exist: check the path, or train the network first")
-    torch.serialization.add_safe_globals(HARMLESS)
     try:
-        return load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        with torch.serialization.safe_globals(HARMLESS):
+            return load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
         if refused := re.search(r"GLOBAL (\S+)", str(error)):
             raise UsageError(
@@ -170,10 +171,12 @@ def file_sha256(path: str | Path) -> str:
 
 
 def describe(network: nn.Module) -> str:
-    """A network's class and number of classes, for messages."""
-    backbone = network.backbone if isinstance(network, HSAKDNet) else network
-    branches = " with branches" if isinstance(network, HSAKDNet) else ""
-    return f"{type(backbone).__name__}{branches} of {getattr(backbone, 'num_classes', '?')} classes"
+    """Describe a network by class, branches and number of classes, for messages."""
+    if not isinstance(network, Network):
+        return type(network).__name__
+    inner = network.network if isinstance(network, Classifier) else network.without_branches
+    branches = " with branches" if network.branches else ""
+    return f"{type(inner).__name__}{branches} of {network.num_classes} classes"
 
 
 def _fit_part(network: nn.Module, weights: StateDict) -> StateDict:

@@ -21,8 +21,15 @@ import warnings
 import matplotlib.pyplot as plt
 import pytorch_lightning as pl
 
-from hsakd_pl import BaselineModule, DigitsDataModule, HSAKDModule, StudentModule, TeacherModule, create_network
-from hsakd_pl.ops import joint_labels, rotate
+from hsakd_pl import (
+    ROTATIONS,
+    BaselineModule,
+    DigitsDataModule,
+    HSAKDModule,
+    StudentModule,
+    TeacherModule,
+    create_network,
+)
 
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", module="pytorch_lightning")
@@ -30,15 +37,15 @@ warnings.filterwarnings("ignore", module="pytorch_lightning")
 # %% [markdown]
 # ## Joint labels
 #
-# An image of class y, turned counter-clockwise by r times 90 degrees, has the joint label 4y + r. `rotate` turns B
-# images into 4B: first all as they are, then all turned by 90 degrees, and so on. `joint_labels` does the same for the
-# labels.
+# An image of class y, turned counter-clockwise by r times 90 degrees, has the joint label 4y + r. `ROTATIONS` turns B
+# images into 4B: first all as they are, then all turned by 90 degrees, and so on. Its `joint_labels` does the same for
+# the labels. Other transformations may take the place of rotations; these are the paper's.
 
 # %%
 data = DigitsDataModule()
 data.setup("fit")
 images, labels = data.splits["train"].images[:5], data.splits["train"].targets[:5]
-rotated, joint = rotate(images), joint_labels(labels)
+rotated, joint = ROTATIONS(images), ROTATIONS.joint_labels(labels)
 
 figure, axes = plt.subplots(4, 5, figsize=(7, 6.5))
 for axis, image, label in zip(axes.flat, rotated, joint.tolist(), strict=True):
@@ -56,7 +63,7 @@ plt.show()
 
 # %%
 normalised, _ = data.on_after_batch_transfer((images, labels), 0)
-output = create_network("resnet14", num_classes=10)(rotate(normalised))
+output = create_network("resnet14", num_classes=10)(ROTATIONS(normalised))
 print("class logits of 5 images in 4 rotations:", tuple(output.logits.shape))
 print("joint logits of each branch:", [tuple(logits.shape) for logits in output.joint_logits])
 
@@ -164,12 +171,12 @@ plt.show()
 # The teacher saw all 1,257 labels, the students 50: the distance between the two curves is what the teacher added.
 # Both curves are one run each of a short training; a claim needs several seeds and the schedules of `configs/`.
 #
-# For use, the branches are not needed: `distilled.network.backbone` is the student, a plain network with as many
-# parameters as the one that was trained alone.
+# For use, the branches are not needed: `distilled.network.without_branches` is the student, a plain network with as
+# many parameters as the one that was trained alone.
 
 # %%
 parameters = {
     "alone": sum(parameter.numel() for parameter in alone.network.parameters()),
-    "distilled": sum(parameter.numel() for parameter in distilled.network.backbone.parameters()),
+    "distilled": sum(parameter.numel() for parameter in distilled.network.without_branches.parameters()),
 }
 print(parameters)

@@ -87,10 +87,12 @@ def test_image_sizes(name: str) -> None:
     needed = math.prod(network.backbone.strides)
     assert needed == (32 if name in IMAGENET else 4 if name.startswith(("wrn", "resnet")) and name != "resnet50" else 8)
     for size in {needed, 16, 30, 64} - set(range(needed)):
-        logits, joint_logits = network(torch.randn(2, 3, size, size))
-        assert logits.shape == (2, 7)
-        assert [joint.shape for joint in joint_logits] == [(2, 28)] * len(network.branches)
-        assert all(found.isfinite().all() for found in (logits, *joint_logits))
+        output = network(torch.randn(2, 3, size, size))
+        assert output.logits.shape == (2, 7)
+        assert [joint.shape for joint in output.joint_logits] == [(2, 28)] * len(network.branches)
+        assert len(output.features) == len(network.branches)
+        tensors = (output.logits, output.embedding, *output.joint_logits, *output.features)
+        assert all(found.isfinite().all() for found in tensors)
     with pytest.raises(UsageError, match=rf"at least {needed} pixels a side, got {needed - 1} x {needed - 1}"):
         network(torch.randn(2, 3, needed - 1, needed - 1))
 

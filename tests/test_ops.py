@@ -1,24 +1,31 @@
-"""Properties of rotations, joint labels, class logits and the distillation loss."""
+"""Properties of transformations, joint labels, class logits and the losses."""
+
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
+from hsakd_pl import COLOURS, FLIPS, ROTATIONS, Transforms
 from hsakd_pl.errors import UsageError
-from hsakd_pl.ops import NUM_ROTATIONS, class_logits, joint_cross_entropy, joint_labels, kd_loss, rotate
+from hsakd_pl.ops import cross_entropy, joint_cross_entropy, joint_kd_loss, kd_loss, named_transforms
 
 RANDOM = torch.Generator().manual_seed(0)
+ALL = {"rotations": ROTATIONS, "flips": FLIPS, "colours": COLOURS, "both": ROTATIONS * FLIPS, "all": COLOURS * FLIPS}
+every = pytest.mark.parametrize("transforms", ALL.values(), ids=ALL)
 
 
 def test_rotate_turns_counter_clockwise_rotation_by_rotation() -> None:
     corner = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
     expected = [[[1, 2], [3, 4]], [[2, 4], [1, 3]], [[4, 3], [2, 1]], [[3, 1], [4, 2]]]
-    assert rotate(corner)[:, 0].tolist() == expected
+    assert ROTATIONS(corner)[:, 0].tolist() == expected
     images = torch.rand(3, 3, 5, 5, generator=RANDOM)
-    rows = rotate(images)
+    rows = ROTATIONS(images)
     assert rows.shape == (12, 3, 5, 5)
     assert torch.equal(rows[:3], images)
-    for quarter_turns in range(NUM_ROTATIONS):
+    for quarter_turns in range(ROTATIONS.count):
         assert torch.equal(rows[3 * quarter_turns : 3 * quarter_turns + 3], torch.rot90(images, quarter_turns, (2, 3)))
 
 
@@ -26,43 +33,114 @@ def test_rotate_turns_counter_clockwise_rotation_by_rotation() -> None:
 def test_four_quarter_turns_lead_back(dtype: torch.dtype) -> None:
     images = torch.randint(256, (2, 3, 4, 4), generator=RANDOM).to(dtype)
     turned = images
-    for _ in range(NUM_ROTATIONS):
-        turned = rotate(turned)[2:4]
+    for _ in range(ROTATIONS.count):
+        turned = ROTATIONS(turned)[2:4]
     assert turned.dtype == dtype
     assert torch.equal(turned, images)
 
 
 def test_rotate_refuses_images_that_are_not_square() -> None:
     with pytest.raises(UsageError, match=r"square images, got 32 x 48"):
-        rotate(torch.zeros(1, 3, 32, 48))
+        ROTATIONS(torch.zeros(1, 3, 32, 48))
 
 
 def test_rotate_passes_gradients_to_every_rotation() -> None:
     images = torch.rand(2, 3, 4, 4, generator=RANDOM, requires_grad=True)
-    rotate(images).sum().backward()
+    ROTATIONS(images).sum().backward()
     assert images.grad is not None
-    assert torch.equal(images.grad, torch.full_like(images, NUM_ROTATIONS))
+    assert torch.equal(images.grad, torch.full_like(images, ROTATIONS.count))
 
 
-def test_joint_labels_follow_the_rows_of_rotate() -> None:
-    labels = torch.tensor([0, 7, 99])
-    joint = joint_labels(labels)
+@every
+def test_the_first_rows_are_the_images_as_they_are_and_no_two_parts_are_alike(transforms: Transforms) -> None:
+    images = torch.rand(2, 3, 4, 4, generator=RANDOM)
+    rows = transforms(images)
+    assert rows.shape == (transforms.count * 2, 3, 4, 4)
+    parts = transforms.by_transform(rows)
+    assert torch.equal(parts[0], images)
+    assert len({tuple(part.flatten().tolist()) for part in parts}) == transforms.count
+    assert all(torch.equal(part.flatten().sort().values, images.flatten().sort().values) for part in parts)
+
+
+def test_a_product_transforms_by_the_second_then_by_the_first() -> None:
+    images = torch.rand(2, 3, 4, 4, generator=RANDOM)
+    product = ROTATIONS * FLIPS
+    assert (product.count, product.name) == (8, "rotations*flips")
+    turned_mirror = torch.rot90(images.flip(3), 3, (2, 3))
+    assert torch.equal(product.by_transform(product(images))[3 * 2 + 1], turned_mirror)
+    assert product == ROTATIONS * FLIPS != FLIPS * ROTATIONS
+
+
+SHEARS = Transforms(3, lambda images, m: images.roll(m, 2))
+
+
+def test_transforms_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mine", SimpleNamespace(SHEARS=SHEARS, other=3))
+    assert named_transforms("rotations") == ROTATIONS
+    assert named_transforms("colours * flips") == COLOURS * FLIPS
+    assert named_transforms("mine.SHEARS*flips") == SHEARS * FLIPS
+    assert named_transforms("mine.SHEARS").name == "mine.SHEARS"
+    for name in ("rotation", "mine.nothing", "nowhere.SHEARS", "mine.other", "", "flips*"):
+        with pytest.raises(
+            UsageError, match=r"transforms: .* is none of rotations, flips, colours, nor the import path"
+        ):
+            named_transforms(name)
+    with pytest.raises(UsageError, match="count is 0"):
+        Transforms(0, SHEARS.apply)
+
+
+@every
+def test_joint_labels_follow_the_rows(transforms: Transforms) -> None:
+    labels, m = torch.tensor([0, 7, 99]), transforms.count
+    joint = transforms.joint_labels(labels)
     assert joint.dtype == torch.int64
-    assert joint.tolist() == [0, 28, 396, 1, 29, 397, 2, 30, 398, 3, 31, 399]
-    assert torch.equal(joint // NUM_ROTATIONS, labels.repeat(NUM_ROTATIONS))
-    assert torch.equal(joint % NUM_ROTATIONS, torch.arange(NUM_ROTATIONS).repeat_interleave(len(labels)))
+    assert joint.tolist() == [m * label + index for index in range(m) for label in labels.tolist()]
+    assert torch.equal(joint // m, transforms.class_labels(labels))
 
 
-def test_class_logits_give_the_class_of_every_joint_label() -> None:
+@every
+def test_class_logits_give_the_class_of_every_joint_label(transforms: Transforms) -> None:
     labels = torch.arange(6)
-    joint = F.one_hot(joint_labels(labels), NUM_ROTATIONS * len(labels)).float()
-    assert torch.equal(class_logits(joint), F.one_hot(labels, len(labels)).float().repeat(NUM_ROTATIONS, 1))
+    joint = F.one_hot(transforms.joint_labels(labels), transforms.count * len(labels)).float()
+    assert torch.equal(transforms.class_logits(joint), F.one_hot(transforms.class_labels(labels), len(labels)).float())
 
 
-def test_class_logits_sum_the_rotations_of_a_class() -> None:
+@every
+def test_class_logits_sum_the_transformations_of_a_class(transforms: Transforms) -> None:
     logits = torch.rand(5, 8, generator=RANDOM, dtype=torch.float64)
-    spread = logits.repeat_interleave(NUM_ROTATIONS, dim=1)
-    torch.testing.assert_close(class_logits(spread), NUM_ROTATIONS * logits)
+    spread = logits.repeat_interleave(transforms.count, dim=1)
+    torch.testing.assert_close(transforms.class_logits(spread), transforms.count * logits)
+
+
+def gradients_at(dtype: torch.dtype) -> tuple[list[Tensor], list[float]]:
+    """Of each loss by its logits, which are bfloat16 numbers in any case, and its value."""
+    drawn = torch.randn(2, 2, 32, 40, generator=torch.Generator().manual_seed(0)).mul(4).bfloat16()
+    labels = torch.randint(40, (32,), generator=torch.Generator().manual_seed(1))
+    found, values = [], []
+    for loss in (
+        lambda learnt: kd_loss(learnt[0], drawn[1, 0].to(dtype), 3.0),
+        lambda learnt: joint_kd_loss([*learnt], [*drawn[1].to(dtype)], 3.0),
+        lambda learnt: cross_entropy(learnt[0], labels),
+        lambda learnt: joint_cross_entropy([*learnt], labels),
+    ):
+        learnt = drawn[0].to(dtype).requires_grad_()
+        value = loss(learnt)
+        value.backward()
+        values.append(value.item())
+        found.append(learnt.grad.double())
+    return found, values
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize(("half", "bound"), [(torch.bfloat16, 4e-3), (torch.float16, 1e-3)])
+def test_losses_of_half_precision_logits_are_computed_in_full(half: torch.dtype, bound: float, autocast: bool) -> None:
+    exact, values = gradients_at(torch.float64)
+    with torch.autocast("cpu", half, enabled=autocast):
+        found, rounded = gradients_at(half)
+    assert rounded == pytest.approx(values, rel=1e-5)
+    assert all((one - other).norm() < bound * other.norm() for one, other in zip(found, exact, strict=True))
+    logits = torch.randn(64, 100, generator=torch.Generator().manual_seed(0)).mul(5).bfloat16()
+    assert kd_loss(logits, logits, 3.0).abs() < 1e-6
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0, 4.0])
@@ -79,9 +157,11 @@ def test_losses_of_all_branches_at_once_are_the_sums_over_the_branches() -> None
     student, teacher = torch.randn(2, 3, 8, 20, generator=RANDOM, dtype=torch.float64)
     each = sum(kd_loss(*pair, 3.0) for pair in zip(student, teacher, strict=True))
     torch.testing.assert_close(kd_loss(student, teacher, 3.0), each)
+    torch.testing.assert_close(joint_kd_loss([*student], [*teacher], 3.0), each)
     labels = torch.tensor([3, 1])
-    branches = sum(F.cross_entropy(branch, joint_labels(labels)) for branch in student)
-    torch.testing.assert_close(joint_cross_entropy([*student], labels), branches)
+    joint_labels = ROTATIONS.joint_labels(labels)
+    branches = sum(F.cross_entropy(branch, joint_labels) for branch in student)
+    torch.testing.assert_close(joint_cross_entropy([*student], joint_labels), branches)
 
 
 def test_kd_loss_gradient_hardly_depends_on_a_high_temperature() -> None:

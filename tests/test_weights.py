@@ -116,12 +116,12 @@ def test_lightning_checkpoints(tmp_path: Path, kind: str, built: bool) -> None:
     module = make(kind, built)
     trainer(tmp_path).fit(module, loader())
     trained, target = module.network, load_weights(network(2), tmp_path / "last.ckpt")
-    if hasattr(trained, "branches"):
+    if trained.branches:
         assert same(target.state_dict(), trained.state_dict())
     else:
         assert same(target.branches.state_dict(), network(2).branches.state_dict())
     bare = load_weights(network(2, branches=False), tmp_path / "last.ckpt")
-    assert same(bare.state_dict(), getattr(trained, "backbone", trained).state_dict())
+    assert same(bare.state_dict(), trained.without_branches.state_dict())
 
 
 @pytest.mark.parametrize("names", [("resnet8", "resnet8"), ("resnet8", "resnet14", "wrn_16_1")])

@@ -4,6 +4,7 @@ import copy
 import logging
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,10 @@ import torch.nn.functional as F
 from small import needs_kernel
 from torch import Tensor
 
-from hsakd_pl import winograd
-from hsakd_pl.winograd import WinogradConv2d, layers, ops, set_winograd
-from hsakd_pl.winograd.library import SOURCE, library
-from hsakd_pl.winograd.ops import conv3x3, conv3x3_weight_gradient, transformed
+from hsakd_pl.fast.winograd import convert, layers, ops, revert
+from hsakd_pl.fast.winograd import library as build
+from hsakd_pl.fast.winograd.library import SOURCE, library
+from hsakd_pl.fast.winograd.ops import conv3x3, conv3x3_weight_gradient, transformed
 
 
 def draw(*size: int, seed: int = 0) -> Tensor:
@@ -130,7 +131,7 @@ def test_images_that_do_not_fit_are_an_error(size: tuple[int, ...]) -> None:
 def test_a_single_image_without_a_batch() -> None:
     convolution, image = layer(), draw(32, 128, 128)
     expected = convolution(image)
-    set_winograd(convolution, on=True)
+    convert(convolution)
     assert torch.equal(convolution(image), expected)
 
 
@@ -157,24 +158,66 @@ def test_too_little_memory_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
         conv3x3(draw(1, 16, 4, 4), draw(32, 16, 3, 3), None, None)
 
 
+def converted(layer: nn.Module) -> bool:
+    return bool({layers.METHOD, layers.FILTERS} & vars(layer).keys())
+
+
 @needs_kernel
 def test_layers_change_in_place_and_back() -> None:
     network = nn.Sequential(layer(), nn.ReLU(), layer(32, 3), layer(32, 48))
     parameters, keys, seen = [*network.parameters()], [*network.state_dict()], []
     network[0].register_forward_hook(lambda *_: seen.append(1))
     images = draw(64, 32, 32, 32)
-    expected = network[0](images)
-    set_winograd(network, on=True)
-    assert [type(each) for each in network] == [WinogradConv2d, nn.ReLU, nn.Conv2d, WinogradConv2d]
-    assert [*network.state_dict()] == keys
-    assert all(one is other for one, other in zip(network.parameters(), parameters, strict=True))
-    found = network[0](images)
-    assert not torch.equal(found, expected) and len(seen) == 2
-    close(found, expected)
-    assert torch.equal(copy.deepcopy(network)[0](images), found)
-    set_winograd(network, on=False)
-    assert [type(each) for each in network] == [nn.Conv2d, nn.ReLU, nn.Conv2d, nn.Conv2d]
-    assert torch.equal(network[0](images), expected)
+    expected, before = network[0](images), [dict(vars(each)) for each in network]
+    for _ in range(2):
+        convert(network)
+        assert [converted(each) for each in network] == [True, False, False, True]
+        assert {type(each) for each in network} == {nn.Conv2d, nn.ReLU} and [*network.state_dict()] == keys
+        assert all(one is other for one, other in zip(network.parameters(), parameters, strict=True))
+        found = network[0](images)
+        assert not torch.equal(found, expected)
+        close(found, expected)
+    assert len(seen) == 3
+    for _ in range(2):
+        revert(network)
+        assert [dict(vars(each)) for each in network] == before
+        assert torch.equal(network[0](images), expected)
+
+
+@needs_kernel
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_copy_computes_with_its_own_weights(frozen: bool) -> None:
+    network, images = nn.Sequential(layer()), draw(64, 32, 32, 32)
+    convert(network, frozen)
+    copied = copy.deepcopy(network)
+    assert torch.equal(copied(images), network(images))
+    revert(copied)
+    assert not converted(copied[0]) and converted(network[0])
+    convert(copied)
+    with torch.no_grad():
+        copied[0].weight.zero_()
+    close(copied(images), copied[0].bias.view(1, -1, 1, 1).expand(64, 32, 32, 32))
+    assert network(images).std() > 0.1
+
+
+@needs_kernel
+def test_a_compiler_takes_a_converted_layer_in_one_graph() -> None:
+    network, images = nn.Sequential(layer(), nn.ReLU(), layer()), draw(64, 32, 16, 16)
+    expected = network(images)
+    convert(network)
+    torch._dynamo.reset()
+    close(torch.compile(network, backend="aot_eager", fullgraph=True)(images), expected)
+
+
+@needs_kernel
+@pytest.mark.parametrize("name", ["_conv_forward", "forward"])
+def test_a_layer_whose_method_a_user_has_replaced_stays_as_it_is(name: str) -> None:
+    own = layer()
+    own.__dict__[name] = lambda images, *_: images
+    before = dict(vars(own))
+    convert(own)
+    revert(own)
+    assert dict(vars(own)) == before
 
 
 class Own(nn.Conv2d):
@@ -202,9 +245,8 @@ class Own(nn.Conv2d):
     ],
 )
 def test_layers_that_stay_as_they_are(other: nn.Module) -> None:
-    before = type(other)
-    set_winograd(other, on=True)
-    assert type(other) is before
+    convert(other)
+    assert not converted(other)
 
 
 @needs_kernel
@@ -224,7 +266,7 @@ def test_used_where_it_pays(images: Tensor, by_winograd: bool, monkeypatch: pyte
     monkeypatch.setattr(layers, "conv3x3", lambda *given: calls.append(1) or conv3x3(*given))
     convolution = layer(32, 64)
     expected = convolution(images)
-    set_winograd(convolution, on=True)
+    convert(convolution)
     close(convolution(images), expected)
     assert bool(calls) == by_winograd
     with torch.autocast("cpu", torch.bfloat16):
@@ -237,20 +279,141 @@ def test_used_where_it_pays(images: Tensor, by_winograd: bool, monkeypatch: pyte
 def test_frozen_weights_are_transformed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     convolution, images = layer().requires_grad_(False), draw(24, 32, 16, 16)
     expected = convolution(images)
-    set_winograd(convolution, on=True, frozen=True)
+    convert(convolution, frozen=True)
     monkeypatch.setattr(ops, "transformed", None)
     monkeypatch.setattr(layers, "LEAST_TILES", 10**9)
     close(convolution(images), expected)
 
 
 @pytest.fixture
-def _without_kernel() -> Iterator[None]:
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where the library is kept: an empty place."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     library.cache_clear()
-    yield
+    yield tmp_path / "hsakd_pl"
     library.cache_clear()
 
 
-@pytest.mark.usefixtures("_without_kernel")
+def loaded_anew() -> Any:
+    library.cache_clear()
+    return library()
+
+
+@needs_kernel
+@pytest.mark.usefixtures("cache")
+def test_it_is_built_once_for_a_machine(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert loaded_anew() is not None
+    (built,) = cache.iterdir()
+    assert cache.stat().st_mode & 0o777 == built.stat().st_mode & 0o777 == 0o700
+    before = built.stat().st_mtime_ns
+    assert loaded_anew() is not None
+    assert [path.stat().st_mtime_ns for path in cache.iterdir()] == [before]
+    cpuinfo = cache.parent / "cpuinfo"
+    cpuinfo.write_text("processor : 0\nmodel name : another\nflags : avx2\n")
+    monkeypatch.setattr(build, "CPUINFO", cpuinfo)
+    assert loaded_anew() is not None
+    assert len([*cache.iterdir()]) == 2  # another processor, another file
+
+
+PROGRAM = "from hsakd_pl.fast.winograd.library import library; assert library() is not None"
+
+
+@needs_kernel
+@pytest.mark.parametrize("content", [b"", b"no library"])
+def test_a_broken_file_in_the_cache_is_built_again(cache: Path, content: bytes) -> None:
+    assert loaded_anew() is not None
+    (built,) = cache.iterdir()
+    built.unlink()  # a process does not load the same path twice
+    built.write_bytes(content)
+    built.chmod(0o700)
+    subprocess.run([sys.executable, "-c", PROGRAM], check=True, timeout=300)
+    assert built.stat().st_size > 10_000
+
+
+def link(cache: Path, built: str) -> None:
+    (cache.parent / "elsewhere").mkdir()
+    cache.symlink_to(cache.parent / "elsewhere")
+
+
+def link_file(cache: Path, built: str) -> None:
+    cache.mkdir(mode=0o700)
+    (cache.parent / "other.so").write_bytes(b"")
+    (cache / built).symlink_to(cache.parent / "other.so")
+
+
+def dangling_link(cache: Path, built: str) -> None:
+    cache.mkdir(mode=0o700)
+    (cache / built).symlink_to(cache.parent / "nowhere.so")
+
+
+def open_to_all(cache: Path, built: str) -> None:
+    cache.mkdir()
+    cache.chmod(0o777)
+
+
+def writable_file(cache: Path, built: str) -> None:
+    cache.mkdir(mode=0o700)
+    (cache / built).write_bytes(b"")
+    (cache / built).chmod(0o666)
+
+
+def file_in_its_place(cache: Path, built: str) -> None:
+    cache.write_text("")
+
+
+def another_user(cache: Path, built: str) -> None:
+    cache.mkdir(mode=0o700)
+    os.chown(cache, 12345, 12345)
+
+
+UNSAFE = [link, link_file, dangling_link, open_to_all, writable_file, file_in_its_place, another_user]
+
+
+@needs_kernel
+@pytest.mark.parametrize("place", UNSAFE, ids=lambda place: place.__name__)
+def test_what_others_may_have_put_there_is_not_loaded(
+    cache: Path, place: Callable[[Path, str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    if place is another_user and os.getuid() != 0:
+        pytest.skip("only root can give a folder to another user")
+    loaded_anew()
+    (built,) = (path.name for path in cache.iterdir())
+    (cache / built).unlink()
+    cache.rmdir()
+    place(cache, built)
+    before = {path: path.lstat().st_mtime_ns for path in cache.parent.rglob("*")}
+    with caplog.at_level(logging.INFO):
+        kernel = loaded_anew()
+    assert kernel is not None and not Path(kernel._name).is_relative_to(cache.parent)
+    (said,) = (record.message for record in caplog.records)
+    assert said.startswith("The C kernel was built for this process alone") and "hsakd_pl" in said
+    assert {path: path.lstat().st_mtime_ns for path in cache.parent.rglob("*")} == before
+
+
+@needs_kernel
+def test_processes_that_start_at_once_build_one_file(cache: Path) -> None:
+    running = [subprocess.Popen([sys.executable, "-c", PROGRAM]) for _ in range(3)]
+    assert [process.wait(timeout=300) for process in running] == [0, 0, 0]
+    assert len([*cache.iterdir()]) == 1
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_compiler_that_hangs_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    compiler = tmp_path / "hangs"
+    compiler.write_text("#!/bin/sh\nexec sleep 300\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    monkeypatch.setattr(build, "PATIENCE", 0.1)
+    with caplog.at_level(logging.INFO):
+        assert loaded_anew() is None
+    (said,) = (record.message for record in caplog.records)
+    assert said.startswith("Convolutions stay PyTorch's") and "hangs" in said and "timed out" in said
+
+
+@pytest.mark.usefixtures("cache")
 def test_without_a_compiler_layers_stay_and_the_log_says_why(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -261,17 +424,17 @@ def test_without_a_compiler_layers_stay_and_the_log_says_why(
         monkeypatch.setenv("CC", compiler)
         convolution = layer()
         with caplog.at_level(logging.INFO):
-            set_winograd(convolution, on=True)
-            set_winograd(convolution, on=True)
-        assert type(convolution) is nn.Conv2d
+            convert(convolution)
+            convert(convolution)
+        assert not converted(convolution)
         (said,) = (record.message for record in caplog.records)
         assert said.startswith("Convolutions stay PyTorch's") and compiler in said
 
 
-@pytest.mark.usefixtures("_without_kernel")
+@pytest.mark.usefixtures("cache")
 def test_on_another_cpu_layers_stay(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
     convolution = layer()
     with caplog.at_level(logging.INFO):
-        winograd.set_winograd(convolution, on=True)
-    assert type(convolution) is nn.Conv2d and not caplog.records
+        convert(convolution)
+    assert not converted(convolution) and not caplog.records

@@ -3,6 +3,7 @@
 from hsakd_pl.data.base import ImageDataModule
 from hsakd_pl.data.cifar100 import CIFAR100DataModule
 from hsakd_pl.data.digits import DigitsDataModule
+from hsakd_pl.data.features import FeatureDataModule
 from hsakd_pl.data.imagenet import ImageNetDataModule
 from hsakd_pl.data.splits import Split
 from hsakd_pl.data.stl10 import STL10DataModule
@@ -11,6 +12,7 @@ from hsakd_pl.data.tinyimagenet import TinyImageNetDataModule
 __all__ = [
     "CIFAR100DataModule",
     "DigitsDataModule",
+    "FeatureDataModule",
     "ImageDataModule",
     "ImageNetDataModule",
     "STL10DataModule",

@@ -1,7 +1,6 @@
 """Crop, flip and normalise uint8 images: pure functions, and the recipes built from them."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -56,13 +55,6 @@ def resized_center_crop(size: int, resize: int) -> v2.Transform:
     return v2.Compose([v2.Resize(resize, antialias=True), v2.CenterCrop(size), v2.PILToTensor()])
 
 
-@lru_cache
-def _channel_statistics(values: tuple[float, ...], device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # outlives the evaluation in which it may be made
-        return torch.tensor(values, device=device)[:, None, None]
-
-
-def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """uint8 images (B, C, H, W) -> float32 ``(images / 255 - mean) / std`` per channel, on their device."""
-    scaled = images.to(torch.float32).div_(255)
-    return scaled.sub_(_channel_statistics(mean, images.device)).div_(_channel_statistics(std, images.device))
+def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """uint8 images (B, C, H, W) -> float32 ``(images / 255 - mean) / std`` per channel; statistics (C, 1, 1)."""
+    return images.to(torch.float32).div_(255).sub_(mean).div_(std)

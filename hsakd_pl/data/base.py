@@ -1,7 +1,6 @@
 """What every data module shares: arguments, splits, loaders and normalisation on the device."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -84,6 +83,7 @@ class ImageDataModule(pl.LightningDataModule):
         self.num_workers = num_workers
         self.predict_dir = predict_dir
         self.splits: dict[str, Split] = {}
+        self._statistics_on: dict[torch.device, Tensor] = {}
 
     @property
     def folder(self) -> Path:
@@ -104,7 +104,6 @@ class ImageDataModule(pl.LightningDataModule):
         if self.seed is None:
             self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         self.class_names = self.read_class_names()
-        self.splits = {name: split for name, split in self.splits.items() if not split.encoded}
         validating = stage in ("fit", "validate")
         if (stage in ("fit", None) or (validating and self.val_fraction)) and "train" not in self.splits:
             self._read_train(self.seed)
@@ -131,17 +130,15 @@ class ImageDataModule(pl.LightningDataModule):
         # Lightning sets overfit_batches on the trainer without declaring it
         overfit = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
         train, shuffle = self.splits["train"], not overfit
-        return (
-            self._loader(train, self.train_transform, shuffle) if self.augment else self._plain_loader(train, shuffle)
-        )
+        return self._loader(train, self.train_transform, shuffle) if self.augment else self.plain_loader(train, shuffle)
 
     def val_dataloader(self) -> ResumableLoader:
         """Batches of the validation split in a fixed order, each sample once over all devices."""
-        return self._plain_loader(self.splits["val"])
+        return self.plain_loader(self.splits["val"])
 
     def test_dataloader(self) -> ResumableLoader:
         """Batches of the test split in a fixed order, each sample once over all devices."""
-        return self._plain_loader(self.splits["test"])
+        return self.plain_loader(self.splits["test"])
 
     def predict_dataloader(self) -> ResumableLoader:
         """Every image below ``predict_dir``, resized and cropped, in batches with paths instead of labels.
@@ -153,16 +150,9 @@ class ImageDataModule(pl.LightningDataModule):
         paths = image_paths(Path(self.predict_dir).expanduser(), "predict_dir")
         return self._loader(Split(paths, paths), resized_center_crop(self.image_size, self.image_size))
 
-    @torch.no_grad()
-    def encode(self, split: Split, encoder: Callable[[Tensor], Tensor]) -> Tensor:
-        """What ``encoder`` makes of a split's images, normalised and not augmented: (N, D), all on every device."""
-        device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
-        batches = self._plain_loader(split, everywhere=True)
-        inputs = (self.on_after_batch_transfer((images.to(device), None), 0)[0] for images, _ in batches)
-        return torch.cat([encoder(images) for images in inputs])
-
-    def _plain_loader(self, split: Split, shuffle: bool = False, everywhere: bool = False) -> ResumableLoader:
-        transform = None if split.encoded else self.test_transform
+    def plain_loader(self, split: Split, shuffle: bool = False, everywhere: bool = False) -> ResumableLoader:
+        """Batches without augmentation; ``everywhere``: each device gets all of them."""
+        transform = self.test_transform
         if transform is not None and isinstance(split.images, Tensor):  # once for all epochs
             split, transform = split._replace(images=transform(split.images)), None
         return self._loader(split, transform, shuffle, everywhere)
@@ -174,13 +164,11 @@ class ImageDataModule(pl.LightningDataModule):
         shuffle: bool = False,
         everywhere: bool = False,
     ) -> ResumableLoader:
-        rank, world_size, local_devices, device = 0, 1, 1, torch.device("cpu")
-        if (trainer := self.trainer) is not None:
-            local_devices, device = trainer.num_devices, trainer.strategy.root_device
-            if not everywhere:
-                rank, world_size = trainer.global_rank, trainer.world_size
+        local_devices, device = 1, torch.device("cpu")
+        if self.trainer is not None:
+            local_devices, device = self.trainer.num_devices, self.trainer.strategy.root_device
         seed = self.seed or 0
-        sampler = GlobalBatchSampler(len(split.targets), self.batch_size, shuffle, seed, rank, world_size)
+        sampler = self.make_sampler(len(split.targets), shuffle, everywhere)
         if isinstance(transform, v2.Transform):
             default = min(MAX_DEFAULT_WORKERS, suggested_max_num_workers(local_devices), len(sampler))
             num_workers = default if self.num_workers is None else self.num_workers
@@ -193,11 +181,23 @@ class ImageDataModule(pl.LightningDataModule):
         resident = ResidentTensors(split.images.to(device), split.targets.to(device), transform, seed)
         return ResumableLoader(resident.make_batches, sampler)
 
+    def make_sampler(self, samples: int, shuffle: bool, everywhere: bool = False) -> GlobalBatchSampler:
+        """The order of so many samples in batches, dealt out to the trainer's devices unless ``everywhere``."""
+        trainer = None if everywhere else self.trainer
+        rank, world_size = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+        return GlobalBatchSampler(samples, self.batch_size, shuffle, self.seed or 0, rank, world_size)
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Tensor, Any]:
         """Normalise uint8 images on the device; float images pass through untouched."""
         images, targets = batch
         if images.dtype == torch.uint8:
-            images = normalise(images, self.mean, self.std)
+            images = normalise(images, *self._statistics(images.device))
             if self.trainer is not None:  # bf16-true and 64-true networks take no float32
                 images = self.trainer.precision_plugin.convert_input(images)
         return images, targets
+
+    def _statistics(self, device: torch.device) -> Tensor:
+        """Mean and standard deviation (2, 3, 1, 1), brought to a device once: a copy at every step would stall it."""
+        if device not in self._statistics_on:
+            self._statistics_on[device] = torch.tensor([self.mean, self.std], device=device)[:, :, None, None]
+        return self._statistics_on[device]

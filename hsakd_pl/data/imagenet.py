@@ -2,19 +2,15 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from torchvision.datasets import ImageNet
 from torchvision.datasets.imagenet import ARCHIVE_META
 
-from hsakd_pl.data.augment import random_resized_crop, resized_center_crop
-from hsakd_pl.data.base import ImageDataModule
-from hsakd_pl.data.images import class_folders, class_names_of, obtain
-from hsakd_pl.data.splits import Split
-from hsakd_pl.errors import UsageError
+from hsakd_pl.data.folders import ClassFolderDataModule
+from hsakd_pl.data.images import obtain
 
 
-class ImageNetDataModule(ImageDataModule):
+class ImageNetDataModule(ClassFolderDataModule):
     """Class folders, opened in worker processes: random resized crops to train on, the centre to test on.
 
     Args:
@@ -28,17 +24,23 @@ class ImageNetDataModule(ImageDataModule):
     """
 
     num_classes = 1000
-    mean = (0.485, 0.456, 0.406)  # the statistics torchvision's weights were trained with
-    std = (0.229, 0.224, 0.225)
 
     def __init__(
-        self, root: str | Path = "data", image_size: int = 224, decode_on_device: bool = False, **kwargs: Any
+        self,
+        root: str | Path = "data",
+        image_size: int = 224,
+        decode_on_device: bool = False,
+        batch_size: int = 64,
+        train_fraction: float = 1.0,
+        val_fraction: float = 0.0,
+        seed: int | None = None,
+        augment: bool = True,
+        num_workers: int | None = None,
+        predict_dir: str | Path | None = None,
     ) -> None:
-        super().__init__(root, **kwargs)
-        self.image_size, self.decode_on_device = image_size, decode_on_device
-        self.train_transform = random_resized_crop(image_size)
-        self.test_transform = resized_center_crop(image_size, image_size * 256 // 224)
-        self.num_classes = len(class_names_of(self.folder / "train")) or self.num_classes
+        super().__init__(root, batch_size, train_fraction, val_fraction, seed, augment, num_workers, predict_dir)
+        self.use_size(image_size, resize=image_size * 256 // 224)
+        self.decode_on_device = decode_on_device
 
     def prepare_data(self) -> None:
         """Unpack the original archives where the class folders are not there yet."""
@@ -46,12 +48,3 @@ class ImageNetDataModule(ImageDataModule):
             for split in ("train", "val"):
                 if not (self.root / split).is_dir():
                     obtain("ImageNet", self.root, partial(ImageNet, self.root, split))
-
-    def read(self, train: bool) -> Split:
-        folder = self.folder / ("train" if train else "val")
-        if any(folder.glob("*.tar")):
-            raise UsageError(f"{folder} still holds archives, so it was unpacked in part: remove it, start again")
-        return Split(*class_folders(folder, class_names_of(self.folder / "train")))
-
-    def read_class_names(self) -> list[str]:
-        return class_names_of(self.folder / "train") or super().read_class_names()

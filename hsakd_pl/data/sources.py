@@ -25,7 +25,7 @@ from hsakd_pl.errors import UsageError
 class ResidentTensors:
     """A whole split on its device: a batch is a gather, augmentation runs on the batch.
 
-    ``images`` uint8 (N, 3, S, S), ``labels`` int64 (N,). Nothing is copied from the host inside an epoch.
+    ``images`` (N, 3, S, S), or features (N, D), ``labels`` int64 (N,). Nothing is copied from the host inside an epoch.
     """
 
     images: Tensor
@@ -51,7 +51,7 @@ class ResidentTensors:
 class TransformedBatches(Dataset[Batch | UsageError]):
     """(epoch, indices) -> batch of images opened and transformed one by one; what a DataLoader worker runs.
 
-    ``transform`` takes a PIL image or a uint8 tensor (3, H, W) to a uint8 tensor (3, size, size).
+    ``transform`` takes a PIL image or a tensor (3, H, W) to a tensor (3, size, size), uint8 unless the split is float.
     """
 
     split: Split
@@ -71,8 +71,9 @@ class TransformedBatches(Dataset[Batch | UsageError]):
     def transformed(
         self, epoch: int, indices: list[int], images: Iterable[Image.Image | Tensor], device: torch.device | None = None
     ) -> Tensor:
-        """uint8 (B, 3, size, size) on ``device``, each image with random numbers out of (seed, epoch, index)."""
-        rows = torch.empty(len(indices), 3, self.size, self.size, dtype=torch.uint8, device=device)
+        """Batch (B, 3, size, size) on ``device``, each image with random numbers out of (seed, epoch, index)."""
+        dtype = self.split.images.dtype if isinstance(self.split.images, Tensor) else torch.uint8
+        rows = torch.empty(len(indices), 3, self.size, self.size, dtype=dtype, device=device)
         with torch.random.fork_rng(devices=[]):
             for row, index, image in zip(rows, indices, images, strict=True):
                 torch.default_generator.manual_seed(derive_seed(self.seed, AUGMENTATION, epoch, index))

@@ -15,16 +15,12 @@ Indices = np.ndarray | list[int]
 class Split(NamedTuple):
     """Images with what belongs to them, in a fixed order.
 
-    ``images``: uint8 (N, 3, H, W), or N paths of files; ``targets``: int64 labels (N,), or for prediction the
-    list of paths. An encoded split has features (N, D) for images.
+    ``images``: uint8 (N, 3, H, W), or float where they are normalised already, or N paths of files; ``targets``: int64
+    labels (N,), or for prediction the list of paths.
     """
 
     images: Tensor | list[str]
     targets: Any
-
-    @property
-    def encoded(self) -> bool:
-        return isinstance(self.images, Tensor) and self.images.is_floating_point()
 
     def take(self, indices: Indices) -> "Split":
         """The samples at ``indices``, in that order."""

@@ -2,7 +2,6 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,8 +32,20 @@ class STL10DataModule(ImageDataModule):
     mean = (0.5, 0.5, 0.5)  # as published for the probe
     std = (0.5, 0.5, 0.5)
 
-    def __init__(self, root: str | Path = "data", image_size: int = 32, download: bool = False, **kwargs: Any) -> None:
-        super().__init__(root, **kwargs)
+    def __init__(
+        self,
+        root: str | Path = "data",
+        image_size: int = 32,
+        download: bool = False,
+        batch_size: int = 64,
+        train_fraction: float = 1.0,
+        val_fraction: float = 0.0,
+        seed: int | None = None,
+        augment: bool = True,
+        num_workers: int | None = None,
+        predict_dir: str | Path | None = None,
+    ) -> None:
+        super().__init__(root, batch_size, train_fraction, val_fraction, seed, augment, num_workers, predict_dir)
         self.image_size = image_size
         self.train_transform = random_resized_crop(image_size)
         self.test_transform = resized_center_crop(image_size, image_size)

@@ -2,13 +2,11 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torchvision.datasets.utils import download_and_extract_archive
 
-from hsakd_pl.data.augment import resized_center_crop
-from hsakd_pl.data.imagenet import ImageNetDataModule
+from hsakd_pl.data.folders import ClassFolderDataModule
 from hsakd_pl.data.images import class_names_of, decode_images, obtain
 from hsakd_pl.data.splits import Split
 from hsakd_pl.errors import UsageError
@@ -18,7 +16,7 @@ MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
 SIZE = 64  # pixels a side on disk
 
 
-class TinyImageNetDataModule(ImageNetDataModule):
+class TinyImageNetDataModule(ClassFolderDataModule):
     """TinyImageNet in memory, at 32 x 32 for the linear probe; its validation images are for testing.
 
     Args:
@@ -33,9 +31,21 @@ class TinyImageNetDataModule(ImageNetDataModule):
     num_classes = 200
     folder_name = "tiny-imagenet-200"
 
-    def __init__(self, root: str | Path = "data", image_size: int = 32, download: bool = False, **kwargs: Any) -> None:
-        super().__init__(root, image_size, **kwargs)
-        self.test_transform = resized_center_crop(image_size, image_size)
+    def __init__(
+        self,
+        root: str | Path = "data",
+        image_size: int = 32,
+        download: bool = False,
+        batch_size: int = 64,
+        train_fraction: float = 1.0,
+        val_fraction: float = 0.0,
+        seed: int | None = None,
+        augment: bool = True,
+        num_workers: int | None = None,
+        predict_dir: str | Path | None = None,
+    ) -> None:
+        super().__init__(root, batch_size, train_fraction, val_fraction, seed, augment, num_workers, predict_dir)
+        self.use_size(image_size, resize=image_size)
         self.download = download
 
     def prepare_data(self) -> None:

@@ -2,6 +2,7 @@
 
 from hsakd_pl.modules.base import HSAKDModule
 from hsakd_pl.modules.baseline import BaselineModule
+from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.modules.mutual import MutualModule
 from hsakd_pl.modules.probe import LinearProbeModule
 from hsakd_pl.modules.student import StudentModule
@@ -9,6 +10,7 @@ from hsakd_pl.modules.teacher import TeacherModule
 
 __all__ = [
     "BaselineModule",
+    "Frozen",
     "HSAKDModule",
     "LinearProbeModule",
     "MutualModule",

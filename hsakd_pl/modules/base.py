@@ -1,111 +1,124 @@
-"""What all modules share: optimizer, schedule, logging, evaluation. A method overrides ``losses`` and little else."""
+"""What all modules share: optimizer, schedule, logging, evaluation. A method overrides ``losses`` or ``terms``."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 import torch.nn as nn
 from torch import Tensor
 from torch.optim.lr_scheduler import MultiStepLR
 
 from hsakd_pl.errors import UsageError
-from hsakd_pl.modules.compiled import Compiled
-from hsakd_pl.modules.heap import keep_freed_memory
+from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.modules.metrics import Evaluation, Mean
-from hsakd_pl.modules.optimization import Scheduler, make_sgd, one_schedule, with_warmup
-from hsakd_pl.networks import NetworkOutput, StagedBackbone
-from hsakd_pl.ops import NUM_ROTATIONS, rotate, total
+from hsakd_pl.modules.optimization import OptimizerMaker, Scheduler, make_sgd, one_schedule, with_warmup
+from hsakd_pl.networks import Network
+from hsakd_pl.ops import cross_entropy, total
 from hsakd_pl.weights import fit
-from hsakd_pl.winograd import set_winograd
 
 Batch = tuple[Tensor, Tensor]
-
-
-def as_output(output: NetworkOutput | Tensor) -> NetworkOutput:
-    """Bring the logits of a network without branches to the form of one with branches."""
-    return NetworkOutput(output, ()) if isinstance(output, Tensor) else output
-
-
-def class_part(network: nn.Module) -> nn.Module:
-    """The network without its branches, for where only class logits are asked for."""
-    return getattr(network, "backbone", network)
+REPLACED = ("lr", "momentum", "nesterov", "weight_decay")  # what an optimizer of the user's takes the place of
 
 
 class HSAKDModule(pl.LightningModule):
-    """Trains and evaluates one or more networks of the same classes with SGD.
+    """Trains and evaluates one or more networks of the same classes; as it stands, by cross-entropy alone.
 
-    A subclass implements :meth:`losses` and gives the weight of each of its terms. The defaults are the paper's recipe
-    for CIFAR-100 (Sec. 4.1); ``milestones`` are the epochs, counted after the warm-up, where ``lr`` falls to a tenth.
+    A method overrides :meth:`losses`, one pass through its networks, and :meth:`terms`, what it makes of their outputs.
+    The defaults are the paper's recipe for CIFAR-100 (Sec. 4.1).
 
-    ``lr_scheduler`` makes another schedule from the optimizer and takes the place of warm-up and milestones: a class
-    path with its arguments in a configuration, a ``functools.partial`` in Python. It steps once an epoch, one that
-    watches a metric on ``val/loss`` unless it names another. Checkpoints hold its state but not the function itself:
-    give it again to ``load_from_checkpoint`` to go on training.
-
-    ``branch_metrics_every``: joint and class accuracies of the branches, over all rotations, are measured in every n-th
-    epoch's validation and in every test, at several times the cost of the class head's; 0 switches them off.
-    ``compile``: ``fit`` compiles the training step and the validation of the class head, with CUDA graphs on one GPU.
-    ``compile_options``: settings of PyTorch's code generator (``torch._inductor.config``) on top of that.
+    Args:
+        networks: the networks that are trained.
+        loss_weights: the factor of each term that has one; a term without counts 1.
+        lr: learning rate of SGD.
+        momentum: of SGD.
+        nesterov: whether SGD looks ahead.
+        weight_decay: of SGD, on all weights.
+        milestones: epochs, counted after the warm-up, where ``lr`` falls to a tenth.
+        warmup_epochs: in which ``lr`` grows linearly.
+        optimizer: makes another optimizer from the parameters, in place of SGD and its four options: a class path with
+            its arguments in a configuration, a ``functools.partial`` in Python.
+        lr_scheduler: makes another schedule from the optimizer, in place of warm-up and milestones. It steps once an
+            epoch, one that watches a metric on ``val/loss`` unless it names another. Checkpoints hold the state of both
+            but not the functions: give them again to ``load_from_checkpoint`` to go on training.
+        branch_metrics_every: joint and class accuracies of the branches, over all transformations, are measured in
+            every n-th epoch's validation and in every test, at several times the cost of the class head's; 0: never.
+        fast: whether ``fit`` uses what makes it fast (:mod:`hsakd_pl.fast`); the same numbers up to rounding.
+        compile: whether ``fit`` compiles the training step and the validation of the class head, with CUDA graphs on
+            one GPU; a dictionary is settings of PyTorch's code generator (``torch._inductor.config``) for it.
     """
 
-    compiled: dict[str, Compiled]
-    frozen: tuple[nn.Module, ...] = ()  # parts kept in eval mode; a tuple, so that they are not registered once more
+    networks: Any  # a ModuleList of Network, which cannot say of what it is a list
 
     def __init__(
         self,
-        networks: Sequence[nn.Module],
-        loss_weights: dict[str, float],
-        num_classes: int = 100,
-        image_size: int | None = None,
+        networks: Sequence[Network],
+        loss_weights: dict[str, float] | None = None,
         lr: float = 0.05,
         momentum: float = 0.9,
         nesterov: bool = True,
         weight_decay: float = 5e-4,
         milestones: Sequence[int] = (150, 180, 210),
         warmup_epochs: int = 0,
+        optimizer: OptimizerMaker | None = None,
         lr_scheduler: Scheduler | None = None,
         branch_metrics_every: int = 10,
-        compile: bool = False,
-        compile_options: dict[str, Any] | None = None,
+        fast: bool = True,
+        compile: bool | dict[str, Any] = False,
     ) -> None:
         super().__init__()
         if lr_scheduler is not None and warmup_epochs:
             raise UsageError(f"warmup_epochs is {warmup_epochs}: lr_scheduler replaces the warm-up, set one of the two")
-        if compile_options and not compile:
-            raise UsageError("compile_options has no effect without compile: set that to true, or leave both out")
+        if compile and not fast:
+            raise UsageError("compile has no effect with fast=False: leave one of the two out")
         self.networks = nn.ModuleList(networks)
-        self.loss_weights = loss_weights
-        self.num_classes = getattr(networks[0], "num_classes", num_classes)
+        self.frozen: list[Frozen] = []
+        self.loss_weights = dict(loss_weights or {})
         self.lr, self.momentum, self.nesterov, self.weight_decay = lr, momentum, nesterov, weight_decay
-        self.milestones, self.warmup_epochs, self.lr_scheduler = tuple(milestones), warmup_epochs, lr_scheduler
-        self.branch_metrics_every = branch_metrics_every
-        self.compiles, self.compile_options, self.compiled = compile, compile_options or {}, {}
-        self.means: dict[str, Mean] = {}  # of a fit's current epoch
-        for network in networks:
-            if image_size is not None and isinstance(backbone := class_part(network), StagedBackbone):
-                backbone.check_image_size(image_size, image_size)
-        self.evaluation = Evaluation(self.num_classes, [len(getattr(network, "branches", ())) for network in networks])
+        self.milestones, self.warmup_epochs = tuple(milestones), warmup_epochs
+        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.branch_metrics_every, self.fast, self.compile_step = branch_metrics_every, fast, compile
+        self.means: dict[str, Mean] = {}  # of the losses in a fit's current epoch
+        self.evaluation = Evaluation(networks)
 
     @property
-    def network(self) -> nn.Module:
+    def network(self) -> Network:
         """The network that is trained (the first peer where there are several)."""
         return self.networks[0]
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The method: its named loss terms, unweighted scalars, for images (B, 3, S, S) and labels (B,)."""
-        raise NotImplementedError(f"{type(self).__name__} must implement losses")
+    @property
+    def num_classes(self) -> int:
+        """N, of all networks."""
+        return self.network.num_classes
 
     def forward(self, images: Tensor) -> Any:
         return self.network(images)
 
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Pass once through the networks and name the loss terms, for images (B, 3, S, S) and labels (B,)."""
+        images, labels = batch
+        return self.terms(self.network.outputs(images), None, labels)
+
+    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
+        """Make named loss terms, unweighted scalars, of what the networks learnt and what they are taught.
+
+        Both are :class:`NetworkOutput` (of several peers a list of them, ``taught`` None without a teacher) for B
+        images or M * B rows; ``labels`` (B,). A term of one's own is ``super().terms(...) | {"loss_mine": ...}``.
+        """
+        return {"loss_ce": cross_entropy(learnt.logits[: len(labels)], labels)}
+
+    def classify(self, peer: int, images: Tensor) -> Tensor:
+        """Give class logits (B, N) of images (B, 3, S, S), without the branches of the network."""
+        return self.networks[peer].without_branches(images)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        self._pin_frozen()
-        terms = self.compiled["step"](*batch) if self.compiled else self.losses(batch)
-        loss = total(self.loss_weights[name] * term for name, term in terms.items())
+        self._guard()
+        terms = self.losses(batch)
+        if unknown := self.loss_weights.keys() - terms.keys():
+            raise UsageError(f"loss_weights names {', '.join(sorted(unknown))}; the terms are {', '.join(terms)}")
+        loss = total(self.loss_weights.get(name, 1.0) * term for name, term in terms.items())
         if loss.device.type == "cpu":  # elsewhere reading it would stall the device: once an epoch is enough
             self._raise_unless_finite(loss)
-        if self.means:
+        if self._trainer is not None:
             self._add_to_means({"loss": loss, **terms}, len(batch[1]))
         return loss
 
@@ -118,87 +131,108 @@ class HSAKDModule(pl.LightningModule):
         self._evaluate(batch, "test", self.branch_metrics_every > 0)
 
     def predict_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> dict[str, Any]:
-        """Class, its probability, and in how many of the four rotations the same class wins (as a fraction)."""
+        """Class, its probability, and in what fraction of the transformations the same class wins."""
+        self._guard()
         images, sources = batch
-        logits = as_output(class_part(self.network)(rotate(images))).logits.unflatten(0, (NUM_ROTATIONS, -1))
+        transforms = self.network.transforms
+        logits = transforms.by_transform(self.classify(0, transforms(images)))
         probability, predicted = logits[0].softmax(1).max(1)
         agreement = logits.argmax(2).eq(predicted).float().mean(0)
-        return {"source": sources, "class": predicted, "probability": probability, "rotation_agreement": agreement}
+        return {"source": sources, "class": predicted, "probability": probability, "agreement": agreement}
 
     def _add_to_means(self, values: dict[str, Tensor], images: int) -> None:
-        """What Lightning asks for at the end of an epoch; it took 1.5 ms to log the values themselves at each step."""
+        """Keep what Lightning logs at the end of an epoch; to log values at each step took 1.5 ms of it."""
         for name, value in values.items():
+            if name not in self.means:
+                self.means[name] = Mean().to(value.device)
             if not self.means[name].update_called:
                 self.log(f"train/{name}", self.means[name], on_step=False, on_epoch=True, metric_attribute=name)
             self.means[name].update(value, images)
 
     def _evaluate(self, batch: Batch, split: str, with_branches: bool) -> None:
-        self._pin_frozen()
+        self._guard()
         images, labels = batch
         for peer, network in enumerate(self.networks):
-            rotated = with_branches and bool(self.evaluation.branches[peer])
-            classify = self.compiled.get(f"peer{peer}", class_part(network))
-            output = as_output(network(rotate(images)) if rotated else classify(images))
-            for name, metric in self.evaluation.add(peer, output, labels).items():
+            if with_branches and len(network.branches):
+                output = network.outputs(network.transforms(images))
+                logits, changed = output.logits[: len(labels)], self.evaluation.add_branches(peer, output, labels)
+            else:
+                logits, changed = self.classify(peer, images), {}
+            changed |= self.evaluation.add_head(peer, logits, labels)
+            for name, metric in changed.items():
                 self.log(f"{split}/{name}", metric, on_step=False, on_epoch=True, prog_bar=name == "acc")
 
     def configure_optimizers(self) -> Any:
-        """SGD on what is not frozen, whose rate changes as ``lr_scheduler``, or warm-up and milestones, say."""
+        """Optimize what is not frozen, at rates that ``lr_scheduler``, or warm-up and milestones, decide."""
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         options = {"momentum": self.momentum, "weight_decay": self.weight_decay, "nesterov": self.nesterov}
-        optimizer = make_sgd(self, self.lr, **options)
+        optimizer = self.optimizer(trained) if self.optimizer else make_sgd(self, trained, self.lr, **options)
         if self.lr_scheduler is not None:
             return one_schedule(optimizer, self.lr_scheduler(optimizer))
         if self.warmup_epochs:
             return with_warmup(optimizer, self.milestones, self.warmup_epochs, self.trainer)
         return one_schedule(optimizer, MultiStepLR(optimizer, self.milestones, gamma=0.1))
 
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """Bring along what makes a fit fast."""
+        from hsakd_pl.fast import Fast  # above this file in the house
+
+        return [Fast(self.compile_step)] if self.fast else []
+
     def setup(self, stage: str) -> None:
-        self.to(memory_format=torch.channels_last)  # 1.2 times as fast on a CPU
         data = getattr(self.trainer, "datamodule", None)
         if (found := getattr(data, "num_classes", self.num_classes)) != self.num_classes:
             raise UsageError(
                 f"the network has {self.num_classes} classes, {type(data).__name__} has {found}: "
                 f"set num_classes={found} or choose the data the network was made for"
             )
+        if (size := getattr(data, "image_size", None)) is not None:
+            for network in self.networks:
+                network.check_image_size(size, size)
 
     def train(self, mode: bool = True) -> "HSAKDModule":
         super().train(mode)
-        self._pin_frozen()
+        self._guard()
         return self
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["transforms"] = self._transforms()
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        path = getattr(self._trainer, "ckpt_path", None)
-        fit(self, checkpoint["state_dict"], self.strict_loading, origin=f"checkpoint {path or 'given'}")
+        origin = f"checkpoint {getattr(self._trainer, 'ckpt_path', None) or 'given'}"
+        fit(self, checkpoint["state_dict"], self.strict_loading, origin)
+        if (saved := checkpoint.get("transforms", self._transforms())) != self._transforms():
+            raise UsageError(
+                f"{origin} was trained with the transforms {saved}, not {self._transforms()}: choose those"
+            )
 
     def on_fit_start(self) -> None:
-        self.means = {name: Mean().to(self.device) for name in ("loss", *self.loss_weights)}
-        keep_freed_memory(self.device, True)
-        set_winograd(self.networks, on=True)
-        if self.compiles:
-            # not with several devices, whose norms' buffers are synchronised, nor where gradients must outlast a step
-            alone = self.trainer.world_size == self.trainer.accumulate_grad_batches == 1
-            graphs = alone and self.device.type == "cuda"
-            how = graphs, self.compile_options
-            self.compiled = {"step": Compiled(lambda *batch: self.losses(batch), "training step", *how)}
-            for peer, network in enumerate(self.networks):
-                self.compiled[f"peer{peer}"] = Compiled(class_part(network), "validation", *how)
-
-    def on_fit_end(self) -> None:
-        self.compiled, self.means = {}, {}
-        keep_freed_memory(self.device, False)
-        set_winograd(self.networks, on=False)
+        self.means.clear()  # of a fit that was interrupted
 
     def on_validation_start(self) -> None:  # before the epoch's checkpoints are written
         if self.trainer.state.fn == "fit":
-            self._raise_unless_finite(self.means["loss"].total)
+            self._raise_unless_means_finite()
 
     def on_train_epoch_end(self) -> None:
-        self._raise_unless_finite(self.means["loss"].total)
+        self._raise_unless_means_finite()
 
-    def _pin_frozen(self) -> None:
-        for part in self.frozen:
-            if any(layer.training for layer in part.modules()):  # a quarter of the time of eval(), every step
-                part.eval()
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "HSAKDModule":
+        own = set(self.modules())
+        for frozen in self.frozen:
+            if frozen.network not in own:  # a teacher, which follows to every device and dtype
+                frozen.network._apply(fn)
+        return super()._apply(fn, recurse)
+
+    def _guard(self) -> None:
+        for frozen in self.frozen:
+            frozen.guard()
+
+    def _transforms(self) -> list[str]:
+        return [str(network.transforms) for network in self.networks]
+
+    def _raise_unless_means_finite(self) -> None:
+        if "loss" in self.means:
+            self._raise_unless_finite(self.means["loss"].total)
 
     def _raise_unless_finite(self, loss: Tensor) -> None:
         if not loss.isfinite():

@@ -1,28 +1,47 @@
 """A network trained alone."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch.nn as nn
-import torch.nn.functional as F
-from torch import Tensor
 
-from hsakd_pl.modules.base import Batch, HSAKDModule, as_output
+from hsakd_pl.modules.base import HSAKDModule
 from hsakd_pl.modules.build import build_network, not_by_name
+from hsakd_pl.modules.optimization import OptimizerMaker, Scheduler
 
 
 class BaselineModule(HSAKDModule):
-    """Cross-entropy on unrotated images: "Student" in Table 1 of the paper.
+    """Minimises the cross-entropy on untransformed images: "Student" in Table 1 of the paper.
 
-    ``network``: a registry name, built without branches, or a network. ``weights``: file to start from.
+    Args:
+        network: a registry name, or a network; branches that it has are left out.
+        weights: file to start from.
+        num_classes: of a network by name, or of a user's own.
+
+    Other arguments: :class:`HSAKDModule`.
     """
 
     def __init__(
-        self, network: str | nn.Module, weights: str | None = None, num_classes: int = 100, **kwargs: Any
+        self,
+        network: str | nn.Module,
+        weights: str | None = None,
+        num_classes: int = 100,
+        lr: float = 0.05,
+        momentum: float = 0.9,
+        nesterov: bool = True,
+        weight_decay: float = 5e-4,
+        milestones: Sequence[int] = (150, 180, 210),
+        warmup_epochs: int = 0,
+        optimizer: OptimizerMaker | None = None,
+        lr_scheduler: Scheduler | None = None,
+        branch_metrics_every: int = 10,
+        fast: bool = True,
+        compile: bool | dict[str, Any] = False,
     ) -> None:
-        built = build_network(network, num_classes, weights, branches=False)
-        super().__init__([built], {"loss_ce": 1.0}, num_classes, **kwargs)
-        self.save_hyperparameters(ignore=not_by_name(network=network))
-
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        images, labels = batch
-        return {"loss_ce": F.cross_entropy(as_output(self(images)).logits, labels)}
+        super().__init__(
+            [build_network(network, num_classes, False, weights)],
+            None,
+            *(lr, momentum, nesterov, weight_decay, milestones, warmup_epochs, optimizer, lr_scheduler),
+            *(branch_metrics_every, fast, compile),
+        )
+        self.save_hyperparameters(ignore=not_by_name(self, network=network))

@@ -5,29 +5,38 @@ from collections.abc import Sequence
 import torch.nn as nn
 
 from hsakd_pl.errors import UsageError
-from hsakd_pl.networks import StagedBackbone, create_network
+from hsakd_pl.modules.base import REPLACED, HSAKDModule
+from hsakd_pl.networks import Network, as_network, create_network
+from hsakd_pl.ops import ROTATIONS, named_transforms
 from hsakd_pl.weights import describe, load_weights
 
 
-def build_network(network: str | nn.Module, num_classes: int, weights: str | None, branches: bool = True) -> nn.Module:
-    """The given network, or one made by name, with the weights of a file where one is named."""
-    built = create_network(network, num_classes, branches) if isinstance(network, str) else network
-    return built if weights is None else load_weights(built, weights)
+def build_network(
+    network: str | nn.Module,
+    num_classes: int,
+    branches: bool,
+    weights: str | None = None,
+    transforms: str | None = None,
+) -> Network:
+    """Make a network by name, or take the given one, with the weights of a file where one is named.
+
+    Without ``branches`` a network that has some is taken without them; with ``branches`` it must have some. Raises
+    UsageError for that, and where a given network has other ``transforms``.
+    """
+    wanted = None if transforms is None else named_transforms(transforms)
+    built = create_network(network, num_classes, branches, wanted or ROTATIONS) if isinstance(network, str) else network
+    if weights is not None:
+        load_weights(built, weights)
+    found = as_network(built, num_classes)
+    if wanted not in (None, found.transforms):
+        raise UsageError("transforms: a network that is given has its own: choose them in create_network")
+    if branches and not len(found.branches):
+        raise UsageError(f"network: {describe(found)} has no branches: use create_network(name, branches=True)")
+    return found if branches else found.without_branches
 
 
-def with_branches(network: nn.Module) -> nn.Module:
-    """The network itself; UsageError if it is a backbone alone."""
-    if isinstance(network, StagedBackbone):
-        raise UsageError(f"network: {describe(network)} has no branches: use create_network(name, branches=True)")
-    return network
-
-
-def freeze(module: nn.Module) -> nn.Module:
-    """Take a module out of training: no gradients, eval mode."""
-    return module.requires_grad_(False).eval()
-
-
-def not_by_name(**arguments: str | nn.Module | Sequence[str | nn.Module]) -> list[str]:
-    """Arguments that hold objects, built networks and the schedule: no hyperparameters, only their state is saved."""
-    firsts = {name: value if isinstance(value, str | nn.Module) else value[0] for name, value in arguments.items()}
-    return ["lr_scheduler", *(name for name, first in firsts.items() if not isinstance(first, str))]
+def not_by_name(module: HSAKDModule, **arguments: str | nn.Module | Sequence[str | nn.Module]) -> list[str]:
+    """Name the arguments that are no hyperparameters: objects, and what an optimizer of the user's replaces."""
+    firsts = {name: value[0] if isinstance(value, Sequence) else value for name, value in arguments.items()}
+    objects = ["optimizer", "lr_scheduler", *(name for name, first in firsts.items() if not isinstance(first, str))]
+    return [*objects, *(REPLACED if module.optimizer else ())]

@@ -4,24 +4,35 @@ from collections.abc import Sequence
 from itertools import permutations
 from typing import Any
 
-import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from torch import Tensor
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.modules.base import Batch, HSAKDModule
-from hsakd_pl.modules.build import build_network, not_by_name, with_branches
-from hsakd_pl.ops import joint_cross_entropy, kd_loss, rotate, total
+from hsakd_pl.modules.build import build_network, not_by_name
+from hsakd_pl.modules.optimization import OptimizerMaker, Scheduler
+from hsakd_pl.ops import cross_entropy, joint_cross_entropy, joint_kd_loss, kd_loss, total
 from hsakd_pl.weights import load_weights
 
 
 class MutualModule(HSAKDModule):
-    """Each peer: the teacher's loss, plus KD of class and joint logits towards every other peer, that one detached.
+    """Minimises, for each peer, the teacher's loss plus KD of class and joint logits towards every other peer.
 
-    With more than two peers the KD terms are averaged over the others (deep mutual learning, Zhang et al., CVPR 2018).
-    ``networks``: two or more registry names or networks, equal or not, with equally many branches. ``weights``: a file
-    with the weights of all peers. The result, ``val/acc``, is the mean over the peers; each peer's stands beside it.
+    The other peer is detached; with more than two, KD is averaged over the others (deep mutual learning, Zhang et al.,
+    CVPR 2018). The result, ``val/acc``, is the mean over the peers; each peer's stands beside it.
+
+    Args:
+        networks: two or more registry names or networks, equal or not, with equal classes, branches and transforms.
+        weights: file with the weights of all peers.
+        num_classes: of networks by name.
+        transforms: of networks by name: ``rotations``, ``flips``, ``colours``, an import path or a product.
+        temperature: of both KD terms.
+        ce_weight: factor of the class heads' cross-entropy.
+        joint_ce_weight: factor of the branches' cross-entropy.
+        kd_weight: factor of the class heads' KD.
+        joint_kd_weight: factor of the branches' KD.
+
+    Other arguments: :class:`HSAKDModule`.
     """
 
     def __init__(
@@ -29,42 +40,55 @@ class MutualModule(HSAKDModule):
         networks: Sequence[str | nn.Module],
         weights: str | None = None,
         num_classes: int = 100,
+        transforms: str | None = None,
         temperature: float = 3.0,  # T = 3: Sec. 4.1 of the paper
         ce_weight: float = 1.0,
         joint_ce_weight: float = 1.0,
         kd_weight: float = 1.0,
         joint_kd_weight: float = 1.0,
-        **kwargs: Any,
+        lr: float = 0.05,
+        momentum: float = 0.9,
+        nesterov: bool = True,
+        weight_decay: float = 5e-4,
+        milestones: Sequence[int] = (150, 180, 210),
+        warmup_epochs: int = 0,
+        optimizer: OptimizerMaker | None = None,
+        lr_scheduler: Scheduler | None = None,
+        branch_metrics_every: int = 10,
+        fast: bool = True,
+        compile: bool | dict[str, Any] = False,
     ) -> None:
-        peers = [with_branches(build_network(network, num_classes, weights=None)) for network in networks]
-        classes = [getattr(peer, "num_classes", num_classes) for peer in peers]
-        branches = [len(getattr(peer, "branches", ())) for peer in peers]
-        if len(peers) < 2 or len(set(branches)) > 1 or len(set(classes)) > 1:
-            raise UsageError(
-                "networks: two or more peers with equally many classes and branches are needed, "
-                f"got classes {classes}, branches {branches}"
-            )
+        peers = [build_network(network, num_classes, True, None, transforms) for network in networks]
+        facts = [(peer.num_classes, len(peer.branches), peer.transforms) for peer in peers]
+        if len(peers) < 2 or len(set(facts)) > 1:
+            found = [f"{classes} classes, {branches} branches, {transforms}" for classes, branches, transforms in facts]
+            raise UsageError(f"networks: two or more peers, alike in classes, branches and transforms, not {found}")
         if weights is not None:
-            load_weights(peers, weights)
-        loss_weights = {
-            "loss_ce": ce_weight,
-            "loss_joint_ce": joint_ce_weight,
-            "loss_kd": kd_weight,
-            "loss_joint_kd": joint_kd_weight,
-        }
-        super().__init__(peers, loss_weights, num_classes, **kwargs)
-        self.save_hyperparameters(ignore=not_by_name(networks=networks))
+            load_weights([*peers], weights)
+        joint = {"loss_joint_ce": joint_ce_weight, "loss_joint_kd": joint_kd_weight}
+        super().__init__(
+            peers,
+            {"loss_ce": ce_weight, "loss_kd": kd_weight, **joint},
+            *(lr, momentum, nesterov, weight_decay, milestones, warmup_epochs, optimizer, lr_scheduler),
+            *(branch_metrics_every, fast, compile),
+        )
+        self.save_hyperparameters(ignore=not_by_name(self, networks=networks))
         self.temperature = temperature
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         images, labels = batch
-        inputs, others = rotate(images), len(self.networks) - 1
-        outputs = [peer(inputs) for peer in self.networks]
-        class_pairs = permutations([peer.logits for peer in outputs], 2)
-        joint_pairs = permutations([torch.stack(peer.joint_logits) for peer in outputs], 2)
+        inputs = self.network.transforms(images)
+        outputs = [peer.outputs(inputs) for peer in self.networks]
+        return self.terms(outputs, outputs, labels)
+
+    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
+        joint_labels, others = self.network.transforms.joint_labels(labels), len(learnt) - 1
+        ways = [(learnt[one], taught[other]) for one, other in permutations(range(len(learnt)), 2)]
+        kd = total(kd_loss(one.logits, other.logits, self.temperature) for one, other in ways)
+        joint_kd = total(joint_kd_loss(one.joint_logits, other.joint_logits, self.temperature) for one, other in ways)
         return {
-            "loss_ce": total(F.cross_entropy(peer.logits[: len(labels)], labels) for peer in outputs),
-            "loss_joint_ce": total(joint_cross_entropy(peer.joint_logits, labels) for peer in outputs),
-            "loss_kd": total(kd_loss(*pair, self.temperature) for pair in class_pairs) / others,
-            "loss_joint_kd": total(kd_loss(*pair, self.temperature) for pair in joint_pairs) / others,
+            "loss_ce": total(cross_entropy(peer.logits[: len(labels)], labels) for peer in learnt),
+            "loss_joint_ce": total(joint_cross_entropy(peer.joint_logits, joint_labels) for peer in learnt),
+            "loss_kd": kd / others,
+            "loss_joint_kd": joint_kd / others,
         }

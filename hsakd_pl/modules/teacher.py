@@ -1,21 +1,34 @@
 """A teacher that learns the self-supervised augmented task (Sec. 3.3, "Training the teacher network")."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch.nn as nn
-import torch.nn.functional as F
 from torch import Tensor
 
 from hsakd_pl.modules.base import Batch, HSAKDModule
-from hsakd_pl.modules.build import build_network, freeze, not_by_name, with_branches
-from hsakd_pl.ops import joint_cross_entropy, rotate
+from hsakd_pl.modules.build import build_network, not_by_name
+from hsakd_pl.modules.frozen import Frozen
+from hsakd_pl.modules.optimization import OptimizerMaker, Scheduler
+from hsakd_pl.ops import joint_cross_entropy
 
 
 class TeacherModule(HSAKDModule):
-    """CE(class logits of rotation 0, y) + sum over branches CE(joint logits of all rotations, 4y + r), Eq. 3 and 4.
+    """Minimises CE(class logits of untransformed images, y) + sum over branches CE(joint logits, M * y + m), Eq. 3, 4.
 
     Jointly trained, the branches' gradients flow into the backbone ("HSAKD*" in Table 1). With ``freeze_backbone`` only
     the branches train: the backbone, whose ``weights`` are then given, never leaves eval mode ("HSAKD").
+
+    Args:
+        network: a registry name, or a network with branches.
+        freeze_backbone: whether the branches alone train.
+        weights: file to start from.
+        num_classes: of a network by name.
+        transforms: of a network by name: ``rotations``, ``flips``, ``colours``, an import path or a product.
+        ce_weight: factor of the class head's term.
+        joint_ce_weight: factor of the branches' term.
+
+    Other arguments: :class:`HSAKDModule`.
     """
 
     def __init__(
@@ -24,21 +37,36 @@ class TeacherModule(HSAKDModule):
         freeze_backbone: bool = False,
         weights: str | None = None,
         num_classes: int = 100,
+        transforms: str | None = None,
         ce_weight: float = 1.0,
         joint_ce_weight: float = 1.0,
-        **kwargs: Any,
+        lr: float = 0.05,
+        momentum: float = 0.9,
+        nesterov: bool = True,
+        weight_decay: float = 5e-4,
+        milestones: Sequence[int] = (150, 180, 210),
+        warmup_epochs: int = 0,
+        optimizer: OptimizerMaker | None = None,
+        lr_scheduler: Scheduler | None = None,
+        branch_metrics_every: int = 10,
+        fast: bool = True,
+        compile: bool | dict[str, Any] = False,
     ) -> None:
-        built = with_branches(build_network(network, num_classes, weights))
-        loss_weights = {"loss_ce": ce_weight, "loss_joint_ce": joint_ce_weight}
-        super().__init__([built], loss_weights, num_classes, **kwargs)
-        self.save_hyperparameters(ignore=not_by_name(network=network))
+        super().__init__(
+            [build_network(network, num_classes, True, weights, transforms)],
+            {"loss_ce": ce_weight, "loss_joint_ce": joint_ce_weight},
+            *(lr, momentum, nesterov, weight_decay, milestones, warmup_epochs, optimizer, lr_scheduler),
+            *(branch_metrics_every, fast, compile),
+        )
+        self.save_hyperparameters(ignore=not_by_name(self, network=network))
         if freeze_backbone:
-            self.frozen = (freeze(built.get_submodule("backbone")),)
+            self.frozen.append(Frozen(self.network.without_branches))
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         images, labels = batch
-        logits, joint_logits = self(rotate(images))
-        return {
-            "loss_ce": F.cross_entropy(logits[: len(labels)], labels),
-            "loss_joint_ce": joint_cross_entropy(joint_logits, labels),
-        }
+        return self.terms(self.network.outputs(self.network.transforms(images)), None, labels)
+
+    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
+        joint_labels = self.network.transforms.joint_labels(labels)
+        joint = {"loss_joint_ce": joint_cross_entropy(learnt.joint_logits, joint_labels)}
+        return super().terms(learnt, taught, labels) | joint

@@ -7,6 +7,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from hsakd_pl.errors import UsageError
+from hsakd_pl.networks.network import Network, NetworkOutput
 
 Initializers = tuple[Callable[[nn.Module], None], ...]
 
@@ -22,7 +23,7 @@ RESNET_KEYS: KeyRules = (
 )
 
 
-class StagedBackbone(nn.Module):
+class StagedBackbone(Network):
     """Stem, stages 1..L and a class head; images (B, 3, S, S) -> logits (B, N).
 
     A backbone of one's own is one subclass: ``__init__`` passes the data below, ``make_stage`` and ``make_head`` build
@@ -38,37 +39,36 @@ class StagedBackbone(nn.Module):
     branch_init: Initializers = ()
 
     def __init__(self, stem: nn.Module, channels: Sequence[int], strides: Sequence[int], num_classes: int) -> None:
-        super().__init__()
-        if num_classes < 2:
-            raise UsageError(f"num_classes: a classifier needs at least 2 classes, got {num_classes}")
-        self.channels, self.strides, self.num_classes = tuple(channels), tuple(strides), num_classes
+        super().__init__(num_classes)
+        self.channels, self.strides = tuple(channels), tuple(strides)
+        self.least_size = prod(strides)  # pixels a side that leave something after all strides
         self.stem = stem
         self.stages = nn.ModuleList(
             self.make_stage(stage, self.channels[stage - 1], self.strides[stage]) for stage in range(1, len(channels))
         )
-        self.head = self.make_head(num_classes)
+        head = self.make_head(num_classes)
+        self.head = head if isinstance(head, nn.Sequential) else nn.Sequential(head)
         for initialize in self.backbone_init:
             self.apply(initialize)
 
     def make_stage(self, stage: int, in_channels: int, stride: int) -> nn.Module:
-        """A fresh stage 1..L: (B, in_channels, S, S) -> (B, channels[stage], S / stride, S / stride)."""
+        """Build a fresh stage 1..L: (B, in_channels, S, S) -> (B, channels[stage], S / stride, S / stride)."""
         raise NotImplementedError(f"{type(self).__name__} must implement make_stage")
 
     def make_head(self, num_outputs: int) -> nn.Module:
-        """A fresh head: last stage's output (B, channels[-1], S, S) -> (B, num_outputs)."""
+        """Build a fresh head, a sequence that ends in its linear layer: (B, channels[-1], S, S) -> (B, num_outputs)."""
         raise NotImplementedError(f"{type(self).__name__} must implement make_head")
 
     def check_image_size(self, height: int, width: int) -> None:
-        """Raise UsageError if the strides leave nothing of an image of this size."""
-        if min(height, width) < prod(self.strides):
+        if min(height, width) < self.least_size:
             raise UsageError(
-                f"{type(self).__name__} reduces an image {prod(self.strides)} times: it needs at least "
-                f"{prod(self.strides)} pixels a side, got {height} x {width}"
+                f"the network reduces an image {self.least_size} times: it needs at least {self.least_size} pixels a "
+                f"side, got {height} x {width}"
             )
 
     def forward_features(self, images: Tensor) -> list[Tensor]:
-        """Feature maps after stages 1..L."""
-        self.check_image_size(*images.shape[-2:])
+        """Give the feature maps after stages 1..L."""
+        self.check_image_size(images.shape[-2], images.shape[-1])
         features = self.stem(images)
         taps = []
         for stage in self.stages:
@@ -76,5 +76,17 @@ class StagedBackbone(nn.Module):
             taps.append(features)
         return taps
 
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Map the last stage's output to logits (B, N), or with ``pre_logits`` to the embedding (B, D)."""
+        for position, layer in enumerate(self.head):
+            if not pre_logits or position < len(self.head) - 1:
+                features = layer(features)
+        return features
+
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.forward_features(images)[-1])
+        return self.forward_head(self.forward_features(images)[-1])
+
+    def outputs(self, images: Tensor) -> NetworkOutput:
+        features = self.forward_features(images)
+        embedding = self.forward_head(features[-1], pre_logits=True)
+        return NetworkOutput(self.head[-1](embedding), [], features, embedding)

@@ -59,7 +59,6 @@ class ResNet(StagedBackbone):
     """Stages of ``blocks[stage - 1]`` blocks; subclasses differ in stem and widths."""
 
     published_keys = RESNET_KEYS
-    block: type[BasicBlock] | type[Bottleneck] = BasicBlock
     backbone_init: Initializers = (conv_fan_out,)
     branch_init: Initializers = (conv_fan_out,)
 
@@ -70,8 +69,9 @@ class ResNet(StagedBackbone):
         channels: tuple[int, ...],
         strides: tuple[int, ...],
         blocks: tuple[int, ...],
+        block: type[BasicBlock] | type[Bottleneck] = BasicBlock,
     ) -> None:
-        self.blocks = blocks
+        self.blocks, self.block = blocks, block
         super().__init__(stem, channels, strides, num_classes)
 
     def make_stage(self, stage: int, in_channels: int, stride: int) -> nn.Module:
@@ -97,11 +97,10 @@ class CIFARResNet50(ResNet):
     """resnet50 with a 3x3 stem of stride 1 and no pooling, for 32 x 32 images."""
 
     published_keys = ((r"^head\.fc", "linear"), (r"\.downsample\.", ".shortcut."), *RESNET_KEYS)
-    block = Bottleneck
 
     def __init__(self, num_classes: int) -> None:
         stem = named(conv1=conv3x3(3, 64), bn1=nn.BatchNorm2d(64), relu=nn.ReLU(inplace=True))
-        super().__init__(num_classes, stem, (64, 256, 512, 1024, 2048), (1, 1, 2, 2, 2), (3, 4, 6, 3))
+        super().__init__(num_classes, stem, (64, 256, 512, 1024, 2048), (1, 1, 2, 2, 2), (3, 4, 6, 3), Bottleneck)
 
 
 class ImageNetResNet(ResNet):
@@ -110,7 +109,6 @@ class ImageNetResNet(ResNet):
     def __init__(
         self, num_classes: int, blocks: tuple[int, ...], block: type[BasicBlock] | type[Bottleneck] = BasicBlock
     ) -> None:
-        self.block = block
         stem = named(
             conv1=nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False),
             bn1=nn.BatchNorm2d(64),
@@ -118,7 +116,7 @@ class ImageNetResNet(ResNet):
             maxpool=nn.MaxPool2d(3, stride=2, padding=1),
         )
         widths = (64, 128, 256, 512) if block is BasicBlock else (256, 512, 1024, 2048)
-        super().__init__(num_classes, stem, (64, *widths), (4, 1, 2, 2, 2), blocks)
+        super().__init__(num_classes, stem, (64, *widths), (4, 1, 2, 2, 2), blocks, block)
 
 
 for depth in (8, 14, 20, 32, 44, 56, 110):

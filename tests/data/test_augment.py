@@ -55,14 +55,15 @@ def test_draws_are_uniform_and_independent() -> None:
 @pytest.mark.parametrize("device", DEVICES)
 def test_normalise_equals_torchvision(device: str) -> None:
     images = random_images(4, 3, 8, 8)
-    mean, std = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
-    expected = tv.normalize(tv.to_dtype(images, torch.float32, scale=True), list(mean), list(std))
-    torch.testing.assert_close(normalise(images.to(device), mean, std).cpu(), expected, rtol=0, atol=1e-6)
+    mean, std = [0.5071, 0.4867, 0.4408], [0.2675, 0.2565, 0.2761]
+    expected = tv.normalize(tv.to_dtype(images, torch.float32, scale=True), mean, std)
+    statistics = torch.tensor([mean, std], device=device)[:, :, None, None]
+    torch.testing.assert_close(normalise(images.to(device), *statistics).cpu(), expected, rtol=0, atol=1e-6)
 
 
 def test_padding_is_black_before_normalising() -> None:
     corner = crop_and_flip(torch.full((1, 3, 8, 8), 255, dtype=torch.uint8), torch.tensor([[0, 0, 0]]), 4)
-    value = normalise(corner, (0.5,) * 3, (0.25,) * 3)
+    value = normalise(corner, torch.tensor(0.5), torch.tensor(0.25))
     assert (value[..., :4, :] == -2).all() and (value[..., 4:, 4:] == 2).all()
 
 

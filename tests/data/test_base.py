@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from sklearn.model_selection import StratifiedShuffleSplit
 from torchvision.transforms.v2.functional import to_pil_image
 
 from hsakd_pl.data import DigitsDataModule, ImageDataModule, Split
-from hsakd_pl.data.augment import PadCropFlip
+from hsakd_pl.data.augment import PadCropFlip, random_resized_crop, resized_center_crop
 from hsakd_pl.errors import UsageError
 
 MakeTrainer = Callable[..., pl.Trainer]
@@ -102,6 +103,56 @@ def test_uint8_is_normalised_and_float_passes() -> None:
     torch.testing.assert_close(normalised, torch.full((2, 3, 16, 16), (1 - data.mean[0]) / data.std[0]))
     again, _ = data.on_after_batch_transfer((normalised, paths), 0)
     assert again is normalised
+
+
+class FloatDataModule(ImageDataModule):
+    """Images that a user has normalised already, larger than the network takes them."""
+
+    num_classes, image_size = 4, 8
+    mean = std = (0.5, 0.5, 0.5)
+    reads = 0
+
+    def __init__(self, train_transform: Any, **options: Any) -> None:
+        super().__init__(**options)
+        self.train_transform, self.test_transform = train_transform, resized_center_crop(8, 8)
+
+    def read(self, train: bool) -> Split:
+        self.reads += 1
+        images = torch.randn(12, 3, 16, 16, generator=torch.Generator().manual_seed(int(train)))
+        return Split(images, torch.arange(12) % 4)
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_float_images_are_transformed_like_others_read_once_and_not_normalised(augment: bool) -> None:
+    data = FloatDataModule(random_resized_crop(8), batch_size=5, augment=augment, num_workers=0)
+    for _ in range(2):
+        data.setup("fit")
+    assert data.reads == 2
+    for loader, split in ((data.train_dataloader(), "train"), (data.val_dataloader(), "val")):
+        batches = [data.on_after_batch_transfer(batch, 0)[0] for batch in loader]
+        assert [tuple(images.shape[1:]) for images in batches] == [(3, 8, 8)] * 3
+        assert all(images.dtype == torch.float32 for images in batches)
+        if not augment or split == "val":
+            expected = resized_center_crop(8, 8)(data.splits[split].images)
+            found = torch.cat(batches)
+            torch.testing.assert_close(found.flatten().sort().values, expected.flatten().sort().values)
+        assert torch.cat(batches).min() < 0  # neither cut to bytes nor scaled
+
+
+@pytest.mark.parametrize("kind", ["in memory", "by workers"])
+def test_a_device_without_an_image_gets_an_empty_batch(kind: str, make_trainer: MakeTrainer) -> None:
+    transform = PadCropFlip(padding=1) if kind == "in memory" else random_resized_crop(16)
+    data = DigitsDataModule(batch_size=4, num_workers=0)
+    data.train_transform = transform
+    data.setup("test")
+    few, rest = Split(*(part[:2] for part in data.splits["test"])), []
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    for rank in range(4):
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=4, num_devices=4, strategy=strategy)
+        (batch,) = data._loader(few, None if kind == "in memory" else transform)
+        rest.append(tuple(batch[0].shape))
+        assert (batch[0].dtype, batch[1].dtype) == (torch.uint8, torch.int64)
+    assert rest == [(1, 3, 16, 16)] * 2 + [(0, 3, 16, 16)] * 2
 
 
 class Counter(pl.LightningModule):

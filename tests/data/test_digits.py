@@ -14,7 +14,7 @@ def test_digits() -> None:
     assert train.images.dtype == torch.uint8 and train.images.max() == 255 and train.images.min() == 0
     assert (train.images[:, :1] == train.images).all()
     assert torch.bincount(train.targets).float().std() < 4 and len(data.class_names) == data.num_classes == 10
-    normalised = normalise(train.images, data.mean, data.std)
+    normalised = normalise(train.images, *(torch.tensor(each)[:, None, None] for each in (data.mean, data.std)))
     assert abs(normalised.mean()) < 1e-3 and abs(normalised.std() - 1) < 1e-3
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hsakd_pl.networks import HSAKDNet
-from hsakd_pl.ops import joint_labels, kd_loss
+from hsakd_pl.ops import ROTATIONS, kd_loss
 
 from . import fill
 from .recipes import build_module, is_distillation, network_count, recipe_of
@@ -64,7 +64,7 @@ def test_there_are_cases(golden: Path) -> None:
 def terms_from_ops(name: str, recording: Recording) -> tuple[list[Tensor], list[Tensor]]:
     """Classification and distillation terms of a run in the published order, from the library's functions."""
     ours, others = ([recording.by_rotation(rows) for rows in recording.logits(prefix)] for prefix in ("", "t_"))
-    labels, joint = recording.targets, joint_labels(recording.targets)
+    labels, joint = recording.targets, ROTATIONS.joint_labels(recording.targets)
     temperature = float(recording.meta["T"])
 
     def class_loss(logits: Tensor) -> Tensor:

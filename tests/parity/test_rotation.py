@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hsakd_pl.ops import joint_labels, rotate
+from hsakd_pl.ops import ROTATIONS
 
 
 def image_by_image(rows: torch.Tensor) -> torch.Tensor:
@@ -17,7 +17,7 @@ def test_rotated_batch_and_joint_labels(golden: Path) -> None:
     recording = np.load(golden / "rotation.npz")
     batch, targets = torch.from_numpy(recording["batch"]), torch.from_numpy(recording["targets"])
     assert len(batch) > 0
-    rotated, labels = rotate(batch), joint_labels(targets)
+    rotated, labels = ROTATIONS(batch), ROTATIONS.joint_labels(targets)
     assert torch.equal(rotated[: len(batch)], batch)
     assert torch.equal(image_by_image(rotated), torch.from_numpy(recording["rotated"]))
     assert torch.equal(image_by_image(labels), torch.from_numpy(recording["joint_labels"]))

@@ -6,18 +6,15 @@ import torch
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
-from hsakd_pl.winograd.library import library
+from hsakd_pl.fast.winograd.library import library
 
 PANEL = 16  # output channels that kernel.c keeps side by side
 MOST_FILTERS = 256 * 256  # in times out; above, gradients by Winograd's algorithm move more memory than they save work
 MOST_SUMS = 2**26  # floats of the gradients that threads add up on their own
 
-# Lavin and Gray, arXiv 1509.09308: F(4x4, 3x3)
-ONE_DIMENSION = [
-    *([1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6]),
-    *([1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]),
-]
-TRANSFORM = torch.kron(torch.tensor(ONE_DIMENSION), torch.tensor(ONE_DIMENSION))  # (36, 9)
+# Lavin and Gray, arXiv 1509.09308: F(4x4, 3x3), rows times 24
+ONE_DIMENSION = torch.tensor([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
+TRANSFORM = torch.kron(ONE_DIMENSION, ONE_DIMENSION)  # (36, 9)
 
 
 def transformed(weight: Tensor) -> Tensor:

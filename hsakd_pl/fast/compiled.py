@@ -1,0 +1,41 @@
+"""Compilation of what runs every step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from hsakd_pl.errors import UsageError
+
+
+class Compiled:
+    """``function`` compiled for the largest batch that comes a second time; others run eagerly.
+
+    So nothing is compiled for the batch that ends an epoch, wherever a resumed run begins. With CUDA graphs a GPU
+    replays the whole of it: its outputs, gradients included, last until the next call. Raises UsageError for
+    ``options`` that PyTorch's code generator does not have.
+    """
+
+    def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
+        try:
+            self.compiled = torch.compile(function, options=options, dynamic=False)
+        except RuntimeError as error:
+            reason = str(error).partition(", known options")[0]  # all of its hundreds
+            raise UsageError(f"compile: settings that PyTorch {torch.__version__} does not have: {reason}") from error
+        self.function, self.graphs, self.largest, self.started = function, options["triton.cudagraphs"], 0, False
+
+    def __call__(self, *arguments: Any) -> Any:
+        size = next(len(leaf) for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor))
+        if size != self.largest:
+            self.largest = max(size, self.largest)
+            return self.function(*arguments)
+        if not self.started:
+            self.started = True
+            how = "with" if self.graphs else "without"
+            rank_zero_info(f"Compiling {self.function.__name__} {how} CUDA graphs, which takes a minute or more")
+        if self.graphs:
+            torch.compiler.cudagraph_mark_step_begin()
+        return self.compiled(*arguments)

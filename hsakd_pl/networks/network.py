@@ -1,0 +1,83 @@
+"""What every network answers, whoever made it."""
+
+from typing import Any, NamedTuple
+
+import torch.nn as nn
+from torch import Tensor
+
+from hsakd_pl.errors import UsageError
+from hsakd_pl.ops import ROTATIONS, Transforms
+
+
+class NetworkOutput(NamedTuple):
+    """All that a network makes of B images, in their order; of M * B rows where they were transformed.
+
+    ``logits`` (B, N) of the class head; ``joint_logits``, L tensors (B, M * N), one a branch; ``features``, L maps
+    (B, C, H, W) after the stages; ``embedding`` (B, D), the input of the last linear layer. A network that has no
+    branches, or does not show its inside, leaves the rest empty.
+    """
+
+    logits: Tensor
+    joint_logits: list[Tensor]
+    features: list[Tensor]
+    embedding: Tensor | None
+
+
+class Network(nn.Module):
+    """Base of all networks: a classifier of ``num_classes`` with no, or several, ``branches`` of joint logits.
+
+    ``transforms`` are those whose joint labels the branches learn. Calling a network with branches gives a
+    :class:`NetworkOutput`, calling one without its logits (B, N) alone.
+    """
+
+    __jit_unused_properties__ = ("without_branches", "num_joint_classes")
+
+    def __init__(self, num_classes: int, transforms: Transforms = ROTATIONS) -> None:
+        super().__init__()
+        if num_classes < 2:
+            raise UsageError(f"num_classes: a classifier needs at least 2 classes, got {num_classes}")
+        self.num_classes, self.transforms = num_classes, transforms
+        self.branches: Any = ()  # a ModuleList where there are some
+
+    @property
+    def num_joint_classes(self) -> int:
+        """M * N, the width of a branch's logits."""
+        return self.transforms.count * self.num_classes
+
+    @property
+    def without_branches(self) -> "Network":
+        """The part that gives class logits (B, N) alone; the network itself where it has no branches."""
+        return self
+
+    def outputs(self, images: Tensor) -> NetworkOutput:
+        """Pass once through the whole network: images (B, 3, S, S) -> all that it makes of them."""
+        return NetworkOutput(self(images), [], [], None)
+
+    def check_image_size(self, height: int, width: int) -> None:
+        """Raise UsageError if images of this size are too small."""
+
+
+class Classifier(Network):
+    """Any other ``nn.Module`` of images (B, 3, S, S) -> logits (B, N), as a network without branches."""
+
+    def __init__(self, network: nn.Module, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)
+
+    def outputs(self, images: Tensor) -> NetworkOutput:
+        logits = self(images)
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        if found != (len(images), self.num_classes):
+            raise UsageError(
+                f"network: {type(self.network).__name__} gives {found}, not logits {(len(images), self.num_classes)}: "
+                "set num_classes, or derive a network with other outputs from hsakd_pl.networks.Network"
+            )
+        return NetworkOutput(logits, [], [], None)
+
+
+def as_network(network: nn.Module, num_classes: int) -> Network:
+    """Give a network of the package's protocol back as it is, and wrap any other as a :class:`Classifier`."""
+    return network if isinstance(network, Network) else Classifier(network, num_classes)

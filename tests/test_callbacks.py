@@ -1,0 +1,139 @@
+"""Lightning's own callbacks and tuners do with our modules what they are for, fast or not."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import torch.nn as nn
+from pytorch_lightning import callbacks
+from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.tuner import Tuner
+from small import MODULES, make, trainer
+
+from hsakd_pl import DigitsDataModule, HSAKDModule
+
+
+class Finetuning(callbacks.BaseFinetuning):
+    """The first stage learns from epoch 1 on."""
+
+    def freeze_before_training(self, pl_module: pl.LightningModule) -> None:
+        self.freeze(pl_module.networks[0].without_branches.stages[0])
+
+    def finetune_function(self, pl_module: pl.LightningModule, epoch: int, optimizer: Any) -> None:
+        if epoch == 1:
+            stage = pl_module.networks[0].without_branches.stages[0]
+            self.unfreeze_and_add_param_group(stage, optimizer, lr=0.1)
+
+
+Check = Callable[[pl.Trainer, HSAKDModule, Any], Any]
+CALLBACKS: dict[str, tuple[Callable[[Path], pl.Callback], Check]] = {
+    "rate finder": (lambda folder: callbacks.LearningRateFinder(num_training_steps=30), lambda run, m, c: m.lr != 0.01),
+    "batch size finder": (
+        lambda folder: callbacks.BatchSizeFinder(steps_per_trial=1, init_val=4, max_trials=2),
+        lambda run, m, c: run.datamodule.batch_size >= 8,
+    ),
+    "weight averaging": (
+        lambda folder: callbacks.EMAWeightAveraging(decay=0.5),
+        lambda run, m, c: run.global_step == 6,
+    ),
+    "stochastic weight averaging": (
+        lambda folder: callbacks.StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1),
+        lambda run, m, c: int(c.n_averaged) > 0,
+    ),
+    "early stopping": (
+        lambda folder: callbacks.EarlyStopping("val/loss", patience=0, min_delta=100.0),
+        lambda run, m, c: c.stopped_epoch == 1,
+    ),
+    "accumulation": (
+        lambda folder: callbacks.GradientAccumulationScheduler({0: 1, 1: 2}),
+        lambda run, m, c: run.global_step == 2 + 2 * 1,
+    ),
+    "own checkpoint": (
+        lambda folder: callbacks.ModelCheckpoint(folder, "{epoch}", monitor="val/acc", mode="max", save_top_k=-1),
+        lambda run, m, c: len(list(Path(c.dirpath).glob("epoch=*.ckpt"))) == 3,
+    ),
+    "checkpoint on an exception": (lambda folder: callbacks.OnExceptionCheckpoint(folder), lambda run, m, c: True),
+    "throughput": (
+        lambda folder: callbacks.ThroughputMonitor(batch_size_fn=lambda batch: len(batch[0]), window_size=2),
+        lambda run, m, c: run.global_step == 6,
+    ),
+    "device": (lambda folder: callbacks.DeviceStatsMonitor(cpu_stats=True), lambda run, m, c: run.global_step == 6),
+    "rate monitor": (
+        lambda folder: callbacks.LearningRateMonitor(),
+        lambda run, m, c: len(c.lrs) == 1,
+    ),
+    "tqdm": (lambda folder: callbacks.TQDMProgressBar(), lambda run, m, c: run.global_step == 6),
+    "rich": (lambda folder: callbacks.RichProgressBar(), lambda run, m, c: run.global_step == 6),
+    "summary": (lambda folder: callbacks.RichModelSummary(max_depth=2), lambda run, m, c: run.global_step == 6),
+    "timer": (lambda folder: callbacks.Timer("00:01:00:00"), lambda run, m, c: c.time_elapsed("train") > 0),
+    "finetuning": (
+        lambda folder: Finetuning(),
+        lambda run, m, c: [len(group["params"]) > 0 for group in run.optimizers[0].param_groups] == [True, True],
+    ),
+    "pruning": (
+        lambda folder: callbacks.ModelPruning("l1_unstructured", amount=0.5, make_pruning_permanent=True),
+        lambda run, m, c: float(torch.cat([p.flatten() for p in m.networks.parameters()]).eq(0).float().mean()) > 0.3,
+    ),
+}
+
+
+# torch's pruning takes weights as contiguous vectors, which channels_last ones are not
+CASES = [(name, fast) for name in CALLBACKS for fast in (True, False) if name != "pruning" or not fast]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("name", "fast"), CASES)
+def test_stock_callbacks(name: str, fast: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # finders leave a file where they run
+    make_callback, done = CALLBACKS[name]
+    callback, module = make_callback(tmp_path), make("student", num_classes=10, lr=0.01, fast=fast)
+    run = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=1 if name == "rate finder" else 3,
+        limit_train_batches=30 if name == "rate finder" else 2,
+        limit_val_batches=1,
+        log_every_n_steps=1,
+        logger=CSVLogger(tmp_path),
+        enable_checkpointing="checkpoint" in name,
+        enable_progress_bar=name in ("tqdm", "rich"),
+        callbacks=[callback],
+    )
+    run.fit(module, datamodule=DigitsDataModule(batch_size=8))
+    assert done(run, module, callback)
+    assert math.isfinite(run.callback_metrics["train/loss"])
+    assert module.teacher.stand_in is None
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_tuners_before_a_fit(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run, module, data = trainer(limit_val_batches=1), make(kind, num_classes=10), DigitsDataModule(batch_size=16)
+    finder = Tuner(run).lr_find(module, datamodule=data, num_training=6)
+    assert len(finder.results["lr"]) == 6
+    assert Tuner(run).scale_batch_size(module, datamodule=data, init_val=4, max_trials=2, steps_per_trial=1) >= 8
+    run.fit(module, datamodule=data)
+    assert "train/loss" in run.callback_metrics
+
+
+def test_a_network_of_ones_own_may_call_its_parts_as_it_likes(tmp_path: Path) -> None:
+    """Half of a network that happens to be called ``backbone`` is not taken for the whole."""
+
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
+            self.branches, self.transforms, self.num_classes = 3, "none", "ten"
+
+        def forward(self, images: Any) -> Any:
+            return 10 * torch.eye(4)[images[:, 0, 0, 0].long()] + 0 * self.backbone(images)
+
+    images = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 8, 8)
+    batches = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images, torch.arange(4)), batch_size=2)
+    for module in (make("baseline", network=Own()), make("student", teacher=Own(), network=Own(), joint_kd_weight=0)):
+        (tested,) = trainer().test(module, batches, verbose=False)
+        assert tested["test/acc"] == 1
+        trainer().fit(module, batches, batches)

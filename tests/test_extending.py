@@ -1,0 +1,148 @@
+"""How the package is extended: each example is complete, and no file of the library knows of it."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from small import trainer
+from torch import Tensor
+
+from hsakd_pl import BaselineModule, DigitsDataModule, HSAKDModule, StudentModule, create_network
+from hsakd_pl.data import ImageDataModule, Split
+from hsakd_pl.data.augment import PadCropFlip
+from hsakd_pl.modules import Frozen
+from hsakd_pl.ops import kd_loss
+
+
+class TwoTeachers(StudentModule):
+    """HSAKD, and the class logits of a second teacher."""
+
+    def __init__(self, *args: Any, second: nn.Module, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.second = Frozen(second)
+        self.frozen.append(self.second)
+
+    def losses(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        images, labels = batch
+        inputs = self.network.transforms(images)
+        learnt, second = self.network.outputs(inputs), self.second(inputs)
+        terms = self.terms(learnt, self.teacher(inputs), labels)
+        return terms | {"loss_second": kd_loss(learnt.logits, second.logits, self.temperature)}
+
+
+class DKD(StudentModule):
+    """Decoupled knowledge distillation (Zhao et al., CVPR 2022): KD of target and other classes, weighted apart."""
+
+    def __init__(self, network: Any, teacher: Any, alpha: float = 1.0, beta: float = 8.0, **kwargs: Any) -> None:
+        super().__init__(network, teacher, temperature=4.0, joint_kd_weight=0, transform_images=False, **kwargs)
+        self.alpha, self.beta = alpha, beta
+
+    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
+        target = F.one_hot(labels, self.num_classes).bool()
+        ours, theirs = ((output.logits / self.temperature).log_softmax(1) for output in (learnt, taught))
+        pairs = [
+            torch.stack([log[target], log.masked_fill(target, -torch.inf).logsumexp(1)], 1) for log in (ours, theirs)
+        ]
+        others = [log[~target].unflatten(0, (len(labels), -1)) for log in (ours, theirs)]
+        decoupled = self.alpha * kd_loss(*pairs, 1.0) + self.beta * kd_loss(*others, 1.0)
+        return {"loss_ce": F.cross_entropy(learnt.logits, labels), "loss_kd": self.temperature**2 * decoupled}
+
+
+class FeatureStudent(StudentModule):
+    """HSAKD, and a student whose feature maps resemble the teacher's (similarity preservation, Tung, ICCV 2019)."""
+
+    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
+        ours, theirs = (F.normalize(each.features[-1].flatten(1)) for each in (learnt, taught))
+        ours, theirs = (F.normalize(rows @ rows.T) for rows in (ours, theirs))
+        return super().terms(learnt, taught, labels) | {"loss_similarity": (ours - theirs).square().mean()}
+
+
+class StripesDataModule(ImageDataModule):
+    """A data set of one's own: stripes, upright or lying, in memory as uint8."""
+
+    num_classes, image_size = 2, 8
+    mean = std = (0.5, 0.5, 0.5)
+    train_transform = PadCropFlip(padding=1)
+
+    def read(self, train: bool) -> Split:
+        labels = torch.arange(64 if train else 16) % 2
+        upright = (torch.arange(8) % 4 < 2).mul(255).to(torch.uint8).expand(3, 8, 8)
+        images = torch.where(labels.view(-1, 1, 1, 1) == 0, upright, upright.transpose(1, 2))
+        return Split(images, labels)
+
+
+STUDENTS: dict[str, tuple[type[StudentModule], dict[str, Any], set[str]]] = {
+    "a second teacher": (TwoTeachers, {"second": create_network("wrn_16_1", 10)}, {"loss_second"}),
+    "DKD": (DKD, {}, set()),
+    "a loss on features": (FeatureStudent, {}, {"loss_similarity"}),
+}
+
+
+@pytest.mark.parametrize("example", STUDENTS)
+def test_a_method_of_ones_own_trains(example: str) -> None:
+    kind, options, added = STUDENTS[example]
+    module = kind("resnet8", "resnet14", num_classes=10, lr=0.01, **options)
+    run = trainer(limit_train_batches=2, limit_val_batches=1)
+    run.fit(module, datamodule=DigitsDataModule(batch_size=16))
+    logged = {name.removeprefix("train/") for name in run.callback_metrics if name.startswith("train/loss_")}
+    assert logged == {"loss_ce", "loss_kd"} | added | ({"loss_joint_kd"} if added else set())
+    assert all(parameter.grad is None for frozen in module.frozen for parameter in frozen.parameters())
+
+
+def test_decoupled_distillation_with_equal_factors_is_distillation() -> None:
+    """Its two parts, the second weighted by what the teacher gives to other classes, are Hinton's KD."""
+    module = DKD("resnet8", "resnet14", num_classes=10, alpha=1.0, beta=1.0).double()
+    images, labels = torch.randn(1, 3, 8, 8).double(), torch.tensor([3])
+    module.eval()
+    learnt, taught = module.network.outputs(images), module.teacher(images)
+    both = [module.terms(learnt, taught, labels)["loss_kd"]]
+    module.beta = 0.0
+    both.append(module.terms(learnt, taught, labels)["loss_kd"])
+    others = 1 - (taught.logits / 4).softmax(1)[0, 3]
+    expected = kd_loss(learnt.logits, taught.logits, 4.0)
+    torch.testing.assert_close(both[1] + others * (both[0] - both[1]), expected)
+
+
+def test_a_data_set_of_ones_own_trains() -> None:
+    run, module = trainer(max_epochs=3), BaselineModule("resnet8", num_classes=2, lr=0.05)
+    run.fit(module, datamodule=StripesDataModule(batch_size=16))
+    assert run.callback_metrics["val/acc"] == 1
+
+
+def test_an_added_term_takes_part_in_the_one_pass() -> None:
+    """It sees what the other terms see; batch norms move once a step, and no network runs twice."""
+    torch.manual_seed(0)
+    passes: dict[str, int] = {}
+
+    def stepped(kind: type[HSAKDModule]) -> HSAKDModule:
+        torch.manual_seed(0)
+        module = kind("resnet8", "resnet14", num_classes=10)
+        for name, network in (("student", module.network.backbone), ("teacher", module.teacher.network.backbone)):
+            network.stem.register_forward_hook(lambda *_, name=name: passes.update({name: passes.get(name, 0) + 1}))
+        module.train()
+        module.training_step((torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(4)), 0)
+        return module
+
+    plainly, added = stepped(StudentModule), stepped(FeatureStudent)
+    assert passes == {"student": 2, "teacher": 2}
+    norm, other = (module.network.backbone.stem.bn1 for module in (plainly, added))
+    assert norm.num_batches_tracked == other.num_batches_tracked == 1
+    assert torch.equal(norm.running_mean, other.running_mean)
+
+
+def test_a_term_without_a_weight_counts_1_and_a_weight_needs_its_term() -> None:
+    batch = torch.randn(4, 3, 8, 8), torch.arange(4)
+    module = FeatureStudent("resnet8", "resnet14", num_classes=10)
+    terms = module.losses(batch)
+    torch.testing.assert_close(module.training_step(batch, 0), sum(terms.values()))
+    module.loss_weights["loss_similarity"] = 3.0
+    torch.testing.assert_close(
+        module.training_step(batch, 0), sum(terms.values()) + 2 * terms["loss_similarity"], rtol=1e-4, atol=1e-4
+    )
+    module.loss_weights["loss_similarty"] = 3.0
+    with pytest.raises(
+        ValueError, match=r"loss_weights names loss_similarty; the terms are loss_ce, .*loss_similarity"
+    ):
+        module.training_step(batch, 0)

@@ -1,0 +1,430 @@
+"""What makes training fast changes its numbers by rounding only, and nothing of it outlasts the fit."""
+
+import copy
+import gc
+import math
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import torch.nn as nn
+from small import BATCH, CLASSES, MODULES, Losses, loader, make, needs_kernel, trainer
+from torch import Tensor
+
+from hsakd_pl import CIFAR100DataModule, DigitsDataModule, HSAKDModule, StudentModule, create_network, list_networks
+from hsakd_pl.errors import UsageError
+from hsakd_pl.fast.compiled import Compiled
+from hsakd_pl.fast.folded import ROWS_AT_ONCE, Folded
+from hsakd_pl.fast.winograd import layers
+from hsakd_pl.fast.winograd.library import library
+from hsakd_pl.fast.winograd.ops import conv3x3
+from hsakd_pl.networks import NetworkOutput, as_network
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """Large networks lie in reference cycles: free one before the next is built."""
+    yield
+    gc.collect()
+
+
+def with_statistics(network: nn.Module) -> nn.Module:
+    """Every norm's statistics and weights far from their initial zeros and ones."""
+    generator = torch.Generator().manual_seed(0)
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            for tensor in (layer.weight.data, layer.running_var):
+                tensor.uniform_(0.5, 1.5, generator=generator)
+            for tensor in (layer.bias.data, layer.running_mean):
+                tensor.normal_(0, 0.1, generator=generator)
+    return network.eval()
+
+
+def norms(network: nn.Module) -> int:
+    return sum(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
+
+
+def assert_same(found: NetworkOutput, expected: NetworkOutput, **tolerance: float) -> None:
+    assert found.embedding is not None and expected.embedding is not None
+    torch.testing.assert_close(tuple(found), tuple(expected), **tolerance)
+
+
+@pytest.mark.parametrize("branches", [True, False])
+@pytest.mark.parametrize("name", list_networks())
+def test_folded_network_gives_the_same_outputs(name: str, branches: bool) -> None:
+    network = with_statistics(create_network(name, 7, branches)).double()
+    before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    size = 64 if name.endswith("imagenet") else 32
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0)).double()
+    folded = Folded(network)
+    with torch.no_grad():
+        assert_same(folded(images), network.outputs(images), rtol=1e-9, atol=1e-9)
+    assert norms(folded.network) < norms(network) * (0.6 if name.startswith("wrn") else 0.01)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in network.state_dict().items())
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("branches", [False, True])
+def test_images_are_taken_in_parts_that_fit_into_a_cache(branches: bool) -> None:
+    network = with_statistics(create_network("resnet8", CLASSES, branches=branches)).double()
+    folded, images = Folded(network), torch.randn(2 * ROWS_AT_ONCE + 1, 3, 8, 8).double()
+    rows: list[int] = []
+    folded.network.without_branches.stem.register_forward_pre_hook(lambda layer, args: rows.append(len(args[0])))
+    assert_same(folded(images), network.outputs(images), rtol=1e-9, atol=1e-9)
+    assert rows == [ROWS_AT_ONCE, ROWS_AT_ONCE, 1]
+
+
+@needs_kernel
+@pytest.mark.usefixtures("two_threads")
+def test_each_thread_takes_a_part_of_its_own() -> None:
+    network = with_statistics(create_network("resnet8", CLASSES)).double()
+    images = torch.randn(21, 3, 8, 8).double()
+    seen = []
+    with Folded(network) as folded:
+        folded.network.backbone.stem.register_forward_pre_hook(
+            lambda layer, args: seen.append((len(args[0]), torch.get_num_threads(), threading.current_thread()))
+        )
+        assert_same(folded(images), network(images), rtol=1e-9, atol=1e-9)
+        assert sorted(rows for rows, *_ in seen) == [10, 11]
+        assert all(inside == 1 and thread is not threading.main_thread() for _, inside, thread in seen)
+        meanwhile: list[int] = []
+        thread = threading.Thread(target=lambda: meanwhile.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        assert [torch.get_num_threads(), *meanwhile] == [2, 2]
+        seen.clear()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
+            folded(images)
+        assert {thread for *_, thread in seen} == {threading.main_thread()}
+    assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_a_failing_part_is_an_error() -> None:
+    with Folded(create_network("resnet8", CLASSES)) as folded, pytest.raises(UsageError, match="at least 4 pixels"):
+        folded(torch.randn(2, 3, 2, 2))
+    assert torch.get_num_threads() == 2
+
+
+def test_a_network_of_ones_own_is_left_as_it_is() -> None:
+    layer = nn.Conv2d(3, CLASSES, 1)
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return layer(self.norm(self.conv(self.conv(images)))).mean((2, 3))
+
+    images, network = torch.randn(2, 3, 4, 4), as_network(with_statistics(Twice()), CLASSES)
+    assert torch.equal(Folded(network)(images).logits, network(images))
+
+
+def test_weights_are_cast_once() -> None:
+    network = with_statistics(create_network("wrn_16_1", CLASSES))
+    folded = Folded(network, torch.bfloat16)
+    images = torch.randn(2, 3, 16, 16)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        found, expected = folded(images), network(images)
+    assert found.logits.dtype == torch.bfloat16
+    torch.testing.assert_close(found.logits.float(), expected.logits.float(), rtol=0.05, atol=0.05)
+    dtypes = {type(each): each.weight.dtype for each in folded.network.modules() if hasattr(each, "weight")}
+    assert dtypes == {nn.Conv2d: torch.bfloat16, nn.Linear: torch.bfloat16, nn.BatchNorm2d: torch.float32}
+
+
+def losses_of(module: HSAKDModule, precision: str = "64-true", **data: Any) -> list[float]:
+    """Of 20 steps on the digits, every tenth with a smaller batch."""
+    kept = Losses()
+    digits = DigitsDataModule(batch_size=32, train_fraction=0.25, **data)  # 314 images: ten batches, the last of 26
+    run = trainer(max_epochs=2, callbacks=[kept], limit_val_batches=2, precision=precision, num_sanity_val_steps=0)
+    run.fit(module, datamodule=digits)
+    assert len(kept.found) == 20
+    return kept.found
+
+
+def student(**options: Any) -> StudentModule:
+    torch.manual_seed(0)
+    teacher = with_statistics(create_network("resnet8", 10))
+    return StudentModule(create_network("resnet8", 10), teacher, num_classes=10, lr=1e-4, **options)
+
+
+@pytest.fixture
+def winograd_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """An entry for each convolution by Winograd's algorithm, which small images are worth too."""
+    called: list[int] = []
+    monkeypatch.setattr(layers, "conv3x3", lambda *given: called.append(1) or conv3x3(*given))
+    monkeypatch.setattr(layers, "LEAST_WORK", 0)
+    monkeypatch.setattr(layers, "LEAST_TILES", 0)
+    return called
+
+
+# At a learning rate of training any rounding, even in float64, grows tenfold every few steps: hence a small one.
+@pytest.mark.parametrize(("precision", "bound"), [("64-true", 1e-9), ("32-true", 1e-4)])
+@pytest.mark.parametrize("kind", MODULES)
+def test_a_fast_fit_equals_a_plain_one(kind: str, precision: str, bound: float, winograd_calls: list[int]) -> None:
+    def module(fast: bool) -> HSAKDModule:
+        return student(fast=fast) if kind == "student" else make(kind, num_classes=10, lr=1e-4, fast=fast)
+
+    plain = losses_of(module(fast=False), precision)
+    assert not winograd_calls
+    assert losses_of(module(fast=True), precision) == pytest.approx(plain, rel=bound)
+    assert bool(winograd_calls) == (precision == "32-true" and library() is not None)
+
+
+@pytest.mark.slow
+def test_so_it_does_with_a_trained_teacher_on_real_images(
+    cifar_mini: Path, teacher_file: Path, winograd_calls: list[int]
+) -> None:
+    def losses(fast: bool) -> list[float]:
+        pl.seed_everything(0)
+        kept, data = Losses(), CIFAR100DataModule(cifar_mini, batch_size=4)
+        module = StudentModule("wrn_16_2", "wrn_40_2", teacher_weights=str(teacher_file), lr=1e-4, fast=fast)
+        trainer(limit_train_batches=20, limit_val_batches=0, callbacks=[kept]).fit(module, datamodule=data)
+        return kept.found
+
+    assert len(fast := losses(fast=True)) == 20 and winograd_calls
+    assert fast == pytest.approx(losses(fast=False), rel=1e-4)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_deterministic_is_honoured(winograd_calls: list[int]) -> None:
+    """Twice the same, bit by bit, and without what sums in an order that depends on the number of threads."""
+    found = []
+    for _ in range(2):
+        kept, module = Losses(), student()
+        run = trainer(limit_train_batches=3, limit_val_batches=1, callbacks=[kept, Parts()], deterministic=True)
+        try:
+            run.fit(module, datamodule=DigitsDataModule(batch_size=32))
+        finally:
+            torch.use_deterministic_algorithms(False)
+        found.append(kept.found)
+    assert found[0] == found[1] and not winograd_calls
+
+
+class Parts(pl.Callback):
+    """Looks whether the teacher takes the images as a whole."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: HSAKDModule, *_: Any) -> None:
+        assert module.frozen[0].stand_in.pool is None and not module.frozen[0].stand_in.parts
+
+
+def layers_by_winograd(network: nn.Module) -> list[nn.Module]:
+    return [layer for layer in network.modules() if "_conv_forward" in vars(layer)]
+
+
+@needs_kernel
+@pytest.mark.parametrize("kind", ["student", "teacher", "mutual", "baseline"])
+def test_a_fit_on_a_cpu_uses_winograds_algorithm_and_only_a_fit(kind: str) -> None:
+    class Found(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, module: HSAKDModule, *_: Any) -> None:
+            inside.append(len(layers_by_winograd(module)))
+            inside.extend(len(layers_by_winograd(frozen.stand_in.network)) for frozen in module.frozen)
+
+    inside: list[int] = []
+    module = make(kind, num_classes=10)
+    trainer(limit_train_batches=1, limit_val_batches=0, callbacks=[Found()]).fit(module, DigitsDataModule())
+    assert len(inside) == (2 if kind == "student" else 1) and all(inside) and not layers_by_winograd(module)
+
+
+class Halt(pl.Callback):
+    """Ends a fit by an exception in a hook."""
+
+    def __init__(self, hook: str, exception: BaseException) -> None:
+        def halt(*_: Any, **__: Any) -> None:
+            raise exception
+
+        setattr(self, hook, halt)
+
+
+def snapshot(module: HSAKDModule) -> dict[str, Any]:
+    """All that a fit might leave behind: attributes of layers, memory formats, hooks, settings of the process."""
+    found: dict[str, Any] = {}
+    parts = {"": module, **{f"frozen{k}.": frozen.network for k, frozen in enumerate(module.frozen)}}
+    for prefix, part in parts.items():
+        for name, layer in part.named_modules():
+            public = (key for key in vars(layer) if layer is not module or not key.startswith("_"))  # Lightning's own
+            found[f"{prefix}{name}"] = type(layer), sorted(public), layer.forward.__func__
+            found |= {f"{prefix}{name}.{key}": tensor.stride() for key, tensor in layer.named_parameters(recurse=False)}
+    found |= {f"stand-in {k}": frozen.stand_in for k, frozen in enumerate(module.frozen)}
+    found["threads"] = torch.get_num_threads(), sorted(thread.name for thread in threading.enumerate())
+    found["process"] = torch.backends.cudnn.benchmark, torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+    found["globals"] = len(torch.serialization.get_safe_globals())
+    return found
+
+
+ENDS: dict[str, tuple[str, BaseException] | None] = {
+    "its end": None,
+    "an exception": ("on_train_batch_end", RuntimeError("stop")),
+    "an exception in validation": ("on_validation_batch_end", RuntimeError("stop")),
+    "an exception at the start": ("on_train_start", RuntimeError("stop")),
+    "an exception before it": ("on_fit_start", RuntimeError("stop")),
+    "Ctrl-C": ("on_train_batch_end", KeyboardInterrupt()),
+}
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("end", ENDS)
+def test_nothing_outlasts_a_fit(end: str, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, options, dynamic: function)
+    module = student(compile=compiled)
+    trainer(limit_train_batches=1, limit_val_batches=1).fit(module, DigitsDataModule())  # Lightning's own attributes
+    before, environment = snapshot(module), dict(os.environ)
+    how = ENDS[end]
+    run = trainer(limit_train_batches=2, limit_val_batches=1, callbacks=[Halt(*how)] if how else [])
+    if how is None:
+        run.fit(module, DigitsDataModule())
+    else:
+        with pytest.raises((RuntimeError, SystemExit)):
+            run.fit(module, DigitsDataModule())
+    assert snapshot(module) == before
+    assert dict(os.environ) == environment
+
+
+@pytest.mark.parametrize("end", ["an exception", "Ctrl-C"])
+def test_a_student_learns_from_the_teacher_as_it_is_after_an_interruption(end: str) -> None:
+    module = make("student", num_classes=4)
+    with pytest.raises((RuntimeError, SystemExit)):
+        trainer(callbacks=[Halt(*ENDS[end])]).fit(module, loader())
+    with torch.no_grad():
+        for parameter in module.teacher.parameters():
+            parameter.zero_()
+    assert module.teacher(BATCH[0]).logits.eq(0).all()
+    uniform = kd_to_uniform(module)
+    torch.testing.assert_close(module.losses(BATCH)["loss_kd"], uniform)
+
+
+def kd_to_uniform(module: HSAKDModule) -> Tensor:
+    """KD of the class logits to a teacher that finds all classes alike."""
+    module.eval()
+    logits = module.network(module.network.transforms(BATCH[0])).logits / 3
+    return 9 * (-math.log(4) - logits.log_softmax(1).mean(1)).mean()
+
+
+def test_a_copy_of_a_module_in_a_fit_has_a_teacher_of_its_own() -> None:
+    class Copy(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, module: HSAKDModule, *_: Any) -> None:
+            module.trainer = None
+            copies.append(copy.deepcopy(module))
+            module.trainer = trainer
+
+    copies: list[Any] = []
+    module = make("student", num_classes=4)
+    trainer(limit_train_batches=1, callbacks=[Copy()]).fit(module, loader())
+    assert copies[0].teacher.stand_in is None and copies[0].teacher.network is not module.teacher.network
+    assert copies[0].frozen[0] is copies[0].teacher
+
+
+@pytest.mark.slow
+def test_bf16_learns_as_float32_does(cifar_mini: Path) -> None:
+    """Over 32 steps on real images its losses are nearer to float32's than three seeds of float32 are to each other."""
+
+    def curve(seed: int, precision: str) -> Tensor:
+        pl.seed_everything(seed)
+        kept, data = Losses(), CIFAR100DataModule(cifar_mini, batch_size=16)
+        teacher = with_statistics(create_network("resnet8", 100))
+        module = StudentModule("resnet8", teacher, lr=0.01)
+        options = {"limit_train_batches": 32, "limit_val_batches": 0, "precision": precision}
+        trainer(callbacks=[kept], **options).fit(module, datamodule=data)
+        return torch.tensor(kept.found).view(4, 8).mean(1)
+
+    seeds = torch.stack([curve(seed, "32-true") for seed in range(3)])
+    spread = seeds.max(0).values - seeds.min(0).values
+    deviation = (curve(0, "bf16-mixed") - seeds[0]).abs()
+    assert (deviation < spread).all(), (deviation, spread)
+    assert (seeds[:, -1] < seeds[:, 0]).all()
+
+
+COMPILE = torch.compile
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "backend"),
+    [("student", "inductor"), *((kind, "aot_eager") for kind in ("teacher", "mutual", "probe", "baseline"))],
+)
+def test_compiled_equals_eager(kind: str, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one graph for one batch size; ``aot_eager`` is the compiler without its code generator."""
+
+    def compiler(function: Callable[..., Any], options: dict[str, Any], dynamic: bool) -> Callable[..., Any]:
+        return COMPILE(function, backend=backend, dynamic=dynamic)
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(torch, "compile", compiler)
+
+    def module(**options: Any) -> HSAKDModule:
+        return student(**options) if kind == "student" else make(kind, num_classes=10, lr=1e-4, **options)
+
+    eager = losses_of(module())
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    assert losses_of(module(compile=True)) == pytest.approx(eager, rel=1e-9)
+    counters = torch._dynamo.utils.counters
+    assert not counters["graph_break"]
+    assert counters["stats"]["unique_graphs"] == 1 + (2 if kind == "mutual" else 1)  # the step; a validation a network
+
+
+@pytest.mark.parametrize(
+    ("sizes", "compiled"),
+    [
+        ([32, 32, 32, 26, 32], [32, 32, 32]),
+        ([26, 32, 32, 32, 26], [32, 32]),  # resumed at the last batch of an epoch
+        ([26, 32, 26, 32, 26], [32]),
+        ([8, 8, 32, 32, 8], [8, 32]),
+        ([32], []),
+    ],
+)
+def test_the_largest_batch_is_compiled_once_it_comes_again(
+    sizes: list[int], compiled: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def compiler(function: Callable[..., Any], options: dict[str, Any], dynamic: bool) -> Callable[..., Any]:
+        return lambda batch: seen.append(len(batch[0])) or function(batch)
+
+    monkeypatch.setattr(torch, "compile", compiler)
+
+    def losses(batch: tuple[Tensor, Tensor]) -> int:
+        return len(batch[1])
+
+    function = Compiled(losses, {"triton.cudagraphs": False})
+    assert [function((torch.zeros(size, 3), torch.zeros(size))) for size in sizes] == sizes
+    assert seen == compiled
+
+
+def test_options_of_the_code_generator(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, Any]] = []
+    monkeypatch.setattr(torch, "compile", lambda function, options, dynamic: given.append(options) or function)
+    run = {"limit_train_batches": 1, "limit_val_batches": 1, "num_sanity_val_steps": 0}
+    trainer(**run).fit(student(compile={"shape_padding": False}), DigitsDataModule())
+    assert given == 2 * [{"triton.cudagraphs": False, "shape_padding": False}]
+    assert torch._inductor.list_mode_options("reduce-overhead") == {"triton.cudagraphs": True}
+    monkeypatch.undo()
+    with pytest.raises(UsageError, match=r"compile: settings that .*: Unexpected optimization option faster$"):
+        trainer(**run).fit(student(compile={"faster": True}), DigitsDataModule())
+
+
+def test_validation_in_a_fit_makes_no_tensors_of_inference_mode() -> None:
+    """With which CUDA graphs do not go together."""
+
+    class Look(pl.Callback):
+        def on_validation_batch_start(self, *_: Any) -> None:
+            modes.append((torch.is_inference_mode_enabled(), torch.is_grad_enabled()))
+
+    modes: list[tuple[bool, bool]] = []
+    run = trainer(limit_train_batches=1, limit_val_batches=1, num_sanity_val_steps=1, callbacks=[Look()])
+    run.fit(student(), DigitsDataModule())
+    assert modes == [(False, False), (False, False)]
