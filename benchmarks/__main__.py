@@ -1,100 +1,166 @@
 """How fast training is on this machine, beside a plain PyTorch loop that is measured in the same process.
 
-Each loop's numbers, with settings and versions, go into a JSON file; tables go to the terminal.
+Each loop's numbers, with versions and commit, go into a JSON file; tables go to the terminal.
 """
 
 import argparse
-import dataclasses
 import json
 import logging
+import re
 import sys
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.table import Table
 
-from benchmarks.breakdown import breakdown
-from benchmarks.cases import FORMS, NAMED, find
-from benchmarks.compare import compare
-from benchmarks.growth import growth
-from benchmarks.inputs import limit
-from benchmarks.report import environment, show_breakdown, show_comparison, show_growth, show_limit
-from benchmarks.settings import Settings
+from benchmarks.cases import FORMS, NAMED, Case, find
+from benchmarks.loops import BareLoop, Phases, SyntheticDataModule, WithAttention, fit
+from benchmarks.measuring import COUNTED_STEPS, Measurement, drive, environment
+from benchmarks.plain import PlainLoop
 from hsakd_pl.errors import UsageError
+
+LOOPS = {"plain": "plain PyTorch", "step": "bare loop", "fit": "main.py fit", "added": "bare loop, a term more"}
+RESULTS = Path(__file__).parent / "results"
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Describe the command line."""
     options = argparse.ArgumentParser(
         "python -m benchmarks", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    default = NAMED[0].name
-    forms = ", ".join(FORMS.values())
-    options.add_argument("cases", nargs="*", default=[default], help=f"{forms}; all: those of the paper")
+    options.add_argument("cases", nargs="*", default=[NAMED[0].name], help=f"{FORMS}; all: those of the paper")
     options.add_argument("--list", action="store_true", help="print the paper's cases and stop")
     modes = options.add_mutually_exclusive_group()
-    modes.add_argument("--profile", action="store_true", help="where a step's time goes, instead of how long it takes")
-    modes.add_argument("--epochs", type=int, help="fit so many epochs of --steps batches: is the last like the second?")
-    modes.add_argument("--input", metavar="FOLDER", help="ImageNet's class folders: does the loader or the step limit?")
-    options.add_argument("--workers", type=int, help="decoding processes of --input; by default what a fit would take")
-    options.add_argument("--decode-on-device", action="store_true", help="for --input: its workers only read")
+    modes.add_argument("--profile", action="store_true", help="where a step's time goes, by torch.profiler")
+    modes.add_argument("--added-term", action="store_true", help="what a loss term more costs a student")
     options.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    options.add_argument("--batch-size", type=int, default=Settings.batch_size)
-    options.add_argument("--steps", type=int, default=Settings.steps, help="timed steps of a block")
-    options.add_argument("--warmup", type=int, default=Settings.warmup, help="steps before, after the first")
-    options.add_argument("--blocks", type=int, default=Settings.blocks, help="how often the loops take turns")
+    options.add_argument("--batch-size", type=int, default=64)
+    options.add_argument("--steps", type=int, default=20, help="timed steps of a block")
+    options.add_argument("--warmup", type=int, default=10, help="steps before, after the first")
+    options.add_argument("--blocks", type=int, default=3, help="how often the loops take turns")
     options.add_argument("--precision", choices=("32-true", "bf16-mixed"), help="of ours; the plain loop keeps fp32")
     options.add_argument("--compile", action="store_true", help="compile=True for our modules")
-    options.add_argument("--compile-options", type=json.loads, metavar="JSON", help="compile_options for our modules")
-    options.add_argument("--data", metavar="ROOT", help="folder of CIFAR-100; by default noise of the same form")
-    options.add_argument("--images", type=int, default=Settings.images, help="of that noise")
+    options.add_argument("--images", type=int, default=50_000, help="of noise in the form of CIFAR-100")
     options.add_argument("--out", type=Path, default=Path("results.json"), help="JSON file")
+    options.add_argument("--store", action="store_true", help="keep the numbers in benchmarks/results, too")
     return options
 
 
-def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Do what the command line asks for, one case after the other; returns what goes into the file."""
-    names = [field.name for field in dataclasses.fields(Settings)]
-    settings = Settings(**{name: getattr(args, name) for name in names})
-    if min(settings.batch_size, settings.steps, settings.blocks) < 1 or settings.warmup < 0:
+def loops(case: Case, options: argparse.Namespace) -> dict[str, tuple[Measurement, PlainLoop | BareLoop]]:
+    """Make the loops that take turns, each measured from before it is built, and warm them up."""
+    if options.added_term and case.method != "student":
+        raise UsageError(f"--added-term is measured on a student, not on {case.name}")
+    device, data = torch.device(options.device), SyntheticDataModule(options.images, options.batch_size)
+    data.setup("fit")
+    made: dict[str, Any] = {"compile": options.compile, "num_classes": data.num_classes}
+    makers: dict[str, Callable[[], PlainLoop | BareLoop]] = {
+        "plain": lambda: PlainLoop(case, data, device),
+        "step": lambda: BareLoop(case.module(**made), data, options),
+        "added": lambda: BareLoop(WithAttention(**case.arguments, **made), data, options),
+    }
+    found = {}
+    for name in ("step", "added") if options.added_term else ("plain", "step"):
+        found[name] = (Measurement(device, options.batch_size), makers[name]())
+        drive(found[name][0].opening(options.warmup), found[name][1].step)
+    return found
+
+
+def compare(case: Case, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure a case: a summary of each loop, and how many times as fast as the first the others are."""
+    asked = 1 + options.warmup + COUNTED_STEPS + options.blocks * options.steps
+    if asked > (full := options.images // options.batch_size):
+        raise UsageError(f"{asked} steps are asked for, an epoch has {full}: lower --steps, --blocks or --batch-size")
+    turns, whole = loops(case, options), Measurement(torch.device(options.device), options.batch_size)
+
+    def phases(fitting: bool) -> Iterator[None]:
+        yield from whole.opening(options.warmup) if fitting else ()
+        for _ in range(options.blocks):
+            for measurement, loop in turns.values():
+                drive(measurement.block(options.steps), loop.step)
+            yield from whole.block(options.steps) if fitting else ()
+
+    if options.added_term:
+        list(phases(fitting=False))
+    else:
+        fit(case, options, Phases(phases(fitting=True)))
+    results = {name: measurement.summary() for name, (measurement, _) in turns.items()}
+    results |= {} if options.added_term else {"fit": whole.summary()}
+    first = next(iter(results.values()))["ms_per_step"]
+    return {name: {**found, "times_as_fast": first / found["ms_per_step"]} for name, found in results.items()}
+
+
+def profile(case: Case, options: argparse.Namespace) -> None:
+    """Print where the time of ``options.steps`` steps goes, in PyTorch's own table, for each loop."""
+    for name, (_, loop) in loops(case, options).items():
+        with torch.profiler.profile() as profiler:
+            for _ in range(options.steps):
+                loop.step()
+        key = "self_device_time_total" if options.device == "cuda" else "self_cpu_time_total"
+        print(f"{case.name}: {LOOPS[name]}", profiler.key_averages().table(sort_by=key, row_limit=25), sep="\n")
+
+
+def show(case: str, results: dict[str, Any]) -> None:
+    """Print a case's numbers, a row a loop."""
+    columns = ("loop", "ms a step", "quartiles", "images/s", "peak MiB", "syncs", "first step, s", "times as fast")
+    table = Table(*columns)
+    for name, found in results.items():
+        low, _, high = found["ms_quartiles"]
+        peak, syncs = found["peak_memory_bytes"], found["host_syncs_per_step"]
+        numbers = [f"{found['ms_per_step']:,.1f}", f"{low:,.1f}-{high:,.1f}", f"{found['images_per_second']:,.1f}"]
+        numbers += ["-" if peak is None else f"{peak / 2**20:,.0f}", "-" if syncs is None else f"{syncs:.1f}"]
+        table.add_row(LOOPS[name], *numbers, f"{found['first_step_seconds']:.1f}", f"{found['times_as_fast']:.2f}")
+    Console(width=110).print(case, table, sep="\n")
+
+
+def store(results: dict[str, Any]) -> Path:
+    """Keep the numbers, without those of single steps, in the device's file; a case replaces what it had there."""
+    path = RESULTS / f"{re.sub('[^a-z0-9]+', '-', results['environment']['device'].lower())}.json"
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    for case, found in results["cases"].items():
+        numbers = {loop: {key: of[key] for key in of if key != "step_ms"} for loop, of in found.items()}
+        kept[f"{case} {results['options']}"] = {**numbers, "environment": results["environment"]}
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(dict(sorted(kept.items())), indent=1) + "\n")
+    return path
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Do what the command line asks for, one case after the other."""
+    if min(options.batch_size, options.steps, options.blocks) < 1 or options.warmup < 0:
         raise UsageError("--batch-size, --steps and --blocks must be at least 1, --warmup at least 0")
-    cases = NAMED if args.cases == ["all"] else tuple(find(name) for name in args.cases)
-    results = {"settings": dataclasses.asdict(settings), "environment": environment(settings.torch_device)}
-    if args.input is not None:
-        results["input"] = limit(settings, args.input, args.workers, args.decode_on_device)
-        show_limit(results["input"])
-        return results
-    mode = "profiles" if args.profile else "cases" if args.epochs is None else "growth"
-    results[mode] = {}
-    for case in cases:
-        if args.profile:
-            results[mode][case.name] = breakdown(case, settings)
-            show_breakdown(case.name, results[mode][case.name])
-        elif args.epochs is not None:
-            results[mode][case.name] = growth(case, settings, args.epochs)
-            show_growth(case.name, results[mode][case.name])
-        else:
-            results[mode][case.name] = compare(case, settings)
-            show_comparison(case.name, results[mode][case.name])
-        args.out.write_text(json.dumps(results, indent=1))  # after every case: a long run may be cut short
-    return results
+    told = [f"batch {options.batch_size}", options.precision, "compiled" if options.compile else None]
+    results: dict[str, Any] = {
+        "options": ", ".join([*filter(None, told), *(["added term"] if options.added_term else [])]),
+        "environment": environment(torch.device(options.device)),
+        "cases": {},
+    }
+    for case in NAMED if options.cases == ["all"] else tuple(find(name) for name in options.cases):
+        if options.profile:
+            profile(case, options)
+            continue
+        results["cases"][case.name] = compare(case, options)
+        show(case.name, results["cases"][case.name])
+        options.out.write_text(json.dumps(results, indent=1))  # after every case: a long run may be cut short
+        print(f"{options.out}: the numbers in full", *([f"{store(results)}: kept"] if options.store else []), sep="\n")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; a user's mistake ends it with status 2."""
-    args = parser().parse_args(arguments)
-    if args.list:
+    options = parser().parse_args(arguments)
+    if options.list:
         print("\n".join(case.name for case in NAMED))
         return
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     try:
-        args.out.write_text(json.dumps(measure(args), indent=1))
+        measure(options)
     except (UsageError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    print(f"{args.out}: the numbers in full")
 
 
 if __name__ == "__main__":

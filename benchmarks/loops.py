@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import tempfile
+from argparse import Namespace
 from collections.abc import Iterator
 from itertools import cycle, islice
 from pathlib import Path
@@ -11,50 +12,72 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from hsakd_pl.runs.cli import HSAKDCLI
+from torch import Tensor
+from torch.nn.functional import normalize
 
 from benchmarks.cases import Case
-from benchmarks.settings import Settings
-from hsakd_pl import HSAKDModule
-from hsakd_pl.cli import HSAKDCLI
-from hsakd_pl.data import ImageDataModule
+from hsakd_pl import CIFAR100DataModule, HSAKDModule, StudentModule
+from hsakd_pl.data import ImageDataModule, Split
 
 RESIDENT_BATCHES = 8  # that the bare loop has on the device and goes through in turn
+
+
+class SyntheticDataModule(CIFAR100DataModule):
+    """Noise in 100 classes, so many ``images``, augmented, batched and normalised as CIFAR-100 is."""
+
+    num_classes = 100
+
+    def __init__(self, images: int = 50_000, batch_size: int = 64) -> None:
+        super().__init__("/nowhere", batch_size=batch_size)
+        self.images = images
+
+    def read(self, train: bool) -> Split:
+        count, generator = self.images if train else max(1, self.images // 100), torch.Generator().manual_seed(train)
+        images = torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
+        return Split(images, torch.randint(self.num_classes, (count,), generator=generator))
+
+
+class WithAttention(StudentModule):
+    """HSAKD and a term on the feature maps (attention transfer), to see what an added term costs."""
+
+    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
+        maps = ([normalize(each.square().mean(1).flatten(1)) for each in of.features] for of in (learnt, taught))
+        distances = [(ours - theirs).square().sum(1).mean() for ours, theirs in zip(*maps, strict=True)]
+        return super().terms(learnt, taught, labels) | {"loss_attention": torch.stack(distances).sum()}
+
+
+def trainer_config(options: Namespace) -> dict[str, Any]:
+    """Give the trainer's arguments that differ from the defaults of ``python main.py fit``."""
+    precision = {"precision": options.precision} if options.precision else {}
+    return {"accelerator": {"cuda": "gpu"}.get(options.device, options.device), "devices": 1, **precision}
 
 
 class BareLoop:
     """A module as Lightning prepares it, trained without a trainer on batches that lie on the device."""
 
-    def __init__(self, case: Case, data: ImageDataModule, settings: Settings) -> None:
-        self.device, self.autocast = settings.torch_device, settings.autocast
-        self.module = prepared(case.module(num_classes=data.num_classes, **settings.module_options), settings)
-        self.optimizer = self.module.configure_optimizers()["optimizer"]
-        loader = islice(data.train_dataloader(), RESIDENT_BATCHES)
-        on_device = [(images.to(self.device), torch.as_tensor(labels).to(self.device)) for images, labels in loader]
+    def __init__(self, module: HSAKDModule, data: ImageDataModule, options: Namespace) -> None:
+        self.device, self.half = torch.device(options.device), options.precision == "bf16-mixed"
+        self.module = module
+        trainer = pl.Trainer(logger=False, enable_checkpointing=False, benchmark=True, **trainer_config(options))
+        callbacks = module.configure_callbacks()
+        for callback in callbacks:
+            callback.setup(trainer, module, "fit")
+        module.to(self.device).train()
+        for callback in callbacks:
+            callback.on_fit_start(trainer, module)
+        self.optimizer = module.configure_optimizers()["optimizer"]
+        batches = islice(data.train_dataloader(), RESIDENT_BATCHES)
+        on_device = [(images.to(self.device), torch.as_tensor(labels).to(self.device)) for images, labels in batches]
         self.batches = cycle([data.on_after_batch_transfer(batch, 0) for batch in on_device])
 
     def step(self) -> None:
-        """One batch, as Lightning's loop treats it."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+        """Train on one batch, as Lightning's loop treats it."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             loss = self.module.training_step(next(self.batches), 0)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-
-
-def prepared(module: HSAKDModule, settings: Settings) -> HSAKDModule:
-    """The module on its device, in training mode, after the hooks that come before a fit's first step."""
-    module.trainer = pl.Trainer(
-        benchmark=True,  # cuDNN's, as in a fit
-        logger=False,
-        enable_checkpointing=False,
-        **settings.trainer_config,
-    )
-    module.setup("fit")
-    module.to(settings.torch_device)
-    module.on_fit_start()
-    module.trainer, module.means = None, {}  # nobody to log to
-    module.train()
-    return module
 
 
 class Phases(pl.Callback):
@@ -71,38 +94,23 @@ class Phases(pl.Callback):
             trainer.should_stop = True
 
 
-class FitWith(HSAKDCLI):
-    """The command line, with one more callback."""
+def fit(case: Case, options: Namespace, callback: pl.Callback) -> None:
+    """Train as ``python main.py fit`` does, in a folder that is then removed; a single batch is validated."""
 
-    def __init__(self, callback: pl.Callback, args: list[str]) -> None:
-        self.callback = callback
-        super().__init__(
-            HSAKDModule,
-            ImageDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            seed_everything_default=0,
-            args=args,
-        )
+    class FitWith(HSAKDCLI):
+        def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+            made = super().instantiate_trainer(**kwargs)
+            made.callbacks.append(callback)  # type: ignore[attr-defined]  # set without a declaration
+            return made
 
-    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        trainer = super().instantiate_trainer(**kwargs)
-        trainer.callbacks.append(self.callback)  # type: ignore[attr-defined]  # set without a declaration
-        return trainer
-
-
-def fit(case: Case, settings: Settings, callback: pl.Callback, **trainer: Any) -> None:
-    """Train as ``python main.py fit`` does, logs and checkpoints in a folder that is then removed.
-
-    What the fit prints goes nowhere; a single batch is validated, since validation is no part of a step.
-    """
+    arguments = {"images": options.images, "batch_size": options.batch_size}
     with tempfile.TemporaryDirectory() as folder:
         config = {
-            "model": case.config(**settings.module_options),
-            "data": settings.data_config,
-            "trainer": {**settings.trainer_config, "limit_val_batches": 1, "default_root_dir": folder, **trainer},
+            "model": case.config(compile=options.compile),
+            "data": {"class_path": "benchmarks.loops.SyntheticDataModule", "init_args": arguments},
+            "trainer": {**trainer_config(options), "limit_val_batches": 1, "default_root_dir": folder},
         }
         file = Path(folder, "config.json")
         file.write_text(json.dumps(config))
         with contextlib.redirect_stdout(io.StringIO()):
-            FitWith(callback, ["fit", "--config", str(file)])
+            FitWith(args=["fit", "--config", str(file)])

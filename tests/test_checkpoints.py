@@ -3,12 +3,13 @@
 import hashlib
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from small import BATCH, MODULES, loader, make, trainer
 
-from hsakd_pl import HSAKDModule, StudentModule, create_network
+from hsakd_pl import FLIPS, HSAKDModule, StudentModule, TeacherModule, create_network
 from hsakd_pl.errors import UsageError
 
 
@@ -39,6 +40,48 @@ def test_a_checkpoint_pins_the_teachers_weights(tmp_path: Path) -> None:
     again = StudentModule.load_from_checkpoint(path)
     with pytest.raises(UsageError, match=rf"{weights} has sha256 .* teacher_sha256 asks for {digest}"):
         trainer(tmp_path).fit(again, loader())
+
+
+def other_weights(path: Path) -> dict[str, str]:
+    torch.save(create_network("resnet14", 4).state_dict(), path)
+    return {"teacher_weights": str(path)}
+
+
+@pytest.mark.parametrize("teacher", ["another file", "another network", "none"])
+def test_a_resumed_fit_refuses_another_teacher(tmp_path: Path, teacher: str) -> None:
+    first = other_weights(tmp_path / "teacher.pth")
+    trainer(tmp_path).fit(make("student", **first), loader())
+    last, digest = tmp_path / "last.ckpt", hashlib.sha256((tmp_path / "teacher.pth").read_bytes()).hexdigest()
+    options: dict[str, Any] = {
+        "another file": other_weights(tmp_path / "other.pth"),
+        "another network": {"teacher": create_network("resnet14", 4)},
+        "none": {},
+    }[teacher]
+    with pytest.raises(
+        UsageError, match=rf"teacher_sha256 asks for {digest}: name the teacher that the run began with"
+    ):
+        trainer(tmp_path, max_epochs=2).fit(make("student", **options), loader(), ckpt_path=last)
+    (tmp_path / "teacher.pth").rename(tmp_path / "moved.pth")
+    moved = make("student", teacher_weights=str(tmp_path / "moved.pth"))
+    trainer(max_epochs=2).fit(moved, loader(), ckpt_path=last)
+    trainer().validate(make("student", **options), loader(), ckpt_path=last, verbose=False)  # asks no teacher
+
+
+def test_another_teacher_can_be_insisted_on(tmp_path: Path) -> None:
+    trainer(tmp_path).fit(make("student", **other_weights(tmp_path / "teacher.pth")), loader())
+    other = other_weights(tmp_path / "other.pth")
+    digest = hashlib.sha256((tmp_path / "other.pth").read_bytes()).hexdigest()
+    run, module = trainer(tmp_path, max_epochs=2), make("student", **other, teacher_sha256=digest)
+    run.fit(module, loader(), ckpt_path=tmp_path / "last.ckpt")
+    assert run.current_epoch == 2 and module.hparams["teacher_sha256"] == digest
+
+
+def test_a_checkpoint_of_other_transforms_is_refused(tmp_path: Path) -> None:
+    trainer(tmp_path).fit(make("teacher", transforms="flips*flips"), loader())
+    last = tmp_path / "last.ckpt"
+    assert TeacherModule.load_from_checkpoint(last).network.transforms == FLIPS * FLIPS
+    with pytest.raises(UsageError, match=r"was trained with the transforms \['4 flips\*flips'\], not \['4 rotations'\]"):
+        TeacherModule.load_from_checkpoint(last, transforms=None)
 
 
 @pytest.fixture(params=["cpu", "gpu"])

@@ -1,4 +1,4 @@
-"""A schedule of the user's in place of the recipe's: its rates, what a checkpoint keeps of it, and its class path."""
+"""The optimizer and the schedule of a user in place of the recipe's, in Python, in checkpoints and by class path."""
 
 import csv
 import math
@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning import cli
 from small import MODULES, loader, make, run, trainer
+from torch.optim import AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
 
 from hsakd_pl import BaselineModule
@@ -70,6 +71,31 @@ def test_a_schedule_may_watch_a_metric(schedule: Any, metric: str, monkeypatch: 
 def test_it_replaces_the_warm_up() -> None:
     with pytest.raises(UsageError, match=r"warmup_epochs is 2: lr_scheduler replaces the warm-up"):
         make("baseline", lr_scheduler=partial(CosineAnnealingLR, T_max=4), warmup_epochs=2)
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_an_optimizer_of_the_users(tmp_path: Path, kind: str) -> None:
+    make_optimizer, recorder = partial(AdamW, lr=0.002, weight_decay=0.0), Rates()
+    module = make(kind, optimizer=make_optimizer, lr_scheduler=partial(CosineAnnealingLR, T_max=4))
+    run = trainer(tmp_path, max_epochs=2, callbacks=[recorder])
+    run.fit(module, loader())
+    (optimizer,) = run.optimizers
+    assert type(optimizer) is AdamW
+    assert recorder.rates[::2] == pytest.approx([0.002, 0.002 * (1 + math.cos(math.pi / 4)) / 2])
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)["hyper_parameters"]
+    assert not {"optimizer", "lr", "momentum", "nesterov", "weight_decay"} & set(saved)  # none took effect
+    again = type(module).load_from_checkpoint(tmp_path / "last.ckpt", optimizer=make_optimizer)
+    assert type(again.configure_optimizers()["optimizer"]) is AdamW
+
+
+def test_an_optimizer_by_class_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["main.py"])
+    adam = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.002}}
+    folder = run("fit", model={"init_args": {"optimizer": adam, "milestones": [1]}}, trainer={"max_epochs": 2})
+    with (folder / "logs/version_0/metrics.csv").open() as file:
+        rates = [float(row["lr-AdamW"]) for row in csv.DictReader(file) if row["lr-AdamW"]]
+    assert rates == pytest.approx([0.002, 0.0002])
 
 
 def logged_rates(folder: Path, version: int) -> list[float]:

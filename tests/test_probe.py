@@ -1,4 +1,4 @@
-"""The linear probe: every network, from every kind of file; cached features; nearest neighbours."""
+"""The linear probe: every network, from every kind of file; on features as on images; nearest neighbours."""
 
 import gc
 import sys
@@ -13,6 +13,7 @@ from small import loader, run, trainer
 
 from hsakd_pl import (
     DigitsDataModule,
+    FeatureDataModule,
     LinearProbeModule,
     STL10DataModule,
     create_network,
@@ -77,14 +78,13 @@ def test_starts_from_a_students_checkpoint_or_published_weights(
         torch.testing.assert_close(module.frozen[0].stages.state_dict(), expected, rtol=0, atol=0)
 
 
-def test_cached_features_train_the_same_classifier(stl10: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[int] = []
+def test_features_train_the_same_classifier_as_images(stl10: Path) -> None:
     results = {}
     for cached in (False, True):
-        module = probe(cache_features=cached)
-        seen.clear()
-        module.frozen[0].register_forward_hook(lambda *_, seen=seen: seen.append(1))
-        data = STL10DataModule(stl10, batch_size=50, augment=False, num_workers=0)
+        module, seen = probe(), []
+        module.frozen[0].network.stem.register_forward_hook(lambda *_, seen=seen: seen.append(1))
+        data: Any = STL10DataModule(stl10, batch_size=50, augment=False, num_workers=0)
+        data = FeatureDataModule(data, module.encode) if cached else data
         metrics = fitted(data, module, num_sanity_val_steps=0)
         results[cached] = (len(seen), metrics, module.network.classifier.weight.detach())
     assert (results[False][0], results[True][0]) == (2 * (4 + 2), 4 + 2)  # every epoch, or once
@@ -92,12 +92,11 @@ def test_cached_features_train_the_same_classifier(stl10: Path, monkeypatch: pyt
     torch.testing.assert_close(results[True][2], results[False][2], rtol=1e-4, atol=1e-6)
 
 
-def test_images_come_back_after_a_run_on_cached_features(stl10: Path) -> None:
-    data, module = STL10DataModule(stl10, batch_size=50, augment=False, num_workers=0), probe(cache_features=True)
-    metrics = fitted(data, module)
-    assert data.splits["train"].images.shape == (200, 64)
-    (tested,) = trainer().test(module, datamodule=data, verbose=False)
-    assert data.splits["test"].images.shape == (100, 3, 96, 96)
+def test_a_probe_trained_on_features_is_tested_on_images(stl10: Path) -> None:
+    images, module = STL10DataModule(stl10, batch_size=50, augment=False, num_workers=0), probe(knn=5)
+    metrics = fitted(FeatureDataModule(images, module.encode), module)
+    assert images.splits["train"].images.shape == (200, 3, 96, 96) and metrics["val/knn_acc"] > 0.12
+    (tested,) = trainer().test(module, datamodule=images, verbose=False)
     assert tested["test/acc"] == pytest.approx(metrics["val/acc"])
 
 
@@ -109,7 +108,7 @@ def test_nearest_neighbours(stl10: Path) -> None:
     def features(name: str) -> torch.Tensor:
         images = data.test_transform(data.splits[name].images)
         with torch.no_grad():
-            return module.frozen[0].eval()(data.on_after_batch_transfer((images, None), 0)[0])
+            return module.frozen[0].network.eval()(data.on_after_batch_transfer((images, None), 0)[0])
 
     similar = torch.nn.functional.normalize(features("val")) @ torch.nn.functional.normalize(features("train")).T
     votes = data.splits["train"].targets[similar.topk(5).indices]
@@ -119,14 +118,18 @@ def test_nearest_neighbours(stl10: Path) -> None:
     assert metrics["val/knn_acc"] > 0.12  # chance is 0.1
 
 
-@pytest.mark.parametrize(
-    ("options", "data", "named"),
-    [
-        ({"cache_features": True}, DigitsDataModule(), "augment"),
-        ({"knn": 5}, None, "ImageDataModule"),
-    ],
-)
-def test_what_cannot_be_encoded(options: dict[str, Any], data: DigitsDataModule | None, named: str) -> None:
-    module = probe(**options)
-    with pytest.raises(UsageError, match=named):
-        trainer().fit(module, datamodule=data) if data else trainer().fit(module, loader(), loader())
+def test_neighbours_need_the_images() -> None:
+    with pytest.raises(UsageError, match=r"knn needs the images of an ImageDataModule"):
+        trainer().fit(probe(knn=5), loader(), loader())
+
+
+def test_a_probe_of_a_network_of_ones_own() -> None:
+    own = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.AdaptiveAvgPool2d(1))
+    own = torch.nn.Sequential(own, torch.nn.Flatten(), torch.nn.Linear(8, 7))
+    module = LinearProbeModule(own, num_classes=10, source_classes=7, lr=0.1)
+    before = {key: tensor.clone() for key, tensor in module.frozen[0].state_dict().items()}
+    fitted(DigitsDataModule(batch_size=64, train_fraction=0.1), module)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in module.frozen[0].state_dict().items())
+    assert [tuple(p.shape) for p in module.parameters() if p.requires_grad] == [(10, 8), (10,)]
+    with pytest.raises(UsageError, match="no linear layer that a probe could replace"):
+        LinearProbeModule(torch.nn.Flatten(), num_classes=10)

@@ -17,6 +17,7 @@ from hsakd_pl.modules.build import build_network, not_by_name
 from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.modules.optimization import OptimizerMaker, Scheduler
 from hsakd_pl.networks import Network
+from hsakd_pl.weights import describe
 
 
 class ProbeNetwork(Network):
@@ -30,7 +31,7 @@ class ProbeNetwork(Network):
         self.features = deepcopy(network)
         linears = [name for name, layer in self.features.named_modules() if isinstance(layer, nn.Linear)]
         if not linears:
-            raise UsageError(f"network: {type(network).__name__} has no linear layer that a probe could replace")
+            raise UsageError(f"network: {describe(network)} has no linear layer that a probe could replace")
         replaced = cast(nn.Linear, self.features.get_submodule(linears[-1]))
         self.features.set_submodule(linears[-1], nn.Identity())
         self.classifier = nn.Linear(replaced.in_features, num_classes, dtype=replaced.weight.dtype)
