@@ -44,7 +44,7 @@ $(PIP) uv && $(RUN) -m uv pip install --python $(RUN) -e '$(1)' || $(PIP) -e '$(
 endef
 
 $(VENV)/installed: setup.cfg pyproject.toml
-	$(call install,.)
+	$(call install,.[examples])
 	@touch $@
 
 $(VENV)/installed-test: setup.cfg pyproject.toml

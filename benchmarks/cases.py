@@ -29,18 +29,16 @@ class Case(NamedTuple):
         return f"{self.method}:{'-'.join(self.networks)}"
 
     @property
-    def recipe(self) -> dict[str, float]:
-        """``lr`` and ``weight_decay``: they do not change the speed, but keep the loss finite."""
-        if self.method == "probe":
-            return {"lr": 0.1, "weight_decay": 0.0}
-        return {"lr": 0.01 if self.networks[-1] in SMALL_LR else 0.05, "weight_decay": 5e-4}
+    def lr(self) -> float:
+        """Learning rate: it does not change the speed, but keeps the loss finite."""
+        return 0.01 if self.networks[-1] in SMALL_LR else 0.05
 
     @property
     def arguments(self) -> dict[str, Any]:
         """What the module takes, by the names of its options."""
         trained = self.networks[-1]
         networks = {"networks": [trained, trained]} if self.method == "mutual" else {"network": trained}
-        return {**networks, **self.recipe} | ({"teacher": self.networks[0]} if self.method == "student" else {})
+        return {**networks, "lr": self.lr} | ({"teacher": self.networks[0]} if self.method == "student" else {})
 
     def config(self, **options: Any) -> dict[str, Any]:
         """Give the case as a configuration of the command line has it under ``model``."""

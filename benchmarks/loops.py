@@ -12,13 +12,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from hsakd_pl.runs.cli import HSAKDCLI
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from benchmarks.cases import Case
 from hsakd_pl import CIFAR100DataModule, HSAKDModule, StudentModule
 from hsakd_pl.data import ImageDataModule, Split
+from hsakd_pl.runs.cli import HSAKDCLI
 
 RESIDENT_BATCHES = 8  # that the bare loop has on the device and goes through in turn
 
@@ -33,7 +33,8 @@ class SyntheticDataModule(CIFAR100DataModule):
         self.images = images
 
     def read(self, train: bool) -> Split:
-        count, generator = self.images if train else max(1, self.images // 100), torch.Generator().manual_seed(train)
+        generator = torch.Generator().manual_seed(int(train))
+        count = self.images if train else max(1, self.images // 100)
         images = torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
         return Split(images, torch.randint(self.num_classes, (count,), generator=generator))
 

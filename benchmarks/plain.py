@@ -123,7 +123,7 @@ class PlainLoop:
         self.device, self.loss = device, LOSSES[case.method]
         self.networks = tuple(network.to(device) for network in build(case, data.num_classes))
         trained = [each for network in self.networks for each in network.parameters() if each.requires_grad]
-        self.optimizer = torch.optim.SGD(trained, momentum=0.9, nesterov=True, **case.recipe)
+        self.optimizer = torch.optim.SGD(trained, case.lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
         pinned = device.type == "cuda"
         loader = DataLoader(OneByOne(data), data.batch_size, shuffle=True, num_workers=0, pin_memory=pinned)
         self.batches: Iterator[tuple[Tensor, Tensor]] = chain.from_iterable(repeat(loader))

@@ -80,7 +80,7 @@ def test_a_checkpoint_of_other_transforms_is_refused(tmp_path: Path) -> None:
     trainer(tmp_path).fit(make("teacher", transforms="flips*flips"), loader())
     last = tmp_path / "last.ckpt"
     assert TeacherModule.load_from_checkpoint(last).network.transforms == FLIPS * FLIPS
-    with pytest.raises(UsageError, match=r"was trained with the transforms \['4 flips\*flips'\], not \['4 rotations'\]"):
+    with pytest.raises(UsageError, match=r"transforms \['4 flips\*flips'\], not \['4 rotations'\]"):
         TeacherModule.load_from_checkpoint(last, transforms=None)
 
 

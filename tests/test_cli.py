@@ -1,6 +1,7 @@
 """The command line, end to end on the digits."""
 
 import csv
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,22 @@ import torch
 from PIL import Image
 from small import error_of, run
 
-from hsakd_pl import DigitsDataModule, StudentModule, create_network, load_weights
-from hsakd_pl.ops import rotate
+from hsakd_pl import (
+    BaselineModule,
+    CIFAR100DataModule,
+    DigitsDataModule,
+    ImageNetDataModule,
+    LinearProbeModule,
+    MutualModule,
+    STL10DataModule,
+    StudentModule,
+    TeacherModule,
+    TinyImageNetDataModule,
+    create_network,
+    load_weights,
+)
+from hsakd_pl.ops import ROTATIONS
+from hsakd_pl.runs.cli import main
 
 
 @pytest.fixture(autouse=True)
@@ -51,12 +66,12 @@ def test_fit_then_test_then_predict(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     network = load_weights(create_network("resnet8", 10, branches=False), folder / "last.ckpt").eval()
     with torch.no_grad():
-        logits = network(rotate(inputs)).unflatten(0, (4, 5))
+        logits = network(ROTATIONS(inputs)).unflatten(0, (4, 5))
     probability, predicted = logits[0].softmax(1).max(1)
     assert [row["image"] for row in rows] == [f"images/{number}.png" for number in range(5)]
     assert [int(row["class"]) for row in rows] == predicted.tolist()
     assert [float(row["probability"]) for row in rows] == pytest.approx(probability.tolist(), abs=1e-4)
-    agreement = [float(row["rotation_agreement"]) for row in rows]
+    agreement = [float(row["agreement"]) for row in rows]
     assert agreement == logits.argmax(2).eq(predicted).float().mean(0).tolist()
 
 
@@ -118,4 +133,57 @@ def test_cudnn_tries_its_algorithms_unless_told_otherwise(
 def test_main_is_a_script() -> None:
     script = Path(__file__).parents[1] / "main.py"
     shown = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True).stdout
-    assert all(command in shown for command in ("fit", "validate", "test", "predict"))
+    commands = ("fit", "validate", "test", "predict", "sweep", "report", "recipes")
+    assert all(f"\n    {command} " in shown for command in commands)
+
+
+@pytest.mark.parametrize("command", ["sweep", "report", "recipes"])
+def test_help_of_what_stands_beside_fit(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    assert end.value.code == 0 and f"usage: hsakd {command}" in capsys.readouterr().out
+
+
+MISUSED = [["report", "nowhere"], ["report"], ["sweep"], ["sweep", "--seeds", "2-1"], ["recipes", "--x"]]
+
+
+@pytest.mark.parametrize("command", MISUSED)
+def test_their_mistakes_are_one_line(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert error_of(capsys, lambda: main(command))
+
+
+@pytest.mark.parametrize("module", [StudentModule, TeacherModule, MutualModule, BaselineModule, LinearProbeModule])
+def test_help_shows_every_option(module: type, capsys: pytest.CaptureFixture[str]) -> None:
+    """In Python as on the command line, none hidden behind ``**kwargs``."""
+    options = inspect.signature(module).parameters
+    wanted = {"lr", "momentum", "milestones", "optimizer", "lr_scheduler", "branch_metrics_every", "fast", "compile"}
+    assert wanted < set(options) and not [each for each in options.values() if each.kind is each.VAR_KEYWORD]
+    with pytest.raises(SystemExit):
+        main(["fit", f"--model.help=hsakd_pl.{module.__name__}"])
+    shown = capsys.readouterr().out
+    assert [
+        name for name in options if f"--model.init_args.{name}" not in shown and f"--model.{name}" not in shown
+    ] == []
+
+
+@pytest.mark.parametrize(
+    "module", [CIFAR100DataModule, STL10DataModule, TinyImageNetDataModule, ImageNetDataModule, DigitsDataModule]
+)
+def test_data_modules_show_every_option(module: type) -> None:
+    options = inspect.signature(module).parameters
+    assert {"root", "batch_size", "train_fraction", "val_fraction", "seed", "augment", "num_workers"} < set(options)
+    assert not [each for each in options.values() if each.kind is each.VAR_KEYWORD]
+    assert ("decode_on_device" in options) == (module is ImageNetDataModule)
+
+
+def test_features_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    data = {"init_args": {"augment": False}}
+    probe = {"init_args": {"network": "resnet8", "knn": 3}}
+    images = run("fit", module="LinearProbeModule", model=probe, data=data, trainer={"default_root_dir": "images"})
+    assert images == Path("runs/LinearProbeModule")
+    cached = {"default_root_dir": "features"}
+    run("fit", "--cache_features", "true", module="LinearProbeModule", model=probe, data=data, trainer=cached)
+    losses = [logged(Path(folder), 0, "val/loss") for folder in ("images", "features")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    message = error_of(capsys, lambda: run("fit", "--cache_features", "true"))
+    assert "cache_features is for a LinearProbeModule, not for BaselineModule" in message

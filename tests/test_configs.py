@@ -2,6 +2,11 @@
 
 import gc
 import inspect
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,11 +15,12 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
+from small import error_of
 
-from benchmarks.cases import PAIRS, PEERS, SMALL_LR
-from hsakd_pl.cli import HSAKDCLI
 from hsakd_pl.data import ImageDataModule
-from hsakd_pl.modules import HSAKDModule
+from hsakd_pl.runs.cli import HSAKDCLI, main
+from hsakd_pl.runs.recipes import PAIRS, PEERS, SMALL_LR, files
+from hsakd_pl.runs.recipes import RECIPES as TABLE
 
 ROOT = Path(__file__).parents[1] / "configs"
 CONFIGS = {str(path.relative_to(ROOT).with_suffix("")): path for path in sorted(ROOT.glob("*/*.yaml"))}
@@ -81,6 +87,57 @@ def model_of(name: str) -> dict[str, Any]:
 def trained(name: str) -> str:
     arguments = model_of(name)
     return arguments.get("network") or arguments["networks"][0]
+
+
+def test_configs_are_what_the_table_says() -> None:
+    found = {str(path.relative_to(ROOT)): path.read_text() for path in ROOT.rglob("*.yaml")}
+    assert found == files(), "run: python main.py recipes configs --overwrite"
+    assert set(TABLE) == set(RECIPES)
+
+
+def test_recipes_are_listed_with_the_papers_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["recipes"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(RECIPES)
+    (line,) = (line for line in lines if line.startswith("cifar100/student_joint_wrn_40_2-wrn_16_2 "))
+    assert "78.67 +- 0.20" in line and "wrn_16_2 distilled from the joint wrn_40_2 (HSAKD*)" in line
+
+
+def test_recipes_are_written_and_nothing_is_lost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["recipes", "mine"])
+    written = {str(path.relative_to("mine")): path.read_text() for path in Path("mine").rglob("*.yaml")}
+    assert written == files()
+    changed = Path("mine/digits/teacher_joint_resnet20.yaml")
+    changed.write_text("# mine\n")
+    Path("mine/trainer/gpu.yaml").unlink()
+    assert str(changed) in error_of(capsys, lambda: main(["recipes", "mine"]))
+    assert changed.read_text() == "# mine\n" and not Path("mine/trainer/gpu.yaml").exists()
+    main(["recipes", "mine", "--overwrite"])
+    assert changed.read_text() == files()["digits/teacher_joint_resnet20.yaml"]
+    assert f"replaced {changed}" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_wheel_brings_the_recipes(tmp_path: Path) -> None:
+    """And the kernel: what is in the package's folder and no Python has to be named to be shipped."""
+    source = tmp_path / "source"  # building writes beside what it builds
+    ignored = shutil.ignore_patterns(".*", "build", "*.egg-info", "tests", "runs.json")
+    shutil.copytree(ROOT.parent, source, ignore=ignored, symlinks=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--no-deps", "-qw", tmp_path, source], check=True, timeout=600
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as packed:
+        packed.extractall(tmp_path / "unpacked")
+    program = "import sys; from hsakd_pl.runs.cli import main; main(['recipes', 'written'])"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "unpacked"), "PYTHONSAFEPATH": "1"}
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, env=environment, timeout=300)
+    written = {str(path.relative_to(tmp_path / "written")) for path in (tmp_path / "written").rglob("*.yaml")}
+    assert written == set(files())
+    assert (tmp_path / "unpacked/hsakd_pl/fast/winograd/kernel.c").is_file()
 
 
 def test_every_recipe_of_the_paper_has_a_configuration() -> None:
@@ -154,8 +211,7 @@ def test_runs(name: str, unpack: Callable[[str], Path], tmp_path: Path, monkeypa
     if archive is not None:
         (folder,) = unpack(archive).iterdir()
         options += [f"--data.init_args.root={folder}"]
-    subclass: dict[str, Any] = {"subclass_mode_model": True, "subclass_mode_data": True, "run": False}
-    cli = HSAKDCLI(HSAKDModule, ImageDataModule, seed_everything_default=0, args=options, **subclass)
+    cli = HSAKDCLI(args=options, run=False)
     cli.trainer.fit(cli.model, cli.datamodule)
     metrics = dict(cli.trainer.callback_metrics)
     assert {"train/loss", "val/acc", "val/loss"} <= set(metrics)

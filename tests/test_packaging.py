@@ -15,4 +15,9 @@ def test_console_command_resolves() -> None:
 
 
 def test_extras_are_declared() -> None:
-    assert set(metadata.metadata("hsakd_pl").get_all("Provides-Extra", [])) == {"notebooks", "test", "dev"}
+    assert set(metadata.metadata("hsakd_pl").get_all("Provides-Extra", [])) == {"examples", "notebooks", "test", "dev"}
+
+
+def test_what_only_examples_need_is_not_required() -> None:
+    required = [line for line in metadata.metadata("hsakd_pl").get_all("Requires-Dist", []) if "extra" not in line]
+    assert required and not [line for line in required if line.startswith("matplotlib")]

@@ -12,15 +12,13 @@ import torch
 import yaml
 from torchvision.io import write_png
 
-from hsakd_pl.cli import main
 from hsakd_pl.networks import registry
-from hsakd_pl.sweep import sweep
+from hsakd_pl.runs.cli import main
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
 COMMANDS = [line for language, block in BLOCKS if language == "bash" for line in block.splitlines()]
 EXAMPLES = [block for language, block in BLOCKS if language == "python"]
-SWEEP = "python -m hsakd_pl.sweep "
 MAKE = ["make quickstart", "make test"]  # run by .ci/run itself
 
 
@@ -41,7 +39,7 @@ def test_every_configuration_exists_and_is_as_frequent_as_stated() -> None:
 
 def test_every_command_is_run() -> None:
     assert len(COMMANDS) > 5
-    assert [command for command in COMMANDS if not command.startswith(("python main.py ", SWEEP))] == MAKE
+    assert [command for command in COMMANDS if not command.startswith("python main.py ")] == MAKE
     for command in MAKE:
         assert command in (REPOSITORY / ".ci" / "run").read_text()
 
@@ -66,10 +64,7 @@ def test_commands(
         if command not in MAKE:
             epochs = 2 if "--ckpt_path last" in command else 1
             options = [*less.split(), f"--trainer.max_epochs={epochs}"]
-            if command.startswith(SWEEP):
-                sweep([*shlex.split(command)[3:], *options])
-            else:
-                main([*shlex.split(command)[2:], *options])
+            main([*shlex.split(command)[2:], *options])
     student = tmp_path / "runs/cifar100/student_joint_wrn_40_2-wrn_16_2"
     assert len((student / "rows.jsonl").read_text().splitlines()) == 4  # the first run, and three seeds
     for run in ("cifar100/teacher_joint_wrn_40_2", "cifar100/student_joint_wrn_40_2-wrn_16_2", "seed1"):

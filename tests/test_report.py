@@ -12,8 +12,9 @@ import torch
 import yaml
 from small import run
 
-from hsakd_pl import report, sweep
 from hsakd_pl.errors import UsageError
+from hsakd_pl.runs import report, sweep
+from hsakd_pl.runs.cli import main
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -100,14 +101,21 @@ def test_seeds_and_folder() -> None:
             sweep.parse_seeds(text)
     recipe, machine = (str(REPOSITORY / "configs" / name) for name in ("digits/teacher_joint_resnet20", "trainer/cpu"))
     options = ["--config", f"{recipe}.yaml", f"--config={machine}.yaml"]
-    assert sweep.folder_of(options) == Path("runs/digits/teacher_joint_resnet20")
-    assert sweep.folder_of([*options, "--trainer.default_root_dir", "x"]) == Path("x")
+    for given, folder in (
+        ([], "runs/digits/teacher_joint_resnet20"),
+        (["--trainer.default_root_dir", "x"], "x"),
+        (["--trainer.default_root_dir=y"], "y"),
+        (["--trainer", '{"max_epochs": 1, "default_root_dir": "z"}'], "z"),
+        (["--trainer.default_root_dir=y", "--trainer.max_epochs", "1", "--trainer.default_root_dir", "w"], "w"),
+    ):
+        assert sweep.folder_of([*options, *given]) == Path(folder)
+    classes = ["--model=hsakd_pl.BaselineModule", "--model.network=resnet8", "--data=hsakd_pl.DigitsDataModule"]
     with pytest.raises(UsageError, match="default_root_dir"):
-        sweep.folder_of(options[2:])
+        sweep.folder_of([*classes, "--config", f"{machine}.yaml"])
     Path("broken.yaml").write_text("trainer: {")
     for missing_or_broken in ("nowhere.yaml", "broken.yaml"):
         with pytest.raises(SystemExit) as end:
-            sweep.sweep(["--seeds", "0", "--config", missing_or_broken])
+            main(["sweep", "--seeds", "0", "--config", missing_or_broken])
         assert end.value.code == 2
 
 
@@ -119,7 +127,7 @@ def test_sweep_is_one_command_that_can_be_repeated() -> None:
     Path("recipe.yaml").write_text(yaml.safe_dump(recipe))
 
     def swept(seeds: str) -> str:
-        command = [sys.executable, "-m", "hsakd_pl.sweep", "--seeds", seeds, "--config", "recipe.yaml"]
+        command = [sys.executable, "-m", "hsakd_pl", "sweep", "--seeds", seeds, "--config", "recipe.yaml"]
         finished = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert finished.returncode == 0, finished.stderr
         return finished.stdout

@@ -14,7 +14,7 @@ from small import MODULES, make
 from torch import Tensor
 
 from hsakd_pl import DigitsDataModule
-from hsakd_pl.requeue import RequeueBetweenSteps
+from hsakd_pl.runs.requeue import RequeueBetweenSteps
 
 
 class Unreadable(CPUAccelerator):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from hsakd_pl.requeue import RequeueBetweenSteps
+from hsakd_pl.runs.requeue import RequeueBetweenSteps
 
 
 class Interruptions(pl.Callback):

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from hsakd_pl import create_network
-from hsakd_pl.report import collect
+from hsakd_pl.runs.report import collect
 from slurm.cluster import Cluster, ClusterError, free_ports
 
 REPOSITORY = Path(__file__).parents[2]

@@ -1,8 +1,10 @@
-"""The command line: ``fit``, ``validate``, ``test`` and ``predict`` from YAML files, by LightningCLI."""
+"""The command line: ``fit``, ``validate``, ``test`` and ``predict`` by LightningCLI, and what stands beside them."""
 
+import os
 import re
 import sys
 import warnings
+from argparse import ArgumentParser
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,13 +19,19 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities import rank_zero_info
 
-from hsakd_pl.callbacks import PredictionWriter
+from hsakd_pl.data import FeatureDataModule
 from hsakd_pl.errors import UsageError
-from hsakd_pl.modules import HSAKDModule
-from hsakd_pl.report import ResultWriter
-from hsakd_pl.requeue import RequeueBetweenSteps, saved_by_this_job, saved_checkpoints
+from hsakd_pl.modules import HSAKDModule, LinearProbeModule
+from hsakd_pl.runs.predictions import PredictionWriter
+from hsakd_pl.runs.report import ResultWriter
+from hsakd_pl.runs.requeue import RequeueBetweenSteps, saved_by_this_job, saved_checkpoints
 from hsakd_pl.weights import read_weights
 
+COMMANDS = {  # each is a module beside this one
+    "sweep": "Train a recipe with several seeds, one after the other, and show their mean.",
+    "report": "Show the results of all runs below a folder.",
+    "recipes": "List the paper's experiments, or write their configurations into a folder.",
+}
 HPC = "hpc_ckpt_*.ckpt"  # what Lightning saves before SLURM ends a job
 USER_MISTAKES = (UsageError, FileNotFoundError, MisconfigurationException)
 if find_spec("pl_bolts"):
@@ -31,11 +39,15 @@ if find_spec("pl_bolts"):
 
 
 class HSAKDCLI(LightningCLI):
-    """LightningCLI whose model takes classes and image size from the data, and whose runs lie in one folder each.
+    """LightningCLI whose model takes its number of classes from the data, and whose runs lie in one folder each.
 
     ``trainer.default_root_dir`` receives ``last.ckpt`` (the result), ``best.ckpt`` and ``logs/version_k/``. A job that
     SLURM requeued continues from the newest checkpoint it wrote itself.
     """
+
+    def __init__(self, model: Any = HSAKDModule, data: Any = pl.LightningDataModule, **options: Any) -> None:
+        usual = {"subclass_mode_model": True, "subclass_mode_data": True, "seed_everything_default": 0}
+        super().__init__(model, data, **{**usual, **options})
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         parser = super().init_parser(**kwargs)
@@ -52,8 +64,16 @@ class HSAKDCLI(LightningCLI):
             )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        for attribute, read in (("num_classes", _num_classes), ("image_size", _image_size)):
-            parser.link_arguments("data", f"model.init_args.{attribute}", compute_fn=read, apply_on="instantiate")
+        parser.link_arguments("data", "model.init_args.num_classes", compute_fn=_num_classes, apply_on="instantiate")
+
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
+        super()._add_subcommands(parser, **kwargs)
+        for name, line in COMMANDS.items():  # so that --help lists them: main runs them
+            assert parser._subcommands_action is not None
+            parser._subcommands_action.add_subcommand(name, LightningArgumentParser(), help=line)
+        self._subcommand_parsers["fit"].add_argument(
+            "--cache_features", type=bool, default=False, help="show a probe's frozen network each image but once"
+        )
 
     def before_instantiate_classes(self) -> None:
         if self._get(self.config, "lr_scheduler") and not self._get(self.config, "optimizer"):
@@ -88,6 +108,10 @@ class HSAKDCLI(LightningCLI):
         return trainer
 
     def before_fit(self) -> None:
+        if self._get(self.config, "cache_features"):
+            if not isinstance(self.model, LinearProbeModule):
+                raise UsageError(f"cache_features is for a LinearProbeModule, not for {type(self.model).__name__}")
+            self.datamodule = FeatureDataModule(self.datamodule, self.model.encode)
         saves = self.trainer.checkpoint_callback is not None
         found = saved_checkpoints(self.trainer.default_root_dir, ("last.ckpt", HPC) if saves else (HPC,))
         own = next(filter(saved_by_this_job, found), None)
@@ -128,10 +152,6 @@ def _num_classes(data: pl.LightningDataModule) -> int:
     return data.num_classes
 
 
-def _image_size(data: pl.LightningDataModule) -> int | None:
-    return getattr(data, "image_size", None)  # only to refuse images that are too small for the network
-
-
 def _one_error(message: str, *_: Any) -> NoReturn:
     """Report what the configuration gets wrong, without the pages of usage that the parser puts around it."""
     if "No module named 'pl_bolts'" in message:
@@ -158,16 +178,19 @@ def main(args: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists")  # logs/ lies beside the checkpoints
     warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # a sweep passes them on
     warnings.filterwarnings("ignore", "Couldn't infer the batch indices")  # predictions name their files
+    given = sys.argv[1:] if args is None else args
     try:
-        _check_yaml(sys.argv[1:] if args is None else args)
-        HSAKDCLI(
-            HSAKDModule,
-            pl.LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            seed_everything_default=0,
-            args=args,
-        )
+        _check_yaml(given)
+        if given[:1] and given[0] in COMMANDS:
+            command = import_module(f"hsakd_pl.runs.{given[0]}")
+            parser = ArgumentParser(f"hsakd {given[0]}", description=command.__doc__, allow_abbrev=False)
+            parser.error = _one_error  # type: ignore[method-assign, assignment]
+            command.command(parser, given[1:])
+        else:
+            HSAKDCLI(args=args)
+    except BrokenPipeError:  # whoever reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
     except Exception as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, USER_MISTAKES):

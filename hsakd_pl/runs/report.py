@@ -1,10 +1,10 @@
-"""One JSON row a run, and many rows as a table: ``python -m hsakd_pl.report FOLDER``."""
+"""Write a JSON row for each run, and show many rows as a table."""
 
-import argparse
 import json
 import os
 import subprocess
 import time
+from argparse import ArgumentParser
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -144,10 +144,7 @@ def show(folder: Path) -> None:
     Console().print(as_table(rows))
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="of one or more runs")
-    try:
-        show(parser.parse_args().folder)
-    except UsageError as mistake:
-        parser.error(str(mistake))
+def command(parser: ArgumentParser, args: list[str]) -> None:
+    """Show what is below a folder."""
+    parser.add_argument("folder", type=Path, help="of one or more runs; rows.jsonl is written into it")
+    show(parser.parse_args(args).folder)

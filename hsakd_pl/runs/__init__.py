@@ -1,0 +1,1 @@
+"""All that knows folders, YAML, seeds and SLURM: the commands of ``hsakd``."""

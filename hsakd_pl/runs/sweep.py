@@ -1,0 +1,71 @@
+"""Train a recipe with several seeds: hsakd sweep --seeds 0-2 --config FILE, and any other option of fit.
+
+Seed k runs in the folder seed<k> inside the recipe's. Seeds that have a result are left as they are, interrupted ones
+resume. One seed runs in this process, as in a task of a SLURM array; several run one after the other.
+"""
+
+import subprocess
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+
+from hsakd_pl.errors import UsageError
+from hsakd_pl.runs.cli import HSAKDCLI, main
+from hsakd_pl.runs.report import FILE, show
+
+
+class ParsedFit(HSAKDCLI):
+    """Reads the options of ``fit`` as they would take effect, and leaves it at that."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {"fit": HSAKDCLI.subcommands()["fit"]}
+
+    def instantiate_classes(self) -> None:
+        """Build nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run nothing."""
+
+
+def parse_seeds(text: str) -> list[int]:
+    """``"0-2"`` -> [0, 1, 2], ``"0,5"`` -> [0, 5]; ValueError for anything else."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        seeds += range(int(first), int(last or first) + 1)
+    if not seeds:
+        raise ValueError(f"no seed in {text}")
+    return seeds
+
+
+def folder_of(options: list[str]) -> Path:
+    """Where these options of ``fit`` put a run; UsageError if they do not say."""
+    folder = ParsedFit(args=["fit", *options], seed_everything_default=False).config.fit.trainer.default_root_dir
+    if folder is None:
+        raise UsageError("a sweep needs a folder: set --trainer.default_root_dir")
+    return Path(folder)
+
+
+def run_seed(seed: int, options: list[str], recipe: Path) -> None:
+    """Train with one seed in a folder inside the recipe's, from where an earlier attempt stopped."""
+    folder = recipe / f"seed{seed}"
+    if (folder / FILE).exists():
+        print(f"seed {seed} has a result: {folder / FILE}")
+        return
+    resume = ["--ckpt_path", "last"] if (folder / "last.ckpt").exists() else []
+    main(["fit", *options, "--seed_everything", str(seed), "--trainer.default_root_dir", str(folder), *resume])
+
+
+def command(parser: ArgumentParser, args: list[str]) -> None:
+    """Run the seeds, then show their results."""
+    parser.add_argument("--seeds", type=parse_seeds, required=True, help="0-4, or 0,7,9")
+    asked, options = parser.parse_known_args(args)
+    folder = folder_of(options)
+    if len(asked.seeds) == 1:
+        return run_seed(asked.seeds[0], options, folder)
+    for seed in asked.seeds:
+        again = [sys.executable, "-m", "hsakd_pl", "sweep", "--seeds", str(seed), *options]
+        if status := subprocess.run(again).returncode:
+            sys.exit(status)  # the run has said why
+    return show(folder)
