@@ -1,6 +1,7 @@
 # Both commands set up by themselves, in .venv, from setup.cfg; once that is done, they start at once.
 #   make quickstart   the main job on the embedded digits
 #   make test         linter, types and the whole test suite, with coverage
+#   make gpu          on a machine with an NVIDIA GPU: the tests that need one, and all cases of the benchmark
 # With another interpreter beside it: make test PYTHON=python3.12 VENV=.venv312
 
 PYTHON ?= python3
@@ -12,9 +13,13 @@ PIP := $(RUN) -m pip install --disable-pip-version-check --no-compile
 # OpenMP threads that wait spin, by default for so long that a step on a shared machine takes ten times as long; not
 # spinning at all costs a third of the speed on a machine of one's own. This is about 30 microseconds.
 export GOMP_SPINCOUNT ?= 3000
+# Memory that a step frees stays for the next one, which asks for as much again: without this glibc gives a tensor above
+# 32 MiB back, and takes a page fault for every 4 KiB when the next is written.
+export MALLOC_MMAP_THRESHOLD_ ?= 2147483647
+export MALLOC_TRIM_THRESHOLD_ ?= 2147483647
 unexport PYTHONDONTWRITEBYTECODE  # no byte-compiling below, so the first import has to do it
 
-.PHONY: quickstart test clean
+.PHONY: quickstart test gpu clean
 .NOTPARALLEL:  # two installations into one environment would collide
 
 quickstart: $(VENV)/installed
@@ -25,6 +30,13 @@ test: $(VENV)/installed-test
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report=term
+
+# PyTorch, Lightning and pytest may be there already: make gpu READY=1 RUN=python takes them as they are.
+gpu: $(if $(READY),,$(VENV)/installed-test)
+	@$(RUN) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || { echo "error: no NVIDIA GPU here" >&2; exit 1; }
+	$(RUN) -m pytest -m gpu tests
+	$(RUN) -m benchmarks all --compile --precision bf16-mixed --steps 20 --warmup 5 --store
+	$(RUN) -m benchmarks --steps 20 --warmup 5 --store
 
 clean:
 	rm -rf $(VENV)

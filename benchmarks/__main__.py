@@ -23,7 +23,7 @@ from benchmarks.measuring import COUNTED_STEPS, Measurement, drive, environment
 from benchmarks.plain import PlainLoop
 from hsakd_pl.errors import UsageError
 
-LOOPS = {"plain": "plain PyTorch", "step": "bare loop", "fit": "main.py fit", "added": "bare loop, a term more"}
+LOOPS = {"plain": "plain PyTorch", "step": "bare loop", "fit": "main.py fit", "added": "with a term more"}
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -113,7 +113,7 @@ def show(case: str, results: dict[str, Any]) -> None:
         numbers = [f"{found['ms_per_step']:,.1f}", f"{low:,.1f}-{high:,.1f}", f"{found['images_per_second']:,.1f}"]
         numbers += ["-" if peak is None else f"{peak / 2**20:,.0f}", "-" if syncs is None else f"{syncs:.1f}"]
         table.add_row(LOOPS[name], *numbers, f"{found['first_step_seconds']:.1f}", f"{found['times_as_fast']:.2f}")
-    Console(width=110).print(case, table, sep="\n")
+    Console(width=120).print(case, table, sep="\n")
 
 
 def store(results: dict[str, Any]) -> Path:

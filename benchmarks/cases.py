@@ -2,11 +2,10 @@
 
 from typing import Any, NamedTuple
 
-from hsakd_pl.runs.recipes import PAIRS, PEERS, SMALL_LR, TEACHERS
-
 import hsakd_pl
 from hsakd_pl import HSAKDModule
 from hsakd_pl.errors import UsageError
+from hsakd_pl.runs.recipes import PAIRS, PEERS, SMALL_LR, TEACHERS
 
 # method -> class of the library, and the form of its name
 METHODS = {

@@ -43,7 +43,7 @@ class WithAttention(StudentModule):
     """HSAKD and a term on the feature maps (attention transfer), to see what an added term costs."""
 
     def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
-        maps = ([normalize(each.square().mean(1).flatten(1)) for each in of.features] for of in (learnt, taught))
+        maps = ([normalize(each.norm(dim=1).square().flatten(1)) for each in of.features] for of in (learnt, taught))
         distances = [(ours - theirs).square().sum(1).mean() for ours, theirs in zip(*maps, strict=True)]
         return super().terms(learnt, taught, labels) | {"loss_attention": torch.stack(distances).sum()}
 

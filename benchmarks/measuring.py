@@ -98,7 +98,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor,
         "threads": torch.get_num_threads(),
         "date": time.strftime("%Y-%m-%d"),
-        "versions": {name: version(name) for name in ("hsakd_pl", "torch", "pytorch_lightning")},
+        "versions": {name: version(name) for name in ("hsakd_pl", "pytorch_lightning")} | {"torch": torch.__version__},
         "cuda": torch.version.cuda,
         "python": platform.python_version(),
         "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip() or None,

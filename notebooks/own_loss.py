@@ -27,7 +27,7 @@ warnings.filterwarnings("ignore", module="pytorch_lightning")
 # %% [markdown]
 # ## The term as a function
 #
-# The attention map of a stage says where its features are strong: the mean of their squares over the channels, one
+# The attention map of a stage says where its features are strong: the sum of their squares over the channels, one
 # number a position, scaled to length 1 for each image. The term asks the student to look where the teacher looks: it is
 # the squared distance of the two maps, averaged over the images and summed over the stages. Student and teacher may
 # differ in channels, because these are averaged away, but not in the size of the maps.
@@ -35,8 +35,8 @@ warnings.filterwarnings("ignore", module="pytorch_lightning")
 
 # %%
 def attention_map(features: Tensor) -> Tensor:
-    """Mean square over the channels, of length 1 an image: (B, C, H, W) -> (B, H * W)."""
-    return F.normalize(features.square().mean(1).flatten(1))
+    """Sum of squares over the channels, of length 1 an image: (B, C, H, W) -> (B, H * W)."""
+    return F.normalize(features.norm(dim=1).square().flatten(1))
 
 
 def attention_distance(learnt: list[Tensor], taught: list[Tensor]) -> Tensor:

@@ -87,7 +87,7 @@ class Cluster:
         with (self.folder / f"{command[0]}.out").open("wb") as out:
             self.daemons += [subprocess.Popen(command, env=self.environment, stdout=out, stderr=out)]
 
-    def _await(self, daemon: str, ready: Callable[[], bool], seconds: int = 30) -> None:
+    def _await(self, daemon: str, ready: Callable[[], bool], seconds: int = 300) -> None:
         end = time.monotonic() + seconds
         while not ready():
             if time.monotonic() > end or any(process.poll() is not None for process in self.daemons):
@@ -97,7 +97,7 @@ class Cluster:
 
     def run(self, *command: str, cwd: Path | None = None, check: bool = True) -> str:
         """What one of SLURM's commands prints."""
-        done = subprocess.run(command, cwd=cwd, env=self.environment, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, cwd=cwd, env=self.environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0 or not check, f"{command}: {done.stderr}"
         return done.stdout
 

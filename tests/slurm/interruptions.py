@@ -27,7 +27,7 @@ class Interruptions(pl.Callback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if self.job is not None and (self.start, trainer.global_step) == (0, 3):
-            time.sleep(300)  # the end of this start is near
+            time.sleep(900)  # until SLURM ends this start
         self._note(trainer, str(trainer.global_step))
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: Any, optimizer: Any) -> None:
@@ -40,7 +40,7 @@ class Interruptions(pl.Callback):
                 time.sleep(0.01)
         if (self.start, trainer.global_step) == (1, 18):
             subprocess.run(["scontrol", "requeue", self.job], check=True)
-            time.sleep(300)
+            time.sleep(900)
 
     def _note(self, trainer: pl.Trainer, line: str) -> None:
         with (self.folder / f"{self.start}.{trainer.global_rank}").open("a") as file:
