@@ -1,7 +1,4 @@
-"""How fast training is on this machine, beside a plain PyTorch loop that is measured in the same process.
-
-Each loop's numbers, with versions and commit, go into a JSON file; tables go to the terminal.
-"""
+"""How fast training is on this machine, beside a plain PyTorch loop that is measured in the same process."""
 
 import argparse
 import json
@@ -105,8 +102,7 @@ def profile(case: Case, options: argparse.Namespace) -> None:
 
 def show(case: str, results: dict[str, Any]) -> None:
     """Print a case's numbers, a row a loop."""
-    columns = ("loop", "ms a step", "quartiles", "images/s", "peak MiB", "syncs", "first step, s", "times as fast")
-    table = Table(*columns)
+    table = Table("loop", "ms a step", "quartiles", "images/s", "peak MiB", "syncs", "first step, s", "times as fast")
     for name, found in results.items():
         low, _, high = found["ms_quartiles"]
         peak, syncs = found["peak_memory_bytes"], found["host_syncs_per_step"]
@@ -132,18 +128,20 @@ def measure(options: argparse.Namespace) -> None:
     """Do what the command line asks for, one case after the other."""
     if min(options.batch_size, options.steps, options.blocks) < 1 or options.warmup < 0:
         raise UsageError("--batch-size, --steps and --blocks must be at least 1, --warmup at least 0")
-    told = [f"batch {options.batch_size}", options.precision, "compiled" if options.compile else None]
-    results: dict[str, Any] = {
-        "options": ", ".join([*filter(None, told), *(["added term"] if options.added_term else [])]),
-        "environment": environment(torch.device(options.device)),
-        "cases": {},
-    }
+    told = (
+        f"batch {options.batch_size}",
+        options.precision,
+        options.compile and "compiled",
+        options.added_term and "a term",
+    )
+    about = {"options": ", ".join(filter(None, told)), "environment": environment(torch.device(options.device))}
+    results: dict[str, Any] = {**about, "cases": {}}
     for case in NAMED if options.cases == ["all"] else tuple(find(name) for name in options.cases):
         if options.profile:
             profile(case, options)
             continue
-        results["cases"][case.name] = compare(case, options)
-        show(case.name, results["cases"][case.name])
+        show(case.name, found := compare(case, options))
+        results["cases"][case.name] = found
         options.out.write_text(json.dumps(results, indent=1))  # after every case: a long run may be cut short
         print(f"{options.out}: the numbers in full", *([f"{store(results)}: kept"] if options.store else []), sep="\n")
 

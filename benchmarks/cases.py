@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import hsakd_pl
 from hsakd_pl import HSAKDModule
 from hsakd_pl.errors import UsageError
-from hsakd_pl.runs.recipes import PAIRS, PEERS, SMALL_LR, TEACHERS
+from hsakd_pl.runs.recipes import PAIRS, PEERS, TEACHERS
 
 # method -> class of the library, and the form of its name
 METHODS = {
@@ -14,6 +14,7 @@ METHODS = {
     "mutual": ("MutualModule", "mutual:<net>"),
     "probe": ("LinearProbeModule", "probe:<net>"),
 }
+LR = 0.01  # of all cases: it does not change the speed, but keeps the loss finite
 FORMS = ", ".join(form for _, form in METHODS.values())
 
 
@@ -28,16 +29,11 @@ class Case(NamedTuple):
         return f"{self.method}:{'-'.join(self.networks)}"
 
     @property
-    def lr(self) -> float:
-        """Learning rate: it does not change the speed, but keeps the loss finite."""
-        return 0.01 if self.networks[-1] in SMALL_LR else 0.05
-
-    @property
     def arguments(self) -> dict[str, Any]:
         """What the module takes, by the names of its options."""
         trained = self.networks[-1]
         networks = {"networks": [trained, trained]} if self.method == "mutual" else {"network": trained}
-        return {**networks, "lr": self.lr} | ({"teacher": self.networks[0]} if self.method == "student" else {})
+        return {**networks, "lr": LR} | ({"teacher": self.networks[0]} if self.method == "student" else {})
 
     def config(self, **options: Any) -> dict[str, Any]:
         """Give the case as a configuration of the command line has it under ``model``."""

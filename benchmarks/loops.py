@@ -106,11 +106,9 @@ def fit(case: Case, options: Namespace, callback: pl.Callback) -> None:
 
     arguments = {"images": options.images, "batch_size": options.batch_size}
     with tempfile.TemporaryDirectory() as folder:
-        config = {
-            "model": case.config(compile=options.compile),
-            "data": {"class_path": "benchmarks.loops.SyntheticDataModule", "init_args": arguments},
-            "trainer": {**trainer_config(options), "limit_val_batches": 1, "default_root_dir": folder},
-        }
+        data = {"class_path": "benchmarks.loops.SyntheticDataModule", "init_args": arguments}
+        trainer = {**trainer_config(options), "limit_val_batches": 1, "default_root_dir": folder}
+        config = {"model": case.config(compile=options.compile), "data": data, "trainer": trainer}
         file = Path(folder, "config.json")
         file.write_text(json.dumps(config))
         with contextlib.redirect_stdout(io.StringIO()):

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from benchmarks.cases import Case
+from benchmarks.cases import LR, Case
 from hsakd_pl import create_network
 from hsakd_pl.data import ImageDataModule
 from hsakd_pl.networks import NetworkOutput
@@ -92,10 +92,8 @@ def build(case: Case, num_classes: int) -> Networks:
         head[-1] = nn.Identity()
         return features, classifier
     names = case.networks * 2 if case.method == "mutual" else case.networks
-    networks = tuple(create_network(name, num_classes) for name in names)
-    if case.method == "student":
-        networks[0].eval().requires_grad_(False)
-    return networks
+    first, *others = (create_network(name, num_classes) for name in names)
+    return (first.eval().requires_grad_(False) if case.method == "student" else first, *others)
 
 
 class OneByOne(Dataset[tuple[Tensor, Tensor]]):
@@ -106,8 +104,8 @@ class OneByOne(Dataset[tuple[Tensor, Tensor]]):
         assert isinstance(images, Tensor)
         self.pixels = images.permute(0, 2, 3, 1).contiguous().numpy()
         crop, flip = transforms.RandomCrop(data.image_size, padding=4), transforms.RandomHorizontalFlip()
-        normalise = transforms.Normalize(data.mean, data.std)
-        self.transform = transforms.Compose([crop, flip, transforms.ToTensor(), normalise])
+        scaled = transforms.ToTensor(), transforms.Normalize(data.mean, data.std)
+        self.transform = transforms.Compose([crop, flip, *scaled])
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -123,9 +121,8 @@ class PlainLoop:
         self.device, self.loss = device, LOSSES[case.method]
         self.networks = tuple(network.to(device) for network in build(case, data.num_classes))
         trained = [each for network in self.networks for each in network.parameters() if each.requires_grad]
-        self.optimizer = torch.optim.SGD(trained, case.lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
-        pinned = device.type == "cuda"
-        loader = DataLoader(OneByOne(data), data.batch_size, shuffle=True, num_workers=0, pin_memory=pinned)
+        self.optimizer = torch.optim.SGD(trained, LR, momentum=0.9, weight_decay=5e-4, nesterov=True)
+        loader = DataLoader(OneByOne(data), data.batch_size, shuffle=True, pin_memory=device.type == "cuda")
         self.batches: Iterator[tuple[Tensor, Tensor]] = chain.from_iterable(repeat(loader))
         self.loss_sum, self.hits = 0.0, torch.zeros((), device=device)
 

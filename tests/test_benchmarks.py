@@ -89,7 +89,7 @@ def test_the_price_of_a_term_and_stored_numbers(tmp_path: Path, monkeypatch: pyt
     assert set(found) == {"step", "added"}
     (file,) = (tmp_path / "results").iterdir()
     ((case, kept),) = json.loads(file.read_text()).items()
-    assert case == f"{PAIR} batch 4, added term"
+    assert case == f"{PAIR} batch 4, a term"
     assert kept["added"] == {key: value for key, value in found["added"].items() if key != "step_ms"}
     assert {"device", "date", "versions", "commit"} <= set(kept["environment"])
 

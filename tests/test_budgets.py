@@ -10,13 +10,14 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "hsakd_pl"
 # What stands above may import what stands below it, from the ground floor up
 HOUSE = ["errors", "ops", "networks", "weights", "data", "modules", "methods", "fast", "runs"]
+CORE = ("errors.py", "ops.py", "networks", "weights.py", "data", "modules")
 BUDGETS = {
-    ("hsakd_pl/errors.py", "hsakd_pl/ops.py", "hsakd_pl/networks", "hsakd_pl/weights.py", "hsakd_pl/data", "hsakd_pl/modules"): 2900,
+    tuple(f"hsakd_pl/{part}" for part in CORE): 3230,
     ("hsakd_pl/fast/*.py",): 220,
     ("hsakd_pl/fast/winograd",): 450,
     ("hsakd_pl/runs",): 1300,
     ("benchmarks",): 600,
-}  # fmt: skip
+}
 
 
 def lines(path: Path) -> int:

@@ -10,12 +10,6 @@ from hsakd_pl.data.stl10 import STL10DataModule
 from hsakd_pl.data.tinyimagenet import TinyImageNetDataModule
 
 __all__ = [
-    "CIFAR100DataModule",
-    "DigitsDataModule",
-    "FeatureDataModule",
-    "ImageDataModule",
-    "ImageNetDataModule",
-    "STL10DataModule",
-    "Split",
-    "TinyImageNetDataModule",
-]
+    "CIFAR100DataModule", "DigitsDataModule", "FeatureDataModule", "ImageDataModule", "ImageNetDataModule",
+    "STL10DataModule", "Split", "TinyImageNetDataModule",
+]  # fmt: skip

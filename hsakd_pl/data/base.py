@@ -54,16 +54,10 @@ class ImageDataModule(pl.LightningDataModule):
     decode_on_device: bool = False
 
     def __init__(
-        self,
-        root: str | Path = "data",
-        batch_size: int = 64,
-        train_fraction: float = 1.0,
-        val_fraction: float = 0.0,
-        seed: int | None = None,
-        augment: bool = True,
-        num_workers: int | None = None,
+        self, root: str | Path = "data", batch_size: int = 64, train_fraction: float = 1.0, val_fraction: float = 0.0,
+        seed: int | None = None, augment: bool = True, num_workers: int | None = None,
         predict_dir: str | Path | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         for option, value, valid, meaning in (
             ("batch_size", batch_size, batch_size >= 1, "at least 1"),

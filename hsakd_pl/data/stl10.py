@@ -33,18 +33,10 @@ class STL10DataModule(ImageDataModule):
     std = (0.5, 0.5, 0.5)
 
     def __init__(
-        self,
-        root: str | Path = "data",
-        image_size: int = 32,
-        download: bool = False,
-        batch_size: int = 64,
-        train_fraction: float = 1.0,
-        val_fraction: float = 0.0,
-        seed: int | None = None,
-        augment: bool = True,
-        num_workers: int | None = None,
-        predict_dir: str | Path | None = None,
-    ) -> None:
+        self, root: str | Path = "data", image_size: int = 32, download: bool = False, batch_size: int = 64,
+        train_fraction: float = 1.0, val_fraction: float = 0.0, seed: int | None = None, augment: bool = True,
+        num_workers: int | None = None, predict_dir: str | Path | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(root, batch_size, train_fraction, val_fraction, seed, augment, num_workers, predict_dir)
         self.image_size = image_size
         self.train_transform = random_resized_crop(image_size)

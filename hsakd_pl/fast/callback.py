@@ -56,9 +56,6 @@ class Fast(pl.Callback):
             setattr(module, name, Compiled(getattr(module, name), options))
             self.undo.callback(delattr, module, name)
 
-    def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.undo.close()
-
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
         self.undo.close()
 

@@ -49,7 +49,6 @@ class Folded:
     def __exit__(self, *_: object) -> None:
         if self.pool is not None:
             self.pool.shutdown()
-            self.pool = None
 
     def __call__(self, images: Tensor) -> NetworkOutput:
         if images.device.type != "cpu" or torch.compiler.is_compiling() or not self.parts:
@@ -84,12 +83,8 @@ def _joined(parts: list[NetworkOutput]) -> NetworkOutput:
     if len(parts) == 1:
         return parts[0]
     logits, joint_logits, features, embeddings = zip(*parts, strict=True)
-    return NetworkOutput(
-        torch.cat(logits),
-        [torch.cat(each) for each in zip(*joint_logits, strict=True)],
-        [torch.cat(each) for each in zip(*features, strict=True)],
-        None if embeddings[0] is None else torch.cat(embeddings),
-    )
+    branches, maps = ([torch.cat(each) for each in zip(*of, strict=True)] for of in (joint_logits, features))
+    return NetworkOutput(torch.cat(logits), branches, maps, None if embeddings[0] is None else torch.cat(embeddings))
 
 
 def fold(module: nn.Module) -> None:
@@ -103,8 +98,7 @@ def fold(module: nn.Module) -> None:
         for child in module.children():
             fold(child)
         return
-    layers = dict(module.named_modules())
-    calls = [node for node in nodes if node.op == "call_module"]
+    layers, calls = dict(module.named_modules()), [node for node in nodes if node.op == "call_module"]
     for node in calls:
         before = node.args[0] if node.args else None
         if isinstance(before, Node) and before.op == "call_module" and len(before.users) == 1:

@@ -1,26 +1,24 @@
-"""What all modules share: optimizer, schedule, logging, evaluation. A method overrides ``losses`` or ``terms``."""
+"""What all modules share of training: loss terms, optimizer, schedule, logging. A method overrides some of it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
-import torch.nn as nn
 from torch import Tensor
 from torch.optim.lr_scheduler import MultiStepLR
 
 from hsakd_pl.errors import UsageError
-from hsakd_pl.modules.frozen import Frozen
-from hsakd_pl.modules.metrics import Evaluation, Mean
+from hsakd_pl.modules.evaluated import Batch, EvaluatedModule
+from hsakd_pl.modules.metrics import Mean
 from hsakd_pl.modules.optimization import OptimizerMaker, Scheduler, make_sgd, one_schedule, with_warmup
 from hsakd_pl.networks import Network
 from hsakd_pl.ops import cross_entropy, total
 from hsakd_pl.weights import fit
 
-Batch = tuple[Tensor, Tensor]
 REPLACED = ("lr", "momentum", "nesterov", "weight_decay")  # what an optimizer of the user's takes the place of
 
 
-class HSAKDModule(pl.LightningModule):
+class HSAKDModule(EvaluatedModule):
     """Trains and evaluates one or more networks of the same classes; as it stands, by cross-entropy alone.
 
     A method overrides :meth:`losses`, one pass through its networks, and :meth:`terms`, what it makes of their outputs.
@@ -47,51 +45,24 @@ class HSAKDModule(pl.LightningModule):
             one GPU; a dictionary is settings of PyTorch's code generator (``torch._inductor.config``) for it.
     """
 
-    networks: Any  # a ModuleList of Network, which cannot say of what it is a list
-
     def __init__(
-        self,
-        networks: Sequence[Network],
-        loss_weights: dict[str, float] | None = None,
-        lr: float = 0.05,
-        momentum: float = 0.9,
-        nesterov: bool = True,
-        weight_decay: float = 5e-4,
-        milestones: Sequence[int] = (150, 180, 210),
-        warmup_epochs: int = 0,
-        optimizer: OptimizerMaker | None = None,
-        lr_scheduler: Scheduler | None = None,
-        branch_metrics_every: int = 10,
-        fast: bool = True,
+        self, networks: Sequence[Network], loss_weights: dict[str, float] | None = None, lr: float = 0.05,
+        momentum: float = 0.9, nesterov: bool = True, weight_decay: float = 5e-4,
+        milestones: Sequence[int] = (150, 180, 210), warmup_epochs: int = 0, optimizer: OptimizerMaker | None = None,
+        lr_scheduler: Scheduler | None = None, branch_metrics_every: int = 10, fast: bool = True,
         compile: bool | dict[str, Any] = False,
-    ) -> None:
-        super().__init__()
+    ) -> None:  # fmt: skip
+        super().__init__(networks, branch_metrics_every)
         if lr_scheduler is not None and warmup_epochs:
             raise UsageError(f"warmup_epochs is {warmup_epochs}: lr_scheduler replaces the warm-up, set one of the two")
         if compile and not fast:
             raise UsageError("compile has no effect with fast=False: leave one of the two out")
-        self.networks = nn.ModuleList(networks)
-        self.frozen: list[Frozen] = []
         self.loss_weights = dict(loss_weights or {})
         self.lr, self.momentum, self.nesterov, self.weight_decay = lr, momentum, nesterov, weight_decay
         self.milestones, self.warmup_epochs = tuple(milestones), warmup_epochs
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self.branch_metrics_every, self.fast, self.compile_step = branch_metrics_every, fast, compile
+        self.fast, self.compile_step = fast, compile
         self.means: dict[str, Mean] = {}  # of the losses in a fit's current epoch
-        self.evaluation = Evaluation(networks)
-
-    @property
-    def network(self) -> Network:
-        """The network that is trained (the first peer where there are several)."""
-        return self.networks[0]
-
-    @property
-    def num_classes(self) -> int:
-        """N, of all networks."""
-        return self.network.num_classes
-
-    def forward(self, images: Tensor) -> Any:
-        return self.network(images)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Pass once through the networks and name the loss terms, for images (B, 3, S, S) and labels (B,)."""
@@ -106,10 +77,6 @@ class HSAKDModule(pl.LightningModule):
         """
         return {"loss_ce": cross_entropy(learnt.logits[: len(labels)], labels)}
 
-    def classify(self, peer: int, images: Tensor) -> Tensor:
-        """Give class logits (B, N) of images (B, 3, S, S), without the branches of the network."""
-        return self.networks[peer].without_branches(images)
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self._guard()
         terms = self.losses(batch)
@@ -122,24 +89,6 @@ class HSAKDModule(pl.LightningModule):
             self._add_to_means({"loss": loss, **terms}, len(batch[1]))
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        every, epoch = self.branch_metrics_every, self.current_epoch + 1
-        due = self.trainer.state.fn != "fit" or epoch == self.trainer.max_epochs or (every > 0 and epoch % every == 0)
-        self._evaluate(batch, "val", every > 0 and due)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate(batch, "test", self.branch_metrics_every > 0)
-
-    def predict_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> dict[str, Any]:
-        """Class, its probability, and in what fraction of the transformations the same class wins."""
-        self._guard()
-        images, sources = batch
-        transforms = self.network.transforms
-        logits = transforms.by_transform(self.classify(0, transforms(images)))
-        probability, predicted = logits[0].softmax(1).max(1)
-        agreement = logits.argmax(2).eq(predicted).float().mean(0)
-        return {"source": sources, "class": predicted, "probability": probability, "agreement": agreement}
-
     def _add_to_means(self, values: dict[str, Tensor], images: int) -> None:
         """Keep what Lightning logs at the end of an epoch; to log values at each step took 1.5 ms of it."""
         for name, value in values.items():
@@ -148,19 +97,6 @@ class HSAKDModule(pl.LightningModule):
             if not self.means[name].update_called:
                 self.log(f"train/{name}", self.means[name], on_step=False, on_epoch=True, metric_attribute=name)
             self.means[name].update(value, images)
-
-    def _evaluate(self, batch: Batch, split: str, with_branches: bool) -> None:
-        self._guard()
-        images, labels = batch
-        for peer, network in enumerate(self.networks):
-            if with_branches and len(network.branches):
-                output = network.outputs(network.transforms(images))
-                logits, changed = output.logits[: len(labels)], self.evaluation.add_branches(peer, output, labels)
-            else:
-                logits, changed = self.classify(peer, images), {}
-            changed |= self.evaluation.add_head(peer, logits, labels)
-            for name, metric in changed.items():
-                self.log(f"{split}/{name}", metric, on_step=False, on_epoch=True, prog_bar=name == "acc")
 
     def configure_optimizers(self) -> Any:
         """Optimize what is not frozen, at rates that ``lr_scheduler``, or warm-up and milestones, decide."""
@@ -190,11 +126,6 @@ class HSAKDModule(pl.LightningModule):
             for network in self.networks:
                 network.check_image_size(size, size)
 
-    def train(self, mode: bool = True) -> "HSAKDModule":
-        super().train(mode)
-        self._guard()
-        return self
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["transforms"] = self._transforms()
 
@@ -215,17 +146,6 @@ class HSAKDModule(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self._raise_unless_means_finite()
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "HSAKDModule":
-        own = set(self.modules())
-        for frozen in self.frozen:
-            if frozen.network not in own:  # a teacher, which follows to every device and dtype
-                frozen.network._apply(fn)
-        return super()._apply(fn, recurse)
-
-    def _guard(self) -> None:
-        for frozen in self.frozen:
-            frozen.guard()
 
     def _transforms(self) -> list[str]:
         return [str(network.transforms) for network in self.networks]

@@ -8,8 +8,9 @@ import torch.nn as nn
 from torch import Tensor
 
 from hsakd_pl.errors import UsageError
-from hsakd_pl.modules.base import Batch, HSAKDModule
+from hsakd_pl.modules.base import HSAKDModule
 from hsakd_pl.modules.build import build_network, not_by_name
+from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.modules.optimization import OptimizerMaker, Scheduler
 from hsakd_pl.ops import cross_entropy, joint_cross_entropy, joint_kd_loss, kd_loss, total
 from hsakd_pl.weights import load_weights
@@ -26,7 +27,7 @@ class MutualModule(HSAKDModule):
         weights: file with the weights of all peers.
         num_classes: of networks by name.
         transforms: of networks by name: ``rotations``, ``flips``, ``colours``, an import path or a product.
-        temperature: of both KD terms.
+        temperature: of both KD terms; T = 3: Sec. 4.1 of the paper.
         ce_weight: factor of the class heads' cross-entropy.
         joint_ce_weight: factor of the branches' cross-entropy.
         kd_weight: factor of the class heads' KD.
@@ -36,28 +37,13 @@ class MutualModule(HSAKDModule):
     """
 
     def __init__(
-        self,
-        networks: Sequence[str | nn.Module],
-        weights: str | None = None,
-        num_classes: int = 100,
-        transforms: str | None = None,
-        temperature: float = 3.0,  # T = 3: Sec. 4.1 of the paper
-        ce_weight: float = 1.0,
-        joint_ce_weight: float = 1.0,
-        kd_weight: float = 1.0,
-        joint_kd_weight: float = 1.0,
-        lr: float = 0.05,
-        momentum: float = 0.9,
-        nesterov: bool = True,
-        weight_decay: float = 5e-4,
-        milestones: Sequence[int] = (150, 180, 210),
-        warmup_epochs: int = 0,
-        optimizer: OptimizerMaker | None = None,
-        lr_scheduler: Scheduler | None = None,
-        branch_metrics_every: int = 10,
-        fast: bool = True,
-        compile: bool | dict[str, Any] = False,
-    ) -> None:
+        self, networks: Sequence[str | nn.Module], weights: str | None = None, num_classes: int = 100,
+        transforms: str | None = None, temperature: float = 3.0, ce_weight: float = 1.0, joint_ce_weight: float = 1.0,
+        kd_weight: float = 1.0, joint_kd_weight: float = 1.0, lr: float = 0.05, momentum: float = 0.9,
+        nesterov: bool = True, weight_decay: float = 5e-4, milestones: Sequence[int] = (150, 180, 210),
+        warmup_epochs: int = 0, optimizer: OptimizerMaker | None = None, lr_scheduler: Scheduler | None = None,
+        branch_metrics_every: int = 10, fast: bool = True, compile: bool | dict[str, Any] = False,
+    ) -> None:  # fmt: skip
         peers = [build_network(network, num_classes, True, None, transforms) for network in networks]
         facts = [(peer.num_classes, len(peer.branches), peer.transforms) for peer in peers]
         if len(peers) < 2 or len(set(facts)) > 1:

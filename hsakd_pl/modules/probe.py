@@ -65,24 +65,12 @@ class LinearProbeModule(HSAKDModule):
     knn_accuracy: float | None = None
 
     def __init__(
-        self,
-        network: str | nn.Module,
-        num_classes: int,
-        weights: str | None = None,
-        source_classes: int = 100,
-        knn: int = 0,
-        lr: float = 0.1,
-        momentum: float = 0.9,
-        nesterov: bool = True,
-        weight_decay: float = 0.0,
-        milestones: Sequence[int] = (30, 60, 90),
-        warmup_epochs: int = 0,
-        optimizer: OptimizerMaker | None = None,
-        lr_scheduler: Scheduler | None = None,
-        branch_metrics_every: int = 10,
-        fast: bool = True,
+        self, network: str | nn.Module, num_classes: int, weights: str | None = None, source_classes: int = 100,
+        knn: int = 0, lr: float = 0.1, momentum: float = 0.9, nesterov: bool = True, weight_decay: float = 0.0,
+        milestones: Sequence[int] = (30, 60, 90), warmup_epochs: int = 0, optimizer: OptimizerMaker | None = None,
+        lr_scheduler: Scheduler | None = None, branch_metrics_every: int = 10, fast: bool = True,
         compile: bool | dict[str, Any] = False,
-    ) -> None:
+    ) -> None:  # fmt: skip
         probed = build_network(network, source_classes, False, weights)
         super().__init__(
             [ProbeNetwork(probed, num_classes)],

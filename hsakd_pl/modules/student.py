@@ -7,8 +7,9 @@ import torch.nn as nn
 from torch import Tensor
 
 from hsakd_pl.errors import UsageError
-from hsakd_pl.modules.base import Batch, HSAKDModule
+from hsakd_pl.modules.base import HSAKDModule
 from hsakd_pl.modules.build import build_network, not_by_name
+from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.modules.optimization import OptimizerMaker, Scheduler
 from hsakd_pl.ops import joint_kd_loss, kd_loss
@@ -30,7 +31,7 @@ class StudentModule(HSAKDModule):
         teacher_sha256: hash that this file must have; by default that of the run that ``fit`` resumes.
         num_classes: of networks by name, or of a user's own.
         transforms: of networks by name: ``rotations``, ``flips``, ``colours``, an import path or a product.
-        temperature: of both KD terms.
+        temperature: of both KD terms; T = 3: Sec. 4.1 of the paper.
         ce_weight: factor of the cross-entropy, on the images as they are.
         kd_weight: factor of the class heads' KD.
         joint_kd_weight: factor of the branches' KD; 0 leaves the branches out.
@@ -40,31 +41,14 @@ class StudentModule(HSAKDModule):
     """
 
     def __init__(
-        self,
-        network: str | nn.Module,
-        teacher: str | nn.Module,
-        weights: str | None = None,
-        teacher_weights: str | None = None,
-        teacher_sha256: str | None = None,
-        num_classes: int = 100,
-        transforms: str | None = None,
-        temperature: float = 3.0,  # T = 3: Sec. 4.1 of the paper
-        ce_weight: float = 1.0,
-        kd_weight: float = 1.0,
-        joint_kd_weight: float = 1.0,
-        transform_images: bool = True,
-        lr: float = 0.05,
-        momentum: float = 0.9,
-        nesterov: bool = True,
-        weight_decay: float = 5e-4,
-        milestones: Sequence[int] = (150, 180, 210),
-        warmup_epochs: int = 0,
-        optimizer: OptimizerMaker | None = None,
-        lr_scheduler: Scheduler | None = None,
-        branch_metrics_every: int = 10,
-        fast: bool = True,
-        compile: bool | dict[str, Any] = False,
-    ) -> None:
+        self, network: str | nn.Module, teacher: str | nn.Module, weights: str | None = None,
+        teacher_weights: str | None = None, teacher_sha256: str | None = None, num_classes: int = 100,
+        transforms: str | None = None, temperature: float = 3.0, ce_weight: float = 1.0, kd_weight: float = 1.0,
+        joint_kd_weight: float = 1.0, transform_images: bool = True, lr: float = 0.05, momentum: float = 0.9,
+        nesterov: bool = True, weight_decay: float = 5e-4, milestones: Sequence[int] = (150, 180, 210),
+        warmup_epochs: int = 0, optimizer: OptimizerMaker | None = None, lr_scheduler: Scheduler | None = None,
+        branch_metrics_every: int = 10, fast: bool = True, compile: bool | dict[str, Any] = False,
+    ) -> None:  # fmt: skip
         branches = joint_kd_weight > 0
         if branches and not transform_images:
             raise UsageError(

@@ -6,8 +6,9 @@ from typing import Any
 import torch.nn as nn
 from torch import Tensor
 
-from hsakd_pl.modules.base import Batch, HSAKDModule
+from hsakd_pl.modules.base import HSAKDModule
 from hsakd_pl.modules.build import build_network, not_by_name
+from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.modules.optimization import OptimizerMaker, Scheduler
 from hsakd_pl.ops import joint_cross_entropy
@@ -32,26 +33,13 @@ class TeacherModule(HSAKDModule):
     """
 
     def __init__(
-        self,
-        network: str | nn.Module,
-        freeze_backbone: bool = False,
-        weights: str | None = None,
-        num_classes: int = 100,
-        transforms: str | None = None,
-        ce_weight: float = 1.0,
-        joint_ce_weight: float = 1.0,
-        lr: float = 0.05,
-        momentum: float = 0.9,
-        nesterov: bool = True,
-        weight_decay: float = 5e-4,
-        milestones: Sequence[int] = (150, 180, 210),
-        warmup_epochs: int = 0,
-        optimizer: OptimizerMaker | None = None,
-        lr_scheduler: Scheduler | None = None,
-        branch_metrics_every: int = 10,
-        fast: bool = True,
+        self, network: str | nn.Module, freeze_backbone: bool = False, weights: str | None = None,
+        num_classes: int = 100, transforms: str | None = None, ce_weight: float = 1.0, joint_ce_weight: float = 1.0,
+        lr: float = 0.05, momentum: float = 0.9, nesterov: bool = True, weight_decay: float = 5e-4,
+        milestones: Sequence[int] = (150, 180, 210), warmup_epochs: int = 0, optimizer: OptimizerMaker | None = None,
+        lr_scheduler: Scheduler | None = None, branch_metrics_every: int = 10, fast: bool = True,
         compile: bool | dict[str, Any] = False,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__(
             [build_network(network, num_classes, True, weights, transforms)],
             {"loss_ce": ce_weight, "loss_joint_ce": joint_ce_weight},

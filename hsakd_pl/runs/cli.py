@@ -5,6 +5,7 @@ import re
 import sys
 import warnings
 from argparse import ArgumentParser
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -59,9 +60,7 @@ class HSAKDCLI(LightningCLI):
         """Check the file, and leave the configuration as it is: Lightning would overwrite it with the checkpoint's."""
         path = self.config.get(str(self.config.get("subcommand")), {}).get("ckpt_path")
         if path not in (None, "best", "last", "hpc") and "pytorch-lightning_version" not in read_weights(path):
-            raise UsageError(
-                f"ckpt_path {path} is no Lightning checkpoint: weights alone go to model.init_args.weights"
-            )
+            raise UsageError(f"ckpt_path {path} is no Lightning checkpoint: weights go to model.init_args.weights")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data", "model.init_args.num_classes", compute_fn=_num_classes, apply_on="instantiate")
@@ -89,13 +88,11 @@ class HSAKDCLI(LightningCLI):
             config.benchmark = not config.deterministic  # cuDNN tries its algorithms: batches have one size
         if config.logger in (None, True):
             kwargs["logger"] = CSVLogger(folder, name="logs")
-        self.best = ModelCheckpoint(
-            folder, filename="best", monitor="val/acc", mode="max", enable_version_counter=False
-        )
-        last = ModelCheckpoint(folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
-        files = self._get(self.config, "config") or []
-        seed = self._get(self.config, "seed_everything", default=0)
-        result = ResultWriter(folder, [str(file) for file in files], seed, self.best)
+        saved = partial(ModelCheckpoint, folder, enable_version_counter=False)
+        self.best = saved(filename="best", monitor="val/acc", mode="max")
+        last = saved(filename="last", save_on_train_epoch_end=True)
+        files = [str(file) for file in self._get(self.config, "config") or []]
+        result = ResultWriter(folder, files, self._get(self.config, "seed_everything", default=0), self.best)
         callbacks: list[pl.Callback] = [PredictionWriter(folder), result, RequeueBetweenSteps()]
         if config.enable_checkpointing is not False and not config.fast_dev_run:
             callbacks += [self.best, last]

@@ -38,9 +38,8 @@ def revert(network: nn.Module) -> None:
 
 def _winograd_forward(layer: nn.Conv2d, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     filters = vars(layer)[FILTERS]
-    if _pays(images, weight, filters is not None):
-        return conv3x3(images, weight, bias, filters)
-    return nn.Conv2d._conv_forward(layer, images, weight, bias)
+    pays = _pays(images, weight, filters is not None)
+    return conv3x3(images, weight, bias, filters) if pays else nn.Conv2d._conv_forward(layer, images, weight, bias)
 
 
 def _pays(images: Tensor, weight: Tensor, frozen: bool) -> bool:
@@ -48,12 +47,9 @@ def _pays(images: Tensor, weight: Tensor, frozen: bool) -> bool:
         return False
     number, _, height, width = images.shape
     tiles = -(-height // 4) * -(-width // 4)
-    return (
-        2 * number * height * width * weight.numel() >= LEAST_WORK
-        and (number * tiles >= LEAST_TILES or frozen)
-        and 16 * tiles <= MOST_PIXELS * height * width
-        and not torch.is_autocast_enabled("cpu")
-    )
+    work = 2 * number * height * width * weight.numel()
+    large = work >= LEAST_WORK and (number * tiles >= LEAST_TILES or frozen)
+    return large and 16 * tiles <= MOST_PIXELS * height * width and not torch.is_autocast_enabled("cpu")
 
 
 def _suits(layer: nn.Conv2d) -> bool:

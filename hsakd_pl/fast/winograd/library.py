@@ -17,7 +17,6 @@ CAPABILITIES = ("AVX2", "AVX512")  # as PyTorch names what the kernel is written
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC")
 CPUINFO = Path("/proc/cpuinfo")  # part of what a build depends on: machines may share a cache
 PATIENCE = 60  # seconds, for a compiler that takes one
-POINTER, LONG = ctypes.c_void_p, ctypes.c_long
 
 
 @lru_cache
@@ -40,8 +39,8 @@ def library() -> ctypes.CDLL | None:
         reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[0]
         rank_zero_info(f"Convolutions stay PyTorch's, at half the speed: the C kernel cannot be built ({reason})")
         return None
-    loaded.winograd_convolve.argtypes = [POINTER] * 4 + [LONG] * 5
-    loaded.winograd_filter_gradients.argtypes = [POINTER] * 3 + [LONG] * 6
+    loaded.winograd_convolve.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_long] * 5
+    loaded.winograd_filter_gradients.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_long] * 6
     return loaded
 
 

@@ -1,0 +1,94 @@
+"""What all modules share around training: their networks, the frozen ones among them, and evaluation."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch.nn as nn
+from torch import Tensor
+
+from hsakd_pl.modules.frozen import Frozen
+from hsakd_pl.modules.metrics import Evaluation
+from hsakd_pl.networks import Network
+
+Batch = tuple[Tensor, Tensor]
+
+
+class EvaluatedModule(pl.LightningModule):
+    """Holds one or more networks of the same classes, and evaluates them.
+
+    ``frozen``: those that never learn; what of them is no part of a network that is trained, a teacher, is registered
+    nowhere. ``branch_metrics_every``: :class:`hsakd_pl.HSAKDModule`.
+    """
+
+    networks: Any  # a ModuleList of Network, which cannot say of what it is a list
+
+    def __init__(self, networks: Sequence[Network], branch_metrics_every: int) -> None:
+        super().__init__()
+        self.networks, self.branch_metrics_every = nn.ModuleList(networks), branch_metrics_every
+        self.frozen: list[Frozen] = []
+        self.evaluation = Evaluation(networks)
+
+    @property
+    def network(self) -> Network:
+        """The network that is trained (the first peer where there are several)."""
+        return self.networks[0]
+
+    @property
+    def num_classes(self) -> int:
+        """N, of all networks."""
+        return self.network.num_classes
+
+    def forward(self, images: Tensor) -> Any:
+        return self.network(images)
+
+    def classify(self, peer: int, images: Tensor) -> Tensor:
+        """Give class logits (B, N) of images (B, 3, S, S), without the branches of the network."""
+        return self.networks[peer].without_branches(images)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        every, epoch = self.branch_metrics_every, self.current_epoch + 1
+        due = self.trainer.state.fn != "fit" or epoch == self.trainer.max_epochs or (every > 0 and epoch % every == 0)
+        self._evaluate(batch, "val", every > 0 and due)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch, "test", self.branch_metrics_every > 0)
+
+    def predict_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> dict[str, Any]:
+        """Class, its probability, and in what fraction of the transformations the same class wins."""
+        self._guard()
+        images, sources = batch
+        transforms = self.network.transforms
+        logits = transforms.by_transform(self.classify(0, transforms(images)))
+        probability, predicted = logits[0].softmax(1).max(1)
+        agreement = logits.argmax(2).eq(predicted).float().mean(0)
+        return {"source": sources, "class": predicted, "probability": probability, "agreement": agreement}
+
+    def _evaluate(self, batch: Batch, split: str, with_branches: bool) -> None:
+        self._guard()
+        images, labels = batch
+        for peer, network in enumerate(self.networks):
+            if with_branches and len(network.branches):
+                output = network.outputs(network.transforms(images))
+                logits, changed = output.logits[: len(labels)], self.evaluation.add_branches(peer, output, labels)
+            else:
+                logits, changed = self.classify(peer, images), {}
+            changed |= self.evaluation.add_head(peer, logits, labels)
+            for name, metric in changed.items():
+                self.log(f"{split}/{name}", metric, on_step=False, on_epoch=True, prog_bar=name == "acc")
+
+    def train(self, mode: bool = True) -> "EvaluatedModule":
+        super().train(mode)
+        self._guard()
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "EvaluatedModule":
+        own = set(self.modules())
+        for frozen in self.frozen:
+            if frozen.network not in own:  # a teacher, which follows to every device and dtype
+                frozen.network._apply(fn)
+        return super()._apply(fn, recurse)
+
+    def _guard(self) -> None:
+        for frozen in self.frozen:
+            frozen.guard()
