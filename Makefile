@@ -35,8 +35,8 @@ test: $(VENV)/installed-test
 gpu: $(if $(READY),,$(VENV)/installed-test)
 	@$(RUN) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || { echo "error: no NVIDIA GPU here" >&2; exit 1; }
 	$(RUN) -m pytest -m gpu tests
-	$(RUN) -m benchmarks all --compile --precision bf16-mixed --steps 20 --warmup 5 --store
-	$(RUN) -m benchmarks --steps 20 --warmup 5 --store
+	$(RUN) -m benchmarks all --precision bf16-mixed --steps 10 --warmup 3 --blocks 2 --store
+	$(RUN) -m benchmarks --precision bf16-mixed --compile --steps 20 --warmup 5 --store
 
 clean:
 	rm -rf $(VENV)
