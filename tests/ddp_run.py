@@ -8,7 +8,16 @@ import torch
 import torch.nn as nn
 from pytorch_lightning.utilities import rank_zero_only
 
-from hsakd_pl import DigitsDataModule, HSAKDModule, MutualModule, StudentModule, TeacherModule
+from hsakd_pl import (
+    BaselineModule,
+    DigitsDataModule,
+    HSAKDModule,
+    MutualModule,
+    StudentModule,
+    TeacherModule,
+    create_network,
+)
+from hsakd_pl.data import Split
 
 
 class FixedStatistics(pl.Callback):
@@ -35,6 +44,11 @@ def make(kind: str) -> HSAKDModule:
         return TeacherModule("resnet8", compile=kind == "compiled", **options)
     if kind == "frozen":
         return TeacherModule("resnet8", freeze_backbone=True, **options)
+    if kind in ("baseline", "few"):  # of a network with branches, which nobody asked for
+        return BaselineModule(create_network("resnet8", 10), **options)
+    if kind == "hinton":
+        networks = (create_network("resnet8", 10), create_network("resnet14", 10))
+        return StudentModule(*networks, joint_kd_weight=0, transform_images=False, **options)
     if kind == "student":
         return StudentModule("resnet8", "resnet14", **options)
     return MutualModule(["resnet8", "resnet14"], **options)
@@ -60,7 +74,11 @@ def train(kind: str, batch_norm: str = "fixed", devices: int = 1, accumulated: i
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    trainer.fit(module, datamodule=DigitsDataModule(batch_size=16 // accumulated))
+    data = DigitsDataModule(batch_size=16 // accumulated)
+    if kind == "few":  # fewer validation images than processes
+        data.setup("fit")
+        data.splits = {"train": data.splits["train"], "test": Split(*(part[:1] for part in data.splits["test"]))}
+    trainer.fit(module, datamodule=data)
     assert (trainer.global_step, trainer.world_size) == (3, devices)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     return {"state": module.state_dict(), "metrics": metrics, "gradients": gradients.found}

@@ -10,7 +10,7 @@ from torchvision.models import mobilenet_v3_small
 
 from hsakd_pl import TeacherModule, create_network, list_networks, register_network
 from hsakd_pl.errors import UsageError
-from hsakd_pl.networks import NetworkOutput, StagedBackbone
+from hsakd_pl.networks import NetworkOutput, StagedBackbone, as_network
 
 CIFAR = ["mobilenetv2", "shufflenetv1", "shufflenetv2", "resnet50", "resnet8x4", "resnet32x4"]
 CIFAR += [f"resnet{depth}" for depth in (8, 14, 20, 32, 44, 56, 110)] + [f"vgg{depth}" for depth in (8, 11, 13, 16, 19)]
@@ -118,6 +118,47 @@ def test_with_and_without_branches(name: str, branches: int) -> None:
     logits = bare(images)
     assert isinstance(logits, Tensor)
     assert torch.equal(logits, network(images).logits)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
+@pytest.mark.parametrize("branches", [False, True])
+@pytest.mark.parametrize("name", FAMILIES)
+@torch.no_grad()
+def test_a_network_can_be_scripted(name: str, branches: bool) -> None:
+    network, images = create_network(name, 5, branches).eval(), torch.randn(2, 3, 64, 64)
+    scripted = torch.jit.script(network)
+    found, expected = scripted(images), network(images)
+    torch.testing.assert_close(found.logits if branches else found, expected.logits if branches else expected)
+    if branches:
+        torch.testing.assert_close(found.joint_logits, expected.joint_logits)
+    with pytest.raises(Exception, match="at least"):
+        scripted(torch.randn(2, 3, 2, 2))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@torch.no_grad()
+def test_features_and_embedding_of_networks_with_and_without_branches(name: str) -> None:
+    network, images = create_network(name, 5).eval(), torch.randn(2, 3, 32, 32)
+    whole, bare = network(images), network.without_branches
+    features = bare.forward_features(images)
+    torch.testing.assert_close(list(whole.features), features, rtol=0, atol=0)
+    embedding = bare.forward_head(features[-1], pre_logits=True)
+    assert torch.equal(embedding, whole.embedding) and torch.equal(bare.forward_head(features[-1]), bare(images))
+    assert torch.equal(bare.head[-1](embedding), whole.logits)
+    alone = bare.outputs(images)
+    assert torch.equal(alone.embedding, embedding) and not alone.joint_logits and len(alone.features) == len(features)
+    assert (bare.num_classes, len(bare.branches), bare.transforms) == (5, 0, network.transforms)
+
+
+def test_any_other_module_is_a_network_without_branches() -> None:
+    own = nn.Sequential(nn.Flatten(), nn.Linear(48, 5))
+    network, images = as_network(own, 5), torch.randn(2, 3, 4, 4)
+    assert as_network(network, 5) is network.without_branches is network
+    assert torch.equal(network.outputs(images).logits, own(images)) and not network.branches
+    with pytest.raises(UsageError, match=r"Sequential gives \(2, 5\), not logits \(2, 6\): set num_classes"):
+        as_network(own, 6).outputs(images)
+    with pytest.raises(UsageError, match=r"HSAKDNet|gives list, not logits"):
+        as_network(nn.Identity(), 5).outputs([images])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("name", "close"), [("resnet56x", "resnet56"), ("wrn-40-2", "wrn_40_2"), ("vgg12", "vgg13")])

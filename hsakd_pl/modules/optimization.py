@@ -12,13 +12,13 @@ OptimizerMaker = Callable[[Iterable[Tensor]], Optimizer]
 Scheduler = Callable[[Optimizer], LRScheduler]
 
 
-def make_sgd(module: pl.LightningModule, parameters: Iterable[Tensor], lr: float, **options: Any) -> SGD:
-    """Make SGD with one kernel for all parameters, unless gradients are clipped or the device has none.
+def make_sgd(module: pl.LightningModule, parameters: Iterable[Tensor], lr: float, fused: bool, **options: Any) -> SGD:
+    """Make SGD; ``fused``, with one kernel for all parameters, unless gradients are clipped or the device has none.
 
     Lightning cannot clip for a fused optimizer in mixed precision, since that unscales gradients by itself.
     """
     clipped = module._trainer is not None and bool(module._trainer.gradient_clip_val)
-    return SGD(parameters, lr, fused=module.device.type in ("cpu", "cuda") and not clipped, **options)
+    return SGD(parameters, lr, fused=fused and module.device.type in ("cpu", "cuda") and not clipped, **options)
 
 
 def one_schedule(optimizer: Optimizer, schedule: LRScheduler) -> dict[str, Any]:
