@@ -1,7 +1,6 @@
 """What all modules share of training: loss terms, optimizer, schedule, logging. A method overrides some of it."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -103,9 +102,10 @@ class HSAKDModule(EvaluatedModule):
         """Optimize what is not frozen, at rates that ``lr_scheduler``, or warm-up and milestones, decide."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         options = {"momentum": self.momentum, "weight_decay": self.weight_decay, "nesterov": self.nesterov}
-        optimizer = (
-            self.optimizer(trained) if self.optimizer else make_sgd(self, trained, self.lr, self.fast, **options)
-        )
+        if self.optimizer is not None:
+            optimizer = self.optimizer(trained)
+        else:
+            optimizer = make_sgd(self, trained, self.lr, self.fast, **options)
         if self.lr_scheduler is not None:
             return one_schedule(optimizer, self.lr_scheduler(optimizer))
         if self.warmup_epochs:
