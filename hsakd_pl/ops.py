@@ -88,7 +88,7 @@ def _rotate(images: Tensor, m: int) -> Tensor:
 
 
 def _mirror(images: Tensor, m: int) -> Tensor:
-    return images.flip(3)
+    return images.flip(3) if m else images
 
 
 def _reorder_channels(images: Tensor, m: int) -> Tensor:

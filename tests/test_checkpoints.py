@@ -9,7 +9,7 @@ import pytest
 import torch
 from small import BATCH, MODULES, loader, make, trainer
 
-from hsakd_pl import FLIPS, HSAKDModule, StudentModule, TeacherModule, create_network
+from hsakd_pl import FLIPS, HSAKDModule, StudentModule, TeacherModule, Transforms, create_network
 from hsakd_pl.errors import UsageError
 
 
@@ -82,6 +82,15 @@ def test_a_checkpoint_of_other_transforms_is_refused(tmp_path: Path) -> None:
     assert TeacherModule.load_from_checkpoint(last).network.transforms == FLIPS * FLIPS
     with pytest.raises(UsageError, match=r"transforms \['4 flips\*flips'\], not \['4 rotations'\]"):
         TeacherModule.load_from_checkpoint(last, transforms=None)
+
+
+def test_transforms_given_as_an_object_are_given_again(tmp_path: Path) -> None:
+    own = Transforms(4, lambda images, m: images.roll(m, 3))
+    trainer(tmp_path).fit(make("teacher", transforms=own), loader())
+    last = tmp_path / "last.ckpt"
+    with pytest.raises(UsageError, match=r"transforms \['4 unnamed transforms'\], not \['4 rotations'\]"):
+        TeacherModule.load_from_checkpoint(last)
+    assert TeacherModule.load_from_checkpoint(last, transforms=own).network.transforms == own
 
 
 @pytest.fixture(params=["cpu", "gpu"])

@@ -57,7 +57,7 @@ def test_the_first_rows_are_the_images_as_they_are_and_no_two_parts_are_alike(tr
     rows = transforms(images)
     assert rows.shape == (transforms.count * 2, 3, 4, 4)
     parts = transforms.by_transform(rows)
-    assert torch.equal(parts[0], images)
+    assert torch.equal(parts[0], images) and torch.equal(transforms.apply(images, 0), images)
     assert len({tuple(part.flatten().tolist()) for part in parts}) == transforms.count
     assert all(torch.equal(part.flatten().sort().values, images.flatten().sort().values) for part in parts)
 

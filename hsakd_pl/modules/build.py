@@ -1,29 +1,26 @@
 """From what a user passes to networks."""
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch.nn as nn
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.modules.base import REPLACED, HSAKDModule
 from hsakd_pl.networks import Network, as_network, create_network
-from hsakd_pl.ops import ROTATIONS, named_transforms
+from hsakd_pl.ops import ROTATIONS, Transforms, named_transforms
 from hsakd_pl.weights import describe, load_weights
 
 
 def build_network(
-    network: str | nn.Module,
-    num_classes: int,
-    branches: bool,
-    weights: str | None = None,
-    transforms: str | None = None,
-) -> Network:
+    network: str | nn.Module, num_classes: int, branches: bool, weights: str | None = None,
+    transforms: str | Transforms | None = None,
+) -> Network:  # fmt: skip
     """Make a network by name, or take the given one, with the weights of a file where one is named.
 
     Without ``branches`` a network that has some is taken without them; with ``branches`` it must have some. Raises
     UsageError for that, and where a given network has other ``transforms``.
     """
-    wanted = None if transforms is None else named_transforms(transforms)
+    wanted = named_transforms(transforms) if isinstance(transforms, str) else transforms
     built = create_network(network, num_classes, branches, wanted or ROTATIONS) if isinstance(network, str) else network
     if weights is not None:
         load_weights(built, weights)
@@ -35,8 +32,8 @@ def build_network(
     return found if branches else found.without_branches
 
 
-def not_by_name(module: HSAKDModule, **arguments: str | nn.Module | Sequence[str | nn.Module]) -> list[str]:
+def not_by_name(module: HSAKDModule, **arguments: Any) -> list[str]:
     """Name the arguments that are no hyperparameters: objects, and what an optimizer of the user's replaces."""
-    firsts = {name: value[0] if isinstance(value, Sequence) else value for name, value in arguments.items()}
-    objects = ["optimizer", "lr_scheduler", *(name for name, first in firsts.items() if not isinstance(first, str))]
-    return [*objects, *(REPLACED if module.optimizer else ())]
+    firsts = {name: value[0] if isinstance(value, list | tuple) else value for name, value in arguments.items()}
+    objects = [name for name, first in firsts.items() if not isinstance(first, str | None)]
+    return ["optimizer", "lr_scheduler", *objects, *(REPLACED if module.optimizer else ())]

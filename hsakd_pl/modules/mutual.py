@@ -12,7 +12,7 @@ from hsakd_pl.modules.base import HSAKDModule
 from hsakd_pl.modules.build import build_network, not_by_name
 from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.modules.optimization import OptimizerMaker, Scheduler
-from hsakd_pl.ops import cross_entropy, joint_cross_entropy, joint_kd_loss, kd_loss, total
+from hsakd_pl.ops import Transforms, cross_entropy, joint_cross_entropy, joint_kd_loss, kd_loss, total
 from hsakd_pl.weights import load_weights
 
 
@@ -26,7 +26,7 @@ class MutualModule(HSAKDModule):
         networks: two or more registry names or networks, equal or not, with equal classes, branches and transforms.
         weights: file with the weights of all peers.
         num_classes: of networks by name.
-        transforms: of networks by name: ``rotations``, ``flips``, ``colours``, an import path or a product.
+        transforms: of networks by name: an object, or ``rotations``, ``flips``, ``colours``, an import path, a product.
         temperature: of both KD terms; T = 3: Sec. 4.1 of the paper.
         ce_weight: factor of the class heads' cross-entropy.
         joint_ce_weight: factor of the branches' cross-entropy.
@@ -38,11 +38,12 @@ class MutualModule(HSAKDModule):
 
     def __init__(
         self, networks: Sequence[str | nn.Module], weights: str | None = None, num_classes: int = 100,
-        transforms: str | None = None, temperature: float = 3.0, ce_weight: float = 1.0, joint_ce_weight: float = 1.0,
-        kd_weight: float = 1.0, joint_kd_weight: float = 1.0, lr: float = 0.05, momentum: float = 0.9,
-        nesterov: bool = True, weight_decay: float = 5e-4, milestones: Sequence[int] = (150, 180, 210),
-        warmup_epochs: int = 0, optimizer: OptimizerMaker | None = None, lr_scheduler: Scheduler | None = None,
-        branch_metrics_every: int = 10, fast: bool = True, compile: bool | dict[str, Any] = False,
+        transforms: str | Transforms | None = None, temperature: float = 3.0, ce_weight: float = 1.0,
+        joint_ce_weight: float = 1.0, kd_weight: float = 1.0, joint_kd_weight: float = 1.0, lr: float = 0.05,
+        momentum: float = 0.9, nesterov: bool = True, weight_decay: float = 5e-4,
+        milestones: Sequence[int] = (150, 180, 210), warmup_epochs: int = 0, optimizer: OptimizerMaker | None = None,
+        lr_scheduler: Scheduler | None = None, branch_metrics_every: int = 10, fast: bool = True,
+        compile: bool | dict[str, Any] = False,
     ) -> None:  # fmt: skip
         peers = [build_network(network, num_classes, True, None, transforms) for network in networks]
         facts = [(peer.num_classes, len(peer.branches), peer.transforms) for peer in peers]
@@ -58,7 +59,7 @@ class MutualModule(HSAKDModule):
             *(lr, momentum, nesterov, weight_decay, milestones, warmup_epochs, optimizer, lr_scheduler),
             *(branch_metrics_every, fast, compile),
         )
-        self.save_hyperparameters(ignore=not_by_name(self, networks=networks))
+        self.save_hyperparameters(ignore=not_by_name(self, networks=networks, transforms=transforms))
         self.temperature = temperature
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from hsakd_pl.modules.build import build_network, not_by_name
 from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.modules.optimization import OptimizerMaker, Scheduler
-from hsakd_pl.ops import joint_kd_loss, kd_loss
+from hsakd_pl.ops import Transforms, joint_kd_loss, kd_loss
 from hsakd_pl.weights import describe, file_sha256
 
 
@@ -30,7 +30,7 @@ class StudentModule(HSAKDModule):
         teacher_weights: file of the teacher.
         teacher_sha256: hash that this file must have; by default that of the run that ``fit`` resumes.
         num_classes: of networks by name, or of a user's own.
-        transforms: of networks by name: ``rotations``, ``flips``, ``colours``, an import path or a product.
+        transforms: of networks by name: an object, or ``rotations``, ``flips``, ``colours``, an import path, a product.
         temperature: of both KD terms; T = 3: Sec. 4.1 of the paper.
         ce_weight: factor of the cross-entropy, on the images as they are.
         kd_weight: factor of the class heads' KD.
@@ -43,11 +43,12 @@ class StudentModule(HSAKDModule):
     def __init__(
         self, network: str | nn.Module, teacher: str | nn.Module, weights: str | None = None,
         teacher_weights: str | None = None, teacher_sha256: str | None = None, num_classes: int = 100,
-        transforms: str | None = None, temperature: float = 3.0, ce_weight: float = 1.0, kd_weight: float = 1.0,
-        joint_kd_weight: float = 1.0, transform_images: bool = True, lr: float = 0.05, momentum: float = 0.9,
-        nesterov: bool = True, weight_decay: float = 5e-4, milestones: Sequence[int] = (150, 180, 210),
-        warmup_epochs: int = 0, optimizer: OptimizerMaker | None = None, lr_scheduler: Scheduler | None = None,
-        branch_metrics_every: int = 10, fast: bool = True, compile: bool | dict[str, Any] = False,
+        transforms: str | Transforms | None = None, temperature: float = 3.0, ce_weight: float = 1.0,
+        kd_weight: float = 1.0, joint_kd_weight: float = 1.0, transform_images: bool = True, lr: float = 0.05,
+        momentum: float = 0.9, nesterov: bool = True, weight_decay: float = 5e-4,
+        milestones: Sequence[int] = (150, 180, 210), warmup_epochs: int = 0, optimizer: OptimizerMaker | None = None,
+        lr_scheduler: Scheduler | None = None, branch_metrics_every: int = 10, fast: bool = True,
+        compile: bool | dict[str, Any] = False,
     ) -> None:  # fmt: skip
         branches = joint_kd_weight > 0
         if branches and not transform_images:
@@ -60,7 +61,7 @@ class StudentModule(HSAKDModule):
             *(lr, momentum, nesterov, weight_decay, milestones, warmup_epochs, optimizer, lr_scheduler),
             *(branch_metrics_every, fast, compile),
         )
-        self.save_hyperparameters(ignore=not_by_name(self, network=network, teacher=teacher))
+        self.save_hyperparameters(ignore=not_by_name(self, network=network, teacher=teacher, transforms=transforms))
         self.temperature, self.transform_images = temperature, transform_images
         self.teacher = Frozen(build_network(teacher, num_classes, branches, teacher_weights, transforms))
         self.frozen.append(self.teacher)

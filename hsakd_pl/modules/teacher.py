@@ -11,7 +11,7 @@ from hsakd_pl.modules.build import build_network, not_by_name
 from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.modules.optimization import OptimizerMaker, Scheduler
-from hsakd_pl.ops import joint_cross_entropy
+from hsakd_pl.ops import Transforms, joint_cross_entropy
 
 
 class TeacherModule(HSAKDModule):
@@ -25,7 +25,7 @@ class TeacherModule(HSAKDModule):
         freeze_backbone: whether the branches alone train.
         weights: file to start from.
         num_classes: of a network by name.
-        transforms: of a network by name: ``rotations``, ``flips``, ``colours``, an import path or a product.
+        transforms: of a network by name: an object, ``rotations``, ``flips``, ``colours``, an import path, a product.
         ce_weight: factor of the class head's term.
         joint_ce_weight: factor of the branches' term.
 
@@ -34,11 +34,11 @@ class TeacherModule(HSAKDModule):
 
     def __init__(
         self, network: str | nn.Module, freeze_backbone: bool = False, weights: str | None = None,
-        num_classes: int = 100, transforms: str | None = None, ce_weight: float = 1.0, joint_ce_weight: float = 1.0,
-        lr: float = 0.05, momentum: float = 0.9, nesterov: bool = True, weight_decay: float = 5e-4,
-        milestones: Sequence[int] = (150, 180, 210), warmup_epochs: int = 0, optimizer: OptimizerMaker | None = None,
-        lr_scheduler: Scheduler | None = None, branch_metrics_every: int = 10, fast: bool = True,
-        compile: bool | dict[str, Any] = False,
+        num_classes: int = 100, transforms: str | Transforms | None = None, ce_weight: float = 1.0,
+        joint_ce_weight: float = 1.0, lr: float = 0.05, momentum: float = 0.9, nesterov: bool = True,
+        weight_decay: float = 5e-4, milestones: Sequence[int] = (150, 180, 210), warmup_epochs: int = 0,
+        optimizer: OptimizerMaker | None = None, lr_scheduler: Scheduler | None = None, branch_metrics_every: int = 10,
+        fast: bool = True, compile: bool | dict[str, Any] = False,
     ) -> None:  # fmt: skip
         super().__init__(
             [build_network(network, num_classes, True, weights, transforms)],
@@ -46,7 +46,7 @@ class TeacherModule(HSAKDModule):
             *(lr, momentum, nesterov, weight_decay, milestones, warmup_epochs, optimizer, lr_scheduler),
             *(branch_metrics_every, fast, compile),
         )
-        self.save_hyperparameters(ignore=not_by_name(self, network=network))
+        self.save_hyperparameters(ignore=not_by_name(self, network=network, transforms=transforms))
         if freeze_backbone:
             self.frozen.append(Frozen(self.network.without_branches))
 
