@@ -102,10 +102,8 @@ class HSAKDModule(EvaluatedModule):
         """Optimize what is not frozen, at rates that ``lr_scheduler``, or warm-up and milestones, decide."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         options = {"momentum": self.momentum, "weight_decay": self.weight_decay, "nesterov": self.nesterov}
-        if self.optimizer is not None:
-            optimizer = self.optimizer(trained)
-        else:
-            optimizer = make_sgd(self, trained, self.lr, self.fast, **options)
+        make = self.optimizer or (lambda parameters: make_sgd(self, parameters, self.lr, self.fast, **options))
+        optimizer = make(trained)
         if self.lr_scheduler is not None:
             return one_schedule(optimizer, self.lr_scheduler(optimizer))
         if self.warmup_epochs:
@@ -135,10 +133,9 @@ class HSAKDModule(EvaluatedModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         origin = f"checkpoint {getattr(self._trainer, 'ckpt_path', None) or 'given'}"
         fit(self, checkpoint["state_dict"], self.strict_loading, origin)
-        if (saved := checkpoint.get("transforms", self._transforms())) != self._transforms():
-            raise UsageError(
-                f"{origin} was trained with the transforms {saved}, not {self._transforms()}: choose those"
-            )
+        own = self._transforms()
+        if (saved := checkpoint.get("transforms", own)) != own:
+            raise UsageError(f"{origin} was trained with the transforms {saved}, not {own}: choose those")
 
     def on_fit_start(self) -> None:
         self.means.clear()  # of a fit that was interrupted

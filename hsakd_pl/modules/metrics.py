@@ -32,21 +32,27 @@ class Mean(Metric):
 
     def update(self, value: Tensor, images: int) -> None:
         """Add the mean () of a batch of so many images."""
-        if images:
-            self.total = torch.add(self.total, value.detach(), alpha=images)
-            self.images = self.images + images
+        mean = value.detach() if images else torch.zeros_like(value)
+        self.total = torch.add(self.total, mean, alpha=images)  # of the values' dtype, which must not differ by device
+        self.images = self.images + images
 
     def compute(self) -> Tensor:
         return self.total / self.images
 
 
+class Accuracy(MulticlassAccuracy):
+    """torchmetrics' over all samples, that takes the empty batch of a device without images."""
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Add predictions (B, N) for labels (B,)."""
+        if len(target):
+            super().update(preds, target)
+
+
 def accuracies(name: str, num_classes: int) -> Metrics:
     """Make top-1 and, of more than five classes, top-5 accuracy over all samples, in [0, 1]."""
     tops = {name: 1, f"{name}_top{TOP}": TOP} if num_classes > TOP else {name: 1}
-    return {
-        name: MulticlassAccuracy(num_classes, top_k=top, average="micro", validate_args=False)
-        for name, top in tops.items()
-    }
+    return {each: Accuracy(num_classes, top_k=top, average="micro", validate_args=False) for each, top in tops.items()}
 
 
 def head_metrics(num_classes: int, prefix: str = "") -> Metrics:

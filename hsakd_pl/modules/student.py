@@ -52,9 +52,7 @@ class StudentModule(HSAKDModule):
     ) -> None:  # fmt: skip
         branches = joint_kd_weight > 0
         if branches and not transform_images:
-            raise UsageError(
-                "transform_images is off, but the branches learn all transformations: set joint_kd_weight to 0"
-            )
+            raise UsageError("transform_images is off, but branches need them: set joint_kd_weight to 0 as well")
         super().__init__(
             [build_network(network, num_classes, branches, weights, transforms)],
             {"loss_ce": ce_weight, "loss_kd": kd_weight, **({"loss_joint_kd": joint_kd_weight} if branches else {})},
