@@ -6,3 +6,9 @@ class UsageError(ValueError):
 
     The command line prints it without a traceback and exits with status 2.
     """
+
+
+def require(valid: bool, option: str, value: object, meaning: str) -> None:
+    """Raise UsageError, that ``option`` must be ``meaning`` and is ``value``, unless ``valid``."""
+    if not valid:
+        raise UsageError(f"{option} is {value}: it must be {meaning}")

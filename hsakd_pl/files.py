@@ -1,0 +1,58 @@
+"""Files of the user's: found where they say, read as text, written whole or not at all."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from hsakd_pl.errors import UsageError
+
+
+def local_path(option: str, path: str | Path) -> Path:
+    """Expand ``~``; raises UsageError naming ``option`` for a URL."""
+    if re.match(r"\w{2,}://", str(path)):
+        raise UsageError(f"{option}: {path} is a URL, a local path is needed: download it first")
+    return Path(path).expanduser()
+
+
+def read_text(path: str | Path) -> str:
+    """Read UTF-8 text, with or without a byte order mark; raises UsageError for any other encoding."""
+    try:
+        return Path(path).read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from error
+
+
+@contextmanager
+def replacing(path: str | Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
+    """Open a file that takes the place of ``path`` once it is complete and on the disk, and not at all after an error.
+
+    It is written beside its place, under the name ``path`` with ``.partial``; a symbolic link at either is replaced.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    if "b" not in mode:
+        options = {"encoding": "utf-8", "errors": "surrogateescape", **options}
+    try:
+        with open(partial, mode.replace("w", "x"), **options) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring the new name itself to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
