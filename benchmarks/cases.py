@@ -31,9 +31,9 @@ class Case(NamedTuple):
     @property
     def arguments(self) -> dict[str, Any]:
         """What the module takes, by the names of its options."""
-        trained = self.networks[-1]
-        networks = {"networks": [trained, trained]} if self.method == "mutual" else {"network": trained}
-        return {**networks, "lr": LR} | ({"teacher": self.networks[0]} if self.method == "student" else {})
+        networks = {"networks": [*self.networks * 2]} if self.method == "mutual" else {"network": self.networks[-1]}
+        frozen = {"student": {"teacher": self.networks[0], "teacher_weights": "random"}, "probe": {"weights": "random"}}
+        return {**networks, "lr": LR, **frozen.get(self.method, {})}
 
     def config(self, **options: Any) -> dict[str, Any]:
         """Give the case as a configuration of the command line has it under ``model``."""

@@ -43,14 +43,14 @@ def make(kind: str) -> HSAKDModule:
     if kind in ("teacher", "compiled"):
         return TeacherModule("resnet8", compile=kind == "compiled", **options)
     if kind == "frozen":
-        return TeacherModule("resnet8", freeze_backbone=True, **options)
+        return TeacherModule("resnet8", freeze_backbone=True, weights="random", **options)
     if kind in ("baseline", "few"):  # of a network with branches, which nobody asked for
         return BaselineModule(create_network("resnet8", 10), **options)
     if kind == "hinton":
         networks = (create_network("resnet8", 10), create_network("resnet14", 10))
         return StudentModule(*networks, joint_kd_weight=0, transform_images=False, **options)
     if kind == "student":
-        return StudentModule("resnet8", "resnet14", **options)
+        return StudentModule("resnet8", "resnet14", teacher_weights="random", **options)
     return MutualModule(["resnet8", "resnet14"], **options)
 
 

@@ -22,13 +22,14 @@ BATCH = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)), tor
 
 needs_kernel = pytest.mark.skipif(library() is None, reason="no C compiler with OpenMP, or a CPU without AVX2")
 
+TEACHER = {"teacher": "resnet14", "teacher_weights": "random"}
 # class, networks, and the terms of its loss
 MODULES: dict[str, tuple[type[HSAKDModule], dict[str, Any], list[str]]] = {
     "baseline": (BaselineModule, {"network": "resnet8"}, ["ce"]),
     "teacher": (TeacherModule, {"network": "resnet8"}, ["ce", "joint_ce"]),
-    "student": (StudentModule, {"network": "resnet8", "teacher": "resnet14"}, ["ce", "kd", "joint_kd"]),
+    "student": (StudentModule, {"network": "resnet8", **TEACHER}, ["ce", "kd", "joint_kd"]),
     "mutual": (MutualModule, {"networks": ["resnet8", "resnet14"]}, ["ce", "joint_ce", "kd", "joint_kd"]),
-    "probe": (LinearProbeModule, {"network": "resnet8"}, ["ce"]),
+    "probe": (LinearProbeModule, {"network": "resnet8", "weights": "random"}, ["ce"]),
 }
 
 
@@ -37,7 +38,7 @@ def make(kind: str, built: bool = False, **options: Any) -> HSAKDModule:
     torch.manual_seed(0)
     module, networks, _ = MODULES[kind]
     if built:
-        networks = {key: _build(name) for key, name in networks.items()}
+        networks = {key: _build(name) for key, name in networks.items() if not key.endswith("weights")}
     return module(**{**networks, "num_classes": CLASSES, **options})
 
 

@@ -99,7 +99,7 @@ def checked_as_on(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     if request.param == "gpu":
         check = HSAKDModule._raise_unless_finite
         monkeypatch.setattr(
-            HSAKDModule, "_raise_unless_finite", lambda self, loss: loss.requires_grad or check(self, loss)
+            HSAKDModule, "_raise_unless_finite", lambda self, loss, *_: loss.requires_grad or check(self, loss)
         )
 
 
@@ -111,7 +111,9 @@ def test_a_loss_that_is_not_finite_stops_the_fit(tmp_path: Path, kind: str) -> N
     last, before = tmp_path / "last.ckpt", (tmp_path / "last.ckpt").read_bytes()
     images = BATCH[0].clone()
     images[3] = math.inf
-    with pytest.raises(UsageError, match="the loss became NaN or infinite in epoch 1: lower lr"):
+    with pytest.raises(
+        UsageError, match=r"the loss became NaN or infinite in epoch 1: lower lr|images of epoch 1 hold"
+    ):
         trainer(tmp_path, max_epochs=3).fit(module, loader(images), ckpt_path=last)
     assert last.read_bytes() == before
     type(module).load_from_checkpoint(last)

@@ -88,7 +88,9 @@ def test_a_teacher_then_its_student() -> None:
     expected = load_weights(create_network("resnet8", 10), weights).state_dict()
     torch.testing.assert_close(again.teacher.state_dict(), expected, rtol=0, atol=0)
     saved = torch.load(student, weights_only=True)
-    assert {"EarlyStopping", "ModelCheckpoint"} <= {key.partition("{")[0] for key in saved["callbacks"]}
+    assert {"EarlyStopping", "BestCheckpoint", "LastCheckpoint"} <= {
+        key.partition("{")[0] for key in saved["callbacks"]
+    }
     assert not [key for key in saved["state_dict"] if "teacher" in key]
     assert len(saved["hyper_parameters"]["teacher_sha256"]) == 64
     assert load_weights(create_network("resnet14", 10), student).num_classes == 10  # the data's classes, not 100
@@ -111,7 +113,6 @@ def test_the_configuration_decides_not_the_checkpoint(capsys: pytest.CaptureFixt
     teacher: dict[str, Any] = {"teacher": "resnet8", "teacher_weights": str(folder / "last.ckpt")}
     last = run("fit", module="StudentModule", model={"init_args": teacher}) / "last.ckpt"
     (folder / "last.ckpt").unlink()
-    teacher["teacher_weights"] = None
     run("test", "--ckpt_path", str(last), module="StudentModule", model={"init_args": teacher})
     message = error_of(capsys, lambda: run("test", "--ckpt_path", str(last)))
     assert str(last) in message
@@ -178,7 +179,7 @@ def test_data_modules_show_every_option(module: type) -> None:
 
 def test_features_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     data = {"init_args": {"augment": False}}
-    probe = {"init_args": {"network": "resnet8", "knn": 3}}
+    probe = {"init_args": {"network": "resnet8", "weights": "random", "knn": 3}}
     images = run("fit", module="LinearProbeModule", model=probe, data=data, trainer={"default_root_dir": "images"})
     assert images == Path("runs/LinearProbeModule")
     cached = {"default_root_dir": "features"}

@@ -81,7 +81,9 @@ def test_mistakes(capsys: pytest.CaptureFixture[str], mistake: str) -> None:
 
 
 def test_predict_asks_for_images(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "set --data.init_args.predict_dir" in error_of(capsys, lambda: run("predict"))
+    assert "set --data.init_args.predict_dir" in error_of(
+        capsys, lambda: run("predict", model={"init_args": {"weights": "random"}})
+    )
 
 
 def test_data_say_how_many_classes_they_have(

@@ -18,7 +18,8 @@ import yaml
 from small import error_of
 
 from hsakd_pl.data import ImageDataModule
-from hsakd_pl.runs.cli import HSAKDCLI, main
+from hsakd_pl.runs.cli import main
+from hsakd_pl.runs.lightning_cli import HSAKDCLI
 from hsakd_pl.runs.recipes import PAIRS, PEERS, SMALL_LR, files
 from hsakd_pl.runs.recipes import RECIPES as TABLE
 
@@ -202,7 +203,7 @@ def test_runs(name: str, unpack: Callable[[str], Path], tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["main.py"])
     options = [f"--config={CONFIGS[name]}", f"--config={CONFIGS['trainer/cpu']}"]
-    options += [f"--model.init_args.{key}=null" for key in ("weights", "teacher_weights") if key in model_of(name)]
+    options += [f"--model.init_args.{key}=random" for key in ("weights", "teacher_weights") if key in model_of(name)]
     archive, batch_size = DATA[name.split("/")[0]]
     options += [f"--data.init_args.batch_size={batch_size}", "--data.init_args.num_workers=0", "--trainer.max_epochs=1"]
     options += [f"--trainer.limit_{part}_batches=1" for part in ("train", "val", "test")]

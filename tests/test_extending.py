@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from small import trainer
+from small import TEACHER, trainer
 from torch import Tensor
 
 from hsakd_pl import BaselineModule, DigitsDataModule, HSAKDModule, StudentModule, create_network
@@ -83,7 +83,7 @@ STUDENTS: dict[str, tuple[type[StudentModule], dict[str, Any], set[str]]] = {
 @pytest.mark.parametrize("example", STUDENTS)
 def test_a_method_of_ones_own_trains(example: str) -> None:
     kind, options, added = STUDENTS[example]
-    module = kind("resnet8", "resnet14", num_classes=10, lr=0.01, **options)
+    module = kind("resnet8", **TEACHER, num_classes=10, lr=0.01, **options)
     run = trainer(limit_train_batches=2, limit_val_batches=1)
     run.fit(module, datamodule=DigitsDataModule(batch_size=16))
     logged = {name.removeprefix("train/") for name in run.callback_metrics if name.startswith("train/loss_")}
@@ -93,7 +93,7 @@ def test_a_method_of_ones_own_trains(example: str) -> None:
 
 def test_decoupled_distillation_with_equal_factors_is_distillation() -> None:
     """Its two parts, the second weighted by what the teacher gives to other classes, are Hinton's KD."""
-    module = DKD("resnet8", "resnet14", num_classes=10, alpha=1.0, beta=1.0).double()
+    module = DKD("resnet8", **TEACHER, num_classes=10, alpha=1.0, beta=1.0).double()
     images, labels = torch.randn(1, 3, 8, 8).double(), torch.tensor([3])
     module.eval()
     learnt, taught = module.network.outputs(images), module.teacher(images)
@@ -118,7 +118,7 @@ def test_an_added_term_takes_part_in_the_one_pass() -> None:
 
     def stepped(kind: type[HSAKDModule]) -> HSAKDModule:
         torch.manual_seed(0)
-        module = kind("resnet8", "resnet14", num_classes=10)
+        module = kind("resnet8", **TEACHER, num_classes=10)
         for name, network in (("student", module.network.backbone), ("teacher", module.teacher.network.backbone)):
             network.stem.register_forward_hook(lambda *_, name=name: passes.update({name: passes.get(name, 0) + 1}))
         module.train()
@@ -134,7 +134,7 @@ def test_an_added_term_takes_part_in_the_one_pass() -> None:
 
 def test_a_term_without_a_weight_counts_1_and_a_weight_needs_its_term() -> None:
     batch = torch.randn(4, 3, 8, 8), torch.arange(4)
-    module = FeatureStudent("resnet8", "resnet14", num_classes=10)
+    module = FeatureStudent("resnet8", **TEACHER, num_classes=10)
     terms = module.losses(batch)
     torch.testing.assert_close(module.training_step(batch, 0), sum(terms.values()))
     module.loss_weights["loss_similarity"] = 3.0

@@ -17,7 +17,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "student": ("student", {"built": True}),
     "student_by_name": ("student", {}),
     "hinton": ("student", {"joint_kd_weight": 0, "transform_images": False}),
-    "teacher": ("teacher", {"freeze_backbone": True}),
+    "teacher": ("teacher", {"freeze_backbone": True, "weights": "random"}),
     "probe": ("probe", {}),
 }
 

@@ -66,11 +66,16 @@ def test_a_logged_loss_is_the_mean_over_the_epochs_images(steps: int) -> None:
         assert kept.means == pytest.approx([np.average(losses, weights=[3, 3, 1][: len(losses)]) for losses in epochs])
 
 
-def test_a_loss_that_is_not_a_number_is_not_left_out_of_validation() -> None:
-    images = BATCH[0].clone()
-    images[0] = math.nan
-    (validated,) = trainer().validate(make("teacher"), loader(images), verbose=False)
-    assert math.isnan(validated["val/loss"])
+@pytest.mark.parametrize("verb", ["validate", "test"])
+@pytest.mark.parametrize("spoilt", ["images", "weights"])
+def test_an_evaluation_that_is_not_a_number_is_no_result(verb: str, spoilt: str) -> None:
+    images, module = BATCH[0].clone(), make("teacher")
+    if spoilt == "images":
+        images[0] = math.nan
+    else:
+        module.network.backbone.head[-1].weight.data[0, 0] = math.inf
+    with pytest.raises(UsageError, match=r"/loss is NaN or infinite in epoch 0: the weights .* or some images"):
+        getattr(trainer(), verb)(module, loader(images), verbose=False)
 
 
 def read_column(folder: Path, name: str) -> list[int]:
@@ -113,6 +118,7 @@ def test_hinton_distillation_needs_no_branches(networks: tuple[Any, Any]) -> Non
     student, teacher = (network() if callable(network) else network for network in networks)
     options: dict[str, Any] = {"joint_kd_weight": 0, "kd_weight": 0.9, "ce_weight": 0.1, "temperature": 4.0}
     options["transform_images"] = False
+    options["teacher_weights"] = "random" if isinstance(teacher, str) else None
     module = StudentModule(student, teacher, num_classes=4, **options)
     images, labels = BATCH
     learnt, taught = module.network(images), module.teacher(images).logits

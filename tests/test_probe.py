@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from small import loader, run, trainer
+from small import TEACHER, loader, run, trainer
 
 from hsakd_pl import (
     DigitsDataModule,
@@ -50,7 +50,7 @@ def fitted(data: pl.LightningDataModule, module: LinearProbeModule, **options: A
 @pytest.mark.parametrize("name", list_networks())
 def test_every_network_is_probed_and_none_of_it_moves(name: str) -> None:
     size = 64 if name.endswith("_imagenet") else 32
-    module = LinearProbeModule(name, num_classes=5)
+    module = LinearProbeModule(name, num_classes=5, weights="random")
     (features,) = module.frozen
     before = {key: tensor.clone() for key, tensor in features.state_dict().items()}
     optimizer = module.configure_optimizers()["optimizer"]
@@ -69,7 +69,7 @@ def test_starts_from_a_students_checkpoint_or_published_weights(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["main.py"])
-    last = run("fit", module="StudentModule", model={"init_args": {"teacher": "resnet14"}}) / "last.ckpt"
+    last = run("fit", module="StudentModule", model={"init_args": TEACHER}) / "last.ckpt"
     student = load_weights(create_network("resnet8", 10), last)
     torch.save({"net": published_state_dict(student)}, "published.pth.tar")
     expected = student.backbone.stages.state_dict()

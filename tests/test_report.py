@@ -50,13 +50,13 @@ def test_a_row_counts_what_came_before_an_interruption() -> None:
     run("fit", "--ckpt_path", "last", trainer={"max_epochs": 3})
     row = row_of(folder)
     assert (row["epochs"], first["epochs"]) == (3, 1)
-    spent = [found["images"] for found in _states(folder / "last.ckpt")]
-    assert spent == [3 * 2 * 64]
+    (state,) = _states(folder / "last.ckpt")
+    assert state["spent"]["images"] == 3 * 2 * 64
     assert row["seconds"] > first["seconds"]
 
 
 def _states(checkpoint: Path) -> list[dict[str, Any]]:
-    return [state for state in torch.load(checkpoint, weights_only=True)["callbacks"].values() if "images" in state]
+    return [state for state in torch.load(checkpoint, weights_only=True)["callbacks"].values() if "spent" in state]
 
 
 def test_no_row_of_a_trial_or_of_a_run_that_failed() -> None:

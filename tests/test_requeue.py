@@ -24,14 +24,14 @@ class Signal(pl.Callback):
     With ``killed_at`` it ends it before that step instead, without a signal.
     """
 
-    def __init__(self, at: int = -1, killed_at: int = -1) -> None:
-        self.at, self.killed_at = at, killed_at
+    def __init__(self, at: int = -1, killed_at: int = -1, signum: int = int(signal.SIGUSR1)) -> None:
+        self.at, self.killed_at, self.signum = at, killed_at, signum
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: Any, optimizer: Any) -> None:
         if trainer.global_step == self.killed_at:
             raise KilledError
         if trainer.global_step == self.at:
-            os.kill(os.getpid(), signal.SIGUSR1)
+            os.kill(os.getpid(), self.signum)
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if Path("requeued").exists():
@@ -53,7 +53,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def fit(*options: str, folder: str = "job", interrupted: dict[str, int] | None = None, **trainer: Any) -> Any:
+def fit(*options: str, folder: str = "job", interrupted: dict[str, Any] | None = None, **trainer: Any) -> Any:
     """Train 2 epochs of 4 batches; returns the last checkpoint. With ``interrupted`` the run ends on the way."""
     trainer = {"max_epochs": 2, "limit_train_batches": 4, "limit_val_batches": 1, **trainer}
     if interrupted is not None:
@@ -81,7 +81,7 @@ def assert_same(one: Any, other: Any) -> None:
     [
         pytest.param(1, 1, 2, id="in the middle of an epoch"),
         pytest.param(5, 1, 6, id="with an older last.ckpt"),
-        pytest.param(3, 1, 5, id="in the last batch before validation"),
+        pytest.param(3, 1, 4, id="in the last batch before validation"),
         pytest.param(0, 2, 1, id="accumulating gradients"),
     ],
 )
@@ -91,22 +91,41 @@ def test_a_requeued_job_continues_at_the_exact_step(
     whole = fit(folder="whole", accumulate_grad_batches=accumulated)
     fit(interrupted={"at": at}, accumulate_grad_batches=accumulated)
     assert Path("requeued").read_text() == "requeue 7\n"
-    assert torch.load("job/hpc_ckpt_1.ckpt", weights_only=True)["global_step"] == saved
+    assert torch.load("job/last.ckpt", weights_only=True)["global_step"] == saved
     start_again(job)
     assert_same(fit(accumulate_grad_batches=accumulated), whole)
-    assert not list(Path("job").glob("hpc_ckpt_*"))
 
 
-def test_a_job_killed_without_warning_continues_from_its_newest_checkpoint(
-    job: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGUSR2])
+def test_either_signal_is_heeded_and_an_array_requeues_its_task(job: pytest.MonkeyPatch, signum: int) -> None:
+    for part, value in (("JOB", "5"), ("TASK", "2")):
+        job.setenv(f"SLURM_ARRAY_{part}_ID", value)
+    fit(interrupted={"at": 1, "signum": int(signum)})
+    assert Path("requeued").read_text() == "requeue 5_2\n"
+
+
+def test_a_handler_of_the_users_own_is_called_once_all_is_saved(job: pytest.MonkeyPatch) -> None:
+    """As submitit installs one, which starts its job again by itself."""
+
+    def handler(signum: int, frame: Any) -> None:
+        Path("requeued").write_text(f"step {torch.load('job/last.ckpt', weights_only=True)['global_step']}")
+
+    before = signal.signal(signal.SIGUSR2, handler)
+    try:
+        fit(interrupted={"at": 1, "signum": int(signal.SIGUSR2)})
+        assert signal.getsignal(signal.SIGUSR2) is handler
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert Path("requeued").read_text() == "step 2"
+
+
+def test_a_job_killed_without_warning_continues_from_its_newest_checkpoint(job: pytest.MonkeyPatch) -> None:
     whole = fit(folder="whole")
     fit(interrupted={"at": 1})
     start_again(job)
-    fit(interrupted={"killed_at": 6})  # last.ckpt is of step 4 now
-    assert "Restored all states from the checkpoint at job/hpc_ckpt_1.ckpt" in caplog.text
+    fit(interrupted={"killed_at": 6})
+    assert torch.load("job/last.ckpt", weights_only=True)["global_step"] == 4
     assert_same(fit(), whole)
-    assert "Restored all states from the checkpoint at job/last.ckpt" in caplog.text
 
 
 def test_a_requeued_job_prefers_its_own_checkpoint_to_the_one_it_started_from(job: pytest.MonkeyPatch) -> None:
@@ -121,17 +140,24 @@ def test_what_another_job_left_is_not_continued(job: pytest.MonkeyPatch, capsys:
     fit(interrupted={"at": 1})
     start_again(job)
     job.setenv("SLURM_JOB_ID", "8")
-    assert "job/hpc_ckpt_1.ckpt is the result of an earlier run" in error_of(capsys, fit)
-    network = {"trainer": {"default_root_dir": "job"}}
-    assert "job/hpc_ckpt_1.ckpt was left by an interrupted run" in error_of(capsys, lambda: run("test", **network))
-    run("test", "--ckpt_path", "job/hpc_ckpt_1.ckpt", **network)
-    assert fit("--ckpt_path", "job/hpc_ckpt_1.ckpt")["global_step"] == 8
-    assert not list(Path("job").glob("hpc_ckpt_*"))
-    job.setenv("SLURM_JOB_ID", "9")
     assert "job/last.ckpt is the result of an earlier run" in error_of(capsys, fit)
+    assert fit("--ckpt_path", "last")["global_step"] == 8
+
+
+def test_what_lightning_left_is_not_evaluated_unasked(
+    job: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit()
+    Path("job/last.ckpt").rename("job/hpc_ckpt_1.ckpt")
+    network: dict[str, Any] = {"trainer": {"default_root_dir": "job"}, "model": {"init_args": {"weights": "random"}}}
+    assert "job/hpc_ckpt_1.ckpt was left by an interrupted run" in error_of(capsys, lambda: run("test", **network))
+    assert "job/hpc_ckpt_1.ckpt is the result of an earlier run" in error_of(capsys, fit)
+    run("test", "--ckpt_path", "hpc", **network)
 
 
 def test_a_finished_job_that_is_requeued_stays_as_it_is(job: pytest.MonkeyPatch) -> None:
     before = fit()
+    row = Path("job/result.json").read_text()
     start_again(job)
     assert_same(fit(), before)
+    assert Path("job/result.json").read_text() == row

@@ -14,7 +14,7 @@ from small import MODULES, make
 from torch import Tensor
 
 from hsakd_pl import DigitsDataModule
-from hsakd_pl.runs.requeue import RequeueBetweenSteps
+from hsakd_pl.runs.checkpoints import LastCheckpoint
 
 
 class Unreadable(CPUAccelerator):
@@ -67,13 +67,12 @@ def run_on_meta(verb: str, kind: str, folder: Path, reads: bool = False) -> None
     run = pl.Trainer(
         accelerator=Unreadable(),
         strategy=OnMeta(),
-        callbacks=[RequeueBetweenSteps(), LearningRateMonitor(), Steps(reads)],
+        callbacks=[LastCheckpoint(folder, 10, ""), LearningRateMonitor(), Steps(reads)],
         logger=CSVLogger(folder),
         log_every_n_steps=1,
         max_epochs=1,
         num_sanity_val_steps=0,
         enable_model_summary=False,
-        enable_checkpointing=False,
     )
     getattr(run, verb)(make(kind, num_classes=10), DigitsDataModule(batch_size=16))
 

@@ -1,18 +1,28 @@
 """What all modules share of training: loss terms, optimizer, schedule, logging. A method overrides some of it."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import MultiStepLR
 
-from hsakd_pl.errors import UsageError
+from hsakd_pl.errors import UsageError, require
 from hsakd_pl.modules.evaluated import Batch, EvaluatedModule
-from hsakd_pl.modules.metrics import Mean
-from hsakd_pl.modules.optimization import OptimizerMaker, Scheduler, make_sgd, one_schedule, with_warmup
+from hsakd_pl.modules.means import EpochMeans
+from hsakd_pl.modules.optimization import (
+    OptimizerMaker,
+    Scheduler,
+    check_rates,
+    check_same_rates,
+    make_sgd,
+    one_schedule,
+    with_warmup,
+)
 from hsakd_pl.networks import Network
-from hsakd_pl.ops import cross_entropy, total
+from hsakd_pl.ops import all_finite, cross_entropy, total
 from hsakd_pl.weights import fit
 
 REPLACED = ("lr", "momentum", "nesterov", "weight_decay")  # what an optimizer of the user's takes the place of
@@ -57,12 +67,16 @@ class HSAKDModule(EvaluatedModule):
             raise UsageError(f"warmup_epochs is {warmup_epochs}: lr_scheduler replaces the warm-up, set one of the two")
         if compile and not fast:
             raise UsageError("compile has no effect with fast=False: leave one of the two out")
+        check_rates(lr, momentum, nesterov, weight_decay, milestones, warmup_epochs)
+        for name, weight in (loss_weights or {}).items():
+            require(0 <= weight < math.inf, f"{name.removeprefix('loss_')}_weight", weight, "at least 0, and finite")
+        require(branch_metrics_every >= 0, "branch_metrics_every", branch_metrics_every, "at least 0")
         self.loss_weights = dict(loss_weights or {})
         self.lr, self.momentum, self.nesterov, self.weight_decay = lr, momentum, nesterov, weight_decay
         self.milestones, self.warmup_epochs = tuple(milestones), warmup_epochs
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.fast, self.compile_step = fast, compile
-        self.means: dict[str, Mean] = {}  # of the losses in a fit's current epoch
+        self.means = EpochMeans()
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Pass once through the networks and name the loss terms, for images (B, 3, S, S) and labels (B,)."""
@@ -79,24 +93,21 @@ class HSAKDModule(EvaluatedModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self._guard()
-        terms = self.losses(batch)
+        try:
+            terms = self.losses(batch)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            message = f"batch_size: a batch norm cannot train on {len(batch[0])} image of this size, choose another"
+            raise UsageError(message) from error
         if unknown := self.loss_weights.keys() - terms.keys():
             raise UsageError(f"loss_weights names {', '.join(sorted(unknown))}; the terms are {', '.join(terms)}")
         loss = total(self.loss_weights.get(name, 1.0) * term for name, term in terms.items())
         if loss.device.type == "cpu":  # elsewhere reading it would stall the device: once an epoch is enough
-            self._raise_unless_finite(loss)
+            self._raise_unless_finite(loss, batch[0])
         if self._trainer is not None:
-            self._add_to_means({"loss": loss, **terms}, len(batch[1]))
+            self.means.add({"loss": loss, **terms}, len(batch[1]), self.log)
         return loss
-
-    def _add_to_means(self, values: dict[str, Tensor], images: int) -> None:
-        """Keep what Lightning logs at the end of an epoch; to log values at each step took 1.5 ms of it."""
-        for name, value in values.items():
-            if name not in self.means:
-                self.means[name] = Mean().to(value.device)
-            if not self.means[name].update_called:
-                self.log(f"train/{name}", self.means[name], on_step=False, on_epoch=True, metric_attribute=name)
-            self.means[name].update(value, images)
 
     def configure_optimizers(self) -> Any:
         """Optimize what is not frozen, at rates that ``lr_scheduler``, or warm-up and milestones, decide."""
@@ -117,6 +128,7 @@ class HSAKDModule(EvaluatedModule):
         return [Fast(self.compile_step)] if self.fast else []
 
     def setup(self, stage: str) -> None:
+        self.means.clear()  # of a fit that was interrupted
         data = getattr(self.trainer, "datamodule", None)
         if (found := getattr(data, "num_classes", self.num_classes)) != self.num_classes:
             raise UsageError(
@@ -128,7 +140,11 @@ class HSAKDModule(EvaluatedModule):
                 network.check_image_size(size, size)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if not all_finite(checkpoint["state_dict"].values()):
+            self._raise_unless_finite(torch.tensor(math.nan))
         checkpoint["transforms"] = self._transforms()
+        if not self.trainer.is_last_batch:
+            checkpoint["means"] = self.means.saved(self.all_gather)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         origin = f"checkpoint {getattr(self._trainer, 'ckpt_path', None) or 'given'}"
@@ -136,9 +152,14 @@ class HSAKDModule(EvaluatedModule):
         own = self._transforms()
         if (saved := checkpoint.get("transforms", own)) != own:
             raise UsageError(f"{origin} was trained with the transforms {saved}, not {own}: choose those")
+        for network in self.networks:
+            network.missing = None
+        if self._trainer is not None and self.trainer.state.fn == "fit":
+            check_same_rates(checkpoint.get("hyper_parameters", {}), self.hparams)
+            self.means.restore(checkpoint.get("means", {}), self.trainer.global_rank, self.trainer.world_size)
 
     def on_fit_start(self) -> None:
-        self.means.clear()  # of a fit that was interrupted
+        self._guard()
 
     def on_validation_start(self) -> None:  # before the epoch's checkpoints are written
         if self.trainer.state.fn == "fit":
@@ -154,8 +175,10 @@ class HSAKDModule(EvaluatedModule):
         if "loss" in self.means:
             self._raise_unless_finite(self.means["loss"].total)
 
-    def _raise_unless_finite(self, loss: Tensor) -> None:
+    def _raise_unless_finite(self, loss: Tensor, images: Tensor | None = None) -> None:
         if not loss.isfinite():
+            if images is not None and not images.isfinite().all():
+                raise UsageError(f"images of epoch {self.current_epoch} hold NaN or infinite numbers: mend the data")
             raise UsageError(
                 f"the loss became NaN or infinite in epoch {self.current_epoch}: lower lr, add warmup_epochs or use "
                 "trainer.precision 32-true; checkpoints of earlier epochs are intact"

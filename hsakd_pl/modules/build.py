@@ -5,10 +5,13 @@ from typing import Any
 import torch.nn as nn
 
 from hsakd_pl.errors import UsageError
+from hsakd_pl.files import local_path
 from hsakd_pl.modules.base import REPLACED, HSAKDModule
 from hsakd_pl.networks import Network, as_network, create_network
 from hsakd_pl.ops import ROTATIONS, Transforms, named_transforms
 from hsakd_pl.weights import describe, load_weights
+
+RANDOM = "random"  # in a file's place: the weights of a fresh network
 
 
 def build_network(
@@ -22,14 +25,33 @@ def build_network(
     """
     wanted = named_transforms(transforms) if isinstance(transforms, str) else transforms
     built = create_network(network, num_classes, branches, wanted or ROTATIONS) if isinstance(network, str) else network
-    if weights is not None:
-        load_weights(built, weights)
+    missing = load(built, weights)
     found = as_network(built, num_classes)
     if wanted not in (None, found.transforms):
         raise UsageError("transforms: a network that is given has its own: choose them in create_network")
     if branches and not len(found.branches):
         raise UsageError(f"network: {describe(found)} has no branches: use create_network(name, branches=True)")
-    return found if branches else found.without_branches
+    found = found if branches else found.without_branches
+    found.missing = missing
+    return found
+
+
+def load(networks: Any, weights: str | None) -> UsageError | None:
+    """Load a file into a network or peers; gives the error where it is missing, for a checkpoint may make up for it."""
+    try:
+        if weights not in (None, RANDOM):
+            load_weights(networks, weights)
+    except UsageError as error:
+        if local_path("weights", str(weights)).exists():
+            raise
+        return error
+    return None
+
+
+def require_trained(option: str, network: str | nn.Module, weights: str | None) -> None:
+    """Raise UsageError if a network by name would take a trained one's place without weights."""
+    if isinstance(network, str) and weights is None:
+        raise UsageError(f"{option}: {network} would be untrained: name the file of its weights, or {RANDOM}")
 
 
 def not_by_name(module: HSAKDModule, **arguments: Any) -> list[str]:

@@ -1,13 +1,15 @@
 """What all modules share around training: their networks, the frozen ones among them, and evaluation."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch.nn as nn
 from torch import Tensor
 
+from hsakd_pl.errors import UsageError
 from hsakd_pl.modules.frozen import Frozen
+from hsakd_pl.modules.means import Mean
 from hsakd_pl.modules.metrics import Evaluation
 from hsakd_pl.networks import Network
 
@@ -40,6 +42,7 @@ class EvaluatedModule(pl.LightningModule):
         return self.network.num_classes
 
     def forward(self, images: Tensor) -> Any:
+        self._guard()
         return self.network(images)
 
     def classify(self, peer: int, images: Tensor) -> Tensor:
@@ -79,7 +82,8 @@ class EvaluatedModule(pl.LightningModule):
 
     def train(self, mode: bool = True) -> "EvaluatedModule":
         super().train(mode)
-        self._guard()
+        for frozen in self.frozen:
+            frozen.guard()
         return self
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "EvaluatedModule":
@@ -90,5 +94,20 @@ class EvaluatedModule(pl.LightningModule):
         return super()._apply(fn, recurse)
 
     def _guard(self) -> None:
+        for network in self.networks:
+            if network.missing is not None:
+                raise network.missing
         for frozen in self.frozen:
             frozen.guard()
+
+    def on_validation_epoch_end(self) -> None:
+        self._raise_unless_evaluated("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._raise_unless_evaluated("test")
+
+    def _raise_unless_evaluated(self, split: str) -> None:
+        finite = bool(cast(Mean, self.evaluation.pooled["loss"]).total.isfinite())
+        if not self.trainer.strategy.reduce_boolean_decision(finite):
+            remedy = "the weights have diverged (lower lr) or some images are no finite numbers"
+            raise UsageError(f"{split}/loss is NaN or infinite in epoch {self.current_epoch}: {remedy}")

@@ -29,6 +29,8 @@ class Frozen:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> NetworkOutput:
+        if self.network.missing is not None:
+            raise self.network.missing
         return (self.stand_in or self.network.outputs)(images)
 
     def __getattr__(self, name: str) -> Any:

@@ -2,42 +2,17 @@
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn as nn
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+from hsakd_pl.modules.means import Mean
 from hsakd_pl.networks import Network, NetworkOutput
 from hsakd_pl.ops import cross_entropy
 
 Metrics = dict[str, Metric]
 TOP = 5  # the second accuracy of the paper's ImageNet tables
-
-
-class Mean(Metric):
-    """Keeps a running mean of per-batch means, weighted by batch size.
-
-    torchmetrics' own looks for NaN at every update, which stalls a GPU, and leaves it out, or, told not to look,
-    forgets the weights; and it takes nine kernels for two. Here NaN stays to be seen; an empty batch has no mean.
-    """
-
-    total: Tensor
-    images: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.zeros(()), "sum")
-        self.add_state("images", torch.zeros((), dtype=torch.long), "sum")
-
-    def update(self, value: Tensor, images: int) -> None:
-        """Add the mean () of a batch of so many images."""
-        mean = value.detach() if images else torch.zeros_like(value)
-        self.total = torch.add(self.total, mean, alpha=images)  # of the values' dtype, which must not differ by device
-        self.images = self.images + images
-
-    def compute(self) -> Tensor:
-        return self.total / self.images
 
 
 class Accuracy(MulticlassAccuracy):

@@ -1,5 +1,6 @@
 """Mutual distillation: peers that learn together, without a teacher (Sec. 4.6, online)."""
 
+import math
 from collections.abc import Sequence
 from itertools import permutations
 from typing import Any
@@ -7,13 +8,12 @@ from typing import Any
 import torch.nn as nn
 from torch import Tensor
 
-from hsakd_pl.errors import UsageError
+from hsakd_pl.errors import UsageError, require
 from hsakd_pl.modules.base import HSAKDModule
-from hsakd_pl.modules.build import build_network, not_by_name
+from hsakd_pl.modules.build import build_network, load, not_by_name
 from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.modules.optimization import OptimizerMaker, Scheduler
 from hsakd_pl.ops import Transforms, cross_entropy, joint_cross_entropy, joint_kd_loss, kd_loss, total
-from hsakd_pl.weights import load_weights
 
 
 class MutualModule(HSAKDModule):
@@ -50,8 +50,8 @@ class MutualModule(HSAKDModule):
         if len(peers) < 2 or len(set(facts)) > 1:
             found = [f"{classes} classes, {branches} branches, {transforms}" for classes, branches, transforms in facts]
             raise UsageError(f"networks: two or more peers, alike in classes, branches and transforms, not {found}")
-        if weights is not None:
-            load_weights([*peers], weights)
+        require(0 < temperature < math.inf, "temperature", temperature, "above 0")
+        peers[0].missing = load(peers, weights)
         joint = {"loss_joint_ce": joint_ce_weight, "loss_joint_kd": joint_kd_weight}
         super().__init__(
             peers,

@@ -1,6 +1,7 @@
 """SGD and its learning rates, as the published recipes have them."""
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -8,8 +9,38 @@ from torch import Tensor
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, MultiStepLR
 
+from hsakd_pl.errors import UsageError, require
+
 OptimizerMaker = Callable[[Iterable[Tensor]], Optimizer]
 Scheduler = Callable[[Optimizer], LRScheduler]
+
+RATES = ("lr", "momentum", "nesterov", "weight_decay", "milestones", "warmup_epochs")
+
+
+def check_rates(
+    lr: float, momentum: float, nesterov: bool, weight_decay: float, milestones: Sequence[int], warmup_epochs: int
+) -> None:
+    """Raise UsageError for the first of these options that is out of its range."""
+    for option, value in (("lr", lr), ("weight_decay", weight_decay), ("warmup_epochs", warmup_epochs)):
+        require(0 <= value < math.inf, option, value, "at least 0, and finite")
+    require(0 <= momentum < 1, "momentum", momentum, "at least 0 and below 1")
+    require(momentum > 0 or not nesterov, "nesterov", nesterov, "off without momentum")
+    require(all(epoch >= 0 for epoch in milestones), "milestones", milestones, "epochs, of at least 0")
+
+
+def check_same_rates(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise UsageError for an option of a resumed run which its optimizer's and its schedule's state would overrule."""
+    for option in RATES:
+        old, new = before.get(option), now.get(option)
+        if option in before and option in now and _plain(old) != _plain(new):
+            raise UsageError(
+                f"{option} is {new}, but the run that is resumed was begun with {old} and goes on with it: leave it as "
+                "it was, or begin a new run from the weights"
+            )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, Sequence) else value
 
 
 def make_sgd(module: pl.LightningModule, parameters: Iterable[Tensor], lr: float, fused: bool, **options: Any) -> SGD:

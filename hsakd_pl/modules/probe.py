@@ -11,9 +11,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from hsakd_pl.data import FeatureDataModule, ImageDataModule
-from hsakd_pl.errors import UsageError
+from hsakd_pl.errors import UsageError, require
 from hsakd_pl.modules.base import HSAKDModule
-from hsakd_pl.modules.build import build_network, not_by_name
+from hsakd_pl.modules.build import build_network, not_by_name, require_trained
 from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.modules.optimization import OptimizerMaker, Scheduler
 from hsakd_pl.networks import Network
@@ -28,7 +28,7 @@ class ProbeNetwork(Network):
 
     def __init__(self, network: Network, num_classes: int) -> None:
         super().__init__(num_classes)
-        self.features = deepcopy(network)
+        self.features, self.missing = deepcopy(network), network.missing
         linears = [name for name, layer in self.features.named_modules() if isinstance(layer, nn.Linear)]
         if not linears:
             raise UsageError(f"network: {describe(network)} has no linear layer that a probe could replace")
@@ -54,7 +54,7 @@ class LinearProbeModule(HSAKDModule):
     Args:
         network: a registry name, or a network, of which a copy is made.
         num_classes: of the data that are probed.
-        weights: file of the network.
+        weights: file of the network; ``random`` for a fresh one.
         source_classes: how many classes that has.
         knn: accuracy of so many nearest neighbours (cosine) among the training images, beside the classifier's, as
             ``val/knn_acc``; it needs the package's data modules, 0 leaves it out.
@@ -71,7 +71,9 @@ class LinearProbeModule(HSAKDModule):
         lr_scheduler: Scheduler | None = None, branch_metrics_every: int = 10, fast: bool = True,
         compile: bool | dict[str, Any] = False,
     ) -> None:  # fmt: skip
+        require_trained("weights", network, weights)
         probed = build_network(network, source_classes, False, weights)
+        require(knn >= 0, "knn", knn, "at least 0")
         super().__init__(
             [ProbeNetwork(probed, num_classes)],
             None,
@@ -93,6 +95,7 @@ class LinearProbeModule(HSAKDModule):
             self.knn_accuracy = self._nearest_neighbours(getattr(self.trainer, "datamodule", None))
 
     def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
         if self.knn_accuracy is not None:
             self.log("val/knn_acc", self.knn_accuracy)
 

@@ -1,14 +1,16 @@
 """A student distilled from a frozen teacher (Sec. 3.3, "Training the student network")."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch.nn as nn
 from torch import Tensor
 
-from hsakd_pl.errors import UsageError
+from hsakd_pl.errors import UsageError, require
+from hsakd_pl.files import local_path
 from hsakd_pl.modules.base import HSAKDModule
-from hsakd_pl.modules.build import build_network, not_by_name
+from hsakd_pl.modules.build import RANDOM, build_network, not_by_name, require_trained
 from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.modules.optimization import OptimizerMaker, Scheduler
@@ -27,7 +29,7 @@ class StudentModule(HSAKDModule):
         network: a registry name, or a network.
         teacher: a registry name, or a network.
         weights: file that the student starts from.
-        teacher_weights: file of the teacher.
+        teacher_weights: file of a teacher by name, which ``fit`` alone needs; ``random`` for a fresh one.
         teacher_sha256: hash that this file must have; by default that of the run that ``fit`` resumes.
         num_classes: of networks by name, or of a user's own.
         transforms: of networks by name: an object, or ``rotations``, ``flips``, ``colours``, an import path, a product.
@@ -50,6 +52,9 @@ class StudentModule(HSAKDModule):
         lr_scheduler: Scheduler | None = None, branch_metrics_every: int = 10, fast: bool = True,
         compile: bool | dict[str, Any] = False,
     ) -> None:  # fmt: skip
+        require(0 < temperature < math.inf, "temperature", temperature, "above 0")
+        require(joint_kd_weight >= 0, "joint_kd_weight", joint_kd_weight, "at least 0")
+        require_trained("teacher_weights", teacher, teacher_weights)
         branches = joint_kd_weight > 0
         if branches and not transform_images:
             raise UsageError("transform_images is off, but branches need them: set joint_kd_weight to 0 as well")
@@ -65,8 +70,8 @@ class StudentModule(HSAKDModule):
         self.frozen.append(self.teacher)
         self._check_pair()
         self.expected_sha256 = teacher_sha256
-        if teacher_weights is not None:
-            self.hparams["teacher_sha256"] = file_sha256(teacher_weights)
+        if teacher_weights not in (None, RANDOM) and self.teacher.missing is None:
+            self.hparams["teacher_sha256"] = file_sha256(local_path("teacher_weights", str(teacher_weights)))
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         images, labels = batch
@@ -83,6 +88,8 @@ class StudentModule(HSAKDModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit":
+            if self.teacher.missing is not None:
+                raise self.teacher.missing
             self._check_teacher_file()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from hsakd_pl.modules.base import HSAKDModule
-from hsakd_pl.modules.build import build_network, not_by_name
+from hsakd_pl.modules.build import build_network, not_by_name, require_trained
 from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.modules.optimization import OptimizerMaker, Scheduler
@@ -23,7 +23,7 @@ class TeacherModule(HSAKDModule):
     Args:
         network: a registry name, or a network with branches.
         freeze_backbone: whether the branches alone train.
-        weights: file to start from.
+        weights: file to start from, which a frozen backbone by name must have; ``random`` for a fresh one.
         num_classes: of a network by name.
         transforms: of a network by name: an object, ``rotations``, ``flips``, ``colours``, an import path, a product.
         ce_weight: factor of the class head's term.
@@ -40,6 +40,8 @@ class TeacherModule(HSAKDModule):
         optimizer: OptimizerMaker | None = None, lr_scheduler: Scheduler | None = None, branch_metrics_every: int = 10,
         fast: bool = True, compile: bool | dict[str, Any] = False,
     ) -> None:  # fmt: skip
+        if freeze_backbone:
+            require_trained("weights", network, weights)
         super().__init__(
             [build_network(network, num_classes, True, weights, transforms)],
             {"loss_ce": ce_weight, "loss_joint_ce": joint_ce_weight},

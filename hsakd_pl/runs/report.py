@@ -1,12 +1,13 @@
 """Write a JSON row for each run, and show many rows as a table."""
 
 import json
+import math
 import os
 import subprocess
 import time
 from argparse import ArgumentParser
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -15,13 +16,18 @@ import pytorch_lightning as pl
 import torch
 import torchvision
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.utilities import rank_zero_info
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import hsakd_pl
 from hsakd_pl.errors import UsageError
+from hsakd_pl.files import read_text, replacing
 
 FILE = "result.json"
+# What a table shows of a row, and whether a run may lack it
+FIELDS = {"last_val_acc": True, "best_val_acc": True, "images_per_second": False, "seconds": False}
 Row = dict[str, Any]
 
 
@@ -29,19 +35,28 @@ class ResultWriter(pl.Callback):
     """Writes ``result.json`` into ``folder`` when training has ended, whatever interruptions it went through.
 
     The row: config files, seed, epochs, last and best validation accuracy in [0, 1], all last metrics, seconds of the
-    whole fit, training images/s of all devices, device, versions, commit, and what the teacher's weights were.
+    whole fit, training images/s of all devices, device, versions, commit, what the teacher's weights were, and what a
+    resumed run did otherwise from some step on. Checkpoints carry what it needs, so that a run which has nothing left
+    to train can still write it; a row that is there then stays.
     """
 
-    def __init__(self, folder: str | Path, configs: Iterable[str], seed: int, best: ModelCheckpoint) -> None:
+    def __init__(
+        self, folder: str | Path, configs: Iterable[str], seed: int, best: ModelCheckpoint, options: dict[str, Any]
+    ) -> None:
         self.path, self.configs, self.seed, self.best = Path(folder, FILE), list(configs), seed, best
-        self.spent = {"seconds": 0.0, "train_seconds": 0.0, "images": 0}
+        self.options, self.changes = options, list[dict[str, Any]]()
+        self.spent, self.metrics = {"seconds": 0.0, "train_seconds": 0.0, "images": 0}, dict[str, float | None]()
         self._since_start = self._since_batch = 0.0
+        self._trained = False
 
-    def state_dict(self) -> dict[str, float]:
-        return {**self.spent, "seconds": self._seconds()}
+    def state_dict(self) -> dict[str, Any]:
+        spent = {**self.spent, "seconds": self._seconds()}
+        return {"spent": spent, "metrics": self.metrics, "options": self.options, "changes": self.changes}
 
-    def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        self.spent.update(state_dict)
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.spent.update(state_dict["spent"])
+        self.metrics = state_dict["metrics"]
+        self.changes[:0] = state_dict["changes"]
 
     def on_train_start(self, *_: Any) -> None:
         self._since_start = time.monotonic()
@@ -56,30 +71,37 @@ class ResultWriter(pl.Callback):
         now = time.monotonic()
         self.spent["train_seconds"] += now - self._since_batch
         self.spent["images"] += len(batch[1]) * trainer.world_size
-        self._since_batch = now
+        self._since_batch, self._trained = now, True
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.metrics = _finite(trainer.callback_metrics)
 
     def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         # Lightning sets fast_dev_run without declaring it
-        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            partial = self.path.with_suffix(".partial")
-            partial.write_text(json.dumps(self._row(trainer, module), indent=1) + "\n")
-            partial.replace(self.path)
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        if self._trained:
+            self.metrics = _finite(trainer.callback_metrics)
+        else:
+            rank_zero_info(f"Nothing is left to train: the run has its {trainer.current_epoch} epochs")
+        if self._trained or (self.metrics and not self.path.exists()):
+            with replacing(self.path) as file:
+                json.dump(self._row(trainer, module), file, indent=1, allow_nan=False)
+                file.write("\n")
 
     def _seconds(self) -> float:
         return self.spent["seconds"] + (time.monotonic() - self._since_start if self._since_start else 0.0)
 
     def _row(self, trainer: pl.Trainer, module: pl.LightningModule) -> Row:
-        metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
         best = self.best.best_model_score
         cuda = module.device.type == "cuda"
         return {
             "config": self.configs,
             "seed": self.seed,
             "epochs": trainer.current_epoch,
-            "last_val_acc": metrics.get("val/acc"),
+            "last_val_acc": self.metrics.get("val/acc"),
             "best_val_acc": None if best is None else float(best),
-            "metrics": metrics,
+            "metrics": self.metrics,
             "seconds": round(self._seconds(), 2),
             "images_per_second": round(self.spent["images"] / max(self.spent["train_seconds"], 1e-9), 2),
             "device": torch.cuda.get_device_name() if cuda else f"CPU, {os.cpu_count()} cores",
@@ -88,6 +110,7 @@ class ResultWriter(pl.Callback):
             "versions": {package.__name__: package.__version__ for package in (hsakd_pl, torch, torchvision, pl)},
             "commit": _commit(),
             "teacher_sha256": module.hparams.get("teacher_sha256"),
+            "changes": self.changes,
         }
 
 
@@ -113,9 +136,30 @@ def collect(folder: Path) -> list[Row]:
 
 def _read_row(path: Path) -> Row:
     try:
-        return {"folder": str(path.parent), **json.loads(path.read_text())}
-    except (ValueError, TypeError) as error:
+        row = json.loads(read_text(path), parse_constant=_refuse)
+        if not isinstance(row, dict) or not _list_of_names(row.get("config")):
+            raise ValueError("config is no list of names")
+        for field, optional in FIELDS.items():
+            value = row.get(field, "missing")
+            if not (optional and value is None) and not (type(value) in (int, float) and 0 <= value < math.inf):
+                raise ValueError(f"{field} is {value!s:.40}")
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is no result ({error}): remove it and run its experiment again") from error
+    return {**row, "folder": str(path.parent)}
+
+
+def _list_of_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"it holds {constant}")
+
+
+def _finite(metrics: Mapping[str, Any]) -> dict[str, float | None]:
+    """Plain numbers, sorted by name, and None for what is none: JSON has no NaN."""
+    numbers = {name: float(metrics[name]) for name in sorted(metrics)}
+    return {name: number if math.isfinite(number) else None for name, number in numbers.items()}
 
 
 def as_table(rows: Iterable[Row]) -> Table:
@@ -127,7 +171,7 @@ def as_table(rows: Iterable[Row]) -> Table:
     for name, runs in by_config.items():
         last, best = (_spread([row[key] for row in runs]) for key in ("last_val_acc", "best_val_acc"))
         speed, seconds = (f"{mean(row[key] for row in runs):,.0f}" for key in ("images_per_second", "seconds"))
-        table.add_row(name, str(len(runs)), last, best, speed, seconds)
+        table.add_row(escape(name), str(len(runs)), last, best, speed, seconds)
     return table
 
 
@@ -140,7 +184,8 @@ def _spread(fractions: list[float | None]) -> str:
 def show(folder: Path) -> None:
     """Write ``rows.jsonl`` into ``folder``, a line a run, and print the table."""
     rows = collect(folder)
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with replacing(folder / "rows.jsonl") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
     Console().print(as_table(rows))
 
 

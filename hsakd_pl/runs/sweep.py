@@ -4,14 +4,17 @@ Seed k runs in the folder seed<k> inside the recipe's. Seeds that have a result 
 resume. One seed runs in this process, as in a task of a SLURM array; several run one after the other.
 """
 
+import signal
 import subprocess
 import sys
 from argparse import ArgumentParser
 from pathlib import Path
 
 from hsakd_pl.errors import UsageError
-from hsakd_pl.runs.cli import HSAKDCLI, main
+from hsakd_pl.runs.cli import main
+from hsakd_pl.runs.lightning_cli import HSAKDCLI
 from hsakd_pl.runs.report import FILE, show
+from hsakd_pl.runs.signals import Interrupted
 
 
 class ParsedFit(HSAKDCLI):
@@ -57,6 +60,17 @@ def run_seed(seed: int, options: list[str], recipe: Path) -> None:
     main(["fit", *options, "--seed_everything", str(seed), "--trainer.default_root_dir", str(folder), *resume])
 
 
+def _finished(command: list[str]) -> int:
+    """Run a command to its end and give its status; what asks this process to stop goes to the run, which saves."""
+    process = subprocess.Popen(command)
+    try:
+        return process.wait()
+    except Interrupted as asked:
+        if asked.status != 128 + signal.SIGINT:  # Ctrl-C reaches all processes of a terminal
+            process.terminate()
+        return process.wait()
+
+
 def command(parser: ArgumentParser, args: list[str]) -> None:
     """Run the seeds, then show their results."""
     parser.add_argument("--seeds", type=parse_seeds, required=True, help="0-4, or 0,7,9")
@@ -66,6 +80,6 @@ def command(parser: ArgumentParser, args: list[str]) -> None:
         return run_seed(asked.seeds[0], options, folder)
     for seed in asked.seeds:
         again = [sys.executable, "-m", "hsakd_pl", "sweep", "--seeds", str(seed), *options]
-        if status := subprocess.run(again).returncode:
+        if status := _finished(again):
             sys.exit(status)  # the run has said why
     return show(folder)

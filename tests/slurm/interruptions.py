@@ -8,11 +8,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from hsakd_pl.runs.requeue import RequeueBetweenSteps
+from hsakd_pl.runs.checkpoints import STEPS_BETWEEN_TALKS, LastCheckpoint
 
 
 class Interruptions(pl.Callback):
-    """At its first start the job gets SLURM's signal in step 2; at its second one it is killed in step 18.
+    """At its first start the job gets SLURM's signal in step 2; at its second one it is killed in step 26.
 
     ``folder`` receives ``<start>.<rank>``: the checkpoint's step, if there was one, then those trained.
     """
@@ -26,7 +26,7 @@ class Interruptions(pl.Callback):
         self._note(trainer, f"from {checkpoint['global_step']}")
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        if self.job is not None and (self.start, trainer.global_step) == (0, 3):
+        if self.job is not None and (self.start, trainer.global_step) == (0, STEPS_BETWEEN_TALKS):
             time.sleep(900)  # until SLURM ends this start
         self._note(trainer, str(trainer.global_step))
 
@@ -35,10 +35,10 @@ class Interruptions(pl.Callback):
             return
         if (self.start, trainer.global_step) == (0, 2):
             subprocess.run(["scancel", "--signal=USR1", self.job], check=True)
-            (requeue,) = (callback for callback in trainer.callbacks if isinstance(callback, RequeueBetweenSteps))
-            while not requeue.signalled:
+            (last,) = (callback for callback in trainer.callbacks if isinstance(callback, LastCheckpoint))
+            while not last.signals.received:
                 time.sleep(0.01)
-        if (self.start, trainer.global_step) == (1, 18):
+        if (self.start, trainer.global_step) == (1, 26):
             subprocess.run(["scontrol", "requeue", self.job], check=True)
             time.sleep(900)
 

@@ -1,0 +1,154 @@
+"""Checkpoints of a run: found by keyword, checked before Lightning reads them, written whole or not at all."""
+
+import io
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins import TorchCheckpointIO
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from hsakd_pl.errors import UsageError, require
+from hsakd_pl.files import local_path, replacing
+from hsakd_pl.runs.signals import Signals
+from hsakd_pl.weights import read_weights
+
+KEYWORDS = {"last": ("last.ckpt", "hpc_ckpt_*.ckpt"), "best": ("best.ckpt",), "hpc": ("hpc_ckpt_*.ckpt",)}
+WEIGHTS = ("state_dict", "pytorch-lightning_version")
+TRAINING = ("optimizer_states", "lr_schedulers", "loops", "callbacks", "epoch", "global_step")
+STEPS_BETWEEN_TALKS = 8  # with several processes, which then agree on what each of them was told
+
+
+def saved_checkpoints(folder: str | Path, keyword: str) -> list[Path]:
+    """The files in ``folder`` that a keyword means, the newest first: names that the package gives, and Lightning's."""
+    found = [path for name in KEYWORDS[keyword] for path in Path(folder).glob(name)]
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def find_checkpoint(ckpt_path: str, folder: str | Path) -> Path:
+    """Resolve ``last``, ``best``, ``hpc`` or a path to a file; raises UsageError where there is none."""
+    if ckpt_path not in KEYWORDS:
+        return local_path("ckpt_path", ckpt_path)
+    found = saved_checkpoints(folder, ckpt_path)
+    if not found:
+        names = " or ".join(KEYWORDS[ckpt_path])
+        raise UsageError(f"ckpt_path {ckpt_path}: {folder} holds no {names}: name the file, or leave ckpt_path out")
+    return found[0]
+
+
+def read_checkpoint(path: Path, training: bool) -> dict[str, Any]:
+    """Read a checkpoint with all that evaluation, or ``training``, needs; raises UsageError for any other file."""
+    content = read_weights(path)
+    parts = WEIGHTS + TRAINING if training else WEIGHTS
+    if missing := [part for part in parts if not isinstance(content, dict) or part not in content]:
+        remedy = "weights go to model.init_args.weights" if set(WEIGHTS) & {*missing} else "it holds weights alone"
+        raise UsageError(f"ckpt_path {path} is no Lightning checkpoint, {', '.join(missing)} is missing: {remedy}")
+    return content
+
+
+def saved_by_this_job(path: Path) -> bool:
+    """Whether an earlier start of this SLURM job, before it was requeued, wrote the checkpoint."""
+    requeued = int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
+    return requeued and read_weights(path).get("slurm_job") == os.environ["SLURM_JOB_ID"]
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes checkpoints beside their place and renames them once they are on the disk.
+
+    Lightning's own writes into the system's folder for temporary files: from another file system the last step is a
+    copy, and a process that is killed leaves half of one.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        content = io.BytesIO()  # PyTorch itself does not survive a full disk
+        torch.save(checkpoint, content)
+        with replacing(path, "wb") as file:
+            file.write(content.getbuffer())
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps ``best.ckpt``, of the epoch with the highest ``val/acc``, wherever the run's folder has been moved."""
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__(folder, "best", monitor="val/acc", mode="max", enable_version_counter=False)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the scores over; the paths are those of this run's folder."""
+        old = str(state_dict["dirpath"])
+        moved = {key: _moved(value, old, str(self.dirpath)) for key, value in state_dict.items()}
+        super().load_state_dict(moved)
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Keeps ``last.ckpt``: after every epoch, every few minutes inside one, and when the run is told to stop.
+
+    A signal is heeded after a whole optimizer step, after the same one in all processes; one that comes with the last
+    batch of an epoch waits for the validation after it, one in between ends the run with what the epoch has saved.
+
+    Args:
+        folder: of the run.
+        every_minutes: how much time may pass within an epoch without a checkpoint.
+        again: the command that continues.
+    """
+
+    def __init__(self, folder: str | Path, every_minutes: float, again: str) -> None:
+        super().__init__(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+        require(every_minutes > 0, "save_every_minutes", every_minutes, "above 0")
+        self.seconds, self.signals, self.saved_at = 60 * every_minutes, Signals(again), 0.0
+
+    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.signals.take_over(trainer)  # workers are started from here on, and inherit what a signal does
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self.signals.take_over(trainer)
+        self.saved_at = time.monotonic()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for logger in trainer.loggers:
+            logger.save()
+        if trainer.current_epoch and self._agreed(trainer, bool(self.signals.received)):
+            self.signals.obey(trainer, self._path())
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and not trainer.is_last_batch
+        if not stepped or (trainer.world_size > 1 and (batch_idx + 1) % STEPS_BETWEEN_TALKS):
+            return
+        told = bool(self.signals.received)
+        if self._agreed(trainer, told or time.monotonic() > self.saved_at + self.seconds):
+            for logger in trainer.loggers:
+                logger.save()
+            trainer.save_checkpoint(self._path())
+            self.saved_at = time.monotonic()
+            if self._agreed(trainer, told):
+                self.signals.obey(trainer, self._path())
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        self.saved_at = time.monotonic()
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["slurm_job"] = os.environ.get("SLURM_JOB_ID")
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take nothing over: the file has one name, in this run's folder."""
+
+    def _path(self) -> str:
+        return str(Path(str(self.dirpath), "last.ckpt"))
+
+    def _agreed(self, trainer: pl.Trainer, mine: bool) -> bool:
+        """Whether it is so in any of the processes."""
+        return bool(trainer.strategy.reduce_boolean_decision(mine, all=False))
+
+
+def _moved(value: Any, old: str, new: str) -> Any:
+    if isinstance(value, dict):
+        return {_moved(key, old, new): each for key, each in value.items()}
+    return new + value.removeprefix(old) if isinstance(value, str) and value.startswith(old) else value

@@ -1,0 +1,95 @@
+"""Configurations: YAML read with care, and what of it may change when a run is resumed."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace, get_loader, set_loader
+from yaml.nodes import MappingNode, Node, ScalarNode
+
+from hsakd_pl.errors import UsageError
+
+MODE = "yaml with care"  # the name under which jsonargparse finds the reader below
+DEEPEST, MOST_VALUES = 50, 100_000  # a configuration of this package is 6 levels deep and has 100 values
+
+# What a run was begun with and keeps: the checkpoint brings it along, so that another value has no effect.
+KEPT = re.compile(
+    r"seed_everything$|optimizer|lr_scheduler|model\.class_path$|model\.init_args\.(network|networks|weights|lr|momentum"
+    r"|nesterov|weight_decay|milestones|warmup_epochs|optimizer|lr_scheduler|num_classes|source_classes)(\.|$)"
+)
+# What says where things lie or how a run is watched, and nothing about what it computes.
+FREE = re.compile(
+    r"config|ckpt_path$|weights_only$|save_every_minutes$|data\.init_args\.(root|download|num_workers|predict_dir|on_error)$"
+    r"|model\.init_args\.teacher_(weights|sha256)$|trainer\.(default_root_dir|logger|callbacks|enable_|profiler|plugins"
+    r"|num_sanity_val_steps|log_every_n_steps|fast_dev_run|max_time|detect_anomaly|benchmark|barebones)"
+)
+
+
+def load_yaml(text: str) -> Any:
+    """Read YAML as jsonargparse does, unless a key stands twice or it is too deep or too large to be meant so.
+
+    Raises yaml.YAMLError, which the parser reports with the option's name.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):  # does not recurse
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise yaml.YAMLError(f"nested more than {DEEPEST} levels deep")
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    if root is not None and _count(root, {}) > MOST_VALUES:
+        raise yaml.YAMLError(f"its aliases stand for more than {MOST_VALUES} values")
+    return get_loader("yaml")(text)
+
+
+set_loader(MODE, load_yaml, (yaml.YAMLError,))
+
+
+def _count(node: Node, counted: dict[int, int]) -> int:
+    """Count the values below a node, those behind an alias each time; YAMLError for a key that stands twice."""
+    if id(node) in counted:
+        return counted[id(node)]
+    counted[id(node)] = MOST_VALUES + 1  # for a node that is met again inside of itself
+    if isinstance(node, MappingNode):
+        keys = [key for key, _ in node.value if isinstance(key, ScalarNode) and key.value != "<<"]
+        seen: set[str] = set()
+        for key in keys:
+            if key.value in seen:
+                raise yaml.YAMLError(f"the key {key.value!r} stands twice, again in line {key.start_mark.line + 1}")
+            seen.add(key.value)
+        parts = [part for pair in node.value for part in pair]
+    else:
+        parts = node.value if isinstance(node.value, list) else []
+    counted[id(node)] = 1 + sum(_count(part, counted) for part in parts)
+    return counted[id(node)]
+
+
+def options_of(config: Namespace) -> dict[str, Any]:
+    """Flatten a configuration to what it sets: dotted option -> value, as plain data."""
+
+    def flat(value: Any, path: str) -> dict[str, Any]:
+        if isinstance(value, Namespace | Mapping) and len(vars(value) if isinstance(value, Namespace) else value):
+            items = (vars(value) if isinstance(value, Namespace) else value).items()
+            return {name: each for key, part in items for name, each in flat(part, f"{path}.{key}".strip(".")).items()}
+        return {path: value if isinstance(value, str | int | float | bool | None) else str(value)}
+
+    return flat(config, "")
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What a resumed run does otherwise than the run that wrote its checkpoint: option -> (before, now).
+
+    Raises UsageError for an option that cannot take effect any more.
+    """
+    differing = {
+        option: (before.get(option), now.get(option))
+        for option in sorted(before.keys() | now.keys())
+        if before.get(option) != now.get(option) and not FREE.match(option)
+    }
+    for option, (old, new) in differing.items():
+        if KEPT.match(option):
+            raise UsageError(
+                f"{option} is {new}, but the run that is resumed was begun with {old} and goes on with it: leave the "
+                "option as it was, or begin a new run with model.init_args.weights in another folder"
+            )
+    return differing

@@ -1,0 +1,185 @@
+"""LightningCLI for runs that lie in one folder each, can be stopped, and go on where they were."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
+from lightning_fabric.plugins import CheckpointIO
+from pytorch_lightning.callbacks import LearningRateMonitor
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.utilities import rank_zero_info
+
+from hsakd_pl.data import FeatureDataModule
+from hsakd_pl.errors import UsageError
+from hsakd_pl.modules import HSAKDModule, LinearProbeModule
+from hsakd_pl.runs.checkpoints import (
+    BestCheckpoint,
+    LastCheckpoint,
+    WholeFiles,
+    find_checkpoint,
+    read_checkpoint,
+    saved_by_this_job,
+    saved_checkpoints,
+)
+from hsakd_pl.runs.configuration import changes, options_of
+from hsakd_pl.runs.lock import sole_writer
+from hsakd_pl.runs.parser import Parser, again, folder_of
+from hsakd_pl.runs.predictions import PredictionWriter
+from hsakd_pl.runs.report import ResultWriter
+
+COMMANDS = {  # each is a module beside this one
+    "sweep": "Train a recipe with several seeds, one after the other, and show their mean.",
+    "report": "Show the results of all runs below a folder.",
+    "recipes": "List the paper's experiments, or write their configurations into a folder.",
+}
+
+
+class HSAKDCLI(LightningCLI):
+    """LightningCLI whose model takes its number of classes from the data, and whose runs lie in one folder each.
+
+    ``trainer.default_root_dir`` receives ``last.ckpt`` (the result), ``best.ckpt`` and ``logs/version_k/``. A job that
+    SLURM requeued continues from the newest checkpoint it wrote itself.
+    """
+
+    def __init__(self, model: Any = HSAKDModule, data: Any = pl.LightningDataModule, **options: Any) -> None:
+        usual = {"subclass_mode_model": True, "subclass_mode_data": True, "seed_everything_default": 0}
+        super().__init__(model, data, **{**usual, **options})
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        parser = Parser(**kwargs)
+        parser.add_argument("-c", "--config", action=ActionConfigFile, help="Path to a configuration file in YAML.")
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.given = sys.argv[1:] if args is None else list(args)
+        super().parse_arguments(parser, args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Find and check the file, and leave the rest as it is: Lightning would take the checkpoint's configuration."""
+        config = self.config.get(str(self.config.get("subcommand")), {})
+        if config.get("ckpt_path") is not None:
+            path = find_checkpoint(str(config.ckpt_path), folder_of(config.trainer))
+            read_checkpoint(path, training=self.config.subcommand == "fit")
+            config.ckpt_path = str(path)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.link_arguments("data", "model.init_args.num_classes", compute_fn=_num_classes, apply_on="instantiate")
+
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
+        super()._add_subcommands(parser, **kwargs)
+        for name, line in COMMANDS.items():  # so that --help lists them: main runs them
+            assert parser._subcommands_action is not None
+            parser._subcommands_action.add_subcommand(name, LightningArgumentParser(), help=line)
+        fit = self._subcommand_parsers["fit"]
+        features, minutes = "show a probe's frozen network each image but once", "between two checkpoints in an epoch"
+        fit.add_argument("--cache_features", type=bool, default=False, help=features)
+        fit.add_argument("--save_every_minutes", type=float, default=10.0, help=minutes)
+
+    def before_instantiate_classes(self) -> None:
+        if self._get(self.config, "lr_scheduler") and not self._get(self.config, "optimizer"):
+            raise UsageError(
+                "lr_scheduler has no effect without optimizer beside it: "
+                "model.init_args.lr_scheduler is the schedule of the recipe's own optimizer"
+            )
+        trainer = self._get(self.config, "trainer")
+        for logger in trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]:
+            if isinstance(logger, Namespace) and logger.init_args.get("save_dir") == "":
+                logger.init_args.save_dir = str(folder_of(trainer))
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        config = self._get(self.config_init, "trainer")
+        folder = config.default_root_dir = str(folder_of(config))
+        if config.benchmark is None:
+            config.benchmark = not config.deterministic  # cuDNN tries its algorithms: batches have one size
+        if config.barebones:
+            return super().instantiate_trainer(**kwargs)
+        if config.logger in (None, True):
+            kwargs["logger"] = CSVLogger(folder, name="logs")
+        files = [str(file) for file in self._get(self.config, "config") or []]
+        best = BestCheckpoint(folder)
+        seed = self._get(self.config, "seed_everything", default=0)
+        self.result = ResultWriter(folder, files, seed, best, options_of(self.config.get(self.subcommand)))
+        callbacks: list[pl.Callback] = [PredictionWriter(folder), self.result]
+        plugins = config.plugins if isinstance(config.plugins, list) else [config.plugins] if config.plugins else []
+        if config.enable_checkpointing is not False and not config.fast_dev_run:
+            minutes = self._get(self.config, "save_every_minutes", default=10.0)
+            callbacks += [best, LastCheckpoint(folder, minutes, again(self.given))]
+            if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+                kwargs["plugins"] = [*plugins, WholeFiles()]
+        if config.logger is not False and not config.fast_dev_run:
+            callbacks += [LearningRateMonitor()]
+        self.trainer_defaults["callbacks"] = callbacks  # LightningCLI adds them to those of the configuration
+        trainer = super().instantiate_trainer(**kwargs)
+        if config.sync_batchnorm and trainer.strategy.root_device.type != "cuda":
+            raise UsageError("trainer.sync_batchnorm needs GPUs: leave it out, or choose --trainer.accelerator gpu")
+        return trainer
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        # Lightning sets fast_dev_run without declaring it
+        trial = self.trainer.fast_dev_run or self.trainer.barebones  # type: ignore[attr-defined]
+        if subcommand in ("fit", "predict") and self.trainer.is_global_zero and not trial:
+            with sole_writer(self.trainer.default_root_dir):
+                super()._run_subcommand(subcommand)
+        else:
+            super()._run_subcommand(subcommand)
+
+    def before_fit(self) -> None:
+        if self._get(self.config, "cache_features"):
+            if not isinstance(self.model, LinearProbeModule):
+                raise UsageError(f"cache_features is for a LinearProbeModule, not for {type(self.model).__name__}")
+            self.datamodule = FeatureDataModule(self.datamodule, self.model.encode)
+        if self.trainer.checkpoint_callback is None:
+            return
+        found = saved_checkpoints(self.trainer.default_root_dir, "last")
+        own = next(filter(saved_by_this_job, found), None)
+        if own is not None:
+            self.config_init["fit"]["ckpt_path"] = str(own)
+        path = self.config_init["fit"]["ckpt_path"]
+        if found and path is None:
+            raise UsageError(
+                f"{found[0]} is the result of an earlier run: resume it with --ckpt_path {found[0]}, "
+                "or name another folder with --trainer.default_root_dir"
+            )
+        if path is not None:
+            self._compare(read_checkpoint(Path(path), training=True))
+
+    def _compare(self, checkpoint: dict[str, Any]) -> None:
+        before = checkpoint["callbacks"].get(self.result.state_key, {}).get("options")
+        for option, (old, new) in changes(before, self.result.options).items() if before else ():
+            epoch, step = checkpoint["epoch"], checkpoint["global_step"]
+            rank_zero_info(f"From step {step} on, {option} is {new} instead of {old}; the result's row says so")
+            self.result.changes.append({"option": option, "from": old, "to": new, "epoch": epoch, "step": step})
+
+    def before_test(self) -> None:
+        """An untrained network is evaluated only where that is asked for."""
+        if self._get(self.config_init, "ckpt_path") is None:
+            if self.model.hparams.get("weights") is None:
+                raise UsageError(
+                    f"{self.subcommand} needs a trained network: name a checkpoint with --ckpt_path, or a file with "
+                    "--model.init_args.weights (random: weights of a fresh network)"
+                )
+            if found := saved_checkpoints(self.trainer.default_root_dir, "hpc"):  # in SLURM Lightning would take that
+                raise UsageError(f"{found[0]} was left by an interrupted run: remove it, or name it with --ckpt_path")
+
+    before_validate = before_test
+
+    def before_predict(self) -> None:
+        """Keep nothing of what is written batch by batch."""
+        self.before_test()
+        self.config_init["predict"]["return_predictions"] = False
+
+    def after_fit(self) -> None:
+        metrics, best = self.trainer.callback_metrics, self.result.best.best_model_score
+        if "val/acc" in metrics and best is not None:
+            rank_zero_info(
+                f"val/acc: last epoch {100 * metrics['val/acc']:.2f} % (the result), best epoch {100 * best:.2f} %"
+            )
+
+
+def _num_classes(data: pl.LightningDataModule) -> int:
+    if not hasattr(data, "num_classes"):
+        raise UsageError(f"{type(data).__name__} has no num_classes: a data module says how many classes it has")
+    return data.num_classes

@@ -1,0 +1,37 @@
+"""One writer of a run's folder at a time."""
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hsakd_pl.errors import UsageError
+
+FILE = ".writer"
+
+
+@contextmanager
+def sole_writer(folder: str | Path) -> Iterator[None]:
+    """Hold ``folder`` inside of this context; raises UsageError while another process does, on any machine.
+
+    A record lock of POSIX: it dies with its process, and processes that this one starts do not inherit it. The file
+    that carries it says whose it is, and stays.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(Path(folder, FILE), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    try:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if not isinstance(error, BlockingIOError | PermissionError):
+                raise
+            owner = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
+            remedy = "wait for its end, or name another folder with --trainer.default_root_dir"
+            raise UsageError(f"{folder} is in use by {owner}: {remedy}") from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
