@@ -97,7 +97,8 @@ class LastCheckpoint(ModelCheckpoint):
     def __init__(self, folder: str | Path, every_minutes: float, again: str) -> None:
         super().__init__(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
         require(every_minutes > 0, "save_every_minutes", every_minutes, "above 0")
-        self.seconds, self.signals, self.saved_at = 60 * every_minutes, Signals(again), 0.0
+        self.seconds, self.saved_at = 60 * every_minutes, 0.0
+        self.signals = Signals(str(Path(folder, "last.ckpt")), again)
 
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.signals.take_over(trainer)  # workers are started from here on, and inherit what a signal does
@@ -111,7 +112,7 @@ class LastCheckpoint(ModelCheckpoint):
         for logger in trainer.loggers:
             logger.save()
         if trainer.current_epoch and self._agreed(trainer, bool(self.signals.received)):
-            self.signals.obey(trainer, self._path())
+            self.signals.obey(trainer)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -123,10 +124,10 @@ class LastCheckpoint(ModelCheckpoint):
         if self._agreed(trainer, told or time.monotonic() > self.saved_at + self.seconds):
             for logger in trainer.loggers:
                 logger.save()
-            trainer.save_checkpoint(self._path())
+            trainer.save_checkpoint(self._path(), weights_only=False)
             self.saved_at = time.monotonic()
             if self._agreed(trainer, told):
-                self.signals.obey(trainer, self._path())
+                self.signals.obey(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)

@@ -157,8 +157,8 @@ def _refuse(constant: str) -> None:
 
 
 def _finite(metrics: Mapping[str, Any]) -> dict[str, float | None]:
-    """Plain numbers, sorted by name, and None for what is none: JSON has no NaN."""
-    numbers = {name: float(metrics[name]) for name in sorted(metrics)}
+    """Give plain numbers by name, and None for NaN, which JSON lacks; the rate of the last step is no result."""
+    numbers = {name: float(metrics[name]) for name in sorted(metrics) if not name.startswith("lr-")}
     return {name: number if math.isfinite(number) else None for name, number in numbers.items()}
 
 

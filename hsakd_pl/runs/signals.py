@@ -51,11 +51,12 @@ class Signals:
     SLURM, which is then told to start the job again.
 
     Args:
-        again: the command that continues the run.
+        checkpoint: the file that the run keeps.
+        again: the command that continues the run from there.
     """
 
-    def __init__(self, again: str) -> None:
-        self.again, self.received, self.since = again, 0, 0.0
+    def __init__(self, checkpoint: str, again: str) -> None:
+        self.checkpoint, self.again, self.received, self.since = checkpoint, again, 0, 0.0
         self.listeners: dict[int, Callable[[int, None], object]] = {}
 
     def take_over(self, trainer: pl.Trainer) -> None:
@@ -73,17 +74,17 @@ class Signals:
         for each in (*STOPPING, *self.listeners):
             signal.signal(each, self._note)
 
-    def obey(self, trainer: pl.Trainer, checkpoint: str) -> None:
-        """End the run by :class:`Interrupted`, or hand the job back; ``checkpoint`` has just been written."""
+    def obey(self, trainer: pl.Trainer) -> None:
+        """End the run by :class:`Interrupted`, or hand the job back; the checkpoint has just been written."""
         signum, self.received = self.received, 0
         if trainer.strategy.reduce_boolean_decision(signum in STOPPING, all=False):
             where = f"epoch {trainer.current_epoch}, after {trainer.global_step} steps"
-            message = f"in {where}: {checkpoint} holds all of it. This continues:\n{self.again}"
+            message = f"in {where}: {self.checkpoint} holds all of it. This continues:\n{self.again}"
             raise Interrupted(signum if signum in STOPPING else signal.SIGTERM, message)
         # Lightning's handler of SIGTERM talks to the other processes, in the middle of anything: end at once
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if signum and (trainer.is_global_zero or self.listeners[signum] is not _requeue):
-            rank_zero_info(f"{signal.Signals(signum).name}: {checkpoint} is written, the job is handed back")
+            rank_zero_info(f"{signal.Signals(signum).name}: {self.checkpoint} is written, the job is handed back")
             self.listeners[signum](signum, None)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
