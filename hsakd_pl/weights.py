@@ -1,40 +1,28 @@
 """Weight files from elsewhere: unwrap the envelope, map published keys onto ours and back, and never load by halves."""
 
-import argparse
-import codecs
-import hashlib
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn as nn
 from pytorch_lightning.utilities import rank_zero_info
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.networks.backbone import StagedBackbone
 from hsakd_pl.networks.hsakd import HSAKDNet
 from hsakd_pl.networks.network import Classifier, Network
+from hsakd_pl.weight_files import read_weights
 
-# The authors save {'net': ...}, SSKD and Lightning {'state_dict': ...}, CRD and mdistiller {'model': ...}.
-ENVELOPES = ("net", "state_dict", "model")
+# The authors save {'net': ...}, SSKD and Lightning {'state_dict': ...}, CRD and mdistiller {'model': ...}, others these
+OTHERS = ("model_state_dict", "state_dict_ema", "model_ema", "params", "weights", "student")
+ENVELOPES = ("net", "state_dict", "model", *OTHERS)
+COUNTER = "num_batches_tracked"
+DEEPEST = 3  # envelopes in each other
 # What DataParallel and torch.compile put into keys.
 WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod)\.")
-
-# What CRD (its options) and others (accuracies) save beside the weights.
-HARMLESS: list[Any] = [
-    argparse.Namespace,
-    codecs.encode,
-    np.dtype,
-    type(np.dtype(np.float64)),
-    np.float64(0).__reduce__()[0],
-]
 
 StateDict = dict[str, Tensor]
 Peers = nn.ModuleList | list[nn.Module] | tuple[nn.Module, ...]
@@ -98,29 +86,71 @@ def load_weights(network: nn.Module | Peers, source: str | Path | Mapping[str, A
 
 
 def fit(network: nn.Module, weights: StateDict, strict: bool, origin: str) -> StateDict:
-    """The weights under our keys, without what does not fit; if ``strict``, UsageError where anything does not."""
+    """The weights under our keys, without what does not fit.
+
+    Counters of batches may be missing, as for PyTorch. Raises UsageError, if ``strict``, where anything else does not
+    fit, and in any case where nothing does, or a weight is NaN or infinite.
+    """
     own = network.state_dict()
-    names = {published_key(network, key): key for key in own} | {key: key for key in own}
-    weights = {names.get(key, key): tensor for key, tensor in _fit_part(network, weights).items()}
+    weights = _named_as(network, weights, own)
+    if odd := [key for key, tensor in weights.items() if not _is_plain(tensor)]:
+        raise UsageError(f"{origin}: {_shorten(odd)} are sparse, quantised or without numbers: save dense tensors")
     backbone_alone = isinstance(network, HSAKDNet) and not any(key.startswith("branches.") for key in weights)
+    optional = ("branches.",) if backbone_alone else ()
+    kin = {key for key in own if key in weights and _is_kin(weights[key], own[key])}
     problems = {
-        "missing": [k for k in own if k not in weights and not (backbone_alone and k.startswith("branches."))],
+        "missing": [k for k in own if k not in weights and not k.startswith(optional) and not k.endswith(COUNTER)],
         "unexpected": [key for key in weights if key not in own],
         "of another shape": [
             f"{key} ({tuple(weights[key].shape)}, the network has {tuple(own[key].shape)})"
             for key in own
             if key in weights and weights[key].shape != own[key].shape
         ],
+        "of another kind": [
+            f"{key} ({weights[key].dtype}, the network has {own[key].dtype})"
+            for key in own
+            if key in weights and key not in kin
+        ],
     }
-    if strict and any(problems.values()):
+    found = {key: tensor for key, tensor in weights.items() if key in kin and tensor.shape == own[key].shape}
+    if (strict and any(problems.values())) or not found:
         listed = "; ".join(f"{len(keys)} {kind}: {_shorten(keys)}" for kind, keys in problems.items() if keys)
         raise UsageError(
             f"{origin} does not fit {describe(network)}: {listed}. "
             "Name the network, and the num_classes, that it was saved with"
         )
+    if spoilt := [key for key, tensor in found.items() if not tensor.isfinite().all()]:
+        raise UsageError(f"{origin} holds NaN or infinite numbers in {_shorten(spoilt)}: its training diverged")
     if backbone_alone:
         rank_zero_info(f"{origin} holds a backbone alone: the branches keep their weights")
-    return {key: t for key, t in weights.items() if key in own and t.shape == own[key].shape}
+    if not strict:
+        rank_zero_info(f"{origin}: {len(found)} of {len(weights)} tensors were loaded, the rest does not fit")
+    return found
+
+
+def _named_as(network: nn.Module, weights: StateDict, own: StateDict) -> StateDict:
+    """The weights under our keys, without a prefix of all keys where they fit without it."""
+    names = {published_key(network, key): key for key in own} | {key: key for key in own}
+    inner = weights
+    while True:
+        named = {names.get(key, key): tensor for key, tensor in _fit_part(network, inner).items()}
+        prefixes = {key.partition(".")[0] for key in inner if "." in key}
+        if own.keys() & named.keys():
+            return named
+        if len(prefixes) != 1 or not all("." in key for key in inner):
+            return {names.get(key, key): tensor for key, tensor in _fit_part(network, weights).items()}
+        inner = {key.partition(".")[2]: tensor for key, tensor in inner.items()}
+
+
+def _is_plain(tensor: Any) -> bool:
+    dense = isinstance(tensor, Tensor) and tensor.layout == torch.strided
+    return dense and not tensor.is_quantized and tensor.device.type != "meta"
+
+
+def _is_kin(tensor: Tensor, own: Tensor) -> bool:
+    """Whether it may take the other's place: real numbers for real numbers, integers for integers."""
+    kinds = [(t.is_floating_point(), t.is_complex(), t.dtype == torch.bool) for t in (tensor, own)]
+    return kinds[0] == kinds[1]
 
 
 def split_peers(weights: StateDict) -> list[StateDict]:
@@ -132,42 +162,18 @@ def split_peers(weights: StateDict) -> list[StateDict]:
     return list(parts.values())
 
 
-def read_weights(path: str | Path) -> Any:
-    """Read a weight file on the CPU without running code from it; UsageError if it is not one, or incomplete."""
-    path = Path(path)
-    if not path.is_file():
-        raise UsageError(f"weight file {path} does not exist: check the path, or train the network first")
-    try:
-        with torch.serialization.safe_globals(HARMLESS):
-            return load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
-        if refused := re.search(r"GLOBAL (\S+)", str(error)):
-            raise UsageError(
-                f"weight file {path} asks to run {refused[1]}, which was refused: save the state dict alone"
-            ) from error
-        raise UsageError(
-            f"weight file {path} cannot be read, it is truncated or no weight file: fetch or write it again"
-        ) from error
-
-
 def unwrap(source: Any, origin: str) -> StateDict:
-    """Take the state dict out of its envelope and strip wrappers' prefixes off its keys."""
-    for envelope in ENVELOPES:
-        if isinstance(source, Mapping) and isinstance(source.get(envelope), Mapping):
-            source = source[envelope]
+    """Take the state dict out of its envelopes and strip wrappers' prefixes off its keys."""
+    for _ in range(DEEPEST):
+        inside = source if isinstance(source, Mapping) else {}
+        source = next((inside[name] for name in ENVELOPES if isinstance(inside.get(name), Mapping)), source)
     tensors = source if isinstance(source, Mapping) else {}
     if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise UsageError(f"{origin} holds no state dict: expected one alone or under {', '.join(ENVELOPES)}")
+        found = f", found {_shorten([*map(str, tensors)])}" if tensors else ""
+        raise UsageError(f"{origin} holds no state dict: expected one alone or under {', '.join(ENVELOPES)}{found}")
+    if not all(isinstance(key, str) for key in tensors):
+        raise UsageError(f"{origin} has keys that are no names, such as {next(iter(tensors))!r}: save a state dict")
     return {WRAPPERS.sub("", key): tensor for key, tensor in tensors.items()}
-
-
-def file_sha256(path: str | Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def describe(network: nn.Module) -> str:

@@ -66,8 +66,8 @@ def test_what_is_no_weight_file(tmp_path: Path, targets: list[nn.Module]) -> Non
     (tmp_path / "text.pth").write_text("404: not found")
     with pytest.raises(UsageError, match=r"text.pth cannot be read, it is truncated or no weight file"):
         load_weights(targets[0], tmp_path / "text.pth")
-    for path in (tmp_path, tmp_path / "missing.pth"):
-        with pytest.raises(UsageError, match=rf"weight file {path} does not exist: check the path"):
+    for path, found in ((tmp_path, "is a folder"), (tmp_path / "missing.pth", "does not exist")):
+        with pytest.raises(UsageError, match=rf"weight file {path} {found}: check the path"):
             load_weights(targets[0], path)
 
 

@@ -15,7 +15,8 @@ from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.modules.optimization import OptimizerMaker, Scheduler
 from hsakd_pl.ops import Transforms, joint_kd_loss, kd_loss
-from hsakd_pl.weights import describe, file_sha256
+from hsakd_pl.weight_files import file_sha256
+from hsakd_pl.weights import describe
 
 
 class StudentModule(HSAKDModule):

@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.files import local_path, replacing
 from hsakd_pl.runs.signals import Signals
-from hsakd_pl.weights import read_weights
+from hsakd_pl.weight_files import read_weights
 
 KEYWORDS = {"last": ("last.ckpt", "hpc_ckpt_*.ckpt"), "best": ("best.ckpt",), "hpc": ("hpc_ckpt_*.ckpt",)}
 WEIGHTS = ("state_dict", "pytorch-lightning_version")
