@@ -106,3 +106,16 @@ def error_of(capsys: pytest.CaptureFixture[str], command: Callable[[], Any]) -> 
     assert not [word for word in ("Traceback", "usage:", "error:") if word in before]
     assert len(message) < 1000
     return message.strip()
+
+
+def grown_by(action: Callable[[], object]) -> int:
+    """MiB by which the memory of this process exceeds what it is now, at most, while it acts."""
+
+    def memory(kind: str) -> int:
+        [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(kind)]
+        return int(line.split()[1]) // 1024
+
+    Path("/proc/self/clear_refs").write_text("5")  # starts its maximum anew
+    before = memory("VmRSS")
+    action()
+    return memory("VmHWM") - before

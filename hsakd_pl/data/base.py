@@ -12,13 +12,14 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from hsakd_pl.data.augment import PadCropFlip, normalise, resized_center_crop
-from hsakd_pl.data.images import image_paths
 from hsakd_pl.data.jpeg import DeviceDecodedBatches
 from hsakd_pl.data.loader import ResumableLoader
 from hsakd_pl.data.sampler import GlobalBatchSampler
 from hsakd_pl.data.sources import ResidentTensors, TransformedBatches, WorkerBatches
 from hsakd_pl.data.splits import Split, stratified_indices
-from hsakd_pl.errors import UsageError
+from hsakd_pl.data.walk import image_paths
+from hsakd_pl.errors import UsageError, require
+from hsakd_pl.files import local_path
 
 MAX_DEFAULT_WORKERS = 16  # decoding for one GPU saturates before; more only cost memory
 
@@ -38,7 +39,8 @@ class ImageDataModule(pl.LightningDataModule):
         seed: of shuffling, augmentation and the held-out part; by default that of ``pl.seed_everything``.
         augment: off, training images are treated like test images.
         num_workers: processes that open images, per device; by default what the machine has.
-        predict_dir: folder whose images ``predict`` takes.
+        predict_dir: folder whose images ``predict`` takes, turned upright as their EXIF data say.
+        on_error: what becomes of a broken image in ``predict``: a ``row`` that says so, or ``raise`` ends it.
 
     Raises UsageError naming the argument that is out of range.
     """
@@ -56,7 +58,7 @@ class ImageDataModule(pl.LightningDataModule):
     def __init__(
         self, root: str | Path = "data", batch_size: int = 64, train_fraction: float = 1.0, val_fraction: float = 0.0,
         seed: int | None = None, augment: bool = True, num_workers: int | None = None,
-        predict_dir: str | Path | None = None,
+        predict_dir: str | Path | None = None, on_error: str = "row",
     ) -> None:  # fmt: skip
         super().__init__()
         for option, value, valid, meaning in (
@@ -65,9 +67,9 @@ class ImageDataModule(pl.LightningDataModule):
             ("val_fraction", val_fraction, 0 <= val_fraction < 1, "at least 0 and below 1"),
             ("seed", seed, seed is None or 0 <= seed < 2**32, "at least 0 and below 2**32"),
             ("num_workers", num_workers, num_workers is None or num_workers >= 0, "at least 0"),
+            ("on_error", on_error, on_error in ("row", "raise"), "row or raise"),
         ):
-            if not valid:
-                raise UsageError(f"{option} is {value}: it must be {meaning}")
+            require(valid, option, value, meaning)
         self.root = Path(root).expanduser()
         self.batch_size = batch_size
         self.train_fraction = train_fraction
@@ -75,7 +77,7 @@ class ImageDataModule(pl.LightningDataModule):
         self.seed = seed
         self.augment = augment
         self.num_workers = num_workers
-        self.predict_dir = predict_dir
+        self.predict_dir, self.on_error = predict_dir, on_error
         self.splits: dict[str, Split] = {}
         self._statistics_on: dict[torch.device, Tensor] = {}
 
@@ -135,13 +137,13 @@ class ImageDataModule(pl.LightningDataModule):
         return self.plain_loader(self.splits["test"])
 
     def predict_dataloader(self) -> ResumableLoader:
-        """Every image below ``predict_dir``, resized and cropped, in batches with paths instead of labels.
+        """Every image below ``predict_dir``, resized and cropped, in batches with (path, error) instead of labels.
 
         Raises UsageError if the folder is missing or holds no image.
         """
         if self.predict_dir is None:
             raise UsageError("predict needs images: set --data.init_args.predict_dir to a folder of them")
-        paths = image_paths(Path(self.predict_dir).expanduser(), "predict_dir")
+        paths = image_paths(local_path("predict_dir", self.predict_dir), "predict_dir")
         return self._loader(Split(paths, paths), resized_center_crop(self.image_size, self.image_size))
 
     def plain_loader(self, split: Split, shuffle: bool = False, everywhere: bool = False) -> ResumableLoader:
@@ -166,7 +168,7 @@ class ImageDataModule(pl.LightningDataModule):
         if isinstance(transform, v2.Transform):
             default = min(MAX_DEFAULT_WORKERS, suggested_max_num_workers(local_devices), len(sampler))
             num_workers = default if self.num_workers is None else self.num_workers
-            batches = TransformedBatches(split, transform, self.image_size, seed)
+            batches = TransformedBatches(split, transform, self.image_size, seed, self.on_error)
             if self.decode_on_device:
                 return ResumableLoader(DeviceDecodedBatches(batches, num_workers, device).make_batches, sampler)
             workers = WorkerBatches(batches, num_workers, pin_memory=device.type == "cuda")

@@ -10,9 +10,10 @@ from torchvision.datasets import CIFAR100
 
 from hsakd_pl.data.augment import PadCropFlip
 from hsakd_pl.data.base import ImageDataModule
-from hsakd_pl.data.images import class_folders, class_names_of, decode_images, obtain
+from hsakd_pl.data.images import decode_images, obtain
 from hsakd_pl.data.pickles import load_plain
 from hsakd_pl.data.splits import Split
+from hsakd_pl.data.walk import class_folders, class_names_of
 from hsakd_pl.errors import UsageError
 
 
@@ -37,9 +38,11 @@ class CIFAR100DataModule(ImageDataModule):
     def __init__(
         self, root: str | Path = "data", download: bool = False, batch_size: int = 64, train_fraction: float = 1.0,
         val_fraction: float = 0.0, seed: int | None = None, augment: bool = True, num_workers: int | None = None,
-        predict_dir: str | Path | None = None,
+        predict_dir: str | Path | None = None, on_error: str = "row",
     ) -> None:  # fmt: skip
-        super().__init__(root, batch_size, train_fraction, val_fraction, seed, augment, num_workers, predict_dir)
+        super().__init__(
+            root, batch_size, train_fraction, val_fraction, seed, augment, num_workers, predict_dir, on_error
+        )
         self.download = download
         self.num_classes = len(class_names_of(self.folder / "train")) or self.num_classes
 

@@ -2,8 +2,8 @@
 
 from hsakd_pl.data.augment import random_resized_crop, resized_center_crop
 from hsakd_pl.data.base import ImageDataModule
-from hsakd_pl.data.images import class_folders, class_names_of
 from hsakd_pl.data.splits import Split
+from hsakd_pl.data.walk import class_folders, class_names_of, visible
 from hsakd_pl.errors import UsageError
 
 
@@ -22,7 +22,7 @@ class ClassFolderDataModule(ImageDataModule):
 
     def read(self, train: bool) -> Split:
         folder = self.folder / ("train" if train else "val")
-        if any(folder.glob("*.tar")):
+        if any(visible(archive.name) for archive in folder.glob("*.tar")):
             raise UsageError(f"{folder} still holds archives, so it was unpacked in part: remove it, start again")
         return Split(*class_folders(folder, class_names_of(self.folder / "train")))
 

@@ -1,18 +1,24 @@
-"""Image files: obtaining them, finding them, opening them, decoding many of them at once."""
+"""Image files: obtaining them, opening them whatever their mode, decoding many of them at once."""
 
-from collections.abc import Callable, Iterable, Sequence
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from hsakd_pl.errors import UsageError
 
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what PIL raises for a broken file
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # PIL starts Ghostscript for some of the others
+MAX_PIXELS = 2**26  # decoding, turning and resizing so many takes less than 1 GB
+ORIENTATION, WHITE_IS_ZERO, BITS, SIGNED, TILE = 274, 262, 258, 339, (322, 323)  # tags of EXIF and TIFF
+UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # EXIF's orientation: what PIL calls the turn that undoes it
 
 
 def obtain(data_set: str, root: Path, action: Callable[[], object]) -> None:
@@ -24,58 +30,101 @@ def obtain(data_set: str, root: Path, action: Callable[[], object]) -> None:
         raise UsageError(message) from error
 
 
-def open_image(path: str) -> Image.Image:
-    """Decode a file as RGB, greyscale ones too; raises UsageError naming a file that cannot be decoded."""
+@contextmanager
+def header(path: str) -> Iterator[ImageFile.ImageFile]:
+    """Open a file whose pixels are not decoded yet; raises UsageError naming it for all that fails in the block too."""
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except UNREADABLE as error:
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > 8 * MAX_PIXELS:  # 16 bits, RGBA, uncompressed
+            raise ValueError(f"it is too large a file, or none: no image of at most {MAX_PIXELS:,} pixels")
+        with Image.open(path, formats=FORMATS) as image:
+            yield image
+    except UsageError:
+        raise
+    except Exception as error:  # a broken file can make PIL raise anything
         raise UsageError(f"cannot decode the image {path} ({error}): replace or remove the file") from error
 
 
+def check_pixels(image: Image.Image, size: int) -> None:
+    """Raise ValueError where the header promises too many pixels, now or once the short side has ``size``."""
+    tags = getattr(image, "tag_v2", {})  # a TIFF's tile is decoded whole
+    width, height = (max(side, int(tags.get(tag, 0))) for side, tag in zip(image.size, TILE, strict=True))
+    resized = size * size * max(width, height) // max(1, min(width, height))
+    if max(width * height, resized) > MAX_PIXELS:
+        shape = f"{width} x {height} pixels, {resized:,} with a short side of {size}"
+        raise ValueError(f"{shape}: no image of at most {MAX_PIXELS:,}")
+
+
+def orientation(image: Image.Image) -> int:
+    """What EXIF or XMP data say of a picture, 1 for upright; 1 too where they are missing or broken."""
+    try:
+        return int(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # as for broken files
+        return 1
+
+
+def open_image(path: str, size: int = 224) -> Image.Image:
+    """Decode a photograph as :func:`rgb`, turned upright as its EXIF orientation says.
+
+    ``size`` is the side that it will be resized to. Raises UsageError naming a file that cannot be decoded, has more
+    than ``MAX_PIXELS`` or would have once it is resized.
+    """
+    with header(path) as image:
+        check_pixels(image, size)
+        picture, turn = rgb(image), UPRIGHT.get(orientation(image))  # which some files tell after their pixels
+        return picture if turn is None else picture.transpose(Image.Transpose(turn))
+
+
+def rgb(file: ImageFile.ImageFile) -> Image.Image:
+    """Bring the first frame of a file to RGB: grey of more than 8 bits scaled by its range, white behind transparency.
+
+    Raises ValueError for a mode whose values have no defined range.
+    """
+    image: Image.Image = file
+    tags, key = getattr(file, "tag_v2", {}), file.info.get("transparency")
+    wide = file.mode.startswith("I;16") or (file.mode, file.format) in (("I", "PNG"), ("I", "PPM"))
+    if 2 in tags.get(SIGNED, ()) or (file.mode[0] in "IF" and not wide):
+        raise ValueError(f"its mode {file.mode} has no defined range of values: save it with 8 or 16 bits")
+    if key is not None and file.format == "PNG":  # PIL brings pixels to 8 bits, and not what is transparent
+        stored = str(file.tile[0][3])
+        scaled = key * {"L;2": 85, "L;4": 17}.get(stored, 1)
+        file.info["transparency"] = tuple(level // 256 for level in key) if stored == "RGB;16B" else scaled
+    if wide:
+        values = file.convert("I")
+        image = values.point(_levels(2 ** tags.get(BITS, (16,))[0] - 1), "L")
+        if tags.get(WHITE_IS_ZERO) == 0:
+            image = ImageOps.invert(image)
+        if key is not None:
+            image.putalpha(values.point([255 * (value != key) for value in range(2**16)], "L"))
+    if image.mode == "La":
+        image = image.convert("LA")
+    if image.mode[-1] not in "Aa" and key is None:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    white = Image.new("RGB", image.size, "white")
+    white.paste(image, mask=image)
+    return white
+
+
+@cache
+def _levels(top: int) -> list[int]:
+    """Grey levels 0..255 of the values 0..``top``, as the table of all 16-bit values that PIL takes."""
+    return [min(255, round(255 * value / top)) for value in range(2**16)]
+
+
 def decode_images(paths: Iterable[str], size: int) -> Tensor:
-    """uint8 (N, 3, size, size); raises UsageError naming a file that is broken or of another size."""
+    """uint8 (N, 3, size, size), as stored: EXIF orientation is left alone.
+
+    Raises UsageError naming a file that is broken, or, before it is decoded, of another size.
+    """
 
     def decode(path: str) -> Tensor:
-        image = pil_to_tensor(open_image(path))
-        if image.shape[1:] != (size, size):
-            found = " x ".join(map(str, image.shape[1:]))
-            raise UsageError(f"the image {path} has {found} pixels, not {size} x {size}: resize it")
-        return image
+        with header(path) as image:
+            if image.size != (size, size):
+                found = " x ".join(map(str, reversed(image.size)))
+                raise UsageError(f"the image {path} has {found} pixels, not {size} x {size}: resize it")
+            check_pixels(image, size)
+            return pil_to_tensor(rgb(image))
 
     with ThreadPoolExecutor() as pool:  # decoding releases the GIL
         return torch.stack(list(pool.map(decode, paths)))
-
-
-def image_paths(folder: Path, option: str) -> list[str]:
-    """Every image file below ``folder``, sorted; raises UsageError naming ``option`` if there is none."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    paths = sorted(str(path) for path in files if path.suffix.lower() in IMG_EXTENSIONS)
-    if not paths:
-        raise UsageError(f"{option}: no image below {folder} (looked for {' '.join(IMG_EXTENSIONS)})")
-    return paths
-
-
-def class_names_of(folder: Path) -> list[str]:
-    """Names of the class folders in ``folder`` in the order of torchvision's ImageFolder; none if missing."""
-    return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-
-
-def class_folders(folder: Path, classes: Sequence[str]) -> tuple[list[str], Tensor]:
-    """Image files below ``folder/<class>/`` and their labels (N,), the positions in ``classes``.
-
-    Raises UsageError for a missing folder, a class without an image, a folder that is no known class.
-    """
-    if not class_names_of(folder):
-        raise UsageError(
-            f"{folder} is missing or holds no class folders: point --data.init_args.root at the data set's "
-            f"folder, or extract its archive again, completely"
-        )
-    for name in sorted(set(class_names_of(folder)) - set(classes)):
-        if any(path.is_file() for path in (folder / name).rglob("*")):
-            raise UsageError(f"{folder / name} is none of the classes of the training folder")
-    try:
-        samples = make_dataset(folder, {name: label for label, name in enumerate(classes)}, IMG_EXTENSIONS)
-    except FileNotFoundError as error:
-        raise UsageError(f"{folder}: {error}. Was the archive fully extracted?") from error
-    return [path for path, _ in samples], torch.tensor([label for _, label in samples])

@@ -1,33 +1,36 @@
 """JPEGs decoded on the device: by nvJPEG on an NVIDIA GPU, by libjpeg-turbo on a CPU. Workers only read files."""
 
 from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torchvision.io
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from hsakd_pl.data.images import UNREADABLE, open_image
+from hsakd_pl.data.images import check_pixels, header, open_image, orientation
 from hsakd_pl.data.loader import Batch
 from hsakd_pl.data.sources import TransformedBatches, WorkerBatches
-from hsakd_pl.data.splits import Split
 from hsakd_pl.errors import UsageError
 
 
-def read_image(path: str) -> Tensor:
-    """uint8: the bytes (n,) of a JPEG in colour, or the pixels (3, H, W) of any other image.
+def read_image(path: str, size: int = 224) -> Tensor:
+    """uint8: the bytes (n,) of a JPEG in colour that stands upright, or the pixels (3, H, W) of any other image.
 
-    Raises UsageError naming a file that is no image.
+    Raises UsageError as :func:`open_image` does.
     """
-    with suppress(*UNREADABLE), Image.open(path) as image:  # which reads the header alone
-        if (image.format, image.mode) == ("JPEG", "RGB"):
-            return torch.frombuffer(bytearray(Path(path).read_bytes()), dtype=torch.uint8)
-    return pil_to_tensor(open_image(path))
+    with header(path) as image:
+        check_pixels(image, size)
+        if (image.format, image.mode) == ("JPEG", "RGB") and orientation(image) == 1:  # decoders leave it as stored
+            return torch.from_numpy(np.fromfile(path, np.uint8))
+    return read_pixels(path, size)
+
+
+def read_pixels(path: str, size: int) -> Tensor:
+    """uint8 pixels (3, H, W) of any image, decoded by PIL; raises UsageError as :func:`open_image` does."""
+    return pil_to_tensor(open_image(path, size))
 
 
 def decode_jpegs(jpegs: list[Tensor], device: torch.device) -> list[Tensor]:
@@ -36,22 +39,22 @@ def decode_jpegs(jpegs: list[Tensor], device: torch.device) -> list[Tensor]:
 
 
 class FileBatches(Dataset[Any]):
-    """(epoch, indices) -> what :func:`read_image` gives for each file, in one tensor, with shapes and targets.
+    """(epoch, indices) -> what :func:`read_image` gives for each file, in one tensor, with shapes and errors.
 
     One tensor, since each that a worker sends takes one of the few file descriptors of the process that receives it.
     """
 
-    def __init__(self, split: Split) -> None:
-        self.split = split
+    def __init__(self, batches: TransformedBatches) -> None:
+        self.batches = batches
 
     def __getitem__(self, key: tuple[int, list[int]]) -> Any:
-        batch = self.split.take(key[1])
+        errors: list[str] = []
         try:
-            images = [read_image(path) for path in batch.images]
+            images = list(self.batches.opened(key[1], read_image, errors))
         except UsageError as error:
             return error
         flat = torch.cat([torch.empty(0, dtype=torch.uint8), *(image.flatten() for image in images)])
-        return (flat, [tuple(image.shape) for image in images]), batch.targets
+        return (flat, [tuple(image.shape) for image in images]), errors
 
 
 class DeviceDecodedBatches:
@@ -63,7 +66,7 @@ class DeviceDecodedBatches:
 
     def __init__(self, batches: TransformedBatches, num_workers: int, device: torch.device) -> None:
         self.batches, self.device = batches, device
-        self.files = WorkerBatches(FileBatches(batches.split), num_workers, pin_memory=False)
+        self.files = WorkerBatches(FileBatches(batches), num_workers, pin_memory=False)
         try:
             decode_jpegs([torchvision.io.encode_jpeg(torch.zeros(3, 8, 8, dtype=torch.uint8))], device)
         except (AttributeError, RuntimeError) as error:
@@ -73,16 +76,18 @@ class DeviceDecodedBatches:
     def make_batches(self, epoch: int, order: list[Tensor]) -> Iterator[Batch]:
         """Yield the batch of every index tensor in ``order``; raises UsageError for a broken image."""
         read = self.files.make_batches(epoch, order)
-        for indices, ((flat, shapes), targets) in zip(order, read, strict=True):
+        for batch, ((flat, shapes), errors) in zip(order, read, strict=True):
+            indices = batch.tolist()
             sizes = [torch.Size(shape).numel() for shape in shapes]
             images = [piece.view(shape) for piece, shape in zip(flat.split(sizes), shapes, strict=True)]
-            images = self._decoded(indices.tolist(), images)
-            yield self.batches.transformed(epoch, indices.tolist(), images, self.device), targets
+            images = self._decoded(indices, images, errors)
+            yield self.batches.transformed(epoch, indices, images, self.device), self.batches.targets(indices, errors)
 
-    def _decoded(self, indices: list[int], images: list[Tensor]) -> list[Tensor]:
+    def _decoded(self, indices: list[int], images: list[Tensor], errors: list[str]) -> list[Tensor]:
         jpegs = [image for image in images if image.ndim == 1]
         try:
             decoded = iter(decode_jpegs(jpegs, self.device))
         except RuntimeError:
-            return [pil_to_tensor(open_image(str(path))) for path in self.batches.split.take(indices).images]
+            errors.clear()
+            return list(self.batches.opened(indices, read_pixels, errors))
         return [next(decoded) if image.ndim == 1 else image for image in images]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hsakd_pl.data.sampler import GlobalBatchSampler
 
-Batch = tuple[Tensor, Tensor | list[str]]  # uint8 images (B, 3, S, S) with int64 labels (B,) or with paths
+Batch = tuple[Tensor, Tensor | list[tuple[str, str]]]  # uint8 images (B, 3, S, S) with labels (B,) or (path, error)
 
 
 class ResumableLoader:

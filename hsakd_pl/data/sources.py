@@ -3,7 +3,7 @@
 What they make depends on (seed, epoch, index) alone: not on the device, nor on the number of workers.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,21 +52,44 @@ class TransformedBatches(Dataset[Batch | UsageError]):
     """(epoch, indices) -> batch of images opened and transformed one by one; what a DataLoader worker runs.
 
     ``transform`` takes a PIL image or a tensor (3, H, W) to a tensor (3, size, size), uint8 unless the split is float.
+    A split for prediction, whose targets are paths, has targets (path, error): no error, or, where ``on_error`` is
+    "row", why a file was not read; its image is black.
     """
 
     split: Split
     transform: v2.Transform
     size: int
     seed: int
+    on_error: str = "raise"
 
     def __getitem__(self, key: tuple[int, list[int]]) -> Batch | UsageError:
         epoch, indices = key
-        found = (self.split.images[index] for index in indices)
+        errors: list[str] = []
         try:
-            images = self.transformed(epoch, indices, (open_image(i) if isinstance(i, str) else i for i in found))
+            images = self.transformed(epoch, indices, self.opened(indices, open_image, errors))
         except UsageError as error:
             return error  # raised in a worker it would arrive wrapped in the worker's traceback
-        return images, self.split.take(indices).targets
+        return images, self.targets(indices, errors)
+
+    def opened(self, indices: list[int], read: Callable[[str, int], Any], errors: list[str]) -> Iterator[Any]:
+        """Yield what ``read`` makes of each path and the size, or the tensor that is there; append an error for each.
+
+        Raises UsageError for a broken image, unless it becomes a black pixel (3, 1, 1).
+        """
+        for image in self.split.take(indices).images:
+            errors.append("")
+            try:
+                yield read(image, self.size) if isinstance(image, str) else image
+            except UsageError as error:
+                if self.on_error == "raise" or isinstance(self.split.targets, Tensor):
+                    raise
+                errors[-1] = str(error)
+                yield torch.zeros(3, 1, 1, dtype=torch.uint8)
+
+    def targets(self, indices: list[int], errors: list[str]) -> Any:
+        """Labels (B,), or for prediction a list of (path, error)."""
+        targets = self.split.take(indices).targets
+        return targets if isinstance(targets, Tensor) else list(zip(targets, errors, strict=True))
 
     def transformed(
         self, epoch: int, indices: list[int], images: Iterable[Image.Image | Tensor], device: torch.device | None = None
@@ -97,7 +120,7 @@ class WorkerBatches:
             generator=torch.Generator(),  # else every epoch takes a number from everybody's generator
         )
 
-    def make_batches(self, epoch: int, order: list[Tensor]) -> Iterator[Batch]:
+    def make_batches(self, epoch: int, order: list[Tensor]) -> Iterator[Any]:
         """Yield the batch of every index tensor in ``order``; raises UsageError for a broken image."""
         self._keys[:] = [(epoch, indices.tolist()) for indices in order]
         for batch in self._loader:

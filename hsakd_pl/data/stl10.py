@@ -35,9 +35,11 @@ class STL10DataModule(ImageDataModule):
     def __init__(
         self, root: str | Path = "data", image_size: int = 32, download: bool = False, batch_size: int = 64,
         train_fraction: float = 1.0, val_fraction: float = 0.0, seed: int | None = None, augment: bool = True,
-        num_workers: int | None = None, predict_dir: str | Path | None = None,
+        num_workers: int | None = None, predict_dir: str | Path | None = None, on_error: str = "row",
     ) -> None:  # fmt: skip
-        super().__init__(root, batch_size, train_fraction, val_fraction, seed, augment, num_workers, predict_dir)
+        super().__init__(
+            root, batch_size, train_fraction, val_fraction, seed, augment, num_workers, predict_dir, on_error
+        )
         self.image_size = image_size
         self.train_transform = random_resized_crop(image_size)
         self.test_transform = resized_center_crop(image_size, image_size)

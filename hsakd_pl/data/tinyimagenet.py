@@ -7,8 +7,9 @@ import torch
 from torchvision.datasets.utils import download_and_extract_archive
 
 from hsakd_pl.data.folders import ClassFolderDataModule
-from hsakd_pl.data.images import class_names_of, decode_images, obtain
+from hsakd_pl.data.images import decode_images, obtain
 from hsakd_pl.data.splits import Split
+from hsakd_pl.data.walk import class_names_of, images_below
 from hsakd_pl.errors import UsageError
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -34,9 +35,11 @@ class TinyImageNetDataModule(ClassFolderDataModule):
     def __init__(
         self, root: str | Path = "data", image_size: int = 32, download: bool = False, batch_size: int = 64,
         train_fraction: float = 1.0, val_fraction: float = 0.0, seed: int | None = None, augment: bool = True,
-        num_workers: int | None = None, predict_dir: str | Path | None = None,
+        num_workers: int | None = None, predict_dir: str | Path | None = None, on_error: str = "row",
     ) -> None:  # fmt: skip
-        super().__init__(root, batch_size, train_fraction, val_fraction, seed, augment, num_workers, predict_dir)
+        super().__init__(
+            root, batch_size, train_fraction, val_fraction, seed, augment, num_workers, predict_dir, on_error
+        )
         self.use_size(image_size, resize=image_size)
         self.download = download
 
@@ -48,7 +51,7 @@ class TinyImageNetDataModule(ClassFolderDataModule):
 
     def read(self, train: bool) -> Split:
         val = self.folder / "val"
-        unsorted = not train and any((val / "images").glob("*.JPEG"))
+        unsorted = not train and images_below(val / "images")[0]
         split = _annotated(val, class_names_of(self.folder / "train")) if unsorted else super().read(train)
         return split._replace(images=decode_images(split.images, SIZE))
 
@@ -65,7 +68,7 @@ def _annotated(val: Path, classes: list[str]) -> Split:
         if wnid not in classes:
             raise UsageError(f"{annotations}, line {number}: {wnid!r} is none of the classes in train/")
         samples.append((classes.index(wnid), str(val / "images" / name)))
-    if len(samples) != (found := len(list((val / "images").glob("*.JPEG")))):
+    if len(samples) != (found := len(images_below(val / "images")[0])):
         raise UsageError(f"{annotations} names {len(samples)} images, {val / 'images'} holds {found}: extract again")
     labels, paths = zip(*sorted(samples), strict=True)
     return Split(list(paths), torch.tensor(labels))

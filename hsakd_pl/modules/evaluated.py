@@ -57,15 +57,19 @@ class EvaluatedModule(pl.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(batch, "test", self.branch_metrics_every > 0)
 
-    def predict_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> dict[str, Any]:
-        """Class, its probability, and in what fraction of the transformations the same class wins."""
+    def predict_step(self, batch: tuple[Tensor, list[tuple[str, str]]], batch_idx: int) -> dict[str, Any]:
+        """Class, its probability, and in what fraction of the transformations the same class wins.
+
+        Beside them where each image is from, and why it could not be read, if it could not.
+        """
         self._guard()
         images, sources = batch
         transforms = self.network.transforms
         logits = transforms.by_transform(self.classify(0, transforms(images)))
         probability, predicted = logits[0].softmax(1).max(1)
         agreement = logits.argmax(2).eq(predicted).float().mean(0)
-        return {"source": sources, "class": predicted, "probability": probability, "agreement": agreement}
+        found = {"class": predicted, "probability": probability, "agreement": agreement}
+        return {"source": [path for path, _ in sources], "error": [error for _, error in sources], **found}
 
     def _evaluate(self, batch: Batch, split: str, with_branches: bool) -> None:
         self._guard()

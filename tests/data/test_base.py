@@ -28,9 +28,10 @@ MakeTrainer = Callable[..., pl.Trainer]
         ("val_fraction", -0.1),
         ("seed", -1),
         ("num_workers", -2),
+        ("on_error", "ignore"),
     ],
 )
-def test_an_argument_out_of_range_is_named(option: str, value: float) -> None:
+def test_an_argument_out_of_range_is_named(option: str, value: Any) -> None:
     with pytest.raises(UsageError, match=f"{option} is {value}: it must be "):
         DigitsDataModule(**{option: value})
 
@@ -174,7 +175,7 @@ class Counter(pl.LightningModule):
     def test_step(self, batch: Any, batch_idx: int) -> None:
         self.log("test/samples", float(len(self(batch[0]))), reduce_fx="sum")
 
-    def predict_step(self, batch: Any, batch_idx: int) -> tuple[list[str], torch.Tensor]:
+    def predict_step(self, batch: Any, batch_idx: int) -> tuple[list[tuple[str, str]], torch.Tensor]:
         return batch[1], self(batch[0])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -203,7 +204,8 @@ def test_predict_reads_every_image_below_a_folder(tmp_path: Path, make_trainer: 
     data = DigitsDataModule(batch_size=2, predict_dir=tmp_path, num_workers=0)
     predictions = make_trainer().predict(Counter(), data)
     assert [len(logits) for _, logits in predictions] == [2, 1]
-    assert [path for paths, _ in predictions for path in paths] == sorted(str(tmp_path / name) for name in names)
+    found = [pair for sources, _ in predictions for pair in sources]
+    assert found == [(path, "") for path in sorted(str(tmp_path / name) for name in names)]
     for images, paths in data.predict_dataloader():
         assert images.shape == (len(paths), 3, 16, 16) and images.dtype == torch.uint8
 
