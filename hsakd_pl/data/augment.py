@@ -1,11 +1,15 @@
 """Crop, flip and normalise uint8 images: pure functions, and the recipes built from them."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms import v2
+
+from hsakd_pl.errors import require
 
 
 def crop_and_flip(images: Tensor, draws: Tensor, padding: int) -> Tensor:
@@ -53,6 +57,14 @@ def random_resized_crop(size: int) -> v2.Transform:
 def resized_center_crop(size: int, resize: int) -> v2.Transform:
     """Short side to ``resize`` (bilinear, antialiased), then the central ``size`` x ``size``, as uint8."""
     return v2.Compose([v2.Resize(resize, antialias=True), v2.CenterCrop(size), v2.PILToTensor()])
+
+
+def statistics(mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Mean and standard deviation per channel as (2, 3, 1, 1); UsageError where one of the six is no such number."""
+    for option, values, above in (("mean", mean, -math.inf), ("std", std, 0)):
+        plain = len(values) == 3 and all(above < value < math.inf for value in values)
+        require(plain, option, values, f"three finite numbers{' above 0' if option == 'std' else ''}")
+    return torch.tensor([[*mean], [*std]])[:, :, None, None]
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:

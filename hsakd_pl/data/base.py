@@ -11,12 +11,12 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 from torchvision.transforms import v2
 
-from hsakd_pl.data.augment import PadCropFlip, normalise, resized_center_crop
+from hsakd_pl.data.augment import PadCropFlip, normalise, resized_center_crop, statistics
 from hsakd_pl.data.jpeg import DeviceDecodedBatches
 from hsakd_pl.data.loader import ResumableLoader
 from hsakd_pl.data.sampler import GlobalBatchSampler
 from hsakd_pl.data.sources import ResidentTensors, TransformedBatches, WorkerBatches
-from hsakd_pl.data.splits import Split, stratified_indices
+from hsakd_pl.data.splits import Split, checked, stratified_indices
 from hsakd_pl.data.walk import image_paths
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.files import local_path
@@ -61,21 +61,16 @@ class ImageDataModule(pl.LightningDataModule):
         predict_dir: str | Path | None = None, on_error: str = "row",
     ) -> None:  # fmt: skip
         super().__init__()
-        for option, value, valid, meaning in (
-            ("batch_size", batch_size, batch_size >= 1, "at least 1"),
-            ("train_fraction", train_fraction, 0 < train_fraction <= 1, "above 0 and at most 1"),
-            ("val_fraction", val_fraction, 0 <= val_fraction < 1, "at least 0 and below 1"),
-            ("seed", seed, seed is None or 0 <= seed < 2**32, "at least 0 and below 2**32"),
-            ("num_workers", num_workers, num_workers is None or num_workers >= 0, "at least 0"),
-            ("on_error", on_error, on_error in ("row", "raise"), "row or raise"),
-        ):
-            require(valid, option, value, meaning)
-        self.root = Path(root).expanduser()
+        require(batch_size >= 1, "batch_size", batch_size, "at least 1")
+        require(0 < train_fraction <= 1, "train_fraction", train_fraction, "above 0 and at most 1")
+        require(0 <= val_fraction < 1, "val_fraction", val_fraction, "at least 0 and below 1")
+        require(seed is None or 0 <= seed < 2**32, "seed", seed, "at least 0 and below 2**32")
+        require(num_workers is None or num_workers >= 0, "num_workers", num_workers, "at least 0")
+        require(on_error in ("row", "raise"), "on_error", on_error, "row or raise")
+        self.root = local_path("root", root)
         self.batch_size = batch_size
-        self.train_fraction = train_fraction
-        self.val_fraction = val_fraction
-        self.seed = seed
-        self.augment = augment
+        self.train_fraction, self.val_fraction = train_fraction, val_fraction
+        self.seed, self.augment = seed, augment
         self.num_workers = num_workers
         self.predict_dir, self.on_error = predict_dir, on_error
         self.splits: dict[str, Split] = {}
@@ -100,16 +95,21 @@ class ImageDataModule(pl.LightningDataModule):
         if self.seed is None:
             self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         self.class_names = self.read_class_names()
+        statistics(self.mean, self.std)  # wrong ones are an error before the data are read
         validating = stage in ("fit", "validate")
         if (stage in ("fit", None) or (validating and self.val_fraction)) and "train" not in self.splits:
             self._read_train(self.seed)
         if (stage in ("test", None) or (validating and not self.val_fraction)) and "test" not in self.splits:
-            self.splits["test"] = self.read(train=False)
+            self.splits["test"] = self._read(train=False)
         if not self.val_fraction and "test" in self.splits:
             self.splits["val"] = self.splits["test"]
 
+    def _read(self, train: bool) -> Split:
+        origin = f"{type(self).__name__}.read(train={train})"
+        return checked(self.read(train), self.num_classes, origin, least=2 if train else 1)
+
     def _read_train(self, seed: int) -> None:
-        train = self.read(train=True)
+        train = self._read(train=True)
         if self.train_fraction < 1:
             option = f"train_fraction={self.train_fraction}"
             train = train.take(stratified_indices(train.targets, 1 - self.train_fraction, 0, option)[0])
@@ -195,5 +195,5 @@ class ImageDataModule(pl.LightningDataModule):
     def _statistics(self, device: torch.device) -> Tensor:
         """Mean and standard deviation (2, 3, 1, 1), brought to a device once: a copy at every step would stall it."""
         if device not in self._statistics_on:
-            self._statistics_on[device] = torch.tensor([self.mean, self.std], device=device)[:, :, None, None]
+            self._statistics_on[device] = statistics(self.mean, self.std).to(device)
         return self._statistics_on[device]

@@ -11,6 +11,7 @@ from hsakd_pl.data.images import decode_images, obtain
 from hsakd_pl.data.splits import Split
 from hsakd_pl.data.walk import class_names_of, images_below
 from hsakd_pl.errors import UsageError
+from hsakd_pl.files import read_text
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
@@ -61,14 +62,18 @@ def _annotated(val: Path, classes: list[str]) -> Split:
     annotations = val / "val_annotations.txt"
     if not annotations.is_file():
         raise UsageError(f"{annotations} is missing: was the archive fully extracted?")
-    samples = []
-    for number, line in enumerate(annotations.read_text().splitlines(), 1):
-        name, _, rest = line.partition("\t")
-        wnid = rest.partition("\t")[0]
+    samples: dict[str, int] = {}
+    for number, line in enumerate(read_text(annotations).splitlines(), 1):
+        name, *rest = line.split("\t")
+        wnid = rest[0] if rest else ""
         if wnid not in classes:
-            raise UsageError(f"{annotations}, line {number}: {wnid!r} is none of the classes in train/")
-        samples.append((classes.index(wnid), str(val / "images" / name)))
+            raise UsageError(f"{annotations}, line {number}: {wnid!r:.50} is none of the classes in train/")
+        if name in samples or not (val / "images" / name).is_file() or Path(name).name != name:
+            raise UsageError(
+                f"{annotations}, line {number}: {name!r:.50} is named twice, or no file in {val / 'images'}"
+            )
+        samples[name] = classes.index(wnid)
     if len(samples) != (found := len(images_below(val / "images")[0])):
         raise UsageError(f"{annotations} names {len(samples)} images, {val / 'images'} holds {found}: extract again")
-    labels, paths = zip(*sorted(samples), strict=True)
+    labels, paths = zip(*sorted((label, str(val / "images" / name)) for name, label in samples.items()), strict=True)
     return Split(list(paths), torch.tensor(labels))
