@@ -104,17 +104,22 @@ def _built(value: Any) -> Any:
     return value.built() if isinstance(value, _Plain) else value
 
 
-def load_plain(path: Path) -> dict[Any, Any]:
-    """Unpickle a dict of arrays, strings, bytes, numbers, and lists of these, Python 2's included.
+def read_entries(path: Path, *keys: str) -> list[Any]:
+    """Read the values at ``keys`` of a pickled dict: arrays, strings, bytes, numbers, lists of these, Python 2's too.
 
-    Raises UsageError naming the file if it is missing, truncated or corrupt, or asks for any other global.
+    Raises UsageError naming the file if it is missing, truncated or corrupt, lacks a key, or asks for any other global.
     """
     try:
         with path.open("rb") as file:
-            return {key: _built(value) for key, value in dict(_PlainUnpickler(file, encoding="latin1").load()).items()}
+            content = dict(_PlainUnpickler(file, encoding="latin1").load())
+        found = {str(key, "latin1") if isinstance(key, bytes) else key: value for key, value in content.items()}
+        values = [_built(found[key]) for key in keys if key in found]
     except UsageError as error:
         raise UsageError(f"{path} was refused: {error}") from None
     except FileNotFoundError as error:
         raise UsageError(f"{path} is missing: was the archive extracted completely?") from error
     except Exception as error:  # a broken pickle can raise anything
         raise UsageError(f"{path} is truncated or corrupt ({error!s:.200}): delete it and fetch it again") from error
+    if missing := [key for key in keys if key not in found]:
+        raise UsageError(f"{path} has no {' and '.join(missing)}: it is no file of CIFAR-100's python version")
+    return values
