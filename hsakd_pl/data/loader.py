@@ -1,12 +1,15 @@
 """A loader that Lightning can stop and resume in the middle of an epoch."""
 
+import math
 from collections.abc import Callable, Iterator
 from itertools import islice
 
 from torch import Tensor
 
 from hsakd_pl.data.sampler import GlobalBatchSampler
+from hsakd_pl.errors import UsageError
 
+ORDER = ("num_samples", "batch_size", "seed")  # what decides which images a batch has
 Batch = tuple[Tensor, Tensor | list[tuple[str, str]]]  # uint8 images (B, 3, S, S) with labels (B,) or (path, error)
 
 
@@ -39,10 +42,20 @@ class ResumableLoader:
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Epoch and number of batches handed out in it; what workers have prefetched does not count."""
-        return {"epoch": self.sampler.epoch, "batches": self._yielded}
+        """Epoch and number of batches handed out in it, and of what; what workers have prefetched does not count."""
+        order = {name: getattr(self.sampler, name) for name in ORDER}
+        return {"epoch": self.sampler.epoch, "batches": self._yielded, **order}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Start the stored epoch, if that is the one asked for next, after the stored number of batches."""
+        """Start the stored epoch, if that is the one asked for next, after the stored number of batches.
+
+        Raises UsageError where those batches were of other data.
+        """
         self._resumed_epoch = state["epoch"]
         self._yielded = state["batches"]
+        for name in ORDER:
+            old, new = state.get(name), getattr(self.sampler, name)
+            if old not in (None, new) and 0 < self._yielded < math.ceil(state["num_samples"] / state["batch_size"]):
+                raise UsageError(
+                    f"the epoch that is resumed was begun with {name} {old}, not {new}: finish it with the same data"
+                )

@@ -1,0 +1,238 @@
+"""Configurations, folders, loggers and callbacks of the user's, as a command line meets them."""
+
+import errno
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small import error_of, run
+
+from hsakd_pl.runs import report
+from hsakd_pl.runs.cli import main
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["main.py"])
+
+
+def aliases(levels: int) -> str:
+    """Ten values, aliased ten times a level."""
+    lines = [f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]" for level in range(1, levels)]
+    return "\n".join(["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]", *lines])
+
+
+YAML: dict[str, tuple[bytes, str]] = {
+    "a key twice": (
+        b"trainer: {max_epochs: 1}\ntrainer: {max_epochs: 9}\n",
+        "the key 'trainer' stands twice, .* line 2",
+    ),
+    "a key twice inside": (b"trainer:\n  max_epochs: 1\n  max_epochs: 9\n", "the key 'max_epochs' stands twice"),
+    "a key twice in braces": (b"data: {init_args: {seed: 1, seed: 2}}", "the key 'seed' stands twice"),
+    "too deep": (b"a: " + b"[" * 10_000 + b"]" * 10_000, "nested more than 50 levels deep"),
+    "too deep by lines": (b"".join(b" " * level + b"a:\n" for level in range(200)), "nested more than 50 levels deep"),
+    "aliases of aliases": (aliases(9).encode(), "stand for more than 100000 values"),
+    "in itself": (b"a: &a [*a]", "stand for more than 100000 values"),
+    "UTF-16": ("seed_everything: 1 # Löwe".encode("utf-16"), "is no UTF-8 text .*save it as UTF-8"),
+    "Latin-1": ("# Löwe\nseed_everything: 1".encode("latin-1"), "is no UTF-8 text .*save it as UTF-8"),
+    "UTF-32": ("seed_everything: 1".encode("utf-32"), "is no UTF-8 text|no valid YAML"),
+    "a tag": (b"a: !!python/object/apply:os.mkdir [trace]", "no valid YAML: could not determine a constructor|tag"),
+    "control characters": (b"a: \x00\x01", "no valid YAML"),
+    "a list": (b"- 1\n- 2\n", "bad.yaml|config"),
+    "unclosed": (b"trainer: {max_epochs: 1", "no valid YAML"),
+}
+
+
+@pytest.mark.parametrize("name", YAML)
+@pytest.mark.parametrize("form", ["--config {}", "--config={}", "-c {}"])
+def test_a_configuration_that_is_none(name: str, form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    content, reason = YAML[name]
+    Path("bad.yaml").write_bytes(content)
+    message = error_of(capsys, lambda: run("fit", *form.format("bad.yaml").split()))
+    assert "bad.yaml" in message and re.search(reason, message), message
+    assert not Path("trace").exists()
+
+
+@pytest.mark.parametrize("value", ["{network: resnet8, network: resnet14}", "[" * 100, "&a [*a]"])
+def test_yaml_on_the_command_line(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "model.init_args" in error_of(capsys, lambda: run("fit", "--model.init_args", value))
+
+
+def test_a_byte_order_mark(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("bom.yaml").write_bytes(b"\xef\xbb\xbfseed_everything: 4\n")
+    assert json.loads((run("fit", "--config", "bom.yaml") / "result.json").read_text())["seed"] == 4
+
+
+LOGGER = "pytorch_lightning.loggers"
+
+
+@pytest.mark.parametrize("form", ["name", "class", "arguments", "list"])
+def test_a_logger_writes_into_the_runs_folder(form: str) -> None:
+    csv = {"class_path": f"{LOGGER}.CSVLogger"}
+    logger: Any = {"arguments": {**csv, "init_args": {"name": "mine"}}, "list": [csv, {**csv}]}.get(form, csv)
+    options = ["--trainer.logger", "CSVLogger"] if form == "name" else []
+    folder = run("fit", *options, trainer={} if form == "name" else {"logger": logger})
+    name = "mine" if form == "arguments" else "lightning_logs"
+    assert (folder / name / "version_0" / "metrics.csv").exists()
+    assert not Path("lightning_logs").exists()
+
+
+def test_a_folder_given_to_a_logger_is_its_folder() -> None:
+    run("fit", trainer={"logger": {"class_path": f"{LOGGER}.CSVLogger", "init_args": {"save_dir": "there"}}})
+    assert Path("there/lightning_logs/version_0/metrics.csv").exists()
+
+
+@pytest.mark.parametrize("logger", ["WandbLogger", "NeptuneLogger", "CometLogger", "MLFlowLogger"])
+def test_a_logger_whose_package_is_missing(logger: str, capsys: pytest.CaptureFixture[str]) -> None:
+    package = logger.removesuffix("Logger").lower()
+    try:
+        __import__(package)
+    except ImportError:
+        assert package in error_of(capsys, lambda: run("fit", "--trainer.logger", logger)).lower()
+    else:
+        pytest.skip(f"{package} is installed")
+
+
+CHECKPOINT = "pytorch_lightning.callbacks.ModelCheckpoint"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"monitor": "val/acc", "mode": "max"}, {"save_last": True}, {"every_n_train_steps": 1, "save_top_k": -1}],
+    ids=str,
+)
+def test_a_checkpoint_callback_of_the_users_own(arguments: dict[str, Any]) -> None:
+    callback = {"class_path": CHECKPOINT, "init_args": {"dirpath": "mine", "filename": "{step}", **arguments}}
+    folder = run("fit", trainer={"callbacks": [callback]})
+    assert list(Path("mine").glob("*.ckpt")) and (folder / "last.ckpt").exists() and (folder / "best.ckpt").exists()
+    run("fit", "--ckpt_path", "last", trainer={"callbacks": [callback], "max_epochs": 2})
+    run("test", "--ckpt_path", "best", trainer={"callbacks": [callback]})
+
+
+def test_barebones() -> None:
+    plain = {"enable_progress_bar": None, "enable_model_summary": None, "num_sanity_val_steps": None}
+    run("fit", trainer={"barebones": True, **plain})
+    assert not Path("runs").exists() or not list(Path("runs").rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize("where", ["default_root_dir", "ckpt_path", "root", "weights", "predict_dir"])
+def test_a_url_is_refused_as_one(where: str, capsys: pytest.CaptureFixture[str]) -> None:
+    url = "https://example.org/folder"
+    options: dict[str, tuple[str, list[str], dict[str, Any]]] = {
+        "default_root_dir": ("fit", [], {"trainer": {"default_root_dir": url}}),
+        "ckpt_path": ("fit", ["--ckpt_path", url], {}),
+        "root": ("fit", [], {"data": {"class_path": "hsakd_pl.CIFAR100DataModule", "init_args": {"root": url}}}),
+        "weights": ("fit", [], {"model": {"init_args": {"weights": url}}}),
+        "predict_dir": ("predict", [], {"data": {"init_args": {"predict_dir": url}}}),
+    }
+    command, given, changes = options[where]
+    if command == "predict":
+        changes["model"] = {"init_args": {"weights": "random"}}
+    assert f"{url} is a URL" in error_of(capsys, lambda: run(command, *given, **changes))
+
+
+def test_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    run("fit", trainer={"default_root_dir": "~/run"})
+    run("test", "--ckpt_path", "~/run/last.ckpt")
+    assert (tmp_path / "home/run/result.json").exists() and not Path("~").exists()
+
+
+def test_a_runs_folder_that_is_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("runs").write_text("precious")
+    assert "runs" in error_of(capsys, lambda: run("fit"))
+    assert Path("runs").read_text() == "precious"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
+def test_a_read_only_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("runs").mkdir(mode=0o500)
+    assert "runs" in error_of(capsys, lambda: run("fit"))
+
+
+@pytest.mark.parametrize("kind", [errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT])
+@pytest.mark.parametrize("file", ["last.ckpt", "best.ckpt", "result.json"])
+def test_a_full_disk_leaves_what_is_there(
+    kind: int, file: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run("fit")
+    before = {path: path.read_bytes() for path in folder.glob("*.*") if path.is_file()}
+    fsync = os.fsync
+
+    def full(descriptor: int) -> None:
+        if os.readlink(f"/proc/self/fd/{descriptor}").endswith(f"{file}.partial"):
+            raise OSError(kind, os.strerror(kind), file)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    options = {"max_epochs": 30, "limit_val_batches": 1} if file == "best.ckpt" else {"max_epochs": 2}
+    message = error_of(capsys, lambda: run("fit", "--ckpt_path", "last", trainer=options))
+    assert os.strerror(kind) in message and file in message
+    assert (folder / file).read_bytes() == before[folder / file]
+    assert not list(folder.glob("*.partial"))
+
+
+def test_checkpoints_that_are_none(capsys: pytest.CaptureFixture[str]) -> None:
+    last = run("fit") / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "epoch", "global_step"):
+        torch.save({key: value for key, value in content.items() if key != part}, "part.ckpt")
+        message = error_of(capsys, lambda: run("fit", "--ckpt_path", "part.ckpt", trainer={"max_epochs": 2}))
+        assert f"part.ckpt is no Lightning checkpoint, {part} is missing" in message
+    for other in (content["state_dict"], [1], {"state_dict": 3, "pytorch-lightning_version": "2"}):
+        torch.save(other, "part.ckpt")
+        assert "part.ckpt" in error_of(capsys, lambda: run("test", "--ckpt_path", "part.ckpt"))
+
+
+ROW = {"config": ["a.yaml"], "last_val_acc": 0.5, "best_val_acc": None, "images_per_second": 1.0, "seconds": 2}
+ROWS: dict[str, tuple[Any, str]] = {
+    **{f"without {field}": ({k: v for k, v in ROW.items() if k != field}, field) for field in ROW},
+    "a text for a number": ({**ROW, "seconds": "2"}, "seconds is 2"),
+    "a list for a number": ({**ROW, "last_val_acc": [1]}, "last_val_acc"),
+    "true for a number": ({**ROW, "seconds": True}, "seconds is True"),
+    "no names": ({**ROW, "config": "a.yaml"}, "config is no list"),
+    "numbers for names": ({**ROW, "config": [1]}, "config is no list"),
+    "a list": ([ROW], "config is no list"),
+    "nothing": (None, "config is no list"),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_row_that_is_none(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    content, reason = ROWS[name]
+    Path("runs").mkdir()
+    Path("runs/result.json").write_text(json.dumps(content))
+    message = error_of(capsys, lambda: main(["report", "runs"]))
+    assert message.startswith("runs/result.json is no result (") and reason in message
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff\xfe", b'{"seconds": NaN}', b"[" * 100_000, json.dumps(ROW).encode("utf-16")]
+)
+def test_a_row_that_is_no_json(content: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("runs").mkdir()
+    Path("runs/result.json").write_bytes(content)
+    assert "runs/result.json" in error_of(capsys, lambda: main(["report", "runs"]))
+
+
+def test_names_with_markup_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("runs").mkdir()
+    Path("runs/result.json").write_text(json.dumps({**ROW, "config": ["[/red][bold]x.yaml"]}))
+    report.show(Path("runs"))
+    assert "[bold]x" in capsys.readouterr().out
+
+
+def test_rows_are_not_written_through_a_link() -> None:
+    folder = run("fit")
+    Path("precious").write_text("mine")
+    for name in ("result.json.partial", "rows.jsonl"):
+        (folder / name).symlink_to(Path("precious").resolve())
+    run("fit", "--ckpt_path", "last", trainer={"max_epochs": 2})
+    report.show(folder)
+    assert Path("precious").read_text() == "mine"
