@@ -144,9 +144,6 @@ TRANSPARENT_FILES: dict[str, Callable[[Path], Path]] = {
     "gif": lambda folder: saved(folder / "a.gif", half_transparent("P"), transparency=1).rename(folder / "a.png"),
     "webp": lambda folder: saved(folder / "a.webp", half_transparent("RGBA"), lossless=True, exact=True),
     "tiff": lambda folder: saved(folder / "a.tif", half_transparent("RGBA")),
-    "premultiplied tiff": lambda folder: tiff(
-        folder / "a.tif", (b"\0\xff" * 4 + b"\0\0" * 4) * 8, (8, 8), 8, t277=2, t338=1
-    ),
     "16 bits with a key": lambda folder: png(
         folder / "a.png", (8, 8), 16, 0, (b"\0" + b"\0\0" * 4 + b"\1\2" * 4) * 8, tRNS=b"\1\2"
     ),
@@ -309,10 +306,8 @@ def test_files_with_another_ending_are_counted_in_one_line(tmp_path: Path, caplo
     with caplog.at_level("INFO"):
         class_folders(train, ["cat", "dog"])
         image_paths(train, "predict_dir")
-    counted = [record.message for record in caplog.records if "left out" in record.message]
-    assert len(counted) == 2 and all(
-        f"{train} that do not end in" in line and line.endswith("3 left out") for line in counted
-    )
+    counted = [record.message for record in caplog.records if f"files below {train} that" in record.message]
+    assert [line.rpartition(": ")[2] for line in counted] == ["3 left out"] * 2
 
 
 def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
@@ -342,6 +337,33 @@ def test_two_classes_may_be_the_same_folder(tmp_path: Path) -> None:
     (train / "hound").symlink_to(train / "dog")
     assert class_names_of(train) == ["cat", "dog", "hound"]
     assert class_folders(train, ["cat", "dog", "hound"])[1].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("target", ["nowhere", "cow", "/dev/null/cow"])
+def test_a_class_whose_link_leads_nowhere_shifts_no_labels(tmp_path: Path, target: str) -> None:
+    (cats_and_dogs(tmp_path, "train") / "cow").symlink_to(target)
+    for module in (CIFAR100DataModule, ImageNetDataModule):
+        with pytest.raises(UsageError, match=r"train/cow is a link that leads nowhere: mend or remove it"):
+            module(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["a file", "a loop", "nothing"])
+def test_predict_needs_a_folder(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "photos"
+    if kind == "a file":
+        saved(tmp_path / "a.png", Image.new("RGB", (8, 8))).rename(path)
+    elif kind == "a loop":
+        path.symlink_to(path)
+    with pytest.raises(UsageError, match=str(path)):
+        image_paths(path, "predict_dir")
+
+
+def test_pictures_of_several_in_one_jpeg(tmp_path: Path) -> None:
+    """What phones write as .jpg."""
+    image, exif = turned(6)
+    path = tmp_path / "a.jpg"
+    image.save(path, "MPO", save_all=True, append_images=[Image.new("RGB", (8, 8))], exif=exif)
+    assert is_upright(pixels(path)) and is_upright(read_image(str(path)))
 
 
 @pytest.mark.parametrize("kind", ["broken link", "loop", "pipe", "missing"])
