@@ -15,7 +15,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from hsakd_pl.errors import UsageError
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # PIL starts Ghostscript for some of the others
-MAX_PIXELS = 2**26  # decoding, turning and resizing so many takes less than 1 GB
+MAX_PIXELS = 8192 * 6144  # those of a 50 megapixel camera: reading so many takes 1 GB in WebP, less in others
 ORIENTATION, WHITE_IS_ZERO, BITS, SIGNED, TILE = 274, 262, 258, 339, (322, 323)  # tags of EXIF and TIFF
 LEVELS = [round(value / 257) for value in range(2**16)]  # of grey: 16 bits in 8
 UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # EXIF's orientation: what PIL calls the turn that undoes it
@@ -97,7 +97,7 @@ def rgb(file: ImageFile.ImageFile) -> Image.Image:
             image.putalpha(values.point([255 * (value != key) for value in range(2**16)], "L"))
     if image.mode[-1] not in "Aa" and key is None:
         return image.convert("RGB")
-    image = image.convert("RGBA")
+    image = image if image.mode == "RGBA" else image.convert("RGBA")
     white = Image.new("RGB", image.size, "white")
     white.paste(image, mask=image)
     return white

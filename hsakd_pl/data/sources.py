@@ -71,7 +71,7 @@ class TransformedBatches(Dataset[Batch | UsageError]):
         return images, self.targets(indices, errors)
 
     def opened(self, indices: list[int], read: Callable[[str, int], Any], errors: list[str]) -> Iterator[Any]:
-        """Yield what ``read`` makes of each path, or a black pixel (3, 1, 1) or UsageError; append an error for each."""
+        """Yield what ``read`` makes of each path, a black pixel (3, 1, 1) or UsageError; append an error for each."""
         for image in self.split.take(indices).images:
             errors.append("")
             try:
