@@ -73,11 +73,9 @@ def test_the_strict_end_with_the_first_broken_image(tmp_path: Path, on_device: b
     folder = photos(tmp_path / "photos", "a.png", "b.png", "broken.png", "d.png")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "predictions.csv").write_text("earlier")
+    large = {"data": ImageNetDataModule, "image_size": 32, "decode_on_device": on_device}
     with pytest.raises(UsageError, match=f"cannot decode the image {folder / 'broken.png'}"):
-        if on_device is None:
-            predict(folder, on_error="raise")
-        else:
-            predict(folder, data=ImageNetDataModule, image_size=32, decode_on_device=on_device, on_error="raise")
+        predict(folder, on_error="raise", **({} if on_device is None else large))
     assert (tmp_path / "out" / "predictions.csv").read_text() == "earlier"
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["predictions.csv"]
 

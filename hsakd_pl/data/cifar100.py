@@ -39,9 +39,8 @@ class CIFAR100DataModule(ImageDataModule):
         val_fraction: float = 0.0, seed: int | None = None, augment: bool = True, num_workers: int | None = None,
         predict_dir: str | Path | None = None, on_error: str = "row",
     ) -> None:  # fmt: skip
-        super().__init__(
-            root, batch_size, train_fraction, val_fraction, seed, augment, num_workers, predict_dir, on_error
-        )
+        options = train_fraction, val_fraction, seed, augment, num_workers, predict_dir, on_error
+        super().__init__(root, batch_size, *options)
         self.download = download
         self.num_classes = len(class_names_of(self.folder / "train")) or self.num_classes
 

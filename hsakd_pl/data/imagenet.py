@@ -13,6 +13,8 @@ from hsakd_pl.data.images import obtain
 class ImageNetDataModule(ClassFolderDataModule):
     """Class folders, opened in worker processes: random resized crops to train on, the centre to test on.
 
+    Photographs are turned upright as their EXIF data say, and what is transparent in them is white.
+
     Args:
         root: folder with ``train/<class>/`` and ``val/<class>/``, which is for testing, or with the archives
             ``ILSVRC2012_*.tar`` and the devkit, which torchvision then unpacks there.
@@ -30,9 +32,8 @@ class ImageNetDataModule(ClassFolderDataModule):
         train_fraction: float = 1.0, val_fraction: float = 0.0, seed: int | None = None, augment: bool = True,
         num_workers: int | None = None, predict_dir: str | Path | None = None, on_error: str = "row",
     ) -> None:  # fmt: skip
-        super().__init__(
-            root, batch_size, train_fraction, val_fraction, seed, augment, num_workers, predict_dir, on_error
-        )
+        options = train_fraction, val_fraction, seed, augment, num_workers, predict_dir, on_error
+        super().__init__(root, batch_size, *options)
         self.use_size(image_size, resize=image_size * 256 // 224)
         self.decode_on_device = decode_on_device
 

@@ -5,7 +5,6 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -16,8 +15,9 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from hsakd_pl.errors import UsageError
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # PIL starts Ghostscript for some of the others
-MAX_PIXELS = 2**26  # decoding, turning and resizing so many takes less than 1 GB
+MAX_PIXELS = 8192 * 6144  # those of a 50 megapixel camera: reading so many takes 1 GB in WebP, less in others
 ORIENTATION, WHITE_IS_ZERO, BITS, SIGNED, TILE = 274, 262, 258, 339, (322, 323)  # tags of EXIF and TIFF
+LEVELS = [round(value / 257) for value in range(2**16)]  # of grey: 16 bits in 8
 UPRIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # EXIF's orientation: what PIL calls the turn that undoes it
 
 
@@ -49,10 +49,8 @@ def check_pixels(image: Image.Image, size: int) -> None:
     """Raise ValueError where the header promises too many pixels, now or once the short side has ``size``."""
     tags = getattr(image, "tag_v2", {})  # a TIFF's tile is decoded whole
     width, height = (max(side, int(tags.get(tag, 0))) for side, tag in zip(image.size, TILE, strict=True))
-    resized = size * size * max(width, height) // max(1, min(width, height))
-    if max(width * height, resized) > MAX_PIXELS:
-        shape = f"{width} x {height} pixels, {resized:,} with a short side of {size}"
-        raise ValueError(f"{shape}: no image of at most {MAX_PIXELS:,}")
+    if max(width * height, size * size * max(width, height) // max(1, min(width, height))) > MAX_PIXELS:
+        raise ValueError(f"{width} x {height} pixels are too many or too oblong: no image of at most {MAX_PIXELS:,}")
 
 
 def orientation(image: Image.Image) -> int:
@@ -90,26 +88,19 @@ def rgb(file: ImageFile.ImageFile) -> Image.Image:
         scaled = key * {"L;2": 85, "L;4": 17}.get(stored, 1)
         file.info["transparency"] = tuple(level // 256 for level in key) if stored == "RGB;16B" else scaled
     if wide:
-        values = file.convert("I")
-        image = values.point(_levels(2 ** tags.get(BITS, (16,))[0] - 1), "L")
+        to_16_bits = 65535 / (2 ** tags.get(BITS, (16,))[0] - 1)
+        values = file.convert("I").point(lambda value: value * to_16_bits)
+        image = values.point(LEVELS, "L")
         if tags.get(WHITE_IS_ZERO) == 0:
             image = ImageOps.invert(image)
         if key is not None:
             image.putalpha(values.point([255 * (value != key) for value in range(2**16)], "L"))
-    if image.mode == "La":
-        image = image.convert("LA")
     if image.mode[-1] not in "Aa" and key is None:
         return image.convert("RGB")
-    image = image.convert("RGBA")
+    image = image if image.mode == "RGBA" else image.convert("RGBA")
     white = Image.new("RGB", image.size, "white")
     white.paste(image, mask=image)
     return white
-
-
-@cache
-def _levels(top: int) -> list[int]:
-    """Grey levels 0..255 of the values 0..``top``, as the table of all 16-bit values that PIL takes."""
-    return [min(255, round(255 * value / top)) for value in range(2**16)]
 
 
 def decode_images(paths: Iterable[str], size: int) -> Tensor:

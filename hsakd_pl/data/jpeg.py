@@ -25,11 +25,6 @@ def read_image(path: str, size: int = 224) -> Tensor:
         check_pixels(image, size)
         if (image.format, image.mode) == ("JPEG", "RGB") and orientation(image) == 1:  # decoders leave it as stored
             return torch.from_numpy(np.fromfile(path, np.uint8))
-    return read_pixels(path, size)
-
-
-def read_pixels(path: str, size: int) -> Tensor:
-    """uint8 pixels (3, H, W) of any image, decoded by PIL; raises UsageError as :func:`open_image` does."""
     return pil_to_tensor(open_image(path, size))
 
 
@@ -80,14 +75,14 @@ class DeviceDecodedBatches:
             indices = batch.tolist()
             sizes = [torch.Size(shape).numel() for shape in shapes]
             images = [piece.view(shape) for piece, shape in zip(flat.split(sizes), shapes, strict=True)]
-            images = self._decoded(indices, images, errors)
-            yield self.batches.transformed(epoch, indices, images, self.device), self.batches.targets(indices, errors)
+            found = self._decoded(indices, images, errors)
+            yield self.batches.transformed(epoch, indices, found, self.device), self.batches.targets(indices, errors)
 
-    def _decoded(self, indices: list[int], images: list[Tensor], errors: list[str]) -> list[Tensor]:
+    def _decoded(self, indices: list[int], images: list[Tensor], errors: list[str]) -> list[Any]:
         jpegs = [image for image in images if image.ndim == 1]
         try:
             decoded = iter(decode_jpegs(jpegs, self.device))
         except RuntimeError:
             errors.clear()
-            return list(self.batches.opened(indices, read_pixels, errors))
+            return list(self.batches.opened(indices, open_image, errors))
         return [next(decoded) if image.ndim == 1 else image for image in images]

@@ -52,8 +52,7 @@ class TransformedBatches(Dataset[Batch | UsageError]):
     """(epoch, indices) -> batch of images opened and transformed one by one; what a DataLoader worker runs.
 
     ``transform`` takes a PIL image or a tensor (3, H, W) to a tensor (3, size, size), uint8 unless the split is float.
-    A split for prediction, whose targets are paths, has targets (path, error): no error, or, where ``on_error`` is
-    "row", why a file was not read; its image is black.
+    For prediction, where targets are paths, they become (path, error); ``on_error`` "row" makes broken images black.
     """
 
     split: Split
@@ -72,10 +71,7 @@ class TransformedBatches(Dataset[Batch | UsageError]):
         return images, self.targets(indices, errors)
 
     def opened(self, indices: list[int], read: Callable[[str, int], Any], errors: list[str]) -> Iterator[Any]:
-        """Yield what ``read`` makes of each path and the size, or the tensor that is there; append an error for each.
-
-        Raises UsageError for a broken image, unless it becomes a black pixel (3, 1, 1).
-        """
+        """Yield what ``read`` makes of each path, a black pixel (3, 1, 1) or UsageError; append an error for each."""
         for image in self.split.take(indices).images:
             errors.append("")
             try:

@@ -38,9 +38,8 @@ class STL10DataModule(ImageDataModule):
         train_fraction: float = 1.0, val_fraction: float = 0.0, seed: int | None = None, augment: bool = True,
         num_workers: int | None = None, predict_dir: str | Path | None = None, on_error: str = "row",
     ) -> None:  # fmt: skip
-        super().__init__(
-            root, batch_size, train_fraction, val_fraction, seed, augment, num_workers, predict_dir, on_error
-        )
+        options = train_fraction, val_fraction, seed, augment, num_workers, predict_dir, on_error
+        super().__init__(root, batch_size, *options)
         self.image_size = image_size
         self.train_transform = random_resized_crop(image_size)
         self.test_transform = resized_center_crop(image_size, image_size)

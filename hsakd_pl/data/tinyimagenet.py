@@ -38,9 +38,8 @@ class TinyImageNetDataModule(ClassFolderDataModule):
         train_fraction: float = 1.0, val_fraction: float = 0.0, seed: int | None = None, augment: bool = True,
         num_workers: int | None = None, predict_dir: str | Path | None = None, on_error: str = "row",
     ) -> None:  # fmt: skip
-        super().__init__(
-            root, batch_size, train_fraction, val_fraction, seed, augment, num_workers, predict_dir, on_error
-        )
+        options = train_fraction, val_fraction, seed, augment, num_workers, predict_dir, on_error
+        super().__init__(root, batch_size, *options)
         self.use_size(image_size, resize=image_size)
         self.download = download
 
@@ -52,12 +51,12 @@ class TinyImageNetDataModule(ClassFolderDataModule):
 
     def read(self, train: bool) -> Split:
         val = self.folder / "val"
-        unsorted = not train and images_below(val / "images")[0]
-        split = _annotated(val, class_names_of(self.folder / "train")) if unsorted else super().read(train)
+        found = 0 if train else len(images_below(val / "images")[0])
+        split = _annotated(val, class_names_of(self.folder / "train"), found) if found else super().read(train)
         return split._replace(images=decode_images(split.images, SIZE))
 
 
-def _annotated(val: Path, classes: list[str]) -> Split:
+def _annotated(val: Path, classes: list[str], found: int) -> Split:
     """Paths and labels out of ``val_annotations.txt``, in the order that class folders would have."""
     annotations = val / "val_annotations.txt"
     if not annotations.is_file():
@@ -69,11 +68,10 @@ def _annotated(val: Path, classes: list[str]) -> Split:
         if wnid not in classes:
             raise UsageError(f"{annotations}, line {number}: {wnid!r:.50} is none of the classes in train/")
         if name in samples or not (val / "images" / name).is_file() or Path(name).name != name:
-            raise UsageError(
-                f"{annotations}, line {number}: {name!r:.50} is named twice, or no file in {val / 'images'}"
-            )
+            reason = f"is named twice, or no file in {val / 'images'}"
+            raise UsageError(f"{annotations}, line {number}: {name!r:.50} {reason}")
         samples[name] = classes.index(wnid)
-    if len(samples) != (found := len(images_below(val / "images")[0])):
+    if len(samples) != found:
         raise UsageError(f"{annotations} names {len(samples)} images, {val / 'images'} holds {found}: extract again")
     labels, paths = zip(*sorted((label, str(val / "images" / name)) for name, label in samples.items()), strict=True)
     return Split(list(paths), torch.tensor(labels))

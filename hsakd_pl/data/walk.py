@@ -26,30 +26,45 @@ def visible(name: str) -> bool:
 
 
 def class_names_of(folder: Path) -> list[str]:
-    """Names of the class folders in ``folder`` in the order of torchvision's ImageFolder; none if missing."""
+    """Names of the class folders in ``folder`` in the order of torchvision's ImageFolder; none if missing.
+
+    Raises UsageError for a link that leads nowhere: without its class, others would have its number.
+    """
     if not folder.is_dir():
         return []
-    above = {folder.resolve(), *folder.resolve().parents}
-    found = (path for path in folder.iterdir() if visible(path.name) and path.is_dir())
-    return sorted(path.name for path in found if path.resolve() not in above)
+    entered, found = _above(folder), [path for path in folder.iterdir() if visible(path.name)]
+    if broken := [path for path in found if not path.exists()]:
+        raise UsageError(f"{broken[0]} is a link that leads nowhere: mend or remove it")
+    return sorted(path.name for path in found if path.is_dir() and path.resolve() not in entered)
 
 
-def images_below(folder: Path) -> tuple[list[str], int]:
-    """Image files below ``folder`` in the order of torchvision's ImageFolder, and how many files have other endings.
+def images_below(*folders: Path) -> list[list[str]]:
+    """Image files below each folder in the order of torchvision's ImageFolder; logs how many have other endings.
 
     Raises UsageError naming a folder that cannot be read.
     """
-    entered = {folder.resolve(), *folder.resolve().parents}
-    files = []
-    for place, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
-        found, folders[:] = sorted(filter(visible, folders)), []
-        for name in found:
-            if (inner := Path(place, name).resolve()) not in entered:
-                entered.add(inner)
-                folders.append(name)
-        files += [(place, name) for name in filter(visible, names)]
-    images = [os.path.join(*file) for file in sorted(files) if file[1].lower().endswith(IMG_EXTENSIONS)]
-    return images, len(files) - len(images)
+    images, others = [], 0
+    for folder in folders:
+        entered, files = _above(folder), []
+        for place, inside, names in os.walk(folder, onerror=_refuse, followlinks=True):
+            found, inside[:] = sorted(filter(visible, inside)), []
+            for name in found:
+                if (inner := Path(place, name).resolve()) not in entered:
+                    entered.add(inner)
+                    inside.append(name)
+            files += [(place, name) for name in filter(visible, names)]
+        images.append([os.path.join(*file) for file in sorted(files) if file[1].lower().endswith(IMG_EXTENSIONS)])
+        others += len(files) - len(images[-1])
+    if others:
+        place = os.path.commonpath(folders)
+        rank_zero_info(f"files below {place} that do not end in {' '.join(IMG_EXTENSIONS)}: {others:,} left out")
+    return images
+
+
+def _above(folder: Path) -> set[Path]:
+    """A folder and all that hold it, without links."""
+    real = Path(os.path.realpath(folder))
+    return {real, *real.parents}
 
 
 def _refuse(error: OSError) -> None:
@@ -57,15 +72,9 @@ def _refuse(error: OSError) -> None:
         raise UsageError(f"{error.filename} cannot be read ({error.strerror})") from error
 
 
-def _count(others: int, folder: Path) -> None:
-    if others:
-        rank_zero_info(f"files below {folder} that do not end in {' '.join(IMG_EXTENSIONS)}: {others:,} left out")
-
-
 def image_paths(folder: Path, option: str) -> list[str]:
     """Every image file below ``folder``, sorted; raises UsageError naming ``option`` if there is none."""
-    images, others = images_below(folder)
-    _count(others, folder)
+    [images] = images_below(folder)
     if not images:
         raise UsageError(f"{option}: no image below {folder} (looked for {' '.join(IMG_EXTENSIONS)})")
     return sorted(str(Path(image)) for image in images)
@@ -74,22 +83,20 @@ def image_paths(folder: Path, option: str) -> list[str]:
 def class_folders(folder: Path, classes: Sequence[str]) -> tuple[list[str], Tensor]:
     """Image files below ``folder/<class>/`` and their labels (N,), the positions in ``classes``.
 
-    Raises UsageError for a missing folder, a class without an image, a folder that is no known class.
+    Raises UsageError for a missing folder, a class without an image, a folder with images that is no known class.
     """
     if not (names := class_names_of(folder)):
         raise UsageError(
             f"{folder} is missing or holds no class folders: point --data.init_args.root at the data set's "
             f"folder, or extract its archive again, completely"
         )
-    for name in sorted(set(names) - set(classes)):
-        if images_below(folder / name) != ([], 0):
+    names = [*classes, *(name for name in names if name not in set(classes))]
+    found = dict(zip(names, images_below(*(folder / name for name in names)), strict=True))
+    for name in names[len(classes) :]:
+        if found[name]:
             raise UsageError(f"{folder / name} is none of the classes of the training folder")
-    found = [images_below(folder / name) if name in names else ([], 0) for name in classes]
-    if empty := [name for name, (images, _) in zip(classes, found, strict=True) if not images]:
-        empty_names = ", ".join(empty)
-        raise UsageError(
-            f"{folder}: Found no valid file for the classes {empty_names}. Was the archive fully extracted?"
-        )
-    _count(sum(others for _, others in found), folder)
-    labels = [label for label, (images, _) in enumerate(found) for _ in images]
-    return [path for images, _ in found for path in images], torch.tensor(labels)
+    if empty := [name for name in classes if not found[name]]:
+        message = f"{folder}: Found no valid file for the classes {', '.join(empty)}"
+        raise UsageError(f"{message}. Was the archive fully extracted?")
+    labels = [label for label, name in enumerate(classes) for _ in found[name]]
+    return [path for name in classes for path in found[name]], torch.tensor(labels)

@@ -58,10 +58,7 @@ class EvaluatedModule(pl.LightningModule):
         self._evaluate(batch, "test", self.branch_metrics_every > 0)
 
     def predict_step(self, batch: tuple[Tensor, list[tuple[str, str]]], batch_idx: int) -> dict[str, Any]:
-        """Class, its probability, and in what fraction of the transformations the same class wins.
-
-        Beside them where each image is from, and why it could not be read, if it could not.
-        """
+        """Class, its probability, in what fraction of the transformations it wins; source and error of each image."""
         self._guard()
         images, sources = batch
         transforms = self.network.transforms

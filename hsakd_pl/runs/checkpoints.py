@@ -43,7 +43,8 @@ def read_checkpoint(path: Path, training: bool) -> dict[str, Any]:
     """Read a checkpoint with all that evaluation, or ``training``, needs; raises UsageError for any other file."""
     content = read_weights(path)
     parts = WEIGHTS + TRAINING if training else WEIGHTS
-    if missing := [part for part in parts if not isinstance(content, dict) or part not in content]:
+    content = content if isinstance(content, dict) else {}
+    if missing := [part for part in parts if part not in content or (part == "state_dict" and not content[part])]:
         remedy = "weights go to model.init_args.weights" if set(WEIGHTS) & {*missing} else "it holds weights alone"
         raise UsageError(f"ckpt_path {path} is no Lightning checkpoint, {', '.join(missing)} is missing: {remedy}")
     return content

@@ -94,14 +94,14 @@ class HSAKDCLI(LightningCLI):
         folder = config.default_root_dir = str(folder_of(config))
         if config.benchmark is None:
             config.benchmark = not config.deterministic  # cuDNN tries its algorithms: batches have one size
-        if config.barebones:
-            return super().instantiate_trainer(**kwargs)
-        if config.logger in (None, True):
-            kwargs["logger"] = CSVLogger(folder, name="logs")
         files = [str(file) for file in self._get(self.config, "config") or []]
         best = BestCheckpoint(folder)
         seed = self._get(self.config, "seed_everything", default=0)
         self.result = ResultWriter(folder, files, seed, best, options_of(self.config.get(self.subcommand)))
+        if config.barebones:
+            return super().instantiate_trainer(**kwargs)
+        if config.logger in (None, True):
+            kwargs["logger"] = CSVLogger(folder, name="logs")
         callbacks: list[pl.Callback] = [PredictionWriter(folder), self.result]
         plugins = config.plugins if isinstance(config.plugins, list) else [config.plugins] if config.plugins else []
         if config.enable_checkpointing is not False and not config.fast_dev_run:

@@ -55,9 +55,13 @@ def check_files(args: list[str]) -> None:
         path = Path(flag.partition("=")[2] if flag.startswith("--config=") else value)
         if (flag in ("-c", "--config") or flag.startswith("--config=")) and path.is_file():
             try:
-                load_yaml(read_text(path))
+                content = load_yaml(read_text(path))
             except yaml.YAMLError as error:
                 raise UsageError(f"{path} is no valid YAML: {error}") from error
+            if not isinstance(content, dict):
+                raise UsageError(
+                    f"{path} is no configuration, which has options by name: it is a {type(content).__name__}"
+                )
 
 
 def folder_of(trainer: Any) -> Path:
