@@ -156,7 +156,7 @@ def test_a_read_only_folder(capsys: pytest.CaptureFixture[str]) -> None:
     assert "runs" in error_of(capsys, lambda: run("fit"))
 
 
-@pytest.mark.parametrize("kind", [errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT])
+@pytest.mark.parametrize("kind", [errno.ENOSPC, errno.EROFS, errno.EFBIG, errno.EDQUOT])
 @pytest.mark.parametrize("file", ["last.ckpt", "best.ckpt", "result.json"])
 def test_a_full_disk_leaves_what_is_there(
     kind: int, file: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

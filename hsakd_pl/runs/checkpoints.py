@@ -17,8 +17,8 @@ from hsakd_pl.runs.signals import Signals
 from hsakd_pl.weight_files import read_weights
 
 KEYWORDS = {"last": ("last.ckpt", "hpc_ckpt_*.ckpt"), "best": ("best.ckpt",), "hpc": ("hpc_ckpt_*.ckpt",)}
-WEIGHTS = ("state_dict", "pytorch-lightning_version")
-TRAINING = ("optimizer_states", "lr_schedulers", "loops", "callbacks", "epoch", "global_step")
+WEIGHTS = {"state_dict": dict, "pytorch-lightning_version": str}
+TRAINING = {"optimizer_states": list, "lr_schedulers": list, "loops": dict, "callbacks": dict, "epoch": int}
 STEPS_BETWEEN_TALKS = 8  # with several processes, which then agree on what each of them was told
 
 
@@ -42,12 +42,12 @@ def find_checkpoint(ckpt_path: str, folder: str | Path) -> Path:
 def read_checkpoint(path: Path, training: bool) -> dict[str, Any]:
     """Read a checkpoint with all that evaluation, or ``training``, needs; raises UsageError for any other file."""
     content = read_weights(path)
-    parts = WEIGHTS + TRAINING if training else WEIGHTS
-    content = content if isinstance(content, dict) else {}
-    if missing := [part for part in parts if part not in content or (part == "state_dict" and not content[part])]:
-        remedy = "weights go to model.init_args.weights" if set(WEIGHTS) & {*missing} else "it holds weights alone"
+    found = content if isinstance(content, dict) else {}
+    parts = WEIGHTS | (TRAINING | {"global_step": int} if training else {})
+    if missing := [part for part, kind in parts.items() if not isinstance(found.get(part), kind)]:
+        remedy = "weights go to model.init_args.weights" if WEIGHTS.keys() & {*missing} else "it holds weights alone"
         raise UsageError(f"ckpt_path {path} is no Lightning checkpoint, {', '.join(missing)} is missing: {remedy}")
-    return content
+    return found
 
 
 def saved_by_this_job(path: Path) -> bool:
