@@ -11,14 +11,14 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 from torchvision.transforms import v2
 
-from hsakd_pl.data.augment import PadCropFlip, normalise, resized_center_crop
+from hsakd_pl.data.augment import PadCropFlip, check_statistics, normalise, resized_center_crop
 from hsakd_pl.data.images import image_paths
 from hsakd_pl.data.jpeg import DeviceDecodedBatches
 from hsakd_pl.data.loader import ResumableLoader
 from hsakd_pl.data.sampler import GlobalBatchSampler
 from hsakd_pl.data.sources import ResidentTensors, TransformedBatches, WorkerBatches
-from hsakd_pl.data.splits import Split, stratified_indices
-from hsakd_pl.errors import UsageError
+from hsakd_pl.data.splits import Split, check_class_names, check_split, stratified_indices
+from hsakd_pl.errors import UsageError, require
 
 MAX_DEFAULT_WORKERS = 16  # decoding for one GPU saturates before; more only cost memory
 
@@ -59,15 +59,11 @@ class ImageDataModule(pl.LightningDataModule):
         predict_dir: str | Path | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        for option, value, valid, meaning in (
-            ("batch_size", batch_size, batch_size >= 1, "at least 1"),
-            ("train_fraction", train_fraction, 0 < train_fraction <= 1, "above 0 and at most 1"),
-            ("val_fraction", val_fraction, 0 <= val_fraction < 1, "at least 0 and below 1"),
-            ("seed", seed, seed is None or 0 <= seed < 2**32, "at least 0 and below 2**32"),
-            ("num_workers", num_workers, num_workers is None or num_workers >= 0, "at least 0"),
-        ):
-            if not valid:
-                raise UsageError(f"{option} is {value}: it must be {meaning}")
+        require(batch_size >= 1, "batch_size", batch_size, "at least 1")
+        require(0 < train_fraction <= 1, "train_fraction", train_fraction, "above 0 and at most 1")
+        require(0 <= val_fraction < 1, "val_fraction", val_fraction, "at least 0 and below 1")
+        require(seed is None or 0 <= seed < 2**32, "seed", seed, "at least 0 and below 2**32")
+        require(num_workers is None or num_workers >= 0, "num_workers", num_workers, "at least 0")
         self.root = Path(root).expanduser()
         self.batch_size = batch_size
         self.train_fraction = train_fraction
@@ -94,20 +90,23 @@ class ImageDataModule(pl.LightningDataModule):
         return [str(label) for label in range(self.num_classes)]
 
     def setup(self, stage: str | None = None) -> None:
-        """Read what ``stage`` needs and is not there yet; UsageError if a fraction leaves a class empty."""
+        """Read what ``stage`` needs and is not there yet; UsageError for what no network can be trained with."""
+        name = type(self).__name__
+        check_statistics(name, self.mean, self.std)
+        require(self.image_size >= 1, "image_size", self.image_size, "at least 1")
         if self.seed is None:
             self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-        self.class_names = self.read_class_names()
+        self.class_names = check_class_names(self.read_class_names(), self.num_classes, f"{name}.read_class_names()")
         validating = stage in ("fit", "validate")
         if (stage in ("fit", None) or (validating and self.val_fraction)) and "train" not in self.splits:
             self._read_train(self.seed)
         if (stage in ("test", None) or (validating and not self.val_fraction)) and "test" not in self.splits:
-            self.splits["test"] = self.read(train=False)
+            self.splits["test"] = check_split(self.read(train=False), self.num_classes, f"{name}.read(train=False)")
         if not self.val_fraction and "test" in self.splits:
             self.splits["val"] = self.splits["test"]
 
     def _read_train(self, seed: int) -> None:
-        train = self.read(train=True)
+        train = check_split(self.read(train=True), self.num_classes, f"{type(self).__name__}.read(train=True)")
         if self.train_fraction < 1:
             option = f"train_fraction={self.train_fraction}"
             train = train.take(stratified_indices(train.targets, 1 - self.train_fraction, 0, option)[0])
@@ -117,6 +116,7 @@ class ImageDataModule(pl.LightningDataModule):
             train, self.splits["val"] = train.take(kept), train.take(held)
         else:
             rank_zero_info("Validating on the test split, as the paper does (val_fraction: hold out instead)")
+        require(len(train.targets) > 1, "the training split's number of images", len(train.targets), "at least 2")
         self.splits["train"] = train
 
     def train_dataloader(self) -> ResumableLoader:

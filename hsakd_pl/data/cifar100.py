@@ -2,7 +2,6 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +10,8 @@ from torchvision.datasets import CIFAR100
 from hsakd_pl.data.augment import PadCropFlip
 from hsakd_pl.data.base import ImageDataModule
 from hsakd_pl.data.images import class_folders, class_names_of, decode_images, obtain
-from hsakd_pl.data.pickles import load_plain
-from hsakd_pl.data.splits import Split
+from hsakd_pl.data.pickles import read_entries
+from hsakd_pl.data.splits import Split, check_class_names
 from hsakd_pl.errors import UsageError
 
 
@@ -62,25 +61,22 @@ class CIFAR100DataModule(ImageDataModule):
 
     def read_class_names(self) -> list[str]:
         if (meta := self.folder / "meta").is_file():
-            return list(_entries(meta, "fine_label_names")[0])
+            return check_class_names(read_entries(meta, "fine_label_names")[0], self.num_classes, meta)
         return class_names_of(self.folder / "train") or super().read_class_names()
 
 
-def _entries(path: Path, *keys: str) -> list[Any]:
-    content = load_plain(path)
-    found = {str(key, "latin1") if isinstance(key, bytes) else key: content[key] for key in content}
-    if missing := [key for key in keys if key not in found]:
-        raise UsageError(f"{path} has no {' and '.join(missing)}: it is no file of CIFAR-100's python version")
-    return [found[key] for key in keys]
-
-
 def _read_pickle(path: Path, num_classes: int) -> Split:
-    data, labels = _entries(path, "data", "fine_labels")
+    data, labels = read_entries(path, "data", "fine_labels")
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (3 * 32 * 32,):
         found = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
         raise UsageError(f"{path}: data is {found}, not uint8 (N, 3072): fetch the file again")
-    labels = np.array(labels)
-    if labels.dtype.kind not in "iu" or labels.shape != (len(data),) or not set(labels) <= set(range(num_classes)):
+    if isinstance(labels, np.ndarray) and labels.shape == (len(data),):
+        labels = labels.tolist()
+    if not (
+        isinstance(labels, list | tuple)
+        and len(labels) == len(data)
+        and all(type(label) is int and 0 <= label < num_classes for label in labels)
+    ):
         message = f"{path}: fine_labels are not {len(data)} integers below {num_classes}: fetch the file again"
         raise UsageError(message)
-    return Split(torch.from_numpy(data.reshape(-1, 3, 32, 32)), torch.from_numpy(labels).long())
+    return Split(torch.from_numpy(data.reshape(-1, 3, 32, 32)), torch.tensor(labels))

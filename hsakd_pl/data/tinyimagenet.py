@@ -10,6 +10,7 @@ from hsakd_pl.data.folders import ClassFolderDataModule
 from hsakd_pl.data.images import class_names_of, decode_images, obtain
 from hsakd_pl.data.splits import Split
 from hsakd_pl.errors import UsageError
+from hsakd_pl.files import read_text
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
@@ -48,7 +49,7 @@ class TinyImageNetDataModule(ClassFolderDataModule):
 
     def read(self, train: bool) -> Split:
         val = self.folder / "val"
-        unsorted = not train and any((val / "images").glob("*.JPEG"))
+        unsorted = not train and any((val / "images").glob("[!.]*.JPEG"))
         split = _annotated(val, class_names_of(self.folder / "train")) if unsorted else super().read(train)
         return split._replace(images=decode_images(split.images, SIZE))
 
@@ -58,14 +59,19 @@ def _annotated(val: Path, classes: list[str]) -> Split:
     annotations = val / "val_annotations.txt"
     if not annotations.is_file():
         raise UsageError(f"{annotations} is missing: was the archive fully extracted?")
-    samples = []
-    for number, line in enumerate(annotations.read_text().splitlines(), 1):
-        name, _, rest = line.partition("\t")
-        wnid = rest.partition("\t")[0]
+    present = {path.name for path in (val / "images").glob("[!.]*.JPEG")}
+    labels: dict[str, int] = {}
+    for number, line in enumerate(read_text(annotations).splitlines(), 1):
+        name, wnid, *_ = [*line.split("\t"), ""]
+        where = f"{annotations}, line {number}"
         if wnid not in classes:
-            raise UsageError(f"{annotations}, line {number}: {wnid!r} is none of the classes in train/")
-        samples.append((classes.index(wnid), str(val / "images" / name)))
-    if len(samples) != (found := len(list((val / "images").glob("*.JPEG")))):
-        raise UsageError(f"{annotations} names {len(samples)} images, {val / 'images'} holds {found}: extract again")
-    labels, paths = zip(*sorted(samples), strict=True)
-    return Split(list(paths), torch.tensor(labels))
+            raise UsageError(f"{where}: {wnid[:40]!r} is none of the classes in train/ (fields end with a tab)")
+        if name not in present or name in labels:
+            raise UsageError(f"{where}: {name[:40]!r} is named twice or is not in {val / 'images'}: extract again")
+        labels[name] = classes.index(wnid)
+    if len(labels) != len(present):
+        raise UsageError(
+            f"{annotations} names {len(labels)} images, {val / 'images'} holds {len(present)}: extract again"
+        )
+    names = sorted(labels, key=lambda name: (labels[name], name))
+    return Split([str(val / "images" / name) for name in names], torch.tensor([labels[name] for name in names]))
