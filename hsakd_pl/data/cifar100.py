@@ -67,7 +67,7 @@ class CIFAR100DataModule(ImageDataModule):
 
 def _read_pickle(path: Path, num_classes: int) -> Split:
     data, labels = read_entries(path, "data", "fine_labels")
-    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (3 * 32 * 32,):
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (3072,) or not len(data):
         found = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
         raise UsageError(f"{path}: data is {found}, not uint8 (N, 3072): fetch the file again")
     if isinstance(labels, np.ndarray) and labels.shape == (len(data),):

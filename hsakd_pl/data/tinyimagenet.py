@@ -61,7 +61,8 @@ def _annotated(val: Path, classes: list[str]) -> Split:
         raise UsageError(f"{annotations} is missing: was the archive fully extracted?")
     present = {path.name for path in (val / "images").glob("[!.]*.JPEG")}
     labels: dict[str, int] = {}
-    for number, line in enumerate(read_text(annotations).splitlines(), 1):
+    lines = [(number, line) for number, line in enumerate(read_text(annotations).splitlines(), 1) if line.strip()]
+    for number, line in lines:
         name, wnid, *_ = [*line.split("\t"), ""]
         where = f"{annotations}, line {number}"
         if wnid not in classes:
