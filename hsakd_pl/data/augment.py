@@ -1,6 +1,5 @@
 """Crop, flip and normalise uint8 images: pure functions, and the recipes built from them."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -70,3 +69,10 @@ def statistics(mean: Sequence[float], std: Sequence[float]) -> Tensor:
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """uint8 images (B, C, H, W) -> float32 ``(images / 255 - mean) / std`` per channel; statistics (C, 1, 1)."""
     return images.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+
+def check_statistics(name: str, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Raise UsageError, naming the data module ``name``, unless both are three finite numbers and ``std`` above 0."""
+    for option, values in (("mean", torch.as_tensor(mean)), ("std", torch.as_tensor(std))):
+        valid = values.shape == (3,) and bool(values.isfinite().all()) and (option == "mean" or bool(values.min() > 0))
+        require(valid, f"{name}.{option}", values.tolist(), f"three finite numbers{', above 0' * (option == 'std')}")

@@ -9,10 +9,9 @@ from torchvision.datasets import CIFAR100
 
 from hsakd_pl.data.augment import PadCropFlip
 from hsakd_pl.data.base import ImageDataModule
-from hsakd_pl.data.images import decode_images, obtain
+from hsakd_pl.data.images import class_folders, class_names_of, decode_images, obtain
 from hsakd_pl.data.pickles import read_entries
-from hsakd_pl.data.splits import Split, checked_names
-from hsakd_pl.data.walk import class_folders, class_names_of
+from hsakd_pl.data.splits import Split, check_class_names
 from hsakd_pl.errors import UsageError
 
 
@@ -63,20 +62,22 @@ class CIFAR100DataModule(ImageDataModule):
 
     def read_class_names(self) -> list[str]:
         if (meta := self.folder / "meta").is_file():
-            (names,) = read_entries(meta, "fine_label_names")
-            return checked_names(names, self.num_classes, meta)
+            return check_class_names(read_entries(meta, "fine_label_names")[0], self.num_classes, meta)
         return class_names_of(self.folder / "train") or super().read_class_names()
 
 
 def _read_pickle(path: Path, num_classes: int) -> Split:
     data, labels = read_entries(path, "data", "fine_labels")
-    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (3 * 32 * 32,):
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (3072,) or not len(data):
         found = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
         raise UsageError(f"{path}: data is {found}, not uint8 (N, 3072): fetch the file again")
-    if isinstance(labels, np.ndarray) and labels.ndim == 1 and labels.dtype.kind in "iu":
+    if isinstance(labels, np.ndarray) and labels.shape == (len(data),):
         labels = labels.tolist()
-    whole = isinstance(labels, list) and all(isinstance(label, int | np.integer) for label in labels)
-    if not whole or len(labels) != len(data) or not all(0 <= label < num_classes for label in labels):
+    if not (
+        isinstance(labels, list | tuple)
+        and len(labels) == len(data)
+        and all(type(label) is int and 0 <= label < num_classes for label in labels)
+    ):
         message = f"{path}: fine_labels are not {len(data)} integers below {num_classes}: fetch the file again"
         raise UsageError(message)
-    return Split(torch.from_numpy(data.reshape(-1, 3, 32, 32)), torch.tensor(labels, dtype=torch.int64))
+    return Split(torch.from_numpy(data.reshape(-1, 3, 32, 32)), torch.tensor(labels))

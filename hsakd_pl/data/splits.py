@@ -11,6 +11,7 @@ from torch import Tensor
 from hsakd_pl.errors import UsageError
 
 Indices = np.ndarray | list[int]
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 class Split(NamedTuple):
@@ -88,3 +89,48 @@ def stratified_indices(labels: Tensor, held_out: float, seed: int, option: str) 
                 f"choose a fraction that gives every class at least one on both sides"
             )
     return kept, held
+
+
+def check_split(split: Any, num_classes: int, where: str) -> Split:
+    """The split with its labels as int64; raises UsageError, naming ``where`` it comes from, for any other content.
+
+    Images are uint8 or finite floating point (N, 3, H, W), or N paths; labels N integers from 0 to num_classes - 1.
+    """
+    if not isinstance(split, Split):
+        raise UsageError(f"{where} gave a {type(split).__name__}: it must return Split(images, labels)")
+    images, labels = split
+    if isinstance(images, Tensor):
+        found, floating = f"images of {images.dtype} {tuple(images.shape)}", images.is_floating_point()
+        if images.ndim != 4 or images.shape[1] != 3 or not (floating or images.dtype == torch.uint8):
+            raise UsageError(
+                f"{where} gave {found}, not uint8 or floating point (N, 3, H, W): grey ones need "
+                f".expand(-1, 3, -1, -1), channels last .permute(0, 3, 1, 2), integers from 0 to 255 .to(torch.uint8)"
+            )
+        if floating and not images.sum(dtype=torch.float64).isfinite():  # one pass, no copy
+            raise UsageError(f"{where} gave {found} with NaN or infinite pixels: repair or remove those")
+    elif not (isinstance(images, list) and all(isinstance(path, str) for path in images)):
+        raise UsageError(
+            f"{where} gave images that are no tensor and no list of str: make them one, paths by str(path)"
+        )
+    if 0 in (images.shape if isinstance(images, Tensor) else [len(images)]):
+        raise UsageError(f"{where} gave no image: check that the data set is complete")
+    if not isinstance(labels, Tensor) or labels.dtype not in INTEGERS or labels.shape != (len(images),):
+        found = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else f"a {type(labels).__name__}"
+        raise UsageError(
+            f"{where} gave {len(images)} images with labels of {found}: give as many, an integer tensor (N,)"
+        )
+    least, most = labels.min().item(), labels.max().item()
+    if least < 0 or most >= num_classes:
+        raise UsageError(
+            f"{where} gave labels from {least} to {most}: num_classes={num_classes} needs 0..{num_classes - 1}"
+        )
+    return split._replace(targets=labels.long())
+
+
+def check_class_names(names: Any, num_classes: int, where: str | Path) -> list[str]:
+    """The names as a list; raises UsageError, naming ``where`` they come from, unless each class has one, a text."""
+    listed = isinstance(names, list | tuple | np.ndarray)
+    if not listed or len(names) != num_classes or not all(isinstance(name, str) for name in names):
+        found = f"{type(names).__name__} of {len(names)}" if listed else type(names).__name__
+        raise UsageError(f"{where} gives class names as a {found}, not as a list of {num_classes} texts: complete it")
+    return [str(name) for name in names]

@@ -10,7 +10,7 @@ from torchvision.datasets import STL10
 from hsakd_pl.data.augment import random_resized_crop, resized_center_crop
 from hsakd_pl.data.base import ImageDataModule
 from hsakd_pl.data.images import obtain
-from hsakd_pl.data.splits import Split, checked_names
+from hsakd_pl.data.splits import Split, check_class_names
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import read_text
 
@@ -58,21 +58,22 @@ class STL10DataModule(ImageDataModule):
                     f"STL-10 lacks {file}: point --data.init_args.root at the folder that holds a complete "
                     f"stl10_binary/, or set --data.init_args.download true"
                 )
-        pixels, count = (file.stat().st_size for file in files)
-        if not count or pixels != count * 3 * SIZE * SIZE:
+        size, count = (file.stat().st_size for file in files)
+        if not count or size != count * 3 * SIZE * SIZE:
             raise UsageError(
-                f"{files[0]} has {pixels} bytes, not {3 * SIZE * SIZE} for each of {count} "
+                f"{files[0]} has {size} bytes, not {3 * SIZE * SIZE} for each of {count} "
                 f"labels: fetch it and {files[1].name} again"
             )
-        images, labels = (np.fromfile(file, np.uint8) for file in files)
+        labels = np.fromfile(files[1], np.uint8)
         if labels.min() < 1 or labels.max() > self.num_classes:
             raise UsageError(f"{files[1]} holds labels outside 1..{self.num_classes}: fetch it again")
-        columns_first = images.reshape(-1, 3, SIZE, SIZE)
-        rows_first = np.ascontiguousarray(columns_first.transpose(0, 1, 3, 2))
-        return Split(torch.from_numpy(rows_first), torch.from_numpy(labels).long() - 1)
+        columns_first = np.fromfile(files[0], np.uint8).reshape(-1, 3, SIZE, SIZE)
+        images = np.ascontiguousarray(columns_first.transpose(0, 1, 3, 2))
+        return Split(torch.from_numpy(images), torch.from_numpy(labels).long() - 1)
 
     def read_class_names(self) -> list[str]:
         file = self.folder / "class_names.txt"
         if not file.is_file():
             return super().read_class_names()
-        return checked_names(read_text(file).split(), self.num_classes, file)
+        names = [line.strip() for line in read_text(file).splitlines() if line.strip()]
+        return check_class_names(names, self.num_classes, file)

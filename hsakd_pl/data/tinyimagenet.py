@@ -51,8 +51,8 @@ class TinyImageNetDataModule(ClassFolderDataModule):
 
     def read(self, train: bool) -> Split:
         val = self.folder / "val"
-        found = 0 if train else len(images_below(val / "images")[0])
-        split = _annotated(val, class_names_of(self.folder / "train"), found) if found else super().read(train)
+        unsorted = not train and any((val / "images").glob("[!.]*.JPEG"))
+        split = _annotated(val, class_names_of(self.folder / "train")) if unsorted else super().read(train)
         return split._replace(images=decode_images(split.images, SIZE))
 
 
@@ -61,17 +61,20 @@ def _annotated(val: Path, classes: list[str], found: int) -> Split:
     annotations = val / "val_annotations.txt"
     if not annotations.is_file():
         raise UsageError(f"{annotations} is missing: was the archive fully extracted?")
-    samples: dict[str, int] = {}
-    for number, line in enumerate(read_text(annotations).splitlines(), 1):
-        name, *rest = line.split("\t")
-        wnid = rest[0] if rest else ""
+    present = {path.name for path in (val / "images").glob("[!.]*.JPEG")}
+    labels: dict[str, int] = {}
+    lines = [(number, line) for number, line in enumerate(read_text(annotations).splitlines(), 1) if line.strip()]
+    for number, line in lines:
+        name, wnid, *_ = [*line.split("\t"), ""]
+        where = f"{annotations}, line {number}"
         if wnid not in classes:
-            raise UsageError(f"{annotations}, line {number}: {wnid!r:.50} is none of the classes in train/")
-        if name in samples or not (val / "images" / name).is_file() or Path(name).name != name:
-            reason = f"is named twice, or no file in {val / 'images'}"
-            raise UsageError(f"{annotations}, line {number}: {name!r:.50} {reason}")
-        samples[name] = classes.index(wnid)
-    if len(samples) != found:
-        raise UsageError(f"{annotations} names {len(samples)} images, {val / 'images'} holds {found}: extract again")
-    labels, paths = zip(*sorted((label, str(val / "images" / name)) for name, label in samples.items()), strict=True)
-    return Split(list(paths), torch.tensor(labels))
+            raise UsageError(f"{where}: {wnid[:40]!r} is none of the classes in train/ (fields end with a tab)")
+        if name not in present or name in labels:
+            raise UsageError(f"{where}: {name[:40]!r} is named twice or is not in {val / 'images'}: extract again")
+        labels[name] = classes.index(wnid)
+    if len(labels) != len(present):
+        raise UsageError(
+            f"{annotations} names {len(labels)} images, {val / 'images'} holds {len(present)}: extract again"
+        )
+    names = sorted(labels, key=lambda name: (labels[name], name))
+    return Split([str(val / "images" / name) for name in names], torch.tensor([labels[name] for name in names]))

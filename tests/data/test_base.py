@@ -61,14 +61,12 @@ def test_held_out_images_leave_training_and_spare_the_test_split() -> None:
         def read(self, train: bool) -> Split:
             assert train, "the test split must not be read"
             labels = super().read(train).targets
-            numbers = torch.arange(len(labels)).float()[:, None, None, None].expand(-1, 3, 1, 1)
-            return Split(numbers, labels)
+            return Split(torch.arange(len(labels)).float().view(-1, 1, 1, 1).expand(-1, 3, -1, -1), labels)
 
     def held(seed: int, stage: str) -> tuple[list[int], list[int]]:
         data = Numbered(val_fraction=0.2, train_fraction=0.5, seed=seed)
         data.setup(stage)
-        train, val = (data.splits[name].images[:, 0, 0, 0].int().tolist() for name in ("train", "val"))
-        return train, val
+        return tuple(data.splits[name].images[:, 0, 0, 0].tolist() for name in ("train", "val"))
 
     train, val = held(0, "fit")
     assert not set(train) & set(val) and len(val) == 126 and len(train) + len(val) == 628

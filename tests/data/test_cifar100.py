@@ -153,12 +153,53 @@ def test_truncated_pickle_is_named(tmp_path: Path, kept: int) -> None:
         ({"fine_labels": [0] * 99}, "fine_labels are not 100 integers below 100"),
         ({"fine_labels": [100] * 100}, "fine_labels are not 100 integers below 100"),
         ({"fine_labels": [0.5] * 100}, "fine_labels are not 100 integers below 100"),
+        ({"fine_labels": [-1] * 100}, "fine_labels are not 100 integers below 100"),
+        ({"fine_labels": [[0], [0, 1]] * 50}, "fine_labels are not 100 integers below 100"),
+        ({"fine_labels": [*range(99), [99]]}, "fine_labels are not 100 integers below 100"),
+        ({"fine_labels": [True] * 100}, "fine_labels are not 100 integers below 100"),
+        ({"fine_labels": [10**30] * 100}, "fine_labels are not 100 integers below 100"),
+        ({"fine_labels": "0" * 100}, "fine_labels are not 100 integers below 100"),
+        ({"fine_labels": {"0": 0}}, "fine_labels are not 100 integers below 100"),
+        ({"fine_labels": None}, "fine_labels are not 100 integers below 100"),
+        ({"fine_labels": np.zeros((100, 1), int)}, "fine_labels are not 100 integers below 100"),
+        ({"fine_labels": np.zeros(100)}, "fine_labels are not 100 integers below 100"),
+        ({"data": np.zeros((0, 3072), np.uint8), "fine_labels": []}, r"data is uint8 \(0, 3072\)"),
+        ({"data": np.zeros((100, 3072), np.int8)}, "data is int8"),
+        ({"data": np.zeros(3072, np.uint8)}, r"data is uint8 \(3072,\)"),
+        ({"data": None}, "data is NoneType"),
     ],
 )
 def test_wrong_content_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     write(tmp_path, **changes)
     with pytest.raises(UsageError, match=rf"train: {message}"):
         CIFAR100DataModule(tmp_path).setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["cat", "dog"], "list of 2"),
+        ([*range(100)], "list of 100"),
+        ("x" * 100, "str"),
+        ({"cat": 0}, "dict"),
+        (None, "NoneType"),
+        (7, "int"),
+        ([["cat"]] * 100, "list of 100"),
+        (np.arange(100), "ndarray of 100"),
+    ],
+)
+def test_wrong_class_names_are_named(tmp_path: Path, names: Any, found: str) -> None:
+    (write(tmp_path) / "meta").write_bytes(pickle.dumps({"fine_label_names": names}))
+    with pytest.raises(UsageError, match=f"meta gives class names as a {found}, not as a list of 100 texts"):
+        CIFAR100DataModule(tmp_path).setup("fit")
+
+
+@pytest.mark.parametrize("names", [list, tuple, np.array, lambda names: [name.encode() for name in names]])
+def test_class_names_of_other_writers(tmp_path: Path, names: Any) -> None:
+    expected = [f"class {number}" for number in range(100)]
+    for protocol in (2, 5):
+        (write(tmp_path) / "meta").write_bytes(pickle.dumps({b"fine_label_names": names(expected)}, protocol))
+        assert CIFAR100DataModule(tmp_path).read_class_names() == expected
 
 
 def test_a_pickle_of_something_else_is_named(tmp_path: Path) -> None:

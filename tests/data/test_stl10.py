@@ -68,3 +68,40 @@ def test_broken_files_are_named(copy: Path) -> None:
         STL10DataModule(copy).setup("fit")
     with pytest.raises(UsageError, match=r"nowhere"):
         STL10DataModule(copy / "nowhere").setup("fit")
+
+
+def test_sizes_are_looked_at_before_anything_is_read(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(np, "fromfile", lambda *_: pytest.fail("it was read"))
+    folder = copy / "stl10_binary"
+    with (folder / "train_X.bin").open("r+b") as file:
+        file.truncate(2**40)
+    with pytest.raises(UsageError, match=r"train_X.bin has 1099511627776 bytes, not 27648 for each of 200 labels"):
+        STL10DataModule(copy).setup("fit")
+    for name in ("test_X.bin", "test_y.bin"):
+        (folder / name).write_bytes(b"")
+    with pytest.raises(UsageError, match=r"test_X.bin has 0 bytes, not 27648 for each of 0 labels"):
+        STL10DataModule(copy).setup("test")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"cat\ndog\n", "gives class names as a list of 2, not as a list of 10 texts"),
+        (b"", "gives class names as a list of 0, not"),
+        ("\n".join("abcdefghij").encode("utf-16"), "is no UTF-8 text"),
+        ("\n".join("äbcdefghij").encode("latin1"), "is no UTF-8 text"),
+        (bytes(range(256)), "is no UTF-8 text"),
+    ],
+)
+def test_wrong_class_names_are_named(copy: Path, content: bytes, message: str) -> None:
+    (copy / "stl10_binary" / "class_names.txt").write_bytes(content)
+    for stage in ("fit", "predict"):
+        with pytest.raises(UsageError, match=f"class_names.txt {message}"):
+            STL10DataModule(copy).setup(stage)
+
+
+def test_class_names_of_any_editor(copy: Path) -> None:
+    content = "\r\n".join(["polar bear", *"bcdefghi", "Löwe", ""]).encode("utf-8-sig")
+    (copy / "stl10_binary" / "class_names.txt").write_bytes(content)
+    names = STL10DataModule(copy).read_class_names()
+    assert (names[0], names[9], len(names)) == ("polar bear", "Löwe", 10)

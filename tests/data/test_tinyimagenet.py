@@ -85,6 +85,55 @@ def test_wrong_annotations_are_named(original: Path, tmp_path: Path) -> None:
         TinyImageNetDataModule(tmp_path / "copy").setup("test")
 
 
+def test_each_wrong_line_is_named(original: Path, tmp_path: Path) -> None:
+    annotations = copy_val(original, tmp_path / "copy")
+    lines = annotations.read_text().splitlines()
+    name, wnid, *_ = lines[3].split("\t")
+    for line, message in (
+        (lines[0], f"'{lines[0].split()[0]}' is named twice or is not in .*images"),
+        (f"{name}\t{lines[1].split()[1]}", ""),
+        ("val_99999.JPEG\t" + wnid, "'val_99999.JPEG' is named twice or is not in"),
+        (f"../../train/{wnid}/images/{wnid}_0.JPEG\t{wnid}", "is named twice or is not in"),
+        (f"{name.lower()}\t{wnid}", "is named twice or is not in"),
+        (f"{name} {wnid} 0 0 9 9", "'' is none of the classes in train/"),
+        (f"{wnid}\t{name}", "is none of the classes in train/"),
+        (f"{name},{wnid},0,0", "'' is none of the classes in train/"),
+        ("\t", "names 199 images, .*images holds 200"),
+        (f"{name}\t{'n' * 100_000}", f"'{'n' * 40}' is none of the classes"),
+    ):
+        annotations.write_text("\n".join([*lines[:3], line, *lines[4:]]))
+        if not message:  # another class's image, which nobody can know
+            TinyImageNetDataModule(tmp_path / "copy").setup("test")
+            continue
+        with pytest.raises(UsageError, match=f"val_annotations.txt(, line 4:)? .*{message}") as error:
+            TinyImageNetDataModule(tmp_path / "copy").setup("test")
+        assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
+def test_annotations_in_another_encoding_are_named(original: Path, tmp_path: Path, encoding: str) -> None:
+    annotations = copy_val(original, tmp_path / "copy")
+    annotations.write_text(annotations.read_text(), encoding=encoding)
+    with pytest.raises(UsageError, match=r"val_annotations.txt(, line 1:| is no UTF-8 text)"):
+        TinyImageNetDataModule(tmp_path / "copy").setup("test")
+    annotations.write_bytes("Löwe.JPEG\tn0\n".encode("latin1"))
+    with pytest.raises(UsageError, match="is no UTF-8 text"):
+        TinyImageNetDataModule(tmp_path / "copy").setup("test")
+
+
+def test_annotations_of_any_editor_and_hidden_files_change_nothing(original: Path, tmp_path: Path) -> None:
+    annotations = copy_val(original, tmp_path / "copy")
+    content = annotations.read_text()
+    annotations.write_bytes(f"{content}\n \n".replace("\n", "\r\n").encode("utf-8-sig"))
+    (tmp_path / "copy" / "val" / "images" / "._val_0.JPEG").write_bytes(b"what macOS leaves")
+    splits = []
+    for root in (original, tmp_path / "copy"):
+        data = TinyImageNetDataModule(root)
+        data.setup("test")
+        splits.append(data.splits["test"])
+    assert torch.equal(splits[0].images, splits[1].images) and torch.equal(splits[0].targets, splits[1].targets)
+
+
 def test_broken_image_is_named(original: Path, tmp_path: Path) -> None:
     copy_val(original, tmp_path / "copy")
     image = next((tmp_path / "copy" / "val" / "images").iterdir())

@@ -1,0 +1,160 @@
+"""What is checked of a split, of its class names and of a data module's numbers before a network sees it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hsakd_pl.data import ImageDataModule, Split, STL10DataModule
+from hsakd_pl.data.augment import PadCropFlip
+from hsakd_pl.errors import UsageError
+
+BYTES = torch.zeros(6, 3, 8, 8, dtype=torch.uint8)
+LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
+
+
+class MyData(ImageDataModule):
+    """A data set of a user's, which gives what it is told to."""
+
+    num_classes, image_size = 3, 8
+    mean = std = (0.5, 0.5, 0.5)
+    train_transform = PadCropFlip(padding=1)
+
+    def __init__(self, split: Any, **options: Any) -> None:
+        super().__init__(**options)
+        self.split = split
+
+    def read(self, train: bool) -> Split:
+        return self.split
+
+
+def with_pixel(value: float, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    images = torch.zeros(6, 3, 8, 8, dtype=dtype)
+    images[4, 1, 7, 7] = value
+    return images
+
+
+WRONG = {
+    "grey": (BYTES[:, :1], r"\(6, 1, 8, 8\).*\.expand\(-1, 3, -1, -1\)"),
+    "grey without an axis": (BYTES[:, 0], r"\(6, 8, 8\).*\.expand\(-1, 3, -1, -1\)"),
+    "channels last": (BYTES.permute(0, 2, 3, 1), r"\(6, 8, 8, 3\).*\.permute\(0, 3, 1, 2\)"),
+    "transparent": (torch.zeros(6, 4, 8, 8, dtype=torch.uint8), r"\(6, 4, 8, 8\), not uint8"),
+    "one flat row": (BYTES.flatten(1), r"\(6, 192\)"),
+    "int64": (BYTES.long(), r"torch.int64.*\.to\(torch.uint8\)"),
+    "int8": (BYTES.char(), "torch.int8"),
+    "bool": (BYTES.bool(), "torch.bool"),
+    "complex": (BYTES.cfloat(), "torch.complex64"),
+    "NaN": (with_pixel(torch.nan), "NaN or infinite pixels"),
+    "infinite": (with_pixel(-torch.inf, torch.float16), "NaN or infinite pixels"),
+    "numpy": (BYTES.numpy(), "images that are no tensor and no list of str"),
+    "Path": ([Path("a.png")] * 6, "images that are no tensor and no list of str"),
+    "none": (BYTES[:0], "no image"),
+    "no path": ([], "no image"),
+    "no pixel": (BYTES[..., :0], "no image"),
+    "fewer": (BYTES[:5], r"5 images with labels of torch.int64 \(6,\)"),
+}
+WRONG_LABELS = {
+    "one too few": (LABELS[:5], r"6 images with labels of torch.int64 \(5,\)"),
+    "one too many": (torch.tensor([*LABELS, 0]), r"6 images with labels of torch.int64 \(7,\)"),
+    "none": (LABELS[:0], r"labels of torch.int64 \(0,\)"),
+    "a column": (LABELS[:, None], r"labels of torch.int64 \(6, 1\)"),
+    "one number": (torch.tensor(0), r"labels of torch.int64 \(\)"),
+    "float": (LABELS.float(), r"labels of torch.float32"),
+    "bool": (LABELS.bool(), r"labels of torch.bool"),
+    "a list": (LABELS.tolist(), r"labels of a list.* an integer tensor \(N,\)"),
+    "numpy": (LABELS.numpy(), r"labels of a ndarray"),
+    "from 1": (LABELS + 1, r"labels from 1 to 3: num_classes=3 needs 0\.\.2"),
+    "ignored": (LABELS - 1, r"labels from -1 to 1"),
+    "of another data set": (LABELS.byte() * 120, r"labels from 0 to 240"),
+}
+
+
+@pytest.mark.parametrize("stage", ["fit", "test"])
+@pytest.mark.parametrize("name", WRONG)
+def test_images_that_no_network_takes_are_named_with_their_reader(name: str, stage: str) -> None:
+    images, message = WRONG[name]
+    reader = rf"MyData.read\(train={stage == 'fit'}\) gave "
+    with pytest.raises(UsageError, match=reader + ".*" + message):
+        MyData(Split(images, LABELS)).setup(stage)
+
+
+@pytest.mark.parametrize("stage", ["fit", "test"])
+@pytest.mark.parametrize("name", WRONG_LABELS)
+def test_labels_that_no_network_takes_are_named_with_their_reader(name: str, stage: str) -> None:
+    labels, message = WRONG_LABELS[name]
+    for images in (BYTES, ["a.png"] * 6):
+        with pytest.raises(UsageError, match=rf"MyData.read\(train={stage == 'fit'}\) gave .*{message}"):
+            MyData(Split(images, labels)).setup(stage)
+
+
+@pytest.mark.parametrize("split", [(BYTES, LABELS), None, BYTES])
+def test_a_reader_that_returns_no_split_is_told_to(split: Any) -> None:
+    with pytest.raises(
+        UsageError, match=r"MyData.read\(train=True\) gave a .*: it must return Split\(images, labels\)"
+    ):
+        MyData(split).setup("fit")
+
+
+@pytest.mark.parametrize("images", [BYTES, BYTES.float(), BYTES.bfloat16(), BYTES.double(), ["a.png"] * 6])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
+def test_what_a_network_takes_passes(images: Any, dtype: torch.dtype) -> None:
+    data = MyData(Split(images, LABELS.to(dtype)))
+    data.setup()
+    assert data.splits["train"].images is images and torch.equal(data.splits["train"].targets, LABELS)
+
+
+def test_two_images_to_train_on_are_the_least() -> None:
+    with pytest.raises(UsageError, match="the training split's number of images is 1: it must be at least 2"):
+        MyData(Split(BYTES[:1], LABELS[:1])).setup("fit")
+    alike = Split(BYTES[:2], LABELS[:1].expand(2))
+    for options in ({"train_fraction": 0.5}, {"val_fraction": 0.5}):
+        with pytest.raises(UsageError, match="number of images is 1"):
+            MyData(alike, **options).setup("fit")
+    MyData(alike).setup("fit")
+    MyData(Split(BYTES[:1], LABELS[:1])).setup("test")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("std", (0.5, 0.0, 0.5)), ("std", (0.5, -0.1, 0.5)), ("std", (0.5, 0.5, float("nan"))), ("std", 0.5),
+        ("std", (1e-60,) * 3), ("std", (0.5,)), ("mean", (0.5, float("inf"), 0.5)), ("mean", ()), ("mean", (0.5,) * 4),
+    ],
+)  # fmt: skip
+def test_statistics_that_make_no_numbers_are_named(option: str, value: Any) -> None:
+    data = MyData(Split(BYTES, LABELS))
+    setattr(data, option, value)
+    with pytest.raises(UsageError, match=rf"MyData.{option} is .*: it must be three finite numbers"):
+        data.setup("fit")
+
+
+@pytest.mark.parametrize("stage", ["fit", "test", "predict"])
+@pytest.mark.parametrize("size", [0, -32])
+def test_an_image_size_below_1_is_named(size: int, stage: str) -> None:
+    with pytest.raises(UsageError, match=f"image_size is {size}: it must be at least 1"):
+        STL10DataModule(image_size=size).setup(stage)
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["cat", "dog"], "list of 2"),
+        ([*"abcd"], "list of 4"),
+        ([0, 1, 2], "list of 3"),
+        ("cat", "str"),
+        (None, "NoneType"),
+    ],
+)
+@pytest.mark.parametrize("stage", ["fit", "predict"])
+def test_a_name_for_each_class(names: Any, found: str, stage: str) -> None:
+    data = MyData(Split(BYTES, LABELS))
+    data.read_class_names = lambda: names
+    with pytest.raises(
+        UsageError, match=rf"MyData.read_class_names\(\) gives class names as a {found}, not .* of 3 texts"
+    ):
+        data.setup(stage)
+    data.read_class_names = lambda: np.array(["cat", "dog", "Löwe"])
+    data.setup("predict")
+    assert data.class_names == ["cat", "dog", "Löwe"]
