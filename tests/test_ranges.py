@@ -10,8 +10,7 @@ from small import BATCH, loader, make, trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from hsakd_pl import BaselineModule, DigitsDataModule
-from hsakd_pl.data import Split
+from hsakd_pl import BaselineModule
 from hsakd_pl.errors import UsageError
 
 NAN, INF = math.nan, math.inf
@@ -40,63 +39,6 @@ def test_nesterov_needs_momentum() -> None:
     with pytest.raises(UsageError, match="nesterov is True: it must be off without momentum"):
         make("baseline", momentum=0.0)
     make("baseline", momentum=0.0, nesterov=False)
-
-
-class Given(DigitsDataModule):
-    """Digits of which a test spoils something."""
-
-    def __init__(self, images: Any, labels: Any, **attributes: Any) -> None:
-        super().__init__(batch_size=4)
-        self.given = Split(images, labels)
-        for name, value in attributes.items():
-            setattr(self, name, value)
-
-    def read(self, train: bool) -> Split:
-        return self.given
-
-
-IMAGES, LABELS = torch.zeros(6, 3, 16, 16, dtype=torch.uint8), torch.arange(6)
-SPLITS: dict[str, tuple[Any, Any, str]] = {
-    "labels below 0": (IMAGES, LABELS - 1, "from -1 to 4, not int64"),
-    "labels above N - 1": (IMAGES, LABELS + 5, "from 5 to 10, not int64"),
-    "fewer labels than images": (IMAGES, LABELS[:4], r"labels torch.int64 \(4,\)"),
-    "more labels than images": (IMAGES[:4], LABELS, r"labels torch.int64 \(6,\)"),
-    "labels one-hot": (IMAGES, torch.eye(6).long(), r"labels torch.int64 \(6, 6\)"),
-    "float labels": (IMAGES, LABELS.float(), r"labels torch.float32 \(6,\)"),
-    "labels in a list": (IMAGES, LABELS.tolist(), "labels list"),
-    "no image": (IMAGES[:0], LABELS[:0], "0 images, at least 2"),
-    "one image": (IMAGES[:1], LABELS[:1], "1 images, at least 2"),
-    "no path": ([], LABELS[:0], "0 images"),
-    "grey": (IMAGES[:, :1], LABELS, r"torch.uint8 \(6, 1, 16, 16\), .* repeat the channel"),
-    "grey without a channel": (IMAGES[:, 0], LABELS, r"torch.uint8 \(6, 16, 16\)"),
-    "channels last": (IMAGES.permute(0, 2, 3, 1), LABELS, r"torch.uint8 \(6, 16, 16, 3\), .* permute channels"),
-    "with transparency": (IMAGES.repeat(1, 2, 1, 1)[:, :4], LABELS, r"torch.uint8 \(6, 4, 16, 16\)"),
-    "int64": (IMAGES.long(), LABELS, r"torch.int64 \(6, 3, 16, 16\)"),
-    "bool": (IMAGES.bool(), LABELS, r"torch.bool"),
-    "not a number": (IMAGES.float() / 0, LABELS, "images with NaN or infinite numbers"),
-}
-
-
-@pytest.mark.parametrize("name", SPLITS)
-def test_a_split_that_nothing_can_be_trained_on(name: str) -> None:
-    images, labels, reason = SPLITS[name]
-    with pytest.raises(UsageError, match=rf"Given.read\(train=True\) gives .*{reason}"):
-        Given(images, labels).setup("fit")
-
-
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [
-        ("std", (0.1, 0.0, 0.1)),
-        ("std", (0.1, -1.0, 0.1)),
-        ("std", (0.1,)),
-        ("mean", (0, NAN, 0)),
-        ("mean", (0, INF, 0)),
-    ],
-)
-def test_statistics_that_are_none(option: str, value: Any) -> None:
-    with pytest.raises(UsageError, match=f"{option} is .*: it must be three finite numbers"):
-        Given(IMAGES, LABELS, **{option: value}).setup("fit")
 
 
 @pytest.mark.parametrize("network", ["vgg8", "mobilenetv2", "resnet50"])

@@ -58,14 +58,6 @@ def resized_center_crop(size: int, resize: int) -> v2.Transform:
     return v2.Compose([v2.Resize(resize, antialias=True), v2.CenterCrop(size), v2.PILToTensor()])
 
 
-def statistics(mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Mean and standard deviation per channel as (2, 3, 1, 1); UsageError where one of the six is no such number."""
-    for option, values, above in (("mean", mean, -math.inf), ("std", std, 0)):
-        plain = len(values) == 3 and all(above < value < math.inf for value in values)
-        require(plain, option, values, f"three finite numbers{' above 0' if option == 'std' else ''}")
-    return torch.tensor([[*mean], [*std]])[:, :, None, None]
-
-
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """uint8 images (B, C, H, W) -> float32 ``(images / 255 - mean) / std`` per channel; statistics (C, 1, 1)."""
     return images.to(torch.float32).div_(255).sub_(mean).div_(std)

@@ -12,13 +12,14 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from hsakd_pl.data.augment import PadCropFlip, check_statistics, normalise, resized_center_crop
-from hsakd_pl.data.images import image_paths
 from hsakd_pl.data.jpeg import DeviceDecodedBatches
 from hsakd_pl.data.loader import ResumableLoader
 from hsakd_pl.data.sampler import GlobalBatchSampler
 from hsakd_pl.data.sources import ResidentTensors, TransformedBatches, WorkerBatches
 from hsakd_pl.data.splits import Split, check_class_names, check_split, stratified_indices
+from hsakd_pl.data.walk import image_paths
 from hsakd_pl.errors import UsageError, require
+from hsakd_pl.files import local_path
 
 MAX_DEFAULT_WORKERS = 16  # decoding for one GPU saturates before; more only cost memory
 
@@ -65,11 +66,10 @@ class ImageDataModule(pl.LightningDataModule):
         require(0 <= val_fraction < 1, "val_fraction", val_fraction, "at least 0 and below 1")
         require(seed is None or 0 <= seed < 2**32, "seed", seed, "at least 0 and below 2**32")
         require(num_workers is None or num_workers >= 0, "num_workers", num_workers, "at least 0")
-        self.root = Path(root).expanduser()
-        self.batch_size = batch_size
+        require(on_error in ("row", "raise"), "on_error", on_error, "row or raise")
+        self.root, self.batch_size = local_path("root", root), batch_size
         self.train_fraction, self.val_fraction = train_fraction, val_fraction
-        self.seed, self.augment = seed, augment
-        self.num_workers = num_workers
+        self.seed, self.augment, self.num_workers = seed, augment, num_workers
         self.predict_dir, self.on_error = predict_dir, on_error
         self.splits: dict[str, Split] = {}
         self._statistics_on: dict[torch.device, Tensor] = {}
@@ -89,27 +89,26 @@ class ImageDataModule(pl.LightningDataModule):
         return [str(label) for label in range(self.num_classes)]
 
     def setup(self, stage: str | None = None) -> None:
-        """Read what ``stage`` needs and is not there yet; UsageError for what no network can be trained with."""
+        """Read what ``stage`` needs and is not there yet; UsageError if a fraction leaves a class empty."""
+        if self.seed is None:
+            self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         name = type(self).__name__
         check_statistics(name, self.mean, self.std)
         require(self.image_size >= 1, "image_size", self.image_size, "at least 1")
-        if self.seed is None:
-            self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         self.class_names = check_class_names(self.read_class_names(), self.num_classes, f"{name}.read_class_names()")
         validating = stage in ("fit", "validate")
         if (stage in ("fit", None) or (validating and self.val_fraction)) and "train" not in self.splits:
             self._read_train(self.seed)
         if (stage in ("test", None) or (validating and not self.val_fraction)) and "test" not in self.splits:
-            self.splits["test"] = check_split(self.read(train=False), self.num_classes, f"{name}.read(train=False)")
+            self.splits["test"] = self._read(train=False)
         if not self.val_fraction and "test" in self.splits:
             self.splits["val"] = self.splits["test"]
 
     def _read(self, train: bool) -> Split:
-        origin = f"{type(self).__name__}.read(train={train})"
-        return checked(self.read(train), self.num_classes, origin, least=2 if train else 1)
+        return check_split(self.read(train), self.num_classes, f"{type(self).__name__}.read(train={train})")
 
     def _read_train(self, seed: int) -> None:
-        train = check_split(self.read(train=True), self.num_classes, f"{type(self).__name__}.read(train=True)")
+        train = self._read(train=True)
         if self.train_fraction < 1:
             option = f"train_fraction={self.train_fraction}"
             train = train.take(stratified_indices(train.targets, 1 - self.train_fraction, 0, option)[0])
@@ -196,5 +195,5 @@ class ImageDataModule(pl.LightningDataModule):
     def _statistics(self, device: torch.device) -> Tensor:
         """Mean and standard deviation (2, 3, 1, 1), brought to a device once: a copy at every step would stall it."""
         if device not in self._statistics_on:
-            self._statistics_on[device] = statistics(self.mean, self.std).to(device)
+            self._statistics_on[device] = torch.tensor([[*self.mean], [*self.std]], device=device)[:, :, None, None]
         return self._statistics_on[device]

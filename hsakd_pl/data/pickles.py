@@ -9,8 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-import numpy as np
-
 from hsakd_pl.errors import UsageError
 
 MOST_BYTES = 300_000_000  # CIFAR-100's 50,000 images take 155 MB, as text in protocol 2 about 225 MB

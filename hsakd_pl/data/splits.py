@@ -29,41 +29,6 @@ class Split(NamedTuple):
         return Split(_take(self.images, indices), _take(self.targets, indices))
 
 
-def checked(split: Split, num_classes: int, origin: str, least: int = 1) -> Split:
-    """Give a split back that can be trained or tested on; UsageError that says what of it is no such thing.
-
-    ``least``: how many images it must have. ``origin``: what made it, for the message.
-    """
-    images, labels = split
-    if isinstance(images, Tensor):
-        kind = images.dtype == torch.uint8 or images.is_floating_point()
-        if images.ndim != 4 or images.shape[1] != 3 or not kind:
-            raise UsageError(
-                f"{origin} gives images {images.dtype} {tuple(images.shape)}, not uint8 or float (N, 3, H, W): repeat "
-                "the channel of grey ones, permute channels that come last, convert other numbers"
-            )
-        if images.is_floating_point() and not images.isfinite().all():
-            raise UsageError(f"{origin} gives images with NaN or infinite numbers: mend the data")
-    if len(images) < least:
-        raise UsageError(f"{origin} gives {len(images)} images, at least {least} are needed: is the data set complete?")
-    whole = isinstance(labels, Tensor) and labels.dtype == torch.int64
-    if not whole or labels.shape != (len(images),) or labels.min() < 0 or labels.max() >= num_classes:
-        found = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
-        extent = f" from {labels.min()} to {labels.max()}" if whole and labels.numel() else ""
-        wanted = f"int64 ({len(images)},) from 0 to {num_classes - 1}, one an image"
-        raise UsageError(f"{origin} gives labels {found}{extent}, not {wanted}")
-    return split
-
-
-def checked_names(names: Any, num_classes: int, file: Path) -> list[str]:
-    """Names of the classes; UsageError where a file does not give one for each."""
-    if not isinstance(names, list) or not all(isinstance(name, str | bytes) for name in names):
-        raise UsageError(f"{file}: the names of the classes are no list of names: fetch the file again")
-    if len(names) != num_classes:
-        raise UsageError(f"{file} has {len(names)} names for {num_classes} classes: fetch the file again")
-    return [name.decode("latin1") if isinstance(name, bytes) else name for name in names]
-
-
 def _take(items: Any, indices: Indices) -> Any:
     if isinstance(items, Tensor):
         return items[torch.as_tensor(indices, dtype=torch.int64)]

@@ -1,5 +1,6 @@
 """TinyImageNet (Stanford CS231n), read as distributed: the validation images stay unsorted on disk."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -51,17 +52,17 @@ class TinyImageNetDataModule(ClassFolderDataModule):
 
     def read(self, train: bool) -> Split:
         val = self.folder / "val"
-        unsorted = not train and any((val / "images").glob("[!.]*.JPEG"))
-        split = _annotated(val, class_names_of(self.folder / "train")) if unsorted else super().read(train)
+        found = [] if train else images_below(val / "images")[0]
+        split = _annotated(val, class_names_of(self.folder / "train"), found) if found else super().read(train)
         return split._replace(images=decode_images(split.images, SIZE))
 
 
-def _annotated(val: Path, classes: list[str], found: int) -> Split:
+def _annotated(val: Path, classes: list[str], found: Sequence[str]) -> Split:
     """Paths and labels out of ``val_annotations.txt``, in the order that class folders would have."""
     annotations = val / "val_annotations.txt"
     if not annotations.is_file():
         raise UsageError(f"{annotations} is missing: was the archive fully extracted?")
-    present = {path.name for path in (val / "images").glob("[!.]*.JPEG")}
+    present = {Path(path).name for path in found}
     labels: dict[str, int] = {}
     lines = [(number, line) for number, line in enumerate(read_text(annotations).splitlines(), 1) if line.strip()]
     for number, line in lines:

@@ -64,7 +64,7 @@ def test_state_counts_batches_and_belongs_to_its_epoch(in_workers: bool) -> None
     iterator = iter(source)
     next(iterator), next(iterator)
     state = source.state_dict()
-    assert state == {"epoch": 4, "batches": 2}
+    assert state == {"epoch": 4, "batches": 2, "num_samples": 20, "batch_size": 6, "seed": 0}
     rest = list(iterator)
 
     resumed = loader(in_workers)
