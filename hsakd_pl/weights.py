@@ -1,42 +1,31 @@
 """Weight files from elsewhere: unwrap the envelope, map published keys onto ours and back, and never load by halves."""
 
-import argparse
-import codecs
-import hashlib
-import pickle
 import re
 from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn as nn
 from pytorch_lightning.utilities import rank_zero_info
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.networks.backbone import StagedBackbone
 from hsakd_pl.networks.hsakd import HSAKDNet
 from hsakd_pl.networks.network import Classifier, Network
+from hsakd_pl.weight_files import StateDict, shorten, unwrap
+from hsakd_pl.weight_files import file_sha256 as file_sha256
+from hsakd_pl.weight_files import read_weights as read_weights
 
-# The authors save {'net': ...}, SSKD and Lightning {'state_dict': ...}, CRD and mdistiller {'model': ...}.
-ENVELOPES = ("net", "state_dict", "model")
-# What DataParallel and torch.compile put into keys.
-WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod)\.")
+# What parts the peers of a pair or of a module.
+PEER = re.compile(r"net(?:works\.\d+\.(?:network\.)?|\d+\.)")
+# Within each of these kinds a weight may be cast to the network's dtype.
+DTYPES = (
+    {torch.float16, torch.bfloat16, torch.float32, torch.float64},
+    {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64},
+)
 
-# What CRD (its options) and others (accuracies) save beside the weights.
-HARMLESS: list[Any] = [
-    argparse.Namespace,
-    codecs.encode,
-    np.dtype,
-    type(np.dtype(np.float64)),
-    np.float64(0).__reduce__()[0],
-]
-
-StateDict = dict[str, Tensor]
 Peers = nn.ModuleList | list[nn.Module] | tuple[nn.Module, ...]
 
 
@@ -78,11 +67,13 @@ def load_weights(network: nn.Module | Peers, source: str | Path | Mapping[str, A
     """Load published or own weights into ``network`` and return it.
 
     ``source`` is a path (torch.save or .safetensors) or a state dict, in any envelope, with published keys or ours, as
-    float16 or float32. A backbone takes its part of a whole network's weights; a network with branches takes a
+    any floating type. A backbone takes its part of a whole network's weights; a network with branches takes a
     backbone's weights alone and keeps its branches as they are. Peers take ``net1.``, ``net2.``, ... or a
-    MutualModule's checkpoint. Unless ``strict``, keys that do not fit are left out.
+    MutualModule's checkpoint. A prefix of all keys is taken off where they then fit. Unless ``strict``, keys that do
+    not fit are left out, and counted in the log.
 
-    Raises UsageError, before anything is changed, listing what is missing, unexpected or of another shape.
+    Raises UsageError, before anything is changed, listing what is missing, unexpected or of another shape, and where a
+    weight is of another kind of number, is not finite, or nothing fits.
     """
     origin = str(source) if isinstance(source, str | Path) else "the given state dict"
     parts = split_peers(unwrap(read_weights(source) if isinstance(source, str | Path) else source, origin))
@@ -94,80 +85,66 @@ def load_weights(network: nn.Module | Peers, source: str | Path | Mapping[str, A
     fitting = [fit(peer, weights, strict, origin) for peer, weights in zip(peers, parts, strict=True)]
     for peer, weights in zip(peers, fitting, strict=True):
         peer.load_state_dict(weights, strict=False)
+    if not strict:
+        loaded, held = sum(map(len, fitting)), sum(map(len, parts))
+        own = sum(len(peer.state_dict()) for peer in peers)
+        rank_zero_info(f"{origin}: {loaded} of {held} tensors loaded, {held - loaded} left out; the network has {own}")
     return network
 
 
 def fit(network: nn.Module, weights: StateDict, strict: bool, origin: str) -> StateDict:
-    """The weights under our keys, without what does not fit; if ``strict``, UsageError where anything does not."""
+    """The weights under our keys, without what does not fit; if ``strict``, UsageError where anything does not.
+
+    UsageError also for numbers that are not finite or cannot be cast, and where no weight fits.
+    """
     own = network.state_dict()
     names = {published_key(network, key): key for key in own} | {key: key for key in own}
-    weights = {names.get(key, key): tensor for key, tensor in _fit_part(network, weights).items()}
+    prefix = _common_prefix(weights)
+    starts = [0, *(dot.end() for dot in re.finditer(r"\.", prefix))][:5]
+    parts = [_fit_part(network, {key[start:]: tensor for key, tensor in weights.items()}) for start in starts]
+    part = max(parts, key=lambda part: sum(key in names for key in part))
+    weights = {names.get(key, key): tensor for key, tensor in part.items()}
     backbone_alone = isinstance(network, HSAKDNet) and not any(key.startswith("branches.") for key in weights)
+    missing = [key for key in own if key not in weights and not key.endswith("num_batches_tracked")]
     problems = {
-        "missing": [k for k in own if k not in weights and not (backbone_alone and k.startswith("branches."))],
+        "missing": [key for key in missing if not (backbone_alone and key.startswith("branches."))],
         "unexpected": [key for key in weights if key not in own],
+        "there twice, under other names": [names[key] for key in part if key != names.get(key, key) in part],
         "of another shape": [
             f"{key} ({tuple(weights[key].shape)}, the network has {tuple(own[key].shape)})"
             for key in own
             if key in weights and weights[key].shape != own[key].shape
         ],
     }
-    if strict and any(problems.values()):
-        listed = "; ".join(f"{len(keys)} {kind}: {_shorten(keys)}" for kind, keys in problems.items() if keys)
+    fitting = {key: t for key, t in weights.items() if key in own and t.shape == own[key].shape}
+    if (strict and any(problems.values())) or not any(own[key].is_floating_point() for key in fitting):
+        listed = "; ".join(f"{len(keys)} {kind}: {shorten(keys)}" for kind, keys in problems.items() if keys)
         raise UsageError(
             f"{origin} does not fit {describe(network)}: {listed}. "
-            "Name the network, and the num_classes, that it was saved with"
+            + (f"All its keys begin with {prefix:.80} " * bool(prefix))
+            + "Name the network, and the num_classes, that it was saved with"
         )
+    for key, tensor in fitting.items():
+        dtypes = {tensor.dtype, wanted := own[key].dtype}
+        if len(dtypes) > 1 and not any(dtypes <= kind for kind in DTYPES):
+            raise UsageError(f"{origin}: {key} is {tensor.dtype}, the network has {wanted}: save it as {wanted}")
+        if not tensor.to(wanted).isfinite().all():
+            raise UsageError(
+                f"{origin}: {key} is NaN or infinite in {wanted}: take weights from before training failed"
+            )
     if backbone_alone:
         rank_zero_info(f"{origin} holds a backbone alone: the branches keep their weights")
-    return {key: t for key, t in weights.items() if key in own and t.shape == own[key].shape}
+    return fitting
 
 
 def split_peers(weights: StateDict) -> list[StateDict]:
     """Part a pair's weights (``net1.``, ...) or a module's (``networks.0.``, ...) by network; one part otherwise."""
     parts: dict[str, StateDict] = {}
+    start = 0 if any(map(PEER.match, weights)) else len(_common_prefix(weights))
     for key, tensor in weights.items():
-        peer = re.match(r"net(?:works\.\d+\.(?:network\.)?|\d+\.)", key)
+        peer = PEER.match(key, start)
         parts.setdefault(peer[0] if peer else "", {})[key[peer.end() :] if peer else key] = tensor
     return list(parts.values())
-
-
-def read_weights(path: str | Path) -> Any:
-    """Read a weight file on the CPU without running code from it; UsageError if it is not one, or incomplete."""
-    path = Path(path)
-    if not path.is_file():
-        raise UsageError(f"weight file {path} does not exist: check the path, or train the network first")
-    try:
-        with torch.serialization.safe_globals(HARMLESS):
-            return load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
-        if refused := re.search(r"GLOBAL (\S+)", str(error)):
-            raise UsageError(
-                f"weight file {path} asks to run {refused[1]}, which was refused: save the state dict alone"
-            ) from error
-        raise UsageError(
-            f"weight file {path} cannot be read, it is truncated or no weight file: fetch or write it again"
-        ) from error
-
-
-def unwrap(source: Any, origin: str) -> StateDict:
-    """Take the state dict out of its envelope and strip wrappers' prefixes off its keys."""
-    for envelope in ENVELOPES:
-        if isinstance(source, Mapping) and isinstance(source.get(envelope), Mapping):
-            source = source[envelope]
-    tensors = source if isinstance(source, Mapping) else {}
-    if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise UsageError(f"{origin} holds no state dict: expected one alone or under {', '.join(ENVELOPES)}")
-    return {WRAPPERS.sub("", key): tensor for key, tensor in tensors.items()}
-
-
-def file_sha256(path: str | Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def describe(network: nn.Module) -> str:
@@ -188,5 +165,7 @@ def _fit_part(network: nn.Module, weights: StateDict) -> StateDict:
     return backbone_part or weights
 
 
-def _shorten(keys: list[str], most: int = 6) -> str:
-    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
+def _common_prefix(keys: StateDict) -> str:
+    """What all keys begin with, up to its last dot."""
+    first, last = (key.split(".")[:-1] for key in (min(keys, default=""), max(keys, default="")))
+    return "".join(f"{one}." for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
