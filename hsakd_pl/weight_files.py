@@ -1,104 +1,186 @@
-"""Weight files read without running anything in them, or the true reason why they cannot be."""
+"""Weight files read by what is in them, whatever their ending, without running code from them."""
 
 import hashlib
-import os
 import re
-import zipfile
+from collections.abc import Callable, Mapping
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from pickle import UnpicklingError
+from typing import IO, Any
+from zipfile import ZipFile
 
 import torch
+from pytorch_lightning.utilities import rank_zero_info
 from safetensors.torch import load_file
+from torch import Tensor
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import local_path
+from hsakd_pl.pickle_survey import survey
 
-# How other files begin, that are taken for weights
-OTHERS = {
-    b"\x89HDF": "an HDF5 file, as Keras writes them",
-    b"\x93NUMPY": "a NumPy array",
-    b"version https://git-lfs": "a pointer of Git LFS: fetch the file itself with 'git lfs pull'",
-    b"<": "a web page or other markup: the download failed",
+StateDict = dict[str, Tensor]
+
+# The authors save {'net': ...}, SSKD and Lightning {'state_dict': ...}, CRD and mdistiller {'model': ...}, PyTorch's
+# tutorials model_state_dict, timm state_dict_ema and model_ema, BasicSR params. Of several the first counts.
+ENVELOPES = (
+    *("net", "state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema", "params", "weights", "student"),
+)
+# What DataParallel and torch.compile put into keys.
+WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod)\.")
+
+# What the first bytes of a file tell of it.
+ZIP, TORCH_PICKLE, SAFETENSORS = (
+    rb"PK[\x01-\x08]",
+    rb"\x80.(?:\x95.{8})?\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19\.",
+    rb".{8}\{",
+)
+NO_WEIGHTS = {
+    rb"\Z": "empty: fetch or write it again",
+    rb"version https://git-lfs": "a pointer of Git LFS: fetch the file itself with `git lfs pull`",
+    rb"\s*<(!doctype|html|\?xml)": "a web page: download the file itself",
+    rb"[\s\x20-\x7e]{8,}\Z": "text: fetch or write it again",
+    rb"\x89HDF": "an HDF5 file, of Keras for example: save a PyTorch state_dict()",
+    rb"\x08[\x01-\x20][\x12:]": "a graph of ONNX or TensorFlow: save a PyTorch state_dict()",
+    rb"\x93NUMPY": "a NumPy array: save a PyTorch state_dict()",
+    rb"\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf|Rar!|\x28\xb5\x2f\xfd": "a compressed archive: unpack it first",
+    rb".{257}ustar": "a tar archive: unpack it, or if PyTorch before 0.2 wrote it, save it anew with torch.save",
+    rb"\x80[\x01-\x05]": "a pickle that torch.save did not write: save it with torch.save(state_dict, path)",
 }
-NO_BOMB = 4  # times its size on disk; PyTorch does not compress
+TRUNCATED = "truncated or no weight file: fetch or write it again"
+BROKEN = "broken or forged in its pickle: write it again with torch.save(state_dict, path)"
+
+# What may lie beside the weights, options and accuracies: it is read, but nothing is made of it.
+HARMLESS = re.compile(r"numpy\..*|argparse\.Namespace|types\.SimpleNamespace|pathlib\.\w*Path|datetime\.\w+")
+# What torch.load decides on; it would also give the file a bytearray of any size.
+TENSORS = re.compile(r"torch\..*|collections\.\w+|_codecs\.encode|(builtins|__builtin__)\.(set|complex)")
+
+EXPANSION = 4  # torch.save does not compress, and trained weights that others did hardly shrink
 
 
-class Ignored:
-    """Stands in for what others save beside their weights and nobody needs: it takes everything and does nothing."""
+class StandIn:
+    """Takes the place of a class or function that a file names: accepts every argument and keeps none."""
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> "Ignored":
+    def __new__(cls, *arguments: Any) -> "StandIn":
         return super().__new__(cls)
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Keep nothing."""
+    def __init__(self, *arguments: Any) -> None:
+        pass
 
     def __setstate__(self, state: Any) -> None:
-        """Keep nothing."""
-
-
-# NumPy's own constructors would let a file forge an array's memory: CRD saves its options, others accuracies and paths.
-CORES = [
-    f"numpy.{core}.{name}" for core in ("core", "_core") for name in ("multiarray.scalar", "multiarray._reconstruct")
-]
-KINDS = ("Float64", "Float32", "Float16", "Int64", "Int32", "UInt8", "Bool", "Str")
-PATHS = ("Path", "PosixPath", "WindowsPath", "_local.PosixPath", "_local.WindowsPath")
-IGNORED = [
-    *("argparse.Namespace", "_codecs.encode", "numpy.dtype", "numpy.ndarray", *CORES),
-    *(f"numpy.dtypes.{kind}DType" for kind in KINDS),
-    *(f"pathlib.{kind}" for kind in PATHS),
-]
+        pass
 
 
 def read_weights(path: str | Path) -> Any:
-    """Read a weight file on the CPU, whatever its ending; UsageError that says why one cannot be read.
+    """Read what torch.save or safetensors wrote, on the CPU, without running code from it.
 
-    It may be PyTorch's, of this or of its first format, or of safetensors.
+    Raises UsageError, with the cause, for everything else, and for a file that is damaged, names code or expands to
+    several times its size.
     """
-    path = local_path("weights", path)
+    path = local_path("weight file", path)
     if not path.is_file():
-        found = "is a folder" if path.is_dir() else "does not exist"
-        raise UsageError(f"weight file {path} {found}: check the path, or train the network first")
-    with path.open("rb") as file:
-        start = file.read(64)
+        cause = "is no file: name the file in it" if path.exists() else "does not exist: check the path, or train first"
+        raise UsageError(f"weight file {path} {cause}")
+    cause = TRUNCATED
     try:
-        if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < os.path.getsize(path):
-            return load_file(path)
-        if start.startswith(b"PK"):
-            _check_archive(path)
-        elif kind := next((kind for begin, kind in OTHERS.items() if start.lstrip().startswith(begin)), None):
-            raise UsageError(f"weight file {path} is {kind}")
-        with torch.serialization.safe_globals([(Ignored, name) for name in IGNORED]), path.open("rb") as file:
-            return torch.load(file, "cpu", weights_only=True)
-    except UsageError:
-        raise
-    except Exception as error:  # a broken pickle can raise anything
-        if refused := re.search(r"GLOBAL (\S+)", str(error)):
-            reason = f"asks to run {refused[1]}, which was refused: save the state dict alone"
-        else:
-            reason = "cannot be read, it is truncated or no weight file: fetch or write it again"
-        raise UsageError(f"weight file {path} {reason}") from error
+        with path.open("rb") as file:
+            head = file.read(512)
+            file.seek(0)
+            if re.match(ZIP, head):
+                pickled, room = _check_zip(file, path.stat().st_size)
+                cause = BROKEN
+                names = survey(pickled, room)
+            elif re.match(TORCH_PICKLE, head, re.DOTALL):
+                # magic number, protocol and machine, the weights, the order of their storages
+                size = path.stat().st_size
+                names = set().union(*(survey(file, lambda key: size) for _ in range(5)))
+            elif re.match(SAFETENSORS, head, re.DOTALL):
+                return load_file(path)
+            else:
+                found = [kind for start, kind in NO_WEIGHTS.items() if re.match(start, head, re.DOTALL | re.IGNORECASE)]
+                raise UsageError((found or [TRUNCATED])[0])
+            for name in names:
+                if not HARMLESS.fullmatch(name) and not TENSORS.fullmatch(name):
+                    raise UnpicklingError(f"GLOBAL {name}")
+            parted = [name.rpartition(".") for name in names if HARMLESS.fullmatch(name)]
+            stand_ins: list[Any] = [type(name, (StandIn,), {"__module__": module}) for module, _, name in parted]
+            file.seek(0)
+            with torch.serialization.safe_globals(stand_ins):
+                return torch.load(file, "cpu", weights_only=True)
+    except UsageError as error:
+        raise UsageError(f"weight file {path} cannot be read, it is {error}") from error.__cause__
+    except OSError as error:
+        raise UsageError(f"weight file {path} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # a forged file makes the readers raise whatever it likes
+        if refused := re.search(r"GLOBAL ([\w.]{1,100})", str(error)):
+            raise UsageError(
+                f"weight file {path} asks to run {refused[1]}, which was refused: save the state dict alone"
+            ) from error
+        raise UsageError(f"weight file {path} cannot be read, it is {cause}") from error
 
 
-def _check_archive(path: Path) -> None:
-    """Raise UsageError unless a zip holds what torch.save writes: each member once, intact, and no larger than it."""
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-        parts = {part for name in names for part in Path(name).parts[1:]}
-        if "constants.pkl" in parts or "code" in parts:
-            raise UsageError(f"weight file {path} is a TorchScript file: save the state_dict() of what it holds")
-        if "data.pkl" not in parts:
-            raise UsageError(f"weight file {path} is a zip, but none that torch.save wrote: save a state dict with it")
-        if sum(member.file_size for member in archive.infolist()) > NO_BOMB * os.path.getsize(path):
-            raise UsageError(f"weight file {path} would unpack to many times its size: write it again with torch.save")
-        if len(set(names)) < len(names) or (broken := archive.testzip()) is not None:
-            which = "two parts of one name" if len(set(names)) < len(names) else f"a wrong check sum of {broken}"
-            raise UsageError(f"weight file {path} is corrupt, it has {which}: fetch it again")
+def unwrap(source: Any, origin: str) -> StateDict:
+    """Take the state dict out of its envelopes and strip wrappers' prefixes off its keys."""
+    for _ in range(4):  # a forged file's envelope holds itself
+        held = [name for name in ENVELOPES if isinstance(source, Mapping) and name in source]
+        held = [name for name in held if _entries(source[name], Tensor | Mapping)]
+        if len(held) > 1:
+            rank_zero_info(f"{origin} holds weights under {', '.join(held)}: those under {held[0]} are taken")
+        source = source[held[0]] if held else source
+    others = _entries(source, object)
+    if not (tensors := _entries(source, Tensor)) or len(tensors) < len(others):
+        found = [f"{key!s:.80} ({type(others[key]).__name__})" for key in others if key not in tensors]
+        raise UsageError(
+            f"{origin} holds no state dict: expected one alone or under {', '.join(ENVELOPES)}; "
+            f"found {shorten(found) or type(source).__name__}"
+        )
+    for key, tensor in tensors.items():
+        if not isinstance(key, str) or tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+            kind = "meta" if tensor.is_meta else "quantised" if tensor.is_quantized else tensor.layout
+            kind = f"a {kind} tensor" if isinstance(key, str) else f"a key of the type {type(key).__name__}"
+            raise UsageError(f"{origin}: {key!s:.80} is {kind}: save a state dict of plain tensors under their names")
+    stripped = {WRAPPERS.sub("", key): tensor for key, tensor in tensors.items()}
+    if len(stripped) < len(tensors):
+        raise UsageError(f"{origin} holds keys both with and without module. or _orig_mod.: save one of the two")
+    return stripped
+
+
+def shorten(keys: list[str], most: int = 6) -> str:
+    """The first of the keys, as many as a message bears."""
+    while most > 1 and sum(len(key) + 2 for key in keys[:most]) > 120:
+        most -= 1
+    return ", ".join(f"{key:.120}" for key in keys[:most]) + (f" and {len(keys) - most} more" * (len(keys) > most))
 
 
 def file_sha256(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open(local_path("weight file", path), "rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _check_zip(file: IO[bytes], size: int) -> tuple[IO[bytes], Callable[[str], int]]:
+    """Check every member of a zip before PyTorch reads it; returns its pickle, and what tells a storage's bytes."""
+    with ZipFile(file) as archive:
+        sizes = {member.filename.lower(): member.file_size for member in archive.infolist()}  # as PyTorch finds them
+        ends = {name.partition("/")[2] for name in sizes}
+        if "constants.pkl" in ends:
+            raise UsageError("a TorchScript file: save its state_dict()")
+        if "data.pkl" not in ends:
+            kind = "NumPy's" if all(name.endswith(".npy") for name in sizes) else "another program's"
+            raise UsageError(f"a zip of {kind}, not of torch.save: unpack it or save a PyTorch state_dict()")
+        if len(sizes) < len(archive.infolist()):
+            raise UsageError("damaged or forged, two of its members have one name: fetch or write it again")
+        if sum(sizes.values()) > EXPANSION * size:
+            raise UsageError(f"a zip of {size} bytes that expands to {sum(sizes.values())}: save it with torch.save")
+        if damaged := archive.testzip():
+            raise UsageError(f"damaged, the checksum of {damaged[:80]} is wrong: fetch or write it again")
+        (pickled,) = (name for name in archive.namelist() if name.partition("/")[2].lower() == "data.pkl")
+        folder = pickled.partition("/")[0].lower()
+        return BytesIO(archive.read(pickled)), lambda key: sizes[f"{folder}/data/{key}".lower()]
+
+
+def _entries(source: Any, kinds: Any) -> dict[Any, Any]:
+    """The entries of a mapping that are of these kinds; a forged one's ``items`` and ``get`` may be anything."""
+    return {key: source[key] for key in source if isinstance(source[key], kinds)} if isinstance(source, Mapping) else {}

@@ -2,29 +2,30 @@
 
 import re
 from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn as nn
 from pytorch_lightning.utilities import rank_zero_info
-from torch import Tensor
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.networks.backbone import StagedBackbone
 from hsakd_pl.networks.hsakd import HSAKDNet
 from hsakd_pl.networks.network import Classifier, Network
-from hsakd_pl.weight_files import read_weights
+from hsakd_pl.weight_files import StateDict, shorten, unwrap
+from hsakd_pl.weight_files import file_sha256 as file_sha256
+from hsakd_pl.weight_files import read_weights as read_weights
 
-# The authors save {'net': ...}, SSKD and Lightning {'state_dict': ...}, CRD and mdistiller {'model': ...}, others these
-OTHERS = ("model_state_dict", "state_dict_ema", "model_ema", "params", "weights", "student")
-ENVELOPES = ("net", "state_dict", "model", *OTHERS)
-COUNTER = "num_batches_tracked"
-DEEPEST = 3  # envelopes in each other
-# What DataParallel and torch.compile put into keys.
-WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod)\.")
+# What parts the peers of a pair or of a module.
+PEER = re.compile(r"net(?:works\.\d+\.(?:network\.)?|\d+\.)")
+# Within each of these kinds a weight may be cast to the network's dtype.
+DTYPES = (
+    {torch.float16, torch.bfloat16, torch.float32, torch.float64},
+    {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64},
+)
 
-StateDict = dict[str, Tensor]
 Peers = nn.ModuleList | list[nn.Module] | tuple[nn.Module, ...]
 
 
@@ -66,11 +67,13 @@ def load_weights(network: nn.Module | Peers, source: str | Path | Mapping[str, A
     """Load published or own weights into ``network`` and return it.
 
     ``source`` is a path (torch.save or .safetensors) or a state dict, in any envelope, with published keys or ours, as
-    float16 or float32. A backbone takes its part of a whole network's weights; a network with branches takes a
+    any floating type. A backbone takes its part of a whole network's weights; a network with branches takes a
     backbone's weights alone and keeps its branches as they are. Peers take ``net1.``, ``net2.``, ... or a
-    MutualModule's checkpoint. Unless ``strict``, keys that do not fit are left out.
+    MutualModule's checkpoint. A prefix of all keys is taken off where they then fit. Unless ``strict``, keys that do
+    not fit are left out, and counted in the log.
 
-    Raises UsageError, before anything is changed, listing what is missing, unexpected or of another shape.
+    Raises UsageError, before anything is changed, listing what is missing, unexpected or of another shape, and where a
+    weight is of another kind of number, is not finite, or nothing fits.
     """
     origin = str(source) if isinstance(source, str | Path) else "the given state dict"
     parts = split_peers(unwrap(read_weights(source) if isinstance(source, str | Path) else source, origin))
@@ -82,25 +85,31 @@ def load_weights(network: nn.Module | Peers, source: str | Path | Mapping[str, A
     fitting = [fit(peer, weights, strict, origin) for peer, weights in zip(peers, parts, strict=True)]
     for peer, weights in zip(peers, fitting, strict=True):
         peer.load_state_dict(weights, strict=False)
+    if not strict:
+        loaded, held = sum(map(len, fitting)), sum(map(len, parts))
+        own = sum(len(peer.state_dict()) for peer in peers)
+        rank_zero_info(f"{origin}: {loaded} of {held} tensors loaded, {held - loaded} left out; the network has {own}")
     return network
 
 
 def fit(network: nn.Module, weights: StateDict, strict: bool, origin: str) -> StateDict:
-    """The weights under our keys, without what does not fit.
+    """The weights under our keys, without what does not fit; if ``strict``, UsageError where anything does not.
 
-    Counters of batches may be missing, as for PyTorch. Raises UsageError, if ``strict``, where anything else does not
-    fit, and in any case where nothing does, or a weight is NaN or infinite.
+    UsageError also for numbers that are not finite or cannot be cast, and where no weight fits.
     """
     own = network.state_dict()
-    weights = _named_as(network, weights, own)
-    if odd := [key for key, tensor in weights.items() if not _is_plain(tensor)]:
-        raise UsageError(f"{origin}: {_shorten(odd)} are sparse, quantised or without numbers: save dense tensors")
+    names = {published_key(network, key): key for key in own} | {key: key for key in own}
+    prefix = _common_prefix(weights)
+    starts = [0, *(dot.end() for dot in re.finditer(r"\.", prefix))][:5]
+    parts = [_fit_part(network, {key[start:]: tensor for key, tensor in weights.items()}) for start in starts]
+    part = max(parts, key=lambda part: sum(key in names for key in part))
+    weights = {names.get(key, key): tensor for key, tensor in part.items()}
     backbone_alone = isinstance(network, HSAKDNet) and not any(key.startswith("branches.") for key in weights)
-    optional = ("branches.",) if backbone_alone else ()
-    kin = {key for key in own if key in weights and _is_kin(weights[key], own[key])}
+    missing = [key for key in own if key not in weights and not key.endswith("num_batches_tracked")]
     problems = {
-        "missing": [k for k in own if k not in weights and not k.startswith(optional) and not k.endswith(COUNTER)],
+        "missing": [key for key in missing if not (backbone_alone and key.startswith("branches."))],
         "unexpected": [key for key in weights if key not in own],
+        "there twice, under other names": [names[key] for key in part if key != names.get(key, key) in part],
         "of another shape": [
             f"{key} ({tuple(weights[key].shape)}, the network has {tuple(own[key].shape)})"
             for key in own
@@ -112,68 +121,35 @@ def fit(network: nn.Module, weights: StateDict, strict: bool, origin: str) -> St
             if key in weights and key not in kin
         ],
     }
-    found = {key: tensor for key, tensor in weights.items() if key in kin and tensor.shape == own[key].shape}
-    if (strict and any(problems.values())) or not found:
-        listed = "; ".join(f"{len(keys)} {kind}: {_shorten(keys)}" for kind, keys in problems.items() if keys)
+    fitting = {key: t for key, t in weights.items() if key in own and t.shape == own[key].shape}
+    if (strict and any(problems.values())) or not any(own[key].is_floating_point() for key in fitting):
+        listed = "; ".join(f"{len(keys)} {kind}: {shorten(keys)}" for kind, keys in problems.items() if keys)
         raise UsageError(
             f"{origin} does not fit {describe(network)}: {listed}. "
-            "Name the network, and the num_classes, that it was saved with"
+            + (f"All its keys begin with {prefix:.80} " * bool(prefix))
+            + "Name the network, and the num_classes, that it was saved with"
         )
-    if spoilt := [key for key, tensor in found.items() if not tensor.isfinite().all()]:
-        raise UsageError(f"{origin} holds NaN or infinite numbers in {_shorten(spoilt)}: its training diverged")
+    for key, tensor in fitting.items():
+        dtypes = {tensor.dtype, wanted := own[key].dtype}
+        if len(dtypes) > 1 and not any(dtypes <= kind for kind in DTYPES):
+            raise UsageError(f"{origin}: {key} is {tensor.dtype}, the network has {wanted}: save it as {wanted}")
+        if not tensor.to(wanted).isfinite().all():
+            raise UsageError(
+                f"{origin}: {key} is NaN or infinite in {wanted}: take weights from before training failed"
+            )
     if backbone_alone:
         rank_zero_info(f"{origin} holds a backbone alone: the branches keep their weights")
-    if not strict:
-        rank_zero_info(f"{origin}: {len(found)} of {len(weights)} tensors were loaded, the rest does not fit")
-    return found
-
-
-def _named_as(network: nn.Module, weights: StateDict, own: StateDict) -> StateDict:
-    """The weights under our keys, without a prefix of all keys where they fit without it."""
-    names = {published_key(network, key): key for key in own} | {key: key for key in own}
-    inner = weights
-    while True:
-        named = {names.get(key, key): tensor for key, tensor in _fit_part(network, inner).items()}
-        prefixes = {key.partition(".")[0] for key in inner if "." in key}
-        if own.keys() & named.keys():
-            return named
-        if len(prefixes) != 1 or not all("." in key for key in inner):
-            return {names.get(key, key): tensor for key, tensor in _fit_part(network, weights).items()}
-        inner = {key.partition(".")[2]: tensor for key, tensor in inner.items()}
-
-
-def _is_plain(tensor: Any) -> bool:
-    dense = isinstance(tensor, Tensor) and tensor.layout == torch.strided
-    return dense and not tensor.is_quantized and tensor.device.type != "meta"
-
-
-def _is_kin(tensor: Tensor, own: Tensor) -> bool:
-    """Whether it may take the other's place: real numbers for real numbers, integers for integers."""
-    kinds = [(t.is_floating_point(), t.is_complex(), t.dtype == torch.bool) for t in (tensor, own)]
-    return kinds[0] == kinds[1]
+    return fitting
 
 
 def split_peers(weights: StateDict) -> list[StateDict]:
     """Part a pair's weights (``net1.``, ...) or a module's (``networks.0.``, ...) by network; one part otherwise."""
     parts: dict[str, StateDict] = {}
+    start = 0 if any(map(PEER.match, weights)) else len(_common_prefix(weights))
     for key, tensor in weights.items():
-        peer = re.match(r"net(?:works\.\d+\.(?:network\.)?|\d+\.)", key)
+        peer = PEER.match(key, start)
         parts.setdefault(peer[0] if peer else "", {})[key[peer.end() :] if peer else key] = tensor
     return list(parts.values())
-
-
-def unwrap(source: Any, origin: str) -> StateDict:
-    """Take the state dict out of its envelopes and strip wrappers' prefixes off its keys."""
-    for _ in range(DEEPEST):
-        inside = source if isinstance(source, Mapping) else {}
-        source = next((inside[name] for name in ENVELOPES if isinstance(inside.get(name), Mapping)), source)
-    tensors = source if isinstance(source, Mapping) else {}
-    if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        found = f", found {_shorten([*map(str, tensors)])}" if tensors else ""
-        raise UsageError(f"{origin} holds no state dict: expected one alone or under {', '.join(ENVELOPES)}{found}")
-    if not all(isinstance(key, str) for key in tensors):
-        raise UsageError(f"{origin} has keys that are no names, such as {next(iter(tensors))!r}: save a state dict")
-    return {WRAPPERS.sub("", key): tensor for key, tensor in tensors.items()}
 
 
 def describe(network: nn.Module) -> str:
@@ -194,5 +170,7 @@ def _fit_part(network: nn.Module, weights: StateDict) -> StateDict:
     return backbone_part or weights
 
 
-def _shorten(keys: list[str], most: int = 6) -> str:
-    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
+def _common_prefix(keys: StateDict) -> str:
+    """What all keys begin with, up to its last dot."""
+    first, last = (key.split(".")[:-1] for key in (min(keys, default=""), max(keys, default="")))
+    return "".join(f"{one}." for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))

@@ -52,7 +52,7 @@ def test_files_with_code_are_refused_and_not_run(tmp_path: Path, targets: list[n
 def test_truncated_files(tmp_path: Path, targets: list[nn.Module], suffix: str) -> None:
     torch.save(published_state_dict(targets[0]), tmp_path / "whole.pth")
     whole = (tmp_path / "whole.pth").read_bytes()
-    for part in (0, 1, 100, len(whole) // 2, len(whole) - 30):
+    for part in (1, 100, len(whole) // 2, len(whole) - 30):
         path = tmp_path / f"cut{suffix}"
         path.write_bytes(whole[:part])
         with pytest.raises(
@@ -64,10 +64,10 @@ def test_truncated_files(tmp_path: Path, targets: list[nn.Module], suffix: str) 
 
 def test_what_is_no_weight_file(tmp_path: Path, targets: list[nn.Module]) -> None:
     (tmp_path / "text.pth").write_text("404: not found")
-    with pytest.raises(UsageError, match=r"text.pth cannot be read, it is truncated or no weight file"):
+    with pytest.raises(UsageError, match=r"text.pth cannot be read, it is text"):
         load_weights(targets[0], tmp_path / "text.pth")
-    for path, found in ((tmp_path, "is a folder"), (tmp_path / "missing.pth", "does not exist")):
-        with pytest.raises(UsageError, match=rf"weight file {path} {found}: check the path"):
+    for path, cause in ((tmp_path, "is no file: name the file in it"), (tmp_path / "w.pth", "does not exist: check")):
+        with pytest.raises(UsageError, match=rf"weight file {path} {cause}"):
             load_weights(targets[0], path)
 
 
@@ -82,7 +82,7 @@ def test_what_holds_no_state_dict(tmp_path: Path, targets: list[nn.Module], stat
     ("other", "messages"),
     [
         (("resnet8", 5), ["8 of another shape: ", r"head.fc.weight \(\(5, 64\), .*\(4, 64\)", "num_classes"]),
-        (("resnet14", 4), [r"84 unexpected: \S*layer1.1.conv1.weight, .* and 78 more"]),
+        (("resnet14", 4), [r"84 unexpected: \S*layer1.1.conv1.weight, .* and 81 more"]),
         (("vgg8", 4), ["missing: backbone.stem.conv1.weight", r"unexpected: \S*block0.0.weight"]),
         (("resnet8x4", 4), ["unexpected: .*downsample", "another shape: .*stem.conv1.weight"]),
     ],
