@@ -11,12 +11,12 @@ import torch.nn as nn
 from pytorch_lightning.utilities import rank_zero_info
 
 from hsakd_pl.errors import UsageError
+from hsakd_pl.files.weights import StateDict, shorten, unwrap
+from hsakd_pl.files.weights import file_sha256 as file_sha256
+from hsakd_pl.files.weights import read_weights as read_weights
 from hsakd_pl.networks.backbone import StagedBackbone
 from hsakd_pl.networks.hsakd import HSAKDNet
 from hsakd_pl.networks.network import Classifier, Network
-from hsakd_pl.weight_files import StateDict, shorten, unwrap
-from hsakd_pl.weight_files import file_sha256 as file_sha256
-from hsakd_pl.weight_files import read_weights as read_weights
 
 # What parts the peers of a pair or of a module.
 PEER = re.compile(r"net(?:works\.\d+\.(?:network\.)?|\d+\.)")
@@ -114,11 +114,6 @@ def fit(network: nn.Module, weights: StateDict, strict: bool, origin: str) -> St
             f"{key} ({tuple(weights[key].shape)}, the network has {tuple(own[key].shape)})"
             for key in own
             if key in weights and weights[key].shape != own[key].shape
-        ],
-        "of another kind": [
-            f"{key} ({weights[key].dtype}, the network has {own[key].dtype})"
-            for key in own
-            if key in weights and key not in kin
         ],
     }
     fitting = {key: t for key, t in weights.items() if key in own and t.shape == own[key].shape}

@@ -25,7 +25,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process with threads cannot b
 
 import torch
 
-import hsakd_pl.files
+import hsakd_pl.files.text
 from hsakd_pl.runs.cli import main
 
 CONFIG = {
@@ -79,7 +79,7 @@ def aim(moment: str, count: int) -> None:
 
         return call
 
-    hsakd_pl.files.open = opened  # type: ignore[attr-defined]
+    hsakd_pl.files.text.open = opened  # type: ignore[attr-defined]
     if moment in MOMENTS[1:3]:
         os.fsync = dying(os.fsync, after=moment == MOMENTS[2])
     if moment == MOMENTS[3]:

@@ -9,20 +9,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "hsakd_pl"
 # What stands above may import what stands below it, from the ground floor up
-READERS = ["pickle_survey", "weight_files"]
-HOUSE = ["errors", "files", *READERS, "ops", "networks", "weights", "data", "modules", "methods", "fast", "runs"]
-CORE = (
-    "errors.py",
-    "files.py",
-    *(f"{name}.py" for name in READERS),
-    "ops.py",
-    "networks",
-    "weights.py",
-    "data",
-    "modules",
-)
+HOUSE = ["errors", "files", "ops", "networks", "weights", "data", "modules", "methods", "fast", "runs"]
+CORE = ("errors.py", "ops.py", "networks", "weights.py", "data", "modules")
 BUDGETS = {
-    tuple(f"hsakd_pl/{part}" for part in CORE): 3600,
+    tuple(f"hsakd_pl/{part}" for part in CORE): 3580,
+    ("hsakd_pl/files",): 480,
     ("hsakd_pl/fast/*.py",): 220,
     ("hsakd_pl/fast/winograd",): 450,
     ("hsakd_pl/runs",): 1300,

@@ -3,6 +3,7 @@
 import argparse
 import io
 import pickle
+import re
 import struct
 import zipfile
 from collections.abc import Callable
@@ -17,8 +18,8 @@ from safetensors.torch import save_file
 
 from hsakd_pl import create_network, load_weights
 from hsakd_pl.errors import UsageError
+from hsakd_pl.files.weights import StandIn, read_weights
 from hsakd_pl.networks import Network
-from hsakd_pl.weight_files import read_weights
 
 NAME = "resnet8"
 
@@ -126,13 +127,13 @@ CASTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 @pytest.mark.parametrize("kind", CASTS)
 def test_other_kinds_of_numbers_are_not_cast(kind: str) -> None:
     reason = refusal({key: CASTS[kind](t) if key == first() else t for key, t in state().items()})
-    assert f"1 of another kind: {first()} (torch.{kind}, the network has torch.float32)" in reason
+    assert f"{first()} is torch.{kind}, the network has torch.float32" in reason
 
 
 def test_a_counter_that_is_no_integer() -> None:
     weights = state()
     key = next(key for key in weights if key.endswith("num_batches_tracked"))
-    assert f"1 of another kind: {key}" in refusal({**weights, key: torch.tensor(1.5)})
+    assert f"{key} is torch.float32, the network has torch.int64" in refusal({**weights, key: torch.tensor(1.5)})
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -146,7 +147,7 @@ def test_floats_of_another_precision_load(dtype: torch.dtype) -> None:
 def test_weights_that_are_no_finite_numbers(value: str) -> None:
     weights = state()
     weights[first()].view(-1)[3] = float(value)
-    assert f"holds NaN or infinite numbers in {first()}" in refusal(weights)
+    assert f"{first()} is NaN or infinite in torch.float32" in refusal(weights)
 
 
 SPECIAL: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -160,11 +161,11 @@ SPECIAL: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 @pytest.mark.parametrize("kind", SPECIAL)
 def test_tensors_that_are_not_dense(tmp_path: Path, kind: str) -> None:
     torch.save({key: SPECIAL[kind](t) if key == first() else t for key, t in state().items()}, tmp_path / "weights.pth")
-    assert f"{first()} are sparse, quantised or without numbers" in refusal(tmp_path / "weights.pth")
+    assert re.search(rf"{first()} is a \S*{kind}\S* tensor: save a state dict", refusal(tmp_path / "weights.pth"))
 
 
 def test_keys_that_are_no_names() -> None:
-    assert "keys that are no names, such as 0" in refusal({0: torch.ones(2), 1: torch.ones(2)})
+    assert "0 is a key of the type int" in refusal({0: torch.ones(2), 1: torch.ones(2)})
 
 
 def rewritten(source: Path, target: Path, change: Callable[[str, bytes], bytes], compress: bool = False) -> None:
@@ -182,7 +183,7 @@ def test_a_wrong_check_sum(tmp_path: Path) -> None:
     raw = state()[first()].numpy().tobytes()
     content[content.index(raw) + 5] ^= 1
     path.write_bytes(content)
-    assert "is corrupt, it has a wrong check sum of" in refusal(path)
+    assert "it is damaged, the checksum of" in refusal(path)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -191,14 +192,14 @@ def test_a_member_that_is_there_twice(tmp_path: Path) -> None:
     torch.save(state(), path)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(archive.namelist()[-1], b"other")
-    assert "is corrupt, it has two parts of one name" in refusal(path)
+    assert "two of its members have one name" in refusal(path)
 
 
 def test_a_zip_that_expands_to_many_times_its_size(tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(5_000_000)}, tmp_path / "whole.pth")
     rewritten(tmp_path / "whole.pth", tmp_path / "bomb.pth", lambda _, content: content, compress=True)
     assert (tmp_path / "bomb.pth").stat().st_size < 100_000
-    assert "would unpack to many times its size" in refusal(tmp_path / "bomb.pth")
+    assert "bytes that expands to" in refusal(tmp_path / "bomb.pth")
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -210,12 +211,12 @@ def test_other_files_are_called_by_their_names(tmp_path: Path) -> None:
     (tmp_path / "page.pth").write_text("\n<!DOCTYPE html><html>404</html>")
     (tmp_path / "lfs.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
     for name, reason in (
-        ("script.pt", "is a TorchScript file: save the state_dict"),
-        ("arrays.npz", "is a zip, but none that torch.save wrote"),
-        ("array.npy", "is a NumPy array"),
-        ("keras.h5", "is an HDF5 file"),
-        ("page.pth", "is a web page or other markup"),
-        ("lfs.pth", "is a pointer of Git LFS"),
+        ("script.pt", "it is a TorchScript file: save its state_dict"),
+        ("arrays.npz", "it is a zip of NumPy's, not of torch.save"),
+        ("array.npy", "it is a NumPy array"),
+        ("keras.h5", "it is an HDF5 file"),
+        ("page.pth", "it is a web page"),
+        ("lfs.pth", "it is a pointer of Git LFS"),
     ):
         assert reason in refusal(tmp_path / name)
 
@@ -250,7 +251,7 @@ def test_no_file_reaches_numpys_constructors(tmp_path: Path, core: bytes) -> Non
 def test_what_stands_in_has_no_power(tmp_path: Path) -> None:
     torch.save({"acc": np.arange(3.0), "options": argparse.Namespace(lr=1)}, tmp_path / "weights.pth")
     found = read_weights(tmp_path / "weights.pth")
-    assert [type(value).__name__ for value in found.values()] == ["Ignored", "Ignored"]
+    assert all(isinstance(value, StandIn) and not vars(value) for value in found.values())
 
 
 @pytest.mark.parametrize(
@@ -286,7 +287,7 @@ def test_safetensors_with_a_wrong_header(tmp_path: Path, header: bytes) -> None:
 def test_strict_false_says_what_it_loads(caplog: pytest.LogCaptureFixture) -> None:
     weights = {key: tensor for key, tensor in state().items() if not key.startswith("head")}
     load_weights(network(seed=1), {**weights, "more": torch.ones(1)}, strict=False)
-    assert f"{len(weights)} of {len(weights) + 1} tensors were loaded" in caplog.text
+    assert f"{len(weights)} of {len(weights) + 1} tensors loaded, 1 left out" in caplog.text
     with pytest.raises(UsageError, match=r"does not fit CIFARResNet of 4 classes"):
         load_weights(network(), {"more": torch.ones(1)}, strict=False)
 

@@ -10,10 +10,10 @@ from torchvision.datasets import CIFAR100
 from hsakd_pl.data.augment import PadCropFlip
 from hsakd_pl.data.base import ImageDataModule
 from hsakd_pl.data.images import decode_images, obtain
-from hsakd_pl.data.pickles import read_entries
 from hsakd_pl.data.splits import Split, check_class_names
 from hsakd_pl.data.walk import class_folders, class_names_of
 from hsakd_pl.errors import UsageError
+from hsakd_pl.files.pickles import read_entries
 
 
 class CIFAR100DataModule(ImageDataModule):

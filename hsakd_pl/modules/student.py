@@ -9,13 +9,13 @@ from torch import Tensor
 
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.files import local_path
+from hsakd_pl.files.weights import file_sha256
 from hsakd_pl.modules.base import HSAKDModule
 from hsakd_pl.modules.build import RANDOM, build_network, not_by_name, require_trained
 from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.modules.optimization import OptimizerMaker, Scheduler
 from hsakd_pl.ops import Transforms, joint_kd_loss, kd_loss
-from hsakd_pl.weight_files import file_sha256
 from hsakd_pl.weights import describe
 
 

@@ -13,8 +13,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.files import local_path, replacing
+from hsakd_pl.files.weights import read_weights
 from hsakd_pl.runs.signals import Signals
-from hsakd_pl.weight_files import read_weights
 
 KEYWORDS = {"last": ("last.ckpt", "hpc_ckpt_*.ckpt"), "best": ("best.ckpt",), "hpc": ("hpc_ckpt_*.ckpt",)}
 WEIGHTS = {"state_dict": dict, "pytorch-lightning_version": str}
@@ -44,9 +44,12 @@ def read_checkpoint(path: Path, training: bool) -> dict[str, Any]:
     content = read_weights(path)
     found = content if isinstance(content, dict) else {}
     parts = WEIGHTS | (TRAINING | {"global_step": int} if training else {})
-    if missing := [part for part, kind in parts.items() if not isinstance(found.get(part), kind)]:
+    missing = [part for part, kind in parts.items() if not isinstance(found.get(part), kind)]
+    if missing or not all(isinstance(tensor, torch.Tensor) for tensor in found["state_dict"].values()):
         remedy = "weights go to model.init_args.weights" if WEIGHTS.keys() & {*missing} else "it holds weights alone"
-        raise UsageError(f"ckpt_path {path} is no Lightning checkpoint, {', '.join(missing)} is missing: {remedy}")
+        raise UsageError(
+            f"ckpt_path {path} is no Lightning checkpoint, {', '.join(missing) or 'a tensor'} is missing: {remedy}"
+        )
     return found
 
 

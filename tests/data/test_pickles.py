@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from hsakd_pl.data import CIFAR100DataModule
-from hsakd_pl.data.pickles import read_entries
 from hsakd_pl.errors import UsageError
+from hsakd_pl.files.pickles import read_entries
 
 IMAGES = np.random.default_rng(0).integers(256, size=(100, 3072), dtype=np.uint8)
 LABELS = np.arange(100)

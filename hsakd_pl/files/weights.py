@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hsakd_pl.errors import UsageError
-from hsakd_pl.files import local_path
-from hsakd_pl.pickle_survey import survey
+from hsakd_pl.files.survey import survey
+from hsakd_pl.files.text import local_path
 
 StateDict = dict[str, Tensor]
 

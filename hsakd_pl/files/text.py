@@ -1,4 +1,4 @@
-"""Files of the user's: found where they say, read as text, written whole or not at all."""
+"""Paths, text, and files that are written whole or not at all."""
 
 import os
 import re
