@@ -72,13 +72,9 @@ def _read_pickle(path: Path, num_classes: int) -> Split:
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (3072,) or not len(data):
         found = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
         raise UsageError(f"{path}: data is {found}, not uint8 (N, 3072): fetch the file again")
-    if isinstance(labels, np.ndarray) and labels.shape == (len(data),):
-        labels = labels.tolist()
-    if not (
-        isinstance(labels, list | tuple)
-        and len(labels) == len(data)
-        and all(type(label) is int and 0 <= label < num_classes for label in labels)
-    ):
+    labels = labels.tolist() if isinstance(labels, np.ndarray) and labels.shape == (len(data),) else labels
+    listed = isinstance(labels, list | tuple) and len(labels) == len(data)
+    if not listed or not all(type(label) is int and 0 <= label < num_classes for label in labels):
         message = f"{path}: fine_labels are not {len(data)} integers below {num_classes}: fetch the file again"
         raise UsageError(message)
     return Split(torch.from_numpy(data.reshape(-1, 3, 32, 32)), torch.tensor(labels))

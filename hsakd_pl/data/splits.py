@@ -95,7 +95,7 @@ def check_split(split: Any, num_classes: int, where: str) -> Split:
 def check_class_names(names: Any, num_classes: int, where: str | Path) -> list[str]:
     """The names as a list; raises UsageError, naming ``where`` they come from, unless each class has one, a text."""
     listed = isinstance(names, list | tuple | np.ndarray)
-    if not listed or len(names) != num_classes or not all(isinstance(name, str) for name in names):
+    if not listed or len(names) != num_classes or not all(isinstance(name, str) and "\0" not in name for name in names):
         found = f"{type(names).__name__} of {len(names)}" if listed else type(names).__name__
         raise UsageError(f"{where} gives class names as a {found}, not as a list of {num_classes} texts: complete it")
     return [str(name) for name in names]

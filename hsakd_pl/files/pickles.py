@@ -81,7 +81,7 @@ def _interpret(pickled: bytes) -> Any:
             del stack[-taken:]
         match opcode.name:
             case name if name in LITERALS:
-                stack.append(_as_text(value))
+                stack.append(str(value, "latin1") if isinstance(value, bytes) else value)
             case "MEMOIZE" | "PUT" | "BINPUT" | "LONG_BINPUT":
                 memo[len(memo) if value is None else value] = stack[-1]
             case "GET" | "BINGET" | "LONG_BINGET":
@@ -114,10 +114,6 @@ def _interpret(pickled: bytes) -> Any:
     return stack[-1]
 
 
-def _as_text(value: Any) -> Any:
-    return str(value, "latin1") if isinstance(value, bytes) else value
-
-
 def _fill(target: Any, items: list[Any]) -> Any:
     if not all(isinstance(key, str) for key in items[::2]):  # others may take for ever to hash
         raise UsageError("it holds a dict whose keys are no text")
@@ -136,12 +132,12 @@ def _known(name: str) -> _Call:
 
 def _reduced(function: _Call, arguments: Any) -> Any:
     match function.name, arguments:
-        case ("encode", (str(text), "latin1" | "latin-1")):  # how protocol 2 writes bytes
+        case "encode", (str(text), "latin1"):  # how protocol 2 writes bytes
             return text
         case "bytes", ():
             return ""
         case "scalar", (kind, str(raw)) if len(raw) <= MOST_SCALAR:
-            return _as_text(_array(kind, (1,), raw, "C").item())
+            return _array(kind, (1,), raw, "C").item()
     return _Call(function.name, arguments)
 
 

@@ -74,7 +74,7 @@ def test_the_published_files_load_as_pickle_loads_them(cifar_mini: Path) -> None
 
 @pytest.mark.parametrize("protocol", [0, 1, 2, 5])
 def test_python_2_text_and_numpy_scalars(tmp_path: Path, protocol: int) -> None:
-    entries = {"labels": [*LABELS], "names": [np.str_("cat"), np.bytes_(b"dog")], "shares": [np.float32(0.5)]}
+    entries = {"labels": [*LABELS], "names": [np.str_("cat"), np.str_("dog")], "shares": [np.float32(0.5)]}
     content = pickle.dumps(entries, protocol)
     content = of_python_2(content) if protocol == 2 else content
     labels, names, shares = read(tmp_path, content, "labels", "names", "shares")
