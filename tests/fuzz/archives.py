@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from fuzz.mutations import EXTREMES, Change
-from fuzz.pickles import exhausting, hostile, forged_dtype, reassembled
+from fuzz.pickles import exhausting, forged_dtype, hostile, reassembled
 
 Members = list[tuple[str, bytes]]
 # What a reader may understand as well as refuse
@@ -115,18 +115,24 @@ def forge_zip(rng: Random, data: bytes) -> Change:
         members.insert(rng.randrange(len(members)), (name, rng.choice((content, content[::-1], b""))))
         return Change(f"{name} twice", zipped(members), forged=True)
     if way == 7:
-        to = rng.choice((f"../{name}", f"/{name}", f"other/{name}", name.upper(), f"{folder}/code/x.py", f"{folder}/constants.pkl"))
+        to = rng.choice(
+            (f"../{name}", f"/{name}", f"other/{name}", name.upper(), f"{folder}/code/x.py", f"{folder}/constants.pkl")
+        )
         members[index] = (to, content)
         return Change(f"{name} renamed {to}", zipped(members), forged=True)
     if way == 8:
-        changed = rng.choice((content[:-1], content + b"\0", b"", content * 3, bytes(len(content)), b"\xff" * len(content)))
+        changed = rng.choice(
+            (content[:-1], content + b"\0", b"", content * 3, bytes(len(content)), b"\xff" * len(content))
+        )
         members[index] = (name, changed)
         return Change(f"{name} of other bytes", zipped(members), forged=True)
     if way == 9:
         return Change("deflated", zipped(members, zipfile.ZIP_DEFLATED), forged=True)
     if way == 10:
         victim = rng.choice(("data.pkl", "data/0", "version", "byteorder"))
-        return Change(f"{victim} unpacks to 3 GiB", bomb(members, 3072, victim), forged=True, refuse=victim == "data.pkl")
+        return Change(
+            f"{victim} unpacks to 3 GiB", bomb(members, 3072, victim), forged=True, refuse=victim == "data.pkl"
+        )
     other = rng.choice((b"big", b"little", b"middle", b"\xff\xfe", b"9999999999", b"-1", b""))
     members = [(n, other if n.endswith(("byteorder", "version")) else c) for n, c in members]
     return Change(f"byteorder and version {other!r}", zipped(members), forged=True)
@@ -165,7 +171,9 @@ def forge_header(rng: Random, data: bytes) -> Change:
     way = rng.randrange(10)
     what, refuse = f"{name}: ", False
     if way == 0:
-        entry["shape"] = rng.choice(([], [0], [-1], [2**32, 2**32], [1.5], "4", None, [len(body)], entry["shape"][::-1]))
+        entry["shape"] = rng.choice(
+            ([], [0], [-1], [2**32, 2**32], [1.5], "4", None, [len(body)], entry["shape"][::-1])
+        )
         what += f"shape {entry['shape']}"
     elif way == 1:
         kinds = ("F64", "F16", "BF16", "I64", "I32", "U8", "BOOL", "C64", "F8_E4M3", "F4", "x", 3, None)
@@ -173,7 +181,16 @@ def forge_header(rng: Random, data: bytes) -> Change:
         what += f"dtype {entry['dtype']}"
     elif way == 2:
         start, end = entry["data_offsets"]
-        offsets = ([end, start], [start, 2**63], [-1, end], [0, end - start], [start + 4, end + 4], [start], "x", [1.5, end])
+        offsets = (
+            [end, start],
+            [start, 2**63],
+            [-1, end],
+            [0, end - start],
+            [start + 4, end + 4],
+            [start],
+            "x",
+            [1.5, end],
+        )
         entry["data_offsets"] = rng.choice(offsets)
         what += f"offsets {entry['data_offsets']}"
     elif way == 3:
@@ -183,7 +200,9 @@ def forge_header(rng: Random, data: bytes) -> Change:
         header[name] = rng.choice((None, [], 3, "x", {}, {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}))
         what += f"{header[name]}"
     elif way == 5:
-        header["__metadata__"] = rng.choice((None, 3, [], {"format": 1}, {"a": None}, {"format": "pt\ud800"}, {"x": "y" * 10**6}))
+        header["__metadata__"] = rng.choice(
+            (None, 3, [], {"format": 1}, {"a": None}, {"format": "pt\ud800"}, {"x": "y" * 10**6})
+        )
         what = "metadata"
     elif way == 6:
         text = json.dumps(header)

@@ -68,13 +68,15 @@ def _batch(name: str, indices: list[int], seed: int, seconds: float, scratch: Pa
         try:
             os.close(receiving)
             _child(name, indices, seed, scratch, sending)
+        except BaseException:  # in the valid files, or in making a mutant: the harness's own
+            traceback.print_exc()
         finally:
             os._exit(0)
     os.close(sending)
     try:
         buffered = b""
         for index in indices:
-            while b"\n" not in buffered:
+            while b"\n" not in buffered:  # a dot comes when the mutant is made, and time begins anew
                 ready, _, _ = select.select([receiving], [], [], seconds)
                 if not ready:
                     os.kill(child, signal.SIGUSR1)  # faulthandler says where
@@ -87,7 +89,7 @@ def _batch(name: str, indices: list[int], seed: int, seconds: float, scratch: Pa
                     return
                 buffered += received
             line, _, buffered = buffered.partition(b"\n")
-            yield Outcome(**json.loads(line))
+            yield Outcome(**json.loads(line.lstrip(b".")))
     finally:
         os.close(receiving)
         os.kill(child, signal.SIGKILL)
@@ -97,7 +99,11 @@ def _batch(name: str, indices: list[int], seed: int, seconds: float, scratch: Pa
 def _said(scratch: Path) -> str:
     """What faulthandler wrote last: the innermost places."""
     log = (scratch / "log").read_text(errors="replace")
-    return (re.findall(r"Fatal Python error.*", log) or [""])[0] + " " + " < ".join(re.findall(r'File "(.+)', log)[:6])
+    return (
+        (re.findall(r"Fatal Python error.*|^\w*Error: .*", log, re.MULTILINE) or [""])[0]
+        + " "
+        + " < ".join(re.findall(r'File "(.+)', log)[:6])
+    )
 
 
 def _child(name: str, indices: list[int], seed: int, scratch: Path, sending: int) -> None:
@@ -122,7 +128,9 @@ def _child(name: str, indices: list[int], seed: int, scratch: Path, sending: int
     for index in indices:
         os.ftruncate(log, 0)
         os.lseek(log, 0, os.SEEK_SET)
-        outcome = _outcome(reader, index, reader.mutant(seed, index, name), right, started)
+        mutant = reader.mutant(seed, index, name)
+        os.write(sending, b".")
+        outcome = _outcome(reader, index, mutant, right, started)
         os.write(sending, json.dumps(outcome).encode() + b"\n")
 
 
@@ -160,7 +168,9 @@ def _outcome(reader: Reader, index: int, mutant: Mutant, right: set[str], starte
     except SystemExit as end:
         sys.stderr.flush()
         said = Path("log").read_text(errors="replace")
-        verdict, why = ("refused", said) if end.code == 2 and "Traceback" not in said else ("fault", f"status {end.code}: {said}")
+        verdict, why = (
+            ("refused", said) if end.code == 2 and "Traceback" not in said else ("fault", f"status {end.code}: {said}")
+        )
     except MalformedError as error:
         why = str(error)
     except BaseException as error:
@@ -169,7 +179,7 @@ def _outcome(reader: Reader, index: int, mutant: Mutant, right: set[str], starte
         why = f"{type(error).__name__}: {str(error)[:200]} at {'/'.join(place.filename.split('/')[-2:])}:{place.lineno}"
     peak, seconds = _memory("VmHWM") - before, time.monotonic() - begin
     if verdict == "refused":
-        nameless = not any(Path(name).name in why for name in mutant.files) and "input" not in why
+        nameless = not any(name in why for name in mutant.files)
         if len(why) > 2000:
             verdict, why = "fault", f"a message of {len(why)} characters: {why[:100]}"
     if peak > MOST_MEMORY:

@@ -71,7 +71,11 @@ def whole(content: bytes) -> bytes:
 def forged_dtype(rng: Random) -> bytes:
     """An array whose dtype's state lies about its items, so that bytes of the file may be taken for pointers."""
     count = rng.choice((1, 3, 8))
-    sizes = (rng.choice((-1, 0, 1, 8, 3072, 2**31 - 1)), rng.choice((-1, 0, 1, 8, 64)), rng.choice((0, 1, 8, 16, 63, 255)))
+    sizes = (
+        rng.choice((-1, 0, 1, 8, 3072, 2**31 - 1)),
+        rng.choice((-1, 0, 1, 8, 64)),
+        rng.choice((0, 1, 8, 16, 63, 255)),
+    )
     raw = rng.choice((b"A" * 8 * count, bytes(8 * count), rng.randbytes(3072 * count)))
     data = rng.choice((b"T" + struct.pack("<I", len(raw)) + raw, b"N", b"(I1\nI2\nl", b"I7\n", text("x")))
     shape = rng.choice((b"(I%d\nt" % count, b"(I%d\nI3072\nt" % count, b"(I-1\nt", b"(I1000000000000\nt", b"(t", b"N"))

@@ -58,7 +58,10 @@ def pictures() -> dict[str, bytes]:
         "16bit.pgm": (Image.fromarray(ramp(np.uint16, 65535)), {}),
     }  # fmt: skip
     formats = {"jpg": "JPEG", "tif": "TIFF", "pgm": "PPM"}
-    return {name: encoded(image, formats.get(name[-3:], name.split(".")[1].upper()), **o) for name, (image, o) in made.items()}
+    return {
+        name: encoded(image, formats.get(name[-3:], name.split(".")[1].upper()), **o)
+        for name, (image, o) in made.items()
+    }
 
 
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
@@ -211,12 +214,20 @@ def bomb(width: int, height: int, bits: int, colour: int) -> bytes:
 def whole(rng: Random, _: bytes) -> Change:
     """A bomb of pixels, or a file of another format under the image's name."""
     if rng.random() < 0.4:
-        width, height = rng.choice(((1, 10**6), (10**6, 1), (13000, 13000), (9000, 9000), (3, 300000), (30000, 5900), (2, 10**5)))
+        width, height = rng.choice(
+            ((1, 10**6), (10**6, 1), (13000, 13000), (9000, 9000), (3, 300000), (30000, 5900), (2, 10**5))
+        )
         bits, colour = rng.choice(((1, 0), (8, 0), (1, 3), (8, 2) if width * height < 10**8 else (1, 0)))
-        return Change(f"{width} x {height}, {bits} bit, colour {colour}", bomb(width, height, bits, colour), forged=True)
-    kind = rng.choice(("EPS", "ICO", "PCX", "TGA", "SGI", "DDS", "JPEG2000", "ICNS", "AVIF", "PDF", "MSP", "IM", "SPIDER", "BLP"))
+        return Change(
+            f"{width} x {height}, {bits} bit, colour {colour}", bomb(width, height, bits, colour), forged=True
+        )
+    kind = rng.choice(
+        ("EPS", "ICO", "PCX", "TGA", "SGI", "DDS", "JPEG2000", "ICNS", "AVIF", "PDF", "MSP", "IM", "SPIDER", "BLP")
+    )
     mode = {"MSP": "1", "SPIDER": "F", "BLP": "P"}.get(kind, "RGB")
     data = encoded(Image.fromarray(ramp(np.uint8, 255, 3)).convert(mode), kind)
-    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\n(%pipe%mkdir executed) (w) file\nshowpage\n"
+    script = (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\n(%pipe%mkdir executed) (w) file\nshowpage\n"
+    )
     svg = b'<svg xmlns="http://www.w3.org/2000/svg" width="32" height="32"/>'
     return rng.choice((Change(kind, data, forged=True), Change("PostScript", script, forged=True), Change("SVG", svg)))

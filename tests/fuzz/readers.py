@@ -138,7 +138,7 @@ def read_split(module: Callable[..., ImageDataModule], stage: str, folder: Path)
         demand(isinstance(images, Tensor) and images.dtype == torch.uint8, "images are no uint8 tensor")
         demand(images.dim() == 4 and images.shape[1] == 3 and len(images) > 0, f"images are {tuple(images.shape)}")
         demand(labels.dtype == torch.int64 and labels.shape == images.shape[:1], f"labels are {tuple(labels.shape)}")
-        demand(0 <= int(labels.min()) and int(labels.max()) < data.num_classes, "a label is out of range")
+        demand(int(labels.min()) >= 0 and int(labels.max()) < data.num_classes, "a label is out of range")
     return digest(*(part for split in data.splits.values() for part in split), names)
 
 
@@ -256,7 +256,7 @@ class ParsingCLI(cli.HSAKDCLI):
     """The command line up to the point where it would build what the configuration names."""
 
     made: Any = None
-    dumped = ""
+    parsed = ""
 
     def setup_parser(self, *arguments: Any) -> None:
         """Build the parsers once."""
@@ -266,7 +266,7 @@ class ParsingCLI(cli.HSAKDCLI):
         self.parser, self._subcommand_parsers = ParsingCLI.made
 
     def instantiate_classes(self) -> None:
-        ParsingCLI.dumped = self.parser.dump(self.config, skip_link_targets=False)
+        ParsingCLI.parsed = repr(self.config.as_dict())
 
     def _run_subcommand(self, subcommand: str) -> None:
         pass
@@ -279,7 +279,7 @@ def read_configuration(folder: Path) -> str:
         cli.main(["fit", "--config", str(folder / "config.yaml")])
     finally:
         cli.HSAKDCLI = usual  # type: ignore[misc]
-    return digest(ParsingCLI.dumped)
+    return digest(ParsingCLI.parsed)
 
 
 @cache
@@ -324,7 +324,9 @@ def row_seeds() -> list[Files]:
         "metrics": {"val/acc": 0.5, "train/loss": 1.5}, "seconds": 12.5, "images_per_second": 1000.0, "device": "CPU, 2 cores",
         "devices": 1, "precision": "32-true", "versions": {"torch": "2.5.0"}, "commit": None, "teacher_sha256": None,
     }  # fmt: skip
-    return [{"a/result.json": json.dumps(row, indent=1).encode(), "b/result.json": json.dumps({**row, "seed": 2}).encode()}]
+    return [
+        {"a/result.json": json.dumps(row, indent=1).encode(), "b/result.json": json.dumps({**row, "seed": 2}).encode()}
+    ]
 
 
 def read_rows(folder: Path) -> str:

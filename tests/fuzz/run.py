@@ -16,6 +16,7 @@ TESTS = Path(__file__).resolve().parents[1]
 sys.path[:1] = [str(TESTS)]
 sys.path.append(str(TESTS.parent))
 
+import hsakd_pl  # noqa: E402
 from fuzz.isolation import examine, summary  # noqa: E402
 from fuzz.mutations import write_files  # noqa: E402
 from fuzz.readers import READERS  # noqa: E402
@@ -31,6 +32,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20, help="that an input may take")
     parser.add_argument("--failures", type=Path, default=Path("fuzz_failures"), help="folder to write failures into")
     given = parser.parse_args()
+    print(f"{Path(str(hsakd_pl.__file__)).parent}, seed {given.seed}", flush=True)
     failed = False
     for name in given.reader or READERS:
         outcomes = []

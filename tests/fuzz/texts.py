@@ -70,7 +70,15 @@ def annotations(rng: Random, data: bytes) -> Change:
 def names(rng: Random, data: bytes) -> Change:
     """Class names: too few, too many, none, equal ones."""
     found = data.decode().splitlines()
-    ways = (found[:-1], [*found, "more"], [], [""] * len(found), found[:1] * len(found), [" ".join(found)], [f"{n} {n}" for n in found])
+    ways = (
+        found[:-1],
+        [*found, "more"],
+        [],
+        [""] * len(found),
+        found[:1] * len(found),
+        [" ".join(found)],
+        [f"{n} {n}" for n in found],
+    )
     return Change("class names", "\n".join(rng.choice(ways)).encode(), forged=True)
 
 
@@ -107,10 +115,14 @@ def yaml_keys(rng: Random, data: bytes) -> Change:
     key, _, value = rows[at].partition(":")
     indent = key[: len(key) - len(key.lstrip())]
     if rng.random() < 0.5:
-        spelled = rng.choice((key, indent + f'"{key.strip()}"', indent + f"'{key.strip()}'", indent + f"? {key.strip()}\n{indent}"))
+        spelled = rng.choice(
+            (key, indent + f'"{key.strip()}"', indent + f"'{key.strip()}'", indent + f"? {key.strip()}\n{indent}")
+        )
         rows.insert(at + rng.randrange(2), f"{spelled}: {rng.choice(('3', 'x', 'null', value + '1'))}")
         return Change(f"{key.strip()} twice", "\n".join(rows).encode(), forged=True, refuse=True)
-    other = rng.choice(("1", "null", "~", "true", "[a]", "{a: b}", "x" * 5000, "x.y", ".", "__class__", "é", "''", "<<", "-", "1.5"))
+    other = rng.choice(
+        ("1", "null", "~", "true", "[a]", "{a: b}", "x" * 5000, "x.y", ".", "__class__", "é", "''", "<<", "-", "1.5")
+    )
     rows.insert(at, f"{indent}{other}: 3")
     return Change(f"key {other[:20]}", "\n".join(rows).encode(), forged=True, refuse=True)
 
