@@ -247,7 +247,8 @@ def odd_state(rng: Random, state: dict[str, Tensor]) -> tuple[str, Any, bool]:
     }  # fmt: skip
     contents = {
         "cyclic": cyclic, "cyclic beside": {**state, "x": cyclic}, "a list": list(state.values()), "empty": {},
-        "a tensor": weight, "a string": "x", "None": None, "deep": deep, "keys of bytes": {k.encode(): v for k, v in state.items()},
+        "a tensor": weight, "a string": "x", "None": None, "deep": deep,
+        "keys of bytes": {k.encode(): v for k, v in state.items()},
         "keys of integers": dict(enumerate(state.values())), "None as a key": {**state, None: weight},
         "tuples as keys": {(k,): v for k, v in state.items()}, "nested": {"net": {"net": {"net": 3}}},
         "one missing": {k: v for k, v in state.items() if k != key}, "one more": {**state, "more": weight},

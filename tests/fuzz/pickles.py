@@ -23,7 +23,8 @@ HOSTILE = (
     ("numpy", "load", "executed"), ("numpy", "fromfile", "train"), ("torch", "load", "train"),
     ("torch.storage", "_load_from_bytes", "x"), ("_codecs", "decode", "x"), ("numpy", "dtype.__setstate__", "x"),
     ("builtins", "bytearray", "x"), ("builtins", "getattr", "x"), ("operator", "attrgetter", "system"),
-    ("torch.hub", "load_state_dict_from_url", "http://127.0.0.1:9/x"), ("numpy.testing._private.utils", "runstring", CODE),
+    ("torch.hub", "load_state_dict_from_url", "http://127.0.0.1:9/x"),
+    ("numpy.testing._private.utils", "runstring", CODE),
 )  # fmt: skip
 BASES = ("V8", "O", "O8", "u1", "S8", "M8", "U2", "i8", "V0", "S0", "f8", "V3072", "c16", "b1", "u1,O", "m8[3D]")
 
@@ -40,7 +41,7 @@ def called(module: str, name: str, argument: bytes) -> bytes:
 
 
 def python2(value: Any) -> bytes:
-    """Opcodes for dicts, lists, strings, integers and uint8 arrays as Python 2 wrote them: the published CIFAR files."""
+    """Opcodes of dicts, lists, strings, integers and uint8 arrays as Python 2 wrote them: the published CIFAR files."""
     if isinstance(value, dict):
         return b"(" + b"".join(python2(part) for item in value.items() for part in item) + b"d"
     if isinstance(value, list):
@@ -95,7 +96,7 @@ def hostile(rng: Random) -> bytes:
         f"c{module}\n{name}\n(".encode() + value + b"t\x81",
         f"c{module}\n{name}\n(".encode() + value + b"t}\x92",
         b"\x80\x04" + text(module) + text(name) + b"\x93(" + value + b"tR",
-        b"ccollections\nOrderedDict\n)R" + b"}" + text("__setstate__") + f"c{module}\n{name}\n".encode() + b"sb" + value + b"b",
+        b"ccollections\nOrderedDict\n)R}" + text("__setstate__") + f"c{module}\n{name}\nsb".encode() + value + b"b",
         b"cnumpy\nndarray\n(" + value + b"tR" + called(module, name, value) + b"b",
         b"(" + called(module, name, value) + b"I1\nd",
         b"(I1\nQ" + called(module, name, value) + b"Qd",
@@ -145,7 +146,7 @@ def reassembled(rng: Random, data: bytes, start: int = 0) -> tuple[str, bytes]:
     """One instruction of the pickle that begins at ``start`` changed, removed, repeated, exchanged or put in."""
     pickled = data[start:]
     found = opcodes(pickled)
-    opcode, argument, where = rng.choice(found)
+    _, _, where = rng.choice(found)
     raw, other = pickled[where], pickled[rng.choice(found)[2]]
     module, name, value = rng.choice(HOSTILE)
     ints = [op for op in found if op[0].name.startswith(("BININT", "INT", "LONG", "BINPUT", "BINGET", "LONG_BIN"))]

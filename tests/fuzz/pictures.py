@@ -41,7 +41,7 @@ def pictures() -> dict[str, bytes]:
         "L.jpg": (colour.convert("L"), {}),
         "CMYK.jpg": (colour.convert("CMYK"), {}),
         "progressive.jpg": (colour, {"progressive": True, "exif": exif}),
-        **{f"{mode}.tif": (colour.convert(mode), {}) for mode in ("RGB", "L", "RGBA", "CMYK", "1", "P", "LAB", "YCbCr")},
+        **{f"{m}.tif": (colour.convert(m), {}) for m in ("RGB", "L", "RGBA", "CMYK", "1", "P", "LAB", "YCbCr")},
         "16bit.tif": (Image.fromarray(ramp(np.uint16, 65535)), {}),
         "int32.tif": (Image.fromarray(ramp(np.int32, 2**31 - 1)), {}),
         "float.tif": (Image.fromarray(ramp(np.float32, 1.0)), {}),
@@ -109,8 +109,10 @@ def forge_png(rng: Random, data: bytes) -> Change:
     extra = rng.choice(
         (
             (b"zTXt", b"x\0\0" + packed), (b"iCCP", b"x\0\0" + packed), (b"iTXt", b"x\0\1\0\0\0" + packed),
-            (b"eXIf", rng.randbytes(50)), (b"eXIf", b"MM\0*\0\0\0\x08\xff\xff"), (b"tRNS", rng.randbytes(rng.choice((0, 1, 6, 300)))),
-            (b"PLTE", rng.randbytes(rng.choice((0, 1, 3, 769)))), (b"acTL", struct.pack(">II", rng.choice(EXTREMES) % 2**32, 0)),
+            (b"eXIf", rng.randbytes(50)), (b"eXIf", b"MM\0*\0\0\0\x08\xff\xff"),
+            (b"tRNS", rng.randbytes(rng.choice((0, 1, 6, 300)))),
+            (b"PLTE", rng.randbytes(rng.choice((0, 1, 3, 769)))),
+            (b"acTL", struct.pack(">II", rng.choice(EXTREMES) % 2**32, 0)),
             (b"gAMA", b"\0"), (b"pHYs", b""), (b"sBIT", b"\xff" * 9), (b"cHRM", b""), (b"sRGB", b""), (b"tEXt", b""),
             (b"fcTL", struct.pack(">IIIIIHHBB", 0, 2**31 - 1, 2**31 - 1, 2**31, 0, 0, 0, 9, 9)), (b"\0\0\0\0", b""),
         )
@@ -194,7 +196,7 @@ def forge_ppm(rng: Random, data: bytes) -> Change:
 
 FORGERS: dict[str, Callable[[Random, bytes], Change]] = {
     "png": forge_png, "jpg": forge_jpeg, "tif": forge_tiff, "ppm": forge_ppm, "pgm": forge_ppm,
-    "bmp": fields(((2, "I"), (10, "I"), (14, "I"), (18, "I"), (22, "I"), (26, "H"), (28, "H"), (30, "I"), (34, "I"), (46, "I"))),
+    "bmp": fields((*((at, "I") for at in (2, 10, 14, 18, 22, 30, 34, 46)), (26, "H"), (28, "H"))),
     "gif": fields(((6, "H"), (8, "H"), (10, "B"), (11, "B"), (12, "B"))),
     "webp": fields(((4, "I"), (12, "I"), (16, "I"), (20, "B"), (23, "B"), (24, "H"), (26, "H"), (27, "H"))),
 }  # fmt: skip

@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from fuzz import archives, pickles, pictures, texts
-from fuzz.mutations import BYTES, Change, Files, Mutant, Mutation, anywhere, mutated
+from fuzz.mutations import Change, Files, Mutant, Mutation, anywhere, mutated
 from hsakd_pl import CIFAR100DataModule, ImageDataModule, STL10DataModule, TinyImageNetDataModule, load_weights
 from hsakd_pl.data.augment import resized_center_crop
 from hsakd_pl.data.images import decode_images, open_image
@@ -320,8 +320,10 @@ trainer:
 def row_seeds() -> list[Files]:
     """Two runs of one configuration."""
     row = {
-        "config": ["configs/a.yaml", "configs/trainer/b.yaml"], "seed": 1, "epochs": 3, "last_val_acc": 0.5, "best_val_acc": 0.625,
-        "metrics": {"val/acc": 0.5, "train/loss": 1.5}, "seconds": 12.5, "images_per_second": 1000.0, "device": "CPU, 2 cores",
+        "config": ["configs/a.yaml", "configs/trainer/b.yaml"], "seed": 1, "epochs": 3, "last_val_acc": 0.5,
+        "best_val_acc": 0.625,
+        "metrics": {"val/acc": 0.5, "train/loss": 1.5}, "seconds": 12.5, "images_per_second": 1000.0,
+        "device": "CPU, 2 cores",
         "devices": 1, "precision": "32-true", "versions": {"torch": "2.5.0"}, "commit": None, "teacher_sha256": None,
     }  # fmt: skip
     return [
@@ -344,6 +346,7 @@ def read_rows(folder: Path) -> str:
     return digest(cells)
 
 
+TEXTS = (texts.recoded, texts.lines)
 PICKLES = (pickles.mutate_opcodes, pickles.mutate_opcodes, pickles.mutate_whole, cifar_content, anywhere)
 READERS: dict[str, Reader] = {
     "torch": Reader(
@@ -360,11 +363,12 @@ READERS: dict[str, Reader] = {
         safetensors_seeds, {"weights.safetensors": (anywhere, archives.forge_header)}, read_weights
     ),
     "cifar100": Reader(
-        cifar_seeds, {"train": PICKLES, "test": PICKLES, "meta": PICKLES}, partial(read_split, CIFAR100DataModule, "fit")
+        cifar_seeds, {"train": PICKLES, "test": PICKLES, "meta": PICKLES},
+        partial(read_split, CIFAR100DataModule, "fit")
     ),
     "stl10": Reader(
         stl_seeds,
-        {"X.bin": (anywhere,), "y.bin": (anywhere, other_labels), "names.txt": (anywhere, texts.recoded, texts.names, texts.lines)},
+        {"X.bin": (anywhere,), "y.bin": (anywhere, other_labels), "names.txt": (anywhere, *TEXTS, texts.names)},
         partial(read_split, STL10DataModule, "fit"),
     ),
     "annotations": Reader(
@@ -372,15 +376,16 @@ READERS: dict[str, Reader] = {
         {"annotations.txt": (anywhere, texts.recoded, texts.lines, texts.annotations, texts.annotations)},
         read_annotations,
     ),
-    "images": Reader(picture_seeds, {"": (anywhere, anywhere, forge_picture, forge_picture, pictures.whole)}, read_picture),
+    "images": Reader(
+        picture_seeds, {"": (anywhere, anywhere, forge_picture, forge_picture, pictures.whole)}, read_picture
+    ),
     "yaml": Reader(
         yaml_seeds,
-        {"config.yaml": (anywhere, texts.recoded, texts.lines, texts.yaml_value, texts.yaml_value, texts.yaml_keys, texts.yaml_bomb)},
+        {"config.yaml": (anywhere, *TEXTS, texts.yaml_value, texts.yaml_value, texts.yaml_keys, texts.yaml_bomb)},
         read_configuration,
     ),
     "rows": Reader(
-        row_seeds, {"result.json": (anywhere, texts.recoded, texts.row_fields, texts.row_fields, texts.row_whole)}, read_rows
+        row_seeds, {"result.json": (anywhere, texts.recoded, texts.row_fields, texts.row_fields, texts.row_whole)},
+        read_rows
     ),
 }  # fmt: skip
-# Three formats of weights, CIFAR, STL-10, annotations, images, YAML, rows
-assert len(READERS) == 9 and BYTES

@@ -8,8 +8,10 @@ from typing import Any
 from fuzz.mutations import Change
 
 ODD: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1.5, 1e308, 10**400, float("nan"), float("inf"), -float("inf"), "", "x", "0.5", "\ud800", "[/]",
-    "[red]", "\x1b[2J", "\0", "a\nb", "=1+1", "x" * 10**5, [], [1], [[1]], [None], {}, {"a": 1}, {"mean": 1}, ["[/x]", "\ud83d"],
+    None, True, False, 0, -1, 1.5, 1e308, 10**400, float("nan"), float("inf"), -float("inf"), "", "x", "0.5", "\ud800",
+    "[/]",
+    "[red]", "\x1b[2J", "\0", "a\nb", "=1+1", "x" * 10**5, [], [1], [[1]], [None], {}, {"a": 1}, {"mean": 1},
+    ["[/x]", "\ud83d"],
 )  # fmt: skip
 CODINGS = ("utf-16", "utf-16-le", "utf-32", "utf-8-sig", "cp037", "utf-7", "latin1", "cp1252", "shift-jis", "utf-8")
 
@@ -50,8 +52,10 @@ def annotations(rng: Random, data: bytes) -> Change:
     rows = [line.split("\t") for line in data.decode().splitlines()]
     row = rng.choice(rows)
     values = (
-        "", " ", ".", "..", "../val_annotations.txt", "../../train/n1/images/n1_0.JPEG", "/dev/zero", "/etc/passwd", "a/b", "val_0.JPEG",
-        "x" * 300, "\0", "val_0.jpeg", "VAL_0.JPEG", "n1", "n2", "n3", "N1", "n1 ", "-1", "nan", "é", "val_9.JPEG", "~/x", "*", "images",
+        "", " ", ".", "..", "../val_annotations.txt", "../../train/n1/images/n1_0.JPEG", "/dev/zero", "/etc/passwd",
+        "a/b", "val_0.JPEG",
+        "x" * 300, "\0", "val_0.jpeg", "VAL_0.JPEG", "n1", "n2", "n3", "N1", "n1 ", "-1", "nan", "é", "val_9.JPEG",
+        "~/x", "*", "images",
     )  # fmt: skip
     ways: dict[str, Callable[[], Any]] = {
         "column": lambda: row.__setitem__(rng.randrange(len(row)), rng.choice(values)),
@@ -83,13 +87,20 @@ def names(rng: Random, data: bytes) -> Change:
 
 
 YAML_VALUES = (
-    "", "~", "yes", "1e3", "0x10", "0o7", "1_000", ".nan", ".inf", "-1", "2001-01-01", "2001-13-99", "'x'", "[1, 2", "{a: b", "[]", "{}",
-    "!!python/object/apply:os.system ['mkdir executed']", "!!python/name:os.system", "!!python/object/new:os.system [mkdir executed]",
-    "!!binary x", "!!binary eA==", "!!timestamp x", "!!int x", "!!set {a, b}", "!!omap [a: 1]", "!!float x", "!x y", "*unknown", "&a [*a]",
-    "&a {x: *a}", "? [a, b]", "{[a]: b}", "{{a: b}: c}", "@x", "`x`", "%x", "\t- x", "|\n x", ">-\n", "- - - x", "'unended", '"\\ud800"',
-    '"\\x00"', "9" * 5000, "0b" + "1" * 5000, "12:30:45", "190:20:30:15:60:70", "=", "<<", "null", "${oc.env:HOME}", "$HOME", "{<<: *x}",
-    "{class_path: os.system}", "{class_path: x, class_path: y}", "http://127.0.0.1:9/x", "/dev/zero", "../input", "x: y: z",
-    "{class_path: hsakd_pl.StudentModule, init_args: 3}", "{init_args: {}}", "[{class_path: pytorch_lightning.callbacks.Timer}]",
+    "", "~", "yes", "1e3", "0x10", "0o7", "1_000", ".nan", ".inf", "-1", "2001-01-01", "2001-13-99", "'x'", "[1, 2",
+    "{a: b", "[]", "{}",
+    "!!python/object/apply:os.system ['mkdir executed']", "!!python/name:os.system",
+    "!!python/object/new:os.system [mkdir executed]",
+    "!!binary x", "!!binary eA==", "!!timestamp x", "!!int x", "!!set {a, b}", "!!omap [a: 1]", "!!float x", "!x y",
+    "*unknown", "&a [*a]",
+    "&a {x: *a}", "? [a, b]", "{[a]: b}", "{{a: b}: c}", "@x", "`x`", "%x", "\t- x", "|\n x", ">-\n", "- - - x",
+    "'unended", '"\\ud800"',
+    '"\\x00"', "9" * 5000, "0b" + "1" * 5000, "12:30:45", "190:20:30:15:60:70", "=", "<<", "null", "${oc.env:HOME}",
+    "$HOME", "{<<: *x}",
+    "{class_path: os.system}", "{class_path: x, class_path: y}", "http://127.0.0.1:9/x", "/dev/zero", "../input",
+    "x: y: z",
+    "{class_path: hsakd_pl.StudentModule, init_args: 3}", "{init_args: {}}",
+    "[{class_path: pytorch_lightning.callbacks.Timer}]",
 )  # fmt: skip
 
 
@@ -134,17 +145,23 @@ def yaml_bomb(rng: Random, data: bytes) -> Change:
     laughs += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, rng.choice((3, 6, 9, 12)))]
     merges = ["a0: &a0 {x0: 1}"] + [f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}], x{i}: 1}}" for i in range(1, 20)]
     inside = "\n".join(f"  {line}" for line in laughs)
+    arguments = f"\n      x: &x [{'y, ' * 9}]\n      z: [{'*x, ' * 9}]"
     text = data.decode()
     ways = {
         "flow lists": "[" * depth, "closed flow lists": "x: " + "[" * depth + "]" * depth, "flow maps": "{a: " * depth,
         "block lists": "- " * depth + "x", "keys": "".join("\n" + " " * i + "a:" for i in range(min(depth, 3000))),
         "aliases": "\n".join(laughs), "aliases below data": text + "data2:\n" + inside, "merged": "\n".join(merges),
-        "aliases as arguments": text.replace("init_args:", "init_args:\n      x: &x [" + "y, " * 9 + "y]\n      z: [" + "*x, " * 9 + "*x]", 1),
-        "long scalar": "x: " + "y" * 10**7, "many keys": "".join(f"a{i}: 1\n" for i in range(20_000)), "tabs": "\t" * depth,
-        "many documents": "--- x\n" * 1000, "two documents": text + "\n---\n" + text, "directive": "%YAML 9.9\n---\n" + text,
-        "question marks": "? " * depth + "x", "anchors": "".join(f"&a{i} " for i in range(depth)) + "x", "comment": "#" * 10**7,
-        "self": "x: &x\n  y: *x\n" + text, "quoted": "x: '" + "''" * 10**5, "digits": "x: " + "1" * 10**6, "colons": "x" + ":" * 10**6,
-        "sexagesimal": "x: " + "1:" * 10**5 + "1", "float": "x: 1." + "_" * 10**5 + "x", "list": "- 1\n- 2\n", "a scalar": "5", "a word": "x",
+        "aliases as arguments": text.replace("init_args:", f"init_args:{arguments}", 1),
+        "long scalar": "x: " + "y" * 10**7, "many keys": "".join(f"a{i}: 1\n" for i in range(20_000)),
+        "tabs": "\t" * depth,
+        "many documents": "--- x\n" * 1000, "two documents": text + "\n---\n" + text,
+        "directive": "%YAML 9.9\n---\n" + text,
+        "question marks": "? " * depth + "x", "anchors": "".join(f"&a{i} " for i in range(depth)) + "x",
+        "comment": "#" * 10**7,
+        "self": "x: &x\n  y: *x\n" + text, "quoted": "x: '" + "''" * 10**5, "digits": "x: " + "1" * 10**6,
+        "colons": "x" + ":" * 10**6,
+        "sexagesimal": "x: " + "1:" * 10**5 + "1", "float": "x: 1." + "_" * 10**5 + "x", "list": "- 1\n- 2\n",
+        "a scalar": "5", "a word": "x",
     }  # fmt: skip
     name = rng.choice(list(ways))
     return Change(name, ways[name].encode(), forged=True)
@@ -173,9 +190,13 @@ def row_whole(rng: Random, data: bytes) -> Change:
     depth = rng.choice((500, 5000, 10**6))
     text = data.decode()
     whole = (
-        "[]", "3", "null", '"x"', "[[]]", '[["a", 1]]', "{}", "true", "[" * depth, '{"a":' * depth, "[" * depth + "]" * depth, "NaN",
-        "9" * 5000, "{'a': 1}", text + text, text[:-2] + ", " + text[1:], "// x\n" + text, text.replace("0.5", "NaN"), "\ufeff" + text,
-        text.replace("0.5", "5e-1"), text.replace("0.5", "1e999"), text.replace("0.5", "-0.5"), text.replace("0.5", "57.5"),
-        text.replace("}", ', "folder": 3}', 1), text.replace('"seed"', '"folder": "x", "seed"'), text.replace('"seed"', '"seed": 2, "seed"'),
+        "[]", "3", "null", '"x"', "[[]]", '[["a", 1]]', "{}", "true", "[" * depth, '{"a":' * depth,
+        "[" * depth + "]" * depth, "NaN",
+        "9" * 5000, "{'a': 1}", text + text, text[:-2] + ", " + text[1:], "// x\n" + text, text.replace("0.5", "NaN"),
+        "\ufeff" + text,
+        text.replace("0.5", "5e-1"), text.replace("0.5", "1e999"), text.replace("0.5", "-0.5"),
+        text.replace("0.5", "57.5"),
+        text.replace("}", ', "folder": 3}', 1), text.replace('"seed"', '"folder": "x", "seed"'),
+        text.replace('"seed"', '"seed": 2, "seed"'),
     )  # fmt: skip
     return Change("whole", rng.choice(whole).encode("utf-8", "surrogatepass"), forged=True)
