@@ -5,7 +5,6 @@ import io
 import json
 import pickle
 import pickletools
-import re
 import struct
 import warnings
 import zipfile
@@ -33,12 +32,44 @@ def saved(content: Any, legacy: bool = False) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.save(content, file, _use_new_zipfile_serialization=not legacy)
-    data = file.getvalue()
-    if legacy:
-        keys = list(dict.fromkeys(re.findall(rb"X.\0\0\0(\d{9,16})(?=q|X)", data, re.DOTALL)))
-        for number, key in enumerate(keys, 1000):
-            data = data.replace(text_of(key), text_of(b"%d" % number))
-    return data
+        return in_order(file.getvalue()) if legacy else file.getvalue()
+
+
+class Stub(dict[Any, Any]):
+    """What takes the place of any object of a pickle."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+    def __init__(self, *_: Any) -> None:
+        super().__init__()
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
+def in_order(data: bytes) -> bytes:
+    """The older format with storages numbered, and lying, in the order of their use, not by their addresses."""
+    sizes: dict[str, int] = {}
+
+    class Storages(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            return getattr(torch, name) if name.endswith("Storage") else Stub
+
+        def persistent_load(self, pid: Any) -> Stub:
+            sizes[pid[2]] = pid[4] * pid[1].dtype.itemsize
+            return Stub()
+
+    starts = pickle_starts(data)
+    Storages(io.BytesIO(data[starts[3] :])).load()
+    contents, at = {}, starts[5]
+    for key in pickle.loads(data[starts[4] :]):
+        contents[key] = data[at : at + 8 + sizes[key]]
+        at += len(contents[key])
+    changed = data[: starts[4]]
+    for number, key in enumerate(sizes, 1000):
+        changed = changed.replace(text_of(key.encode()), text_of(b"%d" % number))
+    keys = pickle.dumps([str(number) for number in range(1000, 1000 + len(sizes))], 2)
+    return changed + keys + b"".join(contents[key] for key in sizes)
 
 
 def text_of(raw: bytes) -> bytes:

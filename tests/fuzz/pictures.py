@@ -224,7 +224,7 @@ def whole(rng: Random, _: bytes) -> Change:
             f"{width} x {height}, {bits} bit, colour {colour}", bomb(width, height, bits, colour), forged=True
         )
     kind = rng.choice(
-        ("EPS", "ICO", "PCX", "TGA", "SGI", "DDS", "JPEG2000", "ICNS", "AVIF", "PDF", "MSP", "IM", "SPIDER", "BLP")
+        ("EPS", "ICO", "PCX", "TGA", "SGI", "DDS", "JPEG2000", "ICNS", "AVIF", "MSP", "IM", "SPIDER", "BLP")
     )
     mode = {"MSP": "1", "SPIDER": "F", "BLP": "P"}.get(kind, "RGB")
     data = encoded(Image.fromarray(ramp(np.uint8, 255, 3)).convert(mode), kind)
