@@ -162,7 +162,7 @@ def _outcome(reader: Reader, index: int, mutant: Mutant, right: set[str], starte
         verdict = "unchanged" if result in right else "accepted"
         if mutant.refuse:
             verdict, why = "fault", "accepted what must be refused"
-        elif verdict == "accepted" and reader.checked and not mutant.forged:
+        elif verdict == "accepted" and _checked(reader, mutant) and not mutant.forged:
             verdict, why = "fault", "accepted with other content, against its check sums"
     except UsageError as error:
         verdict, why = "refused", str(error)
@@ -192,6 +192,12 @@ def _outcome(reader: Reader, index: int, mutant: Mutant, right: set[str], starte
         "index": index, "verdict": verdict, "why": why.encode("utf-8", "replace").decode(), "nameless": nameless,
         "mebibytes": peak // MEBIBYTE, "seconds": seconds,
     }  # fmt: skip
+
+
+def _checked(reader: Reader, mutant: Mutant) -> bool:
+    """Whether the format has check sums."""
+    contents = (content for content in mutant.files.values() if isinstance(content, bytes))
+    return reader.checked is not None and any(content.startswith(reader.checked) for content in contents)
 
 
 def _memory(field: str) -> int:

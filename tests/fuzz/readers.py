@@ -38,12 +38,12 @@ class MalformedError(Exception):
 class Reader:
     """``seeds``: valid files; ``mutations``: for each file that may be changed (by the end of its name);
     ``read``: reads a folder of them and returns a digest of what was read, or raises UsageError, or SystemExit(2);
-    ``checked``: check sums show every change of bytes, so that another result is a fault."""
+    ``checked``: how files begin whose check sums show every change of bytes, so that another result is a fault."""
 
     seeds: Callable[[], list[Files]]
     mutations: dict[str, Sequence[Mutation]] = field(default_factory=dict)
     read: Read = str
-    checked: bool = False
+    checked: bytes | None = None
 
     def mutant(self, seed: int, index: int, name: str) -> Mutant:
         """The mutant with this number, always the same."""
@@ -352,7 +352,7 @@ READERS: dict[str, Reader] = {
     "torch": Reader(
         partial(torch_seeds, False),
         {"weights.pth": (anywhere, anywhere, archives.forge_zip, archives.forge_zip, archives.resaved(False, state()))},
-        read_weights, checked=True,
+        read_weights, checked=b"PK",
     ),
     "torch_legacy": Reader(
         partial(torch_seeds, True),
@@ -377,7 +377,8 @@ READERS: dict[str, Reader] = {
         read_annotations,
     ),
     "images": Reader(
-        picture_seeds, {"": (anywhere, anywhere, forge_picture, forge_picture, pictures.whole)}, read_picture
+        picture_seeds, {"": (anywhere, anywhere, forge_picture, forge_picture, pictures.whole)}, read_picture,
+        checked=b"\x89PNG",
     ),
     "yaml": Reader(
         yaml_seeds,
