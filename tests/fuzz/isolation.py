@@ -1,0 +1,216 @@
+"""Reads mutants in forked children, so that a crash, a hang or too much memory is a finding and no end."""
+
+import faulthandler
+import json
+import os
+import re
+import resource
+import select
+import shutil
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fuzz.mutations import Mutant, write_files
+from fuzz.readers import READERS, MalformedError, Reader
+from hsakd_pl.errors import UsageError
+
+MEBIBYTE = 1 << 20
+MOST_MEMORY = 2048 * MEBIBYTE  # above what the process held before
+MOST_ADDRESSES = 8192 * MEBIBYTE  # ends what would take the machine down, before it does
+BATCH = 100
+PROGRAMS = {"os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "socket.connect"}
+# An import of it leaves a trace
+PAYLOAD = "import os\nos.mkdir('executed')\ndef boom(*_): os.environ['FUZZ_EXECUTED'] = '1'\n"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a mutant: ``unchanged`` (accepted, as if undamaged), ``accepted``, ``refused`` or ``fault``.
+
+    ``nameless``: the refusal does not say which file is meant.
+    """
+
+    index: int
+    verdict: str
+    why: str
+    nameless: bool = False
+    mebibytes: int = 0
+    seconds: float = 0.0
+
+
+def examine(name: str, inputs: range, seed: int, seconds: float, scratch: Path) -> Iterator[Outcome]:
+    """Read so many mutants of a reader, each within ``seconds``; ``scratch`` is an empty folder."""
+    (scratch / "fuzz_payload.py").write_text(PAYLOAD)
+    rest = list(inputs)
+    while rest:
+        for outcome in _batch(name, rest[:BATCH], seed, seconds, scratch):
+            yield outcome
+            rest.remove(outcome.index)
+
+
+def _batch(name: str, indices: list[int], seed: int, seconds: float, scratch: Path) -> Iterator[Outcome]:
+    """Outcomes of as many of ``indices`` as one child lives through; at least one."""
+    receiving, sending = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that threads of this process are not in the child
+        child = os.fork()
+    if child == 0:
+        try:
+            os.close(receiving)
+            _child(name, indices, seed, scratch, sending)
+        except BaseException:  # in the valid files, or in making a mutant: the harness's own
+            traceback.print_exc()
+        finally:
+            os._exit(0)
+    os.close(sending)
+    try:
+        buffered = b""
+        for index in indices:
+            while b"\n" not in buffered:  # a dot comes when the mutant is made, and time begins anew
+                ready, _, _ = select.select([receiving], [], [], seconds)
+                if not ready:
+                    os.kill(child, signal.SIGUSR1)  # faulthandler says where
+                    time.sleep(0.5)
+                    yield Outcome(index, "fault", f"hang over {seconds:g} s: {_said(scratch)}")
+                    return
+                received = os.read(receiving, 65536)
+                if not received:
+                    yield Outcome(index, "fault", f"crash: {_said(scratch)}")
+                    return
+                buffered += received
+            line, _, buffered = buffered.partition(b"\n")
+            yield Outcome(**json.loads(line.lstrip(b".")))
+    finally:
+        os.close(receiving)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def _said(scratch: Path) -> str:
+    """What faulthandler wrote last: the innermost places."""
+    log = (scratch / "log").read_text(errors="replace")
+    return (
+        (re.findall(r"Fatal Python error.*|^\w*Error: .*", log, re.MULTILINE) or [""])[0]
+        + " "
+        + " < ".join(re.findall(r'File "(.+)', log)[:6])
+    )
+
+
+def _child(name: str, indices: list[int], seed: int, scratch: Path, sending: int) -> None:
+    """Read the mutants one by one and send a line about each."""
+    log = os.open(scratch / "log", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    for descriptor in (1, 2):
+        os.dup2(log, descriptor)
+    # under pytest these are others
+    sys.stdout, sys.stderr = (os.fdopen(descriptor, "w", buffering=1, closefd=False) for descriptor in (1, 2))
+    faulthandler.enable(log)
+    faulthandler.register(signal.SIGUSR1, log, all_threads=False)
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    os.chdir(scratch)
+    sys.path.append(str(scratch))
+    started: list[str] = []
+    sys.addaudithook(lambda event, _: started.append(event) if event in PROGRAMS else None)
+    limit = _memory("VmSize") + MOST_ADDRESSES
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    reader = READERS[name]
+    right = {digest for digest in (_right(reader, seed_files) for seed_files in reader.seeds()) if digest}
+    for index in indices:
+        os.ftruncate(log, 0)
+        os.lseek(log, 0, os.SEEK_SET)
+        mutant = reader.mutant(seed, index, name)
+        os.write(sending, b".")
+        outcome = _outcome(reader, index, mutant, right, started)
+        os.write(sending, json.dumps(outcome).encode() + b"\n")
+
+
+def _right(reader: Reader, files: Any) -> str | None:
+    """Digest of what a valid file gives, where the reader accepts its kind."""
+    try:
+        return _read(reader, files)
+    except (UsageError, SystemExit):
+        return None
+
+
+def _read(reader: Reader, files: Any) -> str:
+    folder = Path("input")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    write_files(folder, files)
+    return reader.read(folder.absolute())
+
+
+def _outcome(reader: Reader, index: int, mutant: Mutant, right: set[str], started: list[str]) -> dict[str, Any]:
+    """Read one mutant: the fields of an :class:`Outcome`."""
+    started.clear()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before, begin = _memory("VmHWM"), time.monotonic()
+    verdict, why, nameless = "fault", "", False
+    try:
+        result = _read(reader, mutant.files)
+        verdict = "unchanged" if result in right else "accepted"
+        if mutant.refuse:
+            verdict, why = "fault", "accepted what must be refused"
+        elif verdict == "accepted" and _checked(reader, mutant) and not mutant.forged:
+            verdict, why = "fault", "accepted with other content, against its check sums"
+    except UsageError as error:
+        verdict, why = "refused", str(error)
+    except SystemExit as end:
+        sys.stderr.flush()
+        said = Path("log").read_text(errors="replace")
+        verdict, why = (
+            ("refused", said) if end.code == 2 and "Traceback" not in said else ("fault", f"status {end.code}: {said}")
+        )
+    except MalformedError as error:
+        why = str(error)
+    except BaseException as error:
+        places = traceback.extract_tb(error.__traceback__)
+        place = next((p for p in reversed(places) if "hsakd_pl" in p.filename), places[-1])
+        why = f"{type(error).__name__}: {str(error)[:200]} at {'/'.join(place.filename.split('/')[-2:])}:{place.lineno}"
+    peak, seconds = _memory("VmHWM") - before, time.monotonic() - begin
+    if verdict == "refused":
+        nameless = not any(name in why for name in mutant.files)
+        if len(why) > 2000:
+            verdict, why = "fault", f"a message of {len(why)} characters: {why[:100]}"
+    if peak > MOST_MEMORY:
+        verdict, why = "fault", f"{peak // MEBIBYTE} MiB of memory ({verdict}: {why[:100]})"
+    if started or Path("executed").exists() or os.environ.pop("FUZZ_EXECUTED", None):
+        verdict, why = "fault", f"executed code ({' '.join(started)}): {why[:100]}"
+        shutil.rmtree("executed", ignore_errors=True)
+    return {
+        "index": index, "verdict": verdict, "why": why.encode("utf-8", "replace").decode(), "nameless": nameless,
+        "mebibytes": peak // MEBIBYTE, "seconds": seconds,
+    }  # fmt: skip
+
+
+def _checked(reader: Reader, mutant: Mutant) -> bool:
+    """Whether the format has check sums."""
+    contents = (content for content in mutant.files.values() if isinstance(content, bytes))
+    return reader.checked is not None and any(content.startswith(reader.checked) for content in contents)
+
+
+def _memory(field: str) -> int:
+    """Bytes, from the kernel's account of this process."""
+    found = re.search(rf"{field}:\s+(\d+)", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+def summary(name: str, outcomes: list[Outcome]) -> str:
+    """A line about a reader."""
+    counted = Counter(outcome.verdict for outcome in outcomes)
+    refused = f"{counted['refused']} refused ({sum(o.nameless for o in outcomes)} without the file's name)"
+    most = f"at most {max(o.seconds for o in outcomes):.1f} s and {max(o.mebibytes for o in outcomes)} MiB"
+    accepted = f"{counted['unchanged']} accepted unchanged, {counted['accepted']} accepted"
+    return f"{name}: {len(outcomes)} inputs, {accepted}, {refused}, {counted['fault']} faults; {most}"

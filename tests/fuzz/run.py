@@ -1,0 +1,55 @@
+"""Try many mutants: ``python tests/fuzz/run.py --inputs 2000 [--reader NAME] [--seed 0]``, a line a reader.
+
+The mutants that failed are written into a folder each below ``--failures``, with what happened; the status is 1 if
+there are any.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+from argparse import ArgumentParser
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+TESTS = Path(__file__).resolve().parents[1]
+sys.path[:1] = [str(TESTS)]
+sys.path.append(str(TESTS.parent))
+
+import hsakd_pl  # noqa: E402
+from fuzz.isolation import examine, summary  # noqa: E402
+from fuzz.mutations import write_files  # noqa: E402
+from fuzz.readers import READERS  # noqa: E402
+
+
+def main() -> None:
+    """Run the command."""
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--inputs", type=int, default=2000, help="of each reader")
+    parser.add_argument("--reader", choices=READERS, action="append", help="this alone; may be given again")
+    parser.add_argument("--seed", type=int, default=0, help="of the mutants")
+    parser.add_argument("--first", type=int, default=0, help="number of the first mutant, to repeat one")
+    parser.add_argument("--seconds", type=float, default=20, help="that an input may take")
+    parser.add_argument("--failures", type=Path, default=Path("fuzz_failures"), help="folder to write failures into")
+    given = parser.parse_args()
+    print(f"{Path(str(hsakd_pl.__file__)).parent}, seed {given.seed}", flush=True)
+    failed = False
+    for name in given.reader or READERS:
+        outcomes = []
+        shutil.rmtree(given.failures / name, ignore_errors=True)
+        with tempfile.TemporaryDirectory() as scratch:
+            inputs = range(given.first, given.first + given.inputs)
+            for outcome in examine(name, inputs, given.seed, given.seconds, Path(scratch)):
+                outcomes.append(outcome)
+                if outcome.verdict == "fault":
+                    failed = True
+                    mutant = READERS[name].mutant(given.seed, outcome.index, name)
+                    folder = given.failures / name / str(outcome.index)
+                    write_files(folder / "input", mutant.files)
+                    (folder / "why.txt").write_text(f"{mutant.name!r}\n{outcome.why}\n")
+        print(summary(name, outcomes), flush=True)
+    raise SystemExit(failed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""A short run of every reader; the long one is ``python tests/fuzz/run.py``."""
+
+from pathlib import Path
+
+import pytest
+
+from fuzz.isolation import examine, summary
+from fuzz.mutations import write_files
+from fuzz.pictures import pictures
+from fuzz.readers import READERS
+from hsakd_pl.data.images import open_image
+from hsakd_pl.errors import UsageError
+
+INPUTS = 60
+SECONDS = 120  # an input takes milliseconds; machines may be slow
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_damaged_files_are_refused_or_read_right(name: str, tmp_path: Path) -> None:
+    outcomes = list(examine(name, range(INPUTS), 0, SECONDS, tmp_path))
+    faults = {o.index: (READERS[name].mutant(0, o.index, name).name, o.why) for o in outcomes if o.verdict == "fault"}
+    assert faults == {}, summary(name, outcomes)
+    assert len(outcomes) == INPUTS and len({outcome.verdict for outcome in outcomes}) > 1
+
+
+@pytest.mark.parametrize("name", [name for name in READERS if name != "images"])
+def test_the_undamaged_files_are_read(name: str, tmp_path: Path) -> None:
+    for number, files in enumerate(READERS[name].seeds()):
+        write_files(tmp_path / str(number), files)
+        assert READERS[name].read(tmp_path / str(number))
+
+
+@pytest.mark.parametrize("name", pictures())
+def test_a_picture_of_any_mode_is_read_right_or_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(pictures()[name])
+    if name in ("int32.tif", "float.tif"):  # what range their values have is written nowhere
+        with pytest.raises(UsageError, match=name):
+            open_image(str(tmp_path / name))
+        return
+    grey = open_image(str(tmp_path / name)).convert("L")
+    counts = grey.histogram()
+    assert 60 < sum(value * count for value, count in enumerate(counts)) / sum(counts) < 200
+    assert sum(count > 0 for count in counts) >= 16 or name.startswith("1.")
