@@ -38,6 +38,9 @@ def header(path: str) -> Iterator[ImageFile.ImageFile]:
         if not stat.S_ISREG(found.st_mode) or found.st_size > 8 * MAX_PIXELS:  # 16 bits, RGBA, uncompressed
             raise ValueError(f"it is too large a file, or none: no image of at most {MAX_PIXELS:,} pixels")
         with Image.open(path, formats=FORMATS) as image:
+            if image.format == "PNG":  # whose check sums PIL passes over when it decodes
+                image.verify()
+        with Image.open(path, formats=FORMATS) as image:
             yield image
     except UsageError:
         raise

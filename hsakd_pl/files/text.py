@@ -17,12 +17,19 @@ def local_path(option: str, path: str | Path) -> Path:
     return Path(path).expanduser()
 
 
-def read_text(path: str | Path) -> str:
-    """Read UTF-8 text, with or without a byte order mark; raises UsageError for any other encoding."""
+def read_text(path: str | Path, most: int = 10_000_000) -> str:
+    """Read UTF-8 text, with or without a byte order mark, of at most so many bytes; UsageError for anything else."""
+    if not Path(path).is_file():
+        raise UsageError(f"{path} is missing, or no file: check the path")
+    if (size := Path(path).stat().st_size) > most:
+        raise UsageError(f"{path} has {size:,} bytes, at most {most:,} are read: is it the right file?")
     try:
-        return Path(path).read_text("utf-8-sig")
+        text = Path(path).read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from error
+    if "\0" in text:  # UTF-16 of plain letters
+        raise UsageError(f"{path} is no UTF-8 text (a zero at character {text.index(chr(0))}): save it as UTF-8")
+    return text
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode
 from hsakd_pl.errors import UsageError
 
 MODE = "yaml with care"  # the name under which jsonargparse finds the reader below
-DEEPEST, MOST_VALUES = 50, 100_000  # a configuration of this package is 6 levels deep and has 100 values
+DEEPEST, LONGEST, MOST_VALUES = 50, 4_000, 100_000  # of this package: 6 levels, paths, 100 values
 
 # What a run was begun with and keeps: the checkpoint brings it along, so that another value has no effect.
 KEPT = re.compile(
@@ -32,14 +32,18 @@ def load_yaml(text: str) -> Any:
     Raises yaml.YAMLError, which the parser reports with the option's name.
     """
     depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):  # does not recurse
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST:
-            raise yaml.YAMLError(f"nested more than {DEEPEST} levels deep")
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
-    if root is not None and _count(root, {}) > MOST_VALUES:
-        raise yaml.YAMLError(f"its aliases stand for more than {MOST_VALUES} values")
-    return get_loader("yaml")(text)
+    try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):  # does not recurse
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            value = getattr(event, "value", "")
+            if depth > DEEPEST or len(value) > LONGEST or "\0" in value:
+                raise yaml.YAMLError(f"nested more than {DEEPEST} levels deep, or a value that is none")
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if root is not None and _count(root, {}) > MOST_VALUES:
+            raise yaml.YAMLError(f"its aliases stand for more than {MOST_VALUES} values")
+        return get_loader("yaml")(text)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:  # of numbers and dates that are none
+        raise yaml.YAMLError(str(error)) from error
 
 
 set_loader(MODE, load_yaml, (yaml.YAMLError,))

@@ -59,7 +59,9 @@ class HSAKDCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Find and check the file, and leave the rest as it is: Lightning would take the checkpoint's configuration."""
-        config = self.config.get(str(self.config.get("subcommand")), {})
+        config = self.config.get(str(self.config.get("subcommand")), self.config)
+        if not isinstance(config.trainer, Namespace):
+            raise UsageError("trainer has no options: give it some, or leave it out")
         if config.get("ckpt_path") is not None:
             path = find_checkpoint(str(config.ckpt_path), folder_of(config.trainer))
             read_checkpoint(path, training=self.config.subcommand == "fit")

@@ -8,12 +8,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
+from jsonargparse import set_parsing_settings
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.loggers import Logger
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import local_path, read_text
 from hsakd_pl.runs.configuration import MODE, load_yaml
+
+set_parsing_settings(config_read_mode_fsspec_enabled=False)  # Lightning's would fetch what a configuration names
+MOST_BYTES = 100_000  # of a configuration; those of this package have 1,000
+MOST_SHOWN = 800  # of what a message quotes
 
 
 class Parser(LightningArgumentParser):
@@ -45,7 +50,8 @@ def one_error(message: str) -> NoReturn:
     if unknown := re.search(r"class_path '(\S+)':\s+Option '(\S+)' is not accepted", message):
         group = "data" if "DataModule" in unknown[1] else "model"
         message = f"{unknown[1]} has no option {unknown[2]!r}: 'fit --{group}.help {unknown[1]}' lists those it has"
-    print(f"error: {message}", file=sys.stderr)
+    shown = message if len(message) <= MOST_SHOWN else f"{message[:MOST_SHOWN]} ..."
+    print(f"error: {shown}", file=sys.stderr)
     raise SystemExit(2)
 
 
@@ -55,7 +61,7 @@ def check_files(args: list[str]) -> None:
         path = Path(flag.partition("=")[2] if flag.startswith("--config=") else value)
         if (flag in ("-c", "--config") or flag.startswith("--config=")) and path.is_file():
             try:
-                content = load_yaml(read_text(path))
+                content = load_yaml(read_text(path, MOST_BYTES))
             except yaml.YAMLError as error:
                 raise UsageError(f"{path} is no valid YAML: {error}") from error
             if not isinstance(content, dict):

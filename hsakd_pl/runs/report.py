@@ -26,8 +26,8 @@ from hsakd_pl.errors import UsageError
 from hsakd_pl.files import read_text, replacing
 
 FILE = "result.json"
-# What a table shows of a row, and whether a run may lack it
-FIELDS = {"last_val_acc": True, "best_val_acc": True, "images_per_second": False, "seconds": False}
+# What a table shows of a row
+FIELDS = {"last_val_acc": 1, "best_val_acc": 1, "images_per_second": 1e9, "seconds": 1e9}  # and the most it may be
 Row = dict[str, Any]
 
 
@@ -139,9 +139,9 @@ def _read_row(path: Path) -> Row:
         row = json.loads(read_text(path), parse_constant=_refuse)
         if not isinstance(row, dict) or not _list_of_names(row.get("config")):
             raise ValueError("config is no list of names")
-        for field, optional in FIELDS.items():
+        for field, most in FIELDS.items():
             value = row.get(field, "missing")
-            if not (optional and value is None) and not (type(value) in (int, float) and 0 <= value < math.inf):
+            if not (most == 1 and value is None) and not (type(value) in (int, float) and 0 <= value <= most):
                 raise ValueError(f"{field} is {value!s:.40}")
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is no result ({error}): remove it and run its experiment again") from error
@@ -149,7 +149,7 @@ def _read_row(path: Path) -> Row:
 
 
 def _list_of_names(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+    return isinstance(value, list) and all(isinstance(name, str) and name.encode() for name in value)
 
 
 def _refuse(constant: str) -> None:
