@@ -186,7 +186,7 @@ def _outcome(reader: Reader, index: int, mutant: Mutant, right: set[str], starte
     if peak > MOST_MEMORY:
         verdict, why = "fault", f"{peak // MEBIBYTE} MiB of memory ({verdict}: {why[:100]})"
     if started or Path("executed").exists() or os.environ.pop("FUZZ_EXECUTED", None):
-        verdict, why = "fault", f"executed code ({' '.join(started)}): {why[:100]}"
+        verdict, why = "fault", f"ran code or opened a connection ({' '.join(started)}): {why[:100]}"
         shutil.rmtree("executed", ignore_errors=True)
     return {
         "index": index, "verdict": verdict, "why": why.encode("utf-8", "replace").decode(), "nameless": nameless,
