@@ -14,6 +14,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -186,8 +187,9 @@ def _outcome(reader: Reader, index: int, mutant: Mutant, right: set[str], starte
     if peak > MOST_MEMORY:
         verdict, why = "fault", f"{peak // MEBIBYTE} MiB of memory ({verdict}: {why[:100]})"
     if started or Path("executed").exists() or os.environ.pop("FUZZ_EXECUTED", None):
-        verdict, why = "fault", f"executed code ({' '.join(started)}): {why[:100]}"
-        shutil.rmtree("executed", ignore_errors=True)
+        verdict, why = "fault", f"ran code or opened a connection ({' '.join(started)}): {why[:100]}"
+        with suppress(FileNotFoundError):
+            Path("executed").rename(f"executed_{index}")
     return {
         "index": index, "verdict": verdict, "why": why.encode("utf-8", "replace").decode(), "nameless": nameless,
         "mebibytes": peak // MEBIBYTE, "seconds": seconds,
