@@ -43,7 +43,7 @@ YAML: dict[str, tuple[bytes, str]] = {
     "Latin-1": ("# Löwe\nseed_everything: 1".encode("latin-1"), "is no UTF-8 text .*save it as UTF-8"),
     "UTF-32": ("seed_everything: 1".encode("utf-32"), "is no UTF-8 text|no valid YAML"),
     "a tag": (b"a: !!python/object/apply:os.mkdir [trace]", "no valid YAML: could not determine a constructor|tag"),
-    "control characters": (b"a: \x00\x01", "no valid YAML"),
+    "control characters": (b"a: \x02\x01", "no valid YAML"),
     "a list": (b"- 1\n- 2\n", "bad.yaml|config"),
     "unclosed": (b"trainer: {max_epochs: 1", "no valid YAML"),
 }

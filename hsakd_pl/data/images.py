@@ -38,9 +38,6 @@ def header(path: str) -> Iterator[ImageFile.ImageFile]:
         if not stat.S_ISREG(found.st_mode) or found.st_size > 8 * MAX_PIXELS:  # 16 bits, RGBA, uncompressed
             raise ValueError(f"it is too large a file, or none: no image of at most {MAX_PIXELS:,} pixels")
         with Image.open(path, formats=FORMATS) as image:
-            if image.format == "PNG":  # whose check sums PIL passes over when it decodes
-                image.verify()
-        with Image.open(path, formats=FORMATS) as image:
             yield image
     except UsageError:
         raise
@@ -81,6 +78,9 @@ def rgb(file: ImageFile.ImageFile) -> Image.Image:
 
     Raises ValueError for a mode whose values have no defined range.
     """
+    if file.format == "PNG":  # whose check sums PIL passes over when it decodes
+        with Image.open(file.filename, formats=["PNG"]) as again:
+            again.verify()
     image: Image.Image = file
     tags, key = getattr(file, "tag_v2", {}), file.info.get("transparency")
     wide = file.mode.startswith("I;16") or (file.mode, file.format) in (("I", "PNG"), ("I", "PPM"))

@@ -59,7 +59,7 @@ def check_files(args: list[str]) -> None:
     """Read configurations once, so that one which is none is an error that names it."""
     for flag, value in zip(args, [*args[1:], ""], strict=True):
         path = Path(flag.partition("=")[2] if flag.startswith("--config=") else value)
-        if (flag in ("-c", "--config") or flag.startswith("--config=")) and path.is_file():
+        if (flag in ("-c", "--config") or flag.startswith("--config=")) and path.exists():
             try:
                 content = load_yaml(read_text(path, MOST_BYTES))
             except yaml.YAMLError as error:

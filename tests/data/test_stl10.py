@@ -91,7 +91,7 @@ def test_sizes_are_looked_at_before_anything_is_read(copy: Path, monkeypatch: py
         ("\n".join("abcdefghij").encode("utf-16"), "is no UTF-8 text"),
         ("\n".join("äbcdefghij").encode("latin1"), "is no UTF-8 text"),
         (bytes(range(256)), "is no UTF-8 text"),
-        ("\n".join("abcdefghij").encode("utf-16-le"), "gives class names as a list of 10"),
+        ("\n".join("abcdefghij").encode("utf-16-le"), "is no UTF-8 text"),
     ],
 )
 def test_wrong_class_names_are_named(copy: Path, content: bytes, message: str) -> None:
