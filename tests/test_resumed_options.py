@@ -168,6 +168,19 @@ def test_a_better_epoch_survives_a_move(how: str) -> None:
     assert [(path, path.read_bytes()) for path in Path().rglob("best.ckpt")] == kept
 
 
+def test_a_checkpoint_of_before_resumes_with_its_best_score() -> None:
+    """What it lacks - options, metrics - is not compared, and its callbacks had other names."""
+    folder = run("fit")
+    content = torch.load(folder / "last.ckpt", weights_only=True)
+    states = content["callbacks"]
+    (key,) = (key for key in states if key.startswith("BestCheckpoint"))
+    states[key.replace("Best", "Model", 1)] = {**states.pop(key), "best_model_score": torch.tensor(0.99)}
+    states["ResultWriter"] = states["ResultWriter"]["spent"]
+    torch.save(content, folder / "last.ckpt")
+    found = resume(model={"init_args": {"branch_metrics_every": 5}})
+    assert found["best_val_acc"] == pytest.approx(0.99) and found["changes"] == [] and found["epochs"] == 2
+
+
 def test_the_better_epoch_is_kept_after_a_move() -> None:
     folder = run("fit")
     shutil.move(str(folder), "elsewhere")

@@ -79,6 +79,14 @@ class BestCheckpoint(ModelCheckpoint):
     def __init__(self, folder: str | Path) -> None:
         super().__init__(folder, "best", monitor="val/acc", mode="max", enable_version_counter=False)
 
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Find the state of checkpoints that were written when this class was Lightning's own."""
+        states = checkpoint["callbacks"]
+        if (old := states.get(self.state_key.replace("Best", "Model", 1))) is not None:
+            states.setdefault(self.state_key, old)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the scores over; the paths are those of this run's folder."""
         old = str(state_dict["dirpath"])

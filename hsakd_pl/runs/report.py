@@ -54,9 +54,9 @@ class ResultWriter(pl.Callback):
         return {"spent": spent, "metrics": self.metrics, "options": self.options, "changes": self.changes}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.spent.update(state_dict["spent"])
-        self.metrics = state_dict["metrics"]
-        self.changes[:0] = state_dict["changes"]
+        self.spent.update(state_dict.get("spent", state_dict))  # of older checkpoints it is all
+        self.metrics = state_dict.get("metrics", {})
+        self.changes[:0] = state_dict.get("changes", [])
 
     def on_train_start(self, *_: Any) -> None:
         self._since_start = time.monotonic()
