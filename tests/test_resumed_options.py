@@ -174,7 +174,9 @@ def test_a_checkpoint_of_before_resumes_with_its_best_score() -> None:
     content = torch.load(folder / "last.ckpt", weights_only=True)
     states = content["callbacks"]
     (key,) = (key for key in states if key.startswith("BestCheckpoint"))
-    states[key.replace("Best", "Model", 1)] = {**states.pop(key), "best_model_score": torch.tensor(0.99)}
+    best = states[key.replace("Best", "Model", 1)] = states.pop(key)
+    best |= dict.fromkeys(("best_model_score", "kth_value"), torch.tensor(0.99))
+    best["best_k_models"] = dict.fromkeys(best["best_k_models"], torch.tensor(0.99))
     states["ResultWriter"] = states["ResultWriter"]["spent"]
     torch.save(content, folder / "last.ckpt")
     found = resume(model={"init_args": {"branch_metrics_every": 5}})

@@ -5,7 +5,6 @@ import pickle
 import pickletools
 import resource
 import struct
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -208,10 +207,9 @@ def refused(tmp_path: Path, content: bytes) -> str:
         (tmp_path / name).write_bytes(pickle.dumps({"data": IMAGES, "fine_labels": [*range(100)]}))
     (tmp_path / "train").write_bytes(content)
     (tmp_path / "meta").unlink(missing_ok=True)
-    started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(UsageError) as error:
         CIFAR100DataModule(tmp_path).setup("fit")
-    assert time.monotonic() - started < 20
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_500_000  # KB
     message = str(error.value)
     assert str(tmp_path / "train") in message and len(message) - len(str(tmp_path)) < 300 and message.isprintable()
