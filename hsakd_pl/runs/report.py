@@ -59,7 +59,7 @@ class ResultWriter(pl.Callback):
         self.changes[:0] = state_dict.get("changes", [])
 
     def on_train_start(self, *_: Any) -> None:
-        self._since_start = time.monotonic()
+        self._since_start = self._since_batch = time.monotonic()  # resumed inside an epoch, that has no start
 
     def on_train_epoch_start(self, *_: Any) -> None:
         self._since_batch = time.monotonic()
