@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import MultiStepLR
 
@@ -141,7 +140,7 @@ class HSAKDModule(EvaluatedModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if not all_finite(checkpoint["state_dict"].values()):
-            self._raise_unless_finite(torch.tensor(math.nan))
+            raise self._diverged()
         checkpoint["transforms"] = self._transforms()
         if not self.trainer.is_last_batch:
             checkpoint["means"] = self.means.saved(self.all_gather)
@@ -179,7 +178,10 @@ class HSAKDModule(EvaluatedModule):
         if not loss.isfinite():
             if images is not None and not images.isfinite().all():
                 raise UsageError(f"images of epoch {self.current_epoch} hold NaN or infinite numbers: mend the data")
-            raise UsageError(
-                f"the loss became NaN or infinite in epoch {self.current_epoch}: lower lr, add warmup_epochs or use "
-                "trainer.precision 32-true; checkpoints of earlier epochs are intact"
-            )
+            raise self._diverged()
+
+    def _diverged(self) -> UsageError:
+        return UsageError(
+            f"the loss became NaN or infinite in epoch {self.current_epoch}: lower lr, add warmup_epochs or use "
+            "trainer.precision 32-true; checkpoints of earlier epochs are intact"
+        )

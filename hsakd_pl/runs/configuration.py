@@ -9,15 +9,17 @@ from jsonargparse import Namespace, get_loader, set_loader
 from yaml.nodes import MappingNode, Node, ScalarNode
 
 from hsakd_pl.errors import UsageError
+from hsakd_pl.modules.optimization import RATES
 
 MODE = "yaml with care"  # the name under which jsonargparse finds the reader below
 DEEPEST, LONGEST, MOST_VALUES = 50, 4_000, 100_000  # of this package: 6 levels, paths, 100 values
 
 # What a run was begun with and keeps: the checkpoint brings it along, so that another value has no effect.
 KEPT = re.compile(
-    r"seed_everything$|optimizer|lr_scheduler|model\.class_path$|model\.init_args\.(network|networks|weights|lr|momentum"
-    r"|nesterov|weight_decay|milestones|warmup_epochs|optimizer|lr_scheduler|num_classes|source_classes)(\.|$)"
+    r"seed_everything$|optimizer|lr_scheduler|model\.class_path$|model\.init_args\.(network|networks|weights|optimizer"
+    rf"|lr_scheduler|num_classes|source_classes|{'|'.join(RATES)})(\.|$)"
 )
+
 # What says where things lie or how a run is watched, and nothing about what it computes.
 FREE = re.compile(
     r"config|ckpt_path$|weights_only$|save_every_minutes$|data\.init_args\.(root|download|num_workers|predict_dir|on_error)$"
