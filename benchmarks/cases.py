@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import hsakd_pl
 from hsakd_pl import HSAKDModule
 from hsakd_pl.errors import UsageError
-from hsakd_pl.runs.recipes import PAIRS, PEERS, TEACHERS
+from hsakd_pl.recipes import PAIRS, PEERS, TEACHERS
 
 # method -> class of the library, and the form of its name
 METHODS = {

@@ -13,7 +13,8 @@ import yaml
 from small import run
 
 from hsakd_pl.errors import UsageError
-from hsakd_pl.runs import report, sweep
+from hsakd_pl.report import rows as report
+from hsakd_pl.runs import sweep
 from hsakd_pl.runs.cli import main
 
 REPOSITORY = Path(__file__).resolve().parents[1]

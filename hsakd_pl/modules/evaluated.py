@@ -24,6 +24,7 @@ class EvaluatedModule(pl.LightningModule):
     """
 
     networks: Any  # a ModuleList of Network, which cannot say of what it is a list
+    views: int = 1  # transformed copies of an image in a training step
 
     def __init__(self, networks: Sequence[Network], branch_metrics_every: int) -> None:
         super().__init__()

@@ -60,7 +60,7 @@ class MutualModule(HSAKDModule):
             *(branch_metrics_every, fast, compile),
         )
         self.save_hyperparameters(ignore=not_by_name(self, networks=networks, transforms=transforms))
-        self.temperature = temperature
+        self.temperature, self.views = temperature, peers[0].transforms.count
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         images, labels = batch

@@ -67,6 +67,7 @@ class StudentModule(HSAKDModule):
         )
         self.save_hyperparameters(ignore=not_by_name(self, network=network, teacher=teacher, transforms=transforms))
         self.temperature, self.transform_images = temperature, transform_images
+        self.views = self.network.transforms.count if transform_images else 1
         self.teacher = Frozen(build_network(teacher, num_classes, branches, teacher_weights, transforms))
         self.frozen.append(self.teacher)
         self._check_pair()

@@ -49,6 +49,7 @@ class TeacherModule(HSAKDModule):
             *(branch_metrics_every, fast, compile),
         )
         self.save_hyperparameters(ignore=not_by_name(self, network=network, transforms=transforms))
+        self.views = self.network.transforms.count
         if freeze_backbone:
             self.frozen.append(Frozen(self.network.without_branches))
 

@@ -49,7 +49,7 @@ def main(args: list[str] | None = None) -> None:
 def _run(given: list[str], args: list[str] | None) -> None:
     check_files(given)
     if given[:1] and given[0] in COMMANDS:
-        command = import_module(f"hsakd_pl.runs.{given[0]}")
+        command = import_module(COMMANDS[given[0]][0])
         parser = ArgumentParser(f"hsakd {given[0]}", description=command.__doc__, allow_abbrev=False)
         parser.error = one_error  # type: ignore[method-assign]
         command.command(parser, given[1:])

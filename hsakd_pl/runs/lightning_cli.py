@@ -9,7 +9,6 @@ from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-define
 from lightning_fabric.plugins import CheckpointIO
 from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities import rank_zero_info
 
 from hsakd_pl.data import FeatureDataModule
@@ -25,23 +24,24 @@ from hsakd_pl.runs.checkpoints import (
     saved_checkpoints,
 )
 from hsakd_pl.runs.configuration import changes, options_of
+from hsakd_pl.runs.history import History
 from hsakd_pl.runs.lock import sole_writer
 from hsakd_pl.runs.parser import Parser, again, folder_of
 from hsakd_pl.runs.predictions import PredictionWriter
-from hsakd_pl.runs.report import ResultWriter
+from hsakd_pl.runs.results import ResultWriter
 
-COMMANDS = {  # each is a module beside this one
-    "sweep": "Train a recipe with several seeds, one after the other, and show their mean.",
-    "report": "Show the results of all runs below a folder.",
-    "recipes": "List the paper's experiments, or write their configurations into a folder.",
+COMMANDS = {  # the module of each, and what --help says
+    "sweep": ("hsakd_pl.runs.sweep", "Train and test a recipe with several seeds, one after the other."),
+    "report": ("hsakd_pl.report.command", "Show the results of all runs below a folder, as a table or a page."),
+    "recipes": ("hsakd_pl.recipes", "List the paper's experiments, or write their configurations into a folder."),
 }
 
 
 class HSAKDCLI(LightningCLI):
     """LightningCLI whose model takes its number of classes from the data, and whose runs lie in one folder each.
 
-    ``trainer.default_root_dir`` receives ``last.ckpt`` (the result), ``best.ckpt`` and ``logs/version_k/``. A job that
-    SLURM requeued continues from the newest checkpoint it wrote itself.
+    ``trainer.default_root_dir`` receives ``last.ckpt`` (the result), ``best.ckpt``, ``config.yaml``, ``metrics.csv``,
+    ``curves.png`` and ``result.json``. A job that SLURM requeued continues from the newest checkpoint it wrote itself.
     """
 
     def __init__(self, model: Any = HSAKDModule, data: Any = pl.LightningDataModule, **options: Any) -> None:
@@ -72,7 +72,7 @@ class HSAKDCLI(LightningCLI):
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
         super()._add_subcommands(parser, **kwargs)
-        for name, line in COMMANDS.items():  # so that --help lists them: main runs them
+        for name, (_, line) in COMMANDS.items():  # so that --help lists them: main runs them
             assert parser._subcommands_action is not None
             parser._subcommands_action.add_subcommand(name, LightningArgumentParser(), help=line)
         fit = self._subcommand_parsers["fit"]
@@ -99,19 +99,19 @@ class HSAKDCLI(LightningCLI):
         files = [str(file) for file in self._get(self.config, "config") or []]
         best = BestCheckpoint(folder)
         seed = self._get(self.config, "seed_everything", default=0)
-        self.result = ResultWriter(folder, files, seed, best, options_of(self.config.get(self.subcommand)))
+        self.result = ResultWriter(folder, files, seed, options_of(self.config.get(self.subcommand)))
         if config.barebones:
             return super().instantiate_trainer(**kwargs)
         if config.logger in (None, True):
-            kwargs["logger"] = CSVLogger(folder, name="logs")
-        callbacks: list[pl.Callback] = [PredictionWriter(folder), self.result]
+            kwargs["logger"] = False  # metrics.csv holds it all
+        callbacks: list[pl.Callback] = [PredictionWriter(folder), History(folder), self.result]
         plugins = config.plugins if isinstance(config.plugins, list) else [config.plugins] if config.plugins else []
         if config.enable_checkpointing is not False and not config.fast_dev_run:
             minutes = self._get(self.config, "save_every_minutes", default=10.0)
             callbacks += [best, LastCheckpoint(folder, minutes, again(self.given))]
             if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
                 kwargs["plugins"] = [*plugins, WholeFiles()]
-        if config.logger is not False and not config.fast_dev_run:
+        if config.logger not in (None, True, False) and not config.fast_dev_run:
             callbacks += [LearningRateMonitor()]
         self.trainer_defaults["callbacks"] = callbacks  # LightningCLI adds them to those of the configuration
         trainer = super().instantiate_trainer(**kwargs)
@@ -174,7 +174,7 @@ class HSAKDCLI(LightningCLI):
         self.config_init["predict"]["return_predictions"] = False
 
     def after_fit(self) -> None:
-        metrics, best = self.trainer.callback_metrics, self.result.best.best_model_score
+        metrics, best = self.trainer.callback_metrics, self.result.best[0]
         if "val/acc" in metrics and best is not None:
             rank_zero_info(
                 f"val/acc: last epoch {100 * metrics['val/acc']:.2f} % (the result), best epoch {100 * best:.2f} %"

@@ -11,9 +11,9 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from hsakd_pl.errors import UsageError
+from hsakd_pl.report.rows import ROW, is_finished
 from hsakd_pl.runs.cli import main
 from hsakd_pl.runs.lightning_cli import HSAKDCLI
-from hsakd_pl.runs.report import FILE, show
 from hsakd_pl.runs.signals import Interrupted
 
 
@@ -53,8 +53,8 @@ def folder_of(options: list[str]) -> Path:
 def run_seed(seed: int, options: list[str], recipe: Path) -> None:
     """Train with one seed in a folder inside the recipe's, from where an earlier attempt stopped."""
     folder = recipe / f"seed{seed}"
-    if (folder / FILE).exists():
-        print(f"seed {seed} has a result: {folder / FILE}")
+    if is_finished(folder / ROW):
+        print(f"seed {seed} has a result: {folder / ROW}")
         return
     resume = ["--ckpt_path", "last"] if (folder / "last.ckpt").exists() else []
     main(["fit", *options, "--seed_everything", str(seed), "--trainer.default_root_dir", str(folder), *resume])
@@ -82,4 +82,4 @@ def command(parser: ArgumentParser, args: list[str]) -> None:
         again = [sys.executable, "-m", "hsakd_pl", "sweep", "--seeds", str(seed), *options]
         if status := _finished(again):
             sys.exit(status)  # the run has said why
-    return show(folder)
+    return main(["report", str(folder)])

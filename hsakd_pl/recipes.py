@@ -5,7 +5,7 @@ Without a folder: list them, with the accuracy in the paper.
 
 import re
 from argparse import ArgumentParser
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -148,9 +148,15 @@ TEACHERS = tuple(dict.fromkeys(teacher for teacher, _ in PAIRS))
 PEERS = tuple(column["student"] for column in columns(TABLES["cifar100 mutual"]))
 
 
+def recipe_of(configs: Sequence[str]) -> str | None:
+    """The recipe whose name one of these files bears, ``.../cifar100/baseline_resnet20.yaml`` for example."""
+    names = ["/".join(Path(config).with_suffix("").parts[-2:]) for config in configs]
+    return next((name for name in names if name in RECIPES), None)
+
+
 def files() -> dict[str, str]:
     """What ``configs/`` holds: path -> text of each recipe, and of each overlay for a machine in ``trainer/``."""
-    overlays = {f"trainer/{path.name}": path.read_text() for path in Path(__file__).parent.glob("trainer/*.yaml")}
+    overlays = {f"trainer/{path.name}": path.read_text() for path in Path(__file__).parent.glob("runs/trainer/*.yaml")}
     return {f"{name}.yaml": recipe.text for name, recipe in RECIPES.items()} | overlays
 
 

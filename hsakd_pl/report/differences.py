@@ -1,0 +1,48 @@
+"""In what the options of a run differ from those of its recipe."""
+
+import inspect
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import yaml
+
+import hsakd_pl
+from hsakd_pl.recipes import RECIPES
+
+Differences = dict[str, tuple[Any, Any]]  # option -> what the recipe says, and what ran
+# Options that a machine calls for, and that leave the experiment what it is; a hash tells them apart all the same
+MACHINE = re.compile(
+    r"trainer\.(accelerator|strategy|devices|num_nodes|precision|benchmark|deterministic|plugins|use_distributed_sampler)"
+    r"|data\.init_args\.(num_workers|decode_on_device|on_error)$|model\.init_args\.(fast|compile|branch_metrics_every|num_classes)"
+)
+
+
+def expected(recipe: str) -> dict[str, Any]:
+    """Give the options of a recipe as a run has them: what its text says, and the defaults of its classes."""
+    text = yaml.safe_load(RECIPES[recipe].text)
+    options = {"cache_features": False} | _defaults("trainer", pl.Trainer)
+    options |= {f"trainer.{name}": value for name, value in text["trainer"].items()}
+    for part in ("model", "data"):
+        options[f"{part}.class_path"] = text[part]["class_path"]
+        path = f"{part}.init_args"
+        options |= _defaults(path, getattr(hsakd_pl, text[part]["class_path"].rpartition(".")[2]))
+        options |= {f"{path}.{name}": _plain(value) for name, value in text[part].get("init_args", {}).items()}
+    return options
+
+
+def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> Differences:
+    """Options of ``now`` that are not as they were ``before``, where they were nothing if they were not there."""
+    pairs = {option: (before.get(option), now[option]) for option in sorted(now)}
+    return {option: pair for option, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _defaults(path: str, theclass: type) -> dict[str, Any]:
+    parameters = inspect.signature(theclass).parameters.values()
+    return {f"{path}.{each.name}": _plain(each.default) for each in parameters if each.default is not each.empty}
+
+
+def _plain(value: Any) -> Any:
+    """As a run's options have it: sequences are text there."""
+    return str(list(value)) if isinstance(value, list | tuple) else value

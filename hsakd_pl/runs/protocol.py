@@ -1,0 +1,81 @@
+"""What a run measures, apart from its seed: two runs of one protocol belong into one mean, and no others."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from hsakd_pl.files import local_path
+from hsakd_pl.files.weights import file_sha256, read_weights
+from hsakd_pl.modules.build import RANDOM
+
+# Options that are no part of it: seeds, where things lie (of weights the hash counts), and how a run is watched.
+OUTSIDE = re.compile(
+    r"config$|seed_everything$|ckpt_path$|weights_only$|save_every_minutes$|data\.init_args\.(seed|root|download|predict_dir)$"
+    r"|model\.init_args\.(weights|teacher_weights|teacher_sha256)$|trainer\.(default_root_dir|logger|enable_\w+|profiler"
+    r"|num_sanity_val_steps|log_every_n_steps|detect_anomaly|fast_dev_run|barebones|max_time|model_registry)(\.|$)"
+)
+LIMITS = re.compile(r"trainer\.(limit_\w+_batches|overfit_batches|max_steps)$")
+
+
+def weight_files(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What the weights that a run starts from are: sha256 of each file, and the teacher's accuracy if it says that."""
+    found: dict[str, Any] = {"weights_sha256": None, "teacher_sha256": None, "teacher_acc": None}
+    for name in ("weights", "teacher_weights"):
+        path = options.get(f"model.init_args.{name}")
+        if path not in (None, RANDOM):
+            file = local_path(name, path)
+            found[f"{name.split('_')[0]}_sha256"] = file_sha256(file)
+            if name == "teacher_weights":
+                found["teacher_acc"] = _accuracy(file)
+        elif path == RANDOM:
+            found[f"{name.split('_')[0]}_sha256"] = RANDOM
+    return found
+
+
+def _accuracy(file: Path) -> float | None:
+    """Give the accuracy in [0, 1] that a weight file knows: the authors' beside the weights, ours in a callback."""
+    content = read_weights(file)
+    states = content["callbacks"].values() if isinstance(content.get("callbacks"), dict) else ()
+    said = [content.get("acc"), *(state["metrics"].get("val/acc") for state in states if "metrics" in state)]
+    return next((float(value) for value in said if value is not None), None)
+
+
+def protocol_of(
+    options: Mapping[str, Any], changes: Sequence[Mapping[str, Any]], weights: Mapping[str, Any], trainer: pl.Trainer
+) -> dict[str, Any]:
+    """Describe what a fit did, once it runs.
+
+    ``options`` are the resolved ones, ``changes`` what a resumed run did otherwise, ``weights`` of
+    :func:`weight_files`. ``hash`` covers all that can move the result: the options that are neither seeds nor paths,
+    the weights, devices, precision and changes.
+    """
+    module: Any = trainer.lightning_module
+    data, optimizer = getattr(trainer, "datamodule", None), trainer.optimizers[0]
+    kept = {option: value for option, value in options.items() if not OUTSIDE.match(option)}
+    kept["model.init_args.num_classes"] = module.num_classes  # which came from the data
+    moved = [change for change in changes if change["option"] not in ("trainer.max_epochs", "commit")]
+    machine = {"devices": trainer.world_size, "precision": trainer.precision}
+    covered = [kept, {name: value for name, value in weights.items() if name != "teacher_acc"}, machine, moved]
+    held_out = getattr(data, "val_fraction", None)
+    peers = f", mean of {len(module.networks)} peers" if len(module.networks) > 1 else ""
+    rates = optimizer.defaults
+    return {
+        "hash": hashlib.sha256(json.dumps(covered, sort_keys=True, default=str).encode()).hexdigest()[:12],
+        "options": kept,
+        "epochs": trainer.max_epochs,
+        "optimizer": type(optimizer).__name__,
+        **{name: rates.get(name) for name in ("lr", "momentum", "nesterov", "weight_decay")},
+        "batch_size": getattr(data, "batch_size", None),
+        "views": module.views,
+        "augmentation": str(getattr(data, "train_transform", "")) if getattr(data, "augment", True) else "none",
+        "head": f"class head, untransformed images{peers}",
+        "validated_on": "test split" if held_out == 0 else f"{held_out:g} of the training split" if held_out else None,
+        "limited": {name: kept[name] for name in kept if LIMITS.match(name) and kept[name] not in (None, 0, -1)},
+        **weights,
+        **machine,
+    }

@@ -1,0 +1,133 @@
+"""The row that a run leaves: what it reached, and by which protocol."""
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torchvision
+from pytorch_lightning.utilities import rank_zero_info
+
+import hsakd_pl
+from hsakd_pl.files import replacing
+from hsakd_pl.recipes import recipe_of
+from hsakd_pl.report.rows import ROW, finite, is_finished
+from hsakd_pl.runs.protocol import protocol_of, weight_files
+
+
+class ResultWriter(pl.Callback):
+    """Writes ``result.json`` into ``folder`` after every epoch, and as that of a finished run when training has ended.
+
+    The row: recipe, config files, seed, protocol, epochs, last and best validation accuracy in [0, 1], all last
+    metrics, what it took (seconds, device-hours, training images/s of all devices, resumes), device, versions, commit,
+    and what a resumed run did otherwise from some step on. Checkpoints carry what it needs, so that a run which has
+    nothing left to train can still write it; the row of a finished run is only replaced by that of another.
+    """
+
+    def __init__(self, folder: str | Path, configs: Iterable[str], seed: int, options: dict[str, Any]) -> None:
+        self.path, self.configs, self.seed = Path(folder, ROW), list(configs), seed
+        self.options, self.changes, self.commit = options, list[dict[str, Any]](), _commit()
+        self.spent = {"seconds": 0.0, "train_seconds": 0.0, "images": 0, "resumes": 0}
+        self.metrics, self.weights = dict[str, float | None](), dict[str, Any]()
+        self.best: tuple[float | None, int | None] = None, None  # val/acc and its epoch
+        self._since_start = self._since_batch = 0.0
+        self._trained = False
+
+    def state_dict(self) -> dict[str, Any]:
+        kept = ("metrics", "options", "changes", "weights", "commit", "best")
+        return {"spent": {**self.spent, "seconds": self._seconds()}, **{name: getattr(self, name) for name in kept}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.spent.update(state_dict.get("spent", state_dict))  # of older checkpoints it is all
+        self.spent["resumes"] += 1
+        self.metrics, self.weights = state_dict.get("metrics", {}), state_dict.get("weights", {})
+        self.best = state_dict.get("best", self.best)
+        self.changes[:0] = state_dict.get("changes", [])
+
+    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.weights = self.weights or weight_files(self.options)
+
+    def on_train_start(self, *_: Any) -> None:
+        self._since_start = self._since_batch = time.monotonic()  # resumed inside an epoch, that has no start
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        self._since_batch = time.monotonic()
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._since_batch = time.monotonic()
+        accuracy = finite(trainer.callback_metrics).get("val/acc")
+        if accuracy is not None and not trainer.sanity_checking and accuracy > (self.best[0] or -1):
+            self.best = accuracy, trainer.current_epoch + 1
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, _: Any, batch: Any, __: int) -> None:
+        now = time.monotonic()
+        self.spent["train_seconds"] += now - self._since_batch
+        self.spent["images"] += len(batch[1]) * trainer.world_size
+        self._since_batch, self._trained = now, True
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.metrics = finite(trainer.callback_metrics)
+        self._write(trainer, trainer.current_epoch + 1, finished=False)
+
+    def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self._trained:
+            self.metrics = finite(trainer.callback_metrics)
+        else:
+            rank_zero_info(f"Nothing is left to train: the run has its {trainer.current_epoch} epochs")
+        if self._trained or (self.metrics and not is_finished(self.path)):
+            self._write(trainer, trainer.current_epoch, finished=True)
+
+    def _seconds(self) -> float:
+        return self.spent["seconds"] + (time.monotonic() - self._since_start if self._since_start else 0.0)
+
+    def _write(self, trainer: pl.Trainer, epochs: int, finished: bool) -> None:
+        # Lightning sets fast_dev_run without declaring it
+        if trainer.fast_dev_run or not trainer.is_global_zero or (not finished and is_finished(self.path)):  # type: ignore[attr-defined]
+            return
+        with replacing(self.path) as file:
+            json.dump(self._row(trainer, epochs, finished), file, indent=1, allow_nan=False)
+            file.write("\n")
+
+    def _row(self, trainer: pl.Trainer, epochs: int, finished: bool) -> dict[str, Any]:
+        cuda = trainer.strategy.root_device.type == "cuda"
+        seconds, (best_val_acc, best_epoch) = self._seconds(), self.best
+        return {
+            "recipe": recipe_of(self.configs),
+            "config": self.configs,
+            "seed": self.seed,
+            "finished": finished,
+            "epochs": epochs,
+            "last_val_acc": self.metrics.get("val/acc"),
+            "best_val_acc": best_val_acc,
+            "best_epoch": best_epoch,
+            "metrics": self.metrics,
+            "protocol": protocol_of(self.options, self.changes, self.weights, trainer),
+            "seconds": round(seconds, 2),
+            "device_hours": round(seconds * trainer.world_size / 3600, 4),
+            "images_per_second": round(self.spent["images"] / max(self.spent["train_seconds"], 1e-9), 2),
+            "resumes": self.spent["resumes"],
+            "device": torch.cuda.get_device_name() if cuda else f"CPU, {os.cpu_count()} cores",
+            "devices": trainer.world_size,
+            "precision": trainer.precision,
+            "versions": {package.__name__: package.__version__ for package in (hsakd_pl, torch, torchvision, pl)},
+            "commit": self.commit,
+            "teacher_sha256": trainer.lightning_module.hparams.get("teacher_sha256"),
+            "changes": self.changes,
+        }
+
+
+def _commit() -> str | None:
+    """Of the repository that holds this file, with ``-dirty`` where files differ from it; None outside of one."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    tracked, describe = ["ls-files", "--error-unmatch", Path(__file__).name], ["describe", "--always", "--dirty"]
+    try:
+        for arguments in (tracked, [*describe, "--abbrev=40", "--exclude=*"]):
+            output = subprocess.run([*git, *arguments], capture_output=True, text=True, check=True, timeout=10).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return output.strip()
