@@ -39,6 +39,7 @@ CONFIG = {
 MOMENTS = ("half written", "before it is on the disk", "before it is renamed", "after it was renamed")
 OTHER_FILE_SYSTEM = Path("/dev/shm")
 MOST = 20  # kills of one run, which on a busy machine might never come to its end
+VARYING = ("seconds", "device_hours", "images_per_second", "resumes", "config")
 PATIENCE = 600  # seconds after which a start hangs
 
 
@@ -135,7 +136,7 @@ def outcome(run: Path) -> dict[str, Any]:
         json.loads((run / "result.json").read_text()),
     )
     scores = [state["best_model_score"] for key, state in last["callbacks"].items() if key.startswith("BestCheckpoint")]
-    kept = {name: value for name, value in row.items() if name not in ("seconds", "images_per_second", "config")}
+    kept = {name: value for name, value in row.items() if name not in VARYING}
     parts = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch")
     return {"row": kept, "scores": scores, "best": best["state_dict"], **{part: last[part] for part in parts}}
 

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from hsakd_pl import BaselineModule, HSAKDModule, LinearProbeModule, MutualModule, StudentModule, TeacherModule
 from hsakd_pl.fast.winograd.library import library
 from hsakd_pl.networks import create_network
+from hsakd_pl.report.rows import read_history
 from hsakd_pl.runs.cli import main
 
 CLASSES = 4
@@ -93,6 +94,11 @@ def run(command: str, *options: str, module: str = "BaselineModule", **changes: 
     Path("config.yaml").write_text(json.dumps(merged(config, changes)))
     main([command, "--config", "config.yaml", *options])
     return folder
+
+
+def history(folder: str | Path) -> list[dict[str, float]]:
+    """What a run logged, epoch by epoch."""
+    return read_history(Path(folder, "metrics.csv"))
 
 
 def error_of(capsys: pytest.CaptureFixture[str], command: Callable[[], Any]) -> str:

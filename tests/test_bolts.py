@@ -1,6 +1,5 @@
 """lightning-bolts, where it is installed (pip install --no-deps lightning-bolts==0.7.0), and what is said where not."""
 
-import csv
 import math
 import pkgutil
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small import error_of, run
+from small import error_of, history, run
 from torchvision.datasets import FakeData
 
 from hsakd_pl.errors import UsageError
@@ -62,8 +61,7 @@ def test_its_schedule_and_a_callback_in_a_run(capfd: pytest.CaptureFixture[str])
     length = ("--model.init_args.lr_scheduler.init_args.max_epochs", "8")
     limits = {"max_epochs": 8, "limit_train_batches": 1, "limit_val_batches": 1}
     folder = run("fit", "--config", str(OVERLAY), *length, model={"init_args": {"lr": 0.05}}, trainer=limits)
-    with (folder / "logs/version_0/metrics.csv").open() as file:
-        rates = [float(row["lr-SGD"]) for row in csv.DictReader(file) if row["lr-SGD"]]
+    rates = [row["lr"] for row in history(folder)]
     cosine = [0.05 * (1 + math.cos(math.pi * epoch / 3)) / 2 for epoch in range(3)]
     assert rates == pytest.approx([0.01, 0.02, 0.03, 0.04, 0.05, *cosine])
     assert "val/loss│val/acc" in capfd.readouterr().err

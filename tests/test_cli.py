@@ -2,6 +2,7 @@
 
 import csv
 import inspect
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from small import error_of, run
+from small import error_of, history, run
 
 from hsakd_pl import (
     BaselineModule,
@@ -37,11 +38,6 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["main.py"])
 
 
-def logged(folder: Path, version: int, metric: str) -> float:
-    with (folder / f"logs/version_{version}/metrics.csv").open() as file:
-        return [float(row[metric]) for row in csv.DictReader(file) if row[metric]][-1]
-
-
 def write_images(folder: Path, count: int) -> torch.Tensor:
     """PNG files of test digits; returns them as the network sees them."""
     data = DigitsDataModule(num_workers=0)
@@ -53,13 +49,14 @@ def write_images(folder: Path, count: int) -> torch.Tensor:
     return data.on_after_batch_transfer((images, None), 0)[0]
 
 
-def test_fit_then_test_then_predict(tmp_path: Path) -> None:
+def test_fit_then_test_then_predict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = run("fit")
     weights = {"model": {"init_args": {"weights": str(folder / "last.ckpt")}}}
     run("test", **weights)
-    assert logged(folder, 1, "test/acc") == logged(folder, 0, "val/acc")
+    tested = json.loads((folder / "test.json").read_text())
+    assert tested["acc"] == pytest.approx(100 * history(folder)[-1]["val/acc"])
     run("validate", "--ckpt_path", str(folder / "last.ckpt"))
-    assert logged(folder, 2, "val/loss") == pytest.approx(logged(folder, 0, "val/loss"))
+    assert f"{history(folder)[-1]['val/loss']:.5f}" in capsys.readouterr().out
     inputs = write_images(tmp_path / "images", 5)
     run("predict", **weights, data={"init_args": {"predict_dir": "images", "batch_size": 2}})
     with (folder / "predictions.csv").open() as file:
@@ -184,7 +181,7 @@ def test_features_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> N
     assert images == Path("runs/LinearProbeModule")
     cached = {"default_root_dir": "features"}
     run("fit", "--cache_features", "true", module="LinearProbeModule", model=probe, data=data, trainer=cached)
-    losses = [logged(Path(folder), 0, "val/loss") for folder in ("images", "features")]
+    losses = [history(folder)[-1]["val/loss"] for folder in ("images", "features")]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
     message = error_of(capsys, lambda: run("fit", "--cache_features", "true"))
     assert "cache_features is for a LinearProbeModule, not for BaselineModule" in message

@@ -12,7 +12,6 @@ import pytest
 import torch
 from small import error_of, run
 
-from hsakd_pl.runs import report
 from hsakd_pl.runs.cli import main
 
 
@@ -196,10 +195,14 @@ ROWS: dict[str, tuple[Any, str]] = {
     "a text for a number": ({**ROW, "seconds": "2"}, "seconds is 2"),
     "a list for a number": ({**ROW, "last_val_acc": [1]}, "last_val_acc"),
     "true for a number": ({**ROW, "seconds": True}, "seconds is True"),
-    "no names": ({**ROW, "config": "a.yaml"}, "config is no list"),
+    "no names": ({**ROW, "config": "a.yaml"}, "config is a.yaml"),
     "numbers for names": ({**ROW, "config": [1]}, "config is no list"),
-    "a list": ([ROW], "config is no list"),
-    "nothing": (None, "config is no list"),
+    "an option for a protocol": ({**ROW, "protocol": 3}, "protocol is 3"),
+    "a protocol without its hash": ({**ROW, "protocol": {"options": {}}}, "protocol.hash is None"),
+    "a text for whether it ended": ({**ROW, "finished": "no"}, "finished is no"),
+    "a negative seed": ({**ROW, "seed": -1}, "seed is -1"),
+    "a list": ([ROW], "it is no object"),
+    "nothing": (None, "it is no object"),
 }
 
 
@@ -224,7 +227,7 @@ def test_a_row_that_is_no_json(content: bytes, capsys: pytest.CaptureFixture[str
 def test_names_with_markup_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     Path("runs").mkdir()
     Path("runs/result.json").write_text(json.dumps({**ROW, "config": ["[/red][bold]x.yaml"]}))
-    report.show(Path("runs"))
+    main(["report", "runs"])
     assert "[bold]x" in capsys.readouterr().out
 
 
@@ -234,5 +237,5 @@ def test_rows_are_not_written_through_a_link() -> None:
     for name in ("result.json.partial", "rows.jsonl"):
         (folder / name).symlink_to(Path("precious").resolve())
     run("fit", "--ckpt_path", "last", trainer={"max_epochs": 2})
-    report.show(folder)
+    main(["report", str(folder)])
     assert Path("precious").read_text() == "mine"

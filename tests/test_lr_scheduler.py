@@ -1,6 +1,5 @@
 """The optimizer and the schedule of a user in place of the recipe's, in Python, in checkpoints and by class path."""
 
-import csv
 import math
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning import cli
-from small import MODULES, loader, make, run, trainer
+from small import MODULES, history, loader, make, run, trainer
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
 
@@ -93,14 +92,7 @@ def test_an_optimizer_by_class_path(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("sys.argv", ["main.py"])
     adam = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.002}}
     folder = run("fit", model={"init_args": {"optimizer": adam, "milestones": [1]}}, trainer={"max_epochs": 2})
-    with (folder / "logs/version_0/metrics.csv").open() as file:
-        rates = [float(row["lr-AdamW"]) for row in csv.DictReader(file) if row["lr-AdamW"]]
-    assert rates == pytest.approx([0.002, 0.0002])
-
-
-def logged_rates(folder: Path, version: int) -> list[float]:
-    with (folder / f"logs/version_{version}/metrics.csv").open() as file:
-        return [float(row["lr-SGD"]) for row in csv.DictReader(file) if row["lr-SGD"]]
+    assert [row["lr"] for row in history(folder)] == pytest.approx([0.002, 0.0002])
 
 
 def test_by_class_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +102,7 @@ def test_by_class_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options: dict[str, Any] = {"init_args": {"lr": 0.04, "lr_scheduler": cosine}}
     folder = run("fit", model=options, trainer={"max_epochs": 2})
     run("fit", "--ckpt_path", "last", model=options, trainer={"max_epochs": 4})
-    assert logged_rates(folder, 0) + logged_rates(folder, 1) == pytest.approx(COSINE)
+    assert [row["lr"] for row in history(folder)] == pytest.approx(COSINE)
     schedule = partial(CosineAnnealingLR, T_max=4)
     assert BaselineModule.load_from_checkpoint(folder / "last.ckpt").lr_scheduler is None
     assert BaselineModule.load_from_checkpoint(folder / "last.ckpt", lr_scheduler=schedule).lr_scheduler is schedule

@@ -13,7 +13,7 @@ import yaml
 from small import run
 
 from hsakd_pl.errors import UsageError
-from hsakd_pl.report import rows as report
+from hsakd_pl.report.rows import ROW, collect
 from hsakd_pl.runs import sweep
 from hsakd_pl.runs.cli import main
 
@@ -27,7 +27,7 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def row_of(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / report.FILE).read_text())
+    return json.loads((folder / ROW).read_text())
 
 
 def test_row_of_a_run() -> None:
@@ -62,10 +62,10 @@ def _states(checkpoint: Path) -> list[dict[str, Any]]:
 
 def test_no_row_of_a_trial_or_of_a_run_that_failed() -> None:
     folder = run("fit", trainer={"fast_dev_run": True})
-    assert not (folder / report.FILE).exists()
+    assert not (folder / ROW).exists()
     with pytest.raises(SystemExit):
         run("fit", model={"init_args": {"lr": 1e30}}, trainer={"max_epochs": 3})
-    assert not (folder / report.FILE).exists()
+    assert not (folder / ROW).exists()
 
 
 def test_a_students_row_names_its_teacher() -> None:
@@ -79,20 +79,21 @@ def test_table(capsys: pytest.CaptureFixture[str]) -> None:
     common = {"config": ["a/one.yaml"], "images_per_second": 100.0, "seconds": 10.0, "best_val_acc": 0.9}
     for seed, accuracy in enumerate((0.70, 0.72, 0.74)):
         Path("runs", f"seed{seed}").mkdir(parents=True)
-        Path("runs", f"seed{seed}", report.FILE).write_text(json.dumps({**common, "last_val_acc": accuracy}))
-    report.show(Path("runs"))
+        Path("runs", f"seed{seed}", ROW).write_text(json.dumps({**common, "last_val_acc": accuracy}))
+    main(["report", "runs"])
     shown = capsys.readouterr().out
     assert "72.00 +- 2.00" in shown and "90.00 +- 0.00" in shown and " 3 " in shown
+    assert "older row, no protocol recorded" in shown
     rows = [json.loads(line) for line in Path("runs/rows.jsonl").read_text().splitlines()]
     assert [row["folder"] for row in rows] == [f"runs/seed{seed}" for seed in range(3)]
 
 
 def test_nothing_to_report() -> None:
     with pytest.raises(UsageError, match=r"result\.json"):
-        report.collect(Path())
-    Path(report.FILE).write_text("{")
+        collect(Path())
+    Path(ROW).write_text("{")
     with pytest.raises(UsageError, match="is no result"):
-        report.collect(Path())
+        collect(Path())
 
 
 def test_seeds_and_folder() -> None:
@@ -140,4 +141,5 @@ def test_sweep_is_one_command_that_can_be_repeated() -> None:
     rows = [json.loads(line) for line in Path("runs/rows.jsonl").read_text().splitlines()]
     assert [row["seed"] for row in rows] == [0, 1]
     assert rows[1] == {"folder": "runs/seed1", **before}
+    assert all(Path(f"runs/seed{seed}/test.json").exists() for seed in (0, 1))
     assert rows[0]["metrics"]["train/loss"] != rows[1]["metrics"]["train/loss"]

@@ -75,7 +75,6 @@ def lines(groups: Sequence[Group], against: Group | None = None) -> list[Line]:
         line["to paper"] = _number(record["to_paper"], "+.2f")
         line["images/s"] = _number(record["images_per_second"], ",.0f")
         line["seconds"] = _number(record["seconds"], ",.0f")
-        line["device-hours"] = _number(record["device_hours"], ",.2f")
         if against is not None:
             line[f"to {against.name}"] = "" if group is against else _difference(record)
         table.append(line | {"marks": record["marks"]})
@@ -101,9 +100,9 @@ def _difference(record: Record) -> str:
 
 
 def chosen(groups: Sequence[Group], name: str) -> Group:
-    """The group that a user means by its name, a part of it, or its hash; UsageError where that is none or several."""
-    exact = [group for group in groups if group.name == name]
-    found = exact or [group for group in groups if name in group.name or name == _hash(group)]
+    """The group that a user means by its name, parts of it, or its hash; UsageError where that is none or several."""
+    exact = [group for group in groups if name in (group.name, _hash(group))]
+    found = exact or [group for group in groups if all(part in group.name for part in name.split(", "))]
     if len(found) != 1:
         known = "; ".join(group.name for group in groups)
         raise UsageError(f"against: {name!r} means {len(found)} rows: name one of {known}")
@@ -140,12 +139,7 @@ def _markdown(table: Sequence[Line]) -> str:
 
 def _latex(table: Sequence[Line]) -> str:
     """For the package booktabs."""
-    signs = {sign: f"\\{sign}" for sign in "&%$#_{}"} | {
-        "~": r"\textasciitilde{}",
-        "^": r"\^{}",
-        "\\": r"\textbackslash{}",
-    }
-    escaped = str.maketrans(signs)
+    escaped = str.maketrans({**{sign: f"\\{sign}" for sign in "&%$#_{}"}, "^": r"\^{}", "~": r"\~{}", "\\": "/"})
     rows = [list(table[0]), *(list(line.values()) for line in table)]
     cells = [[cell.translate(escaped).replace("+-", r"$\pm$") for cell in row] for row in rows]
     head, *body = [" & ".join(row) + r" \\" for row in cells]

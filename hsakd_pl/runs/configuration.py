@@ -2,13 +2,17 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import yaml
 from jsonargparse import Namespace, get_loader, set_loader
+from pytorch_lightning.cli import SaveConfigCallback
 from yaml.nodes import MappingNode, Node, ScalarNode
 
 from hsakd_pl.errors import UsageError
+from hsakd_pl.files import replacing
 from hsakd_pl.modules.optimization import RATES
 
 MODE = "yaml with care"  # the name under which jsonargparse finds the reader below
@@ -99,3 +103,17 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tupl
                 "option as it was, or begin a new run with model.init_args.weights in another folder"
             )
     return differing
+
+
+class ConfigWriter(SaveConfigCallback):
+    """Writes the configuration of a fit, overrides included, into the run's folder: ``config.yaml``."""
+
+    def __init__(self, parser: Any, config: Namespace, **options: Any) -> None:
+        super().__init__(parser, config, save_to_log_dir=False, **options)
+
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Replace that of an earlier start."""
+        # Lightning sets fast_dev_run without declaring it
+        if stage == "fit" and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            with replacing(Path(trainer.default_root_dir, self.config_filename)) as file:
+                file.write(self.parser.dump(self.config, skip_none=False))

@@ -1,6 +1,7 @@
 """LightningCLI for runs that lie in one folder each, can be stopped, and go on where they were."""
 
 import sys
+from argparse import SUPPRESS
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from hsakd_pl.runs.checkpoints import (
     saved_by_this_job,
     saved_checkpoints,
 )
-from hsakd_pl.runs.configuration import changes, options_of
+from hsakd_pl.runs.configuration import ConfigWriter, changes, options_of
 from hsakd_pl.runs.history import History
 from hsakd_pl.runs.lock import sole_writer
 from hsakd_pl.runs.parser import Parser, again, folder_of
@@ -46,7 +47,7 @@ class HSAKDCLI(LightningCLI):
 
     def __init__(self, model: Any = HSAKDModule, data: Any = pl.LightningDataModule, **options: Any) -> None:
         usual = {"subclass_mode_model": True, "subclass_mode_data": True, "seed_everything_default": 0}
-        super().__init__(model, data, **{**usual, **options})
+        super().__init__(model, data, save_config_callback=ConfigWriter, **{**usual, **options})
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         parser = Parser(**kwargs)
@@ -75,10 +76,11 @@ class HSAKDCLI(LightningCLI):
         for name, (_, line) in COMMANDS.items():  # so that --help lists them: main runs them
             assert parser._subcommands_action is not None
             parser._subcommands_action.add_subcommand(name, LightningArgumentParser(), help=line)
-        fit = self._subcommand_parsers["fit"]
         features, minutes = "show a probe's frozen network each image but once", "between two checkpoints in an epoch"
-        fit.add_argument("--cache_features", type=bool, default=False, help=features)
-        fit.add_argument("--save_every_minutes", type=float, default=10.0, help=minutes)
+        for name, parser_of in self._subcommand_parsers.items():  # all read the config.yaml of a fit
+            helps = (features, minutes) if name == "fit" else (SUPPRESS, SUPPRESS)
+            parser_of.add_argument("--cache_features", type=bool, default=False, help=helps[0])
+            parser_of.add_argument("--save_every_minutes", type=float, default=10.0, help=helps[1])
 
     def before_instantiate_classes(self) -> None:
         if self._get(self.config, "lr_scheduler") and not self._get(self.config, "optimizer"):
@@ -99,7 +101,7 @@ class HSAKDCLI(LightningCLI):
         files = [str(file) for file in self._get(self.config, "config") or []]
         best = BestCheckpoint(folder)
         seed = self._get(self.config, "seed_everything", default=0)
-        self.result = ResultWriter(folder, files, seed, options_of(self.config.get(self.subcommand)))
+        self.result = ResultWriter(folder, files, seed, best, options_of(self.config.get(self.subcommand)))
         if config.barebones:
             return super().instantiate_trainer(**kwargs)
         if config.logger in (None, True):

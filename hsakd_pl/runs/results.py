@@ -11,6 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torchvision
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_info
 
 import hsakd_pl
@@ -29,8 +30,10 @@ class ResultWriter(pl.Callback):
     nothing left to train can still write it; the row of a finished run is only replaced by that of another.
     """
 
-    def __init__(self, folder: str | Path, configs: Iterable[str], seed: int, options: dict[str, Any]) -> None:
-        self.path, self.configs, self.seed = Path(folder, ROW), list(configs), seed
+    def __init__(
+        self, folder: str | Path, configs: Iterable[str], seed: int, kept: ModelCheckpoint, options: dict[str, Any]
+    ) -> None:
+        self.path, self.configs, self.seed, self.kept = Path(folder, ROW), list(configs), seed, kept
         self.options, self.changes, self.commit = options, list[dict[str, Any]](), _commit()
         self.spent = {"seconds": 0.0, "train_seconds": 0.0, "images": 0, "resumes": 0}
         self.metrics, self.weights = dict[str, float | None](), dict[str, Any]()
@@ -39,8 +42,8 @@ class ResultWriter(pl.Callback):
         self._trained = False
 
     def state_dict(self) -> dict[str, Any]:
-        kept = ("metrics", "options", "changes", "weights", "commit", "best")
-        return {"spent": {**self.spent, "seconds": self._seconds()}, **{name: getattr(self, name) for name in kept}}
+        names = ("metrics", "options", "changes", "weights", "commit", "best")
+        return {"spent": {**self.spent, "seconds": self._seconds()}, **{name: getattr(self, name) for name in names}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.spent.update(state_dict.get("spent", state_dict))  # of older checkpoints it is all
@@ -95,7 +98,9 @@ class ResultWriter(pl.Callback):
 
     def _row(self, trainer: pl.Trainer, epochs: int, finished: bool) -> dict[str, Any]:
         cuda = trainer.strategy.root_device.type == "cuda"
-        seconds, (best_val_acc, best_epoch) = self._seconds(), self.best
+        seconds, (best_val_acc, best_epoch), kept = self._seconds(), self.best, self.kept.best_model_score
+        if kept is not None and float(kept) > (best_val_acc or 0):  # of a checkpoint that knows no best epoch
+            best_val_acc, best_epoch = float(kept), None
         return {
             "recipe": recipe_of(self.configs),
             "config": self.configs,

@@ -11,7 +11,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from hsakd_pl.errors import UsageError
-from hsakd_pl.report.rows import ROW, is_finished
+from hsakd_pl.report.rows import ROW, TEST, is_finished
 from hsakd_pl.runs.cli import main
 from hsakd_pl.runs.lightning_cli import HSAKDCLI
 from hsakd_pl.runs.signals import Interrupted
@@ -55,9 +55,11 @@ def run_seed(seed: int, options: list[str], recipe: Path) -> None:
     folder = recipe / f"seed{seed}"
     if is_finished(folder / ROW):
         print(f"seed {seed} has a result: {folder / ROW}")
-        return
-    resume = ["--ckpt_path", "last"] if (folder / "last.ckpt").exists() else []
-    main(["fit", *options, "--seed_everything", str(seed), "--trainer.default_root_dir", str(folder), *resume])
+    else:
+        resume = ["--ckpt_path", "last"] if (folder / "last.ckpt").exists() else []
+        main(["fit", *options, "--seed_everything", str(seed), "--trainer.default_root_dir", str(folder), *resume])
+    if not (folder / TEST).exists() and (folder / "last.ckpt").exists():
+        main(["test", "--config", str(folder / "config.yaml"), "--ckpt_path", "last"])
 
 
 def _finished(command: list[str]) -> int:
