@@ -29,6 +29,7 @@ from hsakd_pl.runs.lock import sole_writer
 from hsakd_pl.runs.parser import Parser, again, folder_of
 from hsakd_pl.runs.predictions import PredictionWriter
 from hsakd_pl.runs.report import ResultWriter
+from hsakd_pl.runs.tested import EvaluationWriter
 
 COMMANDS = {  # each is a module beside this one
     "sweep": "Train a recipe with several seeds, one after the other, and show their mean.",
@@ -104,7 +105,7 @@ class HSAKDCLI(LightningCLI):
             return super().instantiate_trainer(**kwargs)
         if config.logger in (None, True):
             kwargs["logger"] = CSVLogger(folder, name="logs")
-        callbacks: list[pl.Callback] = [PredictionWriter(folder), self.result]
+        callbacks: list[pl.Callback] = [PredictionWriter(folder), EvaluationWriter(folder), self.result]
         plugins = config.plugins if isinstance(config.plugins, list) else [config.plugins] if config.plugins else []
         if config.enable_checkpointing is not False and not config.fast_dev_run:
             minutes = self._get(self.config, "save_every_minutes", default=10.0)
