@@ -55,8 +55,9 @@ class EvaluatedModule(pl.LightningModule):
         due = self.trainer.state.fn != "fit" or epoch == self.trainer.max_epochs or (every > 0 and epoch % every == 0)
         self._evaluate(batch, "val", every > 0 and due)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate(batch, "test", self.branch_metrics_every > 0)
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Tensor]]:
+        """Evaluate a batch and give the class ``logits`` (B, N) of each peer."""
+        return {"logits": self._evaluate(batch, "test", self.branch_metrics_every > 0)}
 
     def predict_step(self, batch: tuple[Tensor, list[tuple[str, str]]], batch_idx: int) -> dict[str, Any]:
         """Class, its probability, in what fraction of the transformations it wins; source and error of each image."""
@@ -69,18 +70,20 @@ class EvaluatedModule(pl.LightningModule):
         found = {"class": predicted, "probability": probability, "agreement": agreement}
         return {"source": [path for path, _ in sources], "error": [error for _, error in sources], **found}
 
-    def _evaluate(self, batch: Batch, split: str, with_branches: bool) -> None:
+    def _evaluate(self, batch: Batch, split: str, with_branches: bool) -> list[Tensor]:
         self._guard()
-        images, labels = batch
+        (images, labels), heads = batch, list[Tensor]()
         for peer, network in enumerate(self.networks):
             if with_branches and len(network.branches):
                 output = network.outputs(network.transforms(images))
                 logits, changed = output.logits[: len(labels)], self.evaluation.add_branches(peer, output, labels)
             else:
                 logits, changed = self.classify(peer, images), {}
+            heads.append(logits)
             changed |= self.evaluation.add_head(peer, logits, labels)
             for name, metric in changed.items():
                 self.log(f"{split}/{name}", metric, on_step=False, on_epoch=True, prog_bar=name == "acc")
+        return heads
 
     def train(self, mode: bool = True) -> "EvaluatedModule":
         super().train(mode)

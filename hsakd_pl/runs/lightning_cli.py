@@ -30,6 +30,7 @@ from hsakd_pl.runs.lock import sole_writer
 from hsakd_pl.runs.parser import Parser, again, folder_of
 from hsakd_pl.runs.predictions import PredictionWriter
 from hsakd_pl.runs.results import ResultWriter
+from hsakd_pl.runs.tested import EvaluationWriter
 
 COMMANDS = {  # the module of each, and what --help says
     "sweep": ("hsakd_pl.runs.sweep", "Train and test a recipe with several seeds, one after the other."),
@@ -106,7 +107,12 @@ class HSAKDCLI(LightningCLI):
             return super().instantiate_trainer(**kwargs)
         if config.logger in (None, True):
             kwargs["logger"] = False  # metrics.csv holds it all
-        callbacks: list[pl.Callback] = [PredictionWriter(folder), History(folder), self.result]
+        callbacks: list[pl.Callback] = [
+            PredictionWriter(folder),
+            EvaluationWriter(folder),
+            History(folder),
+            self.result,
+        ]
         plugins = config.plugins if isinstance(config.plugins, list) else [config.plugins] if config.plugins else []
         if config.enable_checkpointing is not False and not config.fast_dev_run:
             minutes = self._get(self.config, "save_every_minutes", default=10.0)

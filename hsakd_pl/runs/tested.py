@@ -1,0 +1,130 @@
+"""Writes what ``test`` finds: ``test.json``, and in ``test_details.json`` what a page shows beside the numbers."""
+
+import json
+import os
+import re
+import time
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed
+import torchvision
+from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor
+from torchmetrics.functional.classification import binary_calibration_error
+
+import hsakd_pl
+from hsakd_pl.files import replacing
+from hsakd_pl.files.weights import file_sha256
+from hsakd_pl.modules.build import RANDOM
+from hsakd_pl.runs.details import BINS, confused_pairs, describe_example, project, reliability
+
+FILE, DETAILS = "test.json", "test_details.json"
+EMBEDDED = 1000  # images, of all devices
+ACCURACIES = re.compile(r"test/((peer\d+_)?(acc|branch\d+_(joint|class))(_top\d+)?)")
+
+
+class EvaluationWriter(pl.Callback):
+    """Writes ``test.json`` and ``test_details.json`` into ``folder`` when ``test`` has ended.
+
+    Accuracies and the expected calibration error (``ece``) are in percent, ``nll`` is the negative log-likelihood; of
+    several peers each is their mean, and each peer's own stands beside it. Images of all devices count. The details:
+    the most confused pairs of classes and the reliability bins of all peers together; of the first peer the embedding
+    of about 1,000 images in two dimensions, and what its heads say of one image under each transformation.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._start = time.monotonic()
+        self._answers, self._embeddings = list[tuple[Tensor, ...]](), list[tuple[Tensor, ...]]()
+        self._example: dict[str, Any] | None = None
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: Any,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        images, labels = batch
+        if not isinstance(outputs, dict) or not len(labels):  # a test_step of the user's, or a device without images
+            return
+        probability, predicted = torch.stack(outputs["logits"]).float().softmax(2).max(2)
+        self._answers.append((labels.cpu(), probability.cpu(), predicted.cpu()))
+        most, batches = EMBEDDED // trainer.world_size, int(trainer.num_test_batches[0])
+        due = (batch_idx + 1) * most // batches - batch_idx * most // batches  # spreads them over all batches
+        chosen = torch.linspace(0, len(labels) - 1, min(due, len(labels)), device=labels.device).long()
+        with trainer.precision_plugin.forward_context():
+            embedding = pl_module.network.outputs(images[chosen]).embedding if len(chosen) else None
+            if embedding is not None:
+                self._embeddings.append((embedding.float().cpu(), labels[chosen].cpu()))
+            if self._example is None:
+                data = getattr(trainer, "datamodule", None)
+                self._example = describe_example(pl_module.network, images[:1], int(labels[0]), data)
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        own = self._answers, self._embeddings
+        ranks: list[Any] = [own] * trainer.world_size
+        if trainer.world_size > 1:
+            torch.distributed.all_gather_object(ranks, own)
+        # Lightning sets fast_dev_run without declaring it
+        if trainer.fast_dev_run or not trainer.is_global_zero:  # type: ignore[attr-defined]
+            return
+        answers, embeddings = ([each for rank in ranks for each in rank[part]] for part in (0, 1))
+        if not answers:
+            name = type(pl_module).__name__
+            rank_zero_info(f"No {FILE} is written: test_step of {name} does not return what that of its base does")
+            return
+        labels, probability, predicted = (torch.cat(parts, -1) for parts in zip(*answers, strict=True))
+        details = {
+            "confused": confused_pairs(labels, predicted),
+            "reliability": reliability(probability, predicted == labels),
+            "embedding": project(*map(torch.cat, zip(*embeddings, strict=True))) if embeddings else None,
+            "example": self._example,
+            "class_names": getattr(getattr(trainer, "datamodule", None), "class_names", None),
+        }
+        results = self._results(trainer, pl_module, labels, probability, predicted)
+        for name, content in ((DETAILS, details), (FILE, results)):
+            with replacing(self.folder / name) as file:
+                json.dump(content, file, indent=1 if content is results else None, allow_nan=False)
+                file.write("\n")
+        rank_zero_info(f"The results of the test are in {self.folder / FILE}")
+
+    def _results(
+        self, trainer: pl.Trainer, module: pl.LightningModule, labels: Tensor, probability: Tensor, predicted: Tensor
+    ) -> dict[str, Any]:
+        # the winning class alone decides: MulticlassCalibrationError makes the same of all classes' probabilities
+        pairs = zip(probability, predicted == labels, strict=True)
+        errors = [_percent(binary_calibration_error(*pair, n_bins=BINS, norm="l1")) for pair in pairs]
+        metrics, limit = trainer.callback_metrics, trainer.limit_test_batches
+        peers = [f"peer{peer}" for peer in range(1, len(errors) + 1)] if len(errors) > 1 else []
+        checkpoint = trainer.ckpt_path or module.hparams.get("weights")
+        cuda = module.device.type == "cuda"
+        return {
+            "checkpoint": None if checkpoint is None else str(checkpoint),
+            "sha256": None if checkpoint in (None, RANDOM) else file_sha256(checkpoint),
+            "split": "test",
+            "images": len(labels),
+            "limited": {"limit_test_batches": limit} if isinstance(limit, int) or limit < 1 else {},
+            **{match[1]: _percent(metrics[match[0]]) for match in map(ACCURACIES.fullmatch, sorted(metrics)) if match},
+            "nll": float(metrics["test/loss"]),
+            "ece": mean(errors),
+            **{f"{peer}_nll": float(metrics[f"test/{peer}_loss"]) for peer in peers},
+            **{f"{peer}_ece": error for peer, error in zip(peers, errors, strict=False)},
+            "seconds": round(time.monotonic() - self._start, 2),
+            "device": torch.cuda.get_device_name() if cuda else f"CPU, {os.cpu_count()} cores",
+            "devices": trainer.world_size,
+            "precision": trainer.precision,
+            "versions": {package.__name__: package.__version__ for package in (hsakd_pl, torch, torchvision, pl)},
+        }
+
+
+def _percent(fraction: Tensor) -> float:
+    return round(100 * float(fraction), 4)  # beyond are float32's own digits

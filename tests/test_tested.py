@@ -1,0 +1,177 @@
+"""What ``test`` writes: the numbers against the logits themselves, and what stands beside them."""
+
+import base64
+import hashlib
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small import run
+from torch import Tensor
+from torchmetrics.classification import MulticlassCalibrationError
+
+from hsakd_pl import BaselineModule, DigitsDataModule, MutualModule, TeacherModule
+from hsakd_pl.runs.details import confused_pairs, project, reliability
+
+PEERS = {"init_args": {"networks": ["resnet8", "resnet14"]}}
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["main.py"])
+
+
+def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    results, details = (json.loads((folder / f"{name}.json").read_text()) for name in ("test", "test_details"))
+    return results, details
+
+
+def digits() -> tuple[Tensor, Tensor]:
+    """All 540 test images, normalised, and their labels."""
+    data = DigitsDataModule(num_workers=0)
+    data.setup("test")
+    images, labels = zip(*(data.on_after_batch_transfer(batch, 0) for batch in data.test_dataloader()), strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+@torch.no_grad()
+def test_numbers_are_those_of_the_logits() -> None:
+    run(
+        "fit",
+        module="TeacherModule",
+        model={"init_args": {"lr": 0.05}},
+        trainer={"limit_train_batches": 19, "max_epochs": 2},
+    )
+    folder = run("test", "--ckpt_path", "last", module="TeacherModule")
+    results, details = read(folder)
+    images, labels = digits()
+    network = TeacherModule.load_from_checkpoint(folder / "last.ckpt").eval().network
+    logits, joint_logits = network.outputs(network.transforms(images))[:2]
+    logits = logits[:540]
+    right = logits.argmax(1) == labels
+    assert right.float().mean() > 0.2 and len(logits.argmax(1).unique()) > 3  # something was learnt
+    percent = {"acc": right, "acc_top5": (logits.topk(5).indices == labels[:, None]).any(1)}
+    for number, joint in enumerate(joint_logits, 1):
+        summed = joint.unflatten(1, (10, 4)).sum(2)
+        percent[f"branch{number}_class"] = summed.argmax(1) == labels.repeat(4)
+        percent[f"branch{number}_joint"] = joint.argmax(1) == 4 * labels.repeat(4) + torch.arange(4).repeat_interleave(
+            540
+        )
+    for name, correct in percent.items():
+        assert results[name] == pytest.approx(100 * correct.double().mean().item(), abs=1e-3), name
+    ece = MulticlassCalibrationError(10, n_bins=15, norm="l1")(logits.softmax(1), labels)
+    assert results["ece"] == pytest.approx(100 * ece.item(), abs=1e-3) and results["ece"] > 1
+    assert results["nll"] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), abs=1e-4)
+    assert (results["split"], results["images"], results["limited"]) == ("test", 540, {})
+    assert results["checkpoint"].endswith("last.ckpt")
+    assert results["sha256"] == hashlib.sha256((folder / "last.ckpt").read_bytes()).hexdigest()
+    for true, predicted, count in details["confused"]:
+        assert count == int(((labels == true) & (logits.argmax(1) == predicted)).sum()) > 0
+    assert sum(full[0] for full in details["reliability"] if full) == 540
+    gaps = [full[0] * abs(full[1] - full[2]) / 540 for full in details["reliability"] if full]
+    assert 100 * sum(gaps) == pytest.approx(results["ece"], abs=1e-3)  # the diagram shows what the number says
+    assert details["embedding"]["labels"] == labels.tolist() and len(details["embedding"]["points"]) == 540
+
+    example = details["example"]
+    shown = network.outputs(network.transforms(images[:1]))
+    means = [shown.logits, *(joint.unflatten(1, (10, 4)).sum(2) for joint in shown.joint_logits)]
+    assert [*example["heads"]] == ["class head", "branch 1", "branch 2", "branch 3"]
+    for rows, head in zip(example["heads"].values(), means, strict=True):
+        for row, probabilities in zip(rows, head.softmax(1), strict=True):
+            best = probabilities.topk(3)
+            assert [each[0] for each in row] == best.indices.tolist()
+            assert [each[1] for each in row] == pytest.approx(best.values.tolist(), abs=1e-4)
+    upright, turned, *_ = (picture(text) for text in example["pictures"])
+    assert np.array_equal(np.rot90(upright), turned) and len(example["pictures"]) == 4
+    data = DigitsDataModule(num_workers=0)
+    data.setup("test")
+    assert np.array_equal(upright, data.splits["test"].images[0].permute(1, 2, 0))
+
+
+def picture(text: str) -> Any:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
+
+
+@torch.no_grad()
+def test_of_several_peers_each_and_their_mean() -> None:
+    limits = {"limit_train_batches": 5, "limit_test_batches": 2}
+    run("fit", module="MutualModule", model=PEERS, trainer=limits)
+    folder = run("test", "--ckpt_path", "last", module="MutualModule", model=PEERS, trainer=limits)
+    results, details = read(folder)
+    assert (results["images"], results["limited"]) == (128, {"limit_test_batches": 2})
+    images, labels = (part[:128] for part in digits())
+    heads = [
+        peer.outputs(images).logits for peer in MutualModule.load_from_checkpoint(folder / "last.ckpt").eval().networks
+    ]
+    for name in ("acc", "ece", "nll", "peer1_branch3_joint"):
+        assert 0 <= results[name] <= 100
+    for name in ("acc", "ece", "nll"):
+        assert results[name] == pytest.approx((results[f"peer1_{name}"] + results[f"peer2_{name}"]) / 2, abs=1e-3)
+    for peer, logits in enumerate(heads, 1):
+        ece = MulticlassCalibrationError(10, n_bins=15, norm="l1")(logits.softmax(1), labels)
+        assert results[f"peer{peer}_ece"] == pytest.approx(100 * ece.item(), abs=1e-3)
+    assert sum(full[0] for full in details["reliability"] if full) == 256
+
+
+def test_weights_of_a_file_and_branches_that_are_not_measured() -> None:
+    folder = run("fit")
+    torch.save(torch.load(folder / "last.ckpt", weights_only=True)["state_dict"], "weights.pt")
+    weights = {"init_args": {"weights": "weights.pt", "branch_metrics_every": 0}}
+    results, details = read(run("test", model=weights, trainer={"limit_test_batches": 1}))
+    assert results["checkpoint"] == "weights.pt"
+    assert results["sha256"] == hashlib.sha256(Path("weights.pt").read_bytes()).hexdigest()
+    assert not [name for name in results if "branch" in name] and [*details["example"]["heads"]] == ["class head"]
+
+
+def test_a_second_test_replaces_the_first_and_a_trial_writes_nothing() -> None:
+    random = {"init_args": {"weights": "random"}}
+    folder = run("test", model=random, trainer={"fast_dev_run": True})
+    assert not list(Path().rglob("test*.json"))
+    for batches in (2, 1):
+        results, _ = read(run("test", model=random, trainer={"limit_test_batches": batches}))
+        assert results["images"] == 64 * batches
+    assert (results["checkpoint"], results["sha256"]) == ("random", None)
+    assert sorted(path.name for path in folder.glob("test*")) == ["test.json", "test_details.json"]
+
+
+class Silent(BaselineModule):
+    """Keeps its logits to itself, as modules of users may."""
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
+        super().test_step(batch, batch_idx)
+
+
+def test_a_module_that_returns_no_logits_is_told_so(caplog: pytest.LogCaptureFixture) -> None:
+    options = {"class_path": "test_tested.Silent", "init_args": {"weights": "random"}}
+    run("test", model=options, trainer={"limit_test_batches": 1})
+    assert "test_step of Silent does not return" in caplog.text
+    assert not list(Path().rglob("test*.json"))
+
+
+def test_confused_pairs_are_the_most_frequent_mistakes() -> None:
+    labels = torch.tensor([0, 0, 0, 1, 2])
+    predicted = torch.tensor([[1, 1, 0, 0, 2], [1, 2, 0, 0, 2]])
+    assert confused_pairs(labels, predicted) == [(0, 1, 3), (1, 0, 2), (0, 2, 1)]
+
+
+def test_bins_of_a_reliability_diagram() -> None:
+    bins = reliability(torch.tensor([0.0, 0.01, 0.5, 1.0]), torch.tensor([False, True, True, False]))
+    assert bins[0] == (2, pytest.approx(0.005), 0.5) and bins[7] == (1, 0.5, 1.0) and bins[14] == (1, 1.0, 0.0)
+    assert [index for index, full in enumerate(bins) if full] == [0, 7, 14]
+
+
+@pytest.mark.parametrize(
+    ("images", "width", "method"), [(1, 8, "PCA"), (19, 1, "PCA"), (20, 8, "t-SNE"), (60, 80, "t-SNE")]
+)
+def test_an_embedding_of_any_number_of_images_lies_in_the_plane(images: int, width: int, method: str) -> None:
+    vectors = torch.randn(images, width, generator=torch.Generator().manual_seed(0))
+    first, second = (project(vectors, torch.zeros(images, dtype=torch.long)) for _ in range(2))
+    assert first == second and first["method"] == method
+    assert np.asarray(first["points"]).shape == (images, 2)
