@@ -61,7 +61,7 @@ def _seed(row: Row) -> tuple[int, str]:
 
 def _marks(members: Sequence[Row], ended: Sequence[Row]) -> list[str]:
     """What a reader of the mean must know."""
-    seeds = Counter(_seed(row)[0] for row in ended)
+    seeds = Counter(row["seed"] for row in ended if "seed" in row)
     marks = [f"seed {seed} stands {count} times" for seed, count in seeds.items() if count > 1]
     for row in members:
         planned = (row.get("protocol") or {}).get("epochs")

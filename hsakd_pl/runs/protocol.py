@@ -45,6 +45,16 @@ def _accuracy(file: Path) -> float | None:
     return next((float(value) for value in said if value is not None), None)
 
 
+def protocol_hash(*parts: Any) -> str:
+    """Give 12 hexadecimal digits that stand for these parts, plain data."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def kept_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the options that are no part of a protocol."""
+    return {option: value for option, value in options.items() if not OUTSIDE.match(option)}
+
+
 def protocol_of(
     options: Mapping[str, Any], changes: Sequence[Mapping[str, Any]], weights: Mapping[str, Any], trainer: pl.Trainer
 ) -> dict[str, Any]:
@@ -56,16 +66,16 @@ def protocol_of(
     """
     module: Any = trainer.lightning_module
     data, optimizer = getattr(trainer, "datamodule", None), trainer.optimizers[0]
-    kept = {option: value for option, value in options.items() if not OUTSIDE.match(option)}
+    kept = kept_options(options)
     kept["model.init_args.num_classes"] = module.num_classes  # which came from the data
     moved = [change for change in changes if change["option"] not in ("trainer.max_epochs", "commit")]
     machine = {"devices": trainer.world_size, "precision": trainer.precision}
-    covered = [kept, {name: value for name, value in weights.items() if name != "teacher_acc"}, machine, moved]
+    hashes = {name: value for name, value in weights.items() if name != "teacher_acc"}
     held_out = getattr(data, "val_fraction", None)
     peers = f", mean of {len(module.networks)} peers" if len(module.networks) > 1 else ""
     rates = optimizer.defaults
     return {
-        "hash": hashlib.sha256(json.dumps(covered, sort_keys=True, default=str).encode()).hexdigest()[:12],
+        "hash": protocol_hash(kept, hashes, machine, moved),
         "options": kept,
         "epochs": trainer.max_epochs,
         "optimizer": type(optimizer).__name__,
