@@ -6,6 +6,8 @@ import json
 import shutil
 import sys
 from collections import defaultdict
+from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,7 @@ def groups(tmp_path_factory: pytest.TempPathFactory) -> list[Group]:
         for kind, (module, arguments) in MODULES.items():
             rows = []
             for seed in range(3):
-                limits = {"max_epochs": 2, "limit_val_batches": 1, "limit_test_batches": 1}
+                limits = {"max_epochs": 2, "limit_train_batches": 1, "limit_val_batches": 1, "limit_test_batches": 1}
                 options: dict[str, Any] = {
                     "module": module,
                     "model": {"init_args": arguments},
@@ -69,3 +71,219 @@ def page(groups: list[Group], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("out") / "page.html"
     write_page(groups, path)
     return path
+
+
+class Elements(HTMLParser):
+    """Collects the elements of a page, with their attributes, and checks that each is closed."""
+
+    VOID = ("meta", "link", "img", "br")  # SVG closes its own
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found, self.open = list[tuple[str, dict[str, str | None]]](), list[str]()
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def text_of(groups: list[Group], path: Path) -> str:
+    write_page(groups, path)
+    return path.read_text()
+
+
+def changed(group: Group, **entries: Any) -> Group:
+    """A group whose first run has other entries."""
+    return group._replace(rows=[{**group.rows[0], **entries}, *group.rows[1:]])
+
+
+def test_a_page_needs_no_network(page: Path) -> None:
+    text = page.read_text()
+    assert not re.findall(r"https?://|@import|url\(|<iframe", text)
+    links = [attributes.get(name) for _, attributes in Elements(text).found for name in ("src", "href")]
+    assert {link[0] for link in links if link} == {"d", "#"}
+    assert {link[:5] for link in links if link and link[0] == "d"} == {"data:"}
+
+
+def test_every_picture_of_a_page_has_words_for_those_who_cannot_see_it(page: Path) -> None:
+    elements = Elements(page.read_text()).found
+    pictures = [attributes for tag, attributes in elements if tag == "svg" and "aria-hidden" not in attributes]
+    assert len(pictures) == 3 + 9 * 2  # curves, and a diagram and an embedding a run
+    assert all(each["role"] == "img" and len(each["aria-label"] or "") > 30 for each in pictures)
+    assert [len(each["alt"] or "") > 10 for tag, each in elements if tag == "img"] == [True] * 9 * 4
+    assert dict(elements)["html"] == {"lang": "en"}
+
+
+def test_a_page_shows_what_each_run_is_and_does(page: Path, groups: list[Group]) -> None:
+    text = page.read_text()
+    for name in ("trainer.max_epochs", "model.init_args.lr", "0123456789ab", "limited batches", "78.67 ± 0.20"):
+        assert name in text
+    for row in (row for group in groups for row in group.rows):
+        assert row["folder"] in text and f"{row['test']['acc']:.2f} % in the test" in text
+        assert row["test"]["sha256"][:12] in text
+    student = groups[2].rows[1]
+    for number in (1, 2, 3):
+        cells = [student["test"][f"branch{number}_{kind}"] for kind in ("class", "class_top5", "joint")]
+        row = f"branch {number}</th>" + "".join(f"<td>{cell:.2f}</td>" for cell in cells)
+        assert row in text
+    true, predicted, count = student["details"]["confused"][0]
+    assert re.search(rf'<td class="name">{true}</td><td class="name">{predicted}</td><td [^>]*>{count}</td>', text)
+
+
+def test_whatever_stands_in_files_is_text_on_a_page(groups: list[Group], tmp_path: Path) -> None:
+    details = {**groups[0].rows[0]["details"], "class_names": [f"{EVIL}{label}" for label in range(10)]}
+    entries = dict.fromkeys(("folder", "device", "seed"), EVIL)
+    first = groups[0].rows[0]
+    evil = changed(groups[0], **entries, config=[EVIL], details=details, test={**first["test"], "checkpoint": EVIL})
+    evil = changed(evil, protocol={EVIL: EVIL}, changes=[{"option": EVIL, "from": EVIL, "to": EVIL, "step": EVIL}])
+    evil = evil._replace(name=EVIL, marks=[EVIL], paper=EVIL, recipe=EVIL, differences={EVIL: (EVIL, EVIL)})
+    text = text_of(
+        [evil._replace(others=[{"folder": EVIL, "seed": EVIL}]), changed(groups[1], test=None)], tmp_path / "p"
+    )
+    assert "&lt;script&gt;document" in text and text.count("<script>") == 1
+    assert {tag for tag, _ in Elements(text).found} == {
+        tag for tag, _ in Elements(text_of(groups, tmp_path / "p")).found
+    } | {"strong", "ul", "li"}
+
+
+def test_a_run_without_a_test_names_the_command_that_makes_one(groups: list[Group], tmp_path: Path) -> None:
+    untested = changed(groups[1], test=None, details=None, config=["my recipe.yaml"], folder="runs/a")
+    command = "hsakd test --config &#39;my recipe.yaml&#39; --trainer.default_root_dir runs/a --ckpt_path last"
+    assert command in text_of([untested], tmp_path / "page.html")
+
+
+def test_rows_of_an_older_version_are_shown_as_what_they_are(tmp_path: Path) -> None:
+    row = {"config": ["a.yaml"], "folder": "runs/a", "last_val_acc": 0.5, "best_val_acc": None}
+    text = text_of(
+        [Group("a", [row], [], "", None, {}, [row]), Group("empty", [], [], "", None, {}, [])], tmp_path / "p"
+    )
+    assert "50.00" in text and "did not record" in text and "None of these runs has a metrics.csv" in text
+    Elements(text)
+
+
+@pytest.mark.parametrize(
+    "broken", [{"confused": []}, [], "text", {"class_names": 1, "reliability": [], "confused": []}]
+)
+def test_details_that_test_did_not_write_are_one_error(groups: list[Group], tmp_path: Path, broken: Any) -> None:
+    with pytest.raises(UsageError, match=r"seed0/test_details.json is not what test writes: remove it, or run hsakd"):
+        write_page([changed(groups[0], details=broken or [0])], tmp_path / "page.html")
+    assert not list(tmp_path.iterdir())
+
+
+def test_of_many_classes_the_most_confused_have_colours(groups: list[Group], tmp_path: Path) -> None:
+    points = [[float(number % 7), float(number % 11)] for number in range(200)]
+    embedding = {"method": "t-SNE", "points": points, "labels": [number % 100 for number in range(200)]}
+    names = [f"class{label}" for label in range(100)]
+    details = {**groups[0].rows[0]["details"], "embedding": embedding, "confused": [[7, 93, 5]], "class_names": names}
+    text = text_of([changed(groups[0], details=details)._replace(marks=[])], tmp_path / "page.html")
+    legend = re.search(r"200 test images.*?</ul>", text, re.DOTALL)
+    assert legend and "90 other classes" in legend[0] and "class7<" in legend[0] and "class93<" in legend[0]
+
+
+def test_axes_are_labelled_at_round_numbers() -> None:
+    assert round_numbers(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1]
+    assert round_numbers(0, 239, 1) == [0, 50, 100, 150, 200, 250]
+    assert round_numbers(0, 0, 1) == [0, 1] and round_numbers(3, 3, 1) == [3, 4]
+    for low, high in ((2.31, 2.32), (-3, 1e6), (1e-9, 2e-9), (5, 5), (0.97, 0.97)):
+        found = round_numbers(low, high)
+        assert found[0] <= low and high <= found[-1] and 2 <= len(found) <= 9 and len(set(found)) == len(found)
+    chart = Chart([0, 10], [0, 1])
+    assert chart.line([(0, 0), (10, 1)]) == f"{chart.left}.0,{chart.bottom}.0 {chart.right}.0,{chart.top}.0"
+
+
+def test_lines_and_marks_differ_without_colours_too() -> None:
+    assert len(set(STYLES)) == len({(style.colour, style.dash) for style in STYLES}) == 35
+    assert all(one.dash != other.dash and one.shape != other.shape for one, other in pairwise(STYLES))
+
+
+def browse(page: Path, *options: str, fragment: str = "") -> tuple[str, str]:
+    """Open a page in a browser without a screen; returns what it is asked to print, and its log."""
+    assert CHROMIUM is not None
+    quiet = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        f"--user-data-dir={page.parent}/profile",
+    ]
+    log = ["--enable-logging=stderr", "--v=0", "--virtual-time-budget=5000"]
+    command = [CHROMIUM, *quiet, *log, *options, f"{page.as_uri()}{fragment}"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert shown.returncode == 0, shown.stderr
+    return shown.stdout, shown.stderr
+
+
+def with_script(page: Path, script: str) -> Path:
+    """A copy of a page with a script at its end."""
+    copy = page.with_name("copy.html")
+    copy.write_text(page.read_text().replace("</body>", f"<script>{script}</script></body>"))
+    return copy
+
+
+def column(text: str, number: int) -> list[str]:
+    """What the browser has in a column of the first table, from the top."""
+    body = text[text.index("<tbody>") : text.index("</tbody>")]
+    return [
+        re.sub("<[^>]*>", "", re.findall(r"<t[hd].*?</t[hd]>", row, re.DOTALL)[number]).strip()
+        for row in body.split("</tr>")[:-1]
+    ]
+
+
+@needs_browser
+def test_a_browser_has_nothing_to_complain_of(page: Path, tmp_path: Path) -> None:
+    assert "CONSOLE" not in browse(page, "--dump-dom")[1]
+    broken = with_script(page, "missing()")
+    assert re.search("CONSOLE.*missing is not defined", browse(broken, "--dump-dom")[1])  # it would be seen
+
+
+@needs_browser
+def test_a_table_is_sorted_by_the_column_that_is_clicked(page: Path) -> None:
+    names = ["baseline", "teacher", "student"]
+    assert column(browse(page, "--dump-dom")[0], 0) == names
+    assert column(browse(page, "--dump-dom", fragment="#sort=0")[0], 0) == sorted(names)
+    once = with_script(page, "document.querySelectorAll('.sortable button')[3].click()")
+    accuracies = [float(cell.split()[0]) for cell in column(browse(once, "--dump-dom")[0], 3)]
+    assert accuracies == sorted(accuracies) and len(set(accuracies)) > 1
+    twice = with_script(page, "for (let i = 0; i < 2; i++) document.querySelectorAll('.sortable button')[3].click()")
+    shown = browse(twice, "--dump-dom")[0]
+    assert [float(cell.split()[0]) for cell in column(shown, 3)] == accuracies[::-1]
+    assert shown.count('aria-sort="descending"') == 1 and 'aria-sort="ascending"' not in shown
+
+
+@needs_browser
+def test_a_browser_draws_the_page(page: Path, tmp_path: Path) -> None:
+    browse(page, "--window-size=1280,2000", f"--screenshot={tmp_path / 'page.png'}")
+    shot = Image.open(tmp_path / "page.png").convert("RGB")
+    assert shot.size == (1280, 2000)
+    colours = shot.getcolors(1 << 24)
+    assert colours is not None and len(colours) > 500
+    drawn = {colour for _, colour in colours}
+    assert {(0, 0x72, 0xB2), (0xD5, 0x5E, 0), (0, 0x9E, 0x73)} <= drawn  # a line each
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [320, 390, 1280])
+def test_nothing_of_a_page_is_wider_than_the_screen(page: Path, width: int) -> None:
+    """In a frame, since the browser's own windows are at least 500 pixels wide."""
+    script = """
+    const frame = document.createElement("iframe");
+    frame.style = "width: WIDTHpx; height: 800px; border: 0";
+    frame.srcdoc = document.documentElement.outerHTML.replace(/<script>[^]*?<.script>/g, "");
+    frame.onload = () => {
+      const page = frame.contentDocument.documentElement;
+      frame.contentDocument.querySelectorAll("details").forEach((run) => { run.open = true; });
+      document.title = [page.scrollWidth, frame.contentWindow.innerWidth].join(" of ");
+    };
+    document.body.append(frame);
+    """
+    shown = browse(with_script(page, script.replace("WIDTH", str(width))), "--dump-dom")[0]
+    assert f"<title>{width} of {width}</title>" in shown

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -175,3 +176,19 @@ def test_an_embedding_of_any_number_of_images_lies_in_the_plane(images: int, wid
     first, second = (project(vectors, torch.zeros(images, dtype=torch.long)) for _ in range(2))
     assert first == second and first["method"] == method
     assert np.asarray(first["points"]).shape == (images, 2)
+
+
+@pytest.mark.slow
+def test_two_devices_find_what_one_finds() -> None:
+    last = run("fit", trainer={"limit_train_batches": 10}) / "last.ckpt"
+    one, details = read(run("test", "--ckpt_path", str(last), trainer={"limit_test_batches": 4}))
+    spread = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.default_root_dir=two"]
+    command = [sys.executable, "-m", "hsakd_pl", "test", "--config", "config.yaml", "--ckpt_path", str(last), *spread]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stderr
+    two, details_of_two = read(Path("two"))
+    assert (two["devices"], two["images"], two["limited"]) == (2, 256, {"limit_test_batches": 4})
+    for name in ("acc", "acc_top5", "nll", "ece"):
+        assert two[name] == pytest.approx(one[name], abs=1e-3), name
+    assert details_of_two["confused"] == details["confused"]
+    assert sorted(details_of_two["embedding"]["labels"]) == sorted(details["embedding"]["labels"])

@@ -5,7 +5,7 @@ const heads = [...table.tHead.rows[0].cells];
 
 function sort(column, descending) {
   const key = (row) => row.cells[column].textContent.trim();
-  const number = (text) => parseFloat(text.replace(/[,+]/g, "").replace("−", "-"));
+  const number = (text) => parseFloat(text.replace(/[,+]/g, ""));
   const compare = (one, other) => {
     const [a, b] = [number(key(one)), number(key(other))];
     if (Number.isNaN(a) !== Number.isNaN(b)) return Number.isNaN(a) ? 1 : -1; // what is missing comes last

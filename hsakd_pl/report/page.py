@@ -50,7 +50,7 @@ def _group(group: Group) -> dict[str, Any]:
         "test": _spread(_numbers([row.get("test") or {} for row in group.rows], "acc")),
         "beyond_paper": f"{mean(last) - float(paper[0]):+.2f}" if last and paper else "",
         "speed": f"{mean(speed):,.0f}" if speed else "",
-        "hours": f"{mean(seconds) / 3600:,.2f}" if seconds else "",
+        "hours": f"{mean(seconds) / 3600:.3g}" if seconds else "",
         "protocol": next((row["protocol"] for row in group.rows if row.get("protocol")), {}),
         "runs": [_run(row) for row in group.rows],
     }

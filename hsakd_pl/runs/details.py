@@ -26,8 +26,8 @@ def confused_pairs(labels: Tensor, predicted: Tensor) -> list[tuple[int, int, in
     Returns (true class, predicted class, how often), the most frequent first.
     """
     pairs = Counter(zip(labels.repeat(len(predicted)).tolist(), predicted.flatten().tolist(), strict=True))
-    wrong = Counter({pair: count for pair, count in pairs.items() if pair[0] != pair[1]})
-    return [(*pair, count) for pair, count in wrong.most_common(PAIRS)]
+    wrong = sorted((-count, *pair) for pair, count in pairs.items() if pair[0] != pair[1])
+    return [(label, taken_for, -count) for count, label, taken_for in wrong[:PAIRS]]
 
 
 def reliability(probability: Tensor, correct: Tensor) -> list[tuple[int, float, float] | None]:
