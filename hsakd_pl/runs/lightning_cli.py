@@ -1,5 +1,6 @@
 """LightningCLI for runs that lie in one folder each, can be stopped, and go on where they were."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
 from lightning_fabric.plugins import CheckpointIO
-from pytorch_lightning.callbacks import LearningRateMonitor
+from pytorch_lightning.callbacks import LearningRateMonitor, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities import rank_zero_info
@@ -26,9 +27,12 @@ from hsakd_pl.runs.checkpoints import (
 )
 from hsakd_pl.runs.configuration import changes, options_of
 from hsakd_pl.runs.lock import sole_writer
-from hsakd_pl.runs.parser import Parser, again, folder_of
+from hsakd_pl.runs.parser import Parser, again, folder_of, program
 from hsakd_pl.runs.predictions import PredictionWriter
+from hsakd_pl.runs.progress import Progress
 from hsakd_pl.runs.report import ResultWriter
+from hsakd_pl.runs.summary import Introduction, conclusion
+from hsakd_pl.runs.watched import StepLossLogger
 
 COMMANDS = {  # each is a module beside this one
     "sweep": "Train a recipe with several seeds, one after the other, and show their mean.",
@@ -46,6 +50,7 @@ class HSAKDCLI(LightningCLI):
 
     def __init__(self, model: Any = HSAKDModule, data: Any = pl.LightningDataModule, **options: Any) -> None:
         usual = {"subclass_mode_model": True, "subclass_mode_data": True, "seed_everything_default": 0}
+        usual |= {"trainer_defaults": {"enable_model_summary": False}}  # an own block is shown before the run
         super().__init__(model, data, **{**usual, **options})
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
@@ -112,7 +117,11 @@ class HSAKDCLI(LightningCLI):
             if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
                 kwargs["plugins"] = [*plugins, WholeFiles()]
         if config.logger is not False and not config.fast_dev_run:
-            callbacks += [LearningRateMonitor()]
+            callbacks += [LearningRateMonitor(), StepLossLogger()]
+        if config.enable_progress_bar is not False:
+            chosen = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
+            own = any(isinstance(callback, ProgressBar) for callback in chosen)
+            callbacks += [Introduction(), *([] if own else [Progress()])]
         self.trainer_defaults["callbacks"] = callbacks  # LightningCLI adds them to those of the configuration
         trainer = super().instantiate_trainer(**kwargs)
         if config.sync_batchnorm and trainer.strategy.root_device.type != "cuda":
@@ -174,11 +183,12 @@ class HSAKDCLI(LightningCLI):
         self.config_init["predict"]["return_predictions"] = False
 
     def after_fit(self) -> None:
-        metrics, best = self.trainer.callback_metrics, self.result.best.best_model_score
-        if "val/acc" in metrics and best is not None:
-            rank_zero_info(
-                f"val/acc: last epoch {100 * metrics['val/acc']:.2f} % (the result), best epoch {100 * best:.2f} %"
-            )
+        # Lightning sets fast_dev_run without declaring it
+        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            bar, best = self.trainer.progress_bar_callback, self.result.best.best_model_score
+            best_epoch = bar.best_epoch if isinstance(bar, Progress) else None
+            commands = [again(self.given, "test"), shlex.join([*program(), "report", self.trainer.default_root_dir])]
+            print(conclusion(self.trainer, best, best_epoch, commands), flush=True)
 
 
 def _num_classes(data: pl.LightningDataModule) -> int:

@@ -1,0 +1,26 @@
+"""A bar for what takes longer than a second before there is a run to show."""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+from pytorch_lightning.utilities import rank_zero_only
+from rich.console import Console
+from rich.progress import Progress
+
+Item = TypeVar("Item")
+
+
+def tracked(items: Sequence[Item], what: str) -> Iterator[Item]:
+    """Go through items; after a second, a terminal's stderr shows a bar until the last of them is done."""
+    console, start = Console(stderr=True), time.monotonic()
+    bar = Progress(console=console, transient=True, disable=not console.is_interactive or rank_zero_only.rank != 0)
+    task = bar.add_task(what, total=len(items))
+    try:
+        for item in items:
+            yield item
+            bar.advance(task)
+            if time.monotonic() > start + 1:
+                bar.start()
+    finally:
+        bar.stop()
