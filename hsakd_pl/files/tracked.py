@@ -14,7 +14,8 @@ Item = TypeVar("Item")
 def tracked(items: Sequence[Item], what: str) -> Iterator[Item]:
     """Go through items; after a second, a terminal's stderr shows a bar until the last of them is done."""
     console, start = Console(stderr=True), time.monotonic()
-    bar = Progress(console=console, transient=True, disable=not console.is_interactive or rank_zero_only.rank != 0)
+    hidden = not console.is_interactive or rank_zero_only.rank != 0  # type: ignore[attr-defined]  # set by Lightning
+    bar = Progress(console=console, transient=True, disable=hidden)
     task = bar.add_task(what, total=len(items))
     try:
         for item in items:

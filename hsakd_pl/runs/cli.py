@@ -18,7 +18,9 @@ from hsakd_pl.runs.signals import Interrupted, stopped_by_signals
 
 USER_MISTAKES = (UsageError, OSError, ModuleNotFoundError, UnicodeError, MisconfigurationException)
 # What Lightning says of itself and of what is not there; the package tells the rest in its own words
-ADVERTS = r"Seed set|GPU available: False|TPU available|💡|LOCAL_RANK|`Trainer\.fit` stopped: `max_|Using .* Mixed Precision"
+ADVERTS = (
+    r"Seed set|GPU available: False|TPU available|💡|LOCAL_RANK|`Trainer\.fit` stopped: `max_|Using .* Mixed Precision"
+)
 if find_spec("pl_bolts"):
     import_module("hsakd_pl.integrations.bolts")  # so that a configuration may name what is in it
 
@@ -31,7 +33,11 @@ def main(args: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", "The number of training batches .* is smaller")  # epochs are logged as well
     warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint.*Progress'\\]")  # switched off now
     warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")  # by PyTorch, for Lightning to mend
-    for module in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda", "lightning_fabric.utilities.seed"):
+    for module in (
+        "pytorch_lightning.utilities.rank_zero",
+        "pytorch_lightning.accelerators.cuda",
+        "lightning_fabric.utilities.seed",
+    ):
         logging.getLogger(module).addFilter(_is_no_advert)
     given = sys.argv[1:] if args is None else args
     try:

@@ -49,7 +49,7 @@ class HSAKDCLI(LightningCLI):
     """
 
     def __init__(self, model: Any = HSAKDModule, data: Any = pl.LightningDataModule, **options: Any) -> None:
-        usual = {"subclass_mode_model": True, "subclass_mode_data": True, "seed_everything_default": 0}
+        usual: dict[str, Any] = {"subclass_mode_model": True, "subclass_mode_data": True, "seed_everything_default": 0}
         usual |= {"trainer_defaults": {"enable_model_summary": False}}  # an own block is shown before the run
         super().__init__(model, data, **{**usual, **options})
 

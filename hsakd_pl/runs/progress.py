@@ -22,24 +22,21 @@ SECONDS_BETWEEN_LINES = 600.0  # inside an epoch; one of ImageNet takes an hour
 class Progress(ProgressBar):
     """Shows loss, accuracy, best accuracy and its epoch, learning rate, images/s, and the time left of the whole run.
 
-    On a terminal and in a notebook a bar moves, and finished epochs stay as lines. Elsewhere (SLURM, pipes, CI) an epoch
-    is a line, and a long one has a line every ten minutes. Checkpoints carry the accuracies, so that a resumed run goes
-    on with them. No step waits for a GPU: the loss inside an epoch is the last that has arrived from there.
+    On a terminal and in a notebook a bar moves, and finished epochs stay as lines. Elsewhere (SLURM, pipes, CI) an
+    epoch is a line, and a long one has a line every ten minutes. Checkpoints carry the accuracies, so that a resumed
+    run goes on with them. No step waits for a GPU: the loss inside an epoch is the last that has arrived from there.
     """
-
-    accuracy: float | None = None  # after the last validation
-    best: float | None = None
-    best_epoch: int | None = None
 
     def __init__(self) -> None:
         super().__init__()
-        self._enabled, self._live, self._due = True, None, 0.0
-        self._watched, self._loss, self._lr, self._validated = Watched(), float("nan"), 0.0, False
-        self._since = self._seconds = 0.0
-        self._images = 0
-        self._begun: tuple[float, float] | None = None  # when, and how much of the run was done by then
-
-    _live: Live | None
+        self.accuracy: float | None = None  # after the last validation
+        self.best: float | None = None
+        self.best_epoch: int | None = None
+        self._enabled, self._due, self._watched = True, 0.0, Watched()
+        self._live: Live | None = None
+        self._begun: tuple[float, float] | None = None  # when, and how much of the fit was done by then
+        self._loss, self._lr, self._validated = math.nan, 0.0, False
+        self._since, self._seconds, self._images = 0.0, 0.0, 0  # of the epoch's training
 
     def enable(self) -> None:
         self._enabled = True
@@ -48,18 +45,21 @@ class Progress(ProgressBar):
         self._enabled = False
 
     def state_dict(self) -> dict[str, Any]:
-        best = {"accuracy": self.accuracy, "best": self.best, "best_epoch": self.best_epoch}
-        return {} if self.best is None else best
+        return {} if self.best is None else {name: getattr(self, name) for name in ("accuracy", "best", "best_epoch")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.accuracy, self.best, self.best_epoch = (state_dict[key] for key in ("accuracy", "best", "best_epoch"))
+        self.accuracy, self.best, self.best_epoch = (state_dict[name] for name in ("accuracy", "best", "best_epoch"))
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        console = Console()
+        self._begun, self._loss = None, math.nan
+        if trainer.current_epoch == 0:
+            self.accuracy = self.best = self.best_epoch = None
+        console, mixed = Console(), not Console().is_jupyter  # what is printed goes above a terminal's bar
         if self._enabled and (console.is_jupyter or (console.is_interactive and sys.stdout.isatty())):
-            mixed = {"redirect_stdout": not console.is_jupyter, "redirect_stderr": not console.is_jupyter}
-            self._live = Live(console=console, auto_refresh=False, transient=True, **mixed)
+            self._live = Live(
+                console=console, auto_refresh=False, transient=True, redirect_stdout=mixed, redirect_stderr=mixed
+            )
         self._wait()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -70,17 +70,14 @@ class Progress(ProgressBar):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self.teardown(trainer, pl_module, "")
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._begun = None
-        self.on_train_epoch_start(trainer, pl_module)  # resumed inside an epoch, that has no start
+    def on_train_start(self, *_: Any) -> None:
+        self.on_train_epoch_start()  # resumed inside an epoch, that has no start
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_start(self, *_: Any) -> None:
         self._since, self._seconds, self._images, self._validated = time.monotonic(), 0.0, 0, False
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        self._lr = trainer.optimizers[0].param_groups[0]["lr"]  # after the epoch's last step it is the next epoch's
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        self._lr = trainer.optimizers[0].param_groups[0]["lr"]  # after an epoch's last step it is the next one's
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -88,40 +85,27 @@ class Progress(ProgressBar):
         now = time.monotonic()
         self._seconds, self._since = self._seconds + now - self._since, now
         self._images += len(batch[1]) * trainer.world_size
-        if self._begun is None:  # the first step compiles, and waits for the first images
+        if self._begun is None:  # the first step has compiled, and waited for the first images
             self._begun = now, _part_done(trainer)
         if self._is_due():
             self._watched.begin(trainer.global_step, loss_of(trainer, outputs))
-        for _, self._loss in self._watched.arrived():
-            self._show(self._epoch(), batch_idx + 1, self.total_train_batches)
+        for _, loss in self._watched.arrived():
+            self._loss = loss
+            self._show(self._epoch(), batch_idx + 1, trainer.num_training_batches)
 
-    def on_validation_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:  # fmt: skip
-        self.has_dataloader_changed(dataloader_idx)
-        if self._is_due():
-            what = "validation" if self._begun is None else f"{self._epoch()}, validation"
-            self._show(what, batch_idx + 1, self.total_val_batches_current_dataloader)
+    def on_validation_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        batches = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
+        self._evaluated("validation" if self._begun is None else f"{self._epoch()}, validation", batches, *args[3:])
 
-    def on_test_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:  # fmt: skip
-        self.has_dataloader_changed(dataloader_idx)
-        if self._is_due():
-            self._show("test", batch_idx + 1, self.total_test_batches_current_dataloader)
+    def on_test_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        self._evaluated("test", trainer.num_test_batches, *args[3:])
 
-    def on_predict_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:  # fmt: skip
-        self.has_dataloader_changed(dataloader_idx)
-        if self._is_due():
-            self._show("predict", batch_idx + 1, self.total_predict_batches_current_dataloader)
+    def on_predict_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        self._evaluated("predict", trainer.num_predict_batches, *args[3:])
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         accuracy = trainer.callback_metrics.get("val/acc")  # in every process: they sum it up together
+        self._since = time.monotonic()
         if accuracy is None or trainer.sanity_checking or trainer.state.fn != "fit":
             return
         self.accuracy, self._validated = float(accuracy), True
@@ -133,6 +117,10 @@ class Progress(ProgressBar):
         if self._enabled:
             print("  ".join([self._epoch(), *self._numbers(self._validated)]), flush=True)
             self._wait()
+
+    def _evaluated(self, what: str, batches: list[Any], batch_idx: int, dataloader_idx: int = 0) -> None:
+        if self._is_due():
+            self._show(what, batch_idx + 1, batches[dataloader_idx])
 
     def _is_due(self) -> bool:
         """Whether it is time for another picture, or another line."""
@@ -177,12 +165,14 @@ def _part_done(trainer: pl.Trainer) -> float:
     steps, epochs = trainer.estimated_stepping_batches, trainer.max_epochs or -1
     if 0 < steps < math.inf:
         return trainer.global_step / steps
-    return trainer.fit_loop.epoch_progress.current.processed / epochs if epochs > 0 else 0.0
+    counted: Any = trainer.fit_loop.epoch_progress.current  # an epoch is processed before it is completed
+    return counted.processed / epochs if epochs > 0 else 0.0
 
 
 def _seconds_left(trainer: pl.Trainer, begun: tuple[float, float] | None) -> float:
     """Estimate the time to the end of a fit by its pace since it had ``begun``; infinite where nothing is known."""
-    limits = [timer.time_remaining() for timer in trainer.callbacks if isinstance(timer, Timer)]
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set without being declared
+    limits = [timer.time_remaining() for timer in callbacks if isinstance(timer, Timer)]
     left = [limit for limit in limits if limit is not None]
     if begun is not None and (done := _part_done(trainer)) > begun[1]:
         left += [(time.monotonic() - begun[0]) / (done - begun[1]) * (1 - done)]

@@ -57,8 +57,8 @@ def introduction(trainer: pl.Trainer, module: HSAKDModule) -> list[tuple[str, st
     lines += [("device", f"{trainer.world_size} x {device}, precision {trainer.precision}")]
     length = f"{trainer.max_epochs} epochs" if (trainer.max_epochs or -1) > 0 else "epochs without end"
     length += f", at most {trainer.max_steps:,} steps" if trainer.max_steps > 0 else ""
-    batch = f", batch {data.batch_size}" if hasattr(data, "batch_size") else ""
-    lines += [("training", f"{length}{batch}, seed {os.environ.get('PL_GLOBAL_SEED')}")]
+    batch = getattr(data, "batch_size", "as the loader has it")
+    lines += [("training", f"{length}, batch {batch}, seed {os.environ.get('PL_GLOBAL_SEED')}")]
     return [*lines, ("folder", trainer.default_root_dir)]
 
 
@@ -69,7 +69,9 @@ def _sizes(network: Network, image_size: int | None) -> str:
 
 def _size(network: Network, image_size: int | None) -> str:
     parameters = f"{sum(parameter.numel() for parameter in network.parameters()) / 1e6:.2f} M parameters"
-    return f"{parameters}, {multiply_adds(network, image_size) / 1e6:,.1f} M multiply-adds" if image_size else parameters
+    return (
+        f"{parameters}, {multiply_adds(network, image_size) / 1e6:,.1f} M multiply-adds" if image_size else parameters
+    )
 
 
 @torch.no_grad()
@@ -86,11 +88,13 @@ def _accuracy(weights: Path) -> str:
     return "".join(f", {100 * state['accuracy']:.2f} %" for state in states if state.get("accuracy") is not None)
 
 
-def conclusion(trainer: pl.Trainer, best: float | None, best_epoch: int | None, commands: list[str]) -> str:
+def conclusion(trainer: pl.Trainer, best: torch.Tensor | None, best_epoch: int | None, commands: list[str]) -> str:
     """Name the result of a fit, its best epoch, what lies in its folder, and what to run next."""
     folder, lines = Path(trainer.default_root_dir), []
     if (last := trainer.callback_metrics.get("val/acc")) is not None and best is not None:
         at = f" (epoch {best_epoch})" if best_epoch else ""
-        lines += [("result", f"{100 * last:.2f} % after the last epoch, {trainer.current_epoch}; best {100 * best:.2f} %{at}")]
+        lines += [
+            ("result", f"{100 * last:.2f} % after the last epoch, {trainer.current_epoch}; best {100 * best:.2f} %{at}")
+        ]
     lines += [("files", f"{folder}: {', '.join(sorted(path.name for path in folder.glob('[!.]*')))}")]
-    return aligned([*lines, *zip(["next", *[""] * len(commands)], commands)])
+    return aligned([*lines, ("next", commands[0]), *(("", command) for command in commands[1:])])

@@ -47,7 +47,8 @@ class StepLossLogger(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        every, step = trainer.log_every_n_steps, trainer.global_step
+        # Lightning sets it without declaring it
+        every, step = trainer.log_every_n_steps, trainer.global_step  # type: ignore[attr-defined]
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
         if stepped and trainer.is_global_zero and every and step % every == 0:
             self.watched.begin(step - 1, loss_of(trainer, outputs))  # Lightning counts logged steps from 0
