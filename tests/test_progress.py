@@ -23,6 +23,7 @@ from hsakd_pl.runs.progress import Progress
 from hsakd_pl.runs.summary import multiply_adds
 from hsakd_pl.runs.watched import Watched
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 SHOWN = {"enable_progress_bar": True}
 LINE = (
     r"epoch {}  loss +[\d.]+  val +[\d.]+ %  best +[\d.]+ % \(\d\)  lr [\d.]+  [\d,]+ images/s  \d+ (s|min|h \d\d) left"
@@ -125,7 +126,7 @@ class Endless(IterableDataset):  # type: ignore[type-arg]
 
 
 def fit(kind: str = "baseline", train: Any = None, validate: bool = True, **options: Any) -> None:
-    data = [train or loader(), loader() if validate else None]
+    data = [loader() if train is None else train, loader() if validate else None]
     trainer(callbacks=[Progress()], enable_progress_bar=True, **options).fit(make(kind), *data)
 
 
@@ -155,7 +156,7 @@ def test_runs_whose_length_is_unknown(capsys: pytest.CaptureFixture[str]) -> Non
     assert " 0 s left" in epochs(capsys.readouterr().out)[-1]
     fit(max_epochs=-1, max_time={"seconds": 0})
     fit(max_epochs=1, fast_dev_run=True)
-    assert " left" in epochs(capsys.readouterr().out)[-1]
+    assert [line[:9] for line in epochs(capsys.readouterr().out)][-1] == "epoch 1/1"
 
 
 def test_a_long_epoch_has_lines_inside(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,9 +166,11 @@ def test_a_long_epoch_has_lines_inside(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert [line.split("  ")[:2] for line in shown[:2]] == [["epoch 1/1", "1/2"], ["epoch 1/1", "2/2"]]
 
 
-def test_a_bar_of_the_user_s_own_takes_the_place() -> None:
+def test_a_bar_of_the_user_s_own_takes_the_place(capsys: pytest.CaptureFixture[str]) -> None:
     own = {"callbacks": [{"class_path": "pytorch_lightning.callbacks.TQDMProgressBar"}]}
     run("fit", trainer={**SHOWN, **own})
+    printed = capsys.readouterr().out
+    assert "Epoch 0: 100%" in printed and epochs(printed) == [] and printed.count("network") == 1
 
 
 def test_a_bar_that_is_switched_off_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -209,3 +212,24 @@ def test_watched_numbers_arrive_in_order() -> None:
     for step in range(3):
         watched.begin(step, torch.tensor(float(step)))
     assert list(watched.arrived()) == [(0, 0.0), (1, 1.0), (2, 2.0)] and list(watched.arrived(wait=True)) == []
+
+
+@pytest.mark.slow
+def test_a_notebook_shows_a_bar_and_a_line_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    nbformat, nbclient, *_ = [pytest.importorskip(name) for name in ("nbformat", "nbclient", "ipykernel", "ipywidgets")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
+    options = 'max_epochs=2, limit_train_batches=2, accelerator="cpu", logger=False, enable_checkpointing=False'
+    lines = [
+        "import pytorch_lightning as pl",
+        "from hsakd_pl import BaselineModule, DigitsDataModule",
+        "from hsakd_pl.runs import progress",
+        "progress.SECONDS_BETWEEN_PICTURES = 0.0",
+        f"trainer = pl.Trainer({options}, callbacks=[progress.Progress()])",
+        'trainer.fit(BaselineModule("resnet8", num_classes=10), DigitsDataModule())',
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("\n".join(lines))])
+    nbclient.NotebookClient(notebook, timeout=600).execute()
+    outputs = notebook.cells[0].outputs
+    printed = "".join(output.text for output in outputs if output.get("name") == "stdout")
+    assert [line[:9] for line in epochs(printed)] == ["epoch 1/2", "epoch 2/2"]
+    assert any("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in outputs)

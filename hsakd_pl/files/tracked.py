@@ -1,7 +1,7 @@
 """A bar for what takes longer than a second before there is a run to show."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from pytorch_lightning.utilities import rank_zero_only
@@ -11,12 +11,12 @@ from rich.progress import Progress
 Item = TypeVar("Item")
 
 
-def tracked(items: Sequence[Item], what: str) -> Iterator[Item]:
-    """Go through items; after a second, a terminal's stderr shows a bar until the last of them is done."""
+def tracked(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
+    """Go through ``total`` items; after a second, a bar shows how far, where stderr is a terminal."""
     console, start = Console(stderr=True), time.monotonic()
     hidden = not console.is_interactive or rank_zero_only.rank != 0  # type: ignore[attr-defined]  # set by Lightning
     bar = Progress(console=console, transient=True, disable=hidden)
-    task = bar.add_task(what, total=len(items))
+    task = bar.add_task(what, total=total)
     try:
         for item in items:
             yield item

@@ -63,9 +63,10 @@ class Progress(ProgressBar):
         self._wait()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if self._live is not None:
+        if self._live is not None and self._live.is_started:
+            self._live.update("", refresh=True)  # a notebook keeps what it has shown
             self._live.stop()
-            self._live = None
+        self._live = None
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self.teardown(trainer, pl_module, "")
