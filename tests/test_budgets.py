@@ -13,10 +13,10 @@ HOUSE = ["errors", "files", "ops", "networks", "weights", "data", "modules", "me
 CORE = ("errors.py", "ops.py", "networks", "weights.py", "data", "modules")
 BUDGETS = {
     tuple(f"hsakd_pl/{part}" for part in CORE): 3580,
-    ("hsakd_pl/files",): 480,
+    ("hsakd_pl/files",): 510,
     ("hsakd_pl/fast/*.py",): 220,
     ("hsakd_pl/fast/winograd",): 450,
-    ("hsakd_pl/runs",): 1300,
+    ("hsakd_pl/runs",): 1680,
     ("benchmarks",): 600,
 }
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hsakd_pl import DigitsDataModule
 from hsakd_pl.runs.checkpoints import LastCheckpoint
+from hsakd_pl.runs.progress import Progress
 
 
 class Unreadable(CPUAccelerator):
@@ -67,7 +68,7 @@ def run_on_meta(verb: str, kind: str, folder: Path, reads: bool = False) -> None
     run = pl.Trainer(
         accelerator=Unreadable(),
         strategy=OnMeta(),
-        callbacks=[LastCheckpoint(folder, 10, ""), LearningRateMonitor(), Steps(reads)],
+        callbacks=[LastCheckpoint(folder, 10, ""), LearningRateMonitor(), Progress(), Steps(reads)],
         logger=CSVLogger(folder),
         log_every_n_steps=1,
         max_epochs=1,

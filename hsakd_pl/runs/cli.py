@@ -18,9 +18,7 @@ from hsakd_pl.runs.signals import Interrupted, stopped_by_signals
 
 USER_MISTAKES = (UsageError, OSError, ModuleNotFoundError, UnicodeError, MisconfigurationException)
 # What Lightning says of itself and of what is not there; the package tells the rest in its own words
-ADVERTS = (
-    r"Seed set|GPU available: False|TPU available|💡|LOCAL_RANK|`Trainer\.fit` stopped: `max_|Using .* Mixed Precision"
-)
+ADVERTS = r"Seed set|GPU available|TPU available|💡|LOCAL_RANK|`Trainer\.fit` stopped: `max_|Using .* Mixed Precision"
 if find_spec("pl_bolts"):
     import_module("hsakd_pl.integrations.bolts")  # so that a configuration may name what is in it
 

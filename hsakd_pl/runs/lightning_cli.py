@@ -183,8 +183,7 @@ class HSAKDCLI(LightningCLI):
         self.config_init["predict"]["return_predictions"] = False
 
     def after_fit(self) -> None:
-        # Lightning sets fast_dev_run without declaring it
-        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if self.trainer.is_global_zero and Path(self.trainer.default_root_dir, "last.ckpt").exists():
             bar, best = self.trainer.progress_bar_callback, self.result.best.best_model_score
             best_epoch = bar.best_epoch if isinstance(bar, Progress) else None
             commands = [again(self.given, "test"), shlex.join([*program(), "report", self.trainer.default_root_dir])]

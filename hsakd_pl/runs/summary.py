@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -17,6 +18,7 @@ from hsakd_pl.files.weights import read_weights
 from hsakd_pl.modules import HSAKDModule
 from hsakd_pl.modules.build import RANDOM
 from hsakd_pl.networks import Network
+from hsakd_pl.networks.network import Classifier
 
 
 class Introduction(pl.Callback):
@@ -40,14 +42,16 @@ def introduction(trainer: pl.Trainer, module: HSAKDModule) -> list[tuple[str, st
     size = getattr(images, "image_size", None)
     names = module.hparams.get("networks") or [module.hparams.get("network")] * len(module.networks)
     found = zip(names, module.networks, strict=True)
-    networks = Counter(f"{name or type(network).__name__}: {_sizes(network, size)}" for name, network in found)
+    networks = Counter(
+        f"{name or type(network.without_branches).__name__}: {_sizes(network, size)}" for name, network in found
+    )
     lines = [("network", f"{count} x {text}" if count > 1 else text) for text, count in networks.items()]
     own = set(module.modules())
     for teacher in (frozen.network for frozen in module.frozen if frozen.network not in own):
         lines += [("teacher", f"{module.hparams.get('teacher') or type(teacher).__name__}: {_sizes(teacher, size)}")]
         if (file := module.hparams.get("teacher_weights")) not in (None, RANDOM):
             sha256 = str(module.hparams.get("teacher_sha256"))[:12]
-            lines += [("", f"{file}, sha256 {sha256}{_accuracy(local_path('teacher_weights', file))}")]
+            lines += [("", f"{file}, sha256 {sha256}{_accuracy(read_weights(local_path('teacher_weights', file)))}")]
     if isinstance(images, ImageDataModule):
         splits = {name: split for name, split in images.splits.items() if name != "val" or images.val_fraction}
         counts = ", ".join(f"{len(split.targets):,} {name}" for name, split in splits.items())
@@ -68,10 +72,10 @@ def _sizes(network: Network, image_size: int | None) -> str:
 
 
 def _size(network: Network, image_size: int | None) -> str:
-    parameters = f"{sum(parameter.numel() for parameter in network.parameters()) / 1e6:.2f} M parameters"
-    return (
-        f"{parameters}, {multiply_adds(network, image_size) / 1e6:,.1f} M multiply-adds" if image_size else parameters
-    )
+    size = f"{sum(parameter.numel() for parameter in network.parameters()) / 1e6:.2f} M parameters"
+    if image_size is None or isinstance(network, Classifier):  # which may not work on another device
+        return size
+    return f"{size}, {multiply_adds(network, image_size) / 1e6:,.1f} M multiply-adds"
 
 
 @torch.no_grad()
@@ -82,19 +86,18 @@ def multiply_adds(network: Network, image_size: int) -> int:
     return counter.get_total_flops() // 2
 
 
-def _accuracy(weights: Path) -> str:
-    """Give the accuracy that a run of this package left in its checkpoint; nothing of other files."""
-    states = read_weights(weights).get("callbacks", {}).values()
-    return "".join(f", {100 * state['accuracy']:.2f} %" for state in states if state.get("accuracy") is not None)
+def _accuracy(content: Any) -> str:
+    """Give the accuracy that a run of this package left in the ``content`` of its checkpoint; nothing of others."""
+    states = content.get("callbacks") if isinstance(content, dict) else None
+    found = [state.get("accuracy") for state in states.values() if isinstance(state, dict)] if states else []
+    return "".join(f", {100 * accuracy:.2f} %" for accuracy in found if isinstance(accuracy, float))
 
 
 def conclusion(trainer: pl.Trainer, best: torch.Tensor | None, best_epoch: int | None, commands: list[str]) -> str:
     """Name the result of a fit, its best epoch, what lies in its folder, and what to run next."""
     folder, lines = Path(trainer.default_root_dir), []
     if (last := trainer.callback_metrics.get("val/acc")) is not None and best is not None:
-        at = f" (epoch {best_epoch})" if best_epoch else ""
-        lines += [
-            ("result", f"{100 * last:.2f} % after the last epoch, {trainer.current_epoch}; best {100 * best:.2f} %{at}")
-        ]
+        found = f"{100 * last:.2f} % after epoch {trainer.current_epoch}, the last; best {100 * best:.2f} %"
+        lines += [("result", f"{found} (epoch {best_epoch})" if best_epoch else found)]
     lines += [("files", f"{folder}: {', '.join(sorted(path.name for path in folder.glob('[!.]*')))}")]
-    return aligned([*lines, ("next", commands[0]), *(("", command) for command in commands[1:])])
+    return aligned([*lines, *(("" if number else "next", command) for number, command in enumerate(commands))])
