@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import matplotlib
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import RichProgressBar
 from rich.console import Console
 from rich.table import Table
 
 from hsakd_pl import BaselineModule, DigitsDataModule, HSAKDModule, StudentModule, TeacherModule
+from hsakd_pl.records.progress import Progress
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -54,7 +54,7 @@ def train(name: str, module: HSAKDModule, data: DigitsDataModule, epochs: int) -
         enable_checkpointing=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        callbacks=[curve, RichProgressBar()],
+        callbacks=[curve, Progress()],
     )
     trainer.fit(module, datamodule=data)
     parameters = sum(parameter.numel() for parameter in module.network.without_branches.parameters())

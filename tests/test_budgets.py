@@ -9,14 +9,30 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "hsakd_pl"
 # What stands above may import what stands below it, from the ground floor up
-HOUSE = ["errors", "files", "ops", "networks", "weights", "data", "modules", "methods", "fast", "runs"]
+HOUSE = [
+    "errors",
+    "files",
+    "ops",
+    "networks",
+    "weights",
+    "data",
+    "modules",
+    "methods",
+    "fast",
+    "recipes",
+    "report",
+    "records",
+    "runs",
+]
 CORE = ("errors.py", "ops.py", "networks", "weights.py", "data", "modules")
 BUDGETS = {
     tuple(f"hsakd_pl/{part}" for part in CORE): 3580,
-    ("hsakd_pl/files",): 480,
+    ("hsakd_pl/files",): 510,
     ("hsakd_pl/fast/*.py",): 220,
     ("hsakd_pl/fast/winograd",): 450,
-    ("hsakd_pl/runs",): 1300,
+    ("hsakd_pl/report",): 850,
+    ("hsakd_pl/records",): 1000,
+    ("hsakd_pl/runs",): 1000,
     ("benchmarks",): 600,
 }
 

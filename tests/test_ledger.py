@@ -14,13 +14,13 @@ import torch
 import yaml
 from small import error_of, history, run
 
+from hsakd_pl.records.protocol import kept_options, protocol_hash
 from hsakd_pl.report.differences import differing, expected
 from hsakd_pl.report.groups import groups
 from hsakd_pl.report.rows import Row, collect
 from hsakd_pl.report.table import as_text, chosen, lines, records
 from hsakd_pl.runs.cli import main
 from hsakd_pl.runs.configuration import options_of
-from hsakd_pl.runs.protocol import kept_options, protocol_hash
 from hsakd_pl.runs.sweep import ParsedFit
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import re
 import shutil
+import subprocess
 import sys
 from collections import defaultdict
 from html.parser import HTMLParser
@@ -12,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from small import run
 
+from hsakd_pl.errors import UsageError
+from hsakd_pl.report.charts import STYLES, Chart, round_numbers
 from hsakd_pl.report.groups import Group
 from hsakd_pl.report.page import write_page
 from hsakd_pl.report.rows import Row

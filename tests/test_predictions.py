@@ -15,7 +15,7 @@ from small import grown_by, trainer
 
 from hsakd_pl import BaselineModule, DigitsDataModule, ImageNetDataModule
 from hsakd_pl.errors import UsageError
-from hsakd_pl.runs.predictions import NOT_FINITE, PredictionWriter
+from hsakd_pl.records.predictions import NOT_FINITE, PredictionWriter
 
 
 def photos(folder: Path, *names: str) -> Path:

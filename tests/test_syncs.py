@@ -14,6 +14,7 @@ from small import MODULES, make
 from torch import Tensor
 
 from hsakd_pl import DigitsDataModule
+from hsakd_pl.records.progress import Progress
 from hsakd_pl.runs.checkpoints import LastCheckpoint
 
 
@@ -67,7 +68,7 @@ def run_on_meta(verb: str, kind: str, folder: Path, reads: bool = False) -> None
     run = pl.Trainer(
         accelerator=Unreadable(),
         strategy=OnMeta(),
-        callbacks=[LastCheckpoint(folder, 10, ""), LearningRateMonitor(), Steps(reads)],
+        callbacks=[LastCheckpoint(folder, 10, ""), LearningRateMonitor(), Progress(), Steps(reads)],
         logger=CSVLogger(folder),
         log_every_n_steps=1,
         max_epochs=1,

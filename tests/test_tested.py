@@ -18,7 +18,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassCalibrationError
 
 from hsakd_pl import BaselineModule, DigitsDataModule, MutualModule, TeacherModule
-from hsakd_pl.runs.details import confused_pairs, project, reliability
+from hsakd_pl.records.details import confused_pairs, project, reliability
 
 PEERS = {"init_args": {"networks": ["resnet8", "resnet14"]}}
 

@@ -11,6 +11,7 @@ from hsakd_pl.data.base import ImageDataModule
 from hsakd_pl.data.loader import ResumableLoader
 from hsakd_pl.data.sources import ResidentTensors
 from hsakd_pl.errors import UsageError
+from hsakd_pl.files.tracked import tracked
 
 
 class FeatureDataModule(pl.LightningDataModule):
@@ -48,7 +49,8 @@ class FeatureDataModule(pl.LightningDataModule):
             self.images.trainer = self.trainer
             device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
             batches = self.images.plain_loader(self.images.splits[split], everywhere=True)
-            inputs = (self.images.on_after_batch_transfer((images.to(device), None), 0)[0] for images, _ in batches)
+            shown = tracked(batches, len(batches), f"Encoding the {split} images")
+            inputs = (self.images.on_after_batch_transfer((images.to(device), None), 0)[0] for images, _ in shown)
             self._features[split] = torch.cat([self.encode(images) for images in inputs])
         return self._features[split]
 

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from hsakd_pl.errors import UsageError
+from hsakd_pl.files.tracked import tracked
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # PIL starts Ghostscript for some of the others
 MAX_PIXELS = 8192 * 6144  # those of a 50 megapixel camera: reading so many takes 1 GB in WebP, less in others
@@ -106,7 +107,7 @@ def rgb(file: ImageFile.ImageFile) -> Image.Image:
     return white
 
 
-def decode_images(paths: Iterable[str], size: int) -> Tensor:
+def decode_images(paths: Sequence[str], size: int) -> Tensor:
     """uint8 (N, 3, size, size), as stored: EXIF orientation is left alone.
 
     Raises UsageError naming a file that is broken, or, before it is decoded, of another size.
@@ -121,4 +122,4 @@ def decode_images(paths: Iterable[str], size: int) -> Tensor:
             return pil_to_tensor(rgb(image))
 
     with ThreadPoolExecutor() as pool:  # decoding releases the GIL
-        return torch.stack(list(pool.map(decode, paths)))
+        return torch.stack([*tracked(pool.map(decode, paths), len(paths), "Decoding images")])

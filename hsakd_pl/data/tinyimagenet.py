@@ -54,7 +54,7 @@ class TinyImageNetDataModule(ClassFolderDataModule):
         val = self.folder / "val"
         found = [] if train else images_below(val / "images")[0]
         split = _annotated(val, class_names_of(self.folder / "train"), found) if found else super().read(train)
-        return split._replace(images=decode_images(split.images, SIZE))
+        return split._replace(images=decode_images([*split.images], SIZE))
 
 
 def _annotated(val: Path, classes: list[str], found: Sequence[str]) -> Split:

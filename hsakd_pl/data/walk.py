@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from hsakd_pl.errors import UsageError
+from hsakd_pl.files.tracked import tracked
 
 SYSTEM = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information"}
 SYSTEM |= {"@eadir", "@tmp", "@recycle", "#recycle", "#snapshot", "lost+found", "__pycache__"}  # in lower case
@@ -44,7 +45,7 @@ def images_below(*folders: Path) -> list[list[str]]:
     Raises UsageError naming a folder that cannot be read.
     """
     images, others = [], 0
-    for folder in folders:
+    for folder in tracked(folders, len(folders), f"Looking for images below {os.path.commonpath(folders)}"):
         entered, files = _above(folder), []
         for place, inside, names in os.walk(folder, onerror=_refuse, followlinks=True):
             found, inside[:] = sorted(filter(visible, inside)), []

@@ -1,6 +1,8 @@
 """The command line: ``fit``, ``validate``, ``test`` and ``predict`` by LightningCLI, and what stands beside them."""
 
+import logging
 import os
+import re
 import sys
 import warnings
 from argparse import ArgumentParser
@@ -15,6 +17,8 @@ from hsakd_pl.runs.parser import check_files, one_error
 from hsakd_pl.runs.signals import Interrupted, stopped_by_signals
 
 USER_MISTAKES = (UsageError, OSError, ModuleNotFoundError, UnicodeError, MisconfigurationException)
+# What Lightning says of itself and of what is not there; the package tells the rest in its own words
+ADVERTS = r"Seed set|GPU available|TPU available|💡|LOCAL_RANK|`Trainer\.fit` stopped: `max_|Using .* Mixed Precision"
 if find_spec("pl_bolts"):
     import_module("hsakd_pl.integrations.bolts")  # so that a configuration may name what is in it
 
@@ -24,6 +28,15 @@ def main(args: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists")  # logs/ lies beside the checkpoints
     warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # a sweep passes them on
     warnings.filterwarnings("ignore", "Couldn't infer the batch indices")  # predictions name their files
+    warnings.filterwarnings("ignore", "The number of training batches .* is smaller")  # epochs are logged as well
+    warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint.*Progress'\\]")  # switched off now
+    warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")  # by PyTorch, for Lightning to mend
+    for module in (
+        "pytorch_lightning.utilities.rank_zero",
+        "pytorch_lightning.accelerators.cuda",
+        "lightning_fabric.utilities.seed",
+    ):
+        logging.getLogger(module).addFilter(_is_no_advert)
     given = sys.argv[1:] if args is None else args
     try:
         with stopped_by_signals():
@@ -44,6 +57,10 @@ def main(args: list[str] | None = None) -> None:
         remedy = ": use --trainer.accelerator cpu" if "backend found" in str(cause) else ""
         print(f"error: {cause}{remedy}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _is_no_advert(record: logging.LogRecord) -> bool:
+    return not re.match(ADVERTS, record.getMessage())
 
 
 def _run(given: list[str], args: list[str] | None) -> None:

@@ -1,5 +1,6 @@
 """LightningCLI for runs that lie in one folder each, can be stopped, and go on where they were."""
 
+import shlex
 import sys
 from argparse import SUPPRESS
 from pathlib import Path
@@ -8,13 +9,15 @@ from typing import Any
 import pytorch_lightning as pl
 from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
 from lightning_fabric.plugins import CheckpointIO
-from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities import rank_zero_info
 
 from hsakd_pl.data import FeatureDataModule
 from hsakd_pl.errors import UsageError
 from hsakd_pl.modules import HSAKDModule, LinearProbeModule
+from hsakd_pl.records import observers
+from hsakd_pl.records.results import ResultWriter
+from hsakd_pl.records.summary import conclusion
 from hsakd_pl.runs.checkpoints import (
     BestCheckpoint,
     LastCheckpoint,
@@ -25,12 +28,8 @@ from hsakd_pl.runs.checkpoints import (
     saved_checkpoints,
 )
 from hsakd_pl.runs.configuration import ConfigWriter, changes, options_of
-from hsakd_pl.runs.history import History
 from hsakd_pl.runs.lock import sole_writer
-from hsakd_pl.runs.parser import Parser, again, folder_of
-from hsakd_pl.runs.predictions import PredictionWriter
-from hsakd_pl.runs.results import ResultWriter
-from hsakd_pl.runs.tested import EvaluationWriter
+from hsakd_pl.runs.parser import Parser, again, folder_of, program
 
 COMMANDS = {  # the module of each, and what --help says
     "sweep": ("hsakd_pl.runs.sweep", "Train and test a recipe with several seeds, one after the other."),
@@ -47,7 +46,8 @@ class HSAKDCLI(LightningCLI):
     """
 
     def __init__(self, model: Any = HSAKDModule, data: Any = pl.LightningDataModule, **options: Any) -> None:
-        usual = {"subclass_mode_model": True, "subclass_mode_data": True, "seed_everything_default": 0}
+        usual: dict[str, Any] = {"subclass_mode_model": True, "subclass_mode_data": True, "seed_everything_default": 0}
+        usual |= {"trainer_defaults": {"enable_model_summary": False}}  # an own block is shown before the run
         super().__init__(model, data, save_config_callback=ConfigWriter, **{**usual, **options})
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
@@ -107,20 +107,13 @@ class HSAKDCLI(LightningCLI):
             return super().instantiate_trainer(**kwargs)
         if config.logger in (None, True):
             kwargs["logger"] = False  # metrics.csv holds it all
-        callbacks: list[pl.Callback] = [
-            PredictionWriter(folder),
-            EvaluationWriter(folder),
-            History(folder),
-            self.result,
-        ]
+        callbacks = observers(config, folder, self.result)
         plugins = config.plugins if isinstance(config.plugins, list) else [config.plugins] if config.plugins else []
         if config.enable_checkpointing is not False and not config.fast_dev_run:
             minutes = self._get(self.config, "save_every_minutes", default=10.0)
             callbacks += [best, LastCheckpoint(folder, minutes, again(self.given))]
             if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
                 kwargs["plugins"] = [*plugins, WholeFiles()]
-        if config.logger not in (None, True, False) and not config.fast_dev_run:
-            callbacks += [LearningRateMonitor()]
         self.trainer_defaults["callbacks"] = callbacks  # LightningCLI adds them to those of the configuration
         trainer = super().instantiate_trainer(**kwargs)
         if config.sync_batchnorm and trainer.strategy.root_device.type != "cuda":
@@ -182,11 +175,11 @@ class HSAKDCLI(LightningCLI):
         self.config_init["predict"]["return_predictions"] = False
 
     def after_fit(self) -> None:
-        metrics, best = self.trainer.callback_metrics, self.result.best[0]
-        if "val/acc" in metrics and best is not None:
-            rank_zero_info(
-                f"val/acc: last epoch {100 * metrics['val/acc']:.2f} % (the result), best epoch {100 * best:.2f} %"
-            )
+        if self.trainer.is_global_zero and Path(self.trainer.default_root_dir, "last.ckpt").exists():
+            folder = self.trainer.default_root_dir
+            test = ["test", "--config", str(Path(folder, "config.yaml")), "--ckpt_path", "last"]
+            commands = [shlex.join([*program(), *each]) for each in (test, ["report", folder])]
+            print(conclusion(self.trainer, *self.result.best_so_far(), commands), flush=True)
 
 
 def _num_classes(data: pl.LightningDataModule) -> int:

@@ -75,9 +75,13 @@ def folder_of(trainer: Any) -> Path:
     return local_path("trainer.default_root_dir", trainer.default_root_dir or "runs")
 
 
+def program() -> list[str]:
+    """How this program was called."""
+    path = Path(sys.argv[0])
+    return ["hsakd"] if path.stem == "hsakd" else ["python", str(path)]
+
+
 def again(args: list[str]) -> str:
     """The command line that continues the run that was started with ``args``."""
-    program = Path(sys.argv[0])
-    start = ["hsakd"] if program.stem == "hsakd" else ["python", str(program)]
     without = re.sub(r"\0--ckpt_path[\0=][^\0]*", "", "".join(f"\0{arg}" for arg in args))
-    return shlex.join([*start, *without.split("\0")[1:], "--ckpt_path", "last"])
+    return shlex.join([*program(), *without.split("\0")[1:], "--ckpt_path", "last"])

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from hsakd_pl.runs.report import as_table, collect
 from PIL import Image
 from rich.console import Console
 from safetensors.torch import save
@@ -25,7 +26,6 @@ from hsakd_pl.data.augment import resized_center_crop
 from hsakd_pl.data.images import decode_images, open_image
 from hsakd_pl.errors import UsageError
 from hsakd_pl.runs import cli
-from hsakd_pl.runs.report import as_table, collect
 
 Read = Callable[[Path], str]
 

@@ -16,6 +16,7 @@ from benchmarks.loops import BareLoop, SyntheticDataModule
 from benchmarks.measuring import Measurement, drive
 from benchmarks.plain import PlainLoop
 from hsakd_pl import DigitsDataModule, HSAKDModule, ImageNetDataModule
+from hsakd_pl.records.watched import Watched
 
 pytestmark = [
     pytest.mark.gpu,
@@ -178,3 +179,15 @@ def test_peak_memory_is_below_the_plain_loops() -> None:
         peaks.append(measured.found["peak_memory_bytes"])
         del loop
     assert peaks[1] < peaks[0], peaks
+
+
+def test_a_watched_loss_does_not_stall_the_device() -> None:
+    watched, arrived = Watched(), list[tuple[int, float]]()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for step in range(3):
+            watched.begin(step, torch.full((), float(step), device="cuda"))
+            arrived += watched.arrived()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert [*arrived, *watched.arrived(wait=True)] == [(0, 0.0), (1, 1.0), (2, 2.0)]

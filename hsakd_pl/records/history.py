@@ -1,6 +1,7 @@
 """``metrics.csv`` and ``curves.png``: how a run went, epoch by epoch."""
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hsakd_pl.report.rows import HISTORY, finite, read_history
 
 
 class History(pl.Callback):
-    """Keeps ``metrics.csv`` in ``folder``, a row an epoch, and draws ``curves.png`` when a fit ends.
+    """Keeps ``metrics.csv`` in ``folder``, a row an epoch and a logged step, and draws ``curves.png`` when a fit ends.
 
     Columns: epoch (from 1), step, lr, and all that was logged, by name. A run that is resumed goes on below the rows
     of the epochs that its checkpoint knows. Written whole each time, so that a kill tears nothing.
@@ -26,23 +27,27 @@ class History(pl.Callback):
         self._lr = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        resumed = trainer.global_step > 0
+        self.trainer, resumed = trainer, trainer.global_step > 0
         found = read_history(self.folder / HISTORY) if resumed and trainer.is_global_zero else []
-        self.rows = [row for row in found if row["epoch"] <= trainer.current_epoch]
+        self.rows = [row for row in found if row["step"] <= trainer.global_step]
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
         self._lr = trainer.optimizers[0].param_groups[0]["lr"]  # after the epoch it is the next one's
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Keep what was logged at a step, counted from 0, in a row of its own."""
+        place = {"epoch": self.trainer.current_epoch + 1, "step": step + 1, "lr": self._lr}
+        self.rows.append({**place, **metrics})
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         place = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, "lr": self._lr}
         logged = {name: value for name, value in finite(trainer.callback_metrics).items() if value is not None}
         self.rows.append({**place, **logged})
-        if trainer.is_global_zero:
-            columns = dict.fromkeys(name for row in self.rows for name in row)
-            with replacing(self.folder / HISTORY, newline="") as file:
-                writer = csv.DictWriter(file, columns)
-                writer.writeheader()
-                writer.writerows(self.rows)
+        self._write(trainer)
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self.rows:  # logged steps of an epoch that may go on from here
+            self._write(trainer)
 
     def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.is_global_zero and self.rows:
@@ -50,3 +55,11 @@ class History(pl.Callback):
                 save_curves({"": [self.rows]}, self.folder / "curves.png")
             except UsageError as error:
                 rank_zero_info(f"No curves.png: {error}")
+
+    def _write(self, trainer: pl.Trainer) -> None:
+        if trainer.is_global_zero:
+            columns = dict.fromkeys(name for row in self.rows for name in row)
+            with replacing(self.folder / HISTORY, newline="") as file:
+                writer = csv.DictWriter(file, columns)
+                writer.writeheader()
+                writer.writerows(self.rows)

@@ -17,8 +17,8 @@ from pytorch_lightning.utilities import rank_zero_info
 import hsakd_pl
 from hsakd_pl.files import replacing
 from hsakd_pl.recipes import recipe_of
+from hsakd_pl.records.protocol import protocol_of, weight_files
 from hsakd_pl.report.rows import ROW, finite, is_finished
-from hsakd_pl.runs.protocol import protocol_of, weight_files
 
 
 class ResultWriter(pl.Callback):
@@ -85,6 +85,11 @@ class ResultWriter(pl.Callback):
         if self._trained or (self.metrics and not is_finished(self.path)):
             self._write(trainer, trainer.current_epoch, finished=True)
 
+    def best_so_far(self) -> tuple[float | None, int | None]:
+        """Give the best validation accuracy and its epoch, which an older checkpoint does not know."""
+        kept = self.kept.best_model_score
+        return (float(kept), None) if kept is not None and float(kept) > (self.best[0] or 0) else self.best
+
     def _seconds(self) -> float:
         return self.spent["seconds"] + (time.monotonic() - self._since_start if self._since_start else 0.0)
 
@@ -98,9 +103,7 @@ class ResultWriter(pl.Callback):
 
     def _row(self, trainer: pl.Trainer, epochs: int, finished: bool) -> dict[str, Any]:
         cuda = trainer.strategy.root_device.type == "cuda"
-        seconds, (best_val_acc, best_epoch), kept = self._seconds(), self.best, self.kept.best_model_score
-        if kept is not None and float(kept) > (best_val_acc or 0):  # of a checkpoint that knows no best epoch
-            best_val_acc, best_epoch = float(kept), None
+        seconds, (best_val_acc, best_epoch) = self._seconds(), self.best_so_far()
         return {
             "recipe": recipe_of(self.configs),
             "config": self.configs,

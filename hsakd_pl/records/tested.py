@@ -20,7 +20,7 @@ import hsakd_pl
 from hsakd_pl.files import replacing
 from hsakd_pl.files.weights import file_sha256
 from hsakd_pl.modules.build import RANDOM
-from hsakd_pl.runs.details import BINS, confused_pairs, describe_example, project, reliability
+from hsakd_pl.records.details import BINS, confused_pairs, describe_example, project, reliability
 
 FILE, DETAILS = "test.json", "test_details.json"
 EMBEDDED = 1000  # images, of all devices

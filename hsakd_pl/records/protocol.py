@@ -31,13 +31,13 @@ def weight_files(options: Mapping[str, Any]) -> dict[str, Any]:
             file = local_path(name, path)
             found[f"{name.split('_')[0]}_sha256"] = file_sha256(file)
             if name == "teacher_weights":
-                found["teacher_acc"] = _accuracy(file)
+                found["teacher_acc"] = accuracy_of(file)
         elif path == RANDOM:
             found[f"{name.split('_')[0]}_sha256"] = RANDOM
     return found
 
 
-def _accuracy(file: Path) -> float | None:
+def accuracy_of(file: Path) -> float | None:
     """Give the accuracy in [0, 1] that a weight file knows: the authors' beside the weights, ours in a callback."""
     content = read_weights(file)
     states = content["callbacks"].values() if isinstance(content.get("callbacks"), dict) else ()

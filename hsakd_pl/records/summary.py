@@ -1,0 +1,97 @@
+"""What a run is about to do, and what has come of it, in a few aligned lines each."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from copy import deepcopy
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities import rank_zero_only
+from torch.utils.flop_counter import FlopCounterMode
+
+from hsakd_pl.data import FeatureDataModule, ImageDataModule
+from hsakd_pl.files import local_path
+from hsakd_pl.modules import HSAKDModule
+from hsakd_pl.modules.build import RANDOM
+from hsakd_pl.networks import Network
+from hsakd_pl.networks.network import Classifier
+from hsakd_pl.records.protocol import accuracy_of
+
+
+class Introduction(pl.Callback):
+    """Prints, before a fit, its networks, data, device and folder."""
+
+    @rank_zero_only
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if isinstance(pl_module, HSAKDModule):
+            print(aligned(introduction(trainer, pl_module)), flush=True)
+
+
+def aligned(lines: Iterable[tuple[str, str]]) -> str:
+    """Join names and what stands beside them; no name is longer than eight letters."""
+    return "\n".join(f"{name:9} {text}" for name, text in lines)
+
+
+def introduction(trainer: pl.Trainer, module: HSAKDModule) -> list[tuple[str, str]]:
+    """Name networks with their sizes, data with counts, device and precision, epochs and batch, and the folder."""
+    data = getattr(trainer, "datamodule", None)
+    images = data.images if isinstance(data, FeatureDataModule) else data
+    size = getattr(images, "image_size", None)
+    names = module.hparams.get("networks") or [module.hparams.get("network")] * len(module.networks)
+    found = zip(names, module.networks, strict=True)
+    networks = Counter(
+        f"{name or type(network.without_branches).__name__}: {_sizes(network, size)}" for name, network in found
+    )
+    lines = [("network", f"{count} x {text}" if count > 1 else text) for text, count in networks.items()]
+    own = set(module.modules())
+    for teacher in (frozen.network for frozen in module.frozen if frozen.network not in own):
+        lines += [("teacher", f"{module.hparams.get('teacher') or type(teacher).__name__}: {_sizes(teacher, size)}")]
+        if (file := module.hparams.get("teacher_weights")) not in (None, RANDOM):
+            sha256 = str(module.hparams.get("teacher_sha256"))[:12]
+            accuracy = accuracy_of(local_path("teacher_weights", file))
+            known = "" if accuracy is None else f", {100 * accuracy:.2f} %"
+            lines += [("", f"{file}, sha256 {sha256}{known}")]
+    if isinstance(images, ImageDataModule):
+        splits = {name: split for name, split in images.splits.items() if name != "val" or images.val_fraction}
+        counts = ", ".join(f"{len(split.targets):,} {name}" for name, split in splits.items())
+        lines += [("data", f"{type(images).__name__}: {counts} images, {size} x {size}, {images.num_classes} classes")]
+    cuda = module.device.type == "cuda"
+    device = torch.cuda.get_device_name(module.device) if cuda else f"{module.device.type}, {os.cpu_count()} cores"
+    lines += [("device", f"{trainer.world_size} x {device}, precision {trainer.precision}")]
+    length = f"{trainer.max_epochs} epochs" if (trainer.max_epochs or -1) > 0 else "epochs without end"
+    length += f", at most {trainer.max_steps:,} steps" if trainer.max_steps > 0 else ""
+    batch = getattr(data, "batch_size", "as the loader has it")
+    lines += [("training", f"{length}, batch {batch}, seed {os.environ.get('PL_GLOBAL_SEED')}")]
+    return [*lines, ("folder", trainer.default_root_dir)]
+
+
+def _sizes(network: Network, image_size: int | None) -> str:
+    alone, branches = _size(network.without_branches, image_size), len(network.branches)
+    return f"{alone}; with {branches} branches {_size(network, image_size)}" if branches else alone
+
+
+def _size(network: Network, image_size: int | None) -> str:
+    size = f"{sum(parameter.numel() for parameter in network.parameters()) / 1e6:.2f} M parameters"
+    if image_size is None or isinstance(network, Classifier):  # which may not work on another device
+        return size
+    return f"{size}, {multiply_adds(network, image_size) / 1e6:,.1f} M multiply-adds"
+
+
+@torch.no_grad()
+def multiply_adds(network: Network, image_size: int) -> int:
+    """Count those of convolutions and linear layers for one image (3, S, S); the network is left as it is."""
+    with FlopCounterMode(display=False) as counter:
+        deepcopy(network).cpu().float().eval()(torch.zeros(1, 3, image_size, image_size))
+    return counter.get_total_flops() // 2
+
+
+def conclusion(trainer: pl.Trainer, best: float | None, best_epoch: int | None, commands: list[str]) -> str:
+    """Name the result of a fit, its best epoch, what lies in its folder, and what to run next."""
+    folder, lines = Path(trainer.default_root_dir), []
+    if (last := trainer.callback_metrics.get("val/acc")) is not None and best is not None:
+        found = f"{100 * last:.2f} % after epoch {trainer.current_epoch}, the last; best {100 * best:.2f} %"
+        lines += [("result", f"{found} (epoch {best_epoch})" if best_epoch else found)]
+    lines += [("files", f"{folder}: {', '.join(sorted(path.name for path in folder.glob('[!.]*')))}")]
+    return aligned([*lines, *(("" if number else "next", command) for number, command in enumerate(commands))])

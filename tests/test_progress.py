@@ -1,0 +1,235 @@
+"""What a run shows while it runs: in a pipe, on a terminal, in a notebook; before it and after it."""
+
+import csv
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small import BATCH, loader, make, run, trainer
+from torch.utils.data import DataLoader, IterableDataset
+
+from hsakd_pl import create_network
+from hsakd_pl.records.progress import Progress
+from hsakd_pl.records.summary import multiply_adds
+from hsakd_pl.records.watched import Watched
+from hsakd_pl.runs import progress
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHOWN = {"enable_progress_bar": True}
+LINE = (
+    r"epoch {}  loss +[\d.]+  val +[\d.]+ %  best +[\d.]+ % \(\d\)  lr [\d.]+  [\d,]+ images/s  \d+ (s|min|h \d\d) left"
+)
+ADVERTS = "GPU available|TPU available|Tip:|litlogger|stopped:|FLOPs|eval mode|Mixed Precision|Seed set|LeafSpec"
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["main.py"])
+
+
+def epochs(printed: str) -> list[str]:
+    return [line for line in printed.splitlines() if line.startswith("epoch ")]
+
+
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object], columns: int = 100) -> str:
+    """All that an action writes to a terminal, escape sequences included."""
+    terminal, program = os.openpty()
+    written: list[bytes] = []
+
+    def read() -> None:
+        while data := os.read(terminal, 10_000):
+            written.append(data)
+            if b"\x04" in data:
+                return
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with open(program, "w") as stdout, monkeypatch.context() as context:
+        for name, value in {"TERM": "xterm", "COLUMNS": str(columns), "LINES": "30"}.items():
+            context.setenv(name, value)
+        context.setattr(sys, "stdout", stdout)
+        context.setattr(progress, "SECONDS_BETWEEN_PICTURES", 0.0)
+        action()
+        stdout.write("\x04")
+        stdout.flush()
+        reader.join()
+    os.close(terminal)
+    return b"".join(written).decode()
+
+
+def test_a_pipe_gets_one_line_an_epoch_and_lightning_s_warnings_without_its_adverts() -> None:
+    run_in_pipe = [sys.executable, "-m", "hsakd_pl", "fit", "--config", "config.yaml"]
+    run("fit", trainer={**SHOWN, "fast_dev_run": True})  # writes the configuration
+    options = ["--trainer.fast_dev_run=false", "--trainer.max_epochs=3", "--trainer.precision=16-mixed"]
+    done = subprocess.run([*run_in_pipe, *options], capture_output=True, text=True, timeout=300, check=True)
+    lines = done.stdout.splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("epoch"))
+    assert [line.split()[0] for line in lines[:first]] == ["network", "data", "device", "training", "folder"]
+    for epoch, line in enumerate(lines[first : first + 3], 1):
+        assert re.fullmatch(LINE.format(f"{epoch}/3"), line), line
+    assert [line.split()[0] for line in lines[first + 3 :]] == ["result", "files", "next", "python"]
+    assert not re.findall(ADVERTS, done.stderr)
+    assert "Validating on the test split" in done.stderr and "fp16 is not supported on CPU" in done.stderr
+
+
+def test_a_terminal_has_a_bar_and_keeps_finished_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = on_a_terminal(monkeypatch, lambda: run("fit", trainer={**SHOWN, "max_epochs": 2}))
+    plain = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", shown).replace("\r", "\n")
+    for epoch in (1, 2):
+        assert len(re.findall(LINE.format(f"{epoch}/2"), plain)) == 1
+        assert re.search(rf"epoch {epoch}/2 ━+.* 1/2\s+loss .*  lr 0.01  [\d,]+ images/s", plain)
+        assert re.search(rf"epoch {epoch}/2, validation ━+.* 1/9", plain)
+    assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") > 0  # the cursor is hidden, and back
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_evaluation_and_prediction_have_a_bar(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = {"init_args": {}}
+    if command == "predict":
+        pillow = pytest.importorskip("PIL.Image")
+        Path("images").mkdir()
+        pillow.new("RGB", (16, 16)).save("images/one.png")
+        data = {"init_args": {"predict_dir": "images"}}
+    weights = {"init_args": {"weights": "random"}}
+    shown = on_a_terminal(monkeypatch, lambda: run(command, trainer=SHOWN, data=data, model=weights))
+    assert re.search({"validate": "validation", "test": "test", "predict": "predict"}[command] + r".* \x1b.*━+", shown)
+
+
+def test_a_resumed_run_goes_on_counting_epochs_and_knows_its_best(capsys: pytest.CaptureFixture[str]) -> None:
+    training = {"limit_train_batches": 8, **SHOWN}
+    run("fit", trainer={"max_epochs": 2, **training})
+    run("fit", "--ckpt_path", "last", trainer={"max_epochs": 4, **training})
+    lines = epochs(capsys.readouterr().out)
+    assert [line[:9] for line in lines] == ["epoch 1/2", "epoch 2/2", "epoch 3/4", "epoch 4/4"]
+    accuracies = [float(re.findall(r"val +([\d.]+)", line)[0]) for line in lines]
+    for count, line in enumerate(lines, 1):
+        assert float(re.findall(r"best +([\d.]+)", line)[0]) == max(accuracies[:count])
+        best_epoch = int(re.findall(r"\((\d)\)", line)[0])
+        assert accuracies[best_epoch - 1] == max(accuracies[:count])
+
+
+class Endless(IterableDataset):  # type: ignore[type-arg]
+    """Two batches, which it does not tell."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([tuple(part[:2] for part in BATCH)] * 2)
+
+
+def fit(kind: str = "baseline", train: Any = None, validate: bool = True, **options: Any) -> None:
+    data = [loader() if train is None else train, loader() if validate else None]
+    trainer(callbacks=[Progress()], enable_progress_bar=True, **options).fit(make(kind), *data)
+
+
+@pytest.mark.parametrize("kind", ["student", "mutual", "probe"])
+def test_every_kind_of_module_has_its_line(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(kind)
+    (line,) = epochs(capsys.readouterr().out)
+    assert re.fullmatch(LINE.format("1/1"), line), line
+
+
+def test_a_run_without_validation_shows_no_accuracy(capsys: pytest.CaptureFixture[str]) -> None:
+    fit(validate=False, max_epochs=2)
+    for line in epochs(capsys.readouterr().out):
+        assert re.fullmatch(r"epoch \d/2  loss .*  lr 0.05  [\d,]+ images/s  \d+ s left", line), line
+
+
+def test_an_epoch_that_was_not_validated_shows_the_best_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    fit(max_epochs=3, check_val_every_n_epoch=2)
+    assert ["val" in line for line in epochs(capsys.readouterr().out)] == [False, True, False]
+
+
+def test_runs_whose_length_is_unknown(capsys: pytest.CaptureFixture[str]) -> None:
+    endless: DataLoader[Any] = DataLoader(Endless(), batch_size=None)
+    fit(train=endless, max_epochs=2)
+    assert [line[:9] for line in epochs(capsys.readouterr().out)] == ["epoch 1/2", "epoch 2/2"]
+    fit(train=endless, max_epochs=-1, max_steps=3)
+    assert " 0 s left" in epochs(capsys.readouterr().out)[-1]
+    fit(max_epochs=-1, max_time={"seconds": 0})
+    fit(max_epochs=1, fast_dev_run=True)
+    assert [line[:9] for line in epochs(capsys.readouterr().out)][-1] == "epoch 1/1"
+
+
+def test_a_long_epoch_has_lines_inside(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    fit()
+    shown = epochs(capsys.readouterr().out)
+    assert [line.split("  ")[:2] for line in shown[:2]] == [["epoch 1/1", "1/2"], ["epoch 1/1", "2/2"]]
+
+
+def test_a_bar_of_the_user_s_own_takes_the_place(capsys: pytest.CaptureFixture[str]) -> None:
+    own = {"callbacks": [{"class_path": "pytorch_lightning.callbacks.TQDMProgressBar"}]}
+    run("fit", trainer={**SHOWN, **own})
+    printed = capsys.readouterr().out
+    assert "Epoch 0: 100%" in printed and epochs(printed) == [] and printed.count("network") == 1
+
+
+def test_a_bar_that_is_switched_off_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    run("fit")
+    printed = capsys.readouterr().out
+    assert epochs(printed) == [] and "network" not in printed
+
+
+def test_the_loss_of_every_n_th_step_is_logged() -> None:
+    folder = run("fit", trainer={"max_epochs": 2, "limit_train_batches": 4, "log_every_n_steps": 2})
+    (file,) = folder.rglob("metrics.csv")
+    rows = [row for row in csv.DictReader(file.read_text().splitlines()) if row["train/loss_step"]]
+    assert [int(row["step"]) for row in rows] == [1, 3, 5, 7]
+    assert all(float(row["train/loss_step"]) > 0 for row in rows)
+
+
+def test_a_student_s_block_names_its_teacher_with_hash_and_accuracy(capsys: pytest.CaptureFixture[str]) -> None:
+    teacher = run("fit", trainer=SHOWN, module="TeacherModule") / "last.ckpt"
+    last = re.search(r"val +([\d.]+) %", capsys.readouterr().out)
+    arguments = {"network": "resnet8", "teacher": "resnet8", "teacher_weights": str(teacher)}
+    run("fit", trainer=SHOWN, module="StudentModule", model={"init_args": arguments})
+    block = capsys.readouterr().out
+    assert f"sha256 {hashlib.sha256(teacher.read_bytes()).hexdigest()[:12]}" in block
+    assert last is not None and re.search(rf"sha256 \w+, {float(last[1]):.1f}\d? %", block)
+    assert "1,257 train, 540 test images, 16 x 16, 10 classes" in block
+
+
+def test_multiply_adds_are_the_recorded_ones(golden: Path) -> None:
+    recorded = json.loads((golden / "manifest.json").read_text())["networks"]
+    for name in ("wrn_16_2", "resnet20"):
+        network = create_network(name, 100)
+        assert multiply_adds(network, 32) == recorded[f"{name}_aux"]["multi_adds"]
+        assert multiply_adds(network.without_branches, 32) == recorded[name]["multi_adds"]
+        assert network.training
+
+
+def test_watched_numbers_arrive_in_order() -> None:
+    watched = Watched()
+    for step in range(3):
+        watched.begin(step, torch.tensor(float(step)))
+    assert list(watched.arrived()) == [(0, 0.0), (1, 1.0), (2, 2.0)] and list(watched.arrived(wait=True)) == []
+
+
+@pytest.mark.slow
+def test_a_notebook_shows_a_bar_and_a_line_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    nbformat, nbclient, *_ = [pytest.importorskip(name) for name in ("nbformat", "nbclient", "ipykernel", "ipywidgets")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
+    options = 'max_epochs=2, limit_train_batches=2, accelerator="cpu", logger=False, enable_checkpointing=False'
+    lines = [
+        "import pytorch_lightning as pl",
+        "from hsakd_pl import BaselineModule, DigitsDataModule",
+        "from hsakd_pl.runs import progress",
+        "progress.SECONDS_BETWEEN_PICTURES = 0.0",
+        f"trainer = pl.Trainer({options}, callbacks=[progress.Progress()])",
+        'trainer.fit(BaselineModule("resnet8", num_classes=10), DigitsDataModule())',
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("\n".join(lines))])
+    nbclient.NotebookClient(notebook, timeout=600).execute()
+    outputs = notebook.cells[0].outputs
+    printed = "".join(output.text for output in outputs if output.get("name") == "stdout")
+    assert [line[:9] for line in epochs(printed)] == ["epoch 1/2", "epoch 2/2"]
+    assert any("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in outputs)
