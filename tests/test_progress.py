@@ -21,7 +21,7 @@ from hsakd_pl import create_network
 from hsakd_pl.records.progress import Progress
 from hsakd_pl.records.summary import multiply_adds
 from hsakd_pl.records.watched import Watched
-from hsakd_pl.runs import progress
+from hsakd_pl.records import progress
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHOWN = {"enable_progress_bar": True}
@@ -222,7 +222,7 @@ def test_a_notebook_shows_a_bar_and_a_line_an_epoch(monkeypatch: pytest.MonkeyPa
     lines = [
         "import pytorch_lightning as pl",
         "from hsakd_pl import BaselineModule, DigitsDataModule",
-        "from hsakd_pl.runs import progress",
+        "from hsakd_pl.records import progress",
         "progress.SECONDS_BETWEEN_PICTURES = 0.0",
         f"trainer = pl.Trainer({options}, callbacks=[progress.Progress()])",
         'trainer.fit(BaselineModule("resnet8", num_classes=10), DigitsDataModule())',
