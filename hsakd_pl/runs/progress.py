@@ -7,7 +7,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar, Timer
-from rich.console import Console, Group
+from rich import get_console
+from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar as Bar
 from rich.table import Column, Table
@@ -55,10 +56,11 @@ class Progress(ProgressBar):
         self._begun, self._loss = None, math.nan
         if trainer.current_epoch == 0:
             self.accuracy = self.best = self.best_epoch = None
-        console, mixed = Console(), not Console().is_jupyter  # what is printed goes above a terminal's bar
-        if self._enabled and (console.is_jupyter or (console.is_interactive and sys.stdout.isatty())):
+        console = get_console()  # with which Lightning prints its tables, then above the bar
+        terminal = sys.stdout.isatty() and console.is_terminal and not console.is_dumb_terminal
+        if self._enabled and (console.is_jupyter or terminal):
             self._live = Live(
-                console=console, auto_refresh=False, transient=True, redirect_stdout=mixed, redirect_stderr=mixed
+                console=console, auto_refresh=False, transient=True, redirect_stdout=terminal, redirect_stderr=terminal
             )
         self._wait()
 
