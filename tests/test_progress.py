@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from small import BATCH, loader, make, run, trainer
 from torch.utils.data import DataLoader, IterableDataset
 
 from hsakd_pl import create_network
+from hsakd_pl.files.tracked import tracked
 from hsakd_pl.runs import progress
 from hsakd_pl.runs.progress import Progress
 from hsakd_pl.runs.summary import multiply_adds
@@ -59,6 +61,7 @@ def on_a_terminal(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object])
         for name, value in {"TERM": "xterm", "COLUMNS": "100", "LINES": "30"}.items():
             context.setenv(name, value)
         context.setattr(sys, "stdout", stdout)
+        context.setattr(sys, "stderr", stdout)
         context.setattr(progress, "SECONDS_BETWEEN_PICTURES", 0.0)
         rich.reconfigure()
         action()
@@ -221,6 +224,23 @@ def test_watched_numbers_arrive_in_order() -> None:
     for step in range(3):
         watched.begin(step, torch.tensor(float(step)))
     assert list(watched.arrived()) == [(0, 0.0), (1, 1.0), (2, 2.0)] and list(watched.arrived(wait=True)) == []
+
+
+def test_a_bar_that_is_switched_off_for_a_resumed_run_is_not_missed() -> None:
+    run("fit", trainer=SHOWN)
+    with warnings.catch_warnings(record=True) as caught:
+        run("fit", "--ckpt_path", "last", trainer={"max_epochs": 2})
+    assert not [warning for warning in caught if "callbacks used to create" in str(warning.message)]
+
+
+def test_long_reading_has_a_bar_on_a_terminal_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert list(tracked("abc", 3, "Reading")) == [*"abc"] and capsys.readouterr().err == ""
+    assert on_a_terminal(monkeypatch, lambda: list(tracked("abc", 3, "Reading"))) == "\x04"
+    monkeypatch.setattr(sys.modules[tracked.__module__], "SECONDS", 0.0)
+    assert "Reading ━" in plain(on_a_terminal(monkeypatch, lambda: list(tracked("abc", 3, "Reading"))))
+    assert list(tracked("abc", 3, "Reading")) == [*"abc"] and capsys.readouterr().err == ""
 
 
 @pytest.mark.slow
