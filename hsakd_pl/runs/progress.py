@@ -11,7 +11,7 @@ from rich import get_console
 from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar as Bar
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from hsakd_pl.runs.watched import Watched, loss_of
@@ -142,8 +142,8 @@ class Progress(ProgressBar):
         if self._live is None:
             print("  ".join([what, count, *numbers]), flush=True)
             return
-        top = Table.grid(Column(), Column(ratio=1), Column(), padding=(0, 1), expand=True)
-        top.add_row(what, Bar(total, done) if math.isfinite(total) else Bar(pulse=True), count)
+        top = Table.grid(padding=(0, 1))
+        top.add_row(what, Bar(total, done, width=40) if math.isfinite(total) else Bar(width=40, pulse=True), count)
         self._live.start()
         self._live.update(Group(top, Text("  ".join(numbers))), refresh=True)
 
