@@ -8,20 +8,23 @@ import re
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import rich
 import torch
 from small import BATCH, loader, make, run, trainer
 from torch.utils.data import DataLoader, IterableDataset
 
 from hsakd_pl import create_network
+from hsakd_pl.files.tracked import tracked
+from hsakd_pl.records import progress
 from hsakd_pl.records.progress import Progress
 from hsakd_pl.records.summary import multiply_adds
 from hsakd_pl.records.watched import Watched
-from hsakd_pl.records import progress
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHOWN = {"enable_progress_bar": True}
@@ -41,7 +44,7 @@ def epochs(printed: str) -> list[str]:
     return [line for line in printed.splitlines() if line.startswith("epoch ")]
 
 
-def on_a_terminal(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object], columns: int = 100) -> str:
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> str:
     """All that an action writes to a terminal, escape sequences included."""
     terminal, program = os.openpty()
     written: list[bytes] = []
@@ -55,16 +58,24 @@ def on_a_terminal(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object],
     reader = threading.Thread(target=read)
     reader.start()
     with open(program, "w") as stdout, monkeypatch.context() as context:
-        for name, value in {"TERM": "xterm", "COLUMNS": str(columns), "LINES": "30"}.items():
+        for name, value in {"TERM": "xterm", "COLUMNS": "100", "LINES": "30"}.items():
             context.setenv(name, value)
         context.setattr(sys, "stdout", stdout)
+        context.setattr(sys, "stderr", stdout)
         context.setattr(progress, "SECONDS_BETWEEN_PICTURES", 0.0)
+        rich.reconfigure()
         action()
         stdout.write("\x04")
         stdout.flush()
         reader.join()
     os.close(terminal)
+    rich.reconfigure()
     return b"".join(written).decode()
+
+
+def plain(written: str) -> str:
+    """What a terminal is told, without colours and movements."""
+    return re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", written).replace("\r", "\n")
 
 
 def test_a_pipe_gets_one_line_an_epoch_and_lightning_s_warnings_without_its_adverts() -> None:
@@ -84,11 +95,10 @@ def test_a_pipe_gets_one_line_an_epoch_and_lightning_s_warnings_without_its_adve
 
 def test_a_terminal_has_a_bar_and_keeps_finished_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = on_a_terminal(monkeypatch, lambda: run("fit", trainer={**SHOWN, "max_epochs": 2}))
-    plain = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", shown).replace("\r", "\n")
     for epoch in (1, 2):
-        assert len(re.findall(LINE.format(f"{epoch}/2"), plain)) == 1
-        assert re.search(rf"epoch {epoch}/2 ━+.* 1/2\s+loss .*  lr 0.01  [\d,]+ images/s", plain)
-        assert re.search(rf"epoch {epoch}/2, validation ━+.* 1/9", plain)
+        assert len(re.findall(LINE.format(f"{epoch}/2"), plain(shown))) == 1
+        assert re.search(rf"epoch {epoch}/2 ━+.* 1/2\s+loss .*  lr 0.01  [\d,]+ images/s", plain(shown))
+        assert re.search(rf"epoch {epoch}/2, validation ━+.* 1/9", plain(shown))
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") > 0  # the cursor is hidden, and back
 
 
@@ -102,7 +112,9 @@ def test_evaluation_and_prediction_have_a_bar(command: str, monkeypatch: pytest.
         data = {"init_args": {"predict_dir": "images"}}
     weights = {"init_args": {"weights": "random"}}
     shown = on_a_terminal(monkeypatch, lambda: run(command, trainer=SHOWN, data=data, model=weights))
-    assert re.search({"validate": "validation", "test": "test", "predict": "predict"}[command] + r".* \x1b.*━+", shown)
+    assert re.search(r"(validation|test|predict) ━+ +(9/9|1/1)", plain(shown))
+    if command != "predict":  # the table comes above the bar, which goes in the end
+        assert plain(shown).rfind(" 9/9") > plain(shown).rfind("━┓") > 0
 
 
 def test_a_resumed_run_goes_on_counting_epochs_and_knows_its_best(capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,7 +195,7 @@ def test_the_loss_of_every_n_th_step_is_logged() -> None:
     folder = run("fit", trainer={"max_epochs": 2, "limit_train_batches": 4, "log_every_n_steps": 2})
     (file,) = folder.rglob("metrics.csv")
     rows = [row for row in csv.DictReader(file.read_text().splitlines()) if row["train/loss_step"]]
-    assert [int(row["step"]) for row in rows] == [1, 3, 5, 7]
+    assert [int(row["step"]) for row in rows] == [2, 4, 6, 8]
     assert all(float(row["train/loss_step"]) > 0 for row in rows)
 
 
@@ -212,6 +224,23 @@ def test_watched_numbers_arrive_in_order() -> None:
     for step in range(3):
         watched.begin(step, torch.tensor(float(step)))
     assert list(watched.arrived()) == [(0, 0.0), (1, 1.0), (2, 2.0)] and list(watched.arrived(wait=True)) == []
+
+
+def test_a_bar_that_is_switched_off_for_a_resumed_run_is_not_missed() -> None:
+    run("fit", trainer=SHOWN)
+    with warnings.catch_warnings(record=True) as caught:
+        run("fit", "--ckpt_path", "last", trainer={"max_epochs": 2})
+    assert not [warning for warning in caught if "callbacks used to create" in str(warning.message)]
+
+
+def test_long_reading_has_a_bar_on_a_terminal_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert list(tracked("abc", 3, "Reading")) == [*"abc"] and capsys.readouterr().err == ""
+    assert on_a_terminal(monkeypatch, lambda: list(tracked("abc", 3, "Reading"))) == "\x04"
+    monkeypatch.setattr(sys.modules[tracked.__module__], "SECONDS", 0.0)
+    assert "Reading ━" in plain(on_a_terminal(monkeypatch, lambda: list(tracked("abc", 3, "Reading"))))
+    assert list(tracked("abc", 3, "Reading")) == [*"abc"] and capsys.readouterr().err == ""
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 from rich.progress import Progress
 
+SECONDS = 1.0  # before a bar appears
 Item = TypeVar("Item")
 
 
@@ -21,7 +22,7 @@ def tracked(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
         for item in items:
             yield item
             bar.advance(task)
-            if time.monotonic() > start + 1:
+            if time.monotonic() > start + SECONDS:
                 bar.start()
     finally:
         bar.stop()

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar, Timer
-from rich.console import Console, Group
+from rich import get_console
+from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar as Bar
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from hsakd_pl.records.watched import Watched, loss_of
@@ -55,10 +56,11 @@ class Progress(ProgressBar):
         self._begun, self._loss = None, math.nan
         if trainer.current_epoch == 0:
             self.accuracy = self.best = self.best_epoch = None
-        console, mixed = Console(), not Console().is_jupyter  # what is printed goes above a terminal's bar
-        if self._enabled and (console.is_jupyter or (console.is_interactive and sys.stdout.isatty())):
+        console = get_console()  # with which Lightning prints its tables, then above the bar
+        terminal = sys.stdout.isatty() and console.is_terminal and not console.is_dumb_terminal
+        if self._enabled and (console.is_jupyter or terminal):
             self._live = Live(
-                console=console, auto_refresh=False, transient=True, redirect_stdout=mixed, redirect_stderr=mixed
+                console=console, auto_refresh=False, transient=True, redirect_stdout=terminal, redirect_stderr=terminal
             )
         self._wait()
 
@@ -140,8 +142,8 @@ class Progress(ProgressBar):
         if self._live is None:
             print("  ".join([what, count, *numbers]), flush=True)
             return
-        top = Table.grid(Column(), Column(ratio=1), Column(), padding=(0, 1), expand=True)
-        top.add_row(what, Bar(total, done) if math.isfinite(total) else Bar(pulse=True), count)
+        top = Table.grid(padding=(0, 1))
+        top.add_row(what, Bar(total, done, width=40) if math.isfinite(total) else Bar(width=40, pulse=True), count)
         self._live.start()
         self._live.update(Group(top, Text("  ".join(numbers))), refresh=True)
 
