@@ -241,6 +241,7 @@ def test_a_row_knows_its_teacher() -> None:
 def test_curves_of_several_runs(capsys: pytest.CaptureFixture[str]) -> None:
     for seed in (0, 1):
         run("fit", "--seed_everything", str(seed), trainer={"max_epochs": 2, "default_root_dir": f"runs/{seed}"})
+    capsys.readouterr()
     main(["report", "runs", "--plot", "curves.svg", "--format", "json"])
     assert json.loads(capsys.readouterr().out)[0]["n"] == 2
     assert "<svg" in Path("curves.svg").read_text() and "val/loss" in Path("curves.svg").read_text()

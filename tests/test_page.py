@@ -1,13 +1,9 @@
 """The page of three experiments with three seeds each: what it holds, and how a real browser shows it."""
 
-import csv
-import io
-import json
 import re
 import shutil
 import subprocess
 import sys
-from collections import defaultdict
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +17,7 @@ from hsakd_pl.errors import UsageError
 from hsakd_pl.report.charts import STYLES, Chart, round_numbers
 from hsakd_pl.report.groups import Group
 from hsakd_pl.report.page import write_page
-from hsakd_pl.report.rows import Row
+from hsakd_pl.report.rows import collect
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: install Debian's package")
@@ -31,16 +27,6 @@ MODULES = {
     "student": ("StudentModule", {"network": "resnet8", "teacher": "resnet8", "teacher_weights": "random"}),
 }
 EVIL = "<script>document.title='evil'</script>\"'&"
-
-
-def read_row(folder: Path) -> Row:
-    """Give the row of a run, its epochs and what its test found."""
-    epochs: dict[str, dict[str, float]] = defaultdict(dict)
-    metrics = folder / "logs/version_0/metrics.csv"
-    for line in csv.DictReader(io.StringIO(metrics.read_text())):
-        epochs[line["epoch"]] |= {name: float(cell) for name, cell in line.items() if cell}
-    details, test, result = (json.loads((folder / f"{n}.json").read_text()) for n in ("test_details", "test", "result"))
-    return {**result, "folder": str(folder), "test": test, "details": details, "history": [*epochs.values()]}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +47,7 @@ def groups(tmp_path_factory: pytest.TempPathFactory) -> list[Group]:
                 }
                 run("fit", "--seed_everything", str(seed), **options)
                 run("test", "--ckpt_path", "last", **options)
-                rows.append(read_row(Path(f"runs/{kind}/seed{seed}")))
+                rows += collect(Path(f"runs/{kind}/seed{seed}"))
             found.append(Group(kind, rows, [], "", None, {}, []))
     protocol = {"hash": "0123456789ab", "epochs": 2, "optimizer": "SGD", "lr": 0.01, "options": {"model.lr": 0.01}}
     found[0].rows[0]["protocol"] = protocol
@@ -161,13 +147,14 @@ def test_whatever_stands_in_files_is_text_on_a_page(groups: list[Group], tmp_pat
 
 
 def test_a_run_without_a_test_names_the_command_that_makes_one(groups: list[Group], tmp_path: Path) -> None:
-    untested = changed(groups[1], test=None, details=None, config=["my recipe.yaml"], folder="runs/a")
-    command = "hsakd test --config &#39;my recipe.yaml&#39; --trainer.default_root_dir runs/a --ckpt_path last"
+    untested = changed(groups[1], test=None, details=None, folder="my runs/a")
+    command = "hsakd test --config &#39;my runs/a/config.yaml&#39; --ckpt_path last"
     assert command in text_of([untested], tmp_path / "page.html")
 
 
 def test_rows_of_an_older_version_are_shown_as_what_they_are(tmp_path: Path) -> None:
     row = {"config": ["a.yaml"], "folder": "runs/a", "last_val_acc": 0.5, "best_val_acc": None}
+    row |= {"history": [], "test": None, "details": None}
     text = text_of(
         [Group("a", [row], [], "", None, {}, [row]), Group("empty", [], [], "", None, {}, [])], tmp_path / "p"
     )

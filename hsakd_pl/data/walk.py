@@ -45,7 +45,7 @@ def images_below(*folders: Path) -> list[list[str]]:
     Raises UsageError naming a folder that cannot be read.
     """
     images, others = [], 0
-    for folder in tracked(folders, len(folders), f"Looking for images below {os.path.commonpath(folders)}"):
+    for folder in tracked(folders, len(folders), f"Looking for images below {os.path.commonpath(folders or ['.'])}"):
         entered, files = _above(folder), []
         for place, inside, names in os.walk(folder, onerror=_refuse, followlinks=True):
             found, inside[:] = sorted(filter(visible, inside)), []
@@ -57,7 +57,7 @@ def images_below(*folders: Path) -> list[list[str]]:
         images.append([os.path.join(*file) for file in sorted(files) if file[1].lower().endswith(IMG_EXTENSIONS)])
         others += len(files) - len(images[-1])
     if others:
-        place = os.path.commonpath(folders)
+        place = os.path.commonpath(folders or ["."])
         rank_zero_info(f"files below {place} that do not end in {' '.join(IMG_EXTENSIONS)}: {others:,} left out")
     return images
 

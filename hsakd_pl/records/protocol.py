@@ -2,13 +2,17 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
+import torchvision
 
+import hsakd_pl
 from hsakd_pl.files import local_path
 from hsakd_pl.files.weights import file_sha256, read_weights
 from hsakd_pl.modules.build import RANDOM
@@ -45,6 +49,17 @@ def accuracy_of(file: Path) -> float | None:
     return next((float(value) for value in said if value is not None), None)
 
 
+def machine(trainer: pl.Trainer) -> dict[str, Any]:
+    """Say what a run runs on: device, number of devices, precision, versions."""
+    cuda = trainer.strategy.root_device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name() if cuda else f"CPU, {os.cpu_count()} cores",
+        "devices": trainer.world_size,
+        "precision": trainer.precision,
+        "versions": {package.__name__: package.__version__ for package in (hsakd_pl, torch, torchvision, pl)},
+    }
+
+
 def protocol_hash(*parts: Any) -> str:
     """Give 12 hexadecimal digits that stand for these parts, plain data."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]
@@ -69,13 +84,13 @@ def protocol_of(
     kept = kept_options(options)
     kept["model.init_args.num_classes"] = module.num_classes  # which came from the data
     moved = [change for change in changes if change["option"] not in ("trainer.max_epochs", "commit")]
-    machine = {"devices": trainer.world_size, "precision": trainer.precision}
+    ran_on = {name: value for name, value in machine(trainer).items() if name in ("devices", "precision")}
     hashes = {name: value for name, value in weights.items() if name != "teacher_acc"}
     held_out = getattr(data, "val_fraction", None)
     peers = f", mean of {len(module.networks)} peers" if len(module.networks) > 1 else ""
     rates = optimizer.defaults
     return {
-        "hash": protocol_hash(kept, hashes, machine, moved),
+        "hash": protocol_hash(kept, hashes, ran_on, moved),
         "options": kept,
         "epochs": trainer.max_epochs,
         "optimizer": type(optimizer).__name__,
@@ -87,5 +102,5 @@ def protocol_of(
         "validated_on": "test split" if held_out == 0 else f"{held_out:g} of the training split" if held_out else None,
         "limited": {name: kept[name] for name in kept if LIMITS.match(name) and kept[name] not in (None, 0, -1)},
         **weights,
-        **machine,
+        **ran_on,
     }

@@ -1,7 +1,6 @@
 """The row that a run leaves: what it reached, and by which protocol."""
 
 import json
-import os
 import subprocess
 import time
 from collections.abc import Iterable
@@ -9,15 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
-import torchvision
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_info
 
-import hsakd_pl
 from hsakd_pl.files import replacing
 from hsakd_pl.recipes import recipe_of
-from hsakd_pl.records.protocol import protocol_of, weight_files
+from hsakd_pl.records.protocol import machine, protocol_of, weight_files
 from hsakd_pl.report.rows import ROW, finite, is_finished
 
 
@@ -102,7 +98,6 @@ class ResultWriter(pl.Callback):
             file.write("\n")
 
     def _row(self, trainer: pl.Trainer, epochs: int, finished: bool) -> dict[str, Any]:
-        cuda = trainer.strategy.root_device.type == "cuda"
         seconds, (best_val_acc, best_epoch) = self._seconds(), self.best_so_far()
         return {
             "recipe": recipe_of(self.configs),
@@ -119,10 +114,7 @@ class ResultWriter(pl.Callback):
             "device_hours": round(seconds * trainer.world_size / 3600, 4),
             "images_per_second": round(self.spent["images"] / max(self.spent["train_seconds"], 1e-9), 2),
             "resumes": self.spent["resumes"],
-            "device": torch.cuda.get_device_name() if cuda else f"CPU, {os.cpu_count()} cores",
-            "devices": trainer.world_size,
-            "precision": trainer.precision,
-            "versions": {package.__name__: package.__version__ for package in (hsakd_pl, torch, torchvision, pl)},
+            **machine(trainer),
             "commit": self.commit,
             "teacher_sha256": trainer.lightning_module.hparams.get("teacher_sha256"),
             "changes": self.changes,

@@ -1,7 +1,6 @@
 """Writes what ``test`` finds: ``test.json``, and in ``test_details.json`` what a page shows beside the numbers."""
 
 import json
-import os
 import re
 import time
 from pathlib import Path
@@ -11,18 +10,17 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.distributed
-import torchvision
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 from torchmetrics.functional.classification import binary_calibration_error
 
-import hsakd_pl
 from hsakd_pl.files import replacing
-from hsakd_pl.files.weights import file_sha256
+from hsakd_pl.files.weights import file_sha256, read_weights
 from hsakd_pl.modules.build import RANDOM
 from hsakd_pl.records.details import BINS, confused_pairs, describe_example, project, reliability
+from hsakd_pl.records.protocol import machine
+from hsakd_pl.report.rows import DETAILS, TEST
 
-FILE, DETAILS = "test.json", "test_details.json"
 EMBEDDED = 1000  # images, of all devices
 ACCURACIES = re.compile(r"test/((peer\d+_)?(acc|branch\d+_(joint|class))(_top\d+)?)")
 
@@ -80,7 +78,7 @@ class EvaluationWriter(pl.Callback):
         answers, embeddings = ([each for rank in ranks for each in rank[part]] for part in (0, 1))
         if not answers:
             name = type(pl_module).__name__
-            rank_zero_info(f"No {FILE} is written: test_step of {name} does not return what that of its base does")
+            rank_zero_info(f"No {TEST} is written: test_step of {name} does not return what that of its base does")
             return
         labels, probability, predicted = (torch.cat(parts, -1) for parts in zip(*answers, strict=True))
         details = {
@@ -91,11 +89,11 @@ class EvaluationWriter(pl.Callback):
             "class_names": getattr(getattr(trainer, "datamodule", None), "class_names", None),
         }
         results = self._results(trainer, pl_module, labels, probability, predicted)
-        for name, content in ((DETAILS, details), (FILE, results)):
+        for name, content in ((DETAILS, details), (TEST, results)):
             with replacing(self.folder / name) as file:
                 json.dump(content, file, indent=1 if content is results else None, allow_nan=False)
                 file.write("\n")
-        rank_zero_info(f"The results of the test are in {self.folder / FILE}")
+        rank_zero_info(f"The results of the test are in {self.folder / TEST}")
 
     def _results(
         self, trainer: pl.Trainer, module: pl.LightningModule, labels: Tensor, probability: Tensor, predicted: Tensor
@@ -106,9 +104,9 @@ class EvaluationWriter(pl.Callback):
         metrics, limit = trainer.callback_metrics, trainer.limit_test_batches
         peers = [f"peer{peer}" for peer in range(1, len(errors) + 1)] if len(errors) > 1 else []
         checkpoint = trainer.ckpt_path or module.hparams.get("weights")
-        cuda = module.device.type == "cuda"
         return {
             "checkpoint": None if checkpoint is None else str(checkpoint),
+            "epoch": read_weights(trainer.ckpt_path)["epoch"] + 1 if trainer.ckpt_path else None,
             "sha256": None if checkpoint in (None, RANDOM) else file_sha256(checkpoint),
             "split": "test",
             "images": len(labels),
@@ -119,10 +117,7 @@ class EvaluationWriter(pl.Callback):
             **{f"{peer}_nll": float(metrics[f"test/{peer}_loss"]) for peer in peers},
             **{f"{peer}_ece": error for peer, error in zip(peers, errors, strict=False)},
             "seconds": round(time.monotonic() - self._start, 2),
-            "device": torch.cuda.get_device_name() if cuda else f"CPU, {os.cpu_count()} cores",
-            "devices": trainer.world_size,
-            "precision": trainer.precision,
-            "versions": {package.__name__: package.__version__ for package in (hsakd_pl, torch, torchvision, pl)},
+            **machine(trainer),
         }
 
 

@@ -8,10 +8,9 @@ import numpy as np
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import replacing
+from hsakd_pl.report.charts import COLOURS
 
 History = Sequence[Mapping[str, float]]
-# Okabe and Ito's colours, which colour-blind people can tell apart; then again, with another dash
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.")  # dots are for training
 PANELS = {"loss": ("train/loss", "val/loss"), "accuracy (%)": ("val/acc",)}
 
@@ -43,20 +42,24 @@ def figure(runs: Mapping[str, Sequence[History]]) -> Any:
 
 def _line(axis: Any, histories: Sequence[History], metric: str, style: dict[str, str]) -> None:
     """Draw one metric: the mean of the runs at each epoch, and the range between them where there are several."""
-    factor = 100 if metric.endswith("acc") else 1
-    values: dict[float, list[float]] = {}
-    for history in histories:
-        for row in history:
-            if metric in row and np.isfinite(row[metric]):
-                values.setdefault(row["epoch"], []).append(factor * row[metric])
+    values = over_seeds(histories, metric)
     if not values:
         return
-    epochs = sorted(values)
+    epochs = [epoch for epoch, _ in values]
     marker = {"marker": "o", "ms": 3} if len(epochs) < 20 else {}
-    axis.plot(epochs, [np.mean(values[epoch]) for epoch in epochs], **style, **marker)
+    axis.plot(epochs, [np.mean(seeds) for _, seeds in values], **style, **marker)
     if len(histories) > 1:
-        lowest, highest = ([bound(values[epoch]) for epoch in epochs] for bound in (min, max))
+        lowest, highest = ([bound(seeds) for _, seeds in values] for bound in (min, max))
         axis.fill_between(epochs, lowest, highest, color=style["color"], alpha=0.2, lw=0)
+
+
+def over_seeds(histories: Sequence[History], metric: str) -> list[tuple[float, list[float]]]:
+    """Give for each epoch what the runs measured that have it, accuracies in percent; infinite numbers are left out."""
+    factor, found = 100 if metric.endswith("acc") else 1, dict[float, list[float]]()
+    for row in (row for history in histories for row in history):
+        if np.isfinite(row.get(metric, np.nan)):
+            found.setdefault(row["epoch"], []).append(factor * row[metric])
+    return sorted(found.items())
 
 
 def save_curves(runs: Mapping[str, Sequence[History]], path: Path) -> None:

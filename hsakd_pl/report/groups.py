@@ -69,6 +69,9 @@ def _marks(members: Sequence[Row], ended: Sequence[Row]) -> list[str]:
             marks.append(f"{row['folder']} is unfinished, epoch {row.get('epochs')}")
         elif planned not in (None, -1, row.get("epochs")):
             marks.append(f"{row['folder']} ended in epoch {row.get('epochs')} of {planned}")
+        tested = (row["test"] or {}).get("epoch")
+        if tested not in (None, row.get("epochs")):
+            marks.append(f"{row['folder']} was tested after epoch {tested}")
     limited = _protocol(members).get("limited", {})
     marks += [_said(option, value) for option, value in limited.items()]
     if any(str(row.get("commit")).endswith("-dirty") for row in members):

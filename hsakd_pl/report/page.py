@@ -1,11 +1,9 @@
 """Shows runs as one HTML file that needs no network: the table, curves, and what each network does well and badly."""
 
-import re
 import shlex
-from collections.abc import Iterable, Sequence
-from math import isfinite
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
@@ -13,11 +11,14 @@ from jinja2 import Environment, FileSystemLoader
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import replacing
 from hsakd_pl.report.charts import STYLES, Chart, Style, round_numbers
+from hsakd_pl.report.curves import over_seeds
 from hsakd_pl.report.findings import findings, heads_of
 from hsakd_pl.report.groups import Group
 from hsakd_pl.report.rows import Row
+from hsakd_pl.report.table import Line, all_lines
 
 CURVES = {"val/acc": "Accuracy in validation, %", "val/loss": "Loss in validation", "train/loss": "Loss in training"}
+COLUMNS = ("n", "last epoch", "best epoch", "test", "paper", "to paper", "images/s", "seconds")
 MARKED = 20  # epochs up to which each has a mark of its own on a curve
 
 
@@ -27,9 +28,11 @@ def write_page(groups: Sequence[Group], path: str | Path) -> None:
     Raises UsageError naming a ``test_details.json`` that is not what ``test`` writes.
     """
     styled = [(STYLES[index % len(STYLES)], group) for index, group in enumerate(groups)]
+    table = all_lines(groups)
     files = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
     page = files.get_template("page.html").render(
-        groups=[{"style": style, **_group(group)} for style, group in styled],
+        columns=[*COLUMNS],
+        groups=[{"style": style, **_group(group, line)} for (style, group), line in zip(styled, table, strict=True)],
         charts=[chart for name, title in CURVES.items() if (chart := _curves(styled, name, title))],
         runs=sum(len(group.rows) for group in groups),
     )
@@ -37,37 +40,17 @@ def write_page(groups: Sequence[Group], path: str | Path) -> None:
         file.write(page)
 
 
-def _group(group: Group) -> dict[str, Any]:
-    last, best, speed, seconds = (
-        _numbers(group.rows, key) for key in ("last_val_acc", "best_val_acc", "images_per_second", "seconds")
-    )
-    last, best = ([100 * fraction for fraction in fractions] for fractions in (last, best))
-    paper = re.match(r"[\d.]+", group.paper)
+def _group(group: Group, line: Line) -> dict[str, Any]:
     return {
         **group._asdict(),
-        "last": _spread(last),
-        "best": _spread(best),
-        "test": _spread(_numbers([row.get("test") or {} for row in group.rows], "acc")),
-        "beyond_paper": f"{mean(last) - float(paper[0]):+.2f}" if last and paper else "",
-        "speed": f"{mean(speed):,.0f}" if speed else "",
-        "hours": f"{mean(seconds) / 3600:.3g}" if seconds else "",
+        "cells": [line[column].replace("+-", "±") for column in COLUMNS],
         "protocol": next((row["protocol"] for row in group.rows if row.get("protocol")), {}),
         "runs": [_run(row) for row in group.rows],
     }
 
 
-def _numbers(rows: Iterable[Row], key: str) -> list[float]:
-    return [value for row in rows if isinstance(value := row.get(key), int | float) and isfinite(value)]
-
-
-def _spread(values: list[float]) -> str:
-    deviation = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{mean(values):.2f}{deviation}" if values else ""
-
-
 def _run(row: Row) -> dict[str, Any]:
-    configs = [part for file in row.get("config") or [] for part in ("--config", file)]
-    test = ["hsakd", "test", *configs, "--trainer.default_root_dir", row["folder"], "--ckpt_path", "last"]
+    test = ["hsakd", "test", "--config", str(Path(row["folder"], "config.yaml")), "--ckpt_path", "last"]
     shown = {"row": row, "command": shlex.join(test), "heads": heads_of(row.get("test") or {})}
     try:
         return shown | (findings(row["details"]) if row.get("details") else {})
@@ -80,12 +63,8 @@ def _curves(groups: Sequence[tuple[Style, Group]], name: str, title: str) -> dic
     """Lay out a line a group, the mean over its runs, in a band from the lowest of them to the highest."""
     lines = []
     for style, group in groups:
-        found: dict[float, list[float]] = {}
-        for epoch in (each for row in group.rows for each in row.get("history") or []):
-            for value in _numbers([epoch], name):
-                found.setdefault(epoch["epoch"], []).append(100 * value if name == "val/acc" else value)
-        if found:
-            lines.append((style, group.name, sorted(found.items())))
+        if found := over_seeds([row["history"] for row in group.rows], name):
+            lines.append((style, group.name, found))
     if not lines:
         return None
     epochs = [epoch for *_, points in lines for epoch, _ in points]

@@ -68,6 +68,13 @@ def records(groups: Sequence[Group], against: Group | None = None) -> list[Recor
 
 def lines(groups: Sequence[Group], against: Group | None = None) -> list[Line]:
     """Make the table as people read it, cells by column; columns that are empty throughout are left out."""
+    table = all_lines(groups, against)
+    used = [column for column in table[0] if any(line[column] for line in table)]
+    return [{column: line[column] for column in used} for line in table]
+
+
+def all_lines(groups: Sequence[Group], against: Group | None = None) -> list[Line]:
+    """Make the table with all of its columns, empty ones too."""
     table = []
     for group, record in zip(groups, records(groups, against), strict=True):
         spreads = {column: _spread(record, column.split()[0]) for column in ("last epoch", "best epoch", "test")}
@@ -78,8 +85,7 @@ def lines(groups: Sequence[Group], against: Group | None = None) -> list[Line]:
         if against is not None:
             line[f"to {against.name}"] = "" if group is against else _difference(record)
         table.append(line | {"marks": record["marks"]})
-    used = [column for column in table[0] if any(line[column] for line in table)]
-    return [{column: line[column] for column in used} for line in table]
+    return table
 
 
 def _number(value: float | None, form: str) -> str:
@@ -110,7 +116,7 @@ def chosen(groups: Sequence[Group], name: str) -> Group:
 
 
 def _hash(group: Group) -> str | None:
-    return next((row["protocol"]["hash"] for row in (*group.rows, *group.others) if row.get("protocol")), None)
+    return next((row["protocol"].get("hash") for row in (*group.rows, *group.others) if row.get("protocol")), None)
 
 
 def as_text(groups: Sequence[Group], form: str, against: Group | None = None) -> str:
