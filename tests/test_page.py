@@ -136,7 +136,7 @@ def test_whatever_stands_in_files_is_text_on_a_page(groups: list[Group], tmp_pat
     first = groups[0].rows[0]
     evil = changed(groups[0], **entries, config=[EVIL], details=details, test={**first["test"], "checkpoint": EVIL})
     evil = changed(evil, protocol={EVIL: EVIL}, changes=[{"option": EVIL, "from": EVIL, "to": EVIL, "step": EVIL}])
-    evil = evil._replace(name=EVIL, marks=[EVIL], paper=EVIL, recipe=EVIL, differences={EVIL: (EVIL, EVIL)})
+    evil = evil._replace(name=EVIL, marks=[EVIL], paper="78.67 +- 0.20", recipe=EVIL, differences={EVIL: (EVIL, EVIL)})
     text = text_of(
         [evil._replace(others=[{"folder": EVIL, "seed": EVIL}]), changed(groups[1], test=None)], tmp_path / "p"
     )

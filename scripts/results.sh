@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Measures what RESULTS.md states: scripts/results.sh [quickstart] [teacher] [comparison] [mutual], by default all.
+# Repeatable: what has a result is left, what was interrupted goes on. It needs CIFAR-100 in data/ and the published
+# joint wrn_40_2 teacher in weights/wrn_40_2_aux.pth.tar; SEEDS and OUT may be set.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+SEEDS=${SEEDS:-0}
+OUT=${OUT:-runs/results}
+TEACHER=${TEACHER:-weights/wrn_40_2_aux.pth.tar}
+PYTHON=${PYTHON:-.venv/bin/python}
+# as the Makefile sets them, and for the same reasons
+export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-3000}
+export MALLOC_MMAP_THRESHOLD_=2147483647 MALLOC_TRIM_THRESHOLD_=2147483647
+
+fit() { # folder, then options of fit
+  "$PYTHON" -m hsakd_pl sweep --seeds "$SEEDS" --trainer.default_root_dir "$OUT/$1" --trainer.accelerator cpu "${@:2}"
+}
+
+quickstart() { # about 1 minute a seed on two cores
+  mkdir -p "$OUT/quickstart"
+  for seed in 0 1 2 3 4; do
+    local table="$OUT/quickstart/seed$seed.txt"
+    [[ -e $table ]] && continue
+    "$PYTHON" examples/quickstart.py --seed "$seed" --out "$OUT/quickstart" >"$table.partial"
+    mv "$table.partial" "$table"
+  done
+}
+
+teacher() { # 10 minutes
+  [[ -e $OUT/teacher/test.json ]] || "$PYTHON" main.py test --config configs/cifar100/teacher_joint_wrn_40_2.yaml \
+    --model.init_args.weights "$TEACHER" --trainer.default_root_dir "$OUT/teacher" --trainer.accelerator cpu
+}
+
+comparison() { # 10 % of the training images, 20 epochs: 80 minutes a seed, most of it HSAKD*
+  local small=(--trainer.max_epochs 20 --data.init_args.train_fraction 0.1 --model.init_args.milestones '[13,16,18]')
+  local taught=("${small[@]}" --model.init_args.teacher_weights "$TEACHER")
+  fit comparison/alone --config configs/cifar100/baseline_wrn_16_2.yaml "${small[@]}"
+  fit comparison/kd --config configs/cifar100/kd_wrn_40_2-wrn_16_2.yaml "${taught[@]}"
+  fit comparison/hsakd --config configs/cifar100/student_joint_wrn_40_2-wrn_16_2.yaml "${taught[@]}"
+  "$PYTHON" main.py report "$OUT/comparison" --format md
+}
+
+mutual() { # one epoch on all of CIFAR-100: about 40 minutes a pair and seed
+  for network in resnet56 shufflenetv2; do
+    fit "mutual/$network" --config "configs/cifar100/mutual_$network-$network.yaml" \
+      --trainer.max_epochs 1 --model.init_args.lr 0.01
+  done
+}
+
+for part in ${*:-quickstart teacher comparison mutual}; do "$part"; done
