@@ -9,7 +9,7 @@ from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-define
 from lightning_fabric.plugins import CheckpointIO
 from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers import CSVLogger, Logger
 from pytorch_lightning.utilities import rank_zero_info
 
 from hsakd_pl.data import FeatureDataModule
@@ -26,6 +26,7 @@ from hsakd_pl.runs.checkpoints import (
 )
 from hsakd_pl.runs.configuration import changes, options_of
 from hsakd_pl.runs.lock import sole_writer
+from hsakd_pl.runs.loggers import LoggedRun, logger_maker
 from hsakd_pl.runs.parser import Parser, again, folder_of
 from hsakd_pl.runs.predictions import PredictionWriter
 from hsakd_pl.runs.report import ResultWriter
@@ -46,6 +47,7 @@ class HSAKDCLI(LightningCLI):
 
     def __init__(self, model: Any = HSAKDModule, data: Any = pl.LightningDataModule, **options: Any) -> None:
         usual = {"subclass_mode_model": True, "subclass_mode_data": True, "seed_everything_default": 0}
+        options.setdefault("save_config_kwargs", {"overwrite": True})  # in the folder of a run that goes on
         super().__init__(model, data, **{**usual, **options})
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
@@ -58,14 +60,20 @@ class HSAKDCLI(LightningCLI):
         super().parse_arguments(parser, args)
 
     def _parse_ckpt_path(self) -> None:
-        """Find and check the file, and leave the rest as it is: Lightning would take the checkpoint's configuration."""
+        """Find and check the file, a requeued job's own first, and leave the rest: Lightning would take its options."""
         config = self.config.get(str(self.config.get("subcommand")), self.config)
         if not isinstance(config.trainer, Namespace):
             raise UsageError("trainer has no options: give it some, or leave it out")
-        if config.get("ckpt_path") is not None:
-            path = find_checkpoint(str(config.ckpt_path), folder_of(config.trainer))
-            read_checkpoint(path, training=self.config.subcommand == "fit")
+        folder, training = folder_of(config.trainer), self.config.get("subcommand") == "fit"
+        own = filter(saved_by_this_job, saved_checkpoints(folder, "last") if training else [])
+        begun: dict[str, Any] = {}
+        if (given := next(own, config.get("ckpt_path"))) is not None:
+            path = find_checkpoint(str(given), folder)
+            checkpoint = read_checkpoint(path, training)
             config.ckpt_path = str(path)
+            if training and path.resolve().parent == folder.resolve():  # elsewhere it branches off another run
+                begun = checkpoint
+        self.parser.add_instantiator(logger_maker(folder, begun), Logger)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data", "model.init_args.num_classes", compute_fn=_num_classes, apply_on="instantiate")
@@ -86,10 +94,6 @@ class HSAKDCLI(LightningCLI):
                 "lr_scheduler has no effect without optimizer beside it: "
                 "model.init_args.lr_scheduler is the schedule of the recipe's own optimizer"
             )
-        trainer = self._get(self.config, "trainer")
-        for logger in trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]:
-            if isinstance(logger, Namespace) and logger.init_args.get("save_dir") == "":
-                logger.init_args.save_dir = str(folder_of(trainer))
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         config = self._get(self.config_init, "trainer")
@@ -104,7 +108,7 @@ class HSAKDCLI(LightningCLI):
             return super().instantiate_trainer(**kwargs)
         if config.logger in (None, True):
             kwargs["logger"] = CSVLogger(folder, name="logs")
-        callbacks: list[pl.Callback] = [PredictionWriter(folder), self.result]
+        callbacks: list[pl.Callback] = [PredictionWriter(folder), self.result, LoggedRun()]
         plugins = config.plugins if isinstance(config.plugins, list) else [config.plugins] if config.plugins else []
         if config.enable_checkpointing is not False and not config.fast_dev_run:
             minutes = self._get(self.config, "save_every_minutes", default=10.0)
@@ -136,9 +140,6 @@ class HSAKDCLI(LightningCLI):
         if self.trainer.checkpoint_callback is None:
             return
         found = saved_checkpoints(self.trainer.default_root_dir, "last")
-        own = next(filter(saved_by_this_job, found), None)
-        if own is not None:
-            self.config_init["fit"]["ckpt_path"] = str(own)
         path = self.config_init["fit"]["ckpt_path"]
         if found and path is None:
             raise UsageError(
