@@ -42,8 +42,8 @@ def logger_maker(folder: Path, checkpoint: Mapping[str, Any]) -> Callable[..., L
 
     def make(kind: type[Logger], *arguments: Any, **options: Any) -> Logger:
         if options.get("save_dir") == "":
-            inside = folder.resolve() / "mlruns" if issubclass(kind, loggers.MLFlowLogger) else folder
-            options["save_dir"] = str(inside)
+            inside = "mlruns" if issubclass(kind, loggers.MLFlowLogger) else ""
+            options["save_dir"] = str(folder.resolve() / inside)  # W&B's service has a working folder of its own
         for package, argument in (KINDS[known] for known in kind.__mro__ if known in KINDS):
             if find_spec(package) is None:
                 raise UsageError(f"{kind.__name__} needs the package {package}: pip install {package}")
