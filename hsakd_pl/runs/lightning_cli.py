@@ -10,12 +10,14 @@ import pytorch_lightning as pl
 from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
 from lightning_fabric.plugins import CheckpointIO
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_info
 
 from hsakd_pl.data import FeatureDataModule
 from hsakd_pl.errors import UsageError
 from hsakd_pl.modules import HSAKDModule, LinearProbeModule
 from hsakd_pl.records import observers
+from hsakd_pl.records.loggers import logger_maker
 from hsakd_pl.records.results import ResultWriter
 from hsakd_pl.records.summary import conclusion
 from hsakd_pl.runs.checkpoints import (
@@ -60,14 +62,20 @@ class HSAKDCLI(LightningCLI):
         super().parse_arguments(parser, args)
 
     def _parse_ckpt_path(self) -> None:
-        """Find and check the file, and leave the rest as it is: Lightning would take the checkpoint's configuration."""
+        """Find and check the file, a requeued job's own first, and leave the rest: Lightning would take its options."""
         config = self.config.get(str(self.config.get("subcommand")), self.config)
         if not isinstance(config.trainer, Namespace):
             raise UsageError("trainer has no options: give it some, or leave it out")
-        if config.get("ckpt_path") is not None:
-            path = find_checkpoint(str(config.ckpt_path), folder_of(config.trainer))
-            read_checkpoint(path, training=self.config.subcommand == "fit")
+        folder, training = folder_of(config.trainer), self.config.get("subcommand") == "fit"
+        own = filter(saved_by_this_job, saved_checkpoints(folder, "last") if training else [])
+        begun: dict[str, Any] = {}
+        if (given := next(own, config.get("ckpt_path"))) is not None:
+            path = find_checkpoint(str(given), folder)
+            checkpoint = read_checkpoint(path, training)
             config.ckpt_path = str(path)
+            if training and path.resolve().parent == folder.resolve():  # elsewhere it branches off another run
+                begun = checkpoint
+        self.parser.add_instantiator(logger_maker(folder, begun), Logger)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data", "model.init_args.num_classes", compute_fn=_num_classes, apply_on="instantiate")
@@ -89,10 +97,6 @@ class HSAKDCLI(LightningCLI):
                 "lr_scheduler has no effect without optimizer beside it: "
                 "model.init_args.lr_scheduler is the schedule of the recipe's own optimizer"
             )
-        trainer = self._get(self.config, "trainer")
-        for logger in trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]:
-            if isinstance(logger, Namespace) and logger.init_args.get("save_dir") == "":
-                logger.init_args.save_dir = str(folder_of(trainer))
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         config = self._get(self.config_init, "trainer")
@@ -137,9 +141,6 @@ class HSAKDCLI(LightningCLI):
         if self.trainer.checkpoint_callback is None:
             return
         found = saved_checkpoints(self.trainer.default_root_dir, "last")
-        own = next(filter(saved_by_this_job, found), None)
-        if own is not None:
-            self.config_init["fit"]["ckpt_path"] = str(own)
         path = self.config_init["fit"]["ckpt_path"]
         if found and path is None:
             raise UsageError(

@@ -37,7 +37,7 @@ class Parser(LightningArgumentParser):
         added = super().add_class_arguments(theclass, *args, **kwargs)
         if isinstance(theclass, type) and issubclass(theclass, Logger):
             for action in self._actions:
-                if action.dest == "save_dir" and action.required:
+                if action.dest == "save_dir":
                     action.required, action.default = False, ""
                     getattr(self, "required_args", set()).discard("save_dir")  # where older releases keep it
         return added
