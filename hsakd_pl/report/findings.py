@@ -23,7 +23,7 @@ def heads_of(test: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 def findings(details: dict[str, Any]) -> dict[str, Any]:
     """Lay out the content of a ``test_details.json``; of one that is malformed, the error is whatever Python raises."""
-    names, bins = details["class_names"], [bin for bin in details["reliability"] if bin]
+    names, bins = details["class_names"], [each for each in details["reliability"] if each]
 
     def name(label: int) -> str:
         return str(names[label] if names else label)
@@ -62,14 +62,15 @@ def _embedding(embedding: dict[str, Any], confused: list[Any], name: Callable[[i
         classes = sorted(label for label, _ in mistakes.most_common(TOLD_APART) if label in labels)
     x, y = zip(*points, strict=True)
     chart = Chart(*((min(axis), max(axis) if max(axis) > min(axis) else min(axis) + 1) for axis in (x, y)))
-    of_class = [[point for point, of in zip(points, labels, strict=True) if of == label] for label in classes]
+    shown = [(style, name(label), {label}) for style, label in zip(STYLES, classes, strict=False)]
+    if others := set(labels) - set(classes):
+        shown.insert(0, (STYLES[0]._replace(colour="#bbbbbb"), f"{len(others)} other classes", others))
     drawn = [
-        (style, name(label), chart.marks(members, style.shape))
-        for style, label, members in zip(STYLES, classes, of_class, strict=False)
+        (
+            style,
+            title,
+            chart.marks((point for point, label in zip(points, labels, strict=True) if label in of), style.shape),
+        )
+        for style, title, of in shown
     ]
-    others = [point for point, label in zip(points, labels, strict=True) if label not in classes]
-    grey = STYLES[0]._replace(colour="#bbbbbb")
-    drawn[:0] = [(grey, f"{len(set(labels)) - len(classes)} other classes", chart.marks(others, grey.shape))] * bool(
-        others
-    )
     return {"method": embedding["method"], "images": len(points), "chart": chart, "classes": drawn}
