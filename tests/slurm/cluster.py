@@ -53,7 +53,7 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         if missing := [command for command in COMMANDS if shutil.which(command) is None]:
-            raise ClusterError(f"needs {', '.join(missing)}: as root, tests/slurm/install.sh")
+            raise ClusterError(f"needs {', '.join(missing)}: as root, tests/install.sh")
         if os.geteuid() != 0:
             raise ClusterError("SLURM's daemons start jobs, which only root may do")
         folder.chmod(0o755)  # munged refuses a folder others could write to
