@@ -68,6 +68,8 @@ def test_commands(
             main(words if words[0] == "report" else [*words, *options])
     student = tmp_path / "runs/cifar100/student_joint_wrn_40_2-wrn_16_2"
     assert len((student / "rows.jsonl").read_text().splitlines()) == 4  # the first run, and three seeds
+    assert "</html>" in Path("report.html").read_text() and "<svg" in Path("curves.svg").read_text()
+    assert next((tmp_path / "runs/cifar100/baseline_wrn_16_2").rglob("events.out.tfevents*"))
     for run in ("cifar100/teacher_joint_wrn_40_2", "cifar100/student_joint_wrn_40_2-wrn_16_2", "seed1"):
         assert (tmp_path / "runs" / run / "last.ckpt").is_file()
     assert "photos/one.png" in next((tmp_path / "runs").rglob("predictions.csv")).read_text()
