@@ -12,7 +12,7 @@ from hsakd_pl.report.charts import COLOURS
 
 History = Sequence[Mapping[str, float]]
 DASHES = ("-", "--", "-.")  # dots are for training
-PANELS = {"loss": ("train/loss", "val/loss"), "accuracy (%)": ("val/acc",)}
+PANELS = {"loss (dotted: in training)": ("train/loss", "val/loss"), "accuracy (%)": ("val/acc",)}
 
 
 def figure(runs: Mapping[str, Sequence[History]]) -> Any:
@@ -24,19 +24,20 @@ def figure(runs: Mapping[str, Sequence[History]]) -> Any:
         from matplotlib.figure import Figure  # no pyplot: nothing of the process is changed
     except ModuleNotFoundError as error:
         raise UsageError("pictures need matplotlib: pip install 'hsakd_pl[plots]'") from error
-    drawn = Figure(figsize=(9, 3.6), layout="constrained")
+    drawn = Figure(figsize=(9, 3.6 + 0.2 * len(runs)), layout="constrained")
     axes = drawn.subplots(1, len(PANELS))
     for axis, (title, metrics) in zip(axes, PANELS.items(), strict=True):
         for number, (name, histories) in enumerate(runs.items()):
             for metric in metrics:
                 dashes = ":" if metric.startswith("train") else DASHES[number // len(COLOURS) % len(DASHES)]
-                label = " ".join(filter(None, [name, metric if len(metrics) > 1 else ""]))
+                label = name if metric == metrics[-1] else ""
                 _line(axis, histories, metric, {"color": COLOURS[number % len(COLOURS)], "ls": dashes, "label": label})
         axis.set(xlabel="epoch", ylabel=title)
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
-        if axis.lines and (len(runs) > 1 or len(metrics) > 1):
-            axis.legend(fontsize="small")
+    if any(runs):
+        handles, labels = axes[-1].get_legend_handles_labels()
+        drawn.legend(handles, labels, loc="outside lower center", fontsize="small")
     return drawn
 
 

@@ -78,7 +78,8 @@ def folder_of(trainer: Any) -> Path:
 def program() -> list[str]:
     """How this program was called."""
     path = Path(sys.argv[0])
-    return ["hsakd"] if path.stem == "hsakd" else ["python", str(path)]
+    known = {"hsakd": ["hsakd"], "__main__": ["python", "-m", "hsakd_pl"]}
+    return known.get(path.stem, ["python", str(path)])
 
 
 def again(args: list[str]) -> str:
