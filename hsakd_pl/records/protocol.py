@@ -29,15 +29,14 @@ LIMITS = re.compile(r"trainer\.(limit_\w+_batches|overfit_batches|max_steps)$")
 def weight_files(options: Mapping[str, Any]) -> dict[str, Any]:
     """What the weights that a run starts from are: sha256 of each file, and the teacher's accuracy if it says that."""
     found: dict[str, Any] = {"weights_sha256": None, "teacher_sha256": None, "teacher_acc": None}
-    for name in ("weights", "teacher_weights"):
+    for name, sha256 in (("weights", "weights_sha256"), ("teacher_weights", "teacher_sha256")):
         path = options.get(f"model.init_args.{name}")
-        if path not in (None, RANDOM):
-            file = local_path(name, path)
-            found[f"{name.split('_')[0]}_sha256"] = file_sha256(file)
+        if path == RANDOM:
+            found[sha256] = RANDOM
+        elif path is not None and (file := local_path(name, path)).exists():  # else a checkpoint makes up for it
+            found[sha256] = file_sha256(file)
             if name == "teacher_weights":
                 found["teacher_acc"] = accuracy_of(file)
-        elif path == RANDOM:
-            found[f"{name.split('_')[0]}_sha256"] = RANDOM
     return found
 
 

@@ -49,7 +49,8 @@ class ResultWriter(pl.Callback):
         self.changes[:0] = state_dict.get("changes", [])
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.weights = self.weights or weight_files(self.options)
+        if trainer.is_global_zero and not self.weights:
+            self.weights = weight_files(self.options)
 
     def on_train_start(self, *_: Any) -> None:
         self._since_start = self._since_batch = time.monotonic()  # resumed inside an epoch, that has no start
@@ -103,6 +104,7 @@ class ResultWriter(pl.Callback):
             "recipe": recipe_of(self.configs),
             "config": self.configs,
             "seed": self.seed,
+            "data_seed": self.options.get("data.init_args.seed"),
             "finished": finished,
             "epochs": epochs,
             "last_val_acc": self.metrics.get("val/acc"),

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from hsakd_pl.recipes import RECIPES
 from hsakd_pl.report.differences import MACHINE, Differences, differing, expected
-from hsakd_pl.report.rows import Row
+from hsakd_pl.report.rows import Row, seed_of
 
 
 class Group(NamedTuple):
@@ -42,8 +42,7 @@ def groups(rows: Iterable[Row]) -> list[Group]:
 
 def _group(recipe: str | None, members: list[Row], differences: Differences) -> Group:
     ended = [row for row in members if row.get("finished", True)]
-    by_seed = {_seed(row): row for row in reversed(ended)}
-    counted = sorted(by_seed.values(), key=_seed) if _protocol(members) else ended
+    counted = [*{seed_of(row): row for row in reversed(ended)}.values()][::-1]  # the first of each seed
     others = [row for row in members if not any(row is each for each in counted)]
     changed = {option: new for option, (_, new) in differences.items() if not MACHINE.match(option)}
     paper = RECIPES[recipe].paper if recipe and not changed else ""
@@ -55,13 +54,9 @@ def _said(option: str, value: Any) -> str:
     return f"{option.removesuffix('.class_path').rpartition('.')[2]} {str(value).rpartition('/')[2]:.40}"
 
 
-def _seed(row: Row) -> tuple[int, str]:
-    return row.get("seed") or 0, str(row.get("data_seed"))
-
-
 def _marks(members: Sequence[Row], ended: Sequence[Row]) -> list[str]:
     """What a reader of the mean must know."""
-    seeds = Counter(row["seed"] for row in ended if "seed" in row)
+    seeds = Counter(map(seed_of, ended))
     marks = [f"seed {seed} stands {count} times" for seed, count in seeds.items() if count > 1]
     for row in members:
         planned = (row.get("protocol") or {}).get("epochs")

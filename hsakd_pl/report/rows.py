@@ -15,14 +15,18 @@ ROW, TEST, DETAILS, HISTORY = "result.json", "test.json", "test_details.json", "
 Row = dict[str, Any]
 
 NUMBER = (int, float)
+COUNTS = ("seed", "data_seed", "epochs", "best_epoch", "resumes", "devices")
 # What a row holds: of which types, and the most that a number may be
 FIELDS: dict[str, tuple[tuple[type, ...], float]] = {
     **{name: ((*NUMBER, type(None)), 1) for name in ("last_val_acc", "best_val_acc")},
-    **dict.fromkeys(("images_per_second", "seconds", "device_hours"), (NUMBER, 1000000000.0)),
-    **{name: ((int, type(None)), 2**63) for name in ("seed", "epochs", "best_epoch", "resumes", "devices")},
+    **dict.fromkeys(("images_per_second", "seconds", "device_hours"), (NUMBER, 1e9)),
+    **{name: ((int, type(None)), 2**63) for name in COUNTS},
     **{name: ((str, type(None)), 0) for name in ("recipe", "device", "precision", "commit")},
     **dict.fromkeys(("protocol", "metrics", "versions"), ((dict,), 0)),
     **{"finished": ((bool,), 1), "changes": ((list,), 0), "config": ((list,), 0)},
+}
+PROTOCOL: dict[str, tuple[tuple[type, ...], float]] = {
+    **{"hash": ((str,), 0), "options": ((dict,), 0), "limited": ((dict,), 0), "epochs": ((int, type(None)), 2**63)}
 }
 ALWAYS = ("config", "last_val_acc", "best_val_acc", "images_per_second", "seconds")  # older rows have these alone
 
@@ -31,6 +35,12 @@ def finite(metrics: Mapping[str, Any]) -> dict[str, float | None]:
     """Give plain numbers by name, and None for NaN, which JSON lacks; the rate of the last step is no result."""
     numbers = {name: float(metrics[name]) for name in sorted(metrics) if not name.startswith("lr-")}
     return {name: number if math.isfinite(number) else None for name, number in numbers.items()}
+
+
+def seed_of(row: Row) -> str:
+    """Name the seed of a run, of older ones that know none the folder."""
+    own = f"{row['seed']}" if row.get("seed") is not None else row["folder"]
+    return f"{own}, data {row['data_seed']}" if row.get("data_seed") is not None else own
 
 
 def is_finished(path: Path) -> bool:
@@ -67,9 +77,8 @@ def read_row(path: Path) -> Row:
                 _check(field, row.get(field, "missing"), types, most)
         if not all(isinstance(name, str) and name.encode() for name in row["config"]):
             raise ValueError("config is no list of names")
-        if (protocol := row.get("protocol")) is not None:
-            _check("protocol.hash", protocol.get("hash"), (str,), 0)
-            _check("protocol.options", protocol.get("options"), (dict,), 0)
+        for field, (types, most) in PROTOCOL.items() if row.get("protocol") else ():
+            _check(f"protocol.{field}", row["protocol"].get(field), types, most)
     except ValueError as error:
         raise _no_result(path, error) from error
     return row
@@ -81,7 +90,10 @@ def read_history(path: Path) -> list[dict[str, float]]:
         return []
     try:
         lines = csv.DictReader(StringIO(read_text(path)), strict=True)
-        return [{name: float(cell) for name, cell in line.items() if cell} for line in lines]
+        history = [{name: float(cell) for name, cell in line.items() if cell} for line in lines]
+        if not all("epoch" in line for line in history):
+            raise ValueError("it has a row without an epoch")
+        return history
     except (ValueError, TypeError, csv.Error) as error:
         raise _no_result(path, error) from error
 

@@ -16,6 +16,7 @@ from scipy.stats import t as student_t
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.report.groups import Group
+from hsakd_pl.report.rows import seed_of
 
 FORMATS = ("table", "md", "latex", "csv", "json")
 CONFIDENCE = 0.95
@@ -26,10 +27,10 @@ Line = dict[str, str]
 def percents(group: Group, which: str) -> dict[Any, float]:
     """Accuracy in percent of each run that counts, by seed: of its ``last`` or ``best`` epoch, or of its ``test``."""
     found: dict[Any, float] = {}
-    for number, row in enumerate(group.rows):
+    for row in group.rows:
         value = (row["test"] or {}).get("acc") if which == "test" else row[f"{which}_val_acc"]
         if isinstance(value, int | float):
-            found[row.get("seed", f"run {number}")] = value if which == "test" else 100 * value
+            found[seed_of(row)] = value if which == "test" else 100 * value
     return found
 
 

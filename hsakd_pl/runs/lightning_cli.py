@@ -151,8 +151,11 @@ class HSAKDCLI(LightningCLI):
             self._compare(read_checkpoint(Path(path), training=True))
 
     def _compare(self, checkpoint: dict[str, Any]) -> None:
-        before = checkpoint["callbacks"].get(self.result.state_key, {}).get("options")
-        for option, (old, new) in changes(before, self.result.options).items() if before else ():
+        state = checkpoint["callbacks"].get(self.result.state_key, {})
+        if not state.get("options"):
+            return
+        before = {**state["options"], "commit": state.get("commit", self.result.commit)}
+        for option, (old, new) in changes(before, {**self.result.options, "commit": self.result.commit}).items():
             epoch, step = checkpoint["epoch"], checkpoint["global_step"]
             rank_zero_info(f"From step {step} on, {option} is {new} instead of {old}; the result's row says so")
             self.result.changes.append({"option": option, "from": old, "to": new, "epoch": epoch, "step": step})

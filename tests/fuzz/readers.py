@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,9 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from hsakd_pl.runs.report import as_table, collect
 from PIL import Image
-from rich.console import Console
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -25,6 +24,10 @@ from hsakd_pl import CIFAR100DataModule, ImageDataModule, STL10DataModule, TinyI
 from hsakd_pl.data.augment import resized_center_crop
 from hsakd_pl.data.images import decode_images, open_image
 from hsakd_pl.errors import UsageError
+from hsakd_pl.report.groups import groups
+from hsakd_pl.report.page import write_page
+from hsakd_pl.report.rows import collect
+from hsakd_pl.report.table import FORMATS, as_text, lines
 from hsakd_pl.runs import cli
 
 Read = Callable[[Path], str]
@@ -326,24 +329,29 @@ def row_seeds() -> list[Files]:
         "device": "CPU, 2 cores",
         "devices": 1, "precision": "32-true", "versions": {"torch": "2.5.0"}, "commit": None, "teacher_sha256": None,
     }  # fmt: skip
-    return [
-        {"a/result.json": json.dumps(row, indent=1).encode(), "b/result.json": json.dumps({**row, "seed": 2}).encode()}
-    ]
+    options = {"trainer.max_epochs": 3, "model.init_args.lr": 0.1, "model.init_args.milestones": "[1]"}
+    protocol = {"hash": "0123456789ab", "options": options, "epochs": 3, "limited": {}, "lr": 0.1, "teacher_acc": None}
+    new = {**row, "recipe": "digits/teacher_joint_resnet20", "finished": True, "protocol": protocol, "changes": []}
+    history = b"epoch,step,lr,train/loss,val/acc\n1,2,0.1,1.5,0.25\n2,4,0.1,,0.5\n"
+    test = b'{"acc": 50.0, "epoch": 3, "branch1_joint": 25.0}'
+    files = {
+        "a/result.json": json.dumps(row, indent=1).encode(),
+        "b/result.json": json.dumps({**row, "seed": 2}).encode(),
+    }
+    return [files, {"a/result.json": json.dumps(new).encode(), "a/metrics.csv": history, "a/test.json": test}]
 
 
 def read_rows(folder: Path) -> str:
-    """Collect the rows and print their table."""
-    table = as_table(collect(folder))
-    cells = [list(column.cells) for column in table.columns]
-    demand(len(cells) == 6 and len(cells[0]) >= 1, "the table is empty")
-    with io.TextIOWrapper(io.BytesIO(), encoding="utf-8") as file:
-        Console(file=file, width=120).print(table)
-        file.flush()
-    for cell in (str(cell) for column in cells[1:] for cell in column):
-        demand(not any(word in cell for word in ("nan", "inf")), f"a number of the table is {cell}")
-    for accuracy in (str(cell) for column in cells[2:4] for cell in column if str(cell) != "-"):
+    """Collect the rows, and write their table and their page."""
+    found = groups(collect(folder))
+    table = lines(found)
+    demand(len(table) >= 1, "the table is empty")
+    for form in FORMATS:
+        demand(not re.search(r"\bnan\b|\binf\b", as_text(found, form)), "a number of the table is none")
+    write_page(found, folder / "page.html")
+    for accuracy in (line[column] for line in table for column in ("last epoch", "best epoch") if line.get(column)):
         demand(0 <= float(accuracy.split()[0]) <= 100, f"an accuracy is {accuracy} %")
-    return digest(cells)
+    return digest([list(line.values()) for line in table])
 
 
 TEXTS = (texts.recoded, texts.lines)
@@ -386,7 +394,12 @@ READERS: dict[str, Reader] = {
         read_configuration,
     ),
     "rows": Reader(
-        row_seeds, {"result.json": (anywhere, texts.recoded, texts.row_fields, texts.row_fields, texts.row_whole)},
-        read_rows
+        row_seeds,
+        {
+            "result.json": (anywhere, texts.recoded, texts.row_fields, texts.row_fields, texts.row_whole),
+            "test.json": (anywhere, texts.recoded, texts.row_fields, texts.row_whole),
+            "metrics.csv": (anywhere, *TEXTS),
+        },
+        read_rows,
     ),
 }  # fmt: skip

@@ -169,10 +169,13 @@ def yaml_bomb(rng: Random, data: bytes) -> Change:
 
 def row_fields(rng: Random, data: bytes) -> Change:
     """Fields of a JSON row missing, of another type or value, at any depth."""
-    row = json.loads(data)
+    row = {"metrics": {}, "versions": {}, **json.loads(data)}
     what = []
     for _ in range(rng.choice((1, 1, 2, 4))):
-        place = rng.choice([row, row, row, row["metrics"], row["versions"]])
+        protocol = row.get("protocol")
+        inner = [protocol, protocol.get("options")] if isinstance(protocol, dict) else []
+        places = [row, row, row, row["metrics"], row["versions"], *inner]
+        place = rng.choice([each for each in places if isinstance(each, dict)])
         key = rng.choice(list(place) or ["x"])
         if rng.random() < 0.3:
             place.pop(key, None)
