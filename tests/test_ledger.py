@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 import yaml
 from small import error_of, history, run
 
-from hsakd_pl.records.protocol import kept_options, protocol_hash
+from hsakd_pl.records.protocol import accuracy_of, kept_options, protocol_hash
 from hsakd_pl.report.differences import differing, expected
 from hsakd_pl.report.groups import groups
 from hsakd_pl.report.rows import Row, collect
 from hsakd_pl.report.table import as_text, chosen, lines, records
 from hsakd_pl.runs.cli import main
 from hsakd_pl.runs.configuration import options_of
+from hsakd_pl.runs.lightning_cli import HSAKDCLI
 from hsakd_pl.runs.sweep import ParsedFit
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -251,3 +253,43 @@ def test_curves_of_several_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert "has a metrics.csv" in error_of(capsys, lambda: main(["report", "runs", "--plot", "curves.png"]))
     Path("runs/0/metrics.csv").write_text("epoch,val/acc\n1,many\n")
     assert "runs/0/metrics.csv is no result" in error_of(capsys, lambda: main(["report", "runs"]))
+
+
+class Plain(pl.LightningModule):
+    """A module of the user's own: it has no networks and no views, and some of its steps no loss."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(3 * 16 * 16, num_classes)
+
+    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor | None:
+        images, labels = batch
+        return torch.nn.functional.cross_entropy(self.layer(images.flatten(1)), labels) if batch_idx else None
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_a_module_of_the_users_own_leaves_a_row() -> None:
+    limits = {"max_epochs": 2, "limit_train_batches": 3, "accelerator": "cpu", "default_root_dir": "mine"}
+    config = {"model": {"class_path": "test_ledger.Plain"}, "data": {"class_path": "hsakd_pl.DigitsDataModule"}}
+    Path("mine.yaml").write_text(json.dumps({**config, "trainer": limits}))
+    HSAKDCLI(pl.LightningModule, args=["fit", "--config", "mine.yaml"])
+    (found,) = collect(Path("mine"))
+    assert (found["finished"], found["epochs"], found["last_val_acc"]) == (True, 2, None)
+    assert found["protocol"]["views"] is None and found["protocol"]["lr"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("content", "accuracy"),
+    [
+        ({"net": {}, "acc": 0.7966}, 0.7966),
+        ({"model": {}, "acc": 79.66}, 0.7966),
+        ({"state_dict": {}, "acc": "79 %", "callbacks": {"a": 1, "b": {"metrics": {"val/acc": 0.5}}}}, 0.5),
+        ({"state_dict": {}, "callbacks": [1]}, None),
+        ({}, None),
+    ],
+)
+def test_the_accuracy_that_a_weight_file_knows(content: dict[str, Any], accuracy: float | None) -> None:
+    torch.save(content, "weights.pth")
+    assert accuracy_of(Path("weights.pth")) == pytest.approx(accuracy)

@@ -29,7 +29,7 @@ class History(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.trainer, resumed = trainer, trainer.global_step > 0
         found = read_history(self.folder / HISTORY) if resumed and trainer.is_global_zero else []
-        self.rows = [row for row in found if row["step"] <= trainer.global_step]
+        self.rows = [row for row in found if row.get("step", 0) <= trainer.global_step]
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
         self._lr = trainer.optimizers[0].param_groups[0]["lr"]  # after the epoch it is the next one's

@@ -43,9 +43,14 @@ def weight_files(options: Mapping[str, Any]) -> dict[str, Any]:
 def accuracy_of(file: Path) -> float | None:
     """Give the accuracy in [0, 1] that a weight file knows: the authors' beside the weights, ours in a callback."""
     content = read_weights(file)
-    states = content["callbacks"].values() if isinstance(content.get("callbacks"), dict) else ()
-    said = [content.get("acc"), *(state["metrics"].get("val/acc") for state in states if "metrics" in state)]
-    return next((float(value) for value in said if value is not None), None)
+    callbacks = content.get("callbacks")
+    states = callbacks.values() if isinstance(callbacks, dict) else ()
+    metrics = [
+        state["metrics"] for state in states if isinstance(state, dict) and isinstance(state.get("metrics"), dict)
+    ]
+    said = [content.get("acc"), *(each.get("val/acc") for each in metrics)]
+    found = next((float(value) for value in said if isinstance(value, int | float)), None)
+    return found / 100 if found is not None and found > 1 else found  # some write percent
 
 
 def machine(trainer: pl.Trainer) -> dict[str, Any]:
@@ -81,12 +86,13 @@ def protocol_of(
     module: Any = trainer.lightning_module
     data, optimizer = getattr(trainer, "datamodule", None), trainer.optimizers[0]
     kept = kept_options(options)
-    kept["model.init_args.num_classes"] = module.num_classes  # which came from the data
+    if "model.init_args.num_classes" in kept and hasattr(module, "num_classes"):
+        kept["model.init_args.num_classes"] = module.num_classes  # which came from the data
     moved = [change for change in changes if change["option"] not in ("trainer.max_epochs", "commit")]
     ran_on = {name: value for name, value in machine(trainer).items() if name in ("devices", "precision")}
     hashes = {name: value for name, value in weights.items() if name != "teacher_acc"}
     held_out = getattr(data, "val_fraction", None)
-    peers = f", mean of {len(module.networks)} peers" if len(module.networks) > 1 else ""
+    peers = len(getattr(module, "networks", ()))  # none in a module of the user's own
     rates = optimizer.defaults
     return {
         "hash": protocol_hash(kept, hashes, ran_on, moved),
@@ -95,9 +101,9 @@ def protocol_of(
         "optimizer": type(optimizer).__name__,
         **{name: rates.get(name) for name in ("lr", "momentum", "nesterov", "weight_decay")},
         "batch_size": getattr(data, "batch_size", None),
-        "views": module.views,
+        "views": getattr(module, "views", None),
         "augmentation": str(getattr(data, "train_transform", "")) if getattr(data, "augment", True) else "none",
-        "head": f"class head, untransformed images{peers}",
+        "head": f"class head, untransformed images{f', mean of {peers} peers' if peers > 1 else ''}",
         "validated_on": "test split" if held_out == 0 else f"{held_out:g} of the training split" if held_out else None,
         "limited": {name: kept[name] for name in kept if LIMITS.match(name) and kept[name] not in (None, 0, -1)},
         **weights,

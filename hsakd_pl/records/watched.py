@@ -1,7 +1,7 @@
 """Numbers that a device computes, brought to the host without making it wait for them."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,8 +15,10 @@ class Watched:
     def __init__(self) -> None:
         self._coming = deque[tuple[int, Tensor, torch.cuda.Event | None]]()
 
-    def begin(self, step: int, scalar: Tensor) -> None:
-        """Begin to copy the scalar of a step; only a GPU's is copied later than now."""
+    def begin(self, step: int, scalar: Tensor | None) -> None:
+        """Begin to copy the scalar of a step, where it has one; only a GPU's is copied later than now."""
+        if scalar is None:
+            return
         copied = torch.cuda.Event() if scalar.is_cuda else None
         copy = scalar.detach().to("cpu", non_blocking=scalar.is_cuda)
         if copied is not None:
@@ -66,6 +68,10 @@ class StepLossLogger(pl.Callback):
                 logger.log_metrics({"train/loss_step": loss}, step)
 
 
-def loss_of(trainer: pl.Trainer, outputs: Any) -> Tensor:
-    """Give the loss () of a training step, which Lightning divides by the number of accumulated batches."""
-    return outputs["loss"] * trainer.accumulate_grad_batches
+def loss_of(trainer: pl.Trainer, outputs: Any) -> Tensor | None:
+    """Give the loss () of a training step, which Lightning divides by the number of accumulated batches.
+
+    A step of the user's own may have none.
+    """
+    loss = outputs.get("loss") if isinstance(outputs, Mapping) else None
+    return None if loss is None else loss * trainer.accumulate_grad_batches
