@@ -15,7 +15,9 @@ def test_console_command_resolves() -> None:
 
 
 def test_extras_are_declared() -> None:
-    assert set(metadata.metadata("hsakd_pl").get_all("Provides-Extra", [])) == {"examples", "notebooks", "test", "dev"}
+    loggers = {"loggers", "tensorboard", "wandb", "mlflow"}
+    extras = set(metadata.metadata("hsakd_pl").get_all("Provides-Extra", []))
+    assert extras == {"plots", "examples", "notebooks", "test", "dev"} | loggers
 
 
 def test_what_only_examples_need_is_not_required() -> None:

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from hsakd_pl.runs.report import collect
 from small import history
 
 from hsakd_pl import create_network
+from hsakd_pl.report.rows import collect
 from hsakd_pl.runs.checkpoints import STEPS_BETWEEN_TALKS
 from slurm.cluster import Cluster, ClusterError, free_ports
 
@@ -134,7 +134,7 @@ def test_an_interrupted_job_equals_an_uninterrupted_one(
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
         torch.testing.assert_close(other[part], one[part], rtol=0, atol=0)
     assert history(folder) == history(whole)
-    assert [row["step"] for row in history(whole)] == [STEPS, 2 * STEPS]
+    assert [row["step"] for row in history(whole)] == [STEPS, 2 * STEPS, 3 * STEPS]
 
 
 def test_an_array_is_a_sweep(recipe: Path, cluster: Cluster, tmp_path: Path) -> None:
