@@ -293,3 +293,13 @@ def test_a_module_of_the_users_own_leaves_a_row() -> None:
 def test_the_accuracy_that_a_weight_file_knows(content: dict[str, Any], accuracy: float | None) -> None:
     torch.save(content, "weights.pth")
     assert accuracy_of(Path("weights.pth")) == pytest.approx(accuracy)
+
+
+@pytest.mark.parametrize("epoch", [239, None, "240", 241])
+def test_a_test_of_other_weights_is_no_result_of_a_run(options: dict[str, Any], epoch: Any) -> None:
+    own = row(options, 0, "a", test={"acc": 70.0, "epoch": 240, "checkpoint": "a/last.ckpt"})
+    of_others = row(options, 1, "b", test={"acc": 90.0, "epoch": epoch, "checkpoint": "other.pth"})
+    (found,) = groups([own, of_others])
+    assert records([found])[0]["test_mean"] == 70 and found.marks == [
+        "the test in b is not of its last epoch: other.pth"
+    ]

@@ -14,7 +14,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 from torchmetrics.functional.classification import binary_calibration_error
 
-from hsakd_pl.files import replacing
+from hsakd_pl.files import local_path, replacing
 from hsakd_pl.files.weights import file_sha256, read_weights
 from hsakd_pl.modules.build import RANDOM
 from hsakd_pl.records.details import BINS, confused_pairs, describe_example, project, reliability
@@ -107,7 +107,7 @@ class EvaluationWriter(pl.Callback):
         return {
             "checkpoint": None if checkpoint is None else str(checkpoint),
             "epoch": read_weights(trainer.ckpt_path)["epoch"] + 1 if trainer.ckpt_path else None,
-            "sha256": None if checkpoint in (None, RANDOM) else file_sha256(checkpoint),
+            "sha256": None if checkpoint in (None, RANDOM) else file_sha256(local_path("weights", str(checkpoint))),
             "split": "test",
             "images": len(labels),
             "limited": {"limit_test_batches": limit} if isinstance(limit, int) or limit < 1 else {},

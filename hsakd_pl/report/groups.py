@@ -50,6 +50,13 @@ def _group(recipe: str | None, members: list[Row], differences: Differences) -> 
     return Group(name, counted, _marks(members, ended), paper, recipe, differences, others)
 
 
+def test_of(row: Row) -> float | None:
+    """Give the accuracy, in percent, that the last epoch of a run reached in a test; None where that was of others."""
+    test = row["test"] or {}
+    last = test.get("epoch") is not None and test["epoch"] == row.get("epochs")
+    return test["acc"] if last and isinstance(test.get("acc"), int | float) else None
+
+
 def _said(option: str, value: Any) -> str:
     return f"{option.removesuffix('.class_path').rpartition('.')[2]} {str(value).rpartition('/')[2]:.40}"
 
@@ -64,9 +71,8 @@ def _marks(members: Sequence[Row], ended: Sequence[Row]) -> list[str]:
             marks.append(f"{row['folder']} is unfinished, epoch {row.get('epochs')}")
         elif planned not in (None, -1, row.get("epochs")):
             marks.append(f"{row['folder']} ended in epoch {row.get('epochs')} of {planned}")
-        tested = (row["test"] or {}).get("epoch")
-        if tested not in (None, row.get("epochs")):
-            marks.append(f"{row['folder']} was tested after epoch {tested}")
+        if row["test"] and test_of(row) is None:
+            marks.append(f"the test in {row['folder']} is not of its last epoch: {row['test'].get('checkpoint')}")
     limited = _protocol(members).get("limited", {})
     marks += [_said(option, value) for option, value in limited.items()]
     if any(str(row.get("commit")).endswith("-dirty") for row in members):

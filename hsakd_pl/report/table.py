@@ -15,7 +15,7 @@ from rich.table import Table
 from scipy.stats import t as student_t
 
 from hsakd_pl.errors import UsageError
-from hsakd_pl.report.groups import Group
+from hsakd_pl.report.groups import Group, test_of
 from hsakd_pl.report.rows import seed_of
 
 FORMATS = ("table", "md", "latex", "csv", "json")
@@ -28,8 +28,8 @@ def percents(group: Group, which: str) -> dict[Any, float]:
     """Accuracy in percent of each run that counts, by seed: of its ``last`` or ``best`` epoch, or of its ``test``."""
     found: dict[Any, float] = {}
     for row in group.rows:
-        value = (row["test"] or {}).get("acc") if which == "test" else row[f"{which}_val_acc"]
-        if isinstance(value, int | float):
+        value = test_of(row) if which == "test" else row[f"{which}_val_acc"]
+        if value is not None:
             found[seed_of(row)] = value if which == "test" else 100 * value
     return found
 
