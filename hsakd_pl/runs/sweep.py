@@ -1,4 +1,4 @@
-"""Train a recipe with several seeds: hsakd sweep --seeds 0-2 --config FILE, and any other option of fit.
+"""Train and test a recipe with several seeds: hsakd sweep --seeds 0-2 --config FILE, and any other option of fit.
 
 Seed k runs in the folder seed<k> inside the recipe's. Seeds that have a result are left as they are, interrupted ones
 resume. One seed runs in this process, as in a task of a SLURM array; several run one after the other.
@@ -51,14 +51,14 @@ def folder_of(options: list[str]) -> Path:
 
 
 def run_seed(seed: int, options: list[str], recipe: Path) -> None:
-    """Train with one seed in a folder inside the recipe's, from where an earlier attempt stopped."""
+    """Train with one seed in a folder inside the recipe's, from where an earlier attempt stopped, and test the result."""
     folder = recipe / f"seed{seed}"
     if is_finished(folder / ROW):
         print(f"seed {seed} has a result: {folder / ROW}")
     else:
         resume = ["--ckpt_path", "last"] if (folder / "last.ckpt").exists() else []
         main(["fit", *options, "--seed_everything", str(seed), "--trainer.default_root_dir", str(folder), *resume])
-    if not (folder / TEST).exists() and (folder / "last.ckpt").exists():
+    if not (folder / TEST).exists() and (folder / "last.ckpt").exists() and (folder / "config.yaml").exists():
         main(["test", "--config", str(folder / "config.yaml"), "--ckpt_path", "last"])
 
 
