@@ -51,7 +51,7 @@ def folder_of(options: list[str]) -> Path:
 
 
 def run_seed(seed: int, options: list[str], recipe: Path) -> None:
-    """Train with one seed in a folder inside the recipe's, from where an earlier attempt stopped, and test the result."""
+    """Train with one seed in a folder inside the recipe's, or go on there, and test the result."""
     folder = recipe / f"seed{seed}"
     if is_finished(folder / ROW):
         print(f"seed {seed} has a result: {folder / ROW}")
