@@ -24,12 +24,13 @@ class History(pl.Callback):
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.rows: list[dict[str, float]] = []
-        self._lr = 0.0
+        self._lr, self._written = 0.0, 0
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.trainer, resumed = trainer, trainer.global_step > 0
         found = read_history(self.folder / HISTORY) if resumed and trainer.is_global_zero else []
         self.rows = [row for row in found if row.get("step", 0) <= trainer.global_step]
+        self._written = len(self.rows)
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
         self._lr = trainer.optimizers[0].param_groups[0]["lr"]  # after the epoch it is the next one's
@@ -46,7 +47,7 @@ class History(pl.Callback):
         self._write(trainer)
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        if self.rows:  # logged steps of an epoch that may go on from here
+        if len(self.rows) > self._written:  # logged steps of an epoch that may go on from here
             self._write(trainer)
 
     def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -57,6 +58,7 @@ class History(pl.Callback):
                 rank_zero_info(f"No curves.png: {error}")
 
     def _write(self, trainer: pl.Trainer) -> None:
+        self._written = len(self.rows)
         if trainer.is_global_zero:
             columns = dict.fromkeys(name for row in self.rows for name in row)
             with replacing(self.folder / HISTORY, newline="") as file:

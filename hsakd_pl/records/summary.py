@@ -12,21 +12,23 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from hsakd_pl.data import FeatureDataModule, ImageDataModule
-from hsakd_pl.files import local_path
 from hsakd_pl.modules import HSAKDModule
 from hsakd_pl.modules.build import RANDOM
 from hsakd_pl.networks import Network
 from hsakd_pl.networks.network import Classifier
-from hsakd_pl.records.protocol import accuracy_of
+from hsakd_pl.records.results import ResultWriter
 
 
 class Introduction(pl.Callback):
-    """Prints, before a fit, its networks, data, device and folder."""
+    """Prints, before a fit, its networks, data, device and folder; ``result`` has looked at the teacher's file."""
+
+    def __init__(self, result: ResultWriter) -> None:
+        self.result = result
 
     @rank_zero_only
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if isinstance(pl_module, HSAKDModule):
-            print(aligned(introduction(trainer, pl_module)), flush=True)
+            print(aligned(introduction(trainer, pl_module, self.result.weights.get("teacher_acc"))), flush=True)
 
 
 def aligned(lines: Iterable[tuple[str, str]]) -> str:
@@ -34,7 +36,7 @@ def aligned(lines: Iterable[tuple[str, str]]) -> str:
     return "\n".join(f"{name:9} {text}" for name, text in lines)
 
 
-def introduction(trainer: pl.Trainer, module: HSAKDModule) -> list[tuple[str, str]]:
+def introduction(trainer: pl.Trainer, module: HSAKDModule, teacher_acc: float | None) -> list[tuple[str, str]]:
     """Name networks with their sizes, data with counts, device and precision, epochs and batch, and the folder."""
     data = getattr(trainer, "datamodule", None)
     images = data.images if isinstance(data, FeatureDataModule) else data
@@ -50,8 +52,7 @@ def introduction(trainer: pl.Trainer, module: HSAKDModule) -> list[tuple[str, st
         lines += [("teacher", f"{module.hparams.get('teacher') or type(teacher).__name__}: {_sizes(teacher, size)}")]
         if (file := module.hparams.get("teacher_weights")) not in (None, RANDOM):
             sha256 = str(module.hparams.get("teacher_sha256"))[:12]
-            accuracy = accuracy_of(local_path("teacher_weights", file))
-            known = "" if accuracy is None else f", {100 * accuracy:.2f} %"
+            known = "" if teacher_acc is None else f", {100 * teacher_acc:.2f} %"
             lines += [("", f"{file}, sha256 {sha256}{known}")]
     if isinstance(images, ImageDataModule):
         splits = {name: split for name, split in images.splits.items() if name != "val" or images.val_fraction}
