@@ -13,7 +13,7 @@ export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-3000}
 export MALLOC_MMAP_THRESHOLD_=2147483647 MALLOC_TRIM_THRESHOLD_=2147483647
 
 fit() { # folder, then options of fit
-  "$PYTHON" -m hsakd_pl sweep --seeds "$SEEDS" --trainer.default_root_dir "$OUT/$1" --trainer.accelerator cpu "${@:2}"
+  "$PYTHON" -m hsakd_pl sweep --seeds "$SEEDS" "${@:2}" --trainer.default_root_dir "$OUT/$1" --trainer.accelerator cpu
 }
 
 quickstart() { # about 1 minute a seed on two cores

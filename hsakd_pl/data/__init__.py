@@ -2,6 +2,7 @@
 
 from hsakd_pl.data.base import ImageDataModule
 from hsakd_pl.data.cifar100 import CIFAR100DataModule
+from hsakd_pl.data.description import Description
 from hsakd_pl.data.digits import DigitsDataModule
 from hsakd_pl.data.features import FeatureDataModule
 from hsakd_pl.data.imagenet import ImageNetDataModule
@@ -10,6 +11,6 @@ from hsakd_pl.data.stl10 import STL10DataModule
 from hsakd_pl.data.tinyimagenet import TinyImageNetDataModule
 
 __all__ = [
-    "CIFAR100DataModule", "DigitsDataModule", "FeatureDataModule", "ImageDataModule", "ImageNetDataModule",
-    "STL10DataModule", "Split", "TinyImageNetDataModule",
+    "CIFAR100DataModule", "Description", "DigitsDataModule", "FeatureDataModule", "ImageDataModule",
+    "ImageNetDataModule", "STL10DataModule", "Split", "TinyImageNetDataModule",
 ]  # fmt: skip

@@ -1,30 +1,21 @@
-"""What every data module shares: arguments, splits, loaders and normalisation on the device."""
+"""What every data module shares: arguments, and splits that are read, checked and parted."""
 
 import os
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import pytorch_lightning as pl
-import torch
-from lightning_fabric.utilities.data import suggested_max_num_workers
 from pytorch_lightning.utilities import rank_zero_info
-from torch import Tensor
-from torchvision.transforms import v2
 
-from hsakd_pl.data.augment import PadCropFlip, check_statistics, normalise, resized_center_crop
-from hsakd_pl.data.jpeg import DeviceDecodedBatches
-from hsakd_pl.data.loader import ResumableLoader
-from hsakd_pl.data.sampler import GlobalBatchSampler
-from hsakd_pl.data.sources import ResidentTensors, TransformedBatches, WorkerBatches
+from hsakd_pl.data.augment import check_statistics
+from hsakd_pl.data.batches import BatchedDataModule
+from hsakd_pl.data.description import Description
 from hsakd_pl.data.splits import Split, check_class_names, check_split, stratified_indices
-from hsakd_pl.data.walk import image_paths
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.files import local_path
+from hsakd_pl.files.weights import shorten
 
-MAX_DEFAULT_WORKERS = 16  # decoding for one GPU saturates before; more only cost memory
 
-
-class ImageDataModule(pl.LightningDataModule):
+class ImageDataModule(BatchedDataModule):
     """Base of all data modules; a data set of your own is a subclass with these attributes and :meth:`read`.
 
     Batches are uint8 images (B, 3, S, S) with int64 labels (B,), and become normalised float32 on the device.
@@ -47,13 +38,8 @@ class ImageDataModule(pl.LightningDataModule):
 
     folder_name: ClassVar[str] = ""  # of the data set inside root
     num_classes: int
-    image_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
     class_names: list[str]  # after setup
-    train_transform: PadCropFlip | v2.Transform
-    test_transform: v2.Transform | None = None  # None: images have their final size
-    decode_on_device: bool = False
+    resize: int | None = None  # short side of a photograph before its centre is cut out; by default image_size
 
     def __init__(
         self, root: str | Path = "data", batch_size: int = 64, train_fraction: float = 1.0, val_fraction: float = 0.0,
@@ -72,7 +58,7 @@ class ImageDataModule(pl.LightningDataModule):
         self.seed, self.augment, self.num_workers = seed, augment, num_workers
         self.predict_dir, self.on_error = predict_dir, on_error
         self.splits: dict[str, Split] = {}
-        self._statistics_on: dict[torch.device, Tensor] = {}
+        self.known: Description | None = None
 
     @property
     def folder(self) -> Path:
@@ -88,6 +74,33 @@ class ImageDataModule(pl.LightningDataModule):
         """Names in the order of the labels; only numbers where the data set is not there to ask."""
         return [str(label) for label in range(self.num_classes)]
 
+    def known_names(self) -> list[str]:
+        """Names of the classes in the order of the labels, those that a trained network knows first."""
+        return self.known.class_names if self.known else self.read_class_names()
+
+    @property
+    def description(self) -> Description:
+        """What a network that learns these data has to know of them."""
+        resize = self.resize or self.image_size
+        return Description(self.known_names(), self.image_size, resize, tuple(self.mean), tuple(self.std))
+
+    def adopt(self, description: Description) -> None:
+        """Take over what a trained network knows of its data, in place of asking the training images.
+
+        Raises UsageError where those are there and have other classes.
+        """
+        found = self.read_class_names()
+        if found not in (description.class_names, [str(label) for label in range(self.num_classes)]):
+            raise UsageError(
+                f"{type(self).__name__}: {self.folder} has the classes {shorten(found)}, the trained network has "
+                f"{shorten(description.class_names)}: name the data that it was trained for"
+            )
+        self.known, self.num_classes = description, len(description.class_names)
+        self.image_size, self.resize = description.image_size, description.resize
+        self.mean, self.std = description.mean, description.std
+        if self.test_transform is not None:
+            self.test_transform = description.transform
+
     def setup(self, stage: str | None = None) -> None:
         """Read what ``stage`` needs and is not there yet; UsageError if a fraction leaves a class empty."""
         if self.seed is None:
@@ -95,7 +108,7 @@ class ImageDataModule(pl.LightningDataModule):
         name = type(self).__name__
         check_statistics(name, self.mean, self.std)
         require(self.image_size >= 1, "image_size", self.image_size, "at least 1")
-        self.class_names = check_class_names(self.read_class_names(), self.num_classes, f"{name}.read_class_names()")
+        self.class_names = check_class_names(self.known_names(), self.num_classes, f"{name}.read_class_names()")
         validating = stage in ("fit", "validate")
         if (stage in ("fit", None) or (validating and self.val_fraction)) and "train" not in self.splits:
             self._read_train(self.seed)
@@ -120,80 +133,3 @@ class ImageDataModule(pl.LightningDataModule):
             rank_zero_info("Validating on the test split, as the paper does (val_fraction: hold out instead)")
         require(len(train.targets) > 1, "the training split's number of images", len(train.targets), "at least 2")
         self.splits["train"] = train
-
-    def train_dataloader(self) -> ResumableLoader:
-        """Shuffled and augmented batches of the training split."""
-        # Lightning sets overfit_batches on the trainer without declaring it
-        overfit = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
-        train, shuffle = self.splits["train"], not overfit
-        return self._loader(train, self.train_transform, shuffle) if self.augment else self.plain_loader(train, shuffle)
-
-    def val_dataloader(self) -> ResumableLoader:
-        """Batches of the validation split in a fixed order, each sample once over all devices."""
-        return self.plain_loader(self.splits["val"])
-
-    def test_dataloader(self) -> ResumableLoader:
-        """Batches of the test split in a fixed order, each sample once over all devices."""
-        return self.plain_loader(self.splits["test"])
-
-    def predict_dataloader(self) -> ResumableLoader:
-        """Every image below ``predict_dir``, resized and cropped, in batches with (path, error) instead of labels.
-
-        Raises UsageError if the folder is missing or holds no image.
-        """
-        if self.predict_dir is None:
-            raise UsageError("predict needs images: set --data.init_args.predict_dir to a folder of them")
-        paths = image_paths(local_path("predict_dir", self.predict_dir), "predict_dir")
-        return self._loader(Split(paths, paths), resized_center_crop(self.image_size, self.image_size))
-
-    def plain_loader(self, split: Split, shuffle: bool = False, everywhere: bool = False) -> ResumableLoader:
-        """Batches without augmentation; ``everywhere``: each device gets all of them."""
-        transform = self.test_transform
-        if transform is not None and isinstance(split.images, Tensor):  # once for all epochs
-            split, transform = split._replace(images=transform(split.images)), None
-        return self._loader(split, transform, shuffle, everywhere)
-
-    def _loader(
-        self,
-        split: Split,
-        transform: PadCropFlip | v2.Transform | None,
-        shuffle: bool = False,
-        everywhere: bool = False,
-    ) -> ResumableLoader:
-        local_devices, device = 1, torch.device("cpu")
-        if self.trainer is not None:
-            local_devices, device = self.trainer.num_devices, self.trainer.strategy.root_device
-        seed = self.seed or 0
-        sampler = self.make_sampler(len(split.targets), shuffle, everywhere)
-        if isinstance(transform, v2.Transform):
-            default = min(MAX_DEFAULT_WORKERS, suggested_max_num_workers(local_devices), len(sampler))
-            num_workers = default if self.num_workers is None else self.num_workers
-            batches = TransformedBatches(split, transform, self.image_size, seed, self.on_error)
-            if self.decode_on_device:
-                return ResumableLoader(DeviceDecodedBatches(batches, num_workers, device).make_batches, sampler)
-            workers = WorkerBatches(batches, num_workers, pin_memory=device.type == "cuda")
-            return ResumableLoader(workers.make_batches, sampler)
-        assert isinstance(split.images, Tensor), "image files need a torchvision transform"
-        resident = ResidentTensors(split.images.to(device), split.targets.to(device), transform, seed)
-        return ResumableLoader(resident.make_batches, sampler)
-
-    def make_sampler(self, samples: int, shuffle: bool, everywhere: bool = False) -> GlobalBatchSampler:
-        """The order of so many samples in batches, dealt out to the trainer's devices unless ``everywhere``."""
-        trainer = None if everywhere else self.trainer
-        rank, world_size = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
-        return GlobalBatchSampler(samples, self.batch_size, shuffle, self.seed or 0, rank, world_size)
-
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Tensor, Any]:
-        """Normalise uint8 images on the device; float images pass through untouched."""
-        images, targets = batch
-        if images.dtype == torch.uint8:
-            images = normalise(images, *self._statistics(images.device))
-            if self.trainer is not None:  # bf16-true and 64-true networks take no float32
-                images = self.trainer.precision_plugin.convert_input(images)
-        return images, targets
-
-    def _statistics(self, device: torch.device) -> Tensor:
-        """Mean and standard deviation (2, 3, 1, 1), brought to a device once: a copy at every step would stall it."""
-        if device not in self._statistics_on:
-            self._statistics_on[device] = torch.tensor([[*self.mean], [*self.std]], device=device)[:, :, None, None]
-        return self._statistics_on[device]

@@ -51,10 +51,10 @@ class CIFAR100DataModule(ImageDataModule):
 
     def read(self, train: bool) -> Split:
         name = "train" if train else "test"
-        if (self.folder / "train").is_file():
+        if any((self.folder / file).is_file() for file in ("train", "test")):
             return _read_pickle(self.folder / name, self.num_classes)
-        if class_names := class_names_of(self.folder / "train"):
-            paths, labels = class_folders(self.folder / name, class_names)
+        if class_names_of(self.folder / name):
+            paths, labels = class_folders(self.folder / name, self.known_names())
             return Split(decode_images(paths, self.image_size), labels)
         raise UsageError(
             f"no CIFAR-100 in {self.root}: point --data.init_args.root at the folder that holds "

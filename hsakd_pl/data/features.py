@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hsakd_pl.data.base import ImageDataModule
+from hsakd_pl.data.description import Description
 from hsakd_pl.data.loader import ResumableLoader
 from hsakd_pl.data.sources import ResidentTensors
 from hsakd_pl.errors import UsageError
@@ -27,6 +28,11 @@ class FeatureDataModule(pl.LightningDataModule):
         self.images, self.encode = images, encode
         self.num_classes = images.num_classes
         self._features: dict[str, Tensor] = {}
+
+    @property
+    def description(self) -> Description:
+        """Of the images."""
+        return self.images.description
 
     @property
     def batch_size(self) -> int:

@@ -15,7 +15,7 @@ class ClassFolderDataModule(ImageDataModule):
 
     def use_size(self, image_size: int, resize: int) -> None:
         """Train on random crops of ``image_size``, test on the centre after bringing the short side to ``resize``."""
-        self.image_size = image_size
+        self.image_size, self.resize = image_size, resize
         self.train_transform = random_resized_crop(image_size)
         self.test_transform = resized_center_crop(image_size, resize)
         self.num_classes = len(class_names_of(self.folder / "train")) or self.num_classes
@@ -24,7 +24,7 @@ class ClassFolderDataModule(ImageDataModule):
         folder = self.folder / ("train" if train else "val")
         if any(visible(archive.name) for archive in folder.glob("*.tar")):
             raise UsageError(f"{folder} still holds archives, so it was unpacked in part: remove it, start again")
-        return Split(*class_folders(folder, class_names_of(self.folder / "train")))
+        return Split(*class_folders(folder, self.known_names()))
 
     def read_class_names(self) -> list[str]:
         return class_names_of(self.folder / "train") or super().read_class_names()

@@ -10,7 +10,7 @@ from torchvision.datasets.utils import download_and_extract_archive
 from hsakd_pl.data.folders import ClassFolderDataModule
 from hsakd_pl.data.images import decode_images, obtain
 from hsakd_pl.data.splits import Split
-from hsakd_pl.data.walk import class_names_of, images_below
+from hsakd_pl.data.walk import images_below
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import read_text
 
@@ -53,7 +53,7 @@ class TinyImageNetDataModule(ClassFolderDataModule):
     def read(self, train: bool) -> Split:
         val = self.folder / "val"
         found = [] if train else images_below(val / "images")[0]
-        split = _annotated(val, class_names_of(self.folder / "train"), found) if found else super().read(train)
+        split = _annotated(val, self.known_names(), found) if found else super().read(train)
         return split._replace(images=decode_images([*split.images], SIZE))
 
 

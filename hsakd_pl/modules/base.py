@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 from torch import Tensor
 from torch.optim.lr_scheduler import MultiStepLR
 
+from hsakd_pl.data.description import read_description
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.modules.evaluated import Batch, EvaluatedModule
 from hsakd_pl.modules.means import EpochMeans
@@ -134,6 +135,8 @@ class HSAKDModule(EvaluatedModule):
                 f"the network has {self.num_classes} classes, {type(data).__name__} has {found}: "
                 f"set num_classes={found} or choose the data the network was made for"
             )
+        if stage == "fit":
+            self.description = getattr(data, "description", None)
         if (size := getattr(data, "image_size", None)) is not None:
             for network in self.networks:
                 network.check_image_size(size, size)
@@ -142,6 +145,9 @@ class HSAKDModule(EvaluatedModule):
         if not all_finite(checkpoint["state_dict"].values()):
             raise self._diverged()
         checkpoint["transforms"] = self._transforms()
+        checkpoint["networks"] = [network.name for network in self.networks]
+        if self.description is not None:
+            checkpoint["data"] = self.description.saved()
         if not self.trainer.is_last_batch:
             checkpoint["means"] = self.means.saved(self.all_gather)
 
@@ -153,6 +159,8 @@ class HSAKDModule(EvaluatedModule):
             raise UsageError(f"{origin} was trained with the transforms {saved}, not {own}: choose those")
         for network in self.networks:
             network.missing = None
+        if "data" in checkpoint:
+            self.description = read_description(checkpoint["data"], origin)
         if self._trainer is not None and self.trainer.state.fn == "fit":
             check_same_rates(checkpoint.get("hyper_parameters", {}), self.hparams)
             self.means.restore(checkpoint.get("means", {}), self.trainer.global_rank, self.trainer.world_size)

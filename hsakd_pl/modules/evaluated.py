@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 import torch.nn as nn
 from torch import Tensor
 
+from hsakd_pl.data.description import Description
 from hsakd_pl.errors import UsageError
 from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.modules.means import Mean
@@ -24,6 +25,7 @@ class EvaluatedModule(pl.LightningModule):
     """
 
     networks: Any  # a ModuleList of Network, which cannot say of what it is a list
+    description: Description | None = None  # of the data that the networks learn, or learnt
     views: int = 1  # transformed copies of an image in a training step
 
     def __init__(self, networks: Sequence[Network], branch_metrics_every: int) -> None:

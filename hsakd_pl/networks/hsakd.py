@@ -32,7 +32,7 @@ class HSAKDNet(Network):
     def __init__(self, backbone: StagedBackbone, transforms: Transforms = ROTATIONS) -> None:
         super().__init__(backbone.num_classes, transforms)
         backbone.transforms = transforms
-        self.backbone = backbone
+        self.backbone, self.name = backbone, backbone.name
         taps = range(1, len(backbone.stages) + 1)
         self.branches = nn.ModuleList(make_branch(backbone, tap, self.num_joint_classes) for tap in taps)
 

@@ -44,5 +44,5 @@ def create_network(
         hint = f"did you mean {' or '.join(close)}? " if close else ""
         raise UsageError(f"unknown network {name!r}: {hint}known are {', '.join(list_networks())}")
     backbone = _REGISTRY[name](num_classes)
-    backbone.transforms = transforms
+    backbone.name, backbone.transforms = name, transforms
     return HSAKDNet(backbone, transforms) if branches else backbone

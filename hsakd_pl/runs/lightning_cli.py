@@ -13,7 +13,8 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_info
 
-from hsakd_pl.data import FeatureDataModule
+from hsakd_pl.data import Description, FeatureDataModule, ImageDataModule
+from hsakd_pl.data.description import read_description
 from hsakd_pl.errors import UsageError
 from hsakd_pl.modules import HSAKDModule, LinearProbeModule
 from hsakd_pl.records import observers
@@ -47,6 +48,8 @@ class HSAKDCLI(LightningCLI):
     ``curves.png`` and ``result.json``. A job that SLURM requeued continues from the newest checkpoint it wrote itself.
     """
 
+    known: Description | None = None  # of the data that the evaluated checkpoint learnt
+
     def __init__(self, model: Any = HSAKDModule, data: Any = pl.LightningDataModule, **options: Any) -> None:
         usual: dict[str, Any] = {"subclass_mode_model": True, "subclass_mode_data": True, "seed_everything_default": 0}
         usual |= {"trainer_defaults": {"enable_model_summary": False}}  # an own block is shown before the run
@@ -73,12 +76,22 @@ class HSAKDCLI(LightningCLI):
             path = find_checkpoint(str(given), folder)
             checkpoint = read_checkpoint(path, training)
             config.ckpt_path = str(path)
+            if not training and "data" in checkpoint:
+                self.known = read_description(checkpoint["data"], f"ckpt_path {path}")
             if training and path.resolve().parent == folder.resolve():  # elsewhere it branches off another run
                 begun = checkpoint
         self.parser.add_instantiator(logger_maker(folder, begun), Logger)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.link_arguments("data", "model.init_args.num_classes", compute_fn=_num_classes, apply_on="instantiate")
+        classes = "data", "model.init_args.num_classes"
+        parser.link_arguments(*classes, compute_fn=self._num_classes, apply_on="instantiate")
+
+    def _num_classes(self, data: pl.LightningDataModule) -> int:
+        if self.known is not None and isinstance(data, ImageDataModule):
+            data.adopt(self.known)
+        if not hasattr(data, "num_classes"):
+            raise UsageError(f"{type(data).__name__} has no num_classes: a data module says how many classes it has")
+        return data.num_classes
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
         super()._add_subcommands(parser, **kwargs)
@@ -184,9 +197,3 @@ class HSAKDCLI(LightningCLI):
             test = ["test", "--config", str(Path(folder, "config.yaml")), "--ckpt_path", "last"]
             commands = [shlex.join([*program(), *each]) for each in (test, ["report", folder])]
             print(conclusion(self.trainer, *self.result.best_so_far(), commands), flush=True)
-
-
-def _num_classes(data: pl.LightningDataModule) -> int:
-    if not hasattr(data, "num_classes"):
-        raise UsageError(f"{type(data).__name__} has no num_classes: a data module says how many classes it has")
-    return data.num_classes
