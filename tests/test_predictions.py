@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import os
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ from small import grown_by, trainer
 from hsakd_pl import BaselineModule, DigitsDataModule, ImageNetDataModule
 from hsakd_pl.errors import UsageError
 from hsakd_pl.records.predictions import NOT_FINITE, PredictionWriter
+
+FILES = ["predictions.csv", "predictions.jsonl"]
 
 
 def photos(folder: Path, *names: str) -> Path:
@@ -107,7 +110,7 @@ def test_every_batch_is_written_when_it_is_there(tmp_path: Path) -> None:
     module = Watching(tmp_path / "out")
     assert len(predict(photos(tmp_path / "photos", "a.png", "b.png", "c.png", "d.png", "e.png"), module)) == 5
     assert module.found == [1, 3, 5]
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["predictions.csv"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no memory"), KeyboardInterrupt(), OSError(28, "No space left")])
@@ -117,7 +120,7 @@ def test_what_stops_predict_leaves_earlier_predictions(tmp_path: Path, error: Ba
     with pytest.raises((type(error), SystemExit)):
         predict(folder, Watching(tmp_path / "out", error))
     assert rows(tmp_path / "out") == earlier
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["predictions.csv"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
 
 
 def test_a_writer_can_be_used_again(tmp_path: Path) -> None:
@@ -183,6 +186,19 @@ def test_a_good_table_says_nothing_of_errors(tmp_path: Path, capsys: pytest.Capt
     assert "images" not in capsys.readouterr().out.replace(str(tmp_path), "")
 
 
+def test_lines_of_json_tell_the_most_probable_classes(tmp_path: Path) -> None:
+    found = predict(photos(tmp_path / "photos", "a.png", "broken.png", "c.png"), names=[*"abcdefghij"])
+    lines = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
+    assert [line["image"] for line in lines] == [row["image"] for row in found]
+    assert [line.get("error", "") for line in lines] == [row["error"] for row in found]
+    assert "top" not in lines[1]
+    for line, row in zip(lines[::2], found[::2], strict=True):
+        probabilities = [each["probability"] for each in line["top"]]
+        assert len(probabilities) == 5 and probabilities == sorted(probabilities, reverse=True)
+        assert line["class"] == line["top"][0]["class"] == row["class"]
+        assert line["probability"] == probabilities[0] == float(row["probability"])
+
+
 def test_predict_step(tmp_path: Path) -> None:
     module = BaselineModule("resnet8", num_classes=10).eval()
     found = module.predict_step((torch.randn(2, 3, 16, 16), [("a", ""), ("b", "broken")]), 0)
@@ -209,6 +225,7 @@ class Tiny(pl.LightningModule):
         images, sources = batch
         column = torch.zeros(len(images))
         columns = {"class": column.long(), "probability": column, "agreement": column}
+        columns |= {"top_class": column[:, None].long(), "top_probability": column[:, None]}
         return {"source": [path for path, _ in sources], "error": [error for _, error in sources], **columns}
 
 

@@ -11,7 +11,7 @@ from hsakd_pl.data.description import Description
 from hsakd_pl.errors import UsageError
 from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.modules.means import Mean
-from hsakd_pl.modules.metrics import Evaluation
+from hsakd_pl.modules.metrics import TOP, Evaluation
 from hsakd_pl.networks import Network
 
 Batch = tuple[Tensor, Tensor]
@@ -62,14 +62,18 @@ class EvaluatedModule(pl.LightningModule):
         return {"logits": self._evaluate(batch, "test", self.branch_metrics_every > 0)}
 
     def predict_step(self, batch: tuple[Tensor, list[tuple[str, str]]], batch_idx: int) -> dict[str, Any]:
-        """Class, its probability, in what fraction of the transformations it wins; source and error of each image."""
+        """Class, its probability, in what fraction of the transformations it wins; source and error of each image.
+
+        ``top_class`` and ``top_probability``, (B, k), are the most probable of the classes, at most five.
+        """
         self._guard()
         images, sources = batch
         transforms = self.network.transforms
         logits = transforms.by_transform(self.classify(0, transforms(images)))
-        probability, predicted = logits[0].softmax(1).max(1)
-        agreement = logits.argmax(2).eq(predicted).float().mean(0)
-        found = {"class": predicted, "probability": probability, "agreement": agreement}
+        probability, predicted = logits[0].softmax(1).topk(min(TOP, self.num_classes))
+        agreement = logits.argmax(2).eq(predicted[:, 0]).float().mean(0)
+        found = {"class": predicted[:, 0], "probability": probability[:, 0], "agreement": agreement}
+        found |= {"top_class": predicted, "top_probability": probability}
         return {"source": [path for path, _ in sources], "error": [error for _, error in sources], **found}
 
     def _evaluate(self, batch: Batch, split: str, with_branches: bool) -> list[Tensor]:
