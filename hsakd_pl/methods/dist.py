@@ -1,0 +1,26 @@
+"""Knowledge distillation from a stronger teacher (DIST; Huang et al., NeurIPS 2022): correlations instead of KL."""
+
+from torch import Tensor
+
+from hsakd_pl.methods.precision import full_precision
+
+EPSILON = 1e-8  # added to a product of norms, as published
+
+
+@full_precision
+def dist_loss(
+    student_logits: Tensor, teacher_logits: Tensor, inter_weight: float = 2.0, intra_weight: float = 2.0,
+    temperature: float = 4.0,
+) -> Tensor:  # fmt: skip
+    """Weigh 1 minus Pearson's correlation of probabilities: over an image's classes (inter), over a class's images.
+
+    Logits twice (B, N) -> a scalar, times ``temperature ** 2`` (Eq. 9 and 10 of its paper).
+    """
+    ours, theirs = ((logits / temperature).softmax(1) for logits in (student_logits, teacher_logits))
+    inter, intra = 1 - _correlation(ours, theirs, 1).mean(), 1 - _correlation(ours, theirs, 0).mean()
+    return temperature**2 * (inter_weight * inter + intra_weight * intra)
+
+
+def _correlation(one: Tensor, other: Tensor, dim: int) -> Tensor:
+    one, other = (each - each.mean(dim, keepdim=True) for each in (one, other))
+    return (one * other).sum(dim) / (one.norm(dim=dim) * other.norm(dim=dim) + EPSILON)

@@ -1,0 +1,24 @@
+"""Probabilistic knowledge transfer (PKT; Passalis and Tefas, ECCV 2018)."""
+
+from torch import Tensor
+
+from hsakd_pl.methods.precision import full_precision
+
+EPSILON = 1e-7  # added to norms and probabilities, as published
+
+
+@full_precision
+def pkt_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL of the probabilities with which an image of a batch would choose each as its neighbour, over B * B.
+
+    Embeddings (B, D) and (B, D') -> a scalar (Eq. 8 of its paper, cosine similarity).
+    """
+    ours, theirs = _neighbours(student), _neighbours(teacher)
+    return (theirs * ((theirs + EPSILON) / (ours + EPSILON)).log()).mean()
+
+
+def _neighbours(rows: Tensor) -> Tensor:
+    """Cosine similarities (B, B), shifted to [0, 1], that sum to 1 in each row."""
+    rows = rows / (rows.norm(dim=1, keepdim=True) + EPSILON)
+    similarity = (rows @ rows.T + 1) / 2
+    return similarity / similarity.sum(1, keepdim=True)

@@ -1,0 +1,33 @@
+"""Relational knowledge distillation (RKD; Park et al., CVPR 2019): distances and angles between embeddings."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hsakd_pl.methods.precision import full_precision
+
+EPSILON = 1e-12  # least squared distance, as published
+
+
+@full_precision
+def rkd_loss(student: Tensor, teacher: Tensor, distance_weight: float = 25.0, angle_weight: float = 50.0) -> Tensor:
+    """Compare distances of pairs, in units of their mean, and cosines of the angles of triplets, by Huber's loss.
+
+    Embeddings (B, D) and (B, D') -> a scalar (Eq. 5 to 8 of its paper).
+    """
+    distance = F.smooth_l1_loss(_distances(student), _distances(teacher))
+    return distance_weight * distance + angle_weight * F.smooth_l1_loss(_cosines(student), _cosines(teacher))
+
+
+def _distances(rows: Tensor) -> Tensor:
+    """Euclidean distances (B, B) over their mean between different rows."""
+    squares = rows.square().sum(1)
+    distances = (squares[:, None] + squares - 2 * rows @ rows.T).clamp(min=EPSILON).sqrt()
+    distances = distances.masked_fill(torch.eye(len(rows), dtype=torch.bool, device=rows.device), 0.0)
+    return distances / (distances.sum() / max(len(rows) * (len(rows) - 1), 1)).clamp(min=EPSILON)
+
+
+def _cosines(rows: Tensor) -> Tensor:
+    """Cosines (B, B, B) of the angle at the first of three rows."""
+    directions = F.normalize(rows[None] - rows[:, None], dim=2)
+    return directions @ directions.transpose(1, 2)

@@ -1,0 +1,215 @@
+"""Losses and gradients of the methods to compare with, against their authors' code, in float64."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from hsakd_pl.methods import (
+    attention_loss,
+    correlation_loss,
+    dist_loss,
+    dkd_loss,
+    hint_loss,
+    pkt_loss,
+    rkd_loss,
+    similarity_loss,
+    standardized_kd_loss,
+)
+from hsakd_pl.methods.contrast import ContrastMemory
+from hsakd_pl.methods.fitnet import make_regressor
+from hsakd_pl.methods.reviewkd import Review
+from hsakd_pl.methods.sskd import contrast, image_by_image, kept_rows, sskd_terms
+from hsakd_pl.methods.vid import Variational
+from hsakd_pl.ops import ROTATIONS, total
+
+from .fill import GOLDEN, deviation
+
+CASES = sorted(path.stem for path in (GOLDEN / "methods").glob("*.npz"))
+LOSS, GRADIENT = 1e-9, 1e-7
+
+
+class Case:
+    """Arrays and hyperparameters of one method in one recording."""
+
+    def __init__(self, folder: Path, name: str, method: str) -> None:
+        arrays = np.load(folder / f"{name}.npz")
+        start = f"{method}/"
+        self.arrays = {key[len(start) :]: torch.from_numpy(arrays[key]) for key in arrays if key.startswith(start)}
+        self.options: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())[method]
+        self.inputs = {key[3:]: value for key, value in self.arrays.items() if key.startswith("in/")}
+
+    def option(self, *names: str) -> dict[str, Any]:
+        return {name: self.options[name] for name in names}
+
+    def maps(self, side: str) -> list[Tensor]:
+        return [
+            self.inputs[f"{side}.{stage}"] for stage in range(sum(key.startswith(f"{side}.") for key in self.inputs))
+        ]
+
+    def learn(self) -> None:
+        """Ask for the gradients that were recorded."""
+        for key, value in self.inputs.items():
+            value.requires_grad_(f"grad/{key}" in self.arrays)
+
+    def fill(self, module: nn.Module, prefix: str, separator: str = "_") -> dict[str, nn.Parameter]:
+        """Give a module the recorded weights; returns its parameters by their recorded names."""
+        names = {f"{prefix}{name.replace('.', separator)}": weight for name, weight in module.named_parameters()}
+        for name, weight in names.items():
+            weight.data.copy_(self.inputs[name])
+        return names
+
+    def compare(self, loss: Tensor, weights: dict[str, nn.Parameter] | None = None) -> None:
+        assert deviation(loss, self.arrays["loss"]) < LOSS
+        loss.backward()
+        recorded = {key[5:]: value for key, value in self.arrays.items() if key.startswith("grad/")}
+        learnt = {**self.inputs, **(weights or {})}
+        assert recorded
+        assert all(deviation(learnt[key].grad, gradient) < GRADIENT for key, gradient in recorded.items())
+        assert all(value.grad is None for key, value in learnt.items() if key not in recorded)
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest, golden: Path):
+    return lambda method: Case(golden / "methods", request.param, method)
+
+
+def test_there_are_cases(golden: Path) -> None:
+    assert CASES
+
+
+@pytest.mark.parametrize(
+    ("method", "function", "options"),
+    [
+        ("dkd", dkd_loss, ("alpha", "beta", "temperature")),
+        ("dist", dist_loss, ("inter_weight", "intra_weight", "temperature")),
+        ("logit_standardization", standardized_kd_loss, ("temperature",)),
+        ("rkd", rkd_loss, ("distance_weight", "angle_weight")),
+        ("pkt", pkt_loss, ()),
+    ],
+)
+def test_a_loss_of_logits_or_embeddings(case, method: str, function: Any, options: tuple[str, ...]) -> None:
+    recorded = case(method)
+    recorded.learn()
+    recorded.compare(function(*recorded.inputs.values(), **recorded.option(*options)))
+
+
+def test_attention_transfer(case) -> None:
+    recorded = case("at")
+    recorded.learn()
+    recorded.compare(attention_loss(recorded.maps("student"), recorded.maps("teacher"), **recorded.option("power")))
+
+
+def test_similarity_preservation(case) -> None:
+    recorded = case("sp")
+    recorded.learn()
+    recorded.compare(similarity_loss(recorded.maps("student"), recorded.maps("teacher")))
+
+
+def test_correlation_congruence(case) -> None:
+    recorded = case("cc")
+    recorded.learn()
+    embedded = [
+        F.linear(*(recorded.inputs[f"{side}{part}"] for part in ("", "_weight", "_bias")))
+        for side in ("student", "teacher")
+    ]
+    recorded.compare(correlation_loss(*embedded))
+
+
+@pytest.mark.parametrize("size", ["down", "up", "same"])
+def test_fitnet(case, size: str) -> None:
+    recorded = case(f"fitnet_{size}")
+    student, teacher = recorded.inputs["student"], recorded.inputs["teacher"]
+    regressor = make_regressor(student.shape[1:], teacher.shape[1:]).double()
+    weights = recorded.fill(regressor[0], "conv_") | recorded.fill(regressor[1], "bn_")
+    recorded.learn()
+    recorded.compare(hint_loss(regressor(student), teacher), weights)
+
+
+def test_variational_information_distillation(case) -> None:
+    recorded = case("vid")
+    student, teacher = recorded.inputs["student"], recorded.inputs["teacher"]
+    variational = Variational(student.shape[1], teacher.shape[1], recorded.options["init_variance"]).double()
+    assert deviation(variational.log_scale[0], recorded.options["init_log_scale"]) < 1e-6  # made in float32
+    weights = recorded.fill(variational, "")
+    recorded.learn()
+    recorded.compare(variational(student, teacher), weights)
+
+
+def test_review(case) -> None:
+    recorded = case("reviewkd")
+    student, teacher = recorded.maps("student"), recorded.maps("teacher")
+    channels = [[features.shape[1] for features in maps] for maps in (student, teacher)]
+    review = Review(*channels, recorded.options["mid_channels"]).double()
+    weights = {}
+    for number, stage in enumerate(review.stages):
+        weights |= recorded.fill(stage, f"stage{number}__")
+    assert set(weights) == {name for name in recorded.inputs if name.startswith("stage")}
+    recorded.learn()
+    recorded.compare(review(student, teacher), weights)
+
+
+def test_contrastive_representation_distillation(case) -> None:
+    """Two calls in a row: losses, gradients, both banks, and constants that the first call fixes."""
+    recorded = case("crd")
+    inputs, options = recorded.inputs, recorded.options
+    width, samples = inputs["embed_s.linear.weight"].shape[0], options["samples"]
+    banks = ContrastMemory(
+        *(inputs[f"embed_{side}.linear.weight"].shape[1] for side in "st"),
+        width,
+        options["temperature"],
+        options["momentum"],
+    ).double()
+    banks.allocate(samples, torch.Generator())
+    for side, embed in (("s", banks.embed_student), ("t", banks.embed_teacher)):
+        embed.load_state_dict({part: inputs[f"embed_{side}.linear.{part}"] for part in ("weight", "bias")})
+    for name in ("memory_student", "memory_teacher"):
+        getattr(banks, name).copy_(inputs[name])
+    for call in ("call1", "call2"):
+        banks.zero_grad()
+        found = {key[len(call) + 1 :]: value for key, value in recorded.arrays.items() if key.startswith(call)}
+        student = found["student"].requires_grad_()
+        loss = banks(student, found["teacher"], found["contrast_index"])
+        loss.backward()
+        assert deviation(loss, found["loss"]) < LOSS
+        gradients = student.grad, banks.embed_student.weight.grad, banks.embed_teacher.weight.grad
+        for name, gradient in zip(("grad_student", "grad_embed_s", "grad_embed_t"), gradients, strict=True):
+            assert deviation(gradient, found[name]) < GRADIENT, name
+        for name in ("memory_student", "memory_teacher", "normalizers"):
+            assert deviation(getattr(banks, name), found[name]) < LOSS, name
+
+
+def by_rotation(rows: Tensor) -> Tensor:
+    """Rows ordered image by image -> rotation by rotation, the library's order."""
+    return rows.unflatten(0, (-1, 4)).transpose(0, 1).flatten(0, 1)
+
+
+def test_self_supervised_knowledge_distillation(case) -> None:
+    recorded = case("sskd")
+    recorded.learn()
+    rows = {name: by_rotation(value) for name, value in recorded.inputs.items() if name != "labels"}
+    options = recorded.option(
+        "kd_temperature", "transformed_temperature", "contrast_temperature", "keep_transformed", "keep_contrast"
+    )
+    terms = sskd_terms(*rows.values(), recorded.inputs["labels"], ROTATIONS, **options)
+    for name, term in zip(("ce", "kd", "transformed_kd", "contrast"), terms.values(), strict=True):
+        assert deviation(term, recorded.arrays[f"part/{name}"]) < LOSS, name
+    weighted = zip(recorded.options["weights"], terms.values(), strict=True)
+    recorded.compare(total(weight * term for weight, term in weighted))
+
+
+def test_self_supervised_knowledge_distillation_keeps_the_recorded_rows(case) -> None:
+    recorded = case("sskd")
+    logits, projection = (by_rotation(recorded.inputs[f"teacher_{name}"]) for name in ("logits", "projection"))
+    labels = recorded.inputs["labels"]
+    originals = torch.arange(len(labels)).repeat_interleave(3)
+    ranked = {"transformed": (image_by_image(logits), labels[originals]), "contrast": (contrast(projection), originals)}
+    for name, (scores, targets) in ranked.items():
+        kept = kept_rows(scores, targets, recorded.options[f"keep_{name}"])
+        assert torch.equal(kept.nonzero()[:, 0], recorded.arrays[f"kept_{name}"]), name
