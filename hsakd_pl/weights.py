@@ -138,8 +138,13 @@ def fit(network: nn.Module, weights: StateDict, strict: bool, origin: str) -> St
 
 
 def split_peers(weights: StateDict) -> list[StateDict]:
-    """Part a pair's weights (``net1.``, ...) or a module's (``networks.0.``, ...) by network; one part otherwise."""
+    """Part a pair's weights (``net1.``, ...) or a module's (``networks.0.``, ...) by network; one part otherwise.
+
+    What a module has beside its networks, which training alone needs, is left out.
+    """
     parts: dict[str, StateDict] = {}
+    if any(key.startswith("networks.0.") for key in weights):
+        weights = {key: tensor for key, tensor in weights.items() if key.startswith("networks.")}
     start = 0 if any(map(PEER.match, weights)) else len(_common_prefix(weights))
     for key, tensor in weights.items():
         peer = PEER.match(key, start)

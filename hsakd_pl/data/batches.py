@@ -50,11 +50,16 @@ class BatchedDataModule(pl.LightningDataModule):
         self._statistics_on: dict[torch.device, Tensor] = {}
 
     def train_dataloader(self) -> ResumableLoader:
-        """Shuffled and augmented batches of the training split."""
+        """Shuffled and augmented batches of the training split, with the samples' indices if the module needs them."""
         # Lightning sets overfit_batches on the trainer without declaring it
         overfit = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
         train, shuffle = self.splits["train"], not overfit
-        return self._loader(train, self.train_transform, shuffle) if self.augment else self.plain_loader(train, shuffle)
+        loader = (
+            self._loader(train, self.train_transform, shuffle) if self.augment else self.plain_loader(train, shuffle)
+        )
+        # a module of the user's own does not say
+        loader.indexed = getattr(getattr(self.trainer, "lightning_module", None), "needs_indices", False)
+        return loader
 
     def val_dataloader(self) -> ResumableLoader:
         """Batches of the validation split in a fixed order, each sample once over all devices."""
@@ -111,14 +116,14 @@ class BatchedDataModule(pl.LightningDataModule):
         rank, world_size = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
         return GlobalBatchSampler(samples, self.batch_size, shuffle, self.seed or 0, rank, world_size)
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Tensor, Any]:
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Any, ...]:
         """Normalise uint8 images on the device; float images pass through untouched."""
-        images, targets = batch
+        images, *rest = batch
         if images.dtype == torch.uint8:
             images = normalise(images, *self._statistics(images.device))
             if self.trainer is not None:  # bf16-true and 64-true networks take no float32
                 images = self.trainer.precision_plugin.convert_input(images)
-        return images, targets
+        return images, *rest
 
     def _statistics(self, device: torch.device) -> Tensor:
         """Mean and standard deviation (2, 3, 1, 1), brought to a device once: a copy at every step would stall it."""

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import Any
 
 from torch import Tensor
 
@@ -25,21 +26,23 @@ class ResumableLoader:
     ) -> None:
         self.make_batches = make_batches
         self.sampler = self.batch_sampler = sampler  # Lightning looks at either name
+        self.indexed = False  # whether batches end in the samples' indices
         self._yielded = 0
         self._resumed_epoch: int | None = None
 
     def __len__(self) -> int:
         return len(self.sampler)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch | tuple[Any, ...]]:
         # A generator, hence lazy: Lightning creates the first iterator before it sets the epoch.
         epoch = self.sampler.epoch
         if self._resumed_epoch != epoch:
             self._yielded = 0
         self._resumed_epoch = None
-        for batch in self.make_batches(epoch, list(islice(self.sampler, self._yielded, None))):
+        order = list(islice(self.sampler, self._yielded, None))
+        for indices, batch in zip(order, self.make_batches(epoch, order), strict=True):
             self._yielded += 1
-            yield batch
+            yield (*batch, indices) if self.indexed else batch
 
     def state_dict(self) -> dict[str, int]:
         """Epoch and number of batches handed out in it, and of what; what workers have prefetched does not count."""

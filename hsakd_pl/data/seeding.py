@@ -3,9 +3,10 @@
 import numpy as np
 import torch
 
-# Streams of one seed: shuffling must not share numbers with augmentation.
+# Streams of one seed: shuffling, for example, must not share numbers with augmentation.
 ORDER = 0
 AUGMENTATION = 1
+CONTRAST = 2  # what a contrastive method draws
 
 
 def derive_seed(seed: int, *key: int) -> int:

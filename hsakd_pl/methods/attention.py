@@ -1,11 +1,13 @@
 """Attention transfer (AT; Zagoruyko and Komodakis, ICLR 2017)."""
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor
 
-from hsakd_pl.methods.maps import Maps, paired, pooled_alike
-from hsakd_pl.methods.precision import full_precision
-from hsakd_pl.ops import total
+from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.networks.connectors import Maps, paired, pooled_alike
+from hsakd_pl.ops import full_precision, total
 
 
 @full_precision
@@ -16,8 +18,16 @@ def attention_loss(student_maps: Maps, teacher_maps: Maps, power: float = 2.0) -
     two maps is average-pooled. Raises UsageError for unequal numbers of maps.
     """
     pairs = (pooled_alike(*pair) for pair in paired(student_maps, teacher_maps))
-    return total(F.mse_loss(_attention(ours, power), _attention(theirs, power)) for ours, theirs in pairs)
+    attention = ([F.normalize(each.pow(power).mean(1).flatten(1)) for each in pair] for pair in pairs)
+    return total((ours - theirs).square().mean() for ours, theirs in attention)
 
 
-def _attention(features: Tensor, power: float) -> Tensor:
-    return F.normalize(features.pow(power).mean(1).flatten(1))
+class AttentionModule(DistilledModule):
+    """Minimises CE + ``at_weight`` times the difference of attention after all stages."""
+
+    def __init__(self, network: Net, teacher: Net, at_weight: float = 1000.0, **rest: Any) -> None:
+        super().__init__(network, teacher, {"loss_at": at_weight}, **rest)
+        self.shapes("features")
+
+    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
+        return super().terms(learnt, taught, labels) | {"loss_at": attention_loss(learnt.features, taught.features)}

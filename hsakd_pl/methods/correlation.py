@@ -1,15 +1,36 @@
-"""Correlation congruence (CC; Peng et al., ICCV 2019), in the form of the field's tables."""
+"""Correlation congruence (CC; Peng et al., ICCV 2019), as the published tables' code has it."""
 
+from typing import Any
+
+import torch.nn as nn
 from torch import Tensor
 
-from hsakd_pl.methods.precision import full_precision
+from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.ops import full_precision
 
 
 @full_precision
 def correlation_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Average over neighbours in the batch the product of their absolute differences, summed over D.
 
-    Linear embeddings, twice (B, D) -> a scalar; the code behind the published tables computes this.
+    Linear embeddings, twice (B, D) -> a scalar.
     """
     difference = (student - teacher).abs()
     return (difference[:-1] * difference[1:]).sum() / max(len(difference) - 1, 1)
+
+
+class CorrelationModule(DistilledModule):
+    """Minimises CE + ``cc_weight`` times differences of both networks' linear embeddings; a device sees its own images.
+
+    Args:
+        width: of the linear embeddings, both of which are trained.
+    """
+
+    def __init__(self, network: Net, teacher: Net, width: int = 128, cc_weight: float = 0.02, **rest: Any) -> None:
+        super().__init__(network, teacher, {"loss_cc": cc_weight}, **rest)
+        both = (each.width for each in self.shapes("embedding"))
+        self.embed_student, self.embed_teacher = (nn.Linear(each, width) for each in both)
+
+    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
+        loss = correlation_loss(self.embed_student(learnt.embedding), self.embed_teacher(taught.embedding))
+        return super().terms(learnt, taught, labels) | {"loss_cc": loss}

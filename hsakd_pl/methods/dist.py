@@ -1,8 +1,11 @@
-"""Knowledge distillation from a stronger teacher (DIST; Huang et al., NeurIPS 2022): correlations instead of KL."""
+"""Distillation by correlations instead of KL (DIST; Huang et al., NeurIPS 2022)."""
+
+from typing import Any
 
 from torch import Tensor
 
-from hsakd_pl.methods.precision import full_precision
+from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.ops import full_precision
 
 EPSILON = 1e-8  # added to a product of norms, as published
 
@@ -14,7 +17,7 @@ def dist_loss(
 ) -> Tensor:  # fmt: skip
     """Weigh 1 minus Pearson's correlation of probabilities: over an image's classes (inter), over a class's images.
 
-    Logits twice (B, N) -> a scalar, times ``temperature ** 2`` (Eq. 9 and 10 of its paper).
+    Logits twice (B, N) -> a scalar, times ``temperature ** 2`` (Eq. 9 and 10 of the paper).
     """
     ours, theirs = ((logits / temperature).softmax(1) for logits in (student_logits, teacher_logits))
     inter, intra = 1 - _correlation(ours, theirs, 1).mean(), 1 - _correlation(ours, theirs, 0).mean()
@@ -24,3 +27,18 @@ def dist_loss(
 def _correlation(one: Tensor, other: Tensor, dim: int) -> Tensor:
     one, other = (each - each.mean(dim, keepdim=True) for each in (one, other))
     return (one * other).sum(dim) / (one.norm(dim=dim) * other.norm(dim=dim) + EPSILON)
+
+
+class DISTModule(DistilledModule):
+    """Minimises CE + what probabilities lack in correlation, over an image's classes and over a device's images."""
+
+    def __init__(
+        self, network: Net, teacher: Net, inter_weight: float = 2.0, intra_weight: float = 2.0,
+        dist_weight: float = 1.0, **rest: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(network, teacher, {"loss_dist": dist_weight}, **rest)
+        self.factors = inter_weight, intra_weight
+
+    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
+        loss = dist_loss(learnt.logits, taught.logits, *self.factors, self.temperature)
+        return super().terms(learnt, taught, labels) | {"loss_dist": loss}

@@ -1,10 +1,12 @@
-"""Decoupled knowledge distillation (Zhao et al., CVPR 2022): the target class, and the others among themselves."""
+"""Decoupled knowledge distillation (DKD; Zhao et al., CVPR 2022)."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from hsakd_pl.methods.precision import full_precision
-from hsakd_pl.ops import kd_loss
+from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.ops import full_precision, kd_loss
 
 ABSENT = -1000.0  # a logit whose probability is exactly 0, while its logarithm stays finite; as published
 
@@ -14,18 +16,35 @@ def dkd_loss(
     student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, alpha: float = 1.0, beta: float = 8.0,
     temperature: float = 4.0,
 ) -> Tensor:  # fmt: skip
-    """Weigh two KD losses: ``alpha`` target against all others, ``beta`` among the others (Eq. 7 of its paper).
+    """Weigh two KD losses: ``alpha`` target against all others, ``beta`` among the others (Eq. 7 of the paper).
 
-    Logits twice (B, N), labels (B,) -> a scalar, times ``temperature ** 2`` like :func:`kd_loss`.
+    Logits twice (B, N), labels (B,) -> a scalar, times ``temperature ** 2``.
     """
     target, both = labels[:, None], (student_logits / temperature, teacher_logits / temperature)
-    ours, theirs = (_target_or_other(logits.log_softmax(1), target) for logits in both)
-    our_others, their_others = (logits.scatter(1, target, ABSENT) for logits in both)
-    decoupled = alpha * kd_loss(ours, theirs, 1.0) + beta * kd_loss(our_others, their_others, 1.0)
-    return temperature**2 * decoupled
+    others = [logits.scatter(1, target, ABSENT) for logits in both]
+    pairs = [
+        (logits.gather(1, target), rest.logsumexp(1, keepdim=True)) for logits, rest in zip(both, others, strict=True)
+    ]
+    ours, theirs = (torch.cat(pair, 1) for pair in pairs)  # of the target, and of all others as one class
+    return temperature**2 * (alpha * kd_loss(ours, theirs, 1.0) + beta * kd_loss(others[0], others[1], 1.0))
 
 
-def _target_or_other(log_probability: Tensor, target: Tensor) -> Tensor:
-    """Logarithms (B, 2) of the probabilities of the target and of all other classes."""
-    others = log_probability.scatter(1, target, -torch.inf).logsumexp(1, keepdim=True)
-    return torch.cat([log_probability.gather(1, target), others], 1)
+class DKDModule(DistilledModule):
+    """Minimises CE + decoupled distillation, whose weight grows over the first epochs.
+
+    Args:
+        alpha: factor of the target class against all others.
+        beta: factor of the other classes among themselves; 8, 6 or 2 in the paper, by the pair of networks.
+    """
+
+    def __init__(
+        self, network: Net, teacher: Net, alpha: float = 1.0, beta: float = 8.0, dkd_weight: float = 1.0,
+        weight_warmup_epochs: int = 20, **rest: Any,
+    ) -> None:  # fmt: skip
+        rest |= {"weight_warmup_epochs": weight_warmup_epochs}
+        super().__init__(network, teacher, {"loss_dkd": dkd_weight}, **rest)
+        self.factors = alpha, beta
+
+    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
+        loss = dkd_loss(learnt.logits, taught.logits, labels, *self.factors, self.temperature)
+        return super().terms(learnt, taught, labels) | {"loss_dkd": loss}

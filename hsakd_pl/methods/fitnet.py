@@ -1,36 +1,42 @@
 """FitNet (Romero et al., ICLR 2015): a hint for the student's map in the middle."""
 
-import torch.nn as nn
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor
 
-from hsakd_pl.errors import UsageError
-from hsakd_pl.methods.precision import full_precision
+from hsakd_pl.errors import UsageError, require
+from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.networks.connectors import make_regressor
+from hsakd_pl.ops import full_precision
 
 
 @full_precision
 def hint_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
-    """Mean squared error of two maps (B, C, H, W), the student's after its regressor -> a scalar."""
+    """Mean squared error of two maps (B, C, H, W), the student's after its regressor -> a scalar.
+
+    Raises UsageError where their shapes differ, since the regressor was made for images of another size.
+    """
+    if student_map.shape != teacher_map.shape:
+        found = [tuple(each.shape[1:]) for each in (student_map, teacher_map)]
+        raise UsageError(f"image_size: the maps to compare are {found[0]} and {found[1]}: set it to that of the images")
     return F.mse_loss(student_map, teacher_map)
 
 
-def make_regressor(student: tuple[int, int, int], teacher: tuple[int, int, int]) -> nn.Sequential:
-    """Build what brings a student's map to a teacher's shape, each (C, H, W): a convolution, a norm, a ReLU.
+class FitNetModule(DistilledModule):
+    """Minimises CE + ``fitnet_weight`` times the error of the student's map, brought to the teacher's by a regressor.
 
-    At twice the size its stride is 2, at half of it the convolution is transposed, at any larger size it is as wide as
-    needed. Raises UsageError for a student's map that is smaller in another way.
+    Args:
+        stage: 1..L, after which the maps are compared.
     """
-    (channels, height, width), (out_channels, out_height, out_width) = student, teacher
-    convolution: nn.Module
-    if (height, width) == (2 * out_height, 2 * out_width):
-        convolution = nn.Conv2d(channels, out_channels, 3, stride=2, padding=1)
-    elif (2 * height, 2 * width) == (out_height, out_width):
-        convolution = nn.ConvTranspose2d(channels, out_channels, 4, stride=2, padding=1)
-    elif height >= out_height and width >= out_width:
-        convolution = nn.Conv2d(channels, out_channels, (1 + height - out_height, 1 + width - out_width))
-    else:
-        raise UsageError(
-            f"the student's map is {height} x {width}, the teacher's {out_height} x {out_width}: FitNet needs one that "
-            "is as large, larger or half as large; choose another stage"
-        )
-    return nn.Sequential(convolution, nn.BatchNorm2d(out_channels), nn.ReLU())
+
+    def __init__(self, network: Net, teacher: Net, stage: int = 2, fitnet_weight: float = 100.0, **rest: Any) -> None:
+        super().__init__(network, teacher, {"loss_fitnet": fitnet_weight}, **rest)
+        both = [each.features for each in self.shapes("features")]
+        last = min(map(len, both))
+        require(1 <= stage <= last, "stage", stage, f"from 1 to {last}")
+        self.stage, self.regressor = stage, make_regressor(*(maps[stage - 1] for maps in both))
+
+    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
+        ours, theirs = (each.features[self.stage - 1] for each in (learnt, taught))
+        return super().terms(learnt, taught, labels) | {"loss_fitnet": hint_loss(self.regressor(ours), theirs)}

@@ -1,8 +1,11 @@
 """Probabilistic knowledge transfer (PKT; Passalis and Tefas, ECCV 2018)."""
 
+from typing import Any
+
 from torch import Tensor
 
-from hsakd_pl.methods.precision import full_precision
+from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.ops import full_precision
 
 EPSILON = 1e-7  # added to norms and probabilities, as published
 
@@ -11,7 +14,7 @@ EPSILON = 1e-7  # added to norms and probabilities, as published
 def pkt_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """KL of the probabilities with which an image of a batch would choose each as its neighbour, over B * B.
 
-    Embeddings (B, D) and (B, D') -> a scalar (Eq. 8 of its paper, cosine similarity).
+    Embeddings (B, D) and (B, D') -> a scalar (Eq. 8 of the paper, cosine similarity).
     """
     ours, theirs = _neighbours(student), _neighbours(teacher)
     return (theirs * ((theirs + EPSILON) / (ours + EPSILON)).log()).mean()
@@ -22,3 +25,14 @@ def _neighbours(rows: Tensor) -> Tensor:
     rows = rows / (rows.norm(dim=1, keepdim=True) + EPSILON)
     similarity = (rows @ rows.T + 1) / 2
     return similarity / similarity.sum(1, keepdim=True)
+
+
+class PKTModule(DistilledModule):
+    """Minimises CE + ``pkt_weight`` times the divergence of neighbourhoods; a device sees its own images."""
+
+    def __init__(self, network: Net, teacher: Net, pkt_weight: float = 30000.0, **rest: Any) -> None:
+        super().__init__(network, teacher, {"loss_pkt": pkt_weight}, **rest)
+        self.shapes("embedding")
+
+    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
+        return super().terms(learnt, taught, labels) | {"loss_pkt": pkt_loss(learnt.embedding, taught.embedding)}

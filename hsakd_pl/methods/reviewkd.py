@@ -1,14 +1,14 @@
 """Knowledge review (ReviewKD; Chen et al., CVPR 2021): each stage learns from the teacher's earlier ones too."""
 
 from collections.abc import Sequence
+from typing import Any
 
-import torch
-import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from hsakd_pl.methods.precision import full_precision
-from hsakd_pl.ops import total
+from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.networks.connectors import Review, paired
+from hsakd_pl.ops import full_precision, total
 
 PYRAMID = (4, 2, 1)  # sizes that maps are also compared at, each with half of the weight before it; as published
 
@@ -29,44 +29,32 @@ def _context_loss(ours: Tensor, theirs: Tensor) -> Tensor:
     return weighted / sum(2**-depth for depth in range(len(levels)))
 
 
-class Fusion(nn.Module):
-    """Fuses a student's map with what comes from the stages after it (attention based fusion, Sec. 3.3)."""
+class ReviewKDModule(DistilledModule):
+    """Minimises CE + ``reviewkd_weight`` times the error of fused maps, a weight which grows over the first epochs.
 
-    def __init__(self, channels: int, mid_channels: int, out_channels: int, fuse: bool) -> None:
-        super().__init__()
-        first = nn.Conv2d(channels, mid_channels, 1, bias=False)
-        second = nn.Conv2d(mid_channels, out_channels, 3, padding=1, bias=False)
-        self.conv1 = nn.Sequential(first, nn.BatchNorm2d(mid_channels))
-        self.conv2 = nn.Sequential(second, nn.BatchNorm2d(out_channels))
-        self.att_conv = nn.Sequential(nn.Conv2d(2 * mid_channels, 2, 1), nn.Sigmoid()) if fuse else None
-        for convolution in (first, second):
-            nn.init.kaiming_uniform_(convolution.weight, a=1)
+    The published code takes maps before their last ReLU, this one the maps that networks show.
 
-    def forward(self, features: Tensor, later: Tensor | None, size: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Give, at the teacher's size, the map to compare and, of ``mid_channels``, the one for the stage before."""
-        fused = self.conv1(features)
-        if self.att_conv is not None and later is not None:
-            later = F.interpolate(later, fused.shape[2:])
-            attention = self.att_conv(torch.cat([fused, later], 1))
-            fused = fused * attention[:, :1] + later * attention[:, 1:]
-        fused = F.interpolate(fused, size)
-        return self.conv2(fused), fused
+    Args:
+        mid_channels: of the fused maps; by default the student's embedding, at most 512.
+        reviewkd_weight: 5, 8, 0.6 or 1 in the field's tables, by the pair of networks.
+    """
+
+    def __init__(
+        self, network: Net, teacher: Net, mid_channels: int | None = None, reviewkd_weight: float = 5.0,
+        weight_warmup_epochs: int = 20, **rest: Any,
+    ) -> None:  # fmt: skip
+        rest |= {"weight_warmup_epochs": weight_warmup_epochs}
+        super().__init__(network, teacher, {"loss_reviewkd": reviewkd_weight}, **rest)
+        pairs = paired(*map(_with_embedding, self.shapes("features", "embedding")))
+        ours, theirs = zip(*((one.shape[1], other.shape[1]) for one, other in pairs), strict=True)
+        self.review = Review(ours, theirs, mid_channels or min(512, ours[-1]))
+
+    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
+        ours, theirs = _with_embedding(learnt), _with_embedding(taught)
+        loss = hierarchical_context_loss(self.review(ours, theirs), theirs)
+        return super().terms(learnt, taught, labels) | {"loss_reviewkd": loss}
 
 
-class Review(nn.Module):
-    """Fusion blocks for all stages, shallow to deep, and for the embedding (as a map of one position) at the end."""
-
-    def __init__(self, channels: Sequence[int], out_channels: Sequence[int], mid_channels: int) -> None:
-        super().__init__()
-        last = len(channels) - 1
-        self.stages = nn.ModuleList(
-            Fusion(channels[stage], mid_channels, out_channels[stage], stage < last) for stage in range(last + 1)
-        )
-
-    def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
-        """Give the loss of maps (B, C, H, W), fused from deep to shallow."""
-        reviewed, later = list[Tensor](), None
-        for stage in reversed(range(len(self.stages))):
-            compared, later = self.stages[stage](student_maps[stage], later, teacher_maps[stage].shape[2:])
-            reviewed.insert(0, compared)
-        return hierarchical_context_loss(reviewed, teacher_maps)
+def _with_embedding(output: Any) -> list[Tensor]:
+    """The maps, and at the end the embedding as a map of one position."""
+    return [*output.features, output.embedding[:, :, None, None]]

@@ -1,10 +1,13 @@
-"""Relational knowledge distillation (RKD; Park et al., CVPR 2019): distances and angles between embeddings."""
+"""Relational knowledge distillation (RKD; Park et al., CVPR 2019)."""
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hsakd_pl.methods.precision import full_precision
+from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.ops import full_precision
 
 EPSILON = 1e-12  # least squared distance, as published
 
@@ -13,7 +16,7 @@ EPSILON = 1e-12  # least squared distance, as published
 def rkd_loss(student: Tensor, teacher: Tensor, distance_weight: float = 25.0, angle_weight: float = 50.0) -> Tensor:
     """Compare distances of pairs, in units of their mean, and cosines of the angles of triplets, by Huber's loss.
 
-    Embeddings (B, D) and (B, D') -> a scalar (Eq. 5 to 8 of its paper).
+    Embeddings (B, D) and (B, D') -> a scalar (Eq. 5 to 8 of the paper).
     """
     distance = F.smooth_l1_loss(_distances(student), _distances(teacher))
     return distance_weight * distance + angle_weight * F.smooth_l1_loss(_cosines(student), _cosines(teacher))
@@ -31,3 +34,19 @@ def _cosines(rows: Tensor) -> Tensor:
     """Cosines (B, B, B) of the angle at the first of three rows."""
     directions = F.normalize(rows[None] - rows[:, None], dim=2)
     return directions @ directions.transpose(1, 2)
+
+
+class RKDModule(DistilledModule):
+    """Minimises CE + the differences of distances and of angles among embeddings; a device sees its own images."""
+
+    def __init__(
+        self, network: Net, teacher: Net, distance_weight: float = 25.0, angle_weight: float = 50.0,
+        rkd_weight: float = 1.0, **rest: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(network, teacher, {"loss_rkd": rkd_weight}, **rest)
+        self.shapes("embedding")
+        self.relations = distance_weight, angle_weight
+
+    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
+        loss = rkd_loss(learnt.embedding, taught.embedding, *self.relations)
+        return super().terms(learnt, taught, labels) | {"loss_rkd": loss}

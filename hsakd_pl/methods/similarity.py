@@ -1,24 +1,33 @@
 """Similarity-preserving distillation (SP; Tung and Mori, ICCV 2019)."""
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor
 
-from hsakd_pl.methods.maps import Maps, paired
-from hsakd_pl.methods.precision import full_precision
-from hsakd_pl.ops import total
+from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.networks.connectors import Maps, paired
+from hsakd_pl.ops import full_precision, total
 
 
 @full_precision
 def similarity_loss(student_maps: Maps, teacher_maps: Maps) -> Tensor:
     """Compare the images' similarities, by mean squared error: maps (B, C, H, W), summed over several -> a scalar.
 
-    Similarities are the rows of the batch's Gram matrix (B, B), each normalised (Eq. 2 to 4 of its paper).
+    Similarities are the rows of the batch's Gram matrix (B, B), each normalised (Eq. 2 to 4 of the paper).
     """
-    return total(
-        F.mse_loss(_similarity(ours), _similarity(theirs)) for ours, theirs in paired(student_maps, teacher_maps)
-    )
+    rows = ([features.flatten(1) for features in pair] for pair in paired(student_maps, teacher_maps))
+    similarity = ([F.normalize(each @ each.T) for each in pair] for pair in rows)
+    return total((ours - theirs).square().mean() for ours, theirs in similarity)
 
 
-def _similarity(features: Tensor) -> Tensor:
-    rows = features.flatten(1)
-    return F.normalize(rows @ rows.T)
+class SimilarityModule(DistilledModule):
+    """Minimises CE + ``sp_weight`` times the difference of similarities in the last map, of a device's images."""
+
+    def __init__(self, network: Net, teacher: Net, sp_weight: float = 3000.0, **rest: Any) -> None:
+        super().__init__(network, teacher, {"loss_sp": sp_weight}, **rest)
+        self.shapes("features")
+
+    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
+        loss = similarity_loss(learnt.features[-1], taught.features[-1])
+        return super().terms(learnt, taught, labels) | {"loss_sp": loss}

@@ -1,40 +1,50 @@
-"""Knowledge distillation meets self-supervision (SSKD; Xu et al., ECCV 2020): what rotated images resemble."""
+"""Knowledge distillation meets self-supervision (SSKD; Xu et al., ECCV 2020): what transformed images resemble."""
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hsakd_pl.methods.precision import full_precision
-from hsakd_pl.ops import ROTATIONS, Transforms, cross_entropy, kd_loss
+from hsakd_pl.errors import UsageError, require
+from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.modules import Frozen
+from hsakd_pl.modules.build import load, require_trained
+from hsakd_pl.networks.connectors import ProjectedTeacher, make_projection
+from hsakd_pl.ops import ROTATIONS, Transforms, cross_entropy, full_precision, kd_loss
 
 
 def image_by_image(rows: Tensor, transforms: Transforms = ROTATIONS) -> Tensor:
-    """Give the transformed rows, three rotations of an image after the other: (M * B, ...) -> ((M - 1) * B, ...)."""
+    """Give the transformed rows, those of an image one after the other: (M * B, ...) -> ((M - 1) * B, ...)."""
     return transforms.by_transform(rows)[1:].transpose(0, 1).flatten(0, 1)
 
 
 @full_precision
-def contrast(projection: Tensor, transforms: Transforms = ROTATIONS) -> Tensor:
-    """Cosines ((M - 1) * B, B) of transformed images, image by image, with images as they are: of rows (M * B, D)."""
+def contrast(projection: Tensor, transforms: Transforms = ROTATIONS) -> tuple[Tensor, Tensor]:
+    """Give cosines of transformed images, image by image, with all B originals, and which of these is their own.
+
+    Projections (M * B, D) -> ((M - 1) * B, B) and ((M - 1) * B,).
+    """
     rows = F.normalize(projection, dim=1)
-    return image_by_image(rows, transforms) @ rows[: len(rows) // transforms.count].T
+    originals = transforms.by_transform(rows)[0]
+    own = torch.arange(len(originals), device=rows.device).repeat_interleave(transforms.count - 1)
+    return image_by_image(rows, transforms) @ originals.T, own
 
 
 def kept_rows(scores: Tensor, targets: Tensor, keep: float) -> Tensor:
-    """Which rows a teacher's ``scores`` (rows, K) rank well: a mask (rows,), True for all whose target is the best.
+    """Choose rows by a teacher's ``scores`` (rows, K): a mask (rows,), True where the target is ranked first.
 
-    Of the others, the part ``keep`` that is ranked best, of equals the earlier (Sec. 3.4 of its paper).
+    And for the part ``keep`` of the others, those that rank it best, of equals the earlier (Sec. 3.4 of the paper).
     """
-    order = scores.argsort(1, descending=True)
-    rank = (order == targets[:, None]).to(torch.uint8).argmax(1)
-    position = rank.argsort(stable=True).argsort()
+    rank = (scores.argsort(1, descending=True) == targets[:, None]).to(torch.uint8).argmax(1)
     wrong = (rank > 0).sum()
-    return position < len(rank) - wrong + (wrong.double() * keep).floor()
+    return rank.argsort(stable=True).argsort() < len(rank) - wrong + (wrong.double() * keep).floor()
 
 
 @full_precision
-def selected_kd_loss(student: Tensor, teacher: Tensor, kept: Tensor, temperature: float) -> Tensor:
-    """Average :func:`kd_loss` over the rows that a mask keeps: twice (rows, K) and (rows,) -> a scalar."""
+def kept_kd_loss(student: Tensor, teacher: Tensor, targets: Tensor, temperature: float, keep: float) -> Tensor:
+    """Average :func:`kd_loss` over the rows that are kept: scores twice (rows, K), targets (rows,) -> a scalar."""
+    kept = kept_rows(teacher, targets, keep)
     ours, theirs = (torch.where(kept[:, None], scores, 0.0) for scores in (student, teacher))
     return kd_loss(ours, theirs, temperature) * len(kept) / kept.sum().clamp(min=1)
 
@@ -47,17 +57,52 @@ def sskd_terms(
 ) -> dict[str, Tensor]:  # fmt: skip
     """Name the four losses: CE and KD of images as they are, KD of transformed ones, KD of what these resemble.
 
-    Logits (M * B, N) and projections (M * B, D) and (M * B, D'), transformation by transformation; labels (B,).
+    Logits (M * B, N), projections (M * B, D) and (M * B, D'), transformation by transformation; labels (B,).
     """
-    images = len(labels)
-    originals = torch.arange(images, device=labels.device).repeat_interleave(transforms.count - 1)
+    upright, teacher_upright = student_logits[: len(labels)], teacher_logits[: len(labels)]
     ours, theirs = (image_by_image(logits, transforms) for logits in (student_logits, teacher_logits))
-    our_contrast, contrasts = (contrast(rows, transforms) for rows in (student_projection, teacher_projection))
-    kept = kept_rows(theirs, labels[originals], keep_transformed)
-    kept_contrast = kept_rows(contrasts, originals, keep_contrast)
+    (cosines, own), (teacher_cosines, _) = (
+        contrast(each, transforms) for each in (student_projection, teacher_projection)
+    )
     return {
-        "loss_ce": cross_entropy(student_logits[:images], labels),
-        "loss_kd": kd_loss(student_logits[:images], teacher_logits[:images], kd_temperature),
-        "loss_transformed_kd": selected_kd_loss(ours, theirs, kept, transformed_temperature),
-        "loss_contrast": selected_kd_loss(our_contrast, contrasts, kept_contrast, contrast_temperature),
+        "loss_ce": cross_entropy(upright, labels),
+        "loss_kd": kd_loss(upright, teacher_upright, kd_temperature),
+        "loss_transformed_kd": kept_kd_loss(ours, theirs, labels[own], transformed_temperature, keep_transformed),
+        "loss_contrast": kept_kd_loss(cosines, teacher_cosines, own, contrast_temperature, keep_contrast),
     }
+
+
+class SSKDModule(DistilledModule):
+    """Minimises 0.1 CE + 0.9 KD + KD on transformed images + KD of resemblances; a device contrasts its own images.
+
+    Args:
+        projection_weights: file of the teacher's projection head, from :class:`SSKDProjectionModule`, which ``fit``
+            alone needs; ``random`` for a fresh one.
+        keep_transformed: part that is kept of the transformed images whose class the teacher does not rank first.
+        keep_contrast: part that is kept of those whose original it does not rank first.
+    """
+
+    def __init__(
+        self, network: Net, teacher: Net, projection_weights: str | None = None, ce_weight: float = 0.1,
+        kd_weight: float = 0.9, transformed_kd_weight: float = 2.7, contrast_weight: float = 10.0,
+        transformed_temperature: float = 4.0, contrast_temperature: float = 0.5, keep_transformed: float = 1.0,
+        keep_contrast: float = 0.75, **rest: Any,
+    ) -> None:  # fmt: skip
+        require_trained("projection_weights", "the teacher's projection head", projection_weights)
+        for name, keep in (("keep_transformed", keep_transformed), ("keep_contrast", keep_contrast)):
+            require(0 <= keep <= 1, name, keep, "from 0 to 1")
+        own = {"loss_transformed_kd": transformed_kd_weight, "loss_contrast": contrast_weight}
+        super().__init__(network, teacher, own, ce_weight=ce_weight, kd_weight=kd_weight, **rest)
+        width, teacher_width = (each.width for each in self.shapes("embedding"))
+        projected, before = ProjectedTeacher(self.teacher.network, teacher_width), self.teacher.state_dict()
+        self.projection, before = make_projection(width), {key: tensor.clone() for key, tensor in before.items()}
+        projected.missing = projected.missing or load(projected, projection_weights)
+        if not all(map(torch.equal, before.values(), projected.teacher.state_dict().values())):
+            raise UsageError(f"projection_weights: {projection_weights} was made for another teacher: name its own")
+        self.teacher = self.frozen[0] = Frozen(projected)
+        self.transform_images, self.views = True, self.network.transforms.count
+        self.constants = transformed_temperature, contrast_temperature, keep_transformed, keep_contrast
+
+    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
+        outputs = learnt.logits, taught.logits, self.projection(learnt.embedding), taught.embedding
+        return sskd_terms(*outputs, labels, self.network.transforms, self.temperature, *self.constants)

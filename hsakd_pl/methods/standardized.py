@@ -1,19 +1,33 @@
 """Knowledge distillation with logit standardisation (Sun et al., CVPR 2024)."""
 
+from typing import Any
+
 from torch import Tensor
 
-from hsakd_pl.methods.precision import full_precision
-from hsakd_pl.ops import kd_loss
+from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.ops import full_precision, kd_loss
 
 EPSILON = 1e-7  # added to a standard deviation, as published
 
 
-def standardized(logits: Tensor) -> Tensor:
-    """Subtract from each image's logits (B, N) their mean and divide by their (unbiased) standard deviation."""
-    return (logits - logits.mean(1, keepdim=True)) / (logits.std(1, keepdim=True) + EPSILON)
-
-
 @full_precision
 def standardized_kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 2.0) -> Tensor:
-    """KD of standardised logits, twice (B, N) -> a scalar; ``temperature`` is the base temperature of its paper."""
-    return kd_loss(standardized(student_logits), standardized(teacher_logits), temperature)
+    """KD of logits in (unbiased) standard deviations from an image's mean: twice (B, N) -> a scalar."""
+    both = (logits - logits.mean(1, keepdim=True) for logits in (student_logits, teacher_logits))
+    ours, theirs = (logits / (logits.std(1, keepdim=True) + EPSILON) for logits in both)
+    return kd_loss(ours, theirs, temperature)
+
+
+class StandardizedKDModule(DistilledModule):
+    """Minimises 0.1 CE + 9 KD of standardised logits, at a temperature of 2 standard deviations."""
+
+    def __init__(
+        self, network: Net, teacher: Net, ce_weight: float = 0.1, kd_weight: float = 9.0, temperature: float = 2.0,
+        **rest: Any,
+    ) -> None:  # fmt: skip
+        rest |= {"ce_weight": ce_weight, "kd_weight": kd_weight, "temperature": temperature}
+        super().__init__(network, teacher, **rest)
+
+    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
+        loss = standardized_kd_loss(learnt.logits, taught.logits, self.temperature)
+        return super().terms(learnt, taught, labels) | {"loss_kd": loss}

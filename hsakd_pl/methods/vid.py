@@ -1,40 +1,38 @@
 """Variational information distillation (VID; Ahn et al., CVPR 2019)."""
 
-import math
-from itertools import pairwise
+from typing import Any
 
-import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from torch import Tensor
 
-from hsakd_pl.methods.maps import pooled_alike
-from hsakd_pl.methods.precision import full_precision
-
-EPSILON = 1e-5  # least variance, as published
+from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.networks.connectors import Variational, paired
+from hsakd_pl.ops import full_precision, total
 
 
 @full_precision
 def vid_loss(mean: Tensor, teacher_map: Tensor, variance: Tensor) -> Tensor:
     """Average the Gaussian's negative log-likelihood of the teacher's map, without its constant -> a scalar.
 
-    ``mean`` and ``teacher_map`` (B, C, H, W), ``variance`` (C,) (Eq. 5 of its paper).
+    ``mean`` and ``teacher_map`` (B, C, H, W), ``variance`` (C,) (Eq. 5 of the paper).
     """
     variance = variance[:, None, None]
     return ((mean - teacher_map).square() / variance + variance.log()).mean() / 2
 
 
-class Variational(nn.Module):
-    """Predicts a teacher's map from a student's: three 1x1 convolutions for the mean, a variance for each channel."""
+class VIDModule(DistilledModule):
+    """Minimises CE + ``vid_weight`` times what the student's maps leave unexplained of the teacher's, after all stages.
 
-    def __init__(self, channels: int, out_channels: int, variance: float = 5.0) -> None:
-        super().__init__()
-        widths = (channels, out_channels, out_channels, out_channels)
-        first, second, third = (nn.Conv2d(*pair, 1, bias=False) for pair in pairwise(widths))
-        self.regressor = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third)
-        self.log_scale = nn.Parameter(torch.full((out_channels,), math.log(math.expm1(variance - EPSILON))))
+    Args:
+        variance: of each channel, which is learnt, at first.
+    """
 
-    def forward(self, student_map: Tensor, teacher_map: Tensor) -> Tensor:
-        """Give the loss of two maps (B, C, H, W), the larger average-pooled."""
-        ours, theirs = pooled_alike(student_map, teacher_map)
-        return vid_loss(self.regressor(ours), theirs, F.softplus(self.log_scale) + EPSILON)
+    def __init__(self, network: Net, teacher: Net, variance: float = 5.0, vid_weight: float = 1.0, **rest: Any) -> None:
+        super().__init__(network, teacher, {"loss_vid": vid_weight}, **rest)
+        pairs = paired(*(each.features for each in self.shapes("features")))
+        self.stages = nn.ModuleList(Variational(ours.shape[1], theirs.shape[1], variance) for ours, theirs in pairs)
+
+    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
+        triples = zip(self.stages, learnt.features, taught.features, strict=True)
+        loss = total(vid_loss(*stage(ours, theirs)) for stage, ours, theirs in triples)
+        return super().terms(learnt, taught, labels) | {"loss_vid": loss}

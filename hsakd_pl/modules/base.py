@@ -1,6 +1,5 @@
 """What all modules share of training: loss terms, optimizer, schedule, logging. A method overrides some of it."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from hsakd_pl.modules.optimization import (
     Scheduler,
     check_rates,
     check_same_rates,
+    check_weights,
     make_sgd,
     one_schedule,
     with_warmup,
@@ -68,8 +68,7 @@ class HSAKDModule(EvaluatedModule):
         if compile and not fast:
             raise UsageError("compile has no effect with fast=False: leave one of the two out")
         check_rates(lr, momentum, nesterov, weight_decay, milestones, warmup_epochs)
-        for name, weight in (loss_weights or {}).items():
-            require(0 <= weight < math.inf, f"{name.removeprefix('loss_')}_weight", weight, "at least 0, and finite")
+        check_weights(loss_weights or {})
         require(branch_metrics_every >= 0, "branch_metrics_every", branch_metrics_every, "at least 0")
         self.loss_weights = dict(loss_weights or {})
         self.lr, self.momentum, self.nesterov, self.weight_decay = lr, momentum, nesterov, weight_decay
@@ -91,6 +90,10 @@ class HSAKDModule(EvaluatedModule):
         """
         return {"loss_ce": cross_entropy(learnt.logits[: len(labels)], labels)}
 
+    def loss_weight(self, name: str) -> float:
+        """Give the factor of a term in the current epoch."""
+        return self.loss_weights.get(name, 1.0)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self._guard()
         try:
@@ -102,7 +105,7 @@ class HSAKDModule(EvaluatedModule):
             raise UsageError(message) from error
         if unknown := self.loss_weights.keys() - terms.keys():
             raise UsageError(f"loss_weights names {', '.join(sorted(unknown))}; the terms are {', '.join(terms)}")
-        loss = total(self.loss_weights.get(name, 1.0) * term for name, term in terms.items())
+        loss = total(self.loss_weight(name) * term for name, term in terms.items())
         if loss.device.type == "cpu":  # elsewhere reading it would stall the device: once an epoch is enough
             self._raise_unless_finite(loss, batch[0])
         if self._trainer is not None:

@@ -1,5 +1,6 @@
 """From what a user passes to networks."""
 
+import inspect
 from typing import Any
 
 import torch.nn as nn
@@ -14,8 +15,11 @@ from hsakd_pl.weights import describe, load_weights
 RANDOM = "random"  # in a file's place: the weights of a fresh network
 
 
+Net = str | nn.Module  # a registry name, or a network
+
+
 def build_network(
-    network: str | nn.Module, num_classes: int, branches: bool, weights: str | None = None,
+    network: Net, num_classes: int, branches: bool, weights: str | None = None,
     transforms: str | Transforms | None = None,
 ) -> Network:  # fmt: skip
     """Make a network by name, or take the given one, with the weights of a file where one is named.
@@ -52,6 +56,24 @@ def require_trained(option: str, network: str | nn.Module, weights: str | None) 
     """Raise UsageError if a network by name would take a trained one's place without weights."""
     if isinstance(network, str) and weights is None:
         raise UsageError(f"{option}: {network} would be untrained: name the file of its weights, or {RANDOM}")
+
+
+def show_options(module: type, *hidden: str) -> None:
+    """Let ``help`` show what a module class's ``**options`` are, but those ``hidden``, which it decides itself."""
+    found: dict[str, inspect.Parameter] = {}
+    for base in (each for each in module.__mro__ if "__init__" in vars(each)):
+        own = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
+        named = [each.replace(kind=each.KEYWORD_ONLY) for each in own if each.kind is not each.VAR_KEYWORD]
+        found |= {each.name: each for each in named if each.name not in {*found, *hidden}}
+        if len(named) == len(own):
+            break
+    module.__signature__ = inspect.Signature([*found.values()])  # type: ignore[attr-defined]
+
+
+def forget(module: HSAKDModule, *options: str) -> None:
+    """Leave options out of the hyperparameters that a class passes to its base but does not take."""
+    for option in options:
+        module.hparams.pop(option, None)
 
 
 def not_by_name(module: HSAKDModule, **arguments: Any) -> list[str]:

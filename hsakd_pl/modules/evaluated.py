@@ -27,6 +27,7 @@ class EvaluatedModule(pl.LightningModule):
     networks: Any  # a ModuleList of Network, which cannot say of what it is a list
     description: Description | None = None  # of the data that the networks learn, or learnt
     views: int = 1  # transformed copies of an image in a training step
+    needs_indices: bool = False  # whether training batches end in the samples' indices (B,) in the training split
 
     def __init__(self, networks: Sequence[Network], branch_metrics_every: int) -> None:
         super().__init__()

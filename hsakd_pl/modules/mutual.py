@@ -20,7 +20,8 @@ class MutualModule(HSAKDModule):
     """Minimises, for each peer, the teacher's loss plus KD of class and joint logits towards every other peer.
 
     The other peer is detached; with more than two, KD is averaged over the others (deep mutual learning, Zhang et al.,
-    CVPR 2018). The result, ``val/acc``, is the mean over the peers; each peer's stands beside it.
+    CVPR 2018). The result, ``val/acc``, is the mean over the peers; each peer's stands beside it. With both joint
+    weights at 0 the branches are left out, and images are not transformed.
 
     Args:
         networks: two or more registry names or networks, equal or not, with equal classes, branches and transforms.
@@ -45,14 +46,15 @@ class MutualModule(HSAKDModule):
         lr_scheduler: Scheduler | None = None, branch_metrics_every: int = 10, fast: bool = True,
         compile: bool | dict[str, Any] = False,
     ) -> None:  # fmt: skip
-        peers = [build_network(network, num_classes, True, None, transforms) for network in networks]
+        branches = joint_ce_weight > 0 or joint_kd_weight > 0
+        peers = [build_network(network, num_classes, branches, None, transforms) for network in networks]
         facts = [(peer.num_classes, len(peer.branches), peer.transforms) for peer in peers]
         if len(peers) < 2 or len(set(facts)) > 1:
             found = [f"{classes} classes, {branches} branches, {transforms}" for classes, branches, transforms in facts]
             raise UsageError(f"networks: two or more peers, alike in classes, branches and transforms, not {found}")
         require(0 < temperature < math.inf, "temperature", temperature, "above 0")
         peers[0].missing = load(peers, weights)
-        joint = {"loss_joint_ce": joint_ce_weight, "loss_joint_kd": joint_kd_weight}
+        joint = {"loss_joint_ce": joint_ce_weight, "loss_joint_kd": joint_kd_weight} if branches else {}
         super().__init__(
             peers,
             {"loss_ce": ce_weight, "loss_kd": kd_weight, **joint},
@@ -60,22 +62,23 @@ class MutualModule(HSAKDModule):
             *(branch_metrics_every, fast, compile),
         )
         self.save_hyperparameters(ignore=not_by_name(self, networks=networks, transforms=transforms))
-        self.temperature, self.views = temperature, peers[0].transforms.count
+        self.temperature, self.views = temperature, peers[0].transforms.count if branches else 1
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         images, labels = batch
-        inputs = self.network.transforms(images)
+        inputs = self.network.transforms(images) if self.network.branches else images
         outputs = [peer.outputs(inputs) for peer in self.networks]
         return self.terms(outputs, outputs, labels)
 
     def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
-        joint_labels, others = self.network.transforms.joint_labels(labels), len(learnt) - 1
+        others = len(learnt) - 1
         ways = [(learnt[one], taught[other]) for one, other in permutations(range(len(learnt)), 2)]
         kd = total(kd_loss(one.logits, other.logits, self.temperature) for one, other in ways)
-        joint_kd = total(joint_kd_loss(one.joint_logits, other.joint_logits, self.temperature) for one, other in ways)
-        return {
-            "loss_ce": total(cross_entropy(peer.logits[: len(labels)], labels) for peer in learnt),
-            "loss_joint_ce": total(joint_cross_entropy(peer.joint_logits, joint_labels) for peer in learnt),
-            "loss_kd": kd / others,
-            "loss_joint_kd": joint_kd / others,
-        }
+        ce = total(cross_entropy(peer.logits[: len(labels)], labels) for peer in learnt)
+        terms = {"loss_ce": ce, "loss_kd": kd / others}
+        if learnt[0].joint_logits:
+            joint_labels = self.network.transforms.joint_labels(labels)
+            joint_kd = [joint_kd_loss(one.joint_logits, other.joint_logits, self.temperature) for one, other in ways]
+            terms["loss_joint_ce"] = total(joint_cross_entropy(peer.joint_logits, joint_labels) for peer in learnt)
+            terms["loss_joint_kd"] = total(joint_kd) / others
+        return terms

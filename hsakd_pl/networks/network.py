@@ -1,7 +1,9 @@
 """What every network answers, whoever made it."""
 
+from copy import deepcopy
 from typing import Any, NamedTuple
 
+import torch
 import torch.nn as nn
 from torch import Tensor
 
@@ -21,6 +23,11 @@ class NetworkOutput(NamedTuple):
     joint_logits: list[Tensor]
     features: list[Tensor]
     embedding: Tensor | None
+
+    @property
+    def width(self) -> int:
+        """D of the embedding, 0 without one."""
+        return 0 if self.embedding is None else self.embedding.shape[1]
 
 
 class Network(nn.Module):
@@ -54,6 +61,21 @@ class Network(nn.Module):
     def outputs(self, images: Tensor) -> NetworkOutput:
         """Pass once through the whole network: images (B, 3, S, S) -> all that it makes of them."""
         return NetworkOutput(self(images), [], [], None)
+
+    def shapes(self, image_size: int, *parts: str) -> NetworkOutput:
+        """Give the outputs for one image without numbers, for their shapes; nothing of the network changes.
+
+        Raises UsageError where these lack one of ``parts``: ``features``, ``embedding``.
+        """
+        copy = deepcopy(self).to("meta").eval()
+        dtype = next((weight.dtype for weight in copy.parameters()), torch.float32)
+        output = copy.outputs(torch.empty(1, 3, image_size, image_size, dtype=dtype, device="meta"))
+        if missing := [part for part in parts if (found := getattr(output, part)) is None or not len(found)]:
+            raise UsageError(
+                f"network: {type(self).__name__} shows no {' nor '.join(missing)} to distill: derive it from "
+                "hsakd_pl.networks.Network with outputs of its own, or choose a method that needs logits alone"
+            )
+        return output
 
     def check_image_size(self, height: int, width: int) -> None:
         """Raise UsageError if images of this size are too small."""

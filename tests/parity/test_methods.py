@@ -16,17 +16,19 @@ from hsakd_pl.methods import (
     correlation_loss,
     dist_loss,
     dkd_loss,
+    hierarchical_context_loss,
     hint_loss,
     pkt_loss,
     rkd_loss,
     similarity_loss,
+    sskd_terms,
     standardized_kd_loss,
+    vid_loss,
 )
-from hsakd_pl.methods.contrast import ContrastMemory
-from hsakd_pl.methods.fitnet import make_regressor
-from hsakd_pl.methods.reviewkd import Review
-from hsakd_pl.methods.sskd import contrast, image_by_image, kept_rows, sskd_terms
-from hsakd_pl.methods.vid import Variational
+from hsakd_pl.methods.crd import contrast_loss
+from hsakd_pl.methods.sskd import contrast, image_by_image, kept_rows
+from hsakd_pl.networks.connectors import Review, Variational, make_regressor
+from hsakd_pl.networks.memory import ContrastMemory
 from hsakd_pl.ops import ROTATIONS, total
 
 from .fill import GOLDEN, deviation
@@ -126,7 +128,7 @@ def test_correlation_congruence(case) -> None:
 def test_fitnet(case, size: str) -> None:
     recorded = case(f"fitnet_{size}")
     student, teacher = recorded.inputs["student"], recorded.inputs["teacher"]
-    regressor = make_regressor(student.shape[1:], teacher.shape[1:]).double()
+    regressor = make_regressor(student, teacher).double()
     weights = recorded.fill(regressor[0], "conv_") | recorded.fill(regressor[1], "bn_")
     recorded.learn()
     recorded.compare(hint_loss(regressor(student), teacher), weights)
@@ -139,7 +141,7 @@ def test_variational_information_distillation(case) -> None:
     assert deviation(variational.log_scale[0], recorded.options["init_log_scale"]) < 1e-6  # made in float32
     weights = recorded.fill(variational, "")
     recorded.learn()
-    recorded.compare(variational(student, teacher), weights)
+    recorded.compare(vid_loss(*variational(student, teacher)), weights)
 
 
 def test_review(case) -> None:
@@ -148,11 +150,11 @@ def test_review(case) -> None:
     channels = [[features.shape[1] for features in maps] for maps in (student, teacher)]
     review = Review(*channels, recorded.options["mid_channels"]).double()
     weights = {}
-    for number, stage in enumerate(review.stages):
+    for number, stage in enumerate(review):
         weights |= recorded.fill(stage, f"stage{number}__")
     assert set(weights) == {name for name in recorded.inputs if name.startswith("stage")}
     recorded.learn()
-    recorded.compare(review(student, teacher), weights)
+    recorded.compare(hierarchical_context_loss(review(student, teacher), teacher), weights)
 
 
 def test_contrastive_representation_distillation(case) -> None:
@@ -160,13 +162,8 @@ def test_contrastive_representation_distillation(case) -> None:
     recorded = case("crd")
     inputs, options = recorded.inputs, recorded.options
     width, samples = inputs["embed_s.linear.weight"].shape[0], options["samples"]
-    banks = ContrastMemory(
-        *(inputs[f"embed_{side}.linear.weight"].shape[1] for side in "st"),
-        width,
-        options["temperature"],
-        options["momentum"],
-    ).double()
-    banks.allocate(samples, torch.Generator())
+    widths = (inputs["embed_s.linear.weight"].shape[1], inputs["embed_t.linear.weight"].shape[1])
+    banks = ContrastMemory(widths, samples, width, options["temperature"], options["momentum"]).double()
     for side, embed in (("s", banks.embed_student), ("t", banks.embed_teacher)):
         embed.load_state_dict({part: inputs[f"embed_{side}.linear.{part}"] for part in ("weight", "bias")})
     for name in ("memory_student", "memory_teacher"):
@@ -175,7 +172,8 @@ def test_contrastive_representation_distillation(case) -> None:
         banks.zero_grad()
         found = {key[len(call) + 1 :]: value for key, value in recorded.arrays.items() if key.startswith(call)}
         student = found["student"].requires_grad_()
-        loss = banks(student, found["teacher"], found["contrast_index"])
+        scores = banks(student, found["teacher"], found["contrast_index"], gather=torch.clone)
+        loss = total(contrast_loss(each, samples) for each in scores)
         loss.backward()
         assert deviation(loss, found["loss"]) < LOSS
         gradients = student.grad, banks.embed_student.weight.grad, banks.embed_teacher.weight.grad
@@ -208,8 +206,8 @@ def test_self_supervised_knowledge_distillation_keeps_the_recorded_rows(case) ->
     recorded = case("sskd")
     logits, projection = (by_rotation(recorded.inputs[f"teacher_{name}"]) for name in ("logits", "projection"))
     labels = recorded.inputs["labels"]
-    originals = torch.arange(len(labels)).repeat_interleave(3)
-    ranked = {"transformed": (image_by_image(logits), labels[originals]), "contrast": (contrast(projection), originals)}
+    cosines, originals = contrast(projection)
+    ranked = {"transformed": (image_by_image(logits), labels[originals]), "contrast": (cosines, originals)}
     for name, (scores, targets) in ranked.items():
         kept = kept_rows(scores, targets, recorded.options[f"keep_{name}"])
         assert torch.equal(kept.nonzero()[:, 0], recorded.arrays[f"kept_{name}"]), name

@@ -1,0 +1,62 @@
+"""The base of the methods with a teacher: one pass through both networks, CE and KD, and what a method adds."""
+
+from typing import Any
+
+from hsakd_pl.errors import require
+from hsakd_pl.modules import StudentModule
+from hsakd_pl.modules.build import Net as Net
+from hsakd_pl.modules.build import forget, show_options
+from hsakd_pl.modules.optimization import check_weights
+from hsakd_pl.networks import NetworkOutput
+
+FIXED = ("own_weights", "joint_kd_weight", "transform_images")  # what a method decides, not its user
+
+
+class DistilledModule(StudentModule):
+    """Minimises CE + KD of class logits (Hinton) on images as they are, without branches, and a method's own terms.
+
+    A method derives from it and extends :meth:`terms`. Whatever parts it registers train and resume with the student,
+    and ``load_weights(network, checkpoint)`` leaves them out. Options of its own stand before ``**rest``, which are
+    the base's. Raises UsageError as :class:`hsakd_pl.StudentModule` does.
+
+    Args:
+        network: a registry name, or a network; branches that it has are left out.
+        teacher: a registry name, or a network, trained alone.
+        own_weights: factor of each of the method's own terms.
+        image_size: pixels a side of the images, by which the shapes of both networks' outputs are found.
+        temperature: of the KD term; T = 4: the field's tables.
+        ce_weight: factor of the cross-entropy.
+        kd_weight: factor of the KD term.
+        weight_warmup_epochs: in which the factors of the method's own terms grow, an equal part each epoch.
+
+    Other arguments: :class:`hsakd_pl.StudentModule`.
+    """
+
+    def __init__(
+        self, network: Net, teacher: Net, own_weights: dict[str, float] | None = None, image_size: int = 32,
+        temperature: float = 4.0, ce_weight: float = 1.0, kd_weight: float = 0.0, weight_warmup_epochs: int = 0,
+        **rest: Any,
+    ) -> None:  # fmt: skip
+        rest |= {"temperature": temperature, "ce_weight": ce_weight, "kd_weight": kd_weight}
+        super().__init__(network, teacher, joint_kd_weight=0.0, transform_images=False, **rest)
+        forget(self, *FIXED)
+        require(weight_warmup_epochs >= 0, "weight_warmup_epochs", weight_warmup_epochs, "at least 0")
+        check_weights(own_weights or {})
+        self.own_weights, self.image_size = own_weights or {}, image_size
+        self.loss_weights |= self.own_weights
+        self.weight_warmup_epochs = weight_warmup_epochs
+
+    def __init_subclass__(cls) -> None:
+        show_options(cls, *FIXED)
+
+    def loss_weight(self, name: str) -> float:
+        grown = (self.current_epoch + 1) / max(1, self.weight_warmup_epochs) if name in self.own_weights else 1.0
+        return min(1.0, grown) * super().loss_weight(name)
+
+    def shapes(self, *parts: str) -> tuple[NetworkOutput, NetworkOutput]:
+        """Give the shapes of what student and teacher make of one image.
+
+        Raises UsageError where one lacks one of ``parts``, ``features`` or ``embedding``.
+        """
+        ours, theirs = (each.shapes(self.image_size, *parts) for each in (self.network, self.teacher.network))
+        return ours, theirs

@@ -1,0 +1,53 @@
+"""Stage one of SSKD (Xu et al., ECCV 2020): a projection head of the teacher's embeddings learns to contrast."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from hsakd_pl.methods.sskd import contrast
+from hsakd_pl.modules import Frozen, HSAKDModule
+from hsakd_pl.modules.build import Net, build_network, not_by_name, require_trained, show_options
+from hsakd_pl.modules.evaluated import Batch
+from hsakd_pl.networks.connectors import ProjectedTeacher
+from hsakd_pl.ops import ROTATIONS, Transforms, cross_entropy
+
+
+def projection_loss(projection: Tensor, transforms: Transforms = ROTATIONS) -> Tensor:
+    """Cross-entropy of finding a transformed image's original by cosines: projections (M * B, D) -> a scalar."""
+    return cross_entropy(*contrast(projection, transforms))
+
+
+class SSKDProjectionModule(HSAKDModule):
+    """Minimises :func:`projection_loss`, over 60 epochs as published; its file is stage two's ``projection_weights``.
+
+    The head alone learns; a device contrasts its own images. ``val/acc`` is the teacher's, which does not change.
+
+    Args:
+        network: the teacher, a registry name or a network.
+        weights: file of the teacher; ``random`` for a fresh one.
+        num_classes: of a teacher by name.
+        image_size: pixels a side of the images, by which the width of the embedding is found.
+    """
+
+    def __init__(
+        self, network: Net, weights: str | None = None, num_classes: int = 100, image_size: int = 32,
+        milestones: Sequence[int] = (30, 45), **rest: Any,
+    ) -> None:  # fmt: skip
+        require_trained("weights", network, weights)
+        teacher = build_network(network, num_classes, False, weights)
+        width = teacher.shapes(image_size, "embedding").width
+        super().__init__([ProjectedTeacher(teacher, width)], milestones=milestones, **rest)
+        self.save_hyperparameters(ignore=not_by_name(self, network=network))
+        self.frozen.append(Frozen(teacher))
+        self.views = self.network.transforms.count
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        images, labels = batch
+        return self.terms(self.network.outputs(self.network.transforms(images)), None, labels)
+
+    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
+        return {"loss_contrast": projection_loss(learnt.embedding, self.network.transforms)}
+
+
+show_options(SSKDProjectionModule, "networks", "loss_weights")
