@@ -1,5 +1,6 @@
 """Hierarchical Self-supervised Augmented Knowledge Distillation (HSAKD, IJCAI 2021) for PyTorch Lightning."""
 
+from hsakd_pl import methods
 from hsakd_pl.data import (
     CIFAR100DataModule,
     DigitsDataModule,
@@ -43,6 +44,7 @@ __all__ = [
     "create_network",
     "list_networks",
     "load_weights",
+    "methods",
     "published_state_dict",
     "register_network",
 ]

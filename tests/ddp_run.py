@@ -6,6 +6,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.nn as nn
+from methods import METHODS, make_method
 from pytorch_lightning.utilities import rank_zero_only
 
 from hsakd_pl import (
@@ -38,6 +39,8 @@ class Gradients(pl.Callback):
 
 
 def make(kind: str) -> HSAKDModule:
+    if kind in METHODS:
+        return make_method(kind)
     torch.manual_seed(0)
     options: dict[str, Any] = {"num_classes": 10, "lr": 0.01, "branch_metrics_every": 1}
     if kind == "teacher":

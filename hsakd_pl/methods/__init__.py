@@ -10,7 +10,7 @@ from hsakd_pl.methods.dml import DMLModule
 from hsakd_pl.methods.fitnet import FitNetModule, hint_loss
 from hsakd_pl.methods.kd import KDModule
 from hsakd_pl.methods.pkt import PKTModule, pkt_loss
-from hsakd_pl.methods.projection import SSKDProjectionModule, projection_loss
+from hsakd_pl.methods.projection import SSKDProjectionModule
 from hsakd_pl.methods.reviewkd import ReviewKDModule, hierarchical_context_loss
 from hsakd_pl.methods.rkd import RKDModule, rkd_loss
 from hsakd_pl.methods.similarity import SimilarityModule, similarity_loss
@@ -22,6 +22,6 @@ __all__ = [
     "AttentionModule", "CRDModule", "CorrelationModule", "DISTModule", "DKDModule", "DMLModule", "DistilledModule",
     "FitNetModule", "KDModule", "PKTModule", "RKDModule", "ReviewKDModule", "SSKDModule", "SSKDProjectionModule",
     "SimilarityModule", "StandardizedKDModule", "VIDModule", "attention_loss", "contrast_loss", "correlation_loss",
-    "dist_loss", "dkd_loss", "hierarchical_context_loss", "hint_loss", "pkt_loss", "projection_loss", "rkd_loss",
+    "dist_loss", "dkd_loss", "hierarchical_context_loss", "hint_loss", "pkt_loss", "rkd_loss",
     "similarity_loss", "sskd_terms", "standardized_kd_loss", "vid_loss",
 ]  # fmt: skip

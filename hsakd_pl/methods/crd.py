@@ -12,8 +12,6 @@ from hsakd_pl.methods.distilled import DistilledModule, Net
 from hsakd_pl.networks.memory import ContrastMemory
 from hsakd_pl.ops import full_precision, total
 
-EPSILON = 1e-7  # added to a score's denominator, as published
-
 
 @full_precision
 def contrast_loss(scores: Tensor, samples: int) -> Tensor:
@@ -22,8 +20,8 @@ def contrast_loss(scores: Tensor, samples: int) -> Tensor:
     Normalised scores, the pair's in the first column (Eq. 9 to 11 of the paper).
     """
     noise = (scores.shape[1] - 1) / samples
-    pair, negatives = scores[:, 0], scores[:, 1:]
-    told = (pair / (pair + noise + EPSILON)).log().sum() + (noise / (negatives + noise + EPSILON)).log().sum()
+    pair, negatives, added = scores[:, 0], scores[:, 1:], noise + 1e-7  # as published
+    told = (pair / (pair + added)).log().sum() + (noise / (negatives + added)).log().sum()
     return -told / len(scores)
 
 
@@ -50,7 +48,6 @@ class CRDModule(DistilledModule):
     ) -> None:  # fmt: skip
         super().__init__(network, teacher, {"loss_crd": crd_weight}, **rest)
         require(negatives >= 1, "negatives", negatives, "at least 1")
-        require(samples >= 2, "samples", samples, "at least 2")
         ours, theirs = (each.width for each in self.shapes("embedding"))
         self.contrast = ContrastMemory((ours, theirs), samples, width, contrast_temperature, bank_momentum)
         self.samples, self.negatives = samples, negatives

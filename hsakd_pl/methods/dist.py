@@ -7,8 +7,6 @@ from torch import Tensor
 from hsakd_pl.methods.distilled import DistilledModule, Net
 from hsakd_pl.ops import full_precision
 
-EPSILON = 1e-8  # added to a product of norms, as published
-
 
 @full_precision
 def dist_loss(
@@ -26,7 +24,7 @@ def dist_loss(
 
 def _correlation(one: Tensor, other: Tensor, dim: int) -> Tensor:
     one, other = (each - each.mean(dim, keepdim=True) for each in (one, other))
-    return (one * other).sum(dim) / (one.norm(dim=dim) * other.norm(dim=dim) + EPSILON)
+    return (one * other).sum(dim) / (one.norm(dim=dim) * other.norm(dim=dim) + 1e-8)  # as published
 
 
 class DISTModule(DistilledModule):

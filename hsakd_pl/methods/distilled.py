@@ -23,26 +23,26 @@ class DistilledModule(StudentModule):
         network: a registry name, or a network; branches that it has are left out.
         teacher: a registry name, or a network, trained alone.
         own_weights: factor of each of the method's own terms.
+        weight_warmup_epochs: in which these factors grow to their whole, an equal part each epoch.
         image_size: pixels a side of the images, by which the shapes of both networks' outputs are found.
         temperature: of the KD term; T = 4: the field's tables.
         ce_weight: factor of the cross-entropy.
         kd_weight: factor of the KD term.
-        weight_warmup_epochs: in which the factors of the method's own terms grow, an equal part each epoch.
 
     Other arguments: :class:`hsakd_pl.StudentModule`.
     """
 
     def __init__(
-        self, network: Net, teacher: Net, own_weights: dict[str, float] | None = None, image_size: int = 32,
-        temperature: float = 4.0, ce_weight: float = 1.0, kd_weight: float = 0.0, weight_warmup_epochs: int = 0,
-        **rest: Any,
+        self, network: Net, teacher: Net, own_weights: dict[str, float] | None = None,
+        weight_warmup_epochs: int = 0, image_size: int = 32, temperature: float = 4.0, ce_weight: float = 1.0,
+        kd_weight: float = 0.0, **rest: Any,
     ) -> None:  # fmt: skip
         rest |= {"temperature": temperature, "ce_weight": ce_weight, "kd_weight": kd_weight}
         super().__init__(network, teacher, joint_kd_weight=0.0, transform_images=False, **rest)
         forget(self, *FIXED)
         require(weight_warmup_epochs >= 0, "weight_warmup_epochs", weight_warmup_epochs, "at least 0")
-        check_weights(own_weights or {})
         self.own_weights, self.image_size = own_weights or {}, image_size
+        check_weights(self.own_weights)
         self.loss_weights |= self.own_weights
         self.weight_warmup_epochs = weight_warmup_epochs
 
@@ -54,9 +54,6 @@ class DistilledModule(StudentModule):
         return min(1.0, grown) * super().loss_weight(name)
 
     def shapes(self, *parts: str) -> tuple[NetworkOutput, NetworkOutput]:
-        """Give the shapes of what student and teacher make of one image.
-
-        Raises UsageError where one lacks one of ``parts``, ``features`` or ``embedding``.
-        """
+        """Give the shapes of what student and teacher make of an image; UsageError where one lacks one of ``parts``."""
         ours, theirs = (each.shapes(self.image_size, *parts) for each in (self.network, self.teacher.network))
         return ours, theirs

@@ -8,8 +8,6 @@ from torch import Tensor
 from hsakd_pl.methods.distilled import DistilledModule, Net
 from hsakd_pl.ops import full_precision, kd_loss
 
-ABSENT = -1000.0  # a logit whose probability is exactly 0, while its logarithm stays finite; as published
-
 
 @full_precision
 def dkd_loss(
@@ -21,10 +19,9 @@ def dkd_loss(
     Logits twice (B, N), labels (B,) -> a scalar, times ``temperature ** 2``.
     """
     target, both = labels[:, None], (student_logits / temperature, teacher_logits / temperature)
-    others = [logits.scatter(1, target, ABSENT) for logits in both]
-    pairs = [
-        (logits.gather(1, target), rest.logsumexp(1, keepdim=True)) for logits, rest in zip(both, others, strict=True)
-    ]
+    # as published: probability exactly 0, of finite logarithm
+    others = [logits.scatter(1, target, -1000.0) for logits in both]
+    pairs = [(one.gather(1, target), rest.logsumexp(1, keepdim=True)) for one, rest in zip(both, others, strict=True)]
     ours, theirs = (torch.cat(pair, 1) for pair in pairs)  # of the target, and of all others as one class
     return temperature**2 * (alpha * kd_loss(ours, theirs, 1.0) + beta * kd_loss(others[0], others[1], 1.0))
 
@@ -41,8 +38,7 @@ class DKDModule(DistilledModule):
         self, network: Net, teacher: Net, alpha: float = 1.0, beta: float = 8.0, dkd_weight: float = 1.0,
         weight_warmup_epochs: int = 20, **rest: Any,
     ) -> None:  # fmt: skip
-        rest |= {"weight_warmup_epochs": weight_warmup_epochs}
-        super().__init__(network, teacher, {"loss_dkd": dkd_weight}, **rest)
+        super().__init__(network, teacher, {"loss_dkd": dkd_weight}, weight_warmup_epochs, **rest)
         self.factors = alpha, beta
 
     def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:

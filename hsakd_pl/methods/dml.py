@@ -6,8 +6,6 @@ from typing import Any
 from hsakd_pl.modules import MutualModule
 from hsakd_pl.modules.build import Net, forget, show_options
 
-FIXED = ("joint_ce_weight", "joint_kd_weight", "transforms")
-
 
 class DMLModule(MutualModule):
     """Minimises for each of two or more peers CE + KD towards the others, on images as they are, at T = 1.
@@ -17,7 +15,7 @@ class DMLModule(MutualModule):
 
     def __init__(self, networks: Sequence[Net], temperature: float = 1.0, **rest: Any) -> None:
         super().__init__(networks, temperature=temperature, joint_ce_weight=0.0, joint_kd_weight=0.0, **rest)
-        forget(self, *FIXED)
+        forget(self, "joint_ce_weight", "joint_kd_weight")
 
 
-show_options(DMLModule, *FIXED)
+show_options(DMLModule, "joint_ce_weight", "joint_kd_weight", "transforms")

@@ -7,8 +7,6 @@ from torch import Tensor
 from hsakd_pl.methods.distilled import DistilledModule, Net
 from hsakd_pl.ops import full_precision
 
-EPSILON = 1e-7  # added to norms and probabilities, as published
-
 
 @full_precision
 def pkt_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -17,12 +15,12 @@ def pkt_loss(student: Tensor, teacher: Tensor) -> Tensor:
     Embeddings (B, D) and (B, D') -> a scalar (Eq. 8 of the paper, cosine similarity).
     """
     ours, theirs = _neighbours(student), _neighbours(teacher)
-    return (theirs * ((theirs + EPSILON) / (ours + EPSILON)).log()).mean()
+    return (theirs * ((theirs + 1e-7) / (ours + 1e-7)).log()).mean()  # as published
 
 
 def _neighbours(rows: Tensor) -> Tensor:
     """Cosine similarities (B, B), shifted to [0, 1], that sum to 1 in each row."""
-    rows = rows / (rows.norm(dim=1, keepdim=True) + EPSILON)
+    rows = rows / (rows.norm(dim=1, keepdim=True) + 1e-7)  # as published
     similarity = (rows @ rows.T + 1) / 2
     return similarity / similarity.sum(1, keepdim=True)
 

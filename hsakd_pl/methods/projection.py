@@ -10,18 +10,14 @@ from hsakd_pl.modules import Frozen, HSAKDModule
 from hsakd_pl.modules.build import Net, build_network, not_by_name, require_trained, show_options
 from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.networks.connectors import ProjectedTeacher
-from hsakd_pl.ops import ROTATIONS, Transforms, cross_entropy
-
-
-def projection_loss(projection: Tensor, transforms: Transforms = ROTATIONS) -> Tensor:
-    """Cross-entropy of finding a transformed image's original by cosines: projections (M * B, D) -> a scalar."""
-    return cross_entropy(*contrast(projection, transforms))
+from hsakd_pl.ops import cross_entropy
 
 
 class SSKDProjectionModule(HSAKDModule):
-    """Minimises :func:`projection_loss`, over 60 epochs as published; its file is stage two's ``projection_weights``.
+    """Minimises the cross-entropy of finding a transformed image's original by the cosines of their projections.
 
-    The head alone learns; a device contrasts its own images. ``val/acc`` is the teacher's, which does not change.
+    The head alone learns, for 60 epochs as published; its checkpoint is stage two's ``projection_weights``. A device
+    contrasts its own images. ``val/acc`` is the teacher's, which does not change.
 
     Args:
         network: the teacher, a registry name or a network.
@@ -32,12 +28,14 @@ class SSKDProjectionModule(HSAKDModule):
 
     def __init__(
         self, network: Net, weights: str | None = None, num_classes: int = 100, image_size: int = 32,
-        milestones: Sequence[int] = (30, 45), **rest: Any,
+        lr: float = 0.05, momentum: float = 0.9, nesterov: bool = True, weight_decay: float = 5e-4,
+        milestones: Sequence[int] = (30, 45), warmup_epochs: int = 0, **rest: Any,
     ) -> None:  # fmt: skip
         require_trained("weights", network, weights)
         teacher = build_network(network, num_classes, False, weights)
         width = teacher.shapes(image_size, "embedding").width
-        super().__init__([ProjectedTeacher(teacher, width)], milestones=milestones, **rest)
+        rates = lr, momentum, nesterov, weight_decay, milestones, warmup_epochs
+        super().__init__([ProjectedTeacher(teacher, width)], None, *rates, **rest)
         self.save_hyperparameters(ignore=not_by_name(self, network=network))
         self.frozen.append(Frozen(teacher))
         self.views = self.network.transforms.count
@@ -47,7 +45,7 @@ class SSKDProjectionModule(HSAKDModule):
         return self.terms(self.network.outputs(self.network.transforms(images)), None, labels)
 
     def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
-        return {"loss_contrast": projection_loss(learnt.embedding, self.network.transforms)}
+        return {"loss_contrast": cross_entropy(*contrast(learnt.embedding, self.network.transforms))}
 
 
 show_options(SSKDProjectionModule, "networks", "loss_weights")

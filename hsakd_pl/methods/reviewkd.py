@@ -10,8 +10,6 @@ from hsakd_pl.methods.distilled import DistilledModule, Net
 from hsakd_pl.networks.connectors import Review, paired
 from hsakd_pl.ops import full_precision, total
 
-PYRAMID = (4, 2, 1)  # sizes that maps are also compared at, each with half of the weight before it; as published
-
 
 @full_precision
 def hierarchical_context_loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
@@ -23,7 +21,7 @@ def hierarchical_context_loss(student_maps: Sequence[Tensor], teacher_maps: Sequ
 
 
 def _context_loss(ours: Tensor, theirs: Tensor) -> Tensor:
-    sizes = [size for size in PYRAMID if size < ours.shape[2]]
+    sizes = [size for size in (4, 2, 1) if size < ours.shape[2]]  # as published
     levels = [(ours, theirs), *((F.adaptive_avg_pool2d(ours, s), F.adaptive_avg_pool2d(theirs, s)) for s in sizes)]
     weighted = total(F.mse_loss(*level) / 2**depth for depth, level in enumerate(levels))
     return weighted / sum(2**-depth for depth in range(len(levels)))
@@ -43,18 +41,11 @@ class ReviewKDModule(DistilledModule):
         self, network: Net, teacher: Net, mid_channels: int | None = None, reviewkd_weight: float = 5.0,
         weight_warmup_epochs: int = 20, **rest: Any,
     ) -> None:  # fmt: skip
-        rest |= {"weight_warmup_epochs": weight_warmup_epochs}
-        super().__init__(network, teacher, {"loss_reviewkd": reviewkd_weight}, **rest)
-        pairs = paired(*map(_with_embedding, self.shapes("features", "embedding")))
+        super().__init__(network, teacher, {"loss_reviewkd": reviewkd_weight}, weight_warmup_epochs, **rest)
+        pairs = paired(*(each.maps for each in self.shapes("features", "embedding")))
         ours, theirs = zip(*((one.shape[1], other.shape[1]) for one, other in pairs), strict=True)
         self.review = Review(ours, theirs, mid_channels or min(512, ours[-1]))
 
     def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
-        ours, theirs = _with_embedding(learnt), _with_embedding(taught)
-        loss = hierarchical_context_loss(self.review(ours, theirs), theirs)
+        loss = hierarchical_context_loss(self.review(learnt.maps, taught.maps), taught.maps)
         return super().terms(learnt, taught, labels) | {"loss_reviewkd": loss}
-
-
-def _with_embedding(output: Any) -> list[Tensor]:
-    """The maps, and at the end the embedding as a map of one position."""
-    return [*output.features, output.embedding[:, :, None, None]]

@@ -9,8 +9,6 @@ from torch import Tensor
 from hsakd_pl.methods.distilled import DistilledModule, Net
 from hsakd_pl.ops import full_precision
 
-EPSILON = 1e-12  # least squared distance, as published
-
 
 @full_precision
 def rkd_loss(student: Tensor, teacher: Tensor, distance_weight: float = 25.0, angle_weight: float = 50.0) -> Tensor:
@@ -25,9 +23,9 @@ def rkd_loss(student: Tensor, teacher: Tensor, distance_weight: float = 25.0, an
 def _distances(rows: Tensor) -> Tensor:
     """Euclidean distances (B, B) over their mean between different rows."""
     squares = rows.square().sum(1)
-    distances = (squares[:, None] + squares - 2 * rows @ rows.T).clamp(min=EPSILON).sqrt()
+    distances = (squares[:, None] + squares - 2 * rows @ rows.T).clamp(min=1e-12).sqrt()  # as published
     distances = distances.masked_fill(torch.eye(len(rows), dtype=torch.bool, device=rows.device), 0.0)
-    return distances / (distances.sum() / max(len(rows) * (len(rows) - 1), 1)).clamp(min=EPSILON)
+    return distances / (distances.sum() / max(len(rows) * (len(rows) - 1), 1)).clamp(min=1e-12)
 
 
 def _cosines(rows: Tensor) -> Tensor:

@@ -89,8 +89,8 @@ class SSKDModule(DistilledModule):
         keep_contrast: float = 0.75, **rest: Any,
     ) -> None:  # fmt: skip
         require_trained("projection_weights", "the teacher's projection head", projection_weights)
-        for name, keep in (("keep_transformed", keep_transformed), ("keep_contrast", keep_contrast)):
-            require(0 <= keep <= 1, name, keep, "from 0 to 1")
+        require(0 <= keep_transformed <= 1, "keep_transformed", keep_transformed, "from 0 to 1")
+        require(0 <= keep_contrast <= 1, "keep_contrast", keep_contrast, "from 0 to 1")
         own = {"loss_transformed_kd": transformed_kd_weight, "loss_contrast": contrast_weight}
         super().__init__(network, teacher, own, ce_weight=ce_weight, kd_weight=kd_weight, **rest)
         width, teacher_width = (each.width for each in self.shapes("embedding"))

@@ -7,14 +7,12 @@ from torch import Tensor
 from hsakd_pl.methods.distilled import DistilledModule, Net
 from hsakd_pl.ops import full_precision, kd_loss
 
-EPSILON = 1e-7  # added to a standard deviation, as published
-
 
 @full_precision
 def standardized_kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 2.0) -> Tensor:
     """KD of logits in (unbiased) standard deviations from an image's mean: twice (B, N) -> a scalar."""
     both = (logits - logits.mean(1, keepdim=True) for logits in (student_logits, teacher_logits))
-    ours, theirs = (logits / (logits.std(1, keepdim=True) + EPSILON) for logits in both)
+    ours, theirs = (logits / (logits.std(1, keepdim=True) + 1e-7) for logits in both)  # as published
     return kd_loss(ours, theirs, temperature)
 
 
@@ -25,8 +23,7 @@ class StandardizedKDModule(DistilledModule):
         self, network: Net, teacher: Net, ce_weight: float = 0.1, kd_weight: float = 9.0, temperature: float = 2.0,
         **rest: Any,
     ) -> None:  # fmt: skip
-        rest |= {"ce_weight": ce_weight, "kd_weight": kd_weight, "temperature": temperature}
-        super().__init__(network, teacher, **rest)
+        super().__init__(network, teacher, ce_weight=ce_weight, kd_weight=kd_weight, temperature=temperature, **rest)
 
     def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
         loss = standardized_kd_loss(learnt.logits, taught.logits, self.temperature)

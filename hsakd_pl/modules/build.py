@@ -63,8 +63,9 @@ def show_options(module: type, *hidden: str) -> None:
     found: dict[str, inspect.Parameter] = {}
     for base in (each for each in module.__mro__ if "__init__" in vars(each)):
         own = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
-        named = [each.replace(kind=each.KEYWORD_ONLY) for each in own if each.kind is not each.VAR_KEYWORD]
-        found |= {each.name: each for each in named if each.name not in {*found, *hidden}}
+        named = [each for each in own if each.kind is not each.VAR_KEYWORD]
+        shown = named if base is module else [each.replace(kind=each.KEYWORD_ONLY) for each in named]
+        found |= {each.name: each for each in shown if each.name not in {*found, *hidden}}
         if len(named) == len(own):
             break
     module.__signature__ = inspect.Signature([*found.values()])  # type: ignore[attr-defined]

@@ -25,6 +25,11 @@ class NetworkOutput(NamedTuple):
     embedding: Tensor | None
 
     @property
+    def maps(self) -> list[Tensor]:
+        """The features, and the embedding, where there is one, as a map of one position at their end."""
+        return [*self.features, *([] if self.embedding is None else [self.embedding[:, :, None, None]])]
+
+    @property
     def width(self) -> int:
         """D of the embedding, 0 without one."""
         return 0 if self.embedding is None else self.embedding.shape[1]

@@ -1,0 +1,71 @@
+"""Negatives are of other classes, distinct while there are enough, and drawn for all devices alike."""
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from hsakd_pl import DigitsDataModule
+from hsakd_pl.data.negatives import Negatives
+
+LABELS = torch.arange(100) % 7
+INDICES = torch.tensor([0, 93, 14, 50])
+
+
+@pytest.mark.parametrize("count", [1, 30, 85, 500])
+def test_negatives_are_of_other_classes_and_distinct_while_there_are_enough(count: int) -> None:
+    drawn = Negatives(LABELS, count, seed=1).draw(INDICES, epoch=2, step=3)
+    assert drawn.shape == (4, count)
+    assert bool((LABELS[drawn] != LABELS[INDICES, None]).all())
+    if count <= 85:
+        assert all(len(row.unique()) == count for row in drawn)
+
+
+def test_negatives_come_from_seed_epoch_and_step() -> None:
+    keys = [(1, 0, 0), (1, 0, 1), (1, 1, 0), (2, 0, 0)]
+    drawn = [Negatives(LABELS, 20, seed).draw(INDICES, epoch, step) for seed, epoch, step in keys]
+    assert torch.equal(drawn[0], Negatives(LABELS, 20, 1).draw(INDICES, 0, 0))
+    assert not any(torch.equal(drawn[0], other) for other in drawn[1:])
+
+
+def test_devices_draw_what_one_would() -> None:
+    negatives = Negatives(LABELS, 20, seed=1)
+    whole = negatives.draw(INDICES, 0, 0)
+    for rank in (0, 1):
+        assert torch.equal(negatives.draw(INDICES[rank::2], 0, 0, rank, 2), whole[rank::2])
+
+
+def test_every_other_sample_is_drawn_as_often() -> None:
+    negatives = Negatives(LABELS, 20, seed=1)
+    drawn = torch.cat([negatives.draw(INDICES[:1], 0, step) for step in range(1000)]).flatten()
+    frequency = drawn.bincount(minlength=100)[LABELS[0] != LABELS] / 1000
+    assert frequency.mean() == pytest.approx(20 / 85, rel=1e-3)
+    assert frequency.std() < 0.03
+
+
+class Asking(pl.LightningModule):
+    """Keeps its training batches."""
+
+    def __init__(self, needs_indices: bool) -> None:
+        super().__init__()
+        self.needs_indices, self.layer = needs_indices, torch.nn.Linear(1, 1)
+        self.batches: list[list[Tensor]] = []
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        self.batches.append(batch)
+        return self.layer(torch.ones(1, 1)).sum()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_batches_carry_indices_where_a_module_needs_them(make_trainer, augment: bool) -> None:
+    plain, asking = Asking(False), Asking(True)
+    for module in (plain, asking):
+        data = DigitsDataModule(batch_size=8, augment=augment)
+        make_trainer(max_epochs=1, limit_train_batches=2, limit_val_batches=0).fit(module, datamodule=data)
+    for (images, labels), (same_images, same_labels, indices) in zip(plain.batches, asking.batches, strict=True):
+        assert torch.equal(images, same_images)
+        assert torch.equal(labels, same_labels)
+        assert torch.equal(data.splits["train"].targets[indices], labels)

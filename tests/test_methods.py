@@ -1,0 +1,269 @@
+"""The modules of the methods to compare with: they train, resume, run on two devices, in bf16, and compile."""
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import torch.nn as nn
+from ddp_run import train
+from methods import METHODS, OF_A_BATCH, PAIR, SAMPLES, make_method
+from pytorch_lightning.callbacks import ModelCheckpoint
+from small import run, trainer
+from test_ddp import compare
+from torch import Tensor
+
+from hsakd_pl import DigitsDataModule, HSAKDModule, create_network, load_weights, methods
+from hsakd_pl.data.negatives import Negatives
+from hsakd_pl.errors import UsageError
+from hsakd_pl.networks.memory import contrast_scores
+
+BATCH = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.arange(8)
+
+
+def fit(name: str, folder: Path, resumed: str | None = None) -> tuple[HSAKDModule, pl.Trainer]:
+    """Two epochs of two batches, saved after every step."""
+    saving = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+    module = make_method(name)
+    fitted = trainer(folder, max_epochs=2, limit_train_batches=2, limit_val_batches=0, callbacks=[saving])
+    fitted.fit(module, datamodule=DigitsDataModule(batch_size=8, seed=0), ckpt_path=resumed)
+    return module, fitted
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A method's name, module and trainer after a run, and the folder of its checkpoints."""
+    folder = tmp_path_factory.mktemp("whole")
+    return request.param, *fit(request.param, folder), folder
+
+
+def test_a_method_trains_what_is_not_frozen(whole: Any) -> None:
+    name, module, fitted, _ = whole
+    before = dict(make_method(name).named_parameters())
+    logged = {key.removeprefix("train/loss_") for key in fitted.callback_metrics if key.startswith("train/loss_")}
+    assert logged == METHODS[name][2]
+    for key, weight in module.named_parameters():
+        assert torch.equal(weight, before[key]) != weight.requires_grad, key
+    assert all(weight.grad is None for frozen in module.frozen for weight in frozen.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+def test_a_method_resumes_in_mid_epoch_bit_by_bit(whole: Any, tmp_path: Path) -> None:
+    name, _, _, folder = whole
+    fit(name, tmp_path, str(folder / "step=3.ckpt"))
+    ends = [torch.load(each / "step=4.ckpt", weights_only=True) for each in (tmp_path, folder)]
+    for part in ("state_dict", "optimizer_states", "lr_schedulers"):
+        torch.testing.assert_close(ends[0][part], ends[1][part], rtol=0, atol=0)
+
+
+def test_what_training_alone_needs_stays_out_of_the_student(whole: Any) -> None:
+    """It is in the checkpoint, from which the module is made again, and from which a bare network takes its own."""
+    name, module, _, folder = whole
+    checkpoint = folder / "step=4.ckpt"
+    again = type(module).load_from_checkpoint(checkpoint)
+    torch.testing.assert_close(again.state_dict(), module.state_dict(), rtol=0, atol=0)
+    if name not in ("dml", "sskd1"):
+        student = load_weights(create_network("resnet8", 10, branches=False), checkpoint)
+        torch.testing.assert_close(student.state_dict(), module.network.state_dict(), rtol=0, atol=0)
+        assert all(weight.requires_grad for weight in module.parameters())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_survives_bf16(name: str) -> None:
+    module = make_method(name).train()
+    batch: Any = BATCH
+    if name == "crd":
+        module.drawn, batch = Negatives(torch.arange(SAMPLES) % 10, 64, seed=0), (*BATCH, torch.arange(8))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = module.training_step(batch, 0)
+    loss.backward()
+    assert loss.isfinite()
+    assert all(weight.grad.isfinite().all() for weight in module.parameters() if weight.requires_grad)
+
+
+def _rows(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(len(shape)))
+
+
+MAPS = [_rows(6, 5, 8, 8), _rows(6, 5, 4, 4)]
+LABELS = torch.arange(6)
+LOSSES: dict[str, tuple[Any, ...]] = {
+    "dkd_loss": (_rows(6, 10), _rows(6, 10), LABELS),
+    "dist_loss": (_rows(6, 10), _rows(6, 10)),
+    "standardized_kd_loss": (_rows(6, 10), _rows(6, 10)),
+    "rkd_loss": (_rows(6, 12), _rows(6, 20)),
+    "pkt_loss": (_rows(6, 12), _rows(6, 20)),
+    "correlation_loss": (_rows(6, 16), _rows(6, 16)),
+    "attention_loss": (MAPS, MAPS[1:] * 2),
+    "similarity_loss": (MAPS[0], MAPS[1]),
+    "hint_loss": (MAPS[0], MAPS[0] + 1),
+    "vid_loss": (MAPS[0], MAPS[0] + 1, torch.ones(5)),
+    "hierarchical_context_loss": (MAPS, [features + 1 for features in MAPS]),
+    "contrast_loss": (_rows(6, 9).exp(), 40),
+    "sskd_terms": (_rows(24, 10), _rows(24, 10) + 1, _rows(24, 12), _rows(24, 20), LABELS),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_compiles_without_a_graph_break(name: str) -> None:
+    loss, inputs = getattr(methods, name), LOSSES[name]
+    torch._dynamo.reset()
+    compiled = torch.compile(loss, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(*inputs), loss(*inputs))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_of_half_precision_is_that_of_its_inputs_in_full(name: str) -> None:
+    """Autocast would multiply matrices in half precision, too coarse for differences of distances."""
+    loss = getattr(methods, name)
+
+    def cast(inputs: Any, dtype: torch.dtype) -> Any:
+        if isinstance(inputs, list | tuple):
+            return type(inputs)(cast(each, dtype) for each in inputs)
+        return inputs.to(dtype) if isinstance(inputs, Tensor) and inputs.is_floating_point() else inputs
+
+    half = cast(LOSSES[name], torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = loss(*half)
+    torch.testing.assert_close(found, loss(*cast(half, torch.float32)))
+
+
+@pytest.mark.parametrize("kind", ["FitNetModule", "AttentionModule", "VIDModule", "ReviewKDModule"])
+def test_maps_of_other_families_are_connected(kind: str) -> None:
+    """Stages of wrn_16_2 give maps of 32, 16 and 8 pixels a side, those of shufflenetv1 of 16, 8 and 4."""
+    for student, teacher in (("wrn_16_2", "shufflenetv1"), ("shufflenetv1", "wrn_16_2")):
+        module = getattr(methods, kind)(student, teacher, teacher_weights="random", num_classes=4).train()
+        loss = module.training_step((torch.randn(2, 3, 32, 32), torch.arange(2)), 0)
+        loss.backward()
+        assert all(weight.grad is not None for weight in module.parameters())
+
+
+def test_parts_of_a_method_leave_the_students_first_weights_as_the_seed_gives_them() -> None:
+    expected = make_method("kd").network.state_dict()
+    for name in ("fitnet", "vid", "crd", "sskd", "reviewkd", "cc"):
+        torch.testing.assert_close(make_method(name).network.state_dict(), expected, rtol=0, atol=0)
+
+
+class Terms(pl.Callback):
+    """Keeps what an epoch logged."""
+
+    def __init__(self) -> None:
+        self.found: list[dict[str, float]] = []
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.found.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+
+def test_a_weight_grows_over_the_first_epochs() -> None:
+    terms = Terms()
+    fitted = trainer(max_epochs=3, limit_train_batches=1, limit_val_batches=0, callbacks=[terms])
+    fitted.fit(make_method("dkd", dkd_weight=3.0, weight_warmup_epochs=2), datamodule=DigitsDataModule(batch_size=8))
+    for factor, epoch in zip((1.5, 3.0, 3.0), terms.found, strict=True):
+        expected = epoch["train/loss_ce"] + factor * epoch["train/loss_dkd"]
+        assert epoch["train/loss"] == pytest.approx(expected, rel=1e-5)
+
+
+class Halves:
+    """Takes the two halves of a batch, as two devices have them, one after the other."""
+
+    def losses(self, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        one, other = (super(Halves, self).losses(tuple(part[half::2] for part in batch)) for half in (0, 1))
+        return {name: (one[name] + other[name]) / 2 for name in one}
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses, gradients and banks; where a loss compares images of a batch, those of one that sees it in two parts."""
+    out, runs = tmp_path / "out.pt", [f"{name} fixed" for name in METHODS]
+    command = [sys.executable, str(Path(__file__).with_name("ddp_run.py")), *runs, str(out)]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    trained = torch.load(out, weights_only=True)
+    for name in METHODS:
+        expected = train(name)
+        if name in OF_A_BATCH:
+            assert trained[f"{name} fixed"]["metrics"] != pytest.approx(expected["metrics"], rel=1e-6)
+            kind, options, terms = METHODS[name]
+            monkeypatch.setitem(METHODS, name, (type("Halved", (Halves, kind), {}), options, terms))
+            expected = train(name)
+        compare(trained[f"{name} fixed"], expected, name, least=4)
+
+
+def test_a_run_of_the_command_line_takes_a_method_by_class_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["main.py"])
+    options = {**PAIR, "samples": SAMPLES, "negatives": 64, "crd_weight": 0.5}
+    folder = run("fit", module="methods.CRDModule", model={"init_args": options})
+    assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 2
+
+
+def test_the_projection_head_of_stage_one_serves_stage_two(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    teacher = create_network("resnet14", 10, branches=False)
+    torch.save(teacher.state_dict(), tmp_path / "teacher.pth")
+    first = make_method("sskd1", weights=str(tmp_path / "teacher.pth"))
+    fitted = trainer(tmp_path, limit_train_batches=1, limit_val_batches=0)
+    fitted.fit(first, datamodule=DigitsDataModule(batch_size=8))
+    weights = {"projection_weights": str(tmp_path / "last.ckpt"), "teacher_weights": str(tmp_path / "teacher.pth")}
+    second = make_method("sskd", **weights)
+    torch.testing.assert_close(second.teacher.network.state_dict(), first.network.state_dict(), rtol=0, atol=0)
+    torch.save(create_network("resnet14", 10, branches=False).state_dict(), tmp_path / "other.pth")
+    with pytest.raises(UsageError, match=r"projection_weights: .*last\.ckpt was made for another teacher"):
+        make_method("sskd", **{**weights, "teacher_weights": str(tmp_path / "other.pth")})
+
+
+def test_contrastive_distillation_needs_indices() -> None:
+    module = make_method("crd")
+    with pytest.raises(UsageError, match=r"CRDModule trains on \(images, labels, indices\)"):
+        module.training_step(BATCH, 0)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*BATCH), batch_size=4)
+    with pytest.raises(UsageError, match=r"CRDModule asks for indices and labels: pass fit\(datamodule"):
+        trainer().fit(module, loader)
+    with pytest.raises(UsageError, match=f"samples is 50: it must be {SAMPLES}"):
+        trainer().fit(make_method("crd", samples=50), datamodule=DigitsDataModule())
+
+
+class Plain(nn.Module):
+    """Shows its logits alone."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("kind", "student", "teacher", "options", "message"),
+    [
+        ("RKDModule", Plain(), Plain(), {"num_classes": 3}, "shows no embedding"),
+        ("AttentionModule", Plain(), Plain(), {"num_classes": 3}, "shows no features"),
+        ("VIDModule", "wrn_16_2", "vgg8", {}, "teacher's number of feature maps is 4: it must be the student's, 3"),
+        ("FitNetModule", "resnet8", "resnet14", {"stage": 4}, "stage is 4: it must be from 1 to 3"),
+        ("DKDModule", "resnet8", "resnet14", {"dkd_weight": -1.0}, "dkd_weight is -1.0: it must be at least 0"),
+        ("SSKDModule", "resnet8", "resnet14", {}, "projection_weights: the teacher's projection head would be untr"),
+    ],
+)
+def test_a_mistake_is_one_clear_error(
+    kind: str, student: Any, teacher: Any, options: dict[str, Any], message: str
+) -> None:
+    weights = {"teacher_weights": "random"} if isinstance(teacher, str) else {}
+    with pytest.raises(UsageError, match=message):
+        getattr(methods, kind)(student, teacher, **weights, **options)
+
+
+def test_help_shows_every_option() -> None:
+    shown = list(inspect.signature(methods.DKDModule).parameters)
+    assert shown[:4] == ["network", "teacher", "alpha", "beta"]
+    assert {"weight_warmup_epochs", "kd_weight", "teacher_weights", "lr", "compile"} <= set(shown)
+    assert not {"rest", "own_weights", "joint_kd_weight"} & set(shown)
+    assert "networks" in inspect.signature(methods.DMLModule).parameters
+
+
+def test_scores_of_a_bank_are_those_of_its_rows() -> None:
+    bank, embedding, index = _rows(20, 4), _rows(3, 4), torch.tensor([[0, 5], [1, 19], [7, 7]])
+    expected = torch.einsum("bd,bkd->bk", embedding, bank[index]).div(0.5).exp()
+    torch.testing.assert_close(contrast_scores(embedding, bank, index, 0.5), expected)
