@@ -10,12 +10,11 @@ from functools import reduce, wraps
 from importlib import import_module
 from itertools import permutations
 from operator import mul
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from hsakd_pl.errors import UsageError
 
@@ -136,22 +135,31 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
 
 
 def full_precision(function: Callable[Inputs, Result]) -> Callable[Inputs, Result]:
-    """Let a loss compute outside of autocast, half precision tensors among its arguments brought to float32."""
+    """Let a loss compute outside of autocast, half precision tensors among its arguments brought to float32.
+
+    The first argument is a tensor, or some.
+    """
 
     @wraps(function)
     def computed(*arguments: Inputs.args, **options: Inputs.kwargs) -> Result:
-        leaves, structure = tree_flatten((arguments, options))
-        wide = [_full_precision(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        arguments, options = tree_unflatten(wide, structure)
-        with torch.autocast(next(leaf.device.type for leaf in leaves if isinstance(leaf, Tensor)), enabled=False):
-            return function(*arguments, **options)
+        first: Any = [*arguments, *options.values()][0]
+        device = (first if isinstance(first, Tensor) else first[0]).device.type
+        with torch.autocast(device, enabled=False):
+            wide = {name: _widened(value) for name, value in options.items()}
+            return function(*map(_widened, arguments), **wide)  # type: ignore[arg-type]
 
     return computed
 
 
+def _widened(value: Any) -> Any:
+    if type(value) in (list, tuple):
+        return [_widened(each) for each in value]
+    return _full_precision(value) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
 def _full_precision(logits: Tensor) -> Tensor:
     """Bring half precision to float32: dividing bfloat16 logits by 3 costs a tenth of the gradient."""
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """How the package is extended: each example is complete, and no file of the library knows of it."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,9 +10,10 @@ import torch.nn.functional as F
 from small import TEACHER, trainer
 from torch import Tensor
 
-from hsakd_pl import BaselineModule, DigitsDataModule, HSAKDModule, StudentModule, create_network
+from hsakd_pl import BaselineModule, DigitsDataModule, HSAKDModule, StudentModule, create_network, load_weights
 from hsakd_pl.data import ImageDataModule, Split
 from hsakd_pl.data.augment import PadCropFlip
+from hsakd_pl.methods import DistilledModule
 from hsakd_pl.modules import Frozen
 from hsakd_pl.ops import kd_loss
 
@@ -59,6 +61,19 @@ class FeatureStudent(StudentModule):
         return super().terms(learnt, taught, labels) | {"loss_similarity": (ours - theirs).square().mean()}
 
 
+class Regressed(DistilledModule):
+    """A method of one's own: a linear layer, which trains with the student, tells the teacher's embedding from its."""
+
+    def __init__(self, network: Any, teacher: Any, regressed_weight: float = 2.0, **rest: Any) -> None:
+        super().__init__(network, teacher, {"loss_regressed": regressed_weight}, **rest)
+        ours, theirs = (each.width for each in self.shapes("embedding"))
+        self.regressor = nn.Linear(ours, theirs)
+
+    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
+        loss = F.mse_loss(self.regressor(learnt.embedding), taught.embedding)
+        return super().terms(learnt, taught, labels) | {"loss_regressed": loss}
+
+
 class StripesDataModule(ImageDataModule):
     """A data set of one's own: stripes, upright or lying, in memory as uint8."""
 
@@ -89,6 +104,19 @@ def test_a_method_of_ones_own_trains(example: str) -> None:
     logged = {name.removeprefix("train/") for name in run.callback_metrics if name.startswith("train/loss_")}
     assert logged == {"loss_ce", "loss_kd"} | added | ({"loss_joint_kd"} if added else set())
     assert all(parameter.grad is None for frozen in module.frozen for parameter in frozen.parameters())
+
+
+def test_a_part_of_a_method_of_ones_own_trains_and_is_saved_beside_the_student(tmp_path: Path) -> None:
+    module = Regressed("resnet8", **TEACHER, num_classes=10, lr=0.01, kd_weight=1.0)
+    before = module.regressor.weight.detach().clone()
+    trainer(tmp_path, limit_train_batches=2, limit_val_batches=1).fit(
+        module, datamodule=DigitsDataModule(batch_size=16)
+    )
+    assert not torch.equal(module.regressor.weight, before)
+    again = Regressed.load_from_checkpoint(tmp_path / "last.ckpt")
+    assert torch.equal(again.regressor.weight, module.regressor.weight)
+    student = load_weights(create_network("resnet8", 10, branches=False), tmp_path / "last.ckpt")
+    torch.testing.assert_close(student.state_dict(), module.network.state_dict())
 
 
 def test_decoupled_distillation_with_equal_factors_is_distillation() -> None:

@@ -85,6 +85,15 @@ def test_a_method_survives_bf16(name: str) -> None:
     assert all(weight.grad.isfinite().all() for weight in module.parameters() if weight.requires_grad)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_the_pass_and_the_losses_of_a_method_compile_without_a_graph_break(name: str) -> None:
+    module = make_method(name).train()
+    batch = BATCH if name != "crd" else (*BATCH, torch.arange(16).view(8, 2))
+    torch._dynamo.reset()
+    terms = torch.compile(module.losses, fullgraph=True, backend="eager")(batch)
+    assert {term.removeprefix("loss_") for term in terms} == METHODS[name][2]
+
+
 def _rows(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(len(shape)))
 
@@ -213,6 +222,10 @@ def test_the_projection_head_of_stage_one_serves_stage_two(tmp_path: Path) -> No
     weights = {"projection_weights": str(tmp_path / "last.ckpt"), "teacher_weights": str(tmp_path / "teacher.pth")}
     second = make_method("sskd", **weights)
     torch.testing.assert_close(second.teacher.network.state_dict(), first.network.state_dict(), rtol=0, atol=0)
+    (tmp_path / "last.ckpt").rename(tmp_path / "moved.ckpt")
+    with pytest.raises(UsageError, match=r"last\.ckpt"):
+        trainer().fit(make_method("sskd", **weights), datamodule=DigitsDataModule(batch_size=8))
+    (tmp_path / "moved.ckpt").rename(tmp_path / "last.ckpt")
     torch.save(create_network("resnet14", 10, branches=False).state_dict(), tmp_path / "other.pth")
     with pytest.raises(UsageError, match=r"projection_weights: .*last\.ckpt was made for another teacher"):
         make_method("sskd", **{**weights, "teacher_weights": str(tmp_path / "other.pth")})

@@ -61,14 +61,12 @@ def sskd_terms(
     """
     upright, teacher_upright = student_logits[: len(labels)], teacher_logits[: len(labels)]
     ours, theirs = (image_by_image(logits, transforms) for logits in (student_logits, teacher_logits))
-    (cosines, own), (teacher_cosines, _) = (
-        contrast(each, transforms) for each in (student_projection, teacher_projection)
-    )
+    (cosines, own), (others, _) = (contrast(each, transforms) for each in (student_projection, teacher_projection))
     return {
         "loss_ce": cross_entropy(upright, labels),
         "loss_kd": kd_loss(upright, teacher_upright, kd_temperature),
         "loss_transformed_kd": kept_kd_loss(ours, theirs, labels[own], transformed_temperature, keep_transformed),
-        "loss_contrast": kept_kd_loss(cosines, teacher_cosines, own, contrast_temperature, keep_contrast),
+        "loss_contrast": kept_kd_loss(cosines, others, own, contrast_temperature, keep_contrast),
     }
 
 

@@ -13,8 +13,6 @@ from hsakd_pl.ops import ROTATIONS, Transforms, named_transforms
 from hsakd_pl.weights import describe, load_weights
 
 RANDOM = "random"  # in a file's place: the weights of a fresh network
-
-
 Net = str | nn.Module  # a registry name, or a network
 
 

@@ -103,7 +103,8 @@ class Review(nn.ModuleList):
 
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[Tensor]:
         """Give what to compare with each of the teacher's maps (B, C, H, W), of their shapes."""
-        reviewed, later = list[Tensor](), None
+        reviewed: list[Tensor] = []
+        later = None
         for fusion, ours, theirs in reversed([*zip(self, student, teacher, strict=True)]):
             compared, later = fusion(ours, later, theirs.shape[2:])
             reviewed.insert(0, compared)
