@@ -85,6 +85,7 @@ def test_a_method_survives_bf16(name: str) -> None:
     assert all(weight.grad.isfinite().all() for weight in module.parameters() if weight.requires_grad)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_the_pass_and_the_losses_of_a_method_compile_without_a_graph_break(name: str) -> None:
     module = make_method(name).train()
