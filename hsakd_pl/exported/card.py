@@ -1,7 +1,6 @@
 """The model card of an exported student: what it is, how it was made, how good it is, and how it is used."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -10,10 +9,11 @@ from hsakd_pl.exported.checkpoint import Trained
 from hsakd_pl.exported.formats import ExportedFile
 from hsakd_pl.files import read_text
 from hsakd_pl.files.weights import file_sha256
+from hsakd_pl.recipes import RECIPES
 from hsakd_pl.records.summary import multiply_adds
 from hsakd_pl.report.rows import ROW, TEST, read_row
 
-PAPER = "https://www.ijcai.org/proceedings/2021/0168.pdf"
+PAPER = "https://arxiv.org/abs/2107.13715"
 NON_COMMERCIAL = "its photographs belong to their owners, and its terms allow non-commercial research and education"
 # Name on the hub, and the terms, of the sets whose data modules with so many classes are really theirs
 KNOWN_DATA = {
@@ -27,10 +27,9 @@ KNOWN_DATA = {
 TEXT = """\
 # {title}
 
-{network} for {count} classes of {size} x {size} pixels, trained with
-[hsakd_pl](https://pypi.org/project/hsakd-pl): hierarchical self-supervised augmented knowledge distillation
-([HSAKD, IJCAI 2021]({paper})). It is the class head alone: the auxiliary branches have done their work. Normalisation is
-part of it: images are {input}, any number at once.
+{network} for {count} classes, made with hsakd_pl, which is for hierarchical self-supervised augmented knowledge
+distillation ([HSAKD]({paper})). It is the class head alone, without auxiliary branches. Normalisation is inside:
+images are {size} x {size} pixels, {input}, any number at once.
 
 | | |
 |---|---|
@@ -41,14 +40,12 @@ part of it: images are {input}, any number at once.
 In PyTorch:
 
 ```python
-import torch
 from PIL import Image
 from hsakd_pl import load_student
 
 student = load_student("{place}")
 image = student.transform(Image.open("picture.jpg").convert("RGB"))
-probabilities = student(image[None]).softmax(1)[0]
-print(student.class_names[probabilities.argmax()], float(probabilities.max()))
+print(student.class_names[student(image[None]).argmax()])
 ```
 {onnx}
 ## Files
@@ -65,8 +62,7 @@ The weights were learnt from data: {licence}.
 
 ## Source
 
-Chuanguang Yang, Zhulin An, Linhang Cai, Yongjun Xu: [Hierarchical Self-supervised Augmented Knowledge Distillation]({paper}).
-IJCAI 2021.
+C. Yang, Z. An, L. Cai, Y. Xu: [Hierarchical Self-supervised Augmented Knowledge Distillation]({paper}). IJCAI 2021.
 """
 
 ONNX = """
@@ -115,12 +111,14 @@ def model_card(trained: Trained, place: str, kind: str, checked: str, files: lis
     student, (row, accuracies) = trained.student, results(trained)
     known, protocol = student.description, row.get("protocol") or {}
     count, name = len(known.class_names), student.network.name or type(student.network).__name__
-    dataset, licence = KNOWN_DATA.get(
-        (data, count), ("own", "it is not known which, so their owner's terms hold; fill them in")
-    )
+    unknown = "own", "their owner's terms hold, which hsakd_pl does not know"
+    dataset, licence = KNOWN_DATA.get((data, count), unknown)
     title = f"{name} on {dataset}" if dataset != "own" else name
+    options = protocol.get("options", {})
     facts = {
-        "recipe": row.get("recipe"),
+        "recipe": f"{row['recipe']}: {RECIPES[row['recipe']].title}" if row.get("recipe") in RECIPES else None,
+        "method": options.get("model.class_path"),
+        "teacher": options.get("model.init_args.teacher"),
         "protocol": protocol.get("hash") and f"{protocol['hash']}, {protocol['epochs']} epochs, seed {row.get('seed')}",
         "validated on": protocol.get("validated_on"),
         **{each: f"{value:.2f} %" for each, value in accuracies.items()},

@@ -44,8 +44,9 @@ def read_trained(
     """Read a checkpoint of any module, a run's folder (its ``last.ckpt``), or weights alone.
 
     ``network``: a registry name, or a network, which gets the weights: needed where the file knows no name.
-    ``description``: of the data, by default the file's own, or where it has none that of ``data``. ``peer``: number, from 1, of the peer that is taken, by
-    default the one with the best accuracy. Raises UsageError for what is missing, and for weights that do not fit.
+    ``description``: of the data, by default the file's own, or where it has none that of ``data``. ``peer``: number,
+    from 1, of the peer that is taken, by default the one with the best accuracy. Raises UsageError for what is missing,
+    and for weights that do not fit.
     """
     path = local_path("checkpoint", checkpoint)
     path = path / "last.ckpt" if path.is_dir() else path
@@ -62,19 +63,24 @@ def read_trained(
     network = network or names[min(index, len(names) - 1)] or options.get("network")
     if not isinstance(network, str | nn.Module):
         raise UsageError(f"{path} does not name its network: give network, a registry name or the network itself")
-    known = description or (read_description(saved["data"], str(path)) if "data" in saved else None)
-    if (known := known or (data and data.description)) is None:
+    if description is None and "data" in saved:
+        description = read_description(saved["data"], str(path))
+    elif description is None and data is not None:
+        description = data.description
+    if description is None:
         raise UsageError(f"{path} does not describe its data: give description=hsakd_pl.data.Description(...), or data")
-    made = create_network(network, len(known.class_names), branches=False) if isinstance(network, str) else network
+    made = (
+        create_network(network, len(description.class_names), branches=False) if isinstance(network, str) else network
+    )
     load_weights(made, _as_classifier(weights, made))
     epoch = saved["epoch"] + 1 if "pytorch-lightning_version" in saved else None
-    return Trained(Student(made, **known.saved()), path, epoch, peer if len(parts) > 1 else None)
+    return Trained(Student(made, **description.saved()), path, epoch, peer if len(parts) > 1 else None)
 
 
 def _best_peer(saved: Mapping[str, Any], count: int) -> int:
     """The number of the peer with the best validation accuracy that a callback remembers; 1 where none does."""
-    states = [state for state in saved.get("callbacks", {}).values() if isinstance(state, Mapping)]
-    metrics = next((state["metrics"] for state in states if isinstance(state.get("metrics"), Mapping)), {})
+    states = [state.get("metrics") for state in saved.get("callbacks", {}).values() if isinstance(state, Mapping)]
+    metrics: Any = next((each for each in states if isinstance(each, Mapping)), {})
     return max(range(1, count + 1), key=lambda number: metrics.get(f"val/peer{number}_acc") or 0)
 
 

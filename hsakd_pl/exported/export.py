@@ -23,7 +23,7 @@ from hsakd_pl.exported.pictures import (
     first_images,
     folder_pictures,
 )
-from hsakd_pl.exported.student import CARD, WEIGHTS, Student
+from hsakd_pl.exported.student import CARD, WEIGHTS, Student, save
 from hsakd_pl.files import local_path, replacing
 
 MOST = 1e-4  # by which a logit may differ from PyTorch's
@@ -75,7 +75,7 @@ def export_student(
     student, known = trained.student, trained.student.description
     pictures = find_pictures(data, images, known)
     with whole_folder(target) as partial:
-        student._save_pretrained(partial, input=input)
+        save(student, partial, input=input)
         files = _compared(student, formats, partial, as_input(pictures.images, input))
         if int8 is not None:
             source = folder_pictures(images, known, CALIBRATED).images if images and int8 == "static" else None
@@ -99,8 +99,8 @@ def _compared(student: Student, formats: Sequence[str], folder: Path, images: Te
         difference = float(torch.stack([(one - other).abs().max() for one, other in parts]).max())  # NaN stays NaN
         if not difference <= MOST:
             raise UsageError(
-                f"{path.name}: a logit differs from PyTorch's by {difference:.1e}, more than {MOST:.0e} (the largest is "
-                f"{float(wanted.abs().max()):.1e}): nothing was written; leave {form} out of formats, or train further"
+                f"{path.name}: a logit differs from PyTorch's by {difference:.1e}, more than {MOST:.0e} (the largest "
+                f"is {float(wanted.abs().max()):.1e}): nothing was written; leave {form} out of formats"
             )
         files.append(ExportedFile(path, _megabytes(path), difference))
     return files

@@ -18,7 +18,7 @@ def check_folder(folder: Path) -> None:
     found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if others := found - FILES:
         raise UsageError(f"folder: {folder} holds {min(others)}, which is of no export: name another folder")
-    if folder.exists() and not folder.is_dir() or found and not _is_export(folder / CONFIG):
+    if folder.is_file() or (found and not _is_export(folder / CONFIG)):
         raise UsageError(f"folder: {folder} is there already, and no export: name another folder")
 
 

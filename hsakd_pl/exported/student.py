@@ -103,12 +103,8 @@ class Student(nn.Module, PyTorchModelHubMixin):
         versions = {package.__name__: str(package.__version__) for package in (hsakd_pl, torch, torchvision)}
         return {"network": self.network.name, **self.description.saved(), "versions": versions}
 
-    def _save_pretrained(self, folder: Path, **further: Any) -> None:
-        """Write ``model.safetensors`` and ``config.json``, in which ``further`` entries stand."""
-        with replacing(folder / CONFIG) as file:
-            json.dump({**self.config(), **further}, file, indent=1, ensure_ascii=False)
-        own = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in self.state_dict().items()}
-        save_file(own, folder / WEIGHTS, {"format": "pt"})
+    def _save_pretrained(self, save_directory: Path) -> None:
+        save(self, save_directory)
 
     def generate_model_card(self, **options: Any) -> Any:
         """Give the card that was loaded with the weights, or that of huggingface_hub."""
@@ -117,11 +113,13 @@ class Student(nn.Module, PyTorchModelHubMixin):
         return ModelCard(self.card) if self.card else super().generate_model_card(**options)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, network: nn.Module | None = None, **hub: Any) -> "Student":
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | Path, *, network: nn.Module | None = None, **hub: Any
+    ) -> "Student":
         """Load a student as :func:`load_student`; ``hub``: options of ``huggingface_hub.snapshot_download``."""
-        folder = Path(source).expanduser()
+        folder = Path(pretrained_model_name_or_path).expanduser()
         if not folder.is_dir():
-            folder = download(str(source), **hub)
+            folder = download(str(pretrained_model_name_or_path), **hub)
         path = folder / CONFIG
         try:
             config = json.loads(read_text(path))
@@ -135,6 +133,14 @@ class Student(nn.Module, PyTorchModelHubMixin):
         load_weights(student, folder / WEIGHTS)
         student.card = read_text(folder / CARD) if (folder / CARD).is_file() else ""
         return student
+
+
+def save(student: Student, folder: Path, **further: Any) -> None:
+    """Write ``model.safetensors`` and ``config.json``, in which ``further`` entries stand."""
+    with replacing(folder / CONFIG) as file:
+        json.dump({**student.config(), **further}, file, indent=1, ensure_ascii=False)
+    own = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in student.state_dict().items()}
+    save_file(own, folder / WEIGHTS, {"format": "pt"})
 
 
 def download(repository: str, **options: Any) -> Path:
@@ -158,4 +164,4 @@ def load_student(source: str | Path, network: nn.Module | None = None) -> Studen
     ``network``: one of the same architecture, where the exported one had no name. Raises UsageError for files that are
     missing, damaged or of another network, and for a name that :func:`hsakd_pl.create_network` does not know.
     """
-    return Student.from_pretrained(source, network)
+    return Student.from_pretrained(source, network=network)
