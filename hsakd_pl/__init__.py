@@ -9,6 +9,7 @@ from hsakd_pl.data import (
     STL10DataModule,
     TinyImageNetDataModule,
 )
+from hsakd_pl.exported import export_student, load_student
 from hsakd_pl.modules import (
     BaselineModule,
     HSAKDModule,
@@ -41,7 +42,9 @@ __all__ = [
     "TinyImageNetDataModule",
     "Transforms",
     "create_network",
+    "export_student",
     "list_networks",
+    "load_student",
     "load_weights",
     "published_state_dict",
     "register_network",
