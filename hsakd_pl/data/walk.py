@@ -84,14 +84,9 @@ def image_paths(folder: Path, option: str) -> list[str]:
 def class_folders(folder: Path, classes: Sequence[str]) -> tuple[list[str], Tensor]:
     """Image files below ``folder/<class>/`` and their labels (N,), the positions in ``classes``.
 
-    Raises UsageError for a missing folder, a class without an image, a folder with images that is no known class.
+    Raises UsageError for a class without an image, and for a folder with images that is no known class.
     """
-    if not (names := class_names_of(folder)):
-        raise UsageError(
-            f"{folder} is missing or holds no class folders: point --data.init_args.root at the data set's "
-            f"folder, or extract its archive again, completely"
-        )
-    names = [*classes, *(name for name in names if name not in set(classes))]
+    names = [*classes, *(name for name in class_names_of(folder) if name not in set(classes))]
     found = dict(zip(names, images_below(*(folder / name for name in names)), strict=True))
     for name in names[len(classes) :]:
         if found[name]:
