@@ -77,7 +77,7 @@ class ImageDataModule(BatchedDataModule):
     def known_names(self) -> list[str]:
         """Names of the classes in the order of the labels, those that a trained network knows first; else numbers."""
         names = self.known.class_names if self.known else self.read_class_names()
-        return [str(label) for label in range(self.num_classes)] if names == [] else names
+        return names if not isinstance(names, list) or names else [str(label) for label in range(self.num_classes)]
 
     @property
     def held_out(self) -> float:

@@ -20,11 +20,9 @@ class ClassFolderDataModule(ImageDataModule):
     mean, std = MEAN, STD
 
     def use_size(self, image_size: int, resize: int, train_transform: PadCropFlip | v2.Transform) -> None:
-        """Test on the central ``image_size`` pixels after bringing the short side to ``resize``; count the classes."""
+        """Test on the central ``image_size`` pixels after bringing the short side to ``resize``."""
         self.image_size, self.resize = image_size, resize
         self.train_transform, self.test_transform = train_transform, resized_center_crop(image_size, resize)
-        if names := self.read_class_names():
-            self.num_classes = len(names)
 
     def read(self, train: bool) -> Split:
         folder = self.folder / ("train" if train else "val")

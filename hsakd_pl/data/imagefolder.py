@@ -94,6 +94,9 @@ class ImageFolderDataModule(ClassFolderDataModule):
     @cached_property
     def num_classes(self) -> int:  # type: ignore[override]
         """Number of class folders; raises UsageError where there are not at least two."""
+        return len(self._checked_names())
+
+    def _checked_names(self) -> list[str]:
         if not (names := self.read_class_names()):
             raise UsageError(
                 f"{self.root} holds no class folders: point --data.init_args.root at a folder with train/<class>/ and "
@@ -102,7 +105,7 @@ class ImageFolderDataModule(ClassFolderDataModule):
         if len(names) < 2:
             folder = find_layout(self.root).train
             raise UsageError(f"{folder} holds one class, {names[0]}: a classifier needs at least two{self._inner()}")
-        return len(names)
+        return names
 
     def _inner(self) -> str:
         """Point to a folder in ``root`` that looks like the one that is meant."""
@@ -120,6 +123,7 @@ class ImageFolderDataModule(ClassFolderDataModule):
         if found.val and self.val_fraction:
             raise UsageError(f"val_fraction: {found.val} validates and {found.test} tests: leave it out")
         if found.train and not found.test and not self.val_fraction:
+            self._checked_names()
             raise UsageError(
                 f"{self.root} has no val/, valid/ or test/ with class folders to validate and test on: add one, or set "
                 "--data.init_args.val_fraction (0.2 holds out a fifth of the images)"

@@ -36,6 +36,7 @@ class ImageNetDataModule(ClassFolderDataModule):
         options = train_fraction, val_fraction, seed, augment, num_workers, predict_dir, on_error
         super().__init__(root, batch_size, *options)
         self.use_size(image_size, image_size * 256 // 224, random_resized_crop(image_size))
+        self.num_classes = len(self.read_class_names()) or self.num_classes
         self.decode_on_device = decode_on_device
 
     def prepare_data(self) -> None:
