@@ -1,10 +1,11 @@
 """Class folders of any images of one's own."""
 
-from functools import cached_property
+from collections.abc import Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
+from pytorch_lightning.utilities import rank_zero_info
 from torchvision.transforms import v2
 
 from hsakd_pl.data.augment import PadCropFlip, check_statistics, random_resized_crop, resized_center_crop
@@ -12,12 +13,9 @@ from hsakd_pl.data.folders import MEAN, STD, ClassFolderDataModule
 from hsakd_pl.data.images import MAX_PIXELS
 from hsakd_pl.data.layout import Layout, find_layout
 from hsakd_pl.data.splits import Split, check_split, stratified_indices
-from hsakd_pl.data.statistics import Statistics, find, fingerprint, measure, store
+from hsakd_pl.data.statistics import measure_once
 from hsakd_pl.data.walk import class_folders, class_names_of
 from hsakd_pl.errors import UsageError, require
-from hsakd_pl.files.tracked import tracked
-
-Numbers = tuple[float, float, float]
 
 
 class ImageFolderDataModule(ClassFolderDataModule):
@@ -50,8 +48,8 @@ class ImageFolderDataModule(ClassFolderDataModule):
     std: tuple[float, ...] = ()
 
     def __init__(
-        self, root: str | Path = "data", image_size: int = 64, mean: Numbers | str = "auto",
-        std: Numbers | str | None = None, augmentation: v2.Transform | str = "crop", flip: bool = True,
+        self, root: str | Path = "data", image_size: int = 64, mean: Sequence[float] | str = "auto",
+        std: Sequence[float] | str | None = None, augmentation: v2.Transform | str = "crop", flip: bool = True,
         resident_mib: int = 1024, batch_size: int = 64, train_fraction: float = 1.0, val_fraction: float = 0.0,
         seed: int | None = None, augment: bool = True, num_workers: int | None = None,
         predict_dir: str | Path | None = None, on_error: str = "row",
@@ -126,7 +124,7 @@ class ImageFolderDataModule(ClassFolderDataModule):
             self._checked_names()
             raise UsageError(
                 f"{self.root} has no val/, valid/ or test/ with class folders to validate and test on: add one, or set "
-                "--data.init_args.val_fraction (0.2 holds out a fifth of the images)"
+                f"--data.init_args.val_fraction (0.2 holds out a fifth of the images){self._inner()}"
             )
         return found
 
@@ -172,18 +170,9 @@ class ImageFolderDataModule(ClassFolderDataModule):
         """Measure mean and std where that is asked for, in one process for all."""
         if self.measures and not self.mean:
             train = self.read_training()
-            assert isinstance(train.images, list)  # of files
-            key = fingerprint(self.root, train.images, self.image_size, self.resize or self.image_size)
-            self.mean, self.std = find(self.root, key) or self._measure(train, key)
-
-    def _measure(self, train: Split, key: str) -> Statistics:
-        batches, count = self.plain_loader(train, everywhere=True), len(train.targets)
-        found = measure(images for images, _ in tracked(batches, len(batches), "Measuring mean and std"))
-        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # set by Lightning
-            place = store(self.root, key, found, images=count, image_size=self.image_size)
-            shown = " and ".join(", ".join(f"{value:.4f}" for value in values) for values in found)
-            rank_zero_info(f"Mean and std of {count:,} training images are {shown}, {place}")
-        return found
+            paths, size = [*map(str, train.images)], self.image_size
+            batches = partial(self.plain_loader, train, everywhere=True)
+            self.mean, self.std = measure_once(self.root, paths, (size, self.resize or size), batches)
 
     def setup(self, stage: str | None = None) -> None:
         self.prepare_data()  # where Lightning did not call it

@@ -3,18 +3,20 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import sqrt
 from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor
 
 from hsakd_pl.data.augment import check_statistics
+from hsakd_pl.data.loader import ResumableLoader
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import read_text, replacing
+from hsakd_pl.files.tracked import tracked
 
 FILE = "hsakd_statistics.json"
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of each channel
@@ -38,8 +40,32 @@ def measure(batches: Iterable[Tensor]) -> Statistics:
     return tuple(mean), tuple(std)
 
 
-def fingerprint(root: Path, paths: Sequence[str], *geometry: int) -> str:
-    """SHA-256 of where files lie in ``root``, of their sizes and times, and of the geometry they are brought to."""
+def measure_once(
+    root: Path, paths: Sequence[str], geometry: tuple[int, int], batches: Callable[[], ResumableLoader]
+) -> Statistics:
+    """What :func:`measure` finds of the images that ``geometry`` makes of files in ``root``; once stored, it is read.
+
+    The file lies beside the data, or in the user's cache where those are read-only. It counts while paths, sizes and
+    times of the files stay the same. Processes that measure at once find the same; the first one writes.
+    """
+    key = _fingerprint(root, paths, geometry)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "hsakd_pl"
+    places = [root / FILE, cache / FILE]
+    for place in places:
+        if found := _stored(place, key):
+            rank_zero_info(f"Mean and std are those measured before, stored in {place}")
+            return found
+    loader = batches()
+    mean, std = measure(images for images, _ in tracked(loader, len(loader), "Measuring mean and std"))
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # set by Lightning
+        entry = {"mean": mean, "std": std, "images": len(paths), "image_size": geometry[0]}
+        shown = " and ".join(", ".join(f"{value:.4f}" for value in values) for values in (mean, std))
+        where = next((f"in {place}" for place in places if _store(place, key, entry)), "nowhere: no folder is writable")
+        rank_zero_info(f"Mean and std of {len(paths):,} training images are {shown}, stored {where}")
+    return mean, std
+
+
+def _fingerprint(root: Path, paths: Sequence[str], geometry: tuple[int, int]) -> str:
     digest = hashlib.sha256(repr(geometry).encode())
     for path in sorted(paths):
         try:
@@ -50,42 +76,29 @@ def fingerprint(root: Path, paths: Sequence[str], *geometry: int) -> str:
     return digest.hexdigest()
 
 
-def _places(root: Path) -> list[Path]:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "hsakd_pl"
-    return [root / FILE, cache / FILE]
+def _stored(place: Path, key: str) -> Statistics | None:
+    try:
+        entry: Any = _entries(place)[key]
+        mean, std = (tuple(map(float, entry[name])) for name in ("mean", "std"))
+        check_statistics(str(place), mean, std)
+    except (KeyError, TypeError, ValueError):  # spoilt: it is measured again
+        return None
+    return mean, std
 
 
-def find(root: Path, key: str) -> Statistics | None:
-    """What was stored under ``key`` beside the data or in the user's cache; None where neither file has it, whole."""
-    for place in _places(root):
-        entry: Any = _entries(place).get(key)
-        try:
-            mean, std = (tuple(map(float, entry[name])) for name in ("mean", "std"))
-            check_statistics(str(place), mean, std)
-        except (KeyError, TypeError, ValueError):
-            continue
-        rank_zero_info(f"Mean and std are those measured before, stored in {place}")
-        return mean, std
-    return None
-
-
-def store(root: Path, key: str, statistics: Statistics, **measured_on: int) -> str:
-    """Write them beside the data, or in the user's cache where the data are read-only; say where, or that nowhere."""
-    for place in _places(root):
-        entry = {"mean": statistics[0], "std": statistics[1], **measured_on}
-        try:
-            with replacing(place) as file:
-                json.dump({**_entries(place), key: entry}, file, indent=1)
-                file.write("\n")
-        except OSError:
-            continue
-        return f"stored in {place}"
-    return "stored nowhere, since neither the data's folder nor the user's cache can be written"
+def _store(place: Path, key: str, entry: dict[str, Any]) -> bool:
+    try:
+        with replacing(place) as file:
+            json.dump({**_entries(place), key: entry}, file, indent=1)
+            file.write("\n")
+    except OSError:
+        return False
+    return True
 
 
 def _entries(place: Path) -> dict[str, Any]:
     try:
         found = json.loads(read_text(place))
-    except (OSError, ValueError):  # missing, or spoilt: it is measured again
+    except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
