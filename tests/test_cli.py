@@ -17,6 +17,7 @@ from hsakd_pl import (
     BaselineModule,
     CIFAR100DataModule,
     DigitsDataModule,
+    ImageFolderDataModule,
     ImageNetDataModule,
     LinearProbeModule,
     MutualModule,
@@ -165,7 +166,15 @@ def test_help_shows_every_option(module: type, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize(
-    "module", [CIFAR100DataModule, STL10DataModule, TinyImageNetDataModule, ImageNetDataModule, DigitsDataModule]
+    "module",
+    [
+        CIFAR100DataModule,
+        STL10DataModule,
+        TinyImageNetDataModule,
+        ImageNetDataModule,
+        ImageFolderDataModule,
+        DigitsDataModule,
+    ],
 )
 def test_data_modules_show_every_option(module: type) -> None:
     options = inspect.signature(module).parameters

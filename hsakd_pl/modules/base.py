@@ -93,6 +93,7 @@ class HSAKDModule(EvaluatedModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self._guard()
+        self._check(batch, batch_idx)
         try:
             terms = self.losses(batch)
         except ValueError as error:

@@ -7,7 +7,8 @@ import pytorch_lightning as pl
 import torch.nn as nn
 from torch import Tensor
 
-from hsakd_pl.data.description import Description
+from hsakd_pl.data import Description, FeatureDataModule, ImageDataModule
+from hsakd_pl.data.splits import check_batch
 from hsakd_pl.errors import UsageError
 from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.modules.means import Mean
@@ -55,10 +56,12 @@ class EvaluatedModule(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         every, epoch = self.branch_metrics_every, self.current_epoch + 1
         due = self.trainer.state.fn != "fit" or epoch == self.trainer.max_epochs or (every > 0 and epoch % every == 0)
+        self._check(batch, batch_idx)
         self._evaluate(batch, "val", every > 0 and due)
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Tensor]]:
         """Evaluate a batch and give the class ``logits`` (B, N) of each peer."""
+        self._check(batch, batch_idx)
         return {"logits": self._evaluate(batch, "test", self.branch_metrics_every > 0)}
 
     def predict_step(self, batch: tuple[Tensor, list[tuple[str, str]]], batch_idx: int) -> dict[str, Any]:
@@ -103,6 +106,12 @@ class EvaluatedModule(pl.LightningModule):
             if frozen.network not in own:  # a teacher, which follows to every device and dtype
                 frozen.network._apply(fn)
         return super()._apply(fn, recurse)
+
+    def _check(self, batch: Any, batch_idx: int) -> None:
+        """Refuse what a network cannot learn from; the package's data modules vouch for their batches."""
+        data = getattr(self._trainer, "datamodule", None)
+        if self._trainer is not None and not isinstance(data, ImageDataModule | FeatureDataModule):
+            check_batch(batch, self.num_classes, self.dtype, batch_idx == 0)
 
     def _guard(self) -> None:
         for network in self.networks:

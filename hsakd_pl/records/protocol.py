@@ -91,7 +91,6 @@ def protocol_of(
     moved = [change for change in changes if change["option"] not in ("trainer.max_epochs", "commit")]
     ran_on = {name: value for name, value in machine(trainer).items() if name in ("devices", "precision")}
     hashes = {name: value for name, value in weights.items() if name != "teacher_acc"}
-    held_out = getattr(data, "val_fraction", None)
     peers = len(getattr(module, "networks", ()))  # none in a module of the user's own
     rates = optimizer.defaults
     return {
@@ -104,7 +103,7 @@ def protocol_of(
         "views": getattr(module, "views", None),
         "augmentation": str(getattr(data, "train_transform", "")) if getattr(data, "augment", True) else "none",
         "head": f"class head, untransformed images{f', mean of {peers} peers' if peers > 1 else ''}",
-        "validated_on": "test split" if held_out == 0 else f"{held_out:g} of the training split" if held_out else None,
+        "validated_on": getattr(data, "validated_on", None),
         "limited": {name: kept[name] for name in kept if LIMITS.match(name) and kept[name] not in (None, 0, -1)},
         **weights,
         **ran_on,

@@ -55,8 +55,9 @@ def introduction(trainer: pl.Trainer, module: HSAKDModule, teacher_acc: float | 
             known = "" if teacher_acc is None else f", {100 * teacher_acc:.2f} %"
             lines += [("", f"{file}, sha256 {sha256}{known}")]
     if isinstance(images, ImageDataModule):
-        splits = {name: split for name, split in images.splits.items() if name != "val" or images.val_fraction}
-        counts = ", ".join(f"{len(split.targets):,} {name}" for name, split in splits.items())
+        splits, test = images.splits, images.splits.get("test")
+        listed = [name for name, split in splits.items() if name != "val" or split is not test]
+        counts = ", ".join(f"{len(splits[name].targets):,} {name}" for name in listed)
         lines += [("data", f"{type(images).__name__}: {counts} images, {size} x {size}, {images.num_classes} classes")]
     cuda = module.device.type == "cuda"
     device = torch.cuda.get_device_name(module.device) if cuda else f"{module.device.type}, {os.cpu_count()} cores"
