@@ -44,8 +44,8 @@ def ensemble_exits(network: HSAKDNet, images: Tensor) -> Exits:
     total = head_logits(known, transforms, range(1)).sum((0, 1))
     staying = yield total / heads
     images, total = _staying(images, staying), _staying(total, staying)
-    others = network.outputs(transforms(images)[len(images) :])
-    total = total + head_logits(others, transforms, range(1, transforms.count)).sum((0, 1))
+    for view in range(1, transforms.count):
+        total = total + head_logits(network.outputs(transforms.apply(images, view)), transforms, [view]).sum((0, 1))
     yield total / (heads * transforms.count)
 
 

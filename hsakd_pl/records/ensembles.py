@@ -40,12 +40,13 @@ def ensemble_results(metrics: EnsembleMetrics, counted: Found, networks: Any, im
             name: {"acc": _percent(acc), "nll": round(nll, 4), "ece": _percent(ece), "multiply_adds": cost}
             for name, acc, nll, ece, cost in rows
         },
-        "early_exit": _exits(*counted["exits"], costs(branch_exits)),
-        "cascade": _exits(*counted["cascade"], cascade),
+        "early_exit": _exits(counted["exits"], costs(branch_exits)),
+        "cascade": _exits(counted["cascade"], cascade),
     }
 
 
-def _exits(left: Tensor, right: Tensor, costs: list[int]) -> list[Found]:
+def _exits(counts: tuple[Tensor, Tensor], costs: list[int]) -> list[Found]:
+    left, right = counts
     parts, images = (left.double() / left.sum(1, keepdim=True)).tolist(), int(left[0].sum())
     return [
         {
@@ -73,8 +74,8 @@ def show(found: Found, picture: Path) -> None:
 
 def as_table(found: Found) -> str:
     """Write all answers, one a line."""
-    lines = [(name.replace("_", " "), row) for name, row in found["ensemble"].items()]
-    lines += [(f"{name.replace('_', ' ')} at {row['threshold']}", row) for name in EXITS for row in found[name]]
+    lines = [(_title(name), row) for name, row in found["ensemble"].items()]
+    lines += [(f"{_title(name)} at {row['threshold']}", row) for name in EXITS for row in found[name]]
     return plain(
         [
             {
@@ -90,16 +91,19 @@ def as_table(found: Found) -> str:
     )
 
 
+def _title(name: str) -> str:
+    return name.replace("_all_views", ", all views").replace("_", " ")
+
+
 def draw(found: Found) -> Any:
     """Draw accuracy against multiply-adds: a mark for each ensemble, a line over the thresholds for early exits."""
     drawn = blank(7, 4.5)
     axis = drawn.subplots()
     for colour, name in zip(COLOURS, EXITS, strict=False):
         points = [(row["multiply_adds"] / 1e6, row["acc"]) for row in found[name]]
-        axis.plot(*zip(*points, strict=True), marker="o", ms=4, color=colour, label=name.replace("_", " "))
+        axis.plot(*zip(*points, strict=True), marker="o", ms=4, color=colour, label=_title(name))
     for colour, marker, (name, row) in zip(COLOURS[2:], "s^Dv", found["ensemble"].items(), strict=False):
-        label = name.replace("_", " ")
-        axis.plot(row["multiply_adds"] / 1e6, row["acc"], marker, ms=8, color=colour, label=label)
+        axis.plot(row["multiply_adds"] / 1e6, row["acc"], marker, ms=8, color=colour, label=_title(name))
     axis.set(xlabel="million multiply-adds an image", ylabel="accuracy (%)")
     axis.grid(alpha=0.3)
     axis.legend(fontsize="small")
