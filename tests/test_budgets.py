@@ -26,12 +26,12 @@ HOUSE = [
 ]
 CORE = ("errors.py", "ops.py", "networks", "weights.py", "data", "modules")
 BUDGETS = {
-    tuple(f"hsakd_pl/{part}" for part in CORE): 3720,
+    tuple(f"hsakd_pl/{part}" for part in CORE): 3922,
     ("hsakd_pl/files",): 510,
     ("hsakd_pl/fast/*.py",): 220,
     ("hsakd_pl/fast/winograd",): 450,
     ("hsakd_pl/report",): 850,
-    ("hsakd_pl/records",): 1100,
+    ("hsakd_pl/records",): 1233,
     ("hsakd_pl/runs",): 900,
     ("benchmarks",): 600,
 }

@@ -17,7 +17,7 @@ from torchmetrics.classification import MulticlassCalibrationError
 
 from hsakd_pl import FLIPS, ROTATIONS, DigitsDataModule, MutualModule, StudentModule, TeacherModule, Transforms
 from hsakd_pl.errors import UsageError
-from hsakd_pl.modules.ensembles import THRESHOLDS, Scores, ensembles
+from hsakd_pl.modules.ensembles import THRESHOLDS, ensembles, scores
 from hsakd_pl.networks import HSAKDNet, create_network
 from hsakd_pl.networks.exits import branch_exits, early_exit, ensemble_exits, first_sure, head_logits
 from hsakd_pl.records.ensembles import as_table
@@ -134,17 +134,17 @@ def test_scores_are_those_of_torchmetrics() -> None:
     generator = torch.Generator().manual_seed(0)
     logits, labels = 4 * torch.randn(2, 300, 7, generator=generator), torch.randint(7, (300,), generator=generator)
     logits[1, :5] = 1000.0 * torch.eye(7)[:5]  # a probability of 1
-    scores = Scores(2)
-    for part in (slice(0, 128), slice(128, 300)):
-        scores.update(logits[:, part], labels[part])
-    found = scores.compute()
+    parts = [scores(logits[:, part], labels[part]) for part in (slice(0, 128), slice(128, 300))]
+    found = {name: sum(part[name] for part in parts) / 300 for name in parts[0]}
     for answer in range(2):
-        assert float(found["acc"][answer]) == pytest.approx(float((logits[answer].argmax(1) == labels).float().mean()))
-        assert float(found["nll"][answer]) == pytest.approx(
+        assert float(found["right"][answer]) == pytest.approx(
+            float((logits[answer].argmax(1) == labels).float().mean())
+        )
+        assert float(found["loss"][answer]) == pytest.approx(
             float(torch.nn.functional.cross_entropy(logits[answer], labels)), rel=1e-5
         )
         ece = MulticlassCalibrationError(7, n_bins=15, norm="l1")(logits[answer].softmax(1), labels)
-        assert float(found["ece"][answer]) == pytest.approx(float(ece), abs=1e-5)
+        assert float(found["gaps"][answer].abs().sum()) == pytest.approx(float(ece), abs=1e-5)
 
 
 LIMITS = {"limit_train_batches": 10, "limit_val_batches": 1, "limit_test_batches": 2}
@@ -277,7 +277,7 @@ def test_a_second_test_counts_anew_and_nothing_of_it_is_saved() -> None:
     loader = DataLoader(TensorDataset(images, torch.arange(6) % 4), batch_size=4)
     for _ in range(2):
         trainer().test(module, loader, verbose=False)
-        assert module.ensembles is not None and int(module.ensembles.scores.images) == 6
+        assert module.ensembles is not None and int(module.ensembles.metric_state["images"]) == 6
 
 
 @pytest.mark.slow

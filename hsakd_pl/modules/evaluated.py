@@ -96,7 +96,7 @@ class EvaluatedModule(pl.LightningModule):
             for name, metric in changed.items():
                 self.log(f"{split}/{name}", metric, on_step=False, on_epoch=True, prog_bar=name == "acc")
         if ensembles is not None and len(labels):
-            ensembles.add(outputs, labels)
+            ensembles.update(outputs, labels)
         return heads
 
     def train(self, mode: bool = True) -> "EvaluatedModule":

@@ -8,7 +8,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from hsakd_pl.errors import UsageError
-from hsakd_pl.modules.ensembles import THRESHOLDS, EnsembleMetrics
+from hsakd_pl.modules.ensembles import THRESHOLDS
 from hsakd_pl.networks.exits import branch_exits, ensemble_exits
 from hsakd_pl.records.summary import multiply_adds_until
 from hsakd_pl.report.charts import COLOURS
@@ -20,8 +20,8 @@ PICTURE = "ensemble.png"
 EXITS = ("early_exit", "cascade")
 
 
-def ensemble_results(metrics: EnsembleMetrics, counted: Found, networks: Any, image_size: int) -> Found:
-    """Give, of what was counted, accuracies and calibration errors in percent, and mean multiply-adds of an image.
+def ensemble_results(sums: dict[str, Tensor], networks: Any, image_size: int) -> Found:
+    """Give, of what :class:`EnsembleMetrics` summed up, percentages, and mean multiply-adds of an image.
 
     ``ensemble``: of each ensemble by name; ``early_exit``, which asks the branches first, and ``cascade``, which asks
     ever larger ensembles: of each threshold, with the percentage of images that ``left`` at each exit.
@@ -31,31 +31,39 @@ def ensemble_results(metrics: EnsembleMetrics, counted: Found, networks: Any, im
         peers = [multiply_adds_until(network, image_size, exits) for network in networks]
         return [sum(peer) for peer in zip(*peers, strict=True)]
 
-    cascade = costs(ensemble_exits)
-    every = [cascade[0], cascade[1], metrics.views * cascade[0], cascade[2]]
-    scores = {name: values.tolist() for name, values in counted["scores"].items()}
-    rows = zip(metrics.names, scores["acc"], scores["nll"], scores["ece"], every, strict=False)
+    cascade, images = costs(ensemble_exits), int(sums["images"])
+    alone, heads, everything = cascade
+    every = {
+        "class_head": alone,
+        "all_heads": heads,
+        "class_head_all_views": networks[0].transforms.count * alone,
+        "all_heads_all_views": everything,
+    }
+    scores = zip(*((sums[name] / images).tolist() for name in ("right", "loss", "gaps")), strict=True)
     return {
         "ensemble": {
-            name: {"acc": _percent(acc), "nll": round(nll, 4), "ece": _percent(ece), "multiply_adds": cost}
-            for name, acc, nll, ece, cost in rows
+            name: {
+                "acc": _percent(right),
+                "nll": round(loss, 4),
+                "ece": _percent(sum(map(abs, gaps))),
+                "multiply_adds": cost,
+            }
+            for (name, cost), (right, loss, gaps) in zip(every.items(), scores, strict=False)
         },
-        "early_exit": _exits(counted["exits"], costs(branch_exits)),
-        "cascade": _exits(counted["cascade"], cascade),
+        "early_exit": _exits(sums["early_exit"] / images, costs(branch_exits)),
+        "cascade": _exits(sums["cascade"] / images, cascade),
     }
 
 
-def _exits(counts: tuple[Tensor, Tensor], costs: list[int]) -> list[Found]:
-    left, right = counts
-    parts, images = (left.double() / left.sum(1, keepdim=True)).tolist(), int(left[0].sum())
+def _exits(parts: Tensor, costs: list[int]) -> list[Found]:
     return [
         {
             "threshold": threshold,
-            "acc": _percent(correct / images),
-            "multiply_adds": round(sum(part * cost for part, cost in zip(leaving, costs, strict=False))),
-            "left": [_percent(part) for part in leaving],
+            "acc": _percent(sum(right)),
+            "multiply_adds": round(sum(part * cost for part, cost in zip(left, costs, strict=False))),
+            "left": [_percent(part) for part in left],
         }
-        for threshold, leaving, correct in zip(THRESHOLDS, parts, right.sum(1).tolist(), strict=True)
+        for threshold, left, right in zip(THRESHOLDS, *parts.tolist(), strict=True)
     ]
 
 

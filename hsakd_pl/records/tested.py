@@ -78,7 +78,7 @@ class EvaluationWriter(pl.Callback):
         if trainer.world_size > 1:
             torch.distributed.all_gather_object(ranks, own)
         ensembles = getattr(pl_module, "ensembles", None)
-        counted = None if ensembles is None else ensembles.compute()
+        sums = None if ensembles is None else ensembles.compute()  # of all devices together
         # Lightning sets fast_dev_run without declaring it
         if trainer.fast_dev_run or not trainer.is_global_zero:  # type: ignore[attr-defined]
             return
@@ -96,14 +96,14 @@ class EvaluationWriter(pl.Callback):
             "class_names": getattr(getattr(trainer, "datamodule", None), "class_names", None),
         }
         results = self._results(trainer, pl_module, labels, probability, predicted)
-        if ensembles is not None and counted is not None:
-            results |= ensemble_results(ensembles, counted, pl_module.networks, self._image_size)
+        if sums is not None:
+            results |= ensemble_results(sums, pl_module.networks, self._image_size)
         for name, content in ((DETAILS, details), (TEST, results)):
             with replacing(self.folder / name) as file:
                 json.dump(content, file, indent=1 if content is results else None, allow_nan=False)
                 file.write("\n")
         (self.folder / PICTURE).unlink(missing_ok=True)  # an earlier test's
-        if counted is not None:
+        if sums is not None:
             show(results, self.folder / PICTURE)
         rank_zero_info(f"The results of the test are in {self.folder / TEST}")
 
