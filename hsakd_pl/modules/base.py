@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import MultiStepLR
 
 from hsakd_pl.data.description import read_description
 from hsakd_pl.errors import UsageError, require
+from hsakd_pl.modules.ensembles import Views
 from hsakd_pl.modules.evaluated import Batch, EvaluatedModule
 from hsakd_pl.modules.means import EpochMeans
 from hsakd_pl.modules.optimization import (
@@ -53,6 +54,8 @@ class HSAKDModule(EvaluatedModule):
         fast: whether ``fit`` uses what makes it fast (:mod:`hsakd_pl.fast`); the same numbers up to rounding.
         compile: whether ``fit`` compiles the training step and the validation of the class head, with CUDA graphs on
             one GPU; a dictionary is settings of PyTorch's code generator (``torch._inductor.config``) for it.
+        ensemble: under which views ``test`` also averages the heads of networks with branches, and lets images leave
+            early, with multiply-adds for each: ``identity``, the images as they are, or ``all`` transformations.
     """
 
     def __init__(
@@ -60,9 +63,9 @@ class HSAKDModule(EvaluatedModule):
         momentum: float = 0.9, nesterov: bool = True, weight_decay: float = 5e-4,
         milestones: Sequence[int] = (150, 180, 210), warmup_epochs: int = 0, optimizer: OptimizerMaker | None = None,
         lr_scheduler: Scheduler | None = None, branch_metrics_every: int = 10, fast: bool = True,
-        compile: bool | dict[str, Any] = False,
+        compile: bool | dict[str, Any] = False, ensemble: Views | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(networks, branch_metrics_every)
+        super().__init__(networks, branch_metrics_every, ensemble)
         if lr_scheduler is not None and warmup_epochs:
             raise UsageError(f"warmup_epochs is {warmup_epochs}: lr_scheduler replaces the warm-up, set one of the two")
         if compile and not fast:

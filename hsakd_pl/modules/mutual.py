@@ -11,6 +11,7 @@ from torch import Tensor
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.modules.base import HSAKDModule
 from hsakd_pl.modules.build import build_network, load, not_by_name
+from hsakd_pl.modules.ensembles import Views
 from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.modules.optimization import OptimizerMaker, Scheduler
 from hsakd_pl.ops import Transforms, cross_entropy, joint_cross_entropy, joint_kd_loss, kd_loss, total
@@ -43,7 +44,7 @@ class MutualModule(HSAKDModule):
         momentum: float = 0.9, nesterov: bool = True, weight_decay: float = 5e-4,
         milestones: Sequence[int] = (150, 180, 210), warmup_epochs: int = 0, optimizer: OptimizerMaker | None = None,
         lr_scheduler: Scheduler | None = None, branch_metrics_every: int = 10, fast: bool = True,
-        compile: bool | dict[str, Any] = False,
+        compile: bool | dict[str, Any] = False, ensemble: Views | None = None,
     ) -> None:  # fmt: skip
         peers = [build_network(network, num_classes, True, None, transforms) for network in networks]
         facts = [(peer.num_classes, len(peer.branches), peer.transforms) for peer in peers]
@@ -57,7 +58,7 @@ class MutualModule(HSAKDModule):
             peers,
             {"loss_ce": ce_weight, "loss_kd": kd_weight, **joint},
             *(lr, momentum, nesterov, weight_decay, milestones, warmup_epochs, optimizer, lr_scheduler),
-            *(branch_metrics_every, fast, compile),
+            *(branch_metrics_every, fast, compile, ensemble),
         )
         self.save_hyperparameters(ignore=not_by_name(self, networks=networks, transforms=transforms))
         self.temperature, self.views = temperature, peers[0].transforms.count

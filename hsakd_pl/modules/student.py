@@ -12,6 +12,7 @@ from hsakd_pl.files import local_path
 from hsakd_pl.files.weights import file_sha256
 from hsakd_pl.modules.base import HSAKDModule
 from hsakd_pl.modules.build import RANDOM, build_network, not_by_name, require_trained
+from hsakd_pl.modules.ensembles import Views
 from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.modules.optimization import OptimizerMaker, Scheduler
@@ -51,7 +52,7 @@ class StudentModule(HSAKDModule):
         momentum: float = 0.9, nesterov: bool = True, weight_decay: float = 5e-4,
         milestones: Sequence[int] = (150, 180, 210), warmup_epochs: int = 0, optimizer: OptimizerMaker | None = None,
         lr_scheduler: Scheduler | None = None, branch_metrics_every: int = 10, fast: bool = True,
-        compile: bool | dict[str, Any] = False,
+        compile: bool | dict[str, Any] = False, ensemble: Views | None = None,
     ) -> None:  # fmt: skip
         require(0 < temperature < math.inf, "temperature", temperature, "above 0")
         require(joint_kd_weight >= 0, "joint_kd_weight", joint_kd_weight, "at least 0")
@@ -63,7 +64,7 @@ class StudentModule(HSAKDModule):
             [build_network(network, num_classes, branches, weights, transforms)],
             {"loss_ce": ce_weight, "loss_kd": kd_weight, **({"loss_joint_kd": joint_kd_weight} if branches else {})},
             *(lr, momentum, nesterov, weight_decay, milestones, warmup_epochs, optimizer, lr_scheduler),
-            *(branch_metrics_every, fast, compile),
+            *(branch_metrics_every, fast, compile, ensemble),
         )
         self.save_hyperparameters(ignore=not_by_name(self, network=network, teacher=teacher, transforms=transforms))
         self.temperature, self.transform_images = temperature, transform_images

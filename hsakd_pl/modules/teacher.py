@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hsakd_pl.modules.base import HSAKDModule
 from hsakd_pl.modules.build import build_network, not_by_name, require_trained
+from hsakd_pl.modules.ensembles import Views
 from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.modules.optimization import OptimizerMaker, Scheduler
@@ -38,7 +39,7 @@ class TeacherModule(HSAKDModule):
         joint_ce_weight: float = 1.0, lr: float = 0.05, momentum: float = 0.9, nesterov: bool = True,
         weight_decay: float = 5e-4, milestones: Sequence[int] = (150, 180, 210), warmup_epochs: int = 0,
         optimizer: OptimizerMaker | None = None, lr_scheduler: Scheduler | None = None, branch_metrics_every: int = 10,
-        fast: bool = True, compile: bool | dict[str, Any] = False,
+        fast: bool = True, compile: bool | dict[str, Any] = False, ensemble: Views | None = None,
     ) -> None:  # fmt: skip
         if freeze_backbone:
             require_trained("weights", network, weights)
@@ -46,7 +47,7 @@ class TeacherModule(HSAKDModule):
             [build_network(network, num_classes, True, weights, transforms)],
             {"loss_ce": ce_weight, "loss_joint_ce": joint_ce_weight},
             *(lr, momentum, nesterov, weight_decay, milestones, warmup_epochs, optimizer, lr_scheduler),
-            *(branch_metrics_every, fast, compile),
+            *(branch_metrics_every, fast, compile, ensemble),
         )
         self.save_hyperparameters(ignore=not_by_name(self, network=network, transforms=transforms))
         self.views = self.network.transforms.count

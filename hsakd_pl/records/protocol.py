@@ -20,7 +20,8 @@ from hsakd_pl.modules.build import RANDOM
 # Options that are no part of it: seeds, where things lie (of weights the hash counts), and how a run is watched.
 OUTSIDE = re.compile(
     r"config$|seed_everything$|ckpt_path$|weights_only$|save_every_minutes$|data\.init_args\.(seed|root|download|predict_dir)$"
-    r"|model\.init_args\.(weights|teacher_weights|teacher_sha256)$|trainer\.(default_root_dir|logger|enable_\w+|profiler"
+    r"|model\.init_args\.(weights|teacher_weights|teacher_sha256|ensemble)$"
+    r"|trainer\.(default_root_dir|logger|enable_\w+|profiler"
     r"|num_sanity_val_steps|log_every_n_steps|detect_anomaly|fast_dev_run|barebones|max_time|model_registry)(\.|$)"
 )
 LIMITS = re.compile(r"trainer\.(limit_\w+_batches|overfit_batches|max_steps)$")
