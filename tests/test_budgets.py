@@ -22,6 +22,7 @@ HOUSE = [
     "recipes",
     "report",
     "records",
+    "exported",
     "runs",
 ]
 CORE = ("errors.py", "ops.py", "networks", "weights.py", "data", "modules")

@@ -67,8 +67,6 @@ def write(student: Student, form: str, folder: Path, program: ExportedProgram | 
 
 def write_onnx(student: Student, path: Path, program: ExportedProgram) -> None:
     """Write a graph ``input`` -> ``logits`` whose metadata hold the class names and the size, weights inside."""
-    for library in ("onnxscript", "onnxruntime"):
-        optional(library)
     names = {"input_names": ["input"], "output_names": ["logits"]}
     found: Any = torch.onnx.export(program, dynamo=True, verbose=False, **names)  # type: ignore[arg-type]
     classes = json.dumps(student.class_names, ensure_ascii=False)
