@@ -29,10 +29,15 @@ DIGITS = DigitsDataModule().description
 KNOWN = Description(["ant", "bee", "cow", "dog"], 16, 18, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
 ALONE = """
 import sys
+from importlib.machinery import ModuleSpec
 class Refuse:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in {refused}:
-            raise ModuleNotFoundError(name)
+            return ModuleSpec(name, self)
+    def create_module(self, spec):
+        raise ModuleNotFoundError(spec.name)
+    def exec_module(self, module):
+        pass
 sys.meta_path.insert(0, Refuse())
 """
 
