@@ -106,6 +106,7 @@ def quantise(path: Path, calibration: Tensor | None) -> Path:
         quantization.quantize_dynamic(str(prepared), str(small), weight_type=unsigned)  # older runtimes have no other
     else:
         kinds = {"activation_type": unsigned, "weight_type": signed, "per_channel": True}
+        kinds["op_types_to_quantize"] = ["Conv", "Gemm", "MatMul"]  # all that has large weights; norms stay exact
         quantization.quantize_static(str(prepared), str(small), Calibration(calibration.split(32)), **kinds)
     prepared.unlink()
     return small
