@@ -29,10 +29,15 @@ DIGITS = DigitsDataModule().description
 KNOWN = Description(["ant", "bee", "cow", "dog"], 16, 18, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
 ALONE = """
 import sys
+from importlib.machinery import ModuleSpec
 class Refuse:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in {refused}:
-            raise ModuleNotFoundError(name)
+            return ModuleSpec(name, self)
+    def create_module(self, spec):
+        raise ModuleNotFoundError(spec.name)
+    def exec_module(self, module):
+        pass
 sys.meta_path.insert(0, Refuse())
 """
 
@@ -139,9 +144,9 @@ def test_all_formats_say_what_pytorch_says_for_any_number_of_images(exported: Pa
     student = student_from_checkpoint(exported.parent / "runs/TeacherModule")
     graph, session = torch.export.load(exported / "model.pt2").module(), onnx_runner(exported / "model.onnx")
     for count in (1, 3, 32):
-        wanted = student(images[:count]).detach()
+        wanted = student(images[:count])
         for run in (load_student(exported), graph, session):
-            torch.testing.assert_close(run(images[:count]).detach(), wanted, rtol=0, atol=1e-4)
+            torch.testing.assert_close(run(images[:count]), wanted, rtol=0, atol=1e-4)
     torch.testing.assert_close(student(digits()), student(images))
 
 
@@ -175,7 +180,7 @@ def test_graphs_run_where_the_package_cannot_be_imported(
     code += "\nnumpy.save(sys.argv[2], logits)\nassert 'hsakd_pl' not in sys.modules\n"
     files = [str(tmp_path / name) for name in ("images.npy", "logits.npy")]
     subprocess.run([sys.executable, "-I", "-c", code, *files], cwd=exported, check=True)
-    wanted = load_student(exported)(torch.from_numpy(images)).detach().numpy()
+    wanted = load_student(exported)(torch.from_numpy(images)).numpy()
     np.testing.assert_allclose(np.load(files[1]), wanted, rtol=0, atol=1e-4)
 
 
@@ -192,6 +197,7 @@ def test_the_card_tells_how_it_was_made_and_is_read_by_the_hub(exported: Path) -
     assert card.data.license == "other" and card.data.library_name == "hsakd_pl"
 
 
+@pytest.mark.slow
 def test_what_the_card_says_is_how_it_is_used(exported: Path, tmp_path: Path) -> None:
     Image.fromarray(digits()[3].permute(1, 2, 0).numpy()).save(exported.parent / "picture.png")
     torch_lines, onnx_lines = re.findall(r"```python\n(.*?)```", (exported / "README.md").read_text(), re.DOTALL)
@@ -216,6 +222,7 @@ def test_accuracies_of_another_checkpoint_are_left_out(tmp_path: Path, monkeypat
     assert "test accuracy |" not in text.partition("## Files")[0] and "validation accuracy" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["dynamic", "static"])
 def test_int8_is_small_and_its_accuracy_stands_beside_that_of_the_graph(kind: str, tmp_path: Path) -> None:
     data = DigitsDataModule(num_workers=0)
@@ -242,6 +249,7 @@ def test_int8_without_test_images_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.partial").exists()
 
 
+@pytest.mark.slow
 def test_export_needs_neither_the_teacher_nor_training_images_nor_first_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -290,7 +298,8 @@ def test_logits_that_differ_are_refused_and_nothing_is_written(tmp_path: Path) -
 def test_the_conventions_of_the_hub(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     student = Student.from_pretrained(exported)
     student.save_pretrained(tmp_path / "again")
-    assert (tmp_path / "again/README.md").read_text() == (exported / "README.md").read_text()
+    cards = [ModelCard.load(folder / "README.md") for folder in (tmp_path / "again", exported)]
+    assert cards[0].text == cards[1].text and cards[0].data.to_dict() == cards[1].data.to_dict()
     images = digits()
     assert torch.equal(load_student(tmp_path / "again")(images), student(images))
     monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **options: type("Url", (), {"repo_id": repo_id}))
@@ -343,6 +352,7 @@ def test_images_of_other_numbers_are_refused() -> None:
         student(digits().long())
 
 
+@pytest.mark.slow
 def test_the_package_works_without_the_optional_libraries(exported: Path) -> None:
     code = ALONE.format(refused={"huggingface_hub", "onnx", "onnxruntime", "onnxscript"}) + (
         "from hsakd_pl import load_student, export_student\n"

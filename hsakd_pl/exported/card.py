@@ -1,9 +1,11 @@
 """The model card of an exported student: what it is, how it was made, how good it is, and how it is used."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import yaml
+from jinja2 import Environment, FileSystemLoader
 
 from hsakd_pl.exported.checkpoint import Trained
 from hsakd_pl.exported.formats import ExportedFile
@@ -24,63 +26,6 @@ KNOWN_DATA = {
     ("TinyImageNetDataModule", 200): ("tiny-imagenet", f"Tiny-ImageNet was taken from ImageNet: {NON_COMMERCIAL}"),
 }
 
-TEXT = """\
-# {title}
-
-{network} for {count} classes, made with hsakd_pl, which is for hierarchical self-supervised augmented knowledge
-distillation ([HSAKD]({paper})). It is the class head alone, without auxiliary branches. Normalisation is inside:
-images are {size} x {size} pixels, {input}, any number at once.
-
-| | |
-|---|---|
-{rows}
-
-## Use it
-
-In PyTorch:
-
-```python
-from PIL import Image
-from hsakd_pl import load_student
-
-student = load_student("{place}")
-image = student.transform(Image.open("picture.jpg").convert("RGB"))
-print(student.class_names[student(image[None]).argmax()])
-```
-{onnx}
-## Files
-
-| file | MB | largest difference of a logit to PyTorch | test accuracy |
-|---|---|---|---|
-{files}
-
-Differences are over {checked}.
-
-## Licence
-
-The weights were learnt from data: {licence}.
-
-## Source
-
-C. Yang, Z. An, L. Cai, Y. Xu: [Hierarchical Self-supervised Augmented Knowledge Distillation]({paper}). IJCAI 2021.
-"""
-
-ONNX = """
-With onnxruntime alone, without PyTorch and this package:
-
-```python
-import json, numpy, onnxruntime
-from PIL import Image, ImageOps
-
-session = onnxruntime.InferenceSession("model.onnx")
-picture = ImageOps.fit(Image.open("picture.jpg").convert("RGB"), ({resize}, {resize}), Image.Resampling.BILINEAR)
-picture = picture.crop(({margin}, {margin}, {end}, {end}))
-pixels = numpy.asarray(picture).transpose(2, 0, 1)[None]{convert}
-logits = session.run(None, {{"input": pixels}})[0]
-print(json.loads(session.get_modelmeta().custom_metadata_map["class_names"])[logits.argmax()])
-```
-"""
-
 
 def results(trained: Trained) -> tuple[dict[str, Any], dict[str, float]]:
     """Read ``result.json`` and ``test.json`` beside a checkpoint: the row, and accuracies in percent by name.
@@ -89,12 +34,9 @@ def results(trained: Trained) -> tuple[dict[str, Any], dict[str, float]]:
     """
     path, prefix = trained.path, f"peer{trained.peer}_" if trained.peer else ""
     row = read_row(path.with_name(ROW)) if path.with_name(ROW).exists() else {}
-    found: dict[str, float] = {}
-    if row and trained.epoch is not None and trained.epoch == row.get("epochs"):
-        if (last := row.get("metrics", {}).get(f"val/{prefix}acc")) is not None:
-            found["validation accuracy"] = 100 * last
-    elif row and trained.epoch is not None and trained.epoch == row.get("best_epoch") and not prefix:
-        found["validation accuracy"] = 100 * row["best_val_acc"]
+    last, best = (row.get(key, 0) == trained.epoch for key in ("epochs", "best_epoch"))
+    reached = row["metrics"].get(f"val/{prefix}acc") if last else row["best_val_acc"] if best and not prefix else None
+    found = {} if reached is None else {"validation accuracy": 100 * reached}
     test = json.loads(read_text(path.with_name(TEST))) if path.with_name(TEST).exists() else {}
     if test.get("sha256") == file_sha256(path):
         named = {"acc": "test accuracy", "acc_top5": "test accuracy, top-5"}
@@ -123,31 +65,17 @@ def model_card(trained: Trained, place: str, kind: str, checked: str, files: lis
         "validated on": protocol.get("validated_on"),
         **{each: f"{value:.2f} %" for each, value in accuracies.items()},
         "checkpoint": f"{trained.path.name}, epoch {trained.epoch}" if trained.epoch else trained.path.name,
-        "peer": trained.peer,
+        "peer": trained.peer and str(trained.peer),
         "parameters": f"{sum(each.numel() for each in student.parameters()):,}",
         "multiply-adds": f"{multiply_adds(student.network, known.image_size):,} an image",
         "classes": ", ".join(known.class_names[:10]) + (f" and {count - 10} more (config.json)" if count > 10 else ""),
     }
-    margin = (known.resize - known.image_size) // 2
-    onnx = ONNX.format(
-        resize=known.resize,
-        margin=margin,
-        end=margin + known.image_size,
-        convert="" if kind == "uint8" else '.astype("float32") / 255',
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, keep_trailing_newline=True
     )
-    text = TEXT.format(
-        title=title,
-        network=name,
-        count=count,
-        size=known.image_size,
-        paper=PAPER,
-        input="uint8 from 0 to 255" if kind == "uint8" else "floating point in [0, 1]",
-        rows="\n".join(f"| {each} | {value} |" for each, value in facts.items() if value is not None),
-        place=place,
-        onnx=onnx if any(each.path.name == "model.onnx" for each in files) else "",
-        files="\n".join("| " + " | ".join(each.cells) + " |" for each in files),
-        checked=checked,
-        licence=licence,
+    text = templates.get_template("card.md").render(
+        **{"title": title, "name": name, "known": known, "kind": kind, "facts": facts, "place": place, "files": files},
+        **{"margin": (known.resize - known.image_size) // 2, "checked": checked, "licence": licence, "paper": PAPER},
     )
     return f"---\n{yaml.safe_dump(front_matter(title, dataset, accuracies, files), sort_keys=False)}---\n\n{text}"
 
@@ -155,11 +83,8 @@ def model_card(trained: Trained, place: str, kind: str, checked: str, files: lis
 def front_matter(title: str, dataset: str, accuracies: dict[str, float], files: list[ExportedFile]) -> dict[str, Any]:
     """Give what Hugging Face's hub reads of a card; accuracies there are in [0, 1]."""
     measured = {**accuracies, **{f"test accuracy of {each.path.name}": each.accuracy for each in files}}
-    metrics = [
-        {"type": "accuracy", "name": name, "value": round(value / 100, 6)}
-        for name, value in measured.items()
-        if value is not None
-    ]
+    known = {name: value for name, value in measured.items() if value is not None}
+    metrics = [{"type": "accuracy", "name": name, "value": round(value / 100, 6)} for name, value in known.items()]
     front: dict[str, Any] = {"library_name": "hsakd_pl", "pipeline_tag": "image-classification"}
     front |= {"license": "other", "license_name": "terms-of-the-data", "license_link": "README.md#licence"}
     front |= {"tags": ["image-classification", "knowledge-distillation", "hsakd", "pytorch_model_hub_mixin"]}

@@ -59,6 +59,7 @@ def batches_of(data: ImageDataModule, known: Description, split: str) -> Iterato
     data.adopt(known)
     data.setup("test" if split == "test" else "fit")
     for images, labels in data.plain_loader(data.splits[split], shuffle=split == "train"):
+        assert isinstance(labels, Tensor), "splits to predict alone have paths"
         if images.dtype != torch.uint8:
             raise UsageError(f"{type(data).__name__} gives normalised images: an exported network does that by itself")
         yield images, labels

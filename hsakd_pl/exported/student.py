@@ -28,7 +28,7 @@ except ImportError:
 
         def save_pretrained(self, folder: str | Path) -> None:
             """Write weights and configuration into a folder."""
-            self._save_pretrained(Path(folder))
+            self._save_pretrained(Path(folder))  # type: ignore[attr-defined]
 
         def push_to_hub(self, repo_id: str) -> None:
             """Raise UsageError: this needs the library."""
@@ -44,13 +44,13 @@ def no_hub(what: str) -> UsageError:
 
 
 class Student(nn.Module, PyTorchModelHubMixin):
-    """Maps images (B, 3, S, S), floating point in [0, 1] or uint8, to logits (B, N); no branches, in eval mode.
+    """Maps images (B, 3, S, S), floating point in [0, 1] or uint8, to logits (B, N); in eval mode, without gradients.
 
     It has the methods of huggingface_hub's ``PyTorchModelHubMixin``. Raises UsageError for images of other numbers, and
     where a network has another number of classes than there are names.
 
     Args:
-        network: a registry name, or a network, which is taken without its branches.
+        network: a registry name, or a network, which is taken without its branches, and frozen.
         class_names: names of the classes in the order of the logits.
         image_size: S of the images that it was trained for.
         resize: short side of a picture before its centre is cut out.
@@ -75,7 +75,7 @@ class Student(nn.Module, PyTorchModelHubMixin):
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)  # config.json keeps them
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
         self.card = ""  # text of the README.md beside the weights
-        self.eval()
+        self.eval().requires_grad_(False)
 
     @property
     def class_names(self) -> list[str]:

@@ -28,7 +28,7 @@ def command(parser: ArgumentParser, args: list[str]) -> None:
     parser.add_argument("--images", type=Path, metavar="DIR", help="pictures in place of the data's")
     parser.add_argument("--network", metavar="NAME", help="where the file does not know it")
     parser.add_argument("--peer", type=int, metavar="NUMBER", help="from 1; by default the most accurate")
-    asked, options = parser.parse_known_args(args)
+    asked, options = parser.parse_known_intermixed_args(args)
     run = local_path("RUN", asked.run)
     path = find_checkpoint(asked.checkpoint, run) if run.is_dir() else run
     data = data_of(path.parent, options)
