@@ -65,7 +65,7 @@ def create_network(
     if pretrained:
         from hsakd_pl.weights import load_weights  # above this file in the house
 
-        load_weights(network, pretrained_weights(name) if pretrained is True else pretrained)
+        load_weights(network, pretrained_weights(name) if pretrained is True else pretrained, new_head=None)
     return network
 
 

@@ -1,23 +1,15 @@
-"""timm's models by name: convolutional ones in stages, cut where timm taps them; others as classifiers."""
+"""timm's models by name: convolutional ones in stages, others as classifiers."""
 
-from collections.abc import Iterator
 from difflib import get_close_matches
-from itertools import pairwise
 from typing import Any
 
-import torch
 import torch.nn as nn
 from torch import Tensor
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.networks.backbone import StagedBackbone
-from hsakd_pl.networks.layers import conv1x1, named
+from hsakd_pl.networks.cut import Layers, UncutError, cut, in_sequence, last_stage_repeated, measured_parts
 from hsakd_pl.networks.network import Classifier, Network
-
-STAGES = 4  # after the last taps, as many as ImageNet's resnets have here: all families pair
-LEAST_SIZE = 64  # pixels a side of the image that shows how a model calls its layers
-
-Layers = dict[str, nn.Module]  # by path
 
 
 def make_timm(name: str, num_classes: int, branches: bool) -> Network:
@@ -27,7 +19,7 @@ def make_timm(name: str, num_classes: int, branches: bool) -> Network:
     """
     try:
         return TimmBackbone(create_model(name, num_classes), name, num_classes)
-    except Uncut:
+    except UncutError:
         if branches:
             raise
         return TimmClassifier(create_model(name, num_classes), num_classes)
@@ -65,10 +57,6 @@ def pretrained_weights(name: str) -> dict[str, Tensor]:
         raise UsageError(f"weights: those of {name} cannot be fetched ({reason}): name a file of them") from error
 
 
-class Uncut(UsageError):
-    """A model whose layers are not called one after the other."""
-
-
 class TimmClassifier(Classifier):
     """A timm model that cannot be cut into stages: class logits alone."""
 
@@ -87,7 +75,7 @@ class TimmBackbone(StagedBackbone):
     """
 
     def __init__(self, model: Any, name: str, num_classes: int) -> None:
-        self.model_name, path = name, model.pretrained_cfg.get("classifier")
+        self.model_name, path = name, model.pretrained_cfg["classifier"]
         # what nobody has taken yet of the copy that a backbone or a branch is being built of
         self.parts, channels, strides = measured_parts(model, name)
         super().__init__(in_sequence(self.parts[0]), channels, strides, num_classes)
@@ -112,100 +100,3 @@ class TimmBackbone(StagedBackbone):
     def _take(self, part: int) -> Layers:
         self.parts = self.parts or cut(create_model(self.model_name, self.num_classes))
         return self.parts[part]
-
-
-def cut(model: Any) -> list[Layers]:
-    """Part a model's layers into stem, stages and the head, which ends in the linear layer.
-
-    Stage 1 is the tapped layer alone, a later stage all up to its tap.
-    """
-    taps, classifier = [info["module"] for info in model.feature_info][-STAGES:], model.pretrained_cfg["classifier"]
-    linear, parts = model.get_submodule(classifier), list[Layers]([{}])
-    model.set_submodule(classifier, nn.Identity())
-    for path, layer in layers_of(model, taps):
-        if path == taps[0]:
-            parts.append({})
-        if path != classifier:
-            parts[-1][path] = layer
-        if path in taps:
-            parts.append({})
-    parts[-1][classifier.rpartition(".")[2]] = linear
-    return parts
-
-
-def layers_of(module: nn.Module, taps: list[str], prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Walk over a module's layers and their paths, into those alone that hold a tap."""
-    for name, layer in module.named_children():
-        if any(tap.startswith(f"{prefix}{name}.") for tap in taps):
-            yield from layers_of(layer, taps, f"{prefix}{name}.")
-        else:
-            yield prefix + name, layer
-
-
-def in_sequence(layers: Layers) -> nn.Sequential:
-    """Put layers into a sequence whose keys are their paths."""
-    below: dict[str, Layers] = {}
-    for path, layer in layers.items():
-        top, _, rest = path.partition(".")
-        below.setdefault(top, {})[rest] = layer
-    return named(**{top: inner[""] if "" in inner else in_sequence(inner) for top, inner in below.items()})
-
-
-@torch.no_grad()
-def measured_parts(model: Any, name: str) -> tuple[list[Layers], list[int], list[int]]:
-    """Cut a model; give its parts, and the channels and strides of stem and stages.
-
-    Raises Uncut unless the parts, one after the other, give the model's own logits of an image.
-    """
-    try:
-        widths = [info["num_chs"] for info in model.feature_info][-STAGES:]
-        size = max(LEAST_SIZE, 2 * model.feature_info[-1]["reduction"])
-        images = torch.linspace(-2, 2, 3 * size * size).view(1, 3, size, size)
-        expected, maps, copies = model.eval()(images), [images], [images.clone()]
-        *stages, head = parts = cut(model)
-        for layers in stages:
-            maps.append(in_sequence(layers)(maps[-1]))
-            copies.append(maps[-1].clone())
-        same = torch.allclose(in_sequence(head)(maps[-1]), expected) and all(map(torch.equal, maps, copies))
-        reason = "" if same else "they give other logits"
-        if [each.shape[1] for each in maps[2:]] != widths or maps[-1].dim() != 4:
-            reason = f"maps of {tuple(maps[-1].shape)}, not (B, {widths[-1]}, H, W)"
-    except Exception as error:  # whatever layers raise that are called otherwise
-        reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
-    if reason:
-        raise Uncut(
-            f"timm:{name} has no branches: its layers are not called one after the other in {STAGES} stages ({reason}). "
-            "Take it with branches=False, or as the teacher of a method without them (joint_kd_weight=0)"
-        )
-    model.train()
-    strides = [before.shape[-1] // after.shape[-1] for before, after in pairwise(maps)]
-    return parts, [each.shape[1] for each in maps[1:]], strides
-
-
-@torch.no_grad()
-def last_stage_repeated(layers: list[nn.Module], in_channels: int, out_channels: int, name: str) -> nn.Sequential:
-    """Give what in the last stage follows its last layer that shrinks the map, for maps of the stage's own output.
-
-    Raises UsageError where that is nothing.
-    """
-    images = torch.linspace(-1, 1, 64 * in_channels).view(1, in_channels, 8, 8)
-    maps, chain = images.clone(), list[nn.Module]()
-    for layer in layers:
-        before, maps = maps, layer.eval()(maps)
-        chain += [layer] if maps.shape[2:] == before.shape[2:] else [*layer.children()] or [layer]
-    expected, maps, kept, channels = maps, images, list[nn.Module](), 0
-    try:
-        for layer in chain:
-            before, maps = maps, layer(maps)
-            kept = [*kept, layer] if maps.shape[2:] == before.shape[2:] else []
-            channels = before.shape[1] if len(kept) == 1 else channels
-    except Exception:  # whatever layers raise that are called otherwise
-        kept = []
-    if not kept or not torch.allclose(maps, expected):
-        raise UsageError(
-            f"timm:{name} has no branches: nothing in its last stage keeps the map's size. "
-            "Take it with branches=False, or as the teacher of a method without them (joint_kd_weight=0)"
-        )
-    if channels != out_channels:
-        kept = [conv1x1(out_channels, channels), nn.BatchNorm2d(channels), *kept]
-    return nn.Sequential(*kept).train()
