@@ -26,7 +26,7 @@ HOUSE = [
 ]
 CORE = ("errors.py", "ops.py", "networks", "weights.py", "data", "modules")
 BUDGETS = {
-    tuple(f"hsakd_pl/{part}" for part in CORE): 3720,
+    tuple(f"hsakd_pl/{part}" for part in CORE): 4065,
     ("hsakd_pl/files",): 510,
     ("hsakd_pl/fast/*.py",): 220,
     ("hsakd_pl/fast/winograd",): 450,

@@ -19,7 +19,7 @@ from hsakd_pl.modules.optimization import (
     check_same_rates,
     make_sgd,
     one_schedule,
-    with_backbone_lr,
+    parameter_groups,
     with_warmup,
 )
 from hsakd_pl.networks import Network
@@ -114,12 +114,10 @@ class HSAKDModule(EvaluatedModule):
 
     def configure_optimizers(self) -> Any:
         """Optimize what is not frozen, at rates that ``lr_scheduler``, or warm-up and milestones, decide."""
-        trained: Any = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        if self.backbone_lr is not None:
-            trained = with_backbone_lr(trained, self.networks, self.backbone_lr)
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         options = {"momentum": self.momentum, "weight_decay": self.weight_decay, "nesterov": self.nesterov}
         make = self.optimizer or (lambda parameters: make_sgd(self, parameters, self.lr, self.fast, **options))
-        optimizer = make(trained)
+        optimizer = make(parameter_groups(trained, self.networks, self.backbone_lr))
         if self.lr_scheduler is not None:
             return one_schedule(optimizer, self.lr_scheduler(optimizer))
         if self.warmup_epochs:

@@ -46,13 +46,13 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, Sequence) else value
 
 
-def with_backbone_lr(
-    parameters: Sequence[Tensor], networks: Iterable[Network], backbone_lr: float
-) -> list[dict[str, Any]]:  # fmt: skip
-    """Part parameters into two groups: branches and class heads' last layers, and the rest, at a rate of its own.
+def parameter_groups(parameters: list[Tensor], networks: Iterable[Network], backbone_lr: float | None) -> list[Any]:
+    """Part off all but the branches and the class heads' last layers as a group with a rate of its own, if there is one.
 
     Raises UsageError where a network has no linear layer that would be its head.
     """
+    if backbone_lr is None:
+        return parameters
     heads = set[Tensor]()
     for network in networks:
         if not network.output_layers:

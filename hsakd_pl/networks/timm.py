@@ -91,7 +91,7 @@ class TimmBackbone(StagedBackbone):
         return last_stage_repeated([*layers.values()], self.channels[stage - 1], in_channels, self.model_name)
 
     def make_head(self, num_outputs: int) -> nn.Module:
-        head = in_sequence(self._take(-1))
+        head: Any = in_sequence(self._take(-1))
         if num_outputs != head[-1].out_features:
             head[-1] = nn.Linear(head[-1].in_features, num_outputs)  # as timm's reset_classifier does
         self.parts = []  # the head is the last to be taken
