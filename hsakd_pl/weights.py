@@ -147,8 +147,8 @@ def fit(
             )
     if fresh:
         rank_zero_info(
-            f"{origin}: {len(fitting)} tensors loaded, the heads for {network.num_classes} classes are new: "
-            f"{shorten(sorted(fresh & names.keys()))}"
+            f"{origin}: {len(fitting)} tensors loaded; the last layers of the heads ({len(fresh)} tensors) stay fresh, "
+            f"for {network.num_classes} classes"
         )
     if backbone_alone:
         rank_zero_info(f"{origin} holds a backbone alone: the branches keep their weights")

@@ -43,18 +43,22 @@ def load(networks: Any, weights: str | None, new_head: bool = False) -> UsageErr
 
     With ``new_head`` the last layers of the heads stay fresh. Raises UsageError for that without weights.
     """
-    if new_head and weights in (None, RANDOM):
-        raise UsageError("new_head has no effect without weights: all heads are new")
+    if weights in (None, RANDOM):
+        if new_head:
+            raise UsageError("new_head has no effect without weights: all heads are new")
+        return None
     try:
-        if weights == PRETRAINED:
-            for network in networks if isinstance(networks, list) else [networks]:
-                load_weights(network, pretrained_weights(str(network.name)), new_head=new_head)
-        elif weights not in (None, RANDOM):
+        if weights != PRETRAINED:
             load_weights(networks, weights, new_head=new_head)
+            return None
+        peers = networks if isinstance(networks, list) else [networks]
+        fetched = [(peer, pretrained_weights(str(peer.name))) for peer in peers]
     except UsageError as error:
         if local_path("weights", str(weights)).exists():
             raise
         return error
+    for peer, found in fetched:
+        load_weights(peer, found, new_head=new_head)
     return None
 
 

@@ -46,8 +46,8 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, Sequence) else value
 
 
-def parameter_groups(parameters: list[Tensor], networks: Iterable[Network], backbone_lr: float | None) -> list[Any]:
-    """Part off all but the branches and the class heads' last layers as a group with a rate of its own, if there is one.
+def parameter_groups(parameters: Sequence[Tensor], networks: Iterable[Network], backbone_lr: float | None) -> Any:
+    """Part off what is neither branch nor a class head's last layer, where it has a rate of its own, as a second group.
 
     Raises UsageError where a network has no linear layer that would be its head.
     """

@@ -83,8 +83,10 @@ def measured_parts(model: Any, name: str) -> tuple[list[Layers], list[int], list
             raise UsageError(f"its maps are {tuple(maps[-1].shape)}, not (B, {widths[-1]}, H, W)")
         same = torch.allclose(in_sequence(head)(maps[-1]), expected) and all(map(torch.equal, maps, copies))
         reason = "" if same else "its layers, one after the other, give other logits"
+    except UsageError as error:
+        reason = str(error)
     except Exception as error:  # whatever layers raise that are called otherwise
-        reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+        reason = f"its layers are not called one after the other: {' '.join(str(error).split()):.100}"
     if reason:
         raise UncutError(
             f"timm:{name} cannot be cut into {STAGES} stages, which branches need ({reason}): {WITHOUT_BRANCHES}"

@@ -53,8 +53,8 @@ def pretrained_weights(name: str) -> dict[str, Tensor]:
     try:
         return create_model(model, classes, pretrained=True).state_dict()
     except Exception as error:  # of the hub's client, of the network, of timm
-        reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
-        raise UsageError(f"weights: those of {name} cannot be fetched ({reason}): name a file of them") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UsageError(f"weights: those of {name} cannot be fetched ({reason:.200}): name a file of them") from error
 
 
 class TimmClassifier(Classifier):
