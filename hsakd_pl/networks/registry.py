@@ -77,7 +77,7 @@ def _import(name: str) -> Callable[..., nn.Module]:
     except (ImportError, AttributeError, ValueError) as error:
         close = get_close_matches(name, _REGISTRY, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}? " if close else ""
-        if path and not close:
-            hint = f"as an import path it leads nowhere ({error}; the folder of main.py and PYTHONPATH are searched); "
+        if path:
+            hint += f"as an import path it leads nowhere ({error}; main.py's folder and PYTHONPATH are searched); "
         known = f"known are {', '.join(list_networks())}, timm:<model> and import paths"
         raise UsageError(f"unknown network {name!r}: {hint}{known}") from error
