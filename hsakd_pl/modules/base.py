@@ -20,13 +20,12 @@ from hsakd_pl.modules.optimization import (
     check_same_rates,
     make_sgd,
     one_schedule,
+    parameter_groups,
     with_warmup,
 )
 from hsakd_pl.networks import Network
 from hsakd_pl.ops import all_finite, cross_entropy, total
 from hsakd_pl.weights import fit
-
-REPLACED = ("lr", "momentum", "nesterov", "weight_decay")  # what an optimizer of the user's takes the place of
 
 
 class HSAKDModule(EvaluatedModule):
@@ -54,6 +53,7 @@ class HSAKDModule(EvaluatedModule):
         fast: whether ``fit`` uses what makes it fast (:mod:`hsakd_pl.fast`); the same numbers up to rounding.
         compile: whether ``fit`` compiles the training step and the validation of the class head, with CUDA graphs on
             one GPU; a dictionary is settings of PyTorch's code generator (``torch._inductor.config``) for it.
+        backbone_lr: rate, on the same schedule, of all but branches and the class head's last layer, for fine-tuning.
         ensemble: under which views ``test`` also averages the heads of networks with branches, and lets images leave
             early, with multiply-adds for each: ``identity``, the images as they are, or ``all`` transformations.
     """
@@ -63,20 +63,20 @@ class HSAKDModule(EvaluatedModule):
         momentum: float = 0.9, nesterov: bool = True, weight_decay: float = 5e-4,
         milestones: Sequence[int] = (150, 180, 210), warmup_epochs: int = 0, optimizer: OptimizerMaker | None = None,
         lr_scheduler: Scheduler | None = None, branch_metrics_every: int = 10, fast: bool = True,
-        compile: bool | dict[str, Any] = False, ensemble: Views | None = None,
+        compile: bool | dict[str, Any] = False, backbone_lr: float | None = None, ensemble: Views | None = None,
     ) -> None:  # fmt: skip
         super().__init__(networks, branch_metrics_every, ensemble)
         if lr_scheduler is not None and warmup_epochs:
             raise UsageError(f"warmup_epochs is {warmup_epochs}: lr_scheduler replaces the warm-up, set one of the two")
         if compile and not fast:
             raise UsageError("compile has no effect with fast=False: leave one of the two out")
-        check_rates(lr, momentum, nesterov, weight_decay, milestones, warmup_epochs)
+        check_rates(lr, momentum, nesterov, weight_decay, milestones, warmup_epochs, backbone_lr)
         for name, weight in (loss_weights or {}).items():
             require(0 <= weight < math.inf, f"{name.removeprefix('loss_')}_weight", weight, "at least 0, and finite")
         require(branch_metrics_every >= 0, "branch_metrics_every", branch_metrics_every, "at least 0")
         self.loss_weights = dict(loss_weights or {})
         self.lr, self.momentum, self.nesterov, self.weight_decay = lr, momentum, nesterov, weight_decay
-        self.milestones, self.warmup_epochs = tuple(milestones), warmup_epochs
+        self.milestones, self.warmup_epochs, self.backbone_lr = tuple(milestones), warmup_epochs, backbone_lr
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.fast, self.compile_step = fast, compile
         self.means = EpochMeans()
@@ -118,7 +118,7 @@ class HSAKDModule(EvaluatedModule):
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         options = {"momentum": self.momentum, "weight_decay": self.weight_decay, "nesterov": self.nesterov}
         make = self.optimizer or (lambda parameters: make_sgd(self, parameters, self.lr, self.fast, **options))
-        optimizer = make(trained)
+        optimizer = make(parameter_groups(trained, self.networks, self.backbone_lr))
         if self.lr_scheduler is not None:
             return one_schedule(optimizer, self.lr_scheduler(optimizer))
         if self.warmup_epochs:

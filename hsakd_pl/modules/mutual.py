@@ -24,8 +24,8 @@ class MutualModule(HSAKDModule):
     CVPR 2018). The result, ``val/acc``, is the mean over the peers; each peer's stands beside it.
 
     Args:
-        networks: two or more registry names or networks, equal or not, with equal classes, branches and transforms.
-        weights: file with the weights of all peers.
+        networks: two or more names or networks, equal or not, with equal classes, branches and transforms.
+        weights: file with the weights of all peers; ``pretrained`` for those that timm publishes.
         num_classes: of networks by name.
         transforms: of networks by name: an object, or ``rotations``, ``flips``, ``colours``, an import path, a product.
         temperature: of both KD terms; T = 3: Sec. 4.1 of the paper.
@@ -33,6 +33,7 @@ class MutualModule(HSAKDModule):
         joint_ce_weight: factor of the branches' cross-entropy.
         kd_weight: factor of the class heads' KD.
         joint_kd_weight: factor of the branches' KD.
+        new_head: whether the class head's and the branches' last layers stay fresh, for ``weights`` of other classes.
 
     Other arguments: :class:`HSAKDModule`.
     """
@@ -44,7 +45,8 @@ class MutualModule(HSAKDModule):
         momentum: float = 0.9, nesterov: bool = True, weight_decay: float = 5e-4,
         milestones: Sequence[int] = (150, 180, 210), warmup_epochs: int = 0, optimizer: OptimizerMaker | None = None,
         lr_scheduler: Scheduler | None = None, branch_metrics_every: int = 10, fast: bool = True,
-        compile: bool | dict[str, Any] = False, ensemble: Views | None = None,
+        compile: bool | dict[str, Any] = False, backbone_lr: float | None = None,
+        ensemble: Views | None = None, new_head: bool = False,
     ) -> None:  # fmt: skip
         peers = [build_network(network, num_classes, True, None, transforms) for network in networks]
         facts = [(peer.num_classes, len(peer.branches), peer.transforms) for peer in peers]
@@ -52,13 +54,13 @@ class MutualModule(HSAKDModule):
             found = [f"{classes} classes, {branches} branches, {transforms}" for classes, branches, transforms in facts]
             raise UsageError(f"networks: two or more peers, alike in classes, branches and transforms, not {found}")
         require(0 < temperature < math.inf, "temperature", temperature, "above 0")
-        peers[0].missing = load(peers, weights)
+        peers[0].missing = load(peers, weights, new_head)
         joint = {"loss_joint_ce": joint_ce_weight, "loss_joint_kd": joint_kd_weight}
         super().__init__(
             peers,
             {"loss_ce": ce_weight, "loss_kd": kd_weight, **joint},
             *(lr, momentum, nesterov, weight_decay, milestones, warmup_epochs, optimizer, lr_scheduler),
-            *(branch_metrics_every, fast, compile, ensemble),
+            *(branch_metrics_every, fast, compile, backbone_lr, ensemble),
         )
         self.save_hyperparameters(ignore=not_by_name(self, networks=networks, transforms=transforms))
         self.temperature, self.views = temperature, peers[0].transforms.count

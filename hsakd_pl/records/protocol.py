@@ -15,7 +15,7 @@ import torchvision
 import hsakd_pl
 from hsakd_pl.files import local_path
 from hsakd_pl.files.weights import file_sha256, read_weights
-from hsakd_pl.modules.build import RANDOM
+from hsakd_pl.modules.build import PRETRAINED, RANDOM
 
 # Options that are no part of it: seeds, where things lie (of weights the hash counts), and how a run is watched.
 OUTSIDE = re.compile(
@@ -32,8 +32,8 @@ def weight_files(options: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"weights_sha256": None, "teacher_sha256": None, "teacher_acc": None}
     for name, sha256 in (("weights", "weights_sha256"), ("teacher_weights", "teacher_sha256")):
         path = options.get(f"model.init_args.{name}")
-        if path == RANDOM:
-            found[sha256] = RANDOM
+        if path in (RANDOM, PRETRAINED):
+            found[sha256] = path
         elif path is not None and (file := local_path(name, path)).exists():  # else a checkpoint makes up for it
             found[sha256] = file_sha256(file)
             if name == "teacher_weights":

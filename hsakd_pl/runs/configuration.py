@@ -21,7 +21,7 @@ DEEPEST, LONGEST, MOST_VALUES = 50, 4_000, 100_000  # of this package: 6 levels,
 # What a run was begun with and keeps: the checkpoint brings it along, so that another value has no effect.
 KEPT = re.compile(
     r"seed_everything$|optimizer|lr_scheduler|model\.class_path$|model\.init_args\.(network|networks|weights|optimizer"
-    rf"|lr_scheduler|num_classes|source_classes|{'|'.join(RATES)})(\.|$)"
+    rf"|lr_scheduler|num_classes|source_classes|new_head|{'|'.join(RATES)})(\.|$)"
 )
 
 # What says where things lie or how a run is watched, and nothing about what it computes.
