@@ -54,8 +54,8 @@ class HSAKDModule(EvaluatedModule):
         compile: whether ``fit`` compiles the training step and the validation of the class head, with CUDA graphs on
             one GPU; a dictionary is settings of PyTorch's code generator (``torch._inductor.config``) for it.
         backbone_lr: rate, on the same schedule, of all but branches and the class head's last layer, for fine-tuning.
-        ensemble: under which views ``test`` also averages the heads of networks with branches, and lets images leave
-            early, with multiply-adds for each: ``identity``, the images as they are, or ``all`` transformations.
+        ensemble: whether ``test`` also reports what all heads together make of the images as they are (``identity``),
+            or under every transformation too (``all``), and early exits, each with its multiply-adds; needs branches.
     """
 
     def __init__(
