@@ -13,10 +13,11 @@ from hsakd_pl.exported.pictures import as_input, first_images
 from hsakd_pl.exported.student import Student, save
 
 FAMILIES = ("mobilenetv2", "resnet8", "shufflenetv1", "shufflenetv2", "vgg8", "wrn_16_1")
-NETWORKS = [pytest.param(name, marks=() if name in FAMILIES else pytest.mark.slow) for name in list_networks()]
+NIGHTLY = [pytest.mark.slow, pytest.mark.nightly]
+NETWORKS = [pytest.param(name, marks=() if name in FAMILIES else NIGHTLY) for name in list_networks()]
 
 
-@pytest.mark.parametrize("name", [*NETWORKS, pytest.param("teacher", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [*NETWORKS, pytest.param("teacher", marks=NIGHTLY)])
 def test_three_formats_differ_from_pytorch_by_rounding(
     name: str, tmp_path: Path, cifar_mini: Path, unpack, teacher_file: Path
 ) -> None:

@@ -30,7 +30,7 @@ from hsakd_pl.networks import HSAKDNet, StagedBackbone
 timm = pytest.importorskip("timm", reason="timm is not installed: pip install 'hsakd_pl[timm]'")
 
 CLASSES = 5
-SLOW = pytest.mark.slow
+SLOW = [pytest.mark.slow, pytest.mark.nightly]
 # One model of each family with branches
 FAMILIES = [
     "regnety_002",
