@@ -6,10 +6,12 @@ from hsakd_pl.data import (
     DigitsDataModule,
     FeatureDataModule,
     ImageDataModule,
+    ImageFolderDataModule,
     ImageNetDataModule,
     STL10DataModule,
     TinyImageNetDataModule,
 )
+from hsakd_pl.exported import export_student, load_student
 from hsakd_pl.modules import (
     BaselineModule,
     HSAKDModule,
@@ -33,6 +35,7 @@ __all__ = [
     "FeatureDataModule",
     "HSAKDModule",
     "ImageDataModule",
+    "ImageFolderDataModule",
     "ImageNetDataModule",
     "LinearProbeModule",
     "MutualModule",
@@ -42,7 +45,9 @@ __all__ = [
     "TinyImageNetDataModule",
     "Transforms",
     "create_network",
+    "export_student",
     "list_networks",
+    "load_student",
     "load_weights",
     "methods",
     "published_state_dict",

@@ -65,6 +65,14 @@ class Transforms:
         """Sum joint logits over the transformations of a class: (rows, M * N) -> (rows, N)."""
         return joint_logits.unflatten(1, (-1, self.count)).sum(-1)
 
+    def view_logits(self, joint_logits: Tensor, views: Sequence[int]) -> Tensor:
+        """Take the class logits under the transformation that made a row: (V * B, M * N) by V views -> (V, B, N).
+
+        For that is known when classes are asked for: Lee et al., ICML 2020, aggregated inference.
+        """
+        by_class = joint_logits.unflatten(1, (-1, self.count)).unflatten(0, (len(views), -1))
+        return torch.stack([by_class[view, ..., m] for view, m in enumerate(views)])
+
     def by_transform(self, rows: Tensor) -> Tensor:
         """Give each transformation its own dimension: (M * B, ...) -> (M, B, ...)."""
         return rows.unflatten(0, (self.count, -1))

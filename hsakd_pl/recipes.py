@@ -41,19 +41,20 @@ TABLES = {
         Teacher* 75.48/92.67; Student 69.75/89.07; HSAKD 72.16/90.85; HSAKD* 72.39/91.00; Mutual 71.49""",
     "imagenet teachers": "teacher resnet50_imagenet; file resnet50-0676ba61.pth; torchvision -; Teacher* -",
     "digits": "teacher resnet20; Digits -",
+    "images": "teacher resnet32x4; student resnet8x4; Teacher* -; HSAKD* -",  # of one's own, by CIFAR-100's recipe
 }
 # SGD with momentum 0.9; the rate falls to a tenth at each milestone; the batch is of all devices together.
 # The first recipes are those whose names begin with it; cifar100 and stl10 are the defaults of modules and of probes.
 SETTINGS = """
-    recipes      cifar100/teacher_frozen cifar100      imagenet      stl10      tinyimagenet      digits
-    data         CIFAR100                CIFAR100      ImageNet      STL10      TinyImageNet      Digits
-    root         data                    data          data/imagenet data/stl10 data/tinyimagenet data
-    epochs       100                     240           100           100        100               8
-    lr           0.05                    0.05          0.1           0.1        0.1               0.05
-    nesterov     true                    true          false         true       true              true
-    weight_decay 0.0005                  0.0005        0.0001        0.0        0.0               0.0005
-    milestones   [30,60,90]              [150,180,210] [30,60,90]    [30,60,90] [30,60,90]        [6]
-    batch_size   64                      64            256           64         64                64"""
+    recipes      cifar100/teacher_frozen cifar100      imagenet      stl10      tinyimagenet      digits   images
+    data         CIFAR100                CIFAR100      ImageNet      STL10      TinyImageNet      Digits   ImageFolder
+    root         data                    data          data/imagenet data/stl10 data/tinyimagenet data     data/images
+    epochs       100                     240           100           100        100               8        240
+    lr           0.05                    0.05          0.1           0.1        0.1               0.05     0.05
+    nesterov     true                    true          false         true       true              true     true
+    weight_decay 0.0005                  0.0005        0.0001        0.0        0.0               0.0005   0.0005
+    milestones   [30,60,90]              [150,180,210] [30,60,90]    [30,60,90] [30,60,90]        [6]      [150,180,210]
+    batch_size   64                      64            256           64         64                64       64"""
 # Row of a table; then, over its columns: file, module and title of a recipe, options of its model and of its data
 JOINT = "network: {student}; teacher: {teacher}; teacher_weights: runs/{folder}/teacher_joint_{teacher}/last.ckpt"
 HINTON = "; transform_images: false; joint_kd_weight: 0; kd_weight: 0.9; ce_weight: 0.1; temperature: 4.0"

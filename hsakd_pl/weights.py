@@ -14,7 +14,6 @@ from hsakd_pl.errors import UsageError
 from hsakd_pl.files.weights import StateDict, shorten, unwrap
 from hsakd_pl.files.weights import file_sha256 as file_sha256
 from hsakd_pl.files.weights import read_weights as read_weights
-from hsakd_pl.networks.backbone import StagedBackbone
 from hsakd_pl.networks.hsakd import HSAKDNet
 from hsakd_pl.networks.network import Classifier, Network
 
@@ -31,8 +30,7 @@ Peers = nn.ModuleList | list[nn.Module] | tuple[nn.Module, ...]
 
 def published_key(network: nn.Module, key: str) -> str:
     """The published name of one of our state-dict keys; unchanged for networks that were never published."""
-    backbone = network.backbone if isinstance(network, HSAKDNet) else network
-    rules = backbone.published_keys if isinstance(backbone, StagedBackbone) else ()
+    rules = network.without_branches.published_keys if isinstance(network, Network) else ()
     if not rules:
         return key
     part = {"branches": "auxiliary_classifier.", "backbone": "backbone."}.get(key.split(".")[0], "")
@@ -63,14 +61,18 @@ def _published_order(key: str) -> str:
     return f"2 {head[1]}" if head else "1" if key.startswith("auxiliary_classifier.") else "0"
 
 
-def load_weights(network: nn.Module | Peers, source: str | Path | Mapping[str, Any], strict: bool = True) -> Any:
+def load_weights(
+    network: nn.Module | Peers, source: str | Path | Mapping[str, Any], strict: bool = True,
+    new_head: bool | None = False,
+) -> Any:  # fmt: skip
     """Load published or own weights into ``network`` and return it.
 
     ``source`` is a path (torch.save or .safetensors) or a state dict, in any envelope, with published keys or ours, as
     any floating type. A backbone takes its part of a whole network's weights; a network with branches takes a
     backbone's weights alone and keeps its branches as they are. Peers take ``net1.``, ``net2.``, ... or a
     MutualModule's checkpoint. A prefix of all keys is taken off where they then fit. Unless ``strict``, keys that do
-    not fit are left out, and counted in the log.
+    not fit are left out, and counted in the log. With ``new_head`` the last layers of the class head and of branches
+    that the file has stay fresh, for other classes; None: where their shapes differ.
 
     Raises UsageError, before anything is changed, listing what is missing, unexpected or of another shape, and where a
     weight is of another kind of number, is not finite, or nothing fits.
@@ -82,7 +84,7 @@ def load_weights(network: nn.Module | Peers, source: str | Path | Mapping[str, A
     peers: list[nn.Module] = [network] if single else list(network)  # type: ignore[list-item, arg-type]
     if len(parts) != len(peers):
         raise UsageError(f"{origin} holds {len(parts)} networks, {len(peers)} were given: pass a list of as many")
-    fitting = [fit(peer, weights, strict, origin) for peer, weights in zip(peers, parts, strict=True)]
+    fitting = [fit(peer, weights, strict, origin, new_head) for peer, weights in zip(peers, parts, strict=True)]
     for peer, weights in zip(peers, fitting, strict=True):
         peer.load_state_dict(weights, strict=False)
     if not strict:
@@ -92,9 +94,12 @@ def load_weights(network: nn.Module | Peers, source: str | Path | Mapping[str, A
     return network
 
 
-def fit(network: nn.Module, weights: StateDict, strict: bool, origin: str) -> StateDict:
+def fit(
+    network: nn.Module, weights: StateDict, strict: bool, origin: str, new_head: bool | None = False
+) -> StateDict:  # fmt: skip
     """The weights under our keys, without what does not fit; if ``strict``, UsageError where anything does not.
 
+    The last layers of the heads are left out with ``new_head``, or where that is None and their shapes differ.
     UsageError also for numbers that are not finite or cannot be cast, and where no weight fits.
     """
     own = network.state_dict()
@@ -104,16 +109,23 @@ def fit(network: nn.Module, weights: StateDict, strict: bool, origin: str) -> St
     parts = [_fit_part(network, {key[start:]: tensor for key, tensor in weights.items()}) for start in starts]
     part = max(parts, key=lambda part: sum(key in names for key in part))
     weights = {names.get(key, key): tensor for key, tensor in part.items()}
+    misfits = [key for key in own if key in weights and weights[key].shape != own[key].shape]
+    heads = network.output_layers if isinstance(network, Network) else []
+    fresh = {key for key in own if key.rpartition(".")[0] in heads}
+    heads_alone = bool(misfits) and fresh.issuperset(misfits)
+    if new_head is False or (new_head is None and not heads_alone):
+        fresh = set()
+    weights = {key: tensor for key, tensor in weights.items() if key not in fresh}
     backbone_alone = isinstance(network, HSAKDNet) and not any(key.startswith("branches.") for key in weights)
-    missing = [key for key in own if key not in weights and not key.endswith("num_batches_tracked")]
+    missing = [key for key in own if key not in weights.keys() | fresh and not key.endswith("num_batches_tracked")]
     problems = {
         "missing": [key for key in missing if not (backbone_alone and key.startswith("branches."))],
         "unexpected": [key for key in weights if key not in own],
         "there twice, under other names": [names[key] for key in part if key != names.get(key, key) in part],
         "of another shape": [
             f"{key} ({tuple(weights[key].shape)}, the network has {tuple(own[key].shape)})"
-            for key in own
-            if key in weights and weights[key].shape != own[key].shape
+            for key in misfits
+            if key in weights
         ],
     }
     fitting = {key: t for key, t in weights.items() if key in own and t.shape == own[key].shape}
@@ -123,6 +135,7 @@ def fit(network: nn.Module, weights: StateDict, strict: bool, origin: str) -> St
             f"{origin} does not fit {describe(network)}: {listed}. "
             + (f"All its keys begin with {prefix:.80} " * bool(prefix))
             + "Name the network, and the num_classes, that it was saved with"
+            + ", or set new_head to train fresh heads in place of its own" * (heads_alone and not new_head)
         )
     for key, tensor in fitting.items():
         dtypes = {tensor.dtype, wanted := own[key].dtype}
@@ -132,6 +145,11 @@ def fit(network: nn.Module, weights: StateDict, strict: bool, origin: str) -> St
             raise UsageError(
                 f"{origin}: {key} is NaN or infinite in {wanted}: take weights from before training failed"
             )
+    if fresh:
+        rank_zero_info(
+            f"{origin}: {len(fitting)} tensors loaded; the last layers of the heads ({len(fresh)} tensors) stay fresh, "
+            f"for {network.num_classes} classes"
+        )
     if backbone_alone:
         rank_zero_info(f"{origin} holds a backbone alone: the branches keep their weights")
     return fitting

@@ -28,7 +28,8 @@ quickstart() { # about 1 minute a seed on two cores
 
 teacher() { # 10 minutes
   [[ -e $OUT/teacher/test.json ]] || "$PYTHON" main.py test --config configs/cifar100/teacher_joint_wrn_40_2.yaml \
-    --model.init_args.weights "$TEACHER" --trainer.default_root_dir "$OUT/teacher" --trainer.accelerator cpu
+    --model.init_args.weights "$TEACHER" --model.init_args.ensemble all \
+    --trainer.default_root_dir "$OUT/teacher" --trainer.accelerator cpu
 }
 
 comparison() { # 10 % of the training images, 20 epochs: 80 minutes a seed, most of it HSAKD*

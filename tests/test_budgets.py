@@ -22,18 +22,20 @@ HOUSE = [
     "recipes",
     "report",
     "records",
+    "exported",
     "runs",
 ]
 CORE = ("errors.py", "ops.py", "networks", "weights.py", "data", "modules")
 BUDGETS = {
-    tuple(f"hsakd_pl/{part}" for part in CORE): 4060,
+    tuple(f"hsakd_pl/{part}" for part in CORE): 5100,
     ("hsakd_pl/methods",): 800,
     ("hsakd_pl/files",): 510,
-    ("hsakd_pl/fast/*.py",): 220,
+    ("hsakd_pl/fast/*.py",): 232,
     ("hsakd_pl/fast/winograd",): 450,
     ("hsakd_pl/report",): 850,
-    ("hsakd_pl/records",): 1110,
-    ("hsakd_pl/runs",): 900,
+    ("hsakd_pl/records",): 1250,
+    ("hsakd_pl/exported",): 761,
+    ("hsakd_pl/runs",): 985,
     ("benchmarks",): 600,
 }
 

@@ -17,6 +17,7 @@ from hsakd_pl import (
     BaselineModule,
     CIFAR100DataModule,
     DigitsDataModule,
+    ImageFolderDataModule,
     ImageNetDataModule,
     LinearProbeModule,
     MutualModule,
@@ -131,18 +132,26 @@ def test_cudnn_tries_its_algorithms_unless_told_otherwise(
 def test_main_is_a_script() -> None:
     script = Path(__file__).parents[1] / "main.py"
     shown = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True).stdout
-    commands = ("fit", "validate", "test", "predict", "sweep", "report", "recipes")
+    commands = ("fit", "validate", "test", "predict", "sweep", "report", "recipes", "export")
     assert all(f"\n    {command} " in shown for command in commands)
 
 
-@pytest.mark.parametrize("command", ["sweep", "report", "recipes"])
+@pytest.mark.parametrize("command", ["sweep", "report", "recipes", "export"])
 def test_help_of_what_stands_beside_fit(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main([command, "--help"])
     assert end.value.code == 0 and f"usage: hsakd {command}" in capsys.readouterr().out
 
 
-MISUSED = [["report", "nowhere"], ["report"], ["sweep"], ["sweep", "--seeds", "2-1"], ["recipes", "--x"]]
+MISUSED = [
+    ["report", "nowhere"],
+    ["report"],
+    ["export"],
+    ["export", "nowhere"],
+    ["sweep"],
+    ["sweep", "--seeds", "2-1"],
+    ["recipes", "--x"],
+]
 
 
 @pytest.mark.parametrize("command", MISUSED)
@@ -165,7 +174,15 @@ def test_help_shows_every_option(module: type, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize(
-    "module", [CIFAR100DataModule, STL10DataModule, TinyImageNetDataModule, ImageNetDataModule, DigitsDataModule]
+    "module",
+    [
+        CIFAR100DataModule,
+        STL10DataModule,
+        TinyImageNetDataModule,
+        ImageNetDataModule,
+        ImageFolderDataModule,
+        DigitsDataModule,
+    ],
 )
 def test_data_modules_show_every_option(module: type) -> None:
     options = inspect.signature(module).parameters

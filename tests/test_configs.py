@@ -32,6 +32,7 @@ PAPER = [name for name in RECIPES if not name.startswith("digits/")]
 DATA: dict[str, tuple[str | None, int]] = {
     "cifar100": ("cifar100-mini.tar.gz", 2),
     "digits": (None, 2),
+    "images": ("imagenet-mini.tar.gz", 2),
     "imagenet": ("imagenet-mini.tar.gz", 1),
     "stl10": ("stl10-mini.tar.gz", 2),
     "tinyimagenet": ("tiny-imagenet-mini.tar.gz", 2),

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import small
 import torch
 from PIL import Image
 from torchvision.transforms.v2.functional import to_pil_image
@@ -12,7 +13,6 @@ from hsakd_pl import DigitsDataModule, ImageNetDataModule
 from hsakd_pl.data import Description
 from hsakd_pl.data.description import read_description
 from hsakd_pl.errors import UsageError
-from tests import small
 
 NAMES = ["ant", "bee", "cow"]
 SAVED = {"class_names": NAMES, "image_size": 16, "resize": 20, "mean": [0.1, 0.2, 0.3], "std": [1.0, 2.0, 3.0]}

@@ -46,7 +46,8 @@ def groups(tmp_path_factory: pytest.TempPathFactory) -> list[Group]:
                     "trainer": {**limits, "default_root_dir": f"runs/{kind}/seed{seed}"},
                 }
                 run("fit", "--seed_everything", str(seed), **options)
-                run("test", "--ckpt_path", "last", **options)
+                ensemble = ["--model.init_args.ensemble", "all"] if kind == "teacher" and not seed else []
+                run("test", "--ckpt_path", "last", *ensemble, **options)
                 rows += collect(Path(f"runs/{kind}/seed{seed}"))
             found.append(Group(kind, rows, [], "", None, {}, []))
     protocol = {"hash": "0123456789ab", "epochs": 2, "optimizer": "SGD", "lr": 0.01, "options": {"model.lr": 0.01}}
@@ -126,6 +127,10 @@ def test_a_page_shows_what_each_run_is_and_does(page: Path, groups: list[Group])
         cells = [student["test"][f"branch{number}_{kind}"] for kind in ("class", "class_top5", "joint")]
         row = f"branch {number}</th>" + "".join(f"<td>{cell:.2f}</td>" for cell in cells)
         assert row in text
+    for found in groups[1].rows[0]["test"]["cascade"]:
+        cells = f"<td>{found['acc']:.2f}</td><td>{found['multiply_adds'] / 1e6:.1f}</td>"
+        assert text.count(f"cascade at {found['threshold']}</th>{cells}") == 1
+    assert text.count("class head, all views</th>") == 1
     true, predicted, count = student["details"]["confused"][0]
     assert re.search(rf'<td class="name">{true}</td><td class="name">{predicted}</td><td [^>]*>{count}</td>', text)
 

@@ -88,7 +88,7 @@ def test_a_pipe_gets_one_line_an_epoch_and_lightning_s_warnings_without_its_adve
     assert [line.split()[0] for line in lines[:first]] == ["network", "data", "device", "training", "folder"]
     for epoch, line in enumerate(lines[first : first + 3], 1):
         assert re.fullmatch(LINE.format(f"{epoch}/3"), line), line
-    assert [line.split()[0] for line in lines[first + 3 :]] == ["result", "files", "next", "python"]
+    assert [line.split()[0] for line in lines[first + 3 :]] == ["result", "files", "next", "python", "python"]
     assert not re.findall(ADVERTS, done.stderr)
     assert "Validating on the test split" in done.stderr and "fp16 is not supported on CPU" in done.stderr
 

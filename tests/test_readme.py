@@ -17,8 +17,13 @@ from hsakd_pl.runs.cli import main
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
-COMMANDS = [line for language, block in BLOCKS if language == "bash" for line in block.splitlines()]
-EXAMPLES = [block for language, block in BLOCKS if language == "python"]
+EVERY_COMMAND = [line for language, block in BLOCKS if language == "bash" for line in block.splitlines()]
+EVERY_EXAMPLE = [block for language, block in BLOCKS if language == "python"]
+# from photographs to an exported student: tests/test_own_images.py runs these
+OWN_COMMANDS = [block.splitlines() for language, block in BLOCKS if language == "bash" and "timm:" in block]
+[OWN_EXAMPLE] = (block for block in EVERY_EXAMPLE if "timm:" in block)
+COMMANDS = [command for command in EVERY_COMMAND if command not in OWN_COMMANDS[0]]
+EXAMPLES = [block for block in EVERY_EXAMPLE if block != OWN_EXAMPLE]
 MAKE = ["make quickstart", "make test"]  # run by .ci/run itself
 
 
@@ -29,7 +34,7 @@ def test_every_configuration_exists_and_is_as_frequent_as_stated() -> None:
     assert [path for path in named if not (REPOSITORY / path).is_file()] == []
     stated = dict(re.findall(r"`python main.py fit --config (configs/\S+)` \| (\d+) \|", readme))
     recipes = REPOSITORY.glob("configs/*/*.yaml")
-    of_the_paper = [path for path in recipes if path.parent.name not in ("digits", "trainer")]
+    of_the_paper = [path for path in recipes if path.parent.name not in ("digits", "images", "trainer")]
     assert sum(map(int, stated.values())) == len(of_the_paper)
     for path, count in stated.items():
         folder, kind = (REPOSITORY / path).parent, "_".join(Path(path).name.split("_")[:2])
@@ -39,7 +44,8 @@ def test_every_configuration_exists_and_is_as_frequent_as_stated() -> None:
 
 def test_every_command_is_run() -> None:
     assert len(COMMANDS) > 5
-    assert [command for command in COMMANDS if not command.startswith("python main.py ")] == MAKE
+    assert [command for command in EVERY_COMMAND if not command.startswith("python main.py ")] == MAKE
+    assert len(OWN_COMMANDS) == 1 and len(OWN_COMMANDS[0]) + len(COMMANDS) == len(EVERY_COMMAND)
     for command in MAKE:
         assert command in (REPOSITORY / ".ci" / "run").read_text()
 
@@ -90,17 +96,21 @@ def test_examples(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(found["network"](torch.randn(2, 3, 64, 64)).joint_logits) == 3
 
 
-def test_a_backbone_by_import_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cifar_mini: Path) -> None:
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_a_backbone_by_import_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cifar_mini: Path, in_parts: bool
+) -> None:
     monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
     monkeypatch.syspath_prepend(tmp_path)
     (example,) = (block for block in EXAMPLES if "class MobileNetV3Small" in block)
     (tmp_path / "mine.py").write_text(example)
     (block,) = (block for language, block in BLOCKS if language == "yaml")
+    backbone = {"class_path": "mine.MobileNetV3Small", "init_args": {"num_classes": 100}}
+    parts = {"network": {"class_path": "hsakd_pl.networks.HSAKDNet", "init_args": {"backbone": backbone}}}
     config = {
-        "model": {"class_path": "hsakd_pl.TeacherModule", "init_args": yaml.safe_load(block)},
+        "model": {"class_path": "hsakd_pl.TeacherModule", "init_args": parts if in_parts else yaml.safe_load(block)},
         "data": {"class_path": "hsakd_pl.CIFAR100DataModule", "init_args": {"root": str(cifar_mini), "batch_size": 4}},
         "trainer": {"fast_dev_run": True, "accelerator": "cpu", "default_root_dir": str(tmp_path)},
     }
-    config["model"]["init_args"]["network"]["init_args"]["backbone"]["init_args"]["num_classes"] = 100
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     main(["fit", "--config", str(tmp_path / "config.yaml")])

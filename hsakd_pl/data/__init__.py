@@ -5,6 +5,7 @@ from hsakd_pl.data.cifar100 import CIFAR100DataModule
 from hsakd_pl.data.description import Description
 from hsakd_pl.data.digits import DigitsDataModule
 from hsakd_pl.data.features import FeatureDataModule
+from hsakd_pl.data.imagefolder import ImageFolderDataModule
 from hsakd_pl.data.imagenet import ImageNetDataModule
 from hsakd_pl.data.splits import Split
 from hsakd_pl.data.stl10 import STL10DataModule
@@ -12,5 +13,5 @@ from hsakd_pl.data.tinyimagenet import TinyImageNetDataModule
 
 __all__ = [
     "CIFAR100DataModule", "Description", "DigitsDataModule", "FeatureDataModule", "ImageDataModule",
-    "ImageNetDataModule", "STL10DataModule", "Split", "TinyImageNetDataModule",
+    "ImageFolderDataModule", "ImageNetDataModule", "STL10DataModule", "Split", "TinyImageNetDataModule",
 ]  # fmt: skip

@@ -47,10 +47,10 @@ class PadCropFlip:
         return crop_and_flip(images, draws, self.padding)
 
 
-def random_resized_crop(size: int) -> v2.Transform:
+def random_resized_crop(size: int, flip: bool = True) -> v2.Transform:
     """ImageNet's training recipe for one PIL image or uint8 tensor; gives a uint8 tensor (3, size, size)."""
-    crop = v2.RandomResizedCrop(size, antialias=True)
-    return v2.Compose([crop, v2.RandomHorizontalFlip(), v2.PILToTensor()])
+    crop, flips = v2.RandomResizedCrop(size, antialias=True), [v2.RandomHorizontalFlip()] * flip
+    return v2.Compose([crop, *flips, v2.PILToTensor()])
 
 
 def resized_center_crop(size: int, resize: int) -> v2.Transform:

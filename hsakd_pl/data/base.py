@@ -71,12 +71,30 @@ class ImageDataModule(BatchedDataModule):
         raise NotImplementedError(f"{type(self).__name__} must implement read")
 
     def read_class_names(self) -> list[str]:
-        """Names in the order of the labels; only numbers where the data set is not there to ask."""
-        return [str(label) for label in range(self.num_classes)]
+        """Names in the order of the labels; none where the data set has none, or is not there to ask."""
+        return []
 
     def known_names(self) -> list[str]:
-        """Names of the classes in the order of the labels, those that a trained network knows first."""
-        return self.known.class_names if self.known else self.read_class_names()
+        """Names of the classes in the order of the labels, those that a trained network knows first; else numbers."""
+        names = self.known.class_names if self.known else self.read_class_names()
+        return names if not isinstance(names, list) or names else [str(label) for label in range(self.num_classes)]
+
+    @property
+    def held_out(self) -> float:
+        """Part of what ``read(train=True)`` gives that validates instead."""
+        return self.val_fraction
+
+    @property
+    def validated_on(self) -> str:
+        """Which images validate."""
+        return f"{self.val_fraction:g} of the training split" if self.val_fraction else "test split"
+
+    @property
+    def roles(self) -> str:
+        """What validates and what tests, in a line for the log."""
+        if self.val_fraction:
+            return f"Validating on {self.validated_on} (val_fraction)"
+        return "Validating on the test split, as the paper does (val_fraction: hold out instead)"
 
     @property
     def description(self) -> Description:
@@ -89,8 +107,8 @@ class ImageDataModule(BatchedDataModule):
 
         Raises UsageError where those are there and have other classes.
         """
-        found = self.read_class_names()
-        if found not in (description.class_names, [str(label) for label in range(self.num_classes)]):
+        found = list(self.read_class_names())
+        if found and found != description.class_names:
             raise UsageError(
                 f"{type(self).__name__}: {self.folder} has the classes {shorten(found)}, the trained network has "
                 f"{shorten(description.class_names)}: name the data that it was trained for"
@@ -103,33 +121,48 @@ class ImageDataModule(BatchedDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Read what ``stage`` needs and is not there yet; UsageError if a fraction leaves a class empty."""
-        if self.seed is None:
-            self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         name = type(self).__name__
         check_statistics(name, self.mean, self.std)
         require(self.image_size >= 1, "image_size", self.image_size, "at least 1")
         self.class_names = check_class_names(self.known_names(), self.num_classes, f"{name}.read_class_names()")
-        validating = stage in ("fit", "validate")
-        if (stage in ("fit", None) or (validating and self.val_fraction)) and "train" not in self.splits:
-            self._read_train(self.seed)
-        if (stage in ("test", None) or (validating and not self.val_fraction)) and "test" not in self.splits:
-            self.splits["test"] = self._read(train=False)
-        if not self.val_fraction and "test" in self.splits:
-            self.splits["val"] = self.splits["test"]
+        validating = stage in ("fit", "validate", None) and "val" not in self.splits
+        if validating:
+            rank_zero_info(self.roles)
+        if stage in ("fit", None) or (validating and self.held_out):
+            self.read_training()
+        if stage in ("test", None):
+            self.read_test()
+        if validating and not self.held_out:
+            self.splits["val"] = self.read_validation()
 
     def _read(self, train: bool) -> Split:
         return check_split(self.read(train), self.num_classes, f"{type(self).__name__}.read(train={train})")
 
-    def _read_train(self, seed: int) -> None:
-        train = self._read(train=True)
+    def read_test(self) -> Split:
+        """The test split, read and checked once."""
+        if "test" not in self.splits:
+            self.splits["test"] = self._read(train=False)
+        return self.splits["test"]
+
+    def read_validation(self) -> Split:
+        """The validation split where none is held out of the training split: the test split."""
+        return self.read_test()
+
+    def read_training(self) -> Split:
+        """The training split without what is held out of it, read, checked and parted once."""
+        if "train" not in self.splits:
+            self._part(self._read(train=True))
+        return self.splits["train"]
+
+    def _part(self, train: Split) -> None:
+        if self.seed is None:
+            self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         if self.train_fraction < 1:
             option = f"train_fraction={self.train_fraction}"
             train = train.take(stratified_indices(train.targets, 1 - self.train_fraction, 0, option)[0])
-        if self.val_fraction:
+        if self.held_out:
             option = f"val_fraction={self.val_fraction}"
-            kept, held = stratified_indices(train.targets, self.val_fraction, seed, option)
+            kept, held = stratified_indices(train.targets, self.held_out, self.seed, option)
             train, self.splits["val"] = train.take(kept), train.take(held)
-        else:
-            rank_zero_info("Validating on the test split, as the paper does (val_fraction: hold out instead)")
         require(len(train.targets) > 1, "the training split's number of images", len(train.targets), "at least 2")
         self.splits["train"] = train

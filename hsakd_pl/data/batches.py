@@ -11,10 +11,11 @@ from torchvision.transforms import v2
 
 from hsakd_pl.data.augment import PadCropFlip, normalise
 from hsakd_pl.data.description import Description
+from hsakd_pl.data.images import decode_images
 from hsakd_pl.data.jpeg import DeviceDecodedBatches
 from hsakd_pl.data.loader import ResumableLoader
 from hsakd_pl.data.sampler import GlobalBatchSampler
-from hsakd_pl.data.sources import ResidentTensors, TransformedBatches, WorkerBatches
+from hsakd_pl.data.sources import AugmentedBatches, ResidentTensors, TransformedBatches, WorkerBatches
 from hsakd_pl.data.splits import Split
 from hsakd_pl.data.walk import image_paths
 from hsakd_pl.errors import UsageError
@@ -39,6 +40,7 @@ class BatchedDataModule(pl.LightningDataModule):
     train_transform: PadCropFlip | v2.Transform
     test_transform: v2.Transform | None = None  # None: images have their final size
     decode_on_device: bool = False
+    resident_mib: int = 0  # what the files of a split may take once they are decoded; others are opened every epoch
 
     @property
     def description(self) -> Description:
@@ -48,15 +50,13 @@ class BatchedDataModule(pl.LightningDataModule):
     def __init__(self) -> None:
         super().__init__()
         self._statistics_on: dict[torch.device, Tensor] = {}
+        self._decoded: list[tuple[list[str], Tensor]] = []
 
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled and augmented batches of the training split, with the samples' indices if the module needs them."""
         # Lightning sets overfit_batches on the trainer without declaring it
         overfit = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
-        train, shuffle = self.splits["train"], not overfit
-        loader = (
-            self._loader(train, self.train_transform, shuffle) if self.augment else self.plain_loader(train, shuffle)
-        )
+        loader = self._loader(self.splits["train"], self.train_transform if self.augment else None, not overfit)
         # a module of the user's own does not say
         loader.indexed = getattr(getattr(self.trainer, "lightning_module", None), "needs_indices", False)
         return loader
@@ -81,10 +81,19 @@ class BatchedDataModule(pl.LightningDataModule):
 
     def plain_loader(self, split: Split, shuffle: bool = False, everywhere: bool = False) -> ResumableLoader:
         """Batches without augmentation; ``everywhere``: each device gets all of them."""
-        transform = self.test_transform
-        if transform is not None and isinstance(split.images, Tensor):  # once for all epochs
-            split, transform = split._replace(images=transform(split.images)), None
-        return self._loader(split, transform, shuffle, everywhere)
+        return self._loader(split, None, shuffle, everywhere)
+
+    def resident(self, split: Split) -> Tensor | None:
+        """The images of a split at the size of test images, made once for all epochs; None for files of too many."""
+        images, transform, size = split.images, self.test_transform, self.image_size
+        if isinstance(images, Tensor):
+            return images if transform is None else transform(images)
+        if known := [decoded for paths, decoded in self._decoded if paths is images]:
+            return known[0]
+        if transform is None or len(images) * 3 * size**2 > self.resident_mib * 2**20:
+            return None
+        self._decoded.append((images, decode_images(images, size, transform)))
+        return self._decoded[-1][1]
 
     def _loader(
         self,
@@ -98,7 +107,14 @@ class BatchedDataModule(pl.LightningDataModule):
             local_devices, device = self.trainer.num_devices, self.trainer.strategy.root_device
         seed = self.seed or 0
         sampler = self.make_sampler(len(split.targets), shuffle, everywhere)
-        if isinstance(transform, v2.Transform):
+        if isinstance(transform, PadCropFlip):  # of batches, wherever their images come from
+            source = self._loader(split, None, shuffle, everywhere).make_batches
+            augmented = AugmentedBatches(source, transform, len(split.targets), seed, device)
+            return ResumableLoader(augmented.make_batches, sampler)
+        if transform is None and (images := self.resident(split)) is not None:
+            resident = ResidentTensors(images.to(device), split.targets.to(device))
+            return ResumableLoader(resident.make_batches, sampler)
+        if (transform := transform or self.test_transform) is not None:
             default = min(MAX_DEFAULT_WORKERS, suggested_max_num_workers(local_devices), len(sampler))
             num_workers = default if self.num_workers is None else self.num_workers
             batches = TransformedBatches(split, transform, self.image_size, seed, self.on_error)
@@ -106,9 +122,7 @@ class BatchedDataModule(pl.LightningDataModule):
                 return ResumableLoader(DeviceDecodedBatches(batches, num_workers, device).make_batches, sampler)
             workers = WorkerBatches(batches, num_workers, pin_memory=device.type == "cuda")
             return ResumableLoader(workers.make_batches, sampler)
-        assert isinstance(split.images, Tensor), "image files need a torchvision transform"
-        resident = ResidentTensors(split.images.to(device), split.targets.to(device), transform, seed)
-        return ResumableLoader(resident.make_batches, sampler)
+        raise UsageError(f"{type(self).__name__}.read gave files: it needs a test_transform that brings them to size")
 
     def make_sampler(self, samples: int, shuffle: bool, everywhere: bool = False) -> GlobalBatchSampler:
         """The order of so many samples in batches, dealt out to the trainer's devices unless ``everywhere``."""

@@ -10,6 +10,7 @@ from torchvision.datasets import CIFAR100
 from hsakd_pl.data.augment import PadCropFlip
 from hsakd_pl.data.base import ImageDataModule
 from hsakd_pl.data.images import decode_images, obtain
+from hsakd_pl.data.layout import advice
 from hsakd_pl.data.splits import Split, check_class_names
 from hsakd_pl.data.walk import class_folders, class_names_of
 from hsakd_pl.errors import UsageError
@@ -59,12 +60,13 @@ class CIFAR100DataModule(ImageDataModule):
         raise UsageError(
             f"no CIFAR-100 in {self.root}: point --data.init_args.root at the folder that holds "
             f"cifar-100-python/ (or train/ and test/ in class folders), or set --data.init_args.download true"
+            f"{advice(self.root)}"
         )
 
     def read_class_names(self) -> list[str]:
         if (meta := self.folder / "meta").is_file():
             return check_class_names(read_entries(meta, "fine_label_names")[0], self.num_classes, meta)
-        return class_names_of(self.folder / "train") or super().read_class_names()
+        return class_names_of(self.folder / "train")
 
 
 def _read_pickle(path: Path, num_classes: int) -> Split:

@@ -22,6 +22,9 @@ class DigitsDataModule(ImageDataModule):
     std = (0.3188,) * 3
     train_transform = PadCropFlip(padding=2, flip=False)  # a mirrored digit is no digit
 
+    def read_class_names(self) -> list[str]:
+        return [str(digit) for digit in range(self.num_classes)]
+
     def read(self, train: bool) -> Split:
         digits = load_digits()
         pixels = torch.from_numpy(digits.images / 16 * 255).round().to(torch.uint8)  # from 0..16

@@ -48,6 +48,14 @@ class FeatureDataModule(pl.LightningDataModule):
         self.images.trainer = self.trainer
         self.images.setup(stage)
 
+    def state_dict(self) -> dict[str, Any]:
+        """That of the images."""
+        return self.images.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Give the images theirs back."""
+        self.images.load_state_dict(state_dict)
+
     @torch.no_grad()
     def features(self, split: str) -> Tensor:
         """Features (N, D) of a split's images without augmentation, on the trainer's device, all on every device."""
@@ -88,5 +96,5 @@ class FeatureDataModule(pl.LightningDataModule):
 
     def _loader(self, split: str, shuffle: bool = False) -> ResumableLoader:
         features = self.features(split)
-        resident = ResidentTensors(features, self.targets(split).to(features.device), None, self.images.seed or 0)
+        resident = ResidentTensors(features, self.targets(split).to(features.device))
         return ResumableLoader(resident.make_batches, self.images.make_sampler(len(features), shuffle))

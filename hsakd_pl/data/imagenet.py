@@ -1,4 +1,4 @@
-"""ImageNet (ILSVRC2012), or any class folders of photographs in its layout."""
+"""ImageNet (ILSVRC2012), or class folders of photographs in its layout."""
 
 from functools import partial
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 from torchvision.datasets import ImageNet
 from torchvision.datasets.imagenet import ARCHIVE_META
 
+from hsakd_pl.data.augment import random_resized_crop
 from hsakd_pl.data.folders import ClassFolderDataModule
 from hsakd_pl.data.images import obtain
 
@@ -34,7 +35,8 @@ class ImageNetDataModule(ClassFolderDataModule):
     ) -> None:  # fmt: skip
         options = train_fraction, val_fraction, seed, augment, num_workers, predict_dir, on_error
         super().__init__(root, batch_size, *options)
-        self.use_size(image_size, resize=image_size * 256 // 224)
+        self.use_size(image_size, image_size * 256 // 224, random_resized_crop(image_size))
+        self.num_classes = len(self.read_class_names()) or self.num_classes
         self.decode_on_device = decode_on_device
 
     def prepare_data(self) -> None:

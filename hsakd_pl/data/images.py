@@ -107,19 +107,28 @@ def rgb(file: ImageFile.ImageFile) -> Image.Image:
     return white
 
 
-def decode_images(paths: Sequence[str], size: int) -> Tensor:
-    """uint8 (N, 3, size, size), as stored: EXIF orientation is left alone.
+def decode_images(paths: Sequence[str], size: int, transform: Callable[[Image.Image], Tensor] | None = None) -> Tensor:
+    """uint8 (N, 3, size, size): what ``transform`` makes of files that :func:`open_image` opened.
 
-    Raises UsageError naming a file that is broken, or, before it is decoded, of another size.
+    Without it as they are stored, EXIF orientation is left alone. Raises UsageError naming a file that is broken, or,
+    before it is decoded, of another size.
     """
 
     def decode(path: str) -> Tensor:
+        if transform is not None:
+            return transform(open_image(path, size))
         with header(path) as image:
             if image.size != (size, size):
                 found = " x ".join(map(str, reversed(image.size)))
-                raise UsageError(f"the image {path} has {found} pixels, not {size} x {size}: resize it")
+                raise UsageError(
+                    f"the image {path} has {found} pixels, not {size} x {size}: resize it, or take "
+                    "ImageFolderDataModule, which does"
+                )
             check_pixels(image, size)
             return pil_to_tensor(rgb(image))
 
     with ThreadPoolExecutor() as pool:  # decoding releases the GIL
-        return torch.stack([*tracked(pool.map(decode, paths), len(paths), "Decoding images")])
+        images = torch.empty(len(paths), 3, size, size, dtype=torch.uint8)
+        for row, image in zip(images, tracked(pool.map(decode, paths), len(paths), "Decoding images"), strict=True):
+            row.copy_(image)
+    return images

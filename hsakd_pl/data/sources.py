@@ -3,7 +3,7 @@
 What they make depends on (seed, epoch, index) alone: not on the device, nor on the number of workers.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,32 +19,47 @@ from hsakd_pl.data.loader import Batch
 from hsakd_pl.data.seeding import AUGMENTATION, derive_seed, seeded_generator
 from hsakd_pl.data.splits import Split
 from hsakd_pl.errors import UsageError
+from hsakd_pl.files.weights import shorten
 
 
 @dataclass(eq=False)
 class ResidentTensors:
-    """A whole split on its device: a batch is a gather, augmentation runs on the batch.
+    """A whole split on its device: a batch is a gather.
 
     ``images`` (N, 3, S, S), or features (N, D), ``labels`` int64 (N,). Nothing is copied from the host inside an epoch.
     """
 
     images: Tensor
     labels: Tensor
-    augmentation: PadCropFlip | None
-    seed: int
 
     def make_batches(self, epoch: int, order: list[Tensor]) -> Iterator[Batch]:
         """Yield the batch of every index tensor in ``order``."""
-        device = self.images.device
-        if self.augmentation is not None:
-            generator = seeded_generator(self.seed, AUGMENTATION, epoch)
-            draws = self.augmentation.draw(len(self.images), generator).to(device)
-        whole_order = torch.cat([torch.arange(0), *order]).to(device)
-        for indices in whole_order.split([len(batch) for batch in order]):
-            images = self.images[indices]
-            if self.augmentation is not None:
-                images = self.augmentation(images, draws[indices])
-            yield images, self.labels[indices]
+        for indices in _on(self.images.device, order):
+            yield self.images[indices], self.labels[indices]
+
+
+def _on(device: torch.device, order: list[Tensor]) -> Sequence[Tensor]:
+    """The index tensors on a device, by one copy."""
+    return torch.cat([torch.arange(0), *order]).to(device).split([len(indices) for indices in order])
+
+
+@dataclass(eq=False)
+class AugmentedBatches:
+    """Batches of images of one size, whoever made them, augmented on ``device``; ``samples``: of the whole split."""
+
+    source: Callable[[int, list[Tensor]], Iterator[Batch]]
+    augmentation: PadCropFlip
+    samples: int
+    seed: int
+    device: torch.device
+
+    def make_batches(self, epoch: int, order: list[Tensor]) -> Iterator[Batch]:
+        """Yield the batch of every index tensor in ``order``."""
+        generator = seeded_generator(self.seed, AUGMENTATION, epoch)
+        draws = self.augmentation.draw(self.samples, generator).to(self.device)
+        for indices, batch in zip(_on(self.device, order), self.source(epoch, order), strict=True):
+            images, labels = batch
+            yield self.augmentation(images.to(self.device, non_blocking=True), draws[indices]), labels
 
 
 @dataclass(eq=False)
@@ -96,8 +111,23 @@ class TransformedBatches(Dataset[Batch | UsageError]):
         with torch.random.fork_rng(devices=[]):
             for row, index, image in zip(rows, indices, images, strict=True):
                 torch.default_generator.manual_seed(derive_seed(self.seed, AUGMENTATION, epoch, index))
-                row.copy_(self.transform(image))
+                row.copy_(self._made(image, row))
         return rows
+
+    def _made(self, image: Image.Image | Tensor, row: Tensor) -> Tensor:
+        """What the transform makes of an image; UsageError where it fails, or that does not fit into its row."""
+        name = shorten([" ".join(repr(self.transform).split())])
+        try:
+            made = self.transform(image)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"the transform {name} fails: {error}") from error
+        if not isinstance(made, Tensor) or (made.shape, made.dtype) != (row.shape, row.dtype):
+            found = f"{made.dtype} {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
+            raise UsageError(
+                f"the transform {name} makes {found} of an image, not {row.dtype} {tuple(row.shape)}: end it before "
+                f"ToDtype, ToTensor and Normalize, since batches are normalised by mean and std on the device"
+            )
+        return made
 
 
 class WorkerBatches:

@@ -92,6 +92,37 @@ def check_split(split: Any, num_classes: int, where: str) -> Split:
     return split._replace(targets=labels.long())
 
 
+def check_batch(batch: Any, num_classes: int, dtype: str | torch.dtype, wait: bool) -> None:
+    """Raise UsageError unless a batch is what a network of ``num_classes`` in ``dtype`` learns from.
+
+    That is normalised floating point images (B, 3, H, W) with int64 labels (B,) from 0 to num_classes - 1, in a pair.
+    Labels on a device other than the CPU are looked at only with ``wait``: it would have to finish its work first.
+    """
+    pair = isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(each, Tensor) for each in batch)
+    if not pair:
+        found = [type(each).__name__ for each in batch] if isinstance(batch, tuple | list) else type(batch).__name__
+        raise UsageError(f"the loader gives {found}, not tensors (images, labels): choose them in its collate_fn")
+    images, labels = batch
+    found = f"images of {images.dtype} {tuple(images.shape)}"
+    if images.dtype == torch.uint8:
+        raise UsageError(
+            f"the loader gives {found}, which only a data module normalises: end its transform with "
+            "v2.ToDtype(torch.float32, scale=True) and v2.Normalize(mean, std), or take ImageFolderDataModule"
+        )
+    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        raise UsageError(f"the loader gives {found}, not floating point (B, 3, H, W): mend its transform")
+    if images.dtype == torch.float64 != dtype:
+        raise UsageError(f"the loader gives {found}, the network is {dtype}: take images.float()")
+    if labels.dtype != torch.int64 or labels.shape != (len(images),):
+        found = f"{labels.dtype} {tuple(labels.shape)}"
+        raise UsageError(f"the loader gives labels of {found}, not torch.int64 ({len(images)},): one class an image")
+    if (wait or labels.device.type == "cpu") and len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
+        raise UsageError(
+            f"the loader gives labels from {labels.min()} to {labels.max()}, the network has {num_classes} classes, "
+            f"0..{num_classes - 1}: set num_classes, or number them from 0"
+        )
+
+
 def check_class_names(names: Any, num_classes: int, where: str | Path) -> list[str]:
     """The names as a list; raises UsageError, naming ``where`` they come from, unless each class has one, a text."""
     listed = isinstance(names, list | tuple | np.ndarray)

@@ -10,6 +10,7 @@ from torchvision.datasets import STL10
 from hsakd_pl.data.augment import random_resized_crop, resized_center_crop
 from hsakd_pl.data.base import ImageDataModule
 from hsakd_pl.data.images import obtain
+from hsakd_pl.data.layout import advice
 from hsakd_pl.data.splits import Split, check_class_names
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import read_text
@@ -56,7 +57,7 @@ class STL10DataModule(ImageDataModule):
             if not file.is_file():
                 raise UsageError(
                     f"STL-10 lacks {file}: point --data.init_args.root at the folder that holds a complete "
-                    f"stl10_binary/, or set --data.init_args.download true"
+                    f"stl10_binary/, or set --data.init_args.download true{advice(self.root)}"
                 )
         size, count = (file.stat().st_size for file in files)
         if not count or size != count * 3 * SIZE * SIZE:
@@ -74,6 +75,6 @@ class STL10DataModule(ImageDataModule):
     def read_class_names(self) -> list[str]:
         file = self.folder / "class_names.txt"
         if not file.is_file():
-            return super().read_class_names()
+            return []
         names = [line.strip() for line in read_text(file).splitlines() if line.strip()]
         return check_class_names(names, self.num_classes, file)

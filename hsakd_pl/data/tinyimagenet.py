@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torchvision.datasets.utils import download_and_extract_archive
 
+from hsakd_pl.data.augment import random_resized_crop
 from hsakd_pl.data.folders import ClassFolderDataModule
 from hsakd_pl.data.images import decode_images, obtain
 from hsakd_pl.data.splits import Split
@@ -41,7 +42,8 @@ class TinyImageNetDataModule(ClassFolderDataModule):
     ) -> None:  # fmt: skip
         options = train_fraction, val_fraction, seed, augment, num_workers, predict_dir, on_error
         super().__init__(root, batch_size, *options)
-        self.use_size(image_size, resize=image_size)
+        self.use_size(image_size, image_size, random_resized_crop(image_size))
+        self.num_classes = len(self.read_class_names()) or self.num_classes
         self.download = download
 
     def prepare_data(self) -> None:

@@ -21,6 +21,9 @@ SYSTEM = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin",
 SYSTEM |= {"@eadir", "@tmp", "@recycle", "#recycle", "#snapshot", "lost+found", "__pycache__"}  # in lower case
 
 
+ENDINGS = (*IMG_EXTENSIONS, ".gif", ".jfif")
+
+
 def visible(name: str) -> bool:
     """Whether a name is neither hidden nor a system's."""
     return not name.startswith(".") and name.lower() not in SYSTEM
@@ -54,11 +57,11 @@ def images_below(*folders: Path) -> list[list[str]]:
                     entered.add(inner)
                     inside.append(name)
             files += [(place, name) for name in filter(visible, names)]
-        images.append([os.path.join(*file) for file in sorted(files) if file[1].lower().endswith(IMG_EXTENSIONS)])
+        images.append([os.path.join(*file) for file in sorted(files) if file[1].lower().endswith(ENDINGS)])
         others += len(files) - len(images[-1])
     if others:
         place = os.path.commonpath(folders or ["."])
-        rank_zero_info(f"files below {place} that do not end in {' '.join(IMG_EXTENSIONS)}: {others:,} left out")
+        rank_zero_info(f"files below {place} that do not end in {' '.join(ENDINGS)}: {others:,} left out")
     return images
 
 
@@ -77,21 +80,16 @@ def image_paths(folder: Path, option: str) -> list[str]:
     """Every image file below ``folder``, sorted; raises UsageError naming ``option`` if there is none."""
     [images] = images_below(folder)
     if not images:
-        raise UsageError(f"{option}: no image below {folder} (looked for {' '.join(IMG_EXTENSIONS)})")
+        raise UsageError(f"{option}: no image below {folder} (looked for {' '.join(ENDINGS)})")
     return sorted(str(Path(image)) for image in images)
 
 
 def class_folders(folder: Path, classes: Sequence[str]) -> tuple[list[str], Tensor]:
     """Image files below ``folder/<class>/`` and their labels (N,), the positions in ``classes``.
 
-    Raises UsageError for a missing folder, a class without an image, a folder with images that is no known class.
+    Raises UsageError for a class without an image, and for a folder with images that is no known class.
     """
-    if not (names := class_names_of(folder)):
-        raise UsageError(
-            f"{folder} is missing or holds no class folders: point --data.init_args.root at the data set's "
-            f"folder, or extract its archive again, completely"
-        )
-    names = [*classes, *(name for name in names if name not in set(classes))]
+    names = [*classes, *(name for name in class_names_of(folder) if name not in set(classes))]
     found = dict(zip(names, images_below(*(folder / name for name in names)), strict=True))
     for name in names[len(classes) :]:
         if found[name]:

@@ -10,7 +10,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 from torch._C._autograd import _profiler_enabled
-from torch.fx import Node, symbolic_trace
+from torch.fx import Node, Tracer
 from torch.fx.proxy import TraceError
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -87,13 +87,26 @@ def _joined(parts: list[NetworkOutput]) -> NetworkOutput:
     return NetworkOutput(torch.cat(logits), branches, maps, None if embeddings[0] is None else torch.cat(embeddings))
 
 
+def is_norm(layer: nn.Module) -> bool:
+    """Whether it is a batch norm alone, or timm's, whose children, called in turn, are what follows the norm in it."""
+    kind = type(layer)
+    return kind is nn.BatchNorm2d or (issubclass(kind, nn.BatchNorm2d) and kind.__name__ == "BatchNormAct2d")
+
+
+class NormsWhole(Tracer):
+    """Traces calls of layers, and into none of the norms."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return is_norm(m) or super().is_leaf_module(m, module_qualified_name)
+
+
 def fold(module: nn.Module) -> None:
     """Make batch norms part of the convolutions right before them, in place, in eval mode.
 
     In the largest parts that can be traced: not those whose Python code looks at the images' shape.
     """
     try:
-        nodes = symbolic_trace(module).graph.nodes
+        nodes = NormsWhole().trace(module).nodes
     except (TraceError, NotImplementedError):  # the latter: a ModuleList, which has no forward
         for child in module.children():
             fold(child)
@@ -105,6 +118,6 @@ def fold(module: nn.Module) -> None:
             names = str(before.target), str(node.target)
             convolution, norm = (layers[name] for name in names)
             once = all(sum(call.target == name for call in calls) == 1 for name in names)
-            if once and isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            if once and isinstance(convolution, nn.Conv2d) and is_norm(norm):
                 module.set_submodule(names[0], fuse_conv_bn_eval(convolution, norm))
-                module.set_submodule(names[1], nn.Identity())
+                module.set_submodule(names[1], nn.Sequential(*norm.children()))  # timm's: its activation

@@ -9,6 +9,7 @@ from torch.optim.lr_scheduler import MultiStepLR
 
 from hsakd_pl.data.description import read_description
 from hsakd_pl.errors import UsageError, require
+from hsakd_pl.modules.ensembles import Views
 from hsakd_pl.modules.evaluated import Batch, EvaluatedModule
 from hsakd_pl.modules.means import EpochMeans
 from hsakd_pl.modules.optimization import (
@@ -19,13 +20,12 @@ from hsakd_pl.modules.optimization import (
     check_weights,
     make_sgd,
     one_schedule,
+    parameter_groups,
     with_warmup,
 )
 from hsakd_pl.networks import Network
 from hsakd_pl.ops import all_finite, cross_entropy, total
 from hsakd_pl.weights import fit
-
-REPLACED = ("lr", "momentum", "nesterov", "weight_decay")  # what an optimizer of the user's takes the place of
 
 
 class HSAKDModule(EvaluatedModule):
@@ -53,6 +53,9 @@ class HSAKDModule(EvaluatedModule):
         fast: whether ``fit`` uses what makes it fast (:mod:`hsakd_pl.fast`); the same numbers up to rounding.
         compile: whether ``fit`` compiles the training step and the validation of the class head, with CUDA graphs on
             one GPU; a dictionary is settings of PyTorch's code generator (``torch._inductor.config``) for it.
+        backbone_lr: rate, on the same schedule, of all but branches and the class head's last layer, for fine-tuning.
+        ensemble: whether ``test`` also reports what all heads together make of the images as they are (``identity``),
+            or under every transformation too (``all``), and early exits, each with its multiply-adds; needs branches.
     """
 
     def __init__(
@@ -60,19 +63,19 @@ class HSAKDModule(EvaluatedModule):
         momentum: float = 0.9, nesterov: bool = True, weight_decay: float = 5e-4,
         milestones: Sequence[int] = (150, 180, 210), warmup_epochs: int = 0, optimizer: OptimizerMaker | None = None,
         lr_scheduler: Scheduler | None = None, branch_metrics_every: int = 10, fast: bool = True,
-        compile: bool | dict[str, Any] = False,
+        compile: bool | dict[str, Any] = False, backbone_lr: float | None = None, ensemble: Views | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(networks, branch_metrics_every)
+        super().__init__(networks, branch_metrics_every, ensemble)
         if lr_scheduler is not None and warmup_epochs:
             raise UsageError(f"warmup_epochs is {warmup_epochs}: lr_scheduler replaces the warm-up, set one of the two")
         if compile and not fast:
             raise UsageError("compile has no effect with fast=False: leave one of the two out")
-        check_rates(lr, momentum, nesterov, weight_decay, milestones, warmup_epochs)
+        check_rates(lr, momentum, nesterov, weight_decay, milestones, warmup_epochs, backbone_lr)
         check_weights(loss_weights or {})
         require(branch_metrics_every >= 0, "branch_metrics_every", branch_metrics_every, "at least 0")
         self.loss_weights = dict(loss_weights or {})
         self.lr, self.momentum, self.nesterov, self.weight_decay = lr, momentum, nesterov, weight_decay
-        self.milestones, self.warmup_epochs = tuple(milestones), warmup_epochs
+        self.milestones, self.warmup_epochs, self.backbone_lr = tuple(milestones), warmup_epochs, backbone_lr
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.fast, self.compile_step = fast, compile
         self.means = EpochMeans()
@@ -96,6 +99,7 @@ class HSAKDModule(EvaluatedModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self._guard()
+        self._check(batch, batch_idx)
         try:
             terms = self.losses(batch)
         except ValueError as error:
@@ -117,7 +121,7 @@ class HSAKDModule(EvaluatedModule):
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         options = {"momentum": self.momentum, "weight_decay": self.weight_decay, "nesterov": self.nesterov}
         make = self.optimizer or (lambda parameters: make_sgd(self, parameters, self.lr, self.fast, **options))
-        optimizer = make(trained)
+        optimizer = make(parameter_groups(trained, self.networks, self.backbone_lr))
         if self.lr_scheduler is not None:
             return one_schedule(optimizer, self.lr_scheduler(optimizer))
         if self.warmup_epochs:
@@ -177,9 +181,6 @@ class HSAKDModule(EvaluatedModule):
 
     def on_train_epoch_end(self) -> None:
         self._raise_unless_means_finite()
-
-    def _transforms(self) -> list[str]:
-        return [str(network.transforms) for network in self.networks]
 
     def _raise_unless_means_finite(self) -> None:
         if "loss" in self.means:

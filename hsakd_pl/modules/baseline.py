@@ -14,9 +14,10 @@ class BaselineModule(HSAKDModule):
     """Minimises the cross-entropy on untransformed images: "Student" in Table 1 of the paper.
 
     Args:
-        network: a registry name, or a network; branches that it has are left out.
-        weights: file to start from.
+        network: a name (:func:`hsakd_pl.create_network`), or a network; branches that it has are left out.
+        weights: file to start from; ``pretrained`` for those that timm publishes.
         num_classes: of a network by name, or of a user's own.
+        new_head: whether the class head's and the branches' last layers stay fresh, for ``weights`` of other classes.
 
     Other arguments: :class:`HSAKDModule`.
     """
@@ -26,12 +27,12 @@ class BaselineModule(HSAKDModule):
         momentum: float = 0.9, nesterov: bool = True, weight_decay: float = 5e-4,
         milestones: Sequence[int] = (150, 180, 210), warmup_epochs: int = 0, optimizer: OptimizerMaker | None = None,
         lr_scheduler: Scheduler | None = None, branch_metrics_every: int = 10, fast: bool = True,
-        compile: bool | dict[str, Any] = False,
+        compile: bool | dict[str, Any] = False, backbone_lr: float | None = None, new_head: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(
-            [build_network(network, num_classes, False, weights)],
+            [build_network(network, num_classes, False, weights, new_head=new_head)],
             None,
             *(lr, momentum, nesterov, weight_decay, milestones, warmup_epochs, optimizer, lr_scheduler),
-            *(branch_metrics_every, fast, compile),
+            *(branch_metrics_every, fast, compile, backbone_lr),
         )
         self.save_hyperparameters(ignore=not_by_name(self, network=network))

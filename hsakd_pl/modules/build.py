@@ -7,18 +7,21 @@ import torch.nn as nn
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import local_path
-from hsakd_pl.modules.base import REPLACED, HSAKDModule
+from hsakd_pl.modules.base import HSAKDModule
+from hsakd_pl.modules.optimization import REPLACED
 from hsakd_pl.networks import Network, as_network, create_network
+from hsakd_pl.networks.timm import pretrained_weights
 from hsakd_pl.ops import ROTATIONS, Transforms, named_transforms
 from hsakd_pl.weights import describe, load_weights
 
 RANDOM = "random"  # in a file's place: the weights of a fresh network
-Net = str | nn.Module  # a registry name, or a network
+PRETRAINED = "pretrained"  # in a file's place: the weights that timm publishes
+Net = str | nn.Module  # a name, or a network
 
 
 def build_network(
     network: Net, num_classes: int, branches: bool, weights: str | None = None,
-    transforms: str | Transforms | None = None,
+    transforms: str | Transforms | None = None, new_head: bool = False,
 ) -> Network:  # fmt: skip
     """Make a network by name, or take the given one, with the weights of a file where one is named.
 
@@ -27,8 +30,8 @@ def build_network(
     """
     wanted = named_transforms(transforms) if isinstance(transforms, str) else transforms
     built = create_network(network, num_classes, branches, wanted or ROTATIONS) if isinstance(network, str) else network
-    missing = load(built, weights)
     found = as_network(built, num_classes)
+    missing = load(found, weights, new_head)
     if wanted not in (None, found.transforms):
         raise UsageError("transforms: a network that is given has its own: choose them in create_network")
     if branches and not len(found.branches):
@@ -38,22 +41,35 @@ def build_network(
     return found
 
 
-def load(networks: Any, weights: str | None) -> UsageError | None:
-    """Load a file into a network or peers; gives the error where it is missing, for a checkpoint may make up for it."""
+def load(networks: Any, weights: str | None, new_head: bool = False) -> UsageError | None:
+    """Load a file into a network or peers; gives the error where it is missing, for a checkpoint may make up for it.
+
+    With ``new_head`` the last layers of the heads stay fresh. Raises UsageError for that without weights.
+    """
+    if weights in (None, RANDOM):
+        if new_head:
+            raise UsageError("new_head has no effect without weights: all heads are new")
+        return None
     try:
-        if weights not in (None, RANDOM):
-            load_weights(networks, weights)
+        if weights != PRETRAINED:
+            load_weights(networks, weights, new_head=new_head)
+            return None
+        peers = networks if isinstance(networks, list) else [networks]
+        fetched = [(peer, pretrained_weights(str(peer.name))) for peer in peers]
     except UsageError as error:
         if local_path("weights", str(weights)).exists():
             raise
         return error
+    for peer, found in fetched:
+        load_weights(peer, found, new_head=new_head)
     return None
 
 
 def require_trained(option: str, network: str | nn.Module, weights: str | None) -> None:
     """Raise UsageError if a network by name would take a trained one's place without weights."""
     if isinstance(network, str) and weights is None:
-        raise UsageError(f"{option}: {network} would be untrained: name the file of its weights, or {RANDOM}")
+        timm = f", or {PRETRAINED}" if network.startswith("timm:") else ""
+        raise UsageError(f"{option}: {network} would be untrained: name the file of its weights, or {RANDOM}{timm}")
 
 
 def show_options(module: type, *hidden: str) -> None:

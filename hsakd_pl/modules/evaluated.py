@@ -7,12 +7,14 @@ import pytorch_lightning as pl
 import torch.nn as nn
 from torch import Tensor
 
-from hsakd_pl.data.description import Description
+from hsakd_pl.data import Description, FeatureDataModule, ImageDataModule
+from hsakd_pl.data.splits import check_batch
 from hsakd_pl.errors import UsageError
+from hsakd_pl.modules.ensembles import EnsembleMetrics, Views
 from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.modules.means import Mean
 from hsakd_pl.modules.metrics import TOP, Evaluation
-from hsakd_pl.networks import Network
+from hsakd_pl.networks import Network, NetworkOutput
 
 Batch = tuple[Tensor, Tensor]
 
@@ -21,7 +23,7 @@ class EvaluatedModule(pl.LightningModule):
     """Holds one or more networks of the same classes, and evaluates them.
 
     ``frozen``: those that never learn; what of them is no part of a network that is trained, a teacher, is registered
-    nowhere. ``branch_metrics_every``: :class:`hsakd_pl.HSAKDModule`.
+    nowhere. ``branch_metrics_every`` and ``ensemble``: :class:`hsakd_pl.HSAKDModule`.
     """
 
     networks: Any  # a ModuleList of Network, which cannot say of what it is a list
@@ -29,11 +31,12 @@ class EvaluatedModule(pl.LightningModule):
     views: int = 1  # transformed copies of an image in a training step
     needs_indices: bool = False  # whether training batches end in the samples' indices (B,) in the training split
 
-    def __init__(self, networks: Sequence[Network], branch_metrics_every: int) -> None:
+    def __init__(self, networks: Sequence[Network], branch_metrics_every: int, ensemble: Views | None = None) -> None:
         super().__init__()
         self.networks, self.branch_metrics_every = nn.ModuleList(networks), branch_metrics_every
         self.frozen: list[Frozen] = []
         self.evaluation = Evaluation(networks)
+        self.ensembles = None if ensemble is None else EnsembleMetrics(networks, ensemble)
 
     @property
     def network(self) -> Network:
@@ -56,10 +59,16 @@ class EvaluatedModule(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         every, epoch = self.branch_metrics_every, self.current_epoch + 1
         due = self.trainer.state.fn != "fit" or epoch == self.trainer.max_epochs or (every > 0 and epoch % every == 0)
+        self._check(batch, batch_idx)
         self._evaluate(batch, "val", every > 0 and due)
+
+    def on_test_start(self) -> None:
+        if self.ensembles is not None:
+            self.ensembles.reset()
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Tensor]]:
         """Evaluate a batch and give the class ``logits`` (B, N) of each peer."""
+        self._check(batch, batch_idx)
         return {"logits": self._evaluate(batch, "test", self.branch_metrics_every > 0)}
 
     def predict_step(self, batch: tuple[Tensor, list[tuple[str, str]]], batch_idx: int) -> dict[str, Any]:
@@ -79,17 +88,23 @@ class EvaluatedModule(pl.LightningModule):
 
     def _evaluate(self, batch: Batch, split: str, with_branches: bool) -> list[Tensor]:
         self._guard()
-        (images, labels), heads = batch, list[Tensor]()
+        (images, labels), heads, outputs = batch, list[Tensor](), list[NetworkOutput]()
+        ensembles = self.ensembles if split == "test" else None
+        all_views = with_branches or (ensembles is not None and ensembles.views > 1)
         for peer, network in enumerate(self.networks):
-            if with_branches and len(network.branches):
-                output = network.outputs(network.transforms(images))
-                logits, changed = output.logits[: len(labels)], self.evaluation.add_branches(peer, output, labels)
+            if len(network.branches) and (with_branches or ensembles is not None):
+                output = network.outputs(network.transforms(images) if all_views else images)
+                logits = output.logits[: len(labels)]
+                changed = self.evaluation.add_branches(peer, output, labels) if with_branches else {}
+                outputs.append(output._replace(features=[]))
             else:
                 logits, changed = self.classify(peer, images), {}
             heads.append(logits)
             changed |= self.evaluation.add_head(peer, logits, labels)
             for name, metric in changed.items():
                 self.log(f"{split}/{name}", metric, on_step=False, on_epoch=True, prog_bar=name == "acc")
+        if ensembles is not None and len(labels):
+            ensembles.update(outputs, labels)
         return heads
 
     def train(self, mode: bool = True) -> "EvaluatedModule":
@@ -104,6 +119,15 @@ class EvaluatedModule(pl.LightningModule):
             if frozen.network not in own:  # a teacher, which follows to every device and dtype
                 frozen.network._apply(fn)
         return super()._apply(fn, recurse)
+
+    def _transforms(self) -> list[str]:
+        return [str(network.transforms) for network in self.networks]
+
+    def _check(self, batch: Any, batch_idx: int) -> None:
+        """Refuse what a network cannot learn from; the package's data modules vouch for their batches."""
+        data = getattr(self._trainer, "datamodule", None)
+        if self._trainer is not None and not isinstance(data, ImageDataModule | FeatureDataModule):
+            check_batch(batch, self.num_classes, self.dtype, batch_idx == 0)
 
     def _guard(self) -> None:
         for network in self.networks:

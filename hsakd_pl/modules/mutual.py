@@ -11,6 +11,7 @@ from torch import Tensor
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.modules.base import HSAKDModule
 from hsakd_pl.modules.build import build_network, load, not_by_name
+from hsakd_pl.modules.ensembles import Views
 from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.modules.optimization import OptimizerMaker, Scheduler
 from hsakd_pl.ops import Transforms, cross_entropy, joint_cross_entropy, joint_kd_loss, kd_loss, total
@@ -24,8 +25,8 @@ class MutualModule(HSAKDModule):
     weights at 0 the branches are left out, and images are not transformed.
 
     Args:
-        networks: two or more registry names or networks, equal or not, with equal classes, branches and transforms.
-        weights: file with the weights of all peers.
+        networks: two or more names or networks, equal or not, with equal classes, branches and transforms.
+        weights: file with the weights of all peers; ``pretrained`` for those that timm publishes.
         num_classes: of networks by name.
         transforms: of networks by name: an object, or ``rotations``, ``flips``, ``colours``, an import path, a product.
         temperature: of both KD terms; T = 3: Sec. 4.1 of the paper.
@@ -33,6 +34,7 @@ class MutualModule(HSAKDModule):
         joint_ce_weight: factor of the branches' cross-entropy.
         kd_weight: factor of the class heads' KD.
         joint_kd_weight: factor of the branches' KD.
+        new_head: whether the class head's and the branches' last layers stay fresh, for ``weights`` of other classes.
 
     Other arguments: :class:`HSAKDModule`.
     """
@@ -44,7 +46,8 @@ class MutualModule(HSAKDModule):
         momentum: float = 0.9, nesterov: bool = True, weight_decay: float = 5e-4,
         milestones: Sequence[int] = (150, 180, 210), warmup_epochs: int = 0, optimizer: OptimizerMaker | None = None,
         lr_scheduler: Scheduler | None = None, branch_metrics_every: int = 10, fast: bool = True,
-        compile: bool | dict[str, Any] = False,
+        compile: bool | dict[str, Any] = False, backbone_lr: float | None = None,
+        ensemble: Views | None = None, new_head: bool = False,
     ) -> None:  # fmt: skip
         branches = joint_ce_weight > 0 or joint_kd_weight > 0
         peers = [build_network(network, num_classes, branches, None, transforms) for network in networks]
@@ -53,13 +56,13 @@ class MutualModule(HSAKDModule):
             found = [f"{classes} classes, {branches} branches, {transforms}" for classes, branches, transforms in facts]
             raise UsageError(f"networks: two or more peers, alike in classes, branches and transforms, not {found}")
         require(0 < temperature < math.inf, "temperature", temperature, "above 0")
-        peers[0].missing = load(peers, weights)
+        peers[0].missing = load(peers, weights, new_head)
         joint = {"loss_joint_ce": joint_ce_weight, "loss_joint_kd": joint_kd_weight} if branches else {}
         super().__init__(
             peers,
             {"loss_ce": ce_weight, "loss_kd": kd_weight, **joint},
             *(lr, momentum, nesterov, weight_decay, milestones, warmup_epochs, optimizer, lr_scheduler),
-            *(branch_metrics_every, fast, compile),
+            *(branch_metrics_every, fast, compile, backbone_lr, ensemble),
         )
         self.save_hyperparameters(ignore=not_by_name(self, networks=networks, transforms=transforms))
         self.temperature, self.views = temperature, peers[0].transforms.count if branches else 1

@@ -10,18 +10,22 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, MultiStepLR
 
 from hsakd_pl.errors import UsageError, require
+from hsakd_pl.networks import Network
 
 OptimizerMaker = Callable[[Iterable[Tensor]], Optimizer]
 Scheduler = Callable[[Optimizer], LRScheduler]
 
-RATES = ("lr", "momentum", "nesterov", "weight_decay", "milestones", "warmup_epochs")
+REPLACED = ("lr", "momentum", "nesterov", "weight_decay")  # what an optimizer of the user's takes the place of
+RATES = ("lr", "backbone_lr", "momentum", "nesterov", "weight_decay", "milestones", "warmup_epochs")
 
 
 def check_rates(
-    lr: float, momentum: float, nesterov: bool, weight_decay: float, milestones: Sequence[int], warmup_epochs: int
-) -> None:
+    lr: float, momentum: float, nesterov: bool, weight_decay: float, milestones: Sequence[int], warmup_epochs: int,
+    backbone_lr: float | None = None,
+) -> None:  # fmt: skip
     """Raise UsageError for the first of these options that is out of its range."""
-    for option, value in (("lr", lr), ("weight_decay", weight_decay), ("warmup_epochs", warmup_epochs)):
+    rates = ("lr", lr), ("backbone_lr", backbone_lr or 0.0), ("weight_decay", weight_decay)
+    for option, value in (*rates, ("warmup_epochs", warmup_epochs)):
         require(0 <= value < math.inf, option, value, "at least 0, and finite")
     require(0 <= momentum < 1, "momentum", momentum, "at least 0 and below 1")
     require(momentum > 0 or not nesterov, "nesterov", nesterov, "off without momentum")
@@ -49,7 +53,24 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, Sequence) else value
 
 
-def make_sgd(module: pl.LightningModule, parameters: Iterable[Tensor], lr: float, fused: bool, **options: Any) -> SGD:
+def parameter_groups(parameters: Sequence[Tensor], networks: Iterable[Network], backbone_lr: float | None) -> Any:
+    """Part off what is neither branch nor a class head's last layer, where it has a rate of its own, as a second group.
+
+    Raises UsageError where a network has no linear layer that would be its head.
+    """
+    if backbone_lr is None:
+        return parameters
+    heads = set[Tensor]()
+    for network in networks:
+        if not network.output_layers:
+            raise UsageError("backbone_lr: the network has no linear layer, which would be its head")
+        for part in (network.get_submodule(network.output_layers[0]), *network.branches):
+            heads.update(part.parameters())
+    backbone = [parameter for parameter in parameters if parameter not in heads]
+    return [{"params": [each for each in parameters if each in heads]}, {"params": backbone, "lr": backbone_lr}]
+
+
+def make_sgd(module: pl.LightningModule, parameters: Iterable[Any], lr: float, fused: bool, **options: Any) -> SGD:
     """Make SGD; ``fused``, with one kernel for all parameters, unless gradients are clipped or the device has none.
 
     Lightning cannot clip for a fused optimizer in mixed precision, since that unscales gradients by itself.

@@ -52,9 +52,9 @@ class LinearProbeModule(HSAKDModule):
     ``fit(probe, FeatureDataModule(data, probe.encode))`` trains on what :meth:`encode` made of them.
 
     Args:
-        network: a registry name, or a network, of which a copy is made.
+        network: a name (:func:`hsakd_pl.create_network`), or a network, of which a copy is made.
         num_classes: of the data that are probed.
-        weights: file of the network; ``random`` for a fresh one.
+        weights: file of the network; ``pretrained`` for those that timm publishes, ``random`` for a fresh one.
         source_classes: how many classes that has.
         knn: accuracy of so many nearest neighbours (cosine) among the training images, beside the classifier's, as
             ``val/knn_acc``; it needs the package's data modules, 0 leaves it out.

@@ -12,6 +12,7 @@ from hsakd_pl.files import local_path
 from hsakd_pl.files.weights import file_sha256
 from hsakd_pl.modules.base import HSAKDModule
 from hsakd_pl.modules.build import RANDOM, build_network, not_by_name, require_trained
+from hsakd_pl.modules.ensembles import Views
 from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.modules.optimization import OptimizerMaker, Scheduler
@@ -27,10 +28,11 @@ class StudentModule(HSAKDModule):
     distillation. Raises UsageError where the two networks differ in classes, branches or transforms.
 
     Args:
-        network: a registry name, or a network.
-        teacher: a registry name, or a network.
-        weights: file that the student starts from.
-        teacher_weights: file of a teacher by name, which ``fit`` alone needs; ``random`` for a fresh one.
+        network: a name (:func:`hsakd_pl.create_network`), or a network.
+        teacher: a name, or a network.
+        weights: file that the student starts from; ``pretrained`` for those that timm publishes.
+        teacher_weights: file of a teacher by name, which ``fit`` alone needs; ``pretrained``, or ``random`` for a fresh
+            one.
         teacher_sha256: hash that this file must have; by default that of the run that ``fit`` resumes.
         num_classes: of networks by name, or of a user's own.
         transforms: of networks by name: an object, or ``rotations``, ``flips``, ``colours``, an import path, a product.
@@ -39,6 +41,7 @@ class StudentModule(HSAKDModule):
         kd_weight: factor of the class heads' KD.
         joint_kd_weight: factor of the branches' KD; 0 leaves the branches out.
         transform_images: whether the KD terms cover all transformations, or the images as they are alone.
+        new_head: whether the class head's and the branches' last layers stay fresh, for ``weights`` of other classes.
 
     Other arguments: :class:`HSAKDModule`.
     """
@@ -51,7 +54,8 @@ class StudentModule(HSAKDModule):
         momentum: float = 0.9, nesterov: bool = True, weight_decay: float = 5e-4,
         milestones: Sequence[int] = (150, 180, 210), warmup_epochs: int = 0, optimizer: OptimizerMaker | None = None,
         lr_scheduler: Scheduler | None = None, branch_metrics_every: int = 10, fast: bool = True,
-        compile: bool | dict[str, Any] = False,
+        compile: bool | dict[str, Any] = False, backbone_lr: float | None = None,
+        ensemble: Views | None = None, new_head: bool = False,
     ) -> None:  # fmt: skip
         require(0 < temperature < math.inf, "temperature", temperature, "above 0")
         require(joint_kd_weight >= 0, "joint_kd_weight", joint_kd_weight, "at least 0")
@@ -60,10 +64,10 @@ class StudentModule(HSAKDModule):
         if branches and not transform_images:
             raise UsageError("transform_images is off, but branches need them: set joint_kd_weight to 0 as well")
         super().__init__(
-            [build_network(network, num_classes, branches, weights, transforms)],
+            [build_network(network, num_classes, branches, weights, transforms, new_head)],
             {"loss_ce": ce_weight, "loss_kd": kd_weight, **({"loss_joint_kd": joint_kd_weight} if branches else {})},
             *(lr, momentum, nesterov, weight_decay, milestones, warmup_epochs, optimizer, lr_scheduler),
-            *(branch_metrics_every, fast, compile),
+            *(branch_metrics_every, fast, compile, backbone_lr, ensemble),
         )
         self.save_hyperparameters(ignore=not_by_name(self, network=network, teacher=teacher, transforms=transforms))
         self.temperature, self.transform_images = temperature, transform_images

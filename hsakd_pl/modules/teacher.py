@@ -6,8 +6,10 @@ from typing import Any
 import torch.nn as nn
 from torch import Tensor
 
+from hsakd_pl.errors import UsageError
 from hsakd_pl.modules.base import HSAKDModule
 from hsakd_pl.modules.build import build_network, not_by_name, require_trained
+from hsakd_pl.modules.ensembles import Views
 from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.modules.optimization import OptimizerMaker, Scheduler
@@ -21,13 +23,15 @@ class TeacherModule(HSAKDModule):
     the branches train: the backbone, whose ``weights`` are then given, never leaves eval mode ("HSAKD").
 
     Args:
-        network: a registry name, or a network with branches.
+        network: a name (:func:`hsakd_pl.create_network`), or a network with branches.
         freeze_backbone: whether the branches alone train.
-        weights: file to start from, which a frozen backbone by name must have; ``random`` for a fresh one.
+        weights: file to start from, which a frozen backbone by name must have; ``pretrained`` for
+            those that timm publishes, ``random`` for a fresh one.
         num_classes: of a network by name.
         transforms: of a network by name: an object, ``rotations``, ``flips``, ``colours``, an import path, a product.
         ce_weight: factor of the class head's term.
         joint_ce_weight: factor of the branches' term.
+        new_head: whether the class head's and the branches' last layers stay fresh, for ``weights`` of other classes.
 
     Other arguments: :class:`HSAKDModule`.
     """
@@ -38,15 +42,20 @@ class TeacherModule(HSAKDModule):
         joint_ce_weight: float = 1.0, lr: float = 0.05, momentum: float = 0.9, nesterov: bool = True,
         weight_decay: float = 5e-4, milestones: Sequence[int] = (150, 180, 210), warmup_epochs: int = 0,
         optimizer: OptimizerMaker | None = None, lr_scheduler: Scheduler | None = None, branch_metrics_every: int = 10,
-        fast: bool = True, compile: bool | dict[str, Any] = False,
+        fast: bool = True, compile: bool | dict[str, Any] = False, backbone_lr: float | None = None,
+        ensemble: Views | None = None, new_head: bool = False,
     ) -> None:  # fmt: skip
         if freeze_backbone:
             require_trained("weights", network, weights)
+            if backbone_lr is not None:
+                raise UsageError("backbone_lr has no effect with freeze_backbone: leave one of the two out")
+            if new_head:
+                raise UsageError("new_head: with freeze_backbone a new class head would never learn, leave one out")
         super().__init__(
-            [build_network(network, num_classes, True, weights, transforms)],
+            [build_network(network, num_classes, True, weights, transforms, new_head)],
             {"loss_ce": ce_weight, "loss_joint_ce": joint_ce_weight},
             *(lr, momentum, nesterov, weight_decay, milestones, warmup_epochs, optimizer, lr_scheduler),
-            *(branch_metrics_every, fast, compile),
+            *(branch_metrics_every, fast, compile, backbone_lr, ensemble),
         )
         self.save_hyperparameters(ignore=not_by_name(self, network=network, transforms=transforms))
         self.views = self.network.transforms.count

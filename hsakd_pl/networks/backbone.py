@@ -7,13 +7,9 @@ import torch.nn as nn
 from torch import Tensor
 
 from hsakd_pl.errors import UsageError
-from hsakd_pl.networks.network import Network, NetworkOutput
+from hsakd_pl.networks.network import KeyRules, Network, NetworkOutput
 
 Initializers = tuple[Callable[[nn.Module], None], ...]
-
-# Rules (pattern, replacement) that turn our state-dict keys, without "backbone.", into the published ones: applied one
-# after the other by re.sub; a callable gets the pattern's groups as integers.
-KeyRules = tuple[tuple[str, str | Callable[..., str]], ...]
 
 RESNET_KEYS: KeyRules = (
     (r"^stem\.|^head\.", ""),
@@ -34,7 +30,6 @@ class StagedBackbone(Network):
     each stage.
     """
 
-    published_keys: KeyRules = ()
     backbone_init: Initializers = ()
     branch_init: Initializers = ()
 

@@ -1,5 +1,7 @@
 """What every network answers, whoever made it."""
 
+import re
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any, NamedTuple
 
@@ -9,6 +11,10 @@ from torch import Tensor
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.ops import ROTATIONS, Transforms
+
+# Rules (pattern, replacement) that turn our state-dict keys, without "backbone.", into the published ones: applied one
+# after the other by re.sub; a callable gets the pattern's groups as integers.
+KeyRules = tuple[tuple[str, str | Callable[..., str]], ...]
 
 
 class NetworkOutput(NamedTuple):
@@ -42,7 +48,8 @@ class Network(nn.Module):
     :class:`NetworkOutput`, calling one without its logits (B, N) alone.
     """
 
-    __jit_unused_properties__ = ("without_branches", "num_joint_classes")
+    __jit_unused_properties__ = ("without_branches", "num_joint_classes", "output_layers")
+    published_keys: KeyRules = ()
     missing: UsageError | None = None  # why it has not the weights that it was to have
     name: str | None = None  # by which create_network makes it again
 
@@ -62,6 +69,12 @@ class Network(nn.Module):
     def without_branches(self) -> "Network":
         """The part that gives class logits (B, N) alone; the network itself where it has no branches."""
         return self
+
+    @property
+    def output_layers(self) -> list[str]:
+        """Paths of the linear layers that give logits: the class head's, then each branch's, the last in its part."""
+        linears = [path for path, layer in self.named_modules() if isinstance(layer, nn.Linear)]
+        return [*{re.match(r"(branches\.\d+)?", path)[0]: path for path in linears}.values()]  # type: ignore[index]
 
     def outputs(self, images: Tensor) -> NetworkOutput:
         """Pass once through the whole network: images (B, 3, S, S) -> all that it makes of them."""
@@ -88,6 +101,8 @@ class Network(nn.Module):
 
 class Classifier(Network):
     """Any other ``nn.Module`` of images (B, 3, S, S) -> logits (B, N), as a network without branches."""
+
+    published_keys = ((r"^network\.", ""),)
 
     def __init__(self, network: nn.Module, num_classes: int) -> None:
         super().__init__(num_classes)

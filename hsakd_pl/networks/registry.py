@@ -2,11 +2,16 @@
 
 from collections.abc import Callable
 from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+
+import torch.nn as nn
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.networks.backbone import StagedBackbone
 from hsakd_pl.networks.hsakd import HSAKDNet
-from hsakd_pl.networks.network import Network
+from hsakd_pl.networks.network import Network, as_network
+from hsakd_pl.networks.timm import make_timm, pretrained_weights
 from hsakd_pl.ops import ROTATIONS, Transforms
 
 BackboneMaker = Callable[[int], StagedBackbone]
@@ -31,18 +36,48 @@ def list_networks() -> list[str]:
 
 
 def create_network(
-    name: str, num_classes: int = 100, branches: bool = True, transforms: Transforms = ROTATIONS
-) -> Network:
+    name: str, num_classes: int = 100, branches: bool = True, transforms: Transforms = ROTATIONS,
+    pretrained: bool | str | Path = False,
+) -> Network:  # fmt: skip
     """Build a network with fresh weights.
 
-    With ``branches``, one after each stage, it returns a :class:`NetworkOutput` for images (B, 3, S, S); without,
-    logits (B, N) alone. ``transforms``: those whose joint labels the branches learn. Raises UsageError for an unknown
-    name.
+    ``name``: registered; ``timm:`` and a model of timm's; or the import path of a class or function that makes a module
+    of ``num_classes``. With ``branches``, one after each stage, it returns a :class:`NetworkOutput` for images
+    (B, 3, S, S); without, logits (B, N) alone. ``transforms``: those whose joint labels the branches learn.
+    ``pretrained``: loads the weights that timm publishes, or a file's; heads of other classes stay fresh. Raises
+    UsageError for an unknown name, and where ``branches`` cannot be had.
     """
-    if name not in _REGISTRY:
+    if name.startswith("timm:"):
+        made: nn.Module = make_timm(name.removeprefix("timm:"), num_classes, branches)
+    else:
+        made = _REGISTRY[name](num_classes) if name in _REGISTRY else _import(name)(num_classes=num_classes)
+    network = as_network(made, num_classes)
+    network.without_branches.name = network.name = name
+    if isinstance(network, StagedBackbone):
+        network.transforms = transforms
+        network = HSAKDNet(network, transforms) if branches else network
+    elif branches and not network.branches:
+        raise UsageError(
+            f"network {name} is no StagedBackbone, which branches need: derive it from that, or leave the branches out "
+            "(branches=False, joint_kd_weight=0)"
+        )
+    network = network if branches else network.without_branches
+    if pretrained:
+        from hsakd_pl.weights import load_weights  # above this file in the house
+
+        load_weights(network, pretrained_weights(name) if pretrained is True else pretrained, new_head=None)
+    return network
+
+
+def _import(name: str) -> Callable[..., nn.Module]:
+    """Find what makes a network by its import path; UsageError, with the registered names, where there is none."""
+    path, _, attribute = name.rpartition(".")
+    try:
+        return getattr(import_module(path), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
         close = get_close_matches(name, _REGISTRY, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}? " if close else ""
-        raise UsageError(f"unknown network {name!r}: {hint}known are {', '.join(list_networks())}")
-    backbone = _REGISTRY[name](num_classes)
-    backbone.name, backbone.transforms = name, transforms
-    return HSAKDNet(backbone, transforms) if branches else backbone
+        if path:
+            hint += f"as an import path it leads nowhere ({error}; main.py's folder and PYTHONPATH are searched); "
+        known = f"known are {', '.join(list_networks())}, timm:<model> and import paths"
+        raise UsageError(f"unknown network {name!r}: {hint}{known}") from error

@@ -12,9 +12,9 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import resize, to_pil_image
 
 from hsakd_pl.data import ImageDataModule
+from hsakd_pl.modules.ensembles import BINS
 from hsakd_pl.networks import Network
 
-BINS = 15  # of the calibration error, as in Guo et al., ICML 2017
 PAIRS, TOP = 10, 3  # how many confused pairs are kept, and classes of the example
 PIXELS = 96  # side of the example's pictures at most, which keeps the file small
 FEWEST = 20  # images that t-SNE can make neighbourhoods of

@@ -15,12 +15,13 @@ import torchvision
 import hsakd_pl
 from hsakd_pl.files import local_path
 from hsakd_pl.files.weights import file_sha256, read_weights
-from hsakd_pl.modules.build import RANDOM
+from hsakd_pl.modules.build import PRETRAINED, RANDOM
 
 # Options that are no part of it: seeds, where things lie (of weights the hash counts), and how a run is watched.
 OUTSIDE = re.compile(
     r"config$|seed_everything$|ckpt_path$|weights_only$|save_every_minutes$|data\.init_args\.(seed|root|download|predict_dir)$"
-    r"|model\.init_args\.(weights|teacher_weights|teacher_sha256)$|trainer\.(default_root_dir|logger|enable_\w+|profiler"
+    r"|model\.init_args\.(weights|teacher_weights|teacher_sha256|ensemble)$"
+    r"|trainer\.(default_root_dir|logger|enable_\w+|profiler"
     r"|num_sanity_val_steps|log_every_n_steps|detect_anomaly|fast_dev_run|barebones|max_time|model_registry)(\.|$)"
 )
 LIMITS = re.compile(r"trainer\.(limit_\w+_batches|overfit_batches|max_steps)$")
@@ -31,8 +32,8 @@ def weight_files(options: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"weights_sha256": None, "teacher_sha256": None, "teacher_acc": None}
     for name, sha256 in (("weights", "weights_sha256"), ("teacher_weights", "teacher_sha256")):
         path = options.get(f"model.init_args.{name}")
-        if path == RANDOM:
-            found[sha256] = RANDOM
+        if path in (RANDOM, PRETRAINED):
+            found[sha256] = path
         elif path is not None and (file := local_path(name, path)).exists():  # else a checkpoint makes up for it
             found[sha256] = file_sha256(file)
             if name == "teacher_weights":
@@ -91,7 +92,6 @@ def protocol_of(
     moved = [change for change in changes if change["option"] not in ("trainer.max_epochs", "commit")]
     ran_on = {name: value for name, value in machine(trainer).items() if name in ("devices", "precision")}
     hashes = {name: value for name, value in weights.items() if name != "teacher_acc"}
-    held_out = getattr(data, "val_fraction", None)
     peers = len(getattr(module, "networks", ()))  # none in a module of the user's own
     rates = optimizer.defaults
     return {
@@ -104,7 +104,7 @@ def protocol_of(
         "views": getattr(module, "views", None),
         "augmentation": str(getattr(data, "train_transform", "")) if getattr(data, "augment", True) else "none",
         "head": f"class head, untransformed images{f', mean of {peers} peers' if peers > 1 else ''}",
-        "validated_on": "test split" if held_out == 0 else f"{held_out:g} of the training split" if held_out else None,
+        "validated_on": getattr(data, "validated_on", None),
         "limited": {name: kept[name] for name in kept if LIMITS.match(name) and kept[name] not in (None, 0, -1)},
         **weights,
         **ran_on,

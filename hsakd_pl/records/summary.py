@@ -2,13 +2,15 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_only
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from hsakd_pl.data import FeatureDataModule, ImageDataModule
@@ -55,8 +57,9 @@ def introduction(trainer: pl.Trainer, module: HSAKDModule, teacher_acc: float | 
             known = "" if teacher_acc is None else f", {100 * teacher_acc:.2f} %"
             lines += [("", f"{file}, sha256 {sha256}{known}")]
     if isinstance(images, ImageDataModule):
-        splits = {name: split for name, split in images.splits.items() if name != "val" or images.val_fraction}
-        counts = ", ".join(f"{len(split.targets):,} {name}" for name, split in splits.items())
+        splits, test = images.splits, images.splits.get("test")
+        listed = [name for name, split in splits.items() if name != "val" or split is not test]
+        counts = ", ".join(f"{len(splits[name].targets):,} {name}" for name in listed)
         lines += [("data", f"{type(images).__name__}: {counts} images, {size} x {size}, {images.num_classes} classes")]
     cuda = module.device.type == "cuda"
     device = torch.cuda.get_device_name(module.device) if cuda else f"{module.device.type}, {os.cpu_count()} cores"
@@ -80,12 +83,17 @@ def _size(network: Network, image_size: int | None) -> str:
     return f"{size}, {multiply_adds(network, image_size) / 1e6:,.1f} M multiply-adds"
 
 
-@torch.no_grad()
 def multiply_adds(network: Network, image_size: int) -> int:
     """Count those of convolutions and linear layers for one image (3, S, S); the network is left as it is."""
+    return multiply_adds_until(network, image_size, lambda copy, images: [copy(images)])[-1]
+
+
+@torch.no_grad()
+def multiply_adds_until(network: Network, image_size: int, steps: Callable[[Any, Tensor], Iterable[Any]]) -> list[int]:
+    """Count those that a copy of the network has made of one image after each of the steps, which run one by one."""
+    copy, image = deepcopy(network).cpu().float().eval(), torch.zeros(1, 3, image_size, image_size)
     with FlopCounterMode(display=False) as counter:
-        deepcopy(network).cpu().float().eval()(torch.zeros(1, 3, image_size, image_size))
-    return counter.get_total_flops() // 2
+        return [counter.get_total_flops() // 2 for _ in steps(copy, image)]
 
 
 def conclusion(trainer: pl.Trainer, best: float | None, best_epoch: int | None, commands: list[str]) -> str:

@@ -17,7 +17,9 @@ from torchmetrics.functional.classification import binary_calibration_error
 from hsakd_pl.files import local_path, replacing
 from hsakd_pl.files.weights import file_sha256, read_weights
 from hsakd_pl.modules.build import RANDOM
-from hsakd_pl.records.details import BINS, confused_pairs, describe_example, project, reliability
+from hsakd_pl.modules.ensembles import BINS
+from hsakd_pl.records.details import confused_pairs, describe_example, project, reliability
+from hsakd_pl.records.ensembles import PICTURE, ensemble_results, show
 from hsakd_pl.records.protocol import machine
 from hsakd_pl.report.rows import DETAILS, TEST
 
@@ -31,7 +33,8 @@ class EvaluationWriter(pl.Callback):
     Accuracies and the expected calibration error (``ece``) are in percent, ``nll`` is the negative log-likelihood; of
     several peers each is their mean, and each peer's own stands beside it. Images of all devices count. The details:
     the most confused pairs of classes and the reliability bins of all peers together; of the first peer the embedding
-    of about 1,000 images in two dimensions, and what its heads say of one image under each transformation.
+    of about 1,000 images in two dimensions, and what its heads say of one image under each transformation. Where the
+    module measures ensembles, they are printed, and drawn in ``ensemble.png``, too.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -41,6 +44,7 @@ class EvaluationWriter(pl.Callback):
         self._start = time.monotonic()
         self._answers, self._embeddings = list[tuple[Tensor, ...]](), list[tuple[Tensor, ...]]()
         self._example: dict[str, Any] | None = None
+        self._image_size = 0
 
     def on_test_batch_end(
         self,
@@ -54,6 +58,7 @@ class EvaluationWriter(pl.Callback):
         images, labels = batch
         if not isinstance(outputs, dict) or not len(labels):  # a test_step of the user's, or a device without images
             return
+        self._image_size = images.shape[-1]
         probability, predicted = torch.stack(outputs["logits"]).float().softmax(2).max(2)
         self._answers.append((labels.cpu(), probability.cpu(), predicted.cpu()))
         most, batches = EMBEDDED // trainer.world_size, int(trainer.num_test_batches[0])
@@ -72,6 +77,8 @@ class EvaluationWriter(pl.Callback):
         ranks: list[Any] = [own] * trainer.world_size
         if trainer.world_size > 1:
             torch.distributed.all_gather_object(ranks, own)
+        ensembles = getattr(pl_module, "ensembles", None)
+        sums = None if ensembles is None else ensembles.compute()  # of all devices together
         # Lightning sets fast_dev_run without declaring it
         if trainer.fast_dev_run or not trainer.is_global_zero:  # type: ignore[attr-defined]
             return
@@ -89,10 +96,15 @@ class EvaluationWriter(pl.Callback):
             "class_names": getattr(getattr(trainer, "datamodule", None), "class_names", None),
         }
         results = self._results(trainer, pl_module, labels, probability, predicted)
+        if sums is not None:
+            results |= ensemble_results(sums, pl_module.networks, self._image_size)
         for name, content in ((DETAILS, details), (TEST, results)):
             with replacing(self.folder / name) as file:
                 json.dump(content, file, indent=1 if content is results else None, allow_nan=False)
                 file.write("\n")
+        (self.folder / PICTURE).unlink(missing_ok=True)  # an earlier test's
+        if sums is not None:
+            show(results, self.folder / PICTURE)
         rank_zero_info(f"The results of the test are in {self.folder / TEST}")
 
     def _results(

@@ -15,16 +15,18 @@ DASHES = ("-", "--", "-.")  # dots are for training
 PANELS = {"loss (dotted: in training)": ("train/loss", "val/loss"), "accuracy (%)": ("val/acc",)}
 
 
-def figure(runs: Mapping[str, Sequence[History]]) -> Any:
-    """Draw validation accuracy and losses over epochs: a line for each name, with its seeds' range as a band.
-
-    Raises UsageError where matplotlib is missing.
-    """
+def blank(width: float, height: float) -> Any:
+    """Make an empty figure of so many inches; raises UsageError where matplotlib is missing."""
     try:
         from matplotlib.figure import Figure  # no pyplot: nothing of the process is changed
     except ModuleNotFoundError as error:
         raise UsageError("pictures need matplotlib: pip install 'hsakd_pl[plots]'") from error
-    drawn = Figure(figsize=(9, 3.6 + 0.2 * len(runs)), layout="constrained")
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def figure(runs: Mapping[str, Sequence[History]]) -> Any:
+    """Draw validation accuracy and losses over epochs: a line for each name, with its seeds' range as a band."""
+    drawn = blank(9, 3.6 + 0.2 * len(runs))
     axes = drawn.subplots(1, len(PANELS))
     for axis, (title, metrics) in zip(axes, PANELS.items(), strict=True):
         for number, (name, histories) in enumerate(runs.items()):
@@ -64,8 +66,13 @@ def over_seeds(histories: Sequence[History], metric: str) -> list[tuple[float, l
 
 
 def save_curves(runs: Mapping[str, Sequence[History]], path: Path) -> None:
-    """Save the figure; the ending of ``path`` says in which format (png, svg, pdf)."""
-    drawn, format = figure(runs), path.suffix[1:] or "png"
+    """Draw :func:`figure` into a file."""
+    save_figure(figure(runs), path)
+
+
+def save_figure(drawn: Any, path: Path) -> None:
+    """Save a figure; the ending of ``path`` says in which format (png, svg, pdf)."""
+    format = path.suffix[1:] or "png"
     if format not in drawn.canvas.get_supported_filetypes():
         raise UsageError(f"{path}: pictures are png, svg or pdf: choose such an ending")
     with replacing(path, "wb") as file:

@@ -124,13 +124,16 @@ def as_text(groups: Sequence[Group], form: str, against: Group | None = None) ->
     """Write the table in one of :data:`FORMATS`: as wide as it is, whatever the terminal; csv and json in numbers."""
     if form in ("csv", "json"):
         return {"csv": _csv, "json": _json}[form](records(groups, against))
-    return {"table": _plain, "md": _markdown, "latex": _latex}[form](lines(groups, against))
+    return {"table": plain, "md": _markdown, "latex": _latex}[form](lines(groups, against))
 
 
-def _plain(table: Sequence[Line]) -> str:
+def plain(table: Sequence[Line]) -> str:
+    """Align the cells of lines that have the same columns, the first of them to the left, as wide as it is."""
     grid = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in table[0]:
-        grid.add_column(escape(column), no_wrap=True, justify="left" if column in ("run", "marks") else "right")
+        grid.add_column(
+            escape(column), no_wrap=True, justify="left" if column in (next(iter(table[0])), "marks") else "right"
+        )
     for line in table:
         grid.add_row(*map(escape, line.values()))
     console = Console(file=StringIO(), width=10_000, color_system=None)

@@ -65,8 +65,9 @@ def _is_no_advert(record: logging.LogRecord) -> bool:
 
 def _run(given: list[str], args: list[str] | None) -> None:
     check_files(given)
-    if given[:1] and given[0] in COMMANDS:
-        command = import_module(COMMANDS[given[0]][0])
+    pictures = given[:1] == ["predict"] and len(given) > 1 and not given[1].startswith("-")
+    if pictures or (given[:1] and given[0] in COMMANDS):
+        command = import_module("hsakd_pl.runs.predict" if pictures else COMMANDS[given[0]][0])
         parser = ArgumentParser(f"hsakd {given[0]}", description=command.__doc__, allow_abbrev=False)
         parser.error = one_error  # type: ignore[method-assign]
         command.command(parser, given[1:])

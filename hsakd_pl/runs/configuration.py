@@ -21,13 +21,14 @@ DEEPEST, LONGEST, MOST_VALUES = 50, 4_000, 100_000  # of this package: 6 levels,
 # What a run was begun with and keeps: the checkpoint brings it along, so that another value has no effect.
 KEPT = re.compile(
     r"seed_everything$|optimizer|lr_scheduler|model\.class_path$|model\.init_args\.(network|networks|weights|optimizer"
-    rf"|lr_scheduler|num_classes|source_classes|{'|'.join(RATES)})(\.|$)"
+    rf"|lr_scheduler|num_classes|source_classes|new_head|{'|'.join(RATES)})(\.|$)"
 )
 
 # What says where things lie or how a run is watched, and nothing about what it computes.
 FREE = re.compile(
     r"config|ckpt_path$|weights_only$|save_every_minutes$|data\.init_args\.(root|download|num_workers|predict_dir|on_error)$"
-    r"|model\.init_args\.teacher_(weights|sha256)$|trainer\.(default_root_dir|logger|callbacks|enable_|profiler|plugins"
+    r"|model\.init_args\.(teacher_weights|teacher_sha256|ensemble)$"
+    r"|trainer\.(default_root_dir|logger|callbacks|enable_|profiler|plugins"
     r"|num_sanity_val_steps|log_every_n_steps|fast_dev_run|max_time|detect_anomaly|benchmark|barebones)"
 )
 

@@ -37,6 +37,7 @@ from hsakd_pl.runs.parser import Parser, again, folder_of, program
 COMMANDS = {  # the module of each, and what --help says
     "sweep": ("hsakd_pl.runs.sweep", "Train and test a recipe with several seeds, one after the other."),
     "report": ("hsakd_pl.report.command", "Show the results of all runs below a folder, as a table or a page."),
+    "export": ("hsakd_pl.runs.export", "Write the student of a run as files that stand alone, with a model card."),
     "recipes": ("hsakd_pl.recipes", "List the paper's experiments, or write their configurations into a folder."),
 }
 
@@ -153,8 +154,7 @@ class HSAKDCLI(LightningCLI):
             self.datamodule = FeatureDataModule(self.datamodule, self.model.encode)
         if self.trainer.checkpoint_callback is None:
             return
-        found = saved_checkpoints(self.trainer.default_root_dir, "last")
-        path = self.config_init["fit"]["ckpt_path"]
+        found, path = saved_checkpoints(self.trainer.default_root_dir, "last"), self.config_init["fit"]["ckpt_path"]
         if found and path is None:
             raise UsageError(
                 f"{found[0]} is the result of an earlier run: resume it with --ckpt_path {found[0]}, "
@@ -195,5 +195,5 @@ class HSAKDCLI(LightningCLI):
         if self.trainer.is_global_zero and Path(self.trainer.default_root_dir, "last.ckpt").exists():
             folder = self.trainer.default_root_dir
             test = ["test", "--config", str(Path(folder, "config.yaml")), "--ckpt_path", "last"]
-            commands = [shlex.join([*program(), *each]) for each in (test, ["report", folder])]
+            commands = [shlex.join([*program(), *each]) for each in (test, ["report", folder], ["export", folder])]
             print(conclusion(self.trainer, *self.result.best_so_far(), commands), flush=True)

@@ -9,7 +9,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from hsakd_pl.data.augment import PadCropFlip, random_resized_crop
 from hsakd_pl.data.loader import Batch, ResumableLoader
 from hsakd_pl.data.sampler import GlobalBatchSampler
-from hsakd_pl.data.sources import ResidentTensors, TransformedBatches, WorkerBatches
+from hsakd_pl.data.sources import AugmentedBatches, ResidentTensors, TransformedBatches, WorkerBatches
 from hsakd_pl.data.splits import Split
 from hsakd_pl.errors import UsageError
 
@@ -20,7 +20,9 @@ LABELS = torch.arange(20)
 def loader(in_workers: bool, num_workers: int = 0, seed: int = 0) -> ResumableLoader:
     sampler = GlobalBatchSampler(20, 6, shuffle=True, seed=seed)
     if not in_workers:
-        return ResumableLoader(ResidentTensors(IMAGES, LABELS, PadCropFlip(2), seed).make_batches, sampler)
+        source = ResidentTensors(IMAGES, LABELS).make_batches
+        augmented = AugmentedBatches(source, PadCropFlip(2), 20, seed, torch.device("cpu"))
+        return ResumableLoader(augmented.make_batches, sampler)
     batches = TransformedBatches(Split(IMAGES, LABELS), random_resized_crop(16), 16, seed)
     return ResumableLoader(WorkerBatches(batches, num_workers, False).make_batches, sampler)
 

@@ -1,0 +1,167 @@
+"""The network that leaves the workshop: class logits alone, its normalisation inside, its classes by name."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn as nn
+import torchvision
+from safetensors.torch import save_file
+from torch import Tensor
+from torchvision.transforms import v2
+
+import hsakd_pl
+from hsakd_pl.data.description import Description, read_description
+from hsakd_pl.errors import UsageError
+from hsakd_pl.files import read_text, replacing
+from hsakd_pl.networks import as_network, create_network
+from hsakd_pl.weights import describe, load_weights
+
+try:
+    from huggingface_hub import PyTorchModelHubMixin
+except ImportError:
+
+    class PyTorchModelHubMixin:  # type: ignore[no-redef]
+        """Stands in for the hub's class where its library is not installed: what is local works all the same."""
+
+        def save_pretrained(self, folder: str | Path) -> None:
+            """Write weights and configuration into a folder."""
+            self._save_pretrained(Path(folder))  # type: ignore[attr-defined]
+
+        def push_to_hub(self, repo_id: str) -> None:
+            """Raise UsageError: this needs the library."""
+            raise no_hub(f"pushing to {repo_id}")
+
+
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+
+
+def no_hub(what: str) -> UsageError:
+    """Make the error for what needs a library that is not installed."""
+    return UsageError(f"{what} needs huggingface_hub: pip install 'hsakd_pl[hub]'")
+
+
+class Student(nn.Module, PyTorchModelHubMixin):
+    """Maps images (B, 3, S, S), floating point in [0, 1] or uint8, to logits (B, N); in eval mode, without gradients.
+
+    It has the methods of huggingface_hub's ``PyTorchModelHubMixin``. Raises UsageError for images of other numbers, and
+    where a network has another number of classes than there are names.
+
+    Args:
+        network: a registry name, or a network, which is taken without its branches, and frozen.
+        class_names: names of the classes in the order of the logits.
+        image_size: S of the images that it was trained for.
+        resize: short side of a picture before its centre is cut out.
+        mean: of each channel, in [0, 1], which is subtracted.
+        std: of each channel, by which it is then divided.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, network: str | nn.Module, class_names: list[str], image_size: int, resize: int,
+        mean: Sequence[float], std: Sequence[float],
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.description = Description(list(class_names), image_size, resize, tuple(mean), tuple(std))
+        made = create_network(network, len(class_names), branches=False) if isinstance(network, str) else network
+        self.network = as_network(made, len(class_names)).without_branches
+        if self.network.num_classes != len(class_names):
+            raise UsageError(f"class_names: {len(class_names)} names for {describe(self.network)}: give one a class")
+        self.network.check_image_size(image_size, image_size)
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)  # config.json keeps them
+        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+        self.card = ""  # text of the README.md beside the weights
+        self.eval().requires_grad_(False)
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes in the order of the logits."""
+        return self.description.class_names
+
+    @property
+    def image_size(self) -> int:
+        """Side S of the images that the network was trained for."""
+        return self.description.image_size
+
+    @property
+    def transform(self) -> v2.Transform:
+        """RGB picture of any size -> uint8 (3, S, S), as the test images were made."""
+        return self.description.transform
+
+    def forward(self, images: Tensor) -> Tensor:
+        if not (images.is_floating_point() or images.dtype == torch.uint8):
+            raise UsageError(f"images are {images.dtype}: give floating point numbers in [0, 1], or uint8")
+        scale = 255 if images.dtype == torch.uint8 else 1
+        return self.network((images.to(self.mean.dtype) / scale - self.mean) / self.std)
+
+    def config(self) -> dict[str, Any]:
+        """Give what ``config.json`` holds: all that makes this student again but its weights."""
+        versions = {package.__name__: str(package.__version__) for package in (hsakd_pl, torch, torchvision)}
+        return {"network": self.network.name, **self.description.saved(), "versions": versions}
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        save(self, save_directory)
+
+    def generate_model_card(self, **options: Any) -> Any:
+        """Give the card that was loaded with the weights, or that of huggingface_hub."""
+        from huggingface_hub import ModelCard
+
+        return ModelCard(self.card) if self.card else super().generate_model_card(**options)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | Path, *, network: nn.Module | None = None, **hub: Any
+    ) -> "Student":
+        """Load a student as :func:`load_student`; ``hub``: options of ``huggingface_hub.snapshot_download``."""
+        folder = Path(pretrained_model_name_or_path).expanduser()
+        if not folder.is_dir():
+            folder = download(str(pretrained_model_name_or_path), **hub)
+        path = folder / CONFIG
+        try:
+            config = json.loads(read_text(path))
+            description = read_description(config, str(path))
+            made = config.get("network") if network is None else network
+        except ValueError as error:
+            raise error if isinstance(error, UsageError) else UsageError(f"{path} is no JSON ({error})") from error
+        if not isinstance(made, str | nn.Module):
+            raise UsageError(f"{path} has no name of its network, which was made by hand: give it as network=")
+        student = cls(made, **description.saved())
+        load_weights(student, folder / WEIGHTS)
+        student.card = read_text(folder / CARD) if (folder / CARD).is_file() else ""
+        return student
+
+
+def save(student: Student, folder: Path, **further: Any) -> None:
+    """Write ``model.safetensors`` and ``config.json``, in which ``further`` entries stand."""
+    with replacing(folder / CONFIG) as file:
+        json.dump({**student.config(), **further}, file, indent=1, ensure_ascii=False)
+    own = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in student.state_dict().items()}
+    save_file(own, folder / WEIGHTS, {"format": "pt"})
+
+
+def download(repository: str, **options: Any) -> Path:
+    """Fetch a student's files from the hub and give the folder that holds them; UsageError where that fails."""
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise no_hub(f"{repository} is no folder here, and to fetch it") from error
+    try:
+        return Path(snapshot_download(repository, allow_patterns=[WEIGHTS, CONFIG, CARD], **options))
+    except (OSError, ValueError) as error:  # no network, no such repository, no possible name
+        reason = str(error).strip().partition("\n")[0]
+        raise UsageError(
+            f"{repository} is neither a folder here nor a model that could be fetched from the hub ({reason}): check it"
+        ) from error
+
+
+def load_student(source: str | Path, network: nn.Module | None = None) -> Student:
+    """Load an exported student, in eval mode, from its folder or by its id on Hugging Face's hub.
+
+    ``network``: one of the same architecture, where the exported one had no name. Raises UsageError for files that are
+    missing, damaged or of another network, and for a name that :func:`hsakd_pl.create_network` does not know.
+    """
+    return Student.from_pretrained(source, network=network)

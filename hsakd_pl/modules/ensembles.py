@@ -1,0 +1,87 @@
+"""What ensembles of heads and transformations, and early exits, make of a test: sums over images, batch by batch."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import Metric
+
+from hsakd_pl.errors import UsageError, require
+from hsakd_pl.networks import Network, NetworkOutput
+from hsakd_pl.networks.exits import first_sure, head_logits
+
+Views = Literal["identity", "all"]
+BINS = 15  # of the calibration error, as in Guo et al., ICML 2017
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)  # of the confidence, at which an image leaves
+CASCADE = ("class_head", "all_heads", "all_heads_all_views")  # of which each contains the one before
+
+
+def ensembles(heads: Tensor) -> dict[str, Tensor]:
+    """Average the logits (L + 1, V, B, N) of branches and class head, seen under V views, to logits (B, N) by name.
+
+    Logits are averaged, not probabilities, as in the aggregated inference of self-supervised label augmentation (Lee et
+    al., ICML 2020), where a branch says of view m what it gives the joint labels of transformation m.
+    """
+    found = {"class_head": heads[-1, 0], "all_heads": heads[:, 0].mean(0)}
+    if heads.shape[1] > 1:
+        found |= {"class_head_all_views": heads[-1].mean(0), "all_heads_all_views": heads.mean((0, 1))}
+    return found
+
+
+def scores(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Sum over images, for each of A answers (A, B, N) to labels (B,), what its scores are made of.
+
+    ``right`` and ``loss`` (A,); ``gaps`` (A, BINS + 1), probability minus correctness by the bin of the probability, of
+    which 1 has its own.
+    """
+    probability, predicted = logits.softmax(2).max(2)
+    right = (predicted == labels).float()
+    loss = F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)), reduction="none")
+    bins = (probability * BINS).long()[..., None] == torch.arange(BINS + 1, device=labels.device)
+    gaps = bins * (probability - right)[..., None]
+    return {"right": right.sum(1), "loss": loss.view(len(logits), -1).sum(1), "gaps": gaps.sum(1)}
+
+
+def exit_counts(logits: Tensor, labels: Tensor) -> Tensor:
+    """Count how many images leave at each of K exits (K, B, N), and how many of those are right: (2, thresholds, K)."""
+    leaving = first_sure(logits, THRESHOLDS)[..., None] == torch.arange(len(logits), device=labels.device)
+    right = leaving & (logits.argmax(2) == labels).T
+    return torch.stack([leaving.sum(1), right.sum(1)])
+
+
+class EnsembleMetrics(Metric):
+    """Sums :func:`scores` and :func:`exit_counts` over a test, for a network with branches or several peers.
+
+    ``early_exit`` leads through the branches to the class head, ``cascade`` from the class head to larger ensembles. Of
+    several peers each answer is the mean of theirs. Raises UsageError for networks without branches.
+    """
+
+    def __init__(self, networks: Sequence[Network], views: Views) -> None:
+        super().__init__()
+        require(views in ("identity", "all"), "ensemble", views, "identity or all")
+        if not all(len(network.branches) for network in networks):
+            raise UsageError(f"ensemble is {views}: it needs a network with branches, leave it out")
+        self.transforms = networks[0].transforms
+        self.views = self.transforms.count if views == "all" else 1
+        none = torch.zeros(1 + len(networks[0].branches), self.views, 0, networks[0].num_classes)
+        for name, zeros in _sums(none, torch.zeros(0, dtype=torch.long)).items():
+            self.add_state(name, zeros, "sum")
+
+    def update(self, outputs: Sequence[NetworkOutput], labels: Tensor) -> None:
+        """Add what each peer made of a batch with labels (B,), under these views at least."""
+        seen = range(len(outputs[0].logits) // len(labels))
+        heads = torch.stack([head_logits(each, self.transforms, seen)[:, : self.views] for each in outputs]).mean(0)
+        for name, value in _sums(heads, labels).items():
+            setattr(self, name, cast(Tensor, self.metric_state[name]) + value)
+
+    def compute(self) -> dict[str, Any]:
+        return self.metric_state
+
+
+def _sums(heads: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    answers = ensembles(heads)
+    cascade = torch.stack([logits for name, logits in answers.items() if name in CASCADE])
+    exits = {"early_exit": exit_counts(heads[:, 0], labels), "cascade": exit_counts(cascade, labels)}
+    return {"images": labels.new_tensor(len(labels)), **scores(torch.stack([*answers.values()]), labels), **exits}

@@ -1,0 +1,102 @@
+"""timm's models by name: convolutional ones in stages, others as classifiers."""
+
+from difflib import get_close_matches
+from typing import Any
+
+import torch.nn as nn
+from torch import Tensor
+
+from hsakd_pl.errors import UsageError
+from hsakd_pl.networks.backbone import StagedBackbone
+from hsakd_pl.networks.cut import Layers, UncutError, cut, in_sequence, last_stage_repeated, measured_parts
+from hsakd_pl.networks.network import Classifier, Network
+
+
+def make_timm(name: str, num_classes: int, branches: bool) -> Network:
+    """Make timm's model ``name`` with fresh weights: in stages where it can be cut, which ``branches`` need.
+
+    Raises UsageError where it cannot, where timm is missing, and for a model that timm does not know.
+    """
+    try:
+        return TimmBackbone(create_model(name, num_classes), name, num_classes)
+    except UncutError:
+        if branches:
+            raise
+        return TimmClassifier(create_model(name, num_classes), num_classes)
+
+
+def create_model(name: str, num_classes: int, **options: Any) -> Any:
+    """Call timm's function of this name; UsageError where timm is missing or does not know the model."""
+    try:
+        import timm
+    except ImportError as error:
+        raise UsageError(f"timm:{name} needs timm: pip install 'hsakd_pl[timm]'") from error
+    if not timm.is_model(name):
+        close = [f"timm:{each}" for each in get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)]
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        raise UsageError(f"unknown network 'timm:{name}': {hint}timm.list_models() gives all names")
+    try:
+        return timm.create_model(name, num_classes=num_classes, **options)
+    except RuntimeError as error:
+        raise UsageError(f"timm:{name} cannot be made: {error}") from error
+
+
+def pretrained_weights(name: str) -> dict[str, Tensor]:
+    """Fetch the weights, of all their classes, that timm publishes for a network; its cache keeps them.
+
+    Raises UsageError for a network that is not timm's, and where the weights cannot be had.
+    """
+    if not name.startswith("timm:"):
+        raise UsageError(f"weights: {name} has no published weights that could be fetched: name a file of them")
+    model = name.removeprefix("timm:")
+    classes = create_model(model, 2).pretrained_cfg["num_classes"]
+    try:
+        return create_model(model, classes, pretrained=True).state_dict()
+    except Exception as error:  # of the hub's client, of the network, of timm
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UsageError(f"weights: those of {name} cannot be fetched ({reason:.200}): name a file of them") from error
+
+
+class TimmClassifier(Classifier):
+    """A timm model that cannot be cut into stages: class logits alone."""
+
+    def check_image_size(self, height: int, width: int) -> None:
+        facts: Any = self.network.pretrained_cfg
+        if facts.get("fixed_input_size") and (height, width) != tuple(facts["input_size"][1:]):
+            wanted = " x ".join(map(str, facts["input_size"][1:]))
+            raise UsageError(f"the network takes images of {wanted} pixels alone, got {height} x {width}")
+
+
+class TimmBackbone(StagedBackbone):
+    """A timm model whose last four taps are its stages 1..4, under timm's own keys.
+
+    It is made of ``model``, its branches of fresh copies. The branch of the last stage is what in that stage follows
+    the last layer that shrinks the map, after a 1x1 convolution and a norm where the channels differ.
+    """
+
+    def __init__(self, model: Any, name: str, num_classes: int) -> None:
+        self.model_name, path = name, model.pretrained_cfg["classifier"]
+        # what nobody has taken yet of the copy that a backbone or a branch is being built of
+        self.parts, channels, strides = measured_parts(model, name)
+        super().__init__(in_sequence(self.parts[0]), channels, strides, num_classes)
+        self.published_keys = (
+            (r"^(stem|head|stages\.\d+)\.", ""),
+            (rf"^{path.rpartition('.')[2]}\.", f"{path}."),  # the last layer, which timm may keep in a part of its head
+        )
+
+    def make_stage(self, stage: int, in_channels: int, stride: int) -> nn.Module:
+        layers = self._take(stage)
+        if (in_channels, stride) == (self.channels[stage - 1], self.strides[stage]):
+            return in_sequence(layers)
+        return last_stage_repeated([*layers.values()], self.channels[stage - 1], in_channels, self.model_name)
+
+    def make_head(self, num_outputs: int) -> nn.Module:
+        head: Any = in_sequence(self._take(-1))
+        if num_outputs != head[-1].out_features:
+            head[-1] = nn.Linear(head[-1].in_features, num_outputs)  # as timm's reset_classifier does
+        self.parts = []  # the head is the last to be taken
+        return head
+
+    def _take(self, part: int) -> Layers:
+        self.parts = self.parts or cut(create_model(self.model_name, self.num_classes))
+        return self.parts[part]

@@ -1,0 +1,393 @@
+"""Class folders of one's own: layouts, sizes, statistics, augmentation, and the same batches wherever they are made."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import v2
+
+from hsakd_pl import CIFAR100DataModule, ImageFolderDataModule, ImageNetDataModule, STL10DataModule
+from hsakd_pl.data.images import open_image
+from hsakd_pl.data.statistics import FILE, measure
+from hsakd_pl.errors import UsageError
+from tests import small
+
+CLASSES = ("ant", "bee", "cow")
+MODES = (("RGB", "jpg"), ("L", "png"), ("RGBA", "png"), ("P", "gif"), ("RGB", "webp"))
+QUIET = {"num_workers": 0, "image_size": 16, "batch_size": 4}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the user's."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder
+
+
+def pictures(folder: Path, classes: tuple[str, ...] = CLASSES, count: int = 5) -> Path:
+    """Class folders of pictures of several sizes, modes and formats."""
+    generator = np.random.default_rng(len(folder.name))
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            mode, ending = MODES[number % len(MODES)]
+            height, width = 18 + 3 * number, 30 - 2 * number
+            picture = Image.fromarray(generator.integers(0, 256, (height, width, 3), np.uint8)).convert(mode)
+            picture.save(folder / name / f"{number}.{ending}")
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """``train`` and ``val``."""
+    pictures(tmp_path / "photos" / "train")
+    return pictures(tmp_path / "photos" / "val").parent
+
+
+def ready(root: Path, stage: str | None = "fit", **options: Any) -> ImageFolderDataModule:
+    data = ImageFolderDataModule(root, **{**QUIET, **options})
+    data.setup(stage)
+    return data
+
+
+def names_of(data: ImageFolderDataModule, split: str) -> set[str]:
+    return {os.path.relpath(path, data.root) for path in data.splits[split].images}
+
+
+# Which folder is which split
+
+
+@pytest.mark.parametrize(
+    ("folders", "val", "test", "said"),
+    [
+        (["val"], "val", "val", "Validating and testing on {root}/val, as the paper does"),
+        (["Valid"], "Valid", "Valid", "Validating and testing on {root}/Valid"),
+        (["test"], "test", "test", "Validating and testing on {root}/test"),
+        (["valid", "test"], "valid", "test", "Validating on {root}/valid, testing on {root}/test"),
+    ],
+)
+def test_val_validates_and_test_tests_and_one_alone_does_both(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, folders: list[str], val: str, test: str, said: str
+) -> None:
+    for name in ["train", *folders]:
+        pictures(tmp_path / name)
+    with caplog.at_level("INFO"):
+        data = ready(tmp_path, None, mean="imagenet")
+        data.setup("test")
+    assert caplog.text.count(said.format(root=tmp_path)) == 1
+    assert data.class_names == [*CLASSES] and data.num_classes == 3
+    folders_of = {name: {path.split("/")[0] for path in names_of(data, name)} for name in data.splits}
+    assert folders_of == {"train": {"train"}, "val": {val}, "test": {test}}
+    assert (data.splits["val"] is data.splits["test"]) == (val == test)
+    assert data.validated_on == ("test split" if val == test else "validation folder")
+
+
+def test_one_folder_is_split_by_val_fraction_whatever_the_seed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = pictures(tmp_path / "photos", count=10)
+    with caplog.at_level("INFO"):
+        data = ready(root, val_fraction=0.2, mean="imagenet", seed=1)
+    assert f"Validating and testing on 0.2 of the images in {root}" in caplog.text
+    others = [ready(root, "test", val_fraction=0.2, mean="imagenet", seed=seed) for seed in (1, 2)]
+    assert all(names_of(other, "test") == names_of(data, "val") == names_of(data, "test") for other in others)
+    assert data.splits["val"].targets.bincount().tolist() == [2, 2, 2]
+    assert not names_of(data, "train") & names_of(data, "test")
+    assert len(names_of(data, "train") | names_of(data, "test")) == 30
+    few = ready(root, None, val_fraction=0.2, train_fraction=0.5, mean="imagenet")
+    assert names_of(few, "test") == names_of(data, "test") and len(few.splits["train"].targets) == 12
+
+
+def test_val_fraction_holds_images_of_train_out_where_another_folder_tests(root: Path) -> None:
+    data = ready(root, None, val_fraction=0.4, mean="imagenet")
+    assert [len(data.splits[name].targets) for name in ("train", "val", "test")] == [9, 6, 15]
+    assert {path.split("/")[0] for path in names_of(data, "val")} == {"train"}
+    assert data.validated_on == "0.4 of the training split"
+
+
+def test_a_class_may_bear_the_name_of_a_split(tmp_path: Path) -> None:
+    data = ready(pictures(tmp_path, ("bus", "train")), val_fraction=0.4)
+    assert data.class_names == ["bus", "train"]
+
+
+def without(folder: Path) -> Path:
+    shutil.rmtree(folder)
+    return folder.parent
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (lambda root: root / "nowhere", {}, r"nowhere holds no class folders: point --data.init_args.root"),
+        (lambda root: root.parent, {}, r"holds one class, photos.*\(\S+/photos looks like what is meant\)"),
+        (lambda root: root / "train" / "ant", {}, r"train/ant holds no class folders"),
+        (lambda root: root / "train", {}, r"no val/, valid/ or test/ .*--data.init_args.val_fraction"),
+        (lambda root: without(root / "val"), {}, r"no val/, valid/ or test/ .*--data.init_args.val_fraction"),
+        (lambda root: without(root / "train"), {}, r"photos holds no class folders"),
+        (lambda root: without(root / "train/ant").parent, {}, r"val/ant is none of the classes of the training folder"),
+        (lambda root: without(root / "val/ant").parent, {}, r"val: Found no valid file for the classes ant"),
+        (lambda root: pictures(root / "valid").parent, {}, r"val and \S+valid would both be the val split"),
+        (lambda root: pictures(root / "test").parent, {"val_fraction": 0.2}, r"val_fraction: \S+val validates and"),
+        (lambda root: root / "train", {"val_fraction": 0.01}, r"val_fraction=0.01 "),
+    ],
+)
+def test_folders_that_give_no_splits_are_one_error(
+    root: Path, change: Callable[[Path], Path], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        ready(change(root), **options)
+
+
+def test_one_class_and_an_empty_one_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds one class, ant: a classifier needs at least two"):
+        ready(pictures(tmp_path / "one", ("ant",)), val_fraction=0.2)
+    folder = pictures(tmp_path / "two")
+    (folder / "dog").mkdir()
+    with pytest.raises(UsageError, match="Found no valid file for the classes dog"):
+        ready(folder, val_fraction=0.2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_size": 0}, "image_size is 0: it must be from 1 to 7094"),
+        ({"image_size": 10**5}, "image_size is 100000"),
+        ({"resident_mib": -1}, "resident_mib is -1"),
+        ({"mean": [0.5] * 3}, "std is None: it must be three numbers too"),
+        ({"mean": [0.5] * 3, "std": [0.5, 0.5, 0.0]}, "above 0"),
+        ({"mean": [0.5] * 2, "std": [0.5] * 3}, "three finite numbers"),
+        ({"std": [0.5] * 3}, r"std is \[0.5, 0.5, 0.5\]: it must be left out, or mean be three numbers: it is auto"),
+        ({"mean": "cifar"}, "mean is cifar: it must be auto, imagenet or three numbers"),
+        ({"augmentation": "mixup"}, "augmentation is mixup: it must be crop, resized_crop, none, or the class path"),
+    ],
+)
+def test_impossible_options_are_named(root: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        ImageFolderDataModule(root, **{**QUIET, **options})
+
+
+def test_errors_of_other_data_sets_point_here(root: Path) -> None:
+    for data in (CIFAR100DataModule(root / "train"), STL10DataModule(root), ImageNetDataModule(root / "train")):
+        with pytest.raises(UsageError, match="class folders of your own, which ImageFolderDataModule takes"):
+            data.setup("fit")
+    (root / "val").rename(root / "test")
+    with pytest.raises(UsageError, match="pixels, not 32 x 32: resize it, or take ImageFolderDataModule"):
+        CIFAR100DataModule(root).setup("fit")
+    with pytest.raises(UsageError, match=r"no CIFAR-100 in \S+nowhere\S* \S+ \S+ \S+ .*true$"):
+        CIFAR100DataModule(root / "nowhere").setup("fit")
+
+
+# Statistics
+
+
+def test_measured_statistics_are_those_of_all_pixels() -> None:
+    images = torch.randint(256, (7, 3, 5, 9), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    mean, std = measure([images[:3], images[3:]])
+    pixels = images.double().transpose(0, 1).flatten(1) / 255
+    assert mean == pytest.approx(pixels.mean(1).tolist(), abs=1e-15)
+    assert std == pytest.approx(pixels.std(1, correction=0).tolist(), abs=1e-15)
+    assert measure([images.flip(0)]) == (mean, std)
+
+
+@pytest.mark.parametrize("resident_mib", [0, 1024])
+def test_statistics_are_measured_once_on_what_trains(
+    root: Path, resident_mib: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = {"val_fraction": 0.4, "resident_mib": resident_mib, "seed": 3}
+    with caplog.at_level("INFO"):
+        data = ready(root, **options)
+        again = ready(root, "test", **options)
+    train = torch.cat([images for images, _ in data.plain_loader(data.splits["train"])]).double() / 255
+    assert data.mean == again.mean == pytest.approx(train.mean((0, 2, 3)).tolist(), abs=1e-12)
+    assert data.std == again.std == pytest.approx(train.std((0, 2, 3), correction=0).tolist(), abs=1e-12)
+    [entry] = json.loads((root / FILE).read_text()).values()
+    assert (entry["images"], entry["image_size"]) == (9, 16)
+    messages = [record.message for record in caplog.records if "Mean and std" in record.message]
+    assert "of 9 training images" in messages[0] and "measured before, stored in" in messages[1]
+    description = data.description
+    assert (description.mean, description.std) == (data.mean, data.std)
+
+
+def test_a_changed_folder_or_size_is_measured_again(root: Path) -> None:
+    first = ready(root)
+    [known] = json.loads((root / FILE).read_text())
+    ready(root, image_size=20)
+    Image.new("RGB", (20, 20), "white").save(root / "train/ant/0.jpg")
+    changed = ready(root)
+    assert changed.mean != first.mean
+    (root / FILE).write_text("spoilt")
+    assert ready(root).mean == changed.mean
+    [key] = json.loads((root / FILE).read_text())
+    assert key != known
+
+
+def test_statistics_of_read_only_data_go_to_the_users_cache(
+    root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (root / f"{FILE}.partial").mkdir()  # which nobody can replace, root included
+    with caplog.at_level("INFO"):
+        first = ready(root)
+        assert ready(root).mean == first.mean
+    assert not (root / FILE).exists() and (cache / "hsakd_pl" / FILE).is_file()
+    assert f"measured before, stored in {cache}" in caplog.text
+    monkeypatch.setenv("XDG_CACHE_HOME", str(root / "train/ant/0.jpg"))
+    with caplog.at_level("INFO"):
+        assert ready(root).mean == first.mean
+    assert "stored nowhere" in caplog.text
+
+
+def test_images_of_one_colour_have_no_statistics(tmp_path: Path) -> None:
+    for name in CLASSES[:2]:
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            Image.new("RGB", (9, 9), "red").save(tmp_path / name / f"{number}.png")
+    with pytest.raises(UsageError, match=r"std is \[0.0, 0.0, 0.0\].* above 0"):
+        ready(tmp_path, val_fraction=0.5)
+
+
+# Batches
+
+
+def epoch_of(data: ImageFolderDataModule, epoch: int, after: int = 0) -> list[tuple[Tensor, Tensor]]:
+    loader = data.train_dataloader()
+    loader.load_state_dict({"epoch": epoch, "batches": after})
+    loader.sampler.set_epoch(epoch)
+    return list(loader)
+
+
+def equal(one: Any, other: Any) -> bool:
+    pairs = list(zip(one, other, strict=True))
+    return all(torch.equal(a, b) for left, right in pairs for a, b in zip(left, right, strict=True))
+
+
+@pytest.mark.parametrize("augmentation", ["crop", "none"])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_batches_are_the_same_whether_images_are_kept_or_opened_by_workers(
+    root: Path, augmentation: str, num_workers: int
+) -> None:
+    kept = ready(root, augmentation=augmentation)
+    opened = ready(root, augmentation=augmentation, resident_mib=0, num_workers=num_workers)
+    assert kept.resident(kept.splits["train"]) is kept.resident(kept.splits["train"])
+    assert opened.resident(opened.splits["train"]) is None
+    first = epoch_of(kept, 1)
+    assert [tuple(images.shape) for images, _ in first] == [(4, 3, 16, 16)] * 3 + [(3, 3, 16, 16)]
+    assert equal(first, epoch_of(opened, 1))
+    assert equal(epoch_of(kept, 1, after=2), first[2:]) and equal(epoch_of(opened, 1, after=2), first[2:])
+    assert equal(first, epoch_of(kept, 0)) is False
+    assert equal(kept.val_dataloader(), opened.val_dataloader())
+
+
+@pytest.mark.parametrize("resident_mib", [0, 1024])
+def test_resized_crops_are_cut_out_of_whole_pictures(root: Path, resident_mib: int) -> None:
+    data = ready(root, augmentation="resized_crop", resident_mib=resident_mib, image_size=28)
+    assert data.description.resize == 32
+    tested = [data.description.transform(open_image(path)) for path in data.splits["test"].images]
+    assert torch.equal(torch.cat([images for images, _ in data.test_dataloader()]), torch.stack(tested))
+    reference = ready(root, augmentation="resized_crop", resident_mib=0, image_size=28)
+    assert equal(epoch_of(data, 2), epoch_of(reference, 2))
+
+
+def test_flips_can_be_left_out(root: Path) -> None:
+    still = ready(root, augmentation="crop", flip=False, image_size=7)  # an eighth of 7 pads nothing
+    assert equal(sorted_by_sum(epoch_of(still, 0)), sorted_by_sum(list(still.plain_loader(still.splits["train"]))))
+    assert "Flip" not in str(ready(root, augmentation="resized_crop", flip=False).train_transform)
+
+
+def sorted_by_sum(batches: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor]]:
+    images = torch.cat([images for images, _ in batches])
+    return [(images[images.flatten(1).long().mul(torch.arange(images[0].numel())).sum(1).argsort()],)]
+
+
+def test_a_torchvision_transform_takes_the_picture_and_is_brought_to_size(root: Path) -> None:
+    seen: list[Any] = []
+    data = ready(root, augmentation=v2.Compose([v2.Lambda(lambda each: seen.append(each) or each), v2.RandAugment()]))
+    assert {images.shape[1:] for images, _ in epoch_of(data, 0)} == {(3, 16, 16)}
+    assert {type(each) for each in seen} == {Image.Image} and len({each.size for each in seen}) == 5
+    assert equal(epoch_of(data, 3), epoch_of(ready(root, augmentation=v2.RandAugment(), num_workers=2), 3)) is True
+
+
+@pytest.mark.parametrize(
+    ("transform", "message"),
+    [
+        (v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]), r"ToDtype.* makes torch.float32 \(3, 16"),
+        (v2.Compose([v2.PILToTensor(), v2.Grayscale(1)]), r"Grayscale.* makes torch.uint8 \(1, 16, 16\)"),
+        (v2.RandomCrop(100), r"the transform .*RandomCrop.* fails: Required crop size"),
+        (v2.Lambda(lambda each: None), r"the transform .*Lambda"),
+    ],
+)
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_transform_that_makes_no_uint8_picture_is_named(
+    root: Path, transform: v2.Transform, message: str, num_workers: int
+) -> None:
+    if num_workers and "lambda" in repr(transform):
+        pytest.skip("workers that are forked take it, spawned ones do not")
+    with pytest.raises(UsageError, match=message):
+        epoch_of(ready(root, augmentation=transform, num_workers=num_workers, mean="imagenet"), 0)
+
+
+@pytest.mark.parametrize("resident_mib", [0, 1024])
+def test_a_broken_picture_is_named(root: Path, resident_mib: int) -> None:
+    broken = root / "train/bee/1.png"
+    broken.write_bytes(broken.read_bytes()[:50])
+    with pytest.raises(UsageError, match=str(broken)):
+        ready(root, resident_mib=resident_mib)
+
+
+# The command line
+
+DATA = {"class_path": "hsakd_pl.ImageFolderDataModule", "init_args": {"root": "photos", **QUIET}}
+
+
+def test_words_numbers_and_class_paths_from_the_command_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root.parent)
+    rand = {"class_path": "torchvision.transforms.v2.RandAugment", "init_args": {"num_ops": 1}}
+    folder = small.run("fit", data=small.merged(DATA, {"init_args": {"augmentation": rand}}))
+    assert "RandAugment" in (folder / "config.yaml").read_text()
+    protocol = json.loads((folder / "result.json").read_text())["protocol"]
+    assert "num_ops=1" in protocol["augmentation"]
+    for number, options in enumerate(
+        [
+            ["--data.init_args.augmentation=torchvision.transforms.v2.RandAugment"],
+            ["--data.init_args.augmentation=resized_crop", "--data.init_args.mean=imagenet"],
+            ["--data.init_args.mean=[0.4, 0.5, 0.6]", "--data.init_args.std=[0.2, 0.2, 0.2]"],
+        ]
+    ):
+        small.run("fit", *options, f"--trainer.default_root_dir=runs/{number}", data=DATA)
+    saved = [torch.load(f"runs/{number}/last.ckpt", weights_only=True)["data"] for number in range(3)]
+    assert [each["mean"][0] for each in saved[1:]] == [0.485, 0.4]
+    assert "RandAugment" in json.loads(Path("runs/0/result.json").read_text())["protocol"]["augmentation"]
+
+
+def test_test_and_predict_once_the_folder_is_gone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root.parent)
+    folder = small.run("fit", data=DATA)
+    before = torch.load(folder / "last.ckpt", weights_only=True)
+    assert before["data"]["class_names"] == [*CLASSES]
+    assert before["ImageFolderDataModule"]["mean"] == before["data"]["mean"]
+    shutil.move("photos/val", "pictures")
+    shutil.rmtree("photos")
+    small.run("predict", "--ckpt_path=last", "--data.init_args.predict_dir=pictures", data=DATA)
+    assert len((folder / "predictions.csv").read_text().splitlines()) == 16
+    shutil.copytree("pictures", "photos/test")
+    small.run("test", "--ckpt_path=last", data=DATA)
+    assert 0 <= json.loads((folder / "test.json").read_text())["acc"] <= 100
+
+
+def test_a_resumed_run_keeps_the_statistics_that_it_began_with(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root.parent)
+    folder = small.run("fit", data=DATA)
+    before = torch.load(folder / "last.ckpt", weights_only=True)["data"]
+    Image.new("RGB", (20, 20), "white").save("photos/train/ant/0.jpg")
+    small.run("fit", "--ckpt_path=last", "--trainer.max_epochs=2", data=DATA)
+    after = torch.load(folder / "last.ckpt", weights_only=True)
+    assert after["epoch"] == 1 and after["data"] == before
+    assert after["ImageFolderDataModule"] == {name: before[name] for name in ("mean", "std")}

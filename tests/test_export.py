@@ -1,0 +1,390 @@
+"""A student leaves as files that stand alone, and comes back: exported folders, cards, int8, and what is refused."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import HfApi, ModelCard
+from PIL import Image
+from torch import Tensor
+
+from hsakd_pl import BaselineModule, DigitsDataModule, create_network, export_student, load_student
+from hsakd_pl.data import Description
+from hsakd_pl.data.augment import normalise
+from hsakd_pl.errors import UsageError
+from hsakd_pl.exported import Student, student_from_checkpoint
+from hsakd_pl.exported.formats import onnx_runner
+from hsakd_pl.modules.base import HSAKDModule
+from hsakd_pl.runs.cli import main
+from hsakd_pl.weights import published_state_dict
+from tests import small
+
+DIGITS = DigitsDataModule().description
+KNOWN = Description(["ant", "bee", "cow", "dog"], 16, 18, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+ALONE = """
+import sys
+from importlib.machinery import ModuleSpec
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {refused}:
+            return ModuleSpec(name, self)
+    def create_module(self, spec):
+        raise ModuleNotFoundError(spec.name)
+    def exec_module(self, module):
+        pass
+sys.meta_path.insert(0, Refuse())
+"""
+
+
+def digits() -> Tensor:
+    """Real digits, uint8 (32, 3, 16, 16)."""
+    data = DigitsDataModule(num_workers=0)
+    return data.read(train=False).images[:32]  # type: ignore[return-value]
+
+
+def saved(folder: Path, kind: str = "teacher", describe: bool = True, **options: Any) -> tuple[Path, HSAKDModule]:
+    """A checkpoint of one step of training, and the module in eval mode."""
+    module = small.make(kind, **options)
+    trainer = small.trainer(folder)
+    trainer.fit(module, small.loader())
+    path = folder / "last.ckpt"
+    if describe:
+        content = torch.load(path, weights_only=True)
+        torch.save(content | {"data": KNOWN.saved()}, path)
+    return path, module.eval()
+
+
+def logits(module: HSAKDModule, images: Tensor, peer: int = 0) -> Tensor:
+    """What a module says of uint8 images."""
+    statistics = (torch.tensor(each)[:, None, None] for each in (KNOWN.mean, KNOWN.std))
+    with torch.no_grad():
+        return module.classify(peer, normalise(images, *statistics))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All formats of a student that learnt digits for two steps, in a run's folder of its own."""
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run = small.run("fit", module="TeacherModule")
+        small.run("test", "--ckpt_path", "last", module="TeacherModule")
+        main(["export", str(run), "out", "--int8", "dynamic"])
+    return folder / "out"
+
+
+@pytest.mark.parametrize("kind", small.MODULES)
+def test_the_student_in_a_checkpoint_says_what_its_module_says(kind: str, tmp_path: Path) -> None:
+    path, module = saved(tmp_path, kind)
+    student = student_from_checkpoint(path, peer=1 if kind == "mutual" else None)
+    assert torch.equal(student(digits()), logits(module, digits()))
+    assert not student.training and student.class_names == KNOWN.class_names
+    assert not [key for key in student.state_dict() if "branches" in key]
+
+
+def test_the_best_peer_is_taken_unless_another_is_named(tmp_path: Path) -> None:
+    path, module = saved(tmp_path, "mutual")
+    content = torch.load(path, weights_only=True)
+    content["callbacks"]["ResultWriter"] = {"metrics": {"val/peer1_acc": 0.1, "val/peer2_acc": 0.2}}
+    torch.save(content, path)
+    assert torch.equal(student_from_checkpoint(path)(digits()), logits(module, digits(), 1))
+    assert torch.equal(student_from_checkpoint(path, peer=1)(digits()), logits(module, digits(), 0))
+    with pytest.raises(UsageError, match="peer is 3"):
+        student_from_checkpoint(path, peer=3)
+
+
+def test_a_network_without_a_name_is_given_again(tmp_path: Path) -> None:
+    def make() -> torch.nn.Module:
+        return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.LazyLinear(4))
+
+    network = make()
+    network(torch.zeros(2, 3, 8, 8))
+    module = BaselineModule(network, num_classes=4)
+    small.trainer(tmp_path).fit(module, small.loader())
+    with pytest.raises(UsageError, match=r"last\.ckpt does not name its network: give network"):
+        student_from_checkpoint(tmp_path / "last.ckpt")
+    other = make()
+    other(torch.zeros(2, 3, 8, 8))
+    known = Description(KNOWN.class_names, 8, 8, KNOWN.mean, KNOWN.std)
+    export_student(tmp_path / "last.ckpt", tmp_path / "out", network=other, description=known)
+    with pytest.raises(UsageError, match="no name of its network"):
+        load_student(tmp_path / "out")
+    again = make()
+    again(torch.zeros(2, 3, 8, 8))
+    images = digits()[..., :8, :8]
+    assert torch.equal(load_student(tmp_path / "out", again)(images), logits(module.eval(), images))
+
+
+def test_a_checkpoint_that_does_not_describe_its_data_needs_a_description(tmp_path: Path) -> None:
+    path, module = saved(tmp_path, "baseline", describe=False)
+    with pytest.raises(UsageError, match="does not describe its data: give description"):
+        student_from_checkpoint(path)
+    student = student_from_checkpoint(path, description=KNOWN)
+    assert torch.equal(student(digits()), logits(module, digits()))
+
+
+def test_a_published_weight_file_is_exported_by_name(tmp_path: Path) -> None:
+    network = create_network("resnet8", 4).eval()
+    torch.save({"net": published_state_dict(network), "acc": 70.0, "epoch": 3}, tmp_path / "teacher.pth.tar")
+    found = export_student(tmp_path / "teacher.pth.tar", tmp_path / "out", ["safetensors"], "resnet8", KNOWN)
+    assert [file.difference for file in found.files] == [pytest.approx(0, abs=1e-5)]
+    assert load_student(tmp_path / "out").network.name == "resnet8"
+
+
+def test_all_formats_say_what_pytorch_says_for_any_number_of_images(exported: Path) -> None:
+    names = {"model.safetensors", "model.pt2", "model.onnx", "model.int8.onnx", "config.json", "README.md"}
+    assert {path.name for path in exported.iterdir()} == names
+    images = digits() / 255
+    student = student_from_checkpoint(exported.parent / "runs/TeacherModule")
+    graph, session = torch.export.load(exported / "model.pt2").module(), onnx_runner(exported / "model.onnx")
+    for count in (1, 3, 32):
+        wanted = student(images[:count])
+        for run in (load_student(exported), graph, session):
+            torch.testing.assert_close(run(images[:count]), wanted, rtol=0, atol=1e-4)
+    torch.testing.assert_close(student(digits()), student(images))
+
+
+def test_graphs_may_take_bytes(tmp_path: Path) -> None:
+    path, module = saved(tmp_path)
+    export_student(path, tmp_path / "out", input="uint8")
+    graph = torch.export.load(tmp_path / "out/model.pt2").module()
+    for run in (graph, onnx_runner(tmp_path / "out/model.onnx"), load_student(tmp_path / "out")):
+        torch.testing.assert_close(run(digits()), logits(module, digits()), rtol=0, atol=1e-4)
+    assert json.loads((tmp_path / "out/config.json").read_text())["input"] == "uint8"
+    assert "astype" not in (tmp_path / "out/README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("refused", "run"),
+    [
+        ({"hsakd_pl"}, "import torch; logits = torch.export.load('model.pt2').module()(torch.tensor(images)).numpy()"),
+        (
+            {"hsakd_pl", "torch", "onnx", "pytorch_lightning"},
+            "import onnxruntime; logits = onnxruntime.InferenceSession('model.onnx').run(None, {'input': images})[0]",
+        ),
+    ],
+    ids=["pt2", "onnx"],
+)
+def test_graphs_run_where_the_package_cannot_be_imported(
+    exported: Path, tmp_path: Path, refused: set[str], run: str
+) -> None:
+    images = (digits() / 255).numpy()
+    np.save(tmp_path / "images.npy", images)
+    code = ALONE.format(refused=refused) + "import numpy; images = numpy.load(sys.argv[1])\n" + run
+    code += "\nnumpy.save(sys.argv[2], logits)\nassert 'hsakd_pl' not in sys.modules\n"
+    files = [str(tmp_path / name) for name in ("images.npy", "logits.npy")]
+    subprocess.run([sys.executable, "-I", "-c", code, *files], cwd=exported, check=True)
+    wanted = load_student(exported)(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(np.load(files[1]), wanted, rtol=0, atol=1e-4)
+
+
+def test_the_card_tells_how_it_was_made_and_is_read_by_the_hub(exported: Path) -> None:
+    text = (exported / "README.md").read_text()
+    card = ModelCard(text)
+    row, test = (
+        json.loads((exported.parent / "runs/TeacherModule" / name).read_text()) for name in ("result.json", "test.json")
+    )
+    [result] = [each for each in card.data.eval_results if each.metric_name == "test accuracy"]
+    assert result.metric_value == pytest.approx(test["acc"] / 100, abs=1e-4)
+    for fact in (row["protocol"]["hash"], f"{test['acc']:.2f} %", "CC BY 4.0", "78,042", "arxiv.org/abs/2107.13715"):
+        assert fact in text, fact
+    assert card.data.license == "other" and card.data.library_name == "hsakd_pl"
+
+
+@pytest.mark.slow
+def test_what_the_card_says_is_how_it_is_used(exported: Path, tmp_path: Path) -> None:
+    Image.fromarray(digits()[3].permute(1, 2, 0).numpy()).save(exported.parent / "picture.png")
+    torch_lines, onnx_lines = re.findall(r"```python\n(.*?)```", (exported / "README.md").read_text(), re.DOTALL)
+    picture = str(exported.parent / "picture.png")
+    said = []
+    for lines, refused in ((torch_lines, set[str]()), (onnx_lines, {"hsakd_pl", "torch"})):
+        code = (ALONE.format(refused=refused) if refused else "") + lines.replace("picture.jpg", picture)
+        code = code.replace('load_student("out")', f"load_student({str(exported)!r})")
+        found = subprocess.run([sys.executable, "-c", code], cwd=exported, check=True, capture_output=True, text=True)
+        said.append(found.stdout.strip())
+    assert said[0] == said[1] and said[0] in DIGITS.class_names
+
+
+def test_accuracies_of_another_checkpoint_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = small.run("fit")
+    small.run("test", "--ckpt_path", "last")
+    content = json.loads((run / "test.json").read_text())
+    (run / "test.json").write_text(json.dumps(content | {"sha256": "0" * 64}))
+    export_student(run, tmp_path / "out", ["safetensors"])
+    text = (tmp_path / "out/README.md").read_text()
+    assert "test accuracy |" not in text.partition("## Files")[0] and "validation accuracy" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["dynamic", "static"])
+def test_int8_is_small_and_its_accuracy_stands_beside_that_of_the_graph(kind: str, tmp_path: Path) -> None:
+    data = DigitsDataModule(num_workers=0)
+    module = BaselineModule("resnet8", num_classes=10, lr=0.1)
+    small.trainer(tmp_path).fit(module, datamodule=data)
+    found = export_student(tmp_path, tmp_path / "out", ["onnx"], int8=kind, data=DigitsDataModule(num_workers=0))
+    exact, rounded = found.files
+    assert rounded.path.name == "model.int8.onnx" and rounded.megabytes < 0.5 * exact.megabytes
+    images, labels = DigitsDataModule().read(train=False)
+    for file in found.files:
+        correct = onnx_runner(tmp_path / "out" / file.path.name)(images / 255).argmax(1).eq(labels)
+        assert file.accuracy == pytest.approx(100 * float(correct.float().mean()), abs=0.3)
+    assert exact.accuracy is not None and rounded.accuracy is not None and rounded.accuracy > exact.accuracy - 5
+    assert (
+        f"| model.int8.onnx | {rounded.megabytes:.2f} |  | {rounded.accuracy:.2f} % |"
+        in (tmp_path / "out/README.md").read_text()
+    )
+
+
+def test_int8_without_test_images_is_refused(tmp_path: Path) -> None:
+    path, _ = saved(tmp_path)
+    with pytest.raises(UsageError, match="int8: its accuracy is measured on a test split"):
+        export_student(path, tmp_path / "out", ["onnx"], int8="dynamic")
+    assert not (tmp_path / "out").exists() and not (tmp_path / "out.partial").exists()
+
+
+@pytest.mark.slow
+def test_export_needs_neither_the_teacher_nor_training_images_nor_first_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    from tests.test_description import NAMES, photographs
+
+    photographs(tmp_path / "photos")
+    for name in ("resnet14", "resnet8"):
+        torch.save(create_network(name, len(NAMES)).state_dict(), f"{name}.pth")
+    options = {"network": "resnet8", "weights": "resnet8.pth", "teacher": "resnet14", "teacher_weights": "resnet14.pth"}
+    data = {"class_path": "hsakd_pl.ImageNetDataModule"}
+    data["init_args"] = {"root": "photos", "image_size": 16, "num_workers": 0, "batch_size": 4}  # type: ignore[assignment]
+    run = small.run("fit", module="StudentModule", data=data, model={"init_args": options})
+    for path in [*Path("photos").rglob("*.png"), *Path().glob("*.pth")]:
+        path.unlink()
+    main(["export", str(run)])
+    assert "parts of two photographs" in capsys.readouterr().out
+    assert load_student(run / "export").class_names == NAMES
+    main(["export", str(run), "--checkpoint", "best", "--formats", "safetensors"])
+    assert {path.name for path in (run / "export").iterdir()} == {"config.json", "README.md", "model.safetensors"}
+
+
+def test_a_folder_that_holds_anything_else_is_left_alone(tmp_path: Path) -> None:
+    path, _ = saved(tmp_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/README.md").write_text("mine")
+    with pytest.raises(UsageError, match="no export: name another folder"):
+        export_student(path, tmp_path / "out", ["safetensors"])
+    with pytest.raises(UsageError, match=r"holds last\.ckpt"):
+        export_student(path, tmp_path, ["safetensors"])
+    assert (tmp_path / "out/README.md").read_text() == "mine"
+
+
+def test_logits_that_differ_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    """Weights beyond what float32 tells apart in the sums of a graph."""
+    path, _ = saved(tmp_path, "baseline")
+    content = torch.load(path, weights_only=True)
+    key = next(key for key in content["state_dict"] if key.endswith("fc.weight"))
+    content["state_dict"][key] *= 1e8
+    torch.save(content, path)
+    with pytest.raises(UsageError, match=r"a logit differs from PyTorch's by .* more than 1e-04"):
+        export_student(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_conventions_of_the_hub(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    student = Student.from_pretrained(exported)
+    student.save_pretrained(tmp_path / "again")
+    cards = [ModelCard.load(folder / "README.md") for folder in (tmp_path / "again", exported)]
+    assert cards[0].text == cards[1].text and cards[0].data.to_dict() == cards[1].data.to_dict()
+    images = digits()
+    assert torch.equal(load_student(tmp_path / "again")(images), student(images))
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **options: type("Url", (), {"repo_id": repo_id}))
+    pushed: dict[str, set[str]] = {}
+
+    def upload_folder(self: HfApi, repo_id: str, folder_path: str, **options: Any) -> str:
+        pushed[repo_id] = {path.name for path in Path(folder_path).iterdir()}
+        return repo_id
+
+    monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
+    student.push_to_hub("me/student")
+    assert pushed == {"me/student": {"config.json", "README.md", "model.safetensors"}}
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "model.safetensors").unlink(), r"model\.safetensors does not exist"),
+        (lambda folder: (folder / "config.json").unlink(), r"config\.json is missing"),
+        (lambda folder: (folder / "config.json").write_text("{"), r"config\.json is no JSON"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "does not describe its data"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 100), r"model\.safetensors cannot be read"),
+        (lambda folder: rename_network(folder, "resnet14"), r"model\.safetensors does not fit"),
+        (lambda folder: rename_network(folder, "resnet9"), "unknown network 'resnet9'"),
+    ],
+)
+def test_a_damaged_export_is_refused(exported: Path, tmp_path: Path, damage: Any, message: str) -> None:
+    student = load_student(exported)
+    student.save_pretrained(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(UsageError, match=message):
+        load_student(tmp_path)
+
+
+def rename_network(folder: Path, name: str) -> None:
+    """Let the configuration name another network."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"network": name}))
+
+
+def test_an_id_that_cannot_be_fetched_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UsageError, match="me/no-such-student is neither a folder here nor a model"):
+        load_student("me/no-such-student")
+
+
+def test_images_of_other_numbers_are_refused() -> None:
+    student = Student("resnet8", **KNOWN.saved())
+    with pytest.raises(UsageError, match=r"images are torch\.int64"):
+        student(digits().long())
+
+
+@pytest.mark.slow
+def test_the_package_works_without_the_optional_libraries(exported: Path) -> None:
+    code = ALONE.format(refused={"huggingface_hub", "onnx", "onnxruntime", "onnxscript"}) + (
+        "from hsakd_pl import load_student, export_student\n"
+        "from hsakd_pl.errors import UsageError\n"
+        "student = load_student(sys.argv[1])\n"
+        "student.save_pretrained(sys.argv[2])\n"
+        "load_student(sys.argv[2])\n"
+        "for action in (lambda: student.push_to_hub('me/it'), lambda: load_student('me/it'),\n"
+        "               lambda: export_student(sys.argv[3], 'out', ['onnx'])):\n"
+        "    try: action()\n"
+        "    except UsageError as error: print(error)\n"
+    )
+    again, run = str(exported.parent / "again"), str(exported.parent / "runs/TeacherModule")
+    command = [sys.executable, "-c", code, str(exported), again, run]
+    found = subprocess.run(command, cwd=exported.parent, check=True, capture_output=True, text=True)
+    assert re.findall(r"hsakd_pl\[\w+\]", found.stdout) == ["hsakd_pl[hub]", "hsakd_pl[hub]", "hsakd_pl[export]"]
+
+
+def test_mistakes_on_the_command_line(
+    exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(exported.parent)
+    run = "runs/TeacherModule"
+    for options, message in (
+        (["nowhere"], "nowhere does not exist"),
+        ([run, "--int8", "half"], "int8 is half"),
+        ([run, "--input", "int"], "input is int"),
+        ([run, "--formats", "onnxx"], "onnxx"),
+        ([run, "--formts", "onnx"], "formts"),
+        ([run, "--checkpoint", "hpc"], "hpc_ckpt"),
+        ([run, "--images", "none"], "images: no image below none"),
+        ([run, "--data", "NoSuchModule"], "NoSuchModule"),
+    ):
+        assert message in small.error_of(capsys, lambda options=options: main(["export", *options, "o"])), options
+    assert not Path("o").exists()

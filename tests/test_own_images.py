@@ -1,0 +1,99 @@
+"""The README's way from six classes of photographs to a student that runs without this package, on real photographs."""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+from safetensors.torch import save_file
+from test_readme import OWN_COMMANDS, OWN_EXAMPLE, REPOSITORY
+
+from hsakd_pl.runs.cli import main
+
+timm = pytest.importorskip("timm", reason="timm is not installed")
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+CLASSES = 6
+LESS = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--trainer.num_sanity_val_steps", "0"]
+LESS += ["--trainer.limit_train_batches", "4", "--data.init_args.num_workers", "0", "--data.init_args.batch_size", "8"]
+
+# What a phone or a server does with the exported graph: onnxruntime, NumPy and PIL, and the card's own lines
+ALONE = """
+import re, sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "hsakd_pl", "pytorch_lightning"):
+            raise ImportError(name + " is refused")
+sys.meta_path.insert(0, Refuse())
+blocks = re.findall("```python\\n(.*?)```", open("README.md").read(), re.S)
+[lines] = (block for block in blocks if "onnxruntime" in block)
+exec(lines)
+"""
+
+
+@pytest.fixture
+def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unpack: Callable[[str], Path]) -> Path:
+    """A working folder with photos of mixed sizes in six classes, and weights of a network of a thousand others.
+
+    The weights are timm's fresh ones, in place of those that it publishes: tests have no network.
+    """
+    monkeypatch.chdir(tmp_path)
+    imagenet_mini = unpack("imagenet-mini.tar.gz") / "imagenet-mini"
+    (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
+    for split in ("train", "val"):
+        for folder in sorted((imagenet_mini / split).iterdir())[:CLASSES]:
+            target = tmp_path / "photos" / split / folder.name
+            target.mkdir(parents=True)
+            for image in sorted(folder.iterdir())[:8]:
+                shutil.copy(image, target)
+    save_file(timm.create_model("regnety_002").state_dict(), tmp_path / "regnety_002.safetensors")
+    return tmp_path / "photos"
+
+
+@pytest.mark.slow
+def test_commands_lead_from_photographs_to_a_graph_that_runs_alone(
+    photographs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in OWN_COMMANDS[0]:
+        words = shlex.split(command)[2:]
+        if words[0] == "export":  # nothing but the run is needed from here on; int8 wants the test images
+            shutil.rmtree(photographs / "train")
+            shutil.rmtree("runs/teacher")
+            Path("regnety_002.safetensors").unlink()
+        slow = ["--model.init_args.lr", "0.001"] if words[0] == "fit" else []  # for batches of 8
+        main([*words, *LESS, *slow] if words[0] in ("fit", "test") else words)
+    names = sorted(path.name for path in (photographs / "val").iterdir())
+    assert json.loads(Path("exported/config.json").read_text())["class_names"] == names
+    files = {path.name for path in Path("exported").iterdir()}
+    assert files >= {"model.safetensors", "model.pt2", "model.onnx", "model.int8.onnx", "README.md", "config.json"}
+    rows = [json.loads(line) for line in Path("predictions.jsonl").read_text().splitlines()]
+    assert len(rows) == len(list(photographs.rglob("*.JPEG")))
+    assert {row["class"] for row in rows} <= {*names} and not any("error" in row for row in rows)
+    test = json.loads(Path("runs/student/test.json").read_text())
+    assert {"ensemble", "early_exit", "cascade"} <= test.keys()
+    assert "student_joint_resnet32x4-resnet8x4" in capsys.readouterr().out
+    shutil.copy(rows[0]["image"], "exported/picture.jpg")
+    environment = {"PATH": os.environ["PATH"]}
+    alone = [sys.executable, "-c", ALONE]
+    done = subprocess.run(alone, cwd="exported", env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, rows[0]["class"]), done.stderr
+
+
+@pytest.mark.slow
+def test_ten_lines_of_python_do_the_same(
+    photographs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert len([line for line in OWN_EXAMPLE.splitlines() if line and "import" not in line]) <= 10
+    less = {"accelerator": "cpu", "limit_train_batches": 1, "limit_val_batches": 1, "num_sanity_val_steps": 0}
+    trainer = partial(pl.Trainer, logger=False, enable_progress_bar=False, **less)
+    monkeypatch.setattr(pl, "Trainer", lambda max_epochs: trainer(max_epochs=1))
+    exec(compile(OWN_EXAMPLE, "README.md", "exec"), {})
+    names = sorted(path.name for path in (photographs / "val").iterdir())
+    assert str(names) in capsys.readouterr().out
+    assert {path.name for path in Path("exported").iterdir()} >= {"model.onnx", "model.pt2", "README.md"}

@@ -1,0 +1,72 @@
+"""``hsakd predict SOURCE PICTURES``: a run, a checkpoint or an export, and nothing else."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from small import error_of, run
+from test_description import NAMES, photographs
+
+from hsakd_pl.exported import export_student
+from hsakd_pl.runs.cli import main
+
+DATA = {"class_path": "hsakd_pl.ImageNetDataModule"}
+INIT = {"root": "photos", "image_size": 16, "num_workers": 0, "batch_size": 4}
+
+
+@pytest.fixture
+def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a run whose training images and configuration are gone."""
+    monkeypatch.chdir(tmp_path)
+    photographs(tmp_path / "photos")
+    folder = run("fit", data=DATA | {"init_args": INIT})
+    shutil.rmtree("photos/train")
+    (folder / "config.yaml").unlink()
+    Path("photos/val/broken.png").write_bytes(b"no picture")
+    return folder
+
+
+def predictions(source: Path, *options: str) -> list[dict[str, object]]:
+    main(["predict", str(source), "photos/val", "--accelerator", "cpu", "--num_workers", "0", *options])
+    return [json.loads(line) for line in Path("predictions.jsonl").read_text().splitlines()]
+
+
+def test_a_run_a_checkpoint_and_an_export_predict_the_same(trained: Path) -> None:
+    export_student(trained, "exported", formats=["safetensors"])
+    found = [predictions(source) for source in (trained, trained / "last.ckpt", Path("exported"))]
+    assert found[0] == found[1] == found[2]
+    assert len(found[0]) == 13 and sum("error" in row for row in found[0]) == 1
+    assert {row["class"] for row in found[0] if "error" not in row} <= {*NAMES}
+    assert Path("predictions.csv").read_text().count("\n") == 14
+
+
+def test_what_the_training_run_would_predict(trained: Path) -> None:
+    alone = predictions(trained)
+    main(["predict", "--config", "config.yaml", "--ckpt_path", "last", "--data.init_args.predict_dir", "photos/val"])
+    beside = [json.loads(line) for line in (trained / "predictions.jsonl").read_text().splitlines()]
+    assert alone == beside
+
+
+def test_options_of_predict(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["predict", str(trained), "photos/val", "--top", "2", "--batch_size", "5", "--folder", "out"])
+    lines = [json.loads(line) for line in Path("out/predictions.jsonl").read_text().splitlines()]
+    assert {len(line["top"]) for line in lines if "error" not in line} == {2}
+    assert "predictions are in out/predictions.csv" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere/else/there", "photos/val"], "nowhere/else/there"),
+        (["photos", "photos/val"], "last.ckpt"),
+        (["runs/BaselineModule", "nothing"], "nothing"),
+        (["runs/BaselineModule", "photos/val", "--top", "9"], "top"),
+        (["runs/BaselineModule", "photos/val", "--on_error", "stop"], "on_error"),
+        (["runs/BaselineModule"], "PICTURES"),
+    ],
+)
+def test_what_cannot_be_predicted_is_one_error(
+    trained: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said in error_of(capsys, lambda: main(["predict", *arguments]))
