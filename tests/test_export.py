@@ -388,3 +388,46 @@ def test_mistakes_on_the_command_line(
     ):
         assert message in small.error_of(capsys, lambda options=options: main(["export", *options, "o"])), options
     assert not Path("o").exists()
+
+
+OWN = """
+import torch.nn as nn
+open("imported", "a").close()
+def make(num_classes):
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, num_classes))
+"""
+
+
+def test_a_file_cannot_have_code_run_that_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("theirs.py").write_text(OWN)
+    path, _ = saved(tmp_path / "run", "baseline")
+    content = torch.load(path, weights_only=True)
+    torch.save(content | {"networks": ["theirs.make"]}, path)
+    with pytest.raises(UsageError, match=r"no code is run because a file says so.*network='theirs\.make'"):
+        export_student(path, "exported", ["safetensors"])
+    folder = tmp_path / "exported"
+    Student(create_network("resnet8", 4, branches=False), **KNOWN.saved()).save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"network": "theirs.make"}))
+    with pytest.raises(UsageError, match="no code is run because a file says so"):
+        load_student(folder)
+    assert not Path("imported").exists()
+
+
+def test_a_network_by_import_path_is_named_again_by_who_trusts_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("ours.py").write_text(OWN)
+    student = Student("ours.make", **KNOWN.saved())
+    student.save_pretrained(tmp_path / "exported")
+    again = load_student("exported", "ours.make")
+    images = torch.rand(2, 3, 16, 16)
+    assert torch.equal(again(images), student(images))
+    module = BaselineModule("ours.make", num_classes=4)
+    small.trainer(tmp_path / "run").fit(module, small.loader())
+    export_student(tmp_path / "run", "again", network="ours.make", description=KNOWN)
+    assert torch.allclose(load_student("again", "ours.make").network(images), module.eval()(images))

@@ -17,7 +17,7 @@ def test_console_command_resolves() -> None:
 def test_extras_are_declared() -> None:
     loggers = {"loggers", "tensorboard", "wandb", "mlflow"}
     extras = set(metadata.metadata("hsakd_pl").get_all("Provides-Extra", []))
-    assert extras == {"plots", "examples", "notebooks", "test", "dev", "export", "hub"} | loggers
+    assert extras == {"plots", "examples", "notebooks", "test", "dev", "export", "hub", "timm"} | loggers
 
 
 def test_what_only_examples_need_is_not_required() -> None:

@@ -14,6 +14,7 @@ from hsakd_pl.exported.student import Student
 from hsakd_pl.files import local_path
 from hsakd_pl.files.weights import StateDict, read_weights, unwrap
 from hsakd_pl.networks import Network, create_network
+from hsakd_pl.networks.registry import trusted
 from hsakd_pl.weights import load_weights, split_peers
 
 
@@ -60,7 +61,7 @@ def read_trained(
     require(1 <= (peer or 1) <= len(parts), "peer", peer, f"a number from 1 to {len(parts)}")
     weights, index = parts[(peer or 1) - 1], (peer or 1) - 1
     names = [*(saved.get("networks") or options.get("networks") or []), options.get("network")]
-    network = network or names[min(index, len(names) - 1)] or options.get("network")
+    network = network or trusted(names[min(index, len(names) - 1)] or options.get("network"), str(path))
     if not isinstance(network, str | nn.Module):
         raise UsageError(f"{path} does not name its network: give network, a registry name or the network itself")
     if description is None and "data" in saved:

@@ -57,7 +57,7 @@ def write(student: Student, form: str, folder: Path, program: ExportedProgram | 
     """
     path = folder / (WEIGHTS if form == "safetensors" else f"model.{form}")
     if program is None:
-        return path, load_student(folder, None if student.network.name else deepcopy(student.network))
+        return path, load_student(folder, student.network.name or deepcopy(student.network))
     if form == "pt2":
         torch.export.save(program, path)
         return path, torch.export.load(path).module()

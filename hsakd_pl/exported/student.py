@@ -17,6 +17,7 @@ from hsakd_pl.data.description import Description, read_description
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import read_text, replacing
 from hsakd_pl.networks import as_network, create_network
+from hsakd_pl.networks.registry import trusted
 from hsakd_pl.weights import describe, load_weights
 
 try:
@@ -114,7 +115,7 @@ class Student(nn.Module, PyTorchModelHubMixin):
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
-        cls, pretrained_model_name_or_path: str | Path, *, network: nn.Module | None = None, **hub: Any
+        cls, pretrained_model_name_or_path: str | Path, *, network: str | nn.Module | None = None, **hub: Any
     ) -> "Student":
         """Load a student as :func:`load_student`; ``hub``: options of ``huggingface_hub.snapshot_download``."""
         folder = Path(pretrained_model_name_or_path).expanduser()
@@ -124,7 +125,7 @@ class Student(nn.Module, PyTorchModelHubMixin):
         try:
             config = json.loads(read_text(path))
             description = read_description(config, str(path))
-            made = config.get("network") if network is None else network
+            made = trusted(config.get("network"), str(path)) if network is None else network
         except ValueError as error:
             raise error if isinstance(error, UsageError) else UsageError(f"{path} is no JSON ({error})") from error
         if not isinstance(made, str | nn.Module):
@@ -158,10 +159,11 @@ def download(repository: str, **options: Any) -> Path:
         ) from error
 
 
-def load_student(source: str | Path, network: nn.Module | None = None) -> Student:
+def load_student(source: str | Path, network: str | nn.Module | None = None) -> Student:
     """Load an exported student, in eval mode, from its folder or by its id on Hugging Face's hub.
 
-    ``network``: one of the same architecture, where the exported one had no name. Raises UsageError for files that are
-    missing, damaged or of another network, and for a name that :func:`hsakd_pl.create_network` does not know.
+    ``network``: one of the same architecture, or its import path, where the exported one is not registered. Raises
+    UsageError for files that are missing, damaged or of another network, and for a name that
+    :func:`hsakd_pl.create_network` does not know or, in a file, that is an import path.
     """
     return Student.from_pretrained(source, network=network)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch.nn as nn
 
@@ -67,6 +68,16 @@ def create_network(
 
         load_weights(network, pretrained_weights(name) if pretrained is True else pretrained, new_head=None)
     return network
+
+
+def trusted(name: Any, origin: str) -> Any:
+    """Give a name that a file holds back; raises UsageError for an import path, since that would run what it names."""
+    if isinstance(name, str) and name not in _REGISTRY and not name.startswith("timm:"):
+        raise UsageError(
+            f"{origin} names its network {name:.200}, which is not registered: no code is run because a file says so. "
+            f"Give network={name[:200]!r} yourself if you trust it"
+        )
+    return name
 
 
 def _import(name: str) -> Callable[..., nn.Module]:

@@ -29,7 +29,7 @@ def command(parser: ArgumentParser, args: list[str]) -> None:
     parser.add_argument("--num_workers", type=int, help="processes that open images; by default what the machine has")
     parser.add_argument("--on_error", default="row", help="of a broken image: row, by default, or raise")
     parser.add_argument("--accelerator", default="auto", help="auto, cpu, gpu, mps")
-    parser.add_argument("--network", metavar="NAME", help="where a checkpoint does not know it")
+    parser.add_argument("--network", metavar="NAME", help="where the source has none, or an import path")
     asked = parser.parse_args(args)
     student = find_student(asked.source, asked.network)
     options = {name: getattr(asked, name) for name in ("batch_size", "num_workers", "on_error")}
@@ -51,4 +51,4 @@ def find_student(source: str, network: str | None = None) -> Student:
     """Load what an export wrote, here or on the hub, or take it out of a run's folder or a checkpoint."""
     path = Path(source).expanduser()
     exported = (path / CONFIG).is_file() or not path.exists()
-    return load_student(source) if exported else student_from_checkpoint(source, network)
+    return load_student(source, network) if exported else student_from_checkpoint(source, network)
