@@ -66,10 +66,7 @@ class Transforms:
         return joint_logits.unflatten(1, (-1, self.count)).sum(-1)
 
     def view_logits(self, joint_logits: Tensor, views: Sequence[int]) -> Tensor:
-        """Take the class logits under the transformation that made a row: (V * B, M * N) by V views -> (V, B, N).
-
-        For that is known when classes are asked for: Lee et al., ICML 2020, aggregated inference.
-        """
+        """Take the class logits of the view that a row shows (Lee et al., ICML 2020): (V * B, M * N) -> (V, B, N)."""
         by_class = joint_logits.unflatten(1, (-1, self.count)).unflatten(0, (len(views), -1))
         return torch.stack([by_class[view, ..., m] for view, m in enumerate(views)])
 
