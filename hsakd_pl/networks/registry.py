@@ -72,7 +72,7 @@ def create_network(
 
 def trusted(name: Any, origin: str) -> Any:
     """Give a name that a file holds back; raises UsageError for an import path, since that would run what it names."""
-    if isinstance(name, str) and name not in _REGISTRY and not name.startswith("timm:"):
+    if isinstance(name, str) and "." in name and name not in _REGISTRY and not name.startswith("timm:"):
         raise UsageError(
             f"{origin} names its network {name:.200}, which is not registered: no code is run because a file says so. "
             f"Give network={name[:200]!r} yourself if you trust it"
