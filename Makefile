@@ -1,6 +1,6 @@
 # Both commands set up by themselves, in .venv, from setup.cfg; once that is done, they start at once.
 #   make quickstart   the main job on the embedded digits
-#   make test         linter, types and the whole test suite, with coverage
+#   make test         linter, types and the whole test suite
 #   make gpu          on a machine with an NVIDIA GPU: the tests that need one, and all cases of the benchmark
 # With another interpreter beside it: make test PYTHON=python3.12 VENV=.venv312
 
@@ -29,7 +29,7 @@ test: $(VENV)/installed-test
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist worksteal
 
 # PyTorch, Lightning and pytest may be there already: make gpu READY=1 RUN=python takes them as they are.
 gpu: $(if $(READY),,$(VENV)/installed-test)

@@ -1,5 +1,8 @@
 """Hierarchical Self-supervised Augmented Knowledge Distillation (HSAKD, IJCAI 2021) for PyTorch Lightning."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from hsakd_pl import methods
 from hsakd_pl.data import (
     CIFAR100DataModule,
@@ -11,7 +14,6 @@ from hsakd_pl.data import (
     STL10DataModule,
     TinyImageNetDataModule,
 )
-from hsakd_pl.exported import export_student, load_student
 from hsakd_pl.modules import (
     BaselineModule,
     HSAKDModule,
@@ -23,6 +25,9 @@ from hsakd_pl.modules import (
 from hsakd_pl.networks import create_network, list_networks, register_network
 from hsakd_pl.ops import COLOURS, FLIPS, ROTATIONS, Transforms
 from hsakd_pl.weights import load_weights, published_state_dict
+
+if TYPE_CHECKING:
+    from hsakd_pl.exported import export_student, load_student
 
 __version__ = "0.1.0"
 __all__ = [
@@ -53,3 +58,10 @@ __all__ = [
     "published_state_dict",
     "register_network",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what exports once it is asked for: it needs libraries that training does not."""
+    if name in ("export_student", "load_student"):
+        return getattr(import_module("hsakd_pl.exported"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

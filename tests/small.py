@@ -9,7 +9,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from hsakd_pl import BaselineModule, HSAKDModule, LinearProbeModule, MutualModule, StudentModule, TeacherModule
@@ -112,6 +112,23 @@ def error_of(capsys: pytest.CaptureFixture[str], command: Callable[[], Any]) -> 
     assert not [word for word in ("Traceback", "usage:", "error:") if word in before]
     assert len(message) < 1000
     return message.strip()
+
+
+def with_statistics(network: nn.Module, spread: float = 0.5) -> nn.Module:
+    """Every norm's statistics and weights far from their initial zeros and ones."""
+    generator = torch.Generator().manual_seed(0)
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            for tensor in (layer.weight.data, layer.running_var):
+                tensor.uniform_(1 - spread, 1 + spread, generator=generator)
+            for tensor in (layer.bias.data, layer.running_mean):
+                tensor.normal_(0, 0.1, generator=generator)
+    return network.eval()
+
+
+def norms(network: nn.Module) -> int:
+    """How many batch norms a network has."""
+    return sum(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
 
 
 def grown_by(action: Callable[[], object]) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import small
 import torch
 from huggingface_hub import HfApi, ModelCard
 from PIL import Image
@@ -23,7 +24,6 @@ from hsakd_pl.exported.formats import onnx_runner
 from hsakd_pl.modules.base import HSAKDModule
 from hsakd_pl.runs.cli import main
 from hsakd_pl.weights import published_state_dict
-from tests import small
 
 DIGITS = DigitsDataModule().description
 KNOWN = Description(["ant", "bee", "cow", "dog"], 16, 18, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))

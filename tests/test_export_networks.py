@@ -12,7 +12,7 @@ from hsakd_pl.exported.formats import FORMATS
 from hsakd_pl.exported.pictures import as_input, first_images
 from hsakd_pl.exported.student import Student, save
 
-FAMILIES = ("mobilenetv2", "resnet8", "shufflenetv1", "shufflenetv2", "vgg8", "wrn_16_1")
+FAMILIES = ("resnet8", "shufflenetv1", "vgg8", "wrn_16_1")
 NIGHTLY = [pytest.mark.slow, pytest.mark.nightly]
 NETWORKS = [pytest.param(name, marks=() if name in FAMILIES else NIGHTLY) for name in list_networks()]
 

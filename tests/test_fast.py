@@ -13,7 +13,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn as nn
-from small import BATCH, CLASSES, MODULES, Losses, loader, make, needs_kernel, trainer
+from small import BATCH, CLASSES, MODULES, Losses, loader, make, needs_kernel, norms, trainer, with_statistics
 from torch import Tensor
 
 from hsakd_pl import CIFAR100DataModule, DigitsDataModule, HSAKDModule, StudentModule, create_network, list_networks
@@ -31,22 +31,6 @@ def collected() -> Iterator[None]:
     """Large networks lie in reference cycles: free one before the next is built."""
     yield
     gc.collect()
-
-
-def with_statistics(network: nn.Module) -> nn.Module:
-    """Every norm's statistics and weights far from their initial zeros and ones."""
-    generator = torch.Generator().manual_seed(0)
-    for layer in network.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            for tensor in (layer.weight.data, layer.running_var):
-                tensor.uniform_(0.5, 1.5, generator=generator)
-            for tensor in (layer.bias.data, layer.running_mean):
-                tensor.normal_(0, 0.1, generator=generator)
-    return network.eval()
-
-
-def norms(network: nn.Module) -> int:
-    return sum(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
 
 
 def assert_same(found: NetworkOutput, expected: NetworkOutput, **tolerance: float) -> None:

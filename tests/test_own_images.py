@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 from safetensors.torch import save_file
+from test_export import ALONE
 from test_readme import OWN_COMMANDS, OWN_EXAMPLE, REPOSITORY
 
 from hsakd_pl.runs.cli import main
@@ -23,14 +24,9 @@ CLASSES = 6
 LESS = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--trainer.num_sanity_val_steps", "0"]
 LESS += ["--trainer.limit_train_batches", "4", "--data.init_args.num_workers", "0", "--data.init_args.batch_size", "8"]
 
-# What a phone or a server does with the exported graph: onnxruntime, NumPy and PIL, and the card's own lines
-ALONE = """
-import re, sys
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "hsakd_pl", "pytorch_lightning"):
-            raise ImportError(name + " is refused")
-sys.meta_path.insert(0, Refuse())
+# What a phone or a server does with the exported graph: the card's own lines, with onnxruntime, NumPy and PIL
+CARD = """
+import re
 blocks = re.findall("```python\\n(.*?)```", open("README.md").read(), re.S)
 [lines] = (block for block in blocks if "onnxruntime" in block)
 exec(lines)
@@ -80,7 +76,7 @@ def test_commands_lead_from_photographs_to_a_graph_that_runs_alone(
     assert "predictions are in predictions.csv" in capsys.readouterr().out
     shutil.copy(rows[0]["image"], "exported/picture.jpg")
     environment = {"PATH": os.environ["PATH"]}
-    alone = [sys.executable, "-c", ALONE]
+    alone = [sys.executable, "-c", ALONE.format(refused=("torch", "hsakd_pl", "pytorch_lightning")) + CARD]
     done = subprocess.run(alone, cwd="exported", env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, rows[0]["class"]), done.stderr
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small import error_of, run
@@ -46,6 +47,19 @@ def test_what_the_training_run_would_predict(trained: Path) -> None:
     main(["predict", "--config", "config.yaml", "--ckpt_path", "last", "--data.init_args.predict_dir", "photos/val"])
     beside = [json.loads(line) for line in (trained / "predictions.jsonl").read_text().splitlines()]
     assert alone == beside
+
+
+@pytest.mark.parametrize("transforms", ["flips", "rotations*flips"])
+def test_agreement_is_over_the_transformations_that_were_learnt(trained: Path, transforms: str) -> None:
+    photographs(Path("photos"))
+    options: dict[str, Any] = {"module": "TeacherModule", "data": DATA | {"init_args": INIT}}
+    options["model"] = {"init_args": {"transforms": transforms}}
+    folder = run("fit", **options)
+    run("predict", "--ckpt_path", "last", "--data.init_args.predict_dir", "photos/val", **options)
+    expected = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    export_student(folder, "exported", formats=["safetensors"])
+    assert predictions(folder) == predictions(Path("exported")) == expected
+    assert json.loads(Path("exported/config.json").read_text())["transforms"] == transforms
 
 
 def test_options_of_predict(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn as nn
 from safetensors.torch import save_file
-from small import error_of, run
+from small import error_of, norms, run, with_statistics
 from test_description import photographs
 from torch import Tensor
 
@@ -87,22 +86,6 @@ WITHOUT = {
 }
 
 
-def with_statistics(network: nn.Module) -> nn.Module:
-    """Every norm's statistics and weights at some distance from their initial zeros and ones."""
-    generator = torch.Generator().manual_seed(0)
-    for layer in network.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            for tensor in (layer.weight.data, layer.running_var):
-                tensor.uniform_(0.8, 1.2, generator=generator)
-            for tensor in (layer.bias.data, layer.running_mean):
-                tensor.normal_(0, 0.1, generator=generator)
-    return network.eval()
-
-
-def norms(network: nn.Module) -> int:
-    return sum(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
-
-
 def images(size: int = 64, count: int = 2) -> Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
 
@@ -110,7 +93,7 @@ def images(size: int = 64, count: int = 2) -> Tensor:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_has_branches_gives_its_own_logits_folds_and_trains(name: str) -> None:
     torch.manual_seed(0)
-    own = with_statistics(timm.create_model(name, num_classes=CLASSES))
+    own = with_statistics(timm.create_model(name, num_classes=CLASSES), 0.2)
     network = load_weights(create_network(f"timm:{name}", CLASSES), own.state_dict()).eval()
     assert isinstance(network, HSAKDNet) and len(network.branches) == 4 and network.name == f"timm:{name}"
     with torch.no_grad():

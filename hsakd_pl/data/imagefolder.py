@@ -94,6 +94,11 @@ class ImageFolderDataModule(ClassFolderDataModule):
         """Number of class folders; raises UsageError where there are not at least two."""
         return len(self._checked_names())
 
+    @cached_property
+    def found(self) -> Layout:
+        """Where ``root`` keeps its splits, looked for once."""
+        return find_layout(self.root)
+
     def _checked_names(self) -> list[str]:
         if not (names := self.read_class_names()):
             raise UsageError(
@@ -101,8 +106,9 @@ class ImageFolderDataModule(ClassFolderDataModule):
                 f"val/<class>/ or test/<class>/, or with <class>/ and --data.init_args.val_fraction{self._inner()}"
             )
         if len(names) < 2:
-            folder = find_layout(self.root).train
-            raise UsageError(f"{folder} holds one class, {names[0]}: a classifier needs at least two{self._inner()}")
+            raise UsageError(
+                f"{self.found.train} holds one class, {names[0]}: a classifier needs at least two{self._inner()}"
+            )
         return names
 
     def _inner(self) -> str:
@@ -112,12 +118,11 @@ class ImageFolderDataModule(ClassFolderDataModule):
         return f" ({meant[0]} looks like what is meant)" if meant else ""
 
     def read_class_names(self) -> list[str]:
-        train = find_layout(self.root).train
-        return class_names_of(train) if train else []
+        return class_names_of(self.found.train) if self.found.train else []
 
     def _layout(self) -> Layout:
         """Where the splits are; raises UsageError where val_fraction is missing, or what it would hold out is there."""
-        found = find_layout(self.root)
+        found = self.found
         if found.val and self.val_fraction:
             raise UsageError(f"val_fraction: {found.val} validates and {found.test} tests: leave it out")
         if found.train and not found.test and not self.val_fraction:

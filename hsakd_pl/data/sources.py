@@ -116,18 +116,20 @@ class TransformedBatches(Dataset[Batch | UsageError]):
 
     def _made(self, image: Image.Image | Tensor, row: Tensor) -> Tensor:
         """What the transform makes of an image; UsageError where it fails, or that does not fit into its row."""
-        name = shorten([" ".join(repr(self.transform).split())])
         try:
             made = self.transform(image)
         except (TypeError, ValueError) as error:
-            raise UsageError(f"the transform {name} fails: {error}") from error
+            raise UsageError(f"the transform {self._name()} fails: {error}") from error
         if not isinstance(made, Tensor) or (made.shape, made.dtype) != (row.shape, row.dtype):
             found = f"{made.dtype} {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
             raise UsageError(
-                f"the transform {name} makes {found} of an image, not {row.dtype} {tuple(row.shape)}: end it before "
-                f"ToDtype, ToTensor and Normalize, since batches are normalised by mean and std on the device"
+                f"the transform {self._name()} makes {found} of an image, not {row.dtype} {tuple(row.shape)}: end it "
+                f"before ToDtype, ToTensor and Normalize, since batches are normalised by mean and std on the device"
             )
         return made
+
+    def _name(self) -> str:
+        return shorten([" ".join(repr(self.transform).split())])
 
 
 class WorkerBatches:

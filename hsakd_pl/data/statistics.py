@@ -15,7 +15,7 @@ from torch import Tensor
 from hsakd_pl.data.augment import check_statistics
 from hsakd_pl.data.loader import ResumableLoader
 from hsakd_pl.errors import UsageError
-from hsakd_pl.files import read_text, replacing
+from hsakd_pl.files import cache_folder, read_text, replacing
 from hsakd_pl.files.tracked import tracked
 
 FILE = "hsakd_statistics.json"
@@ -49,8 +49,7 @@ def measure_once(
     times of the files stay the same. Processes that measure at once find the same; the first one writes.
     """
     key = _fingerprint(root, paths, geometry)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "hsakd_pl"
-    places = [root / FILE, cache / FILE]
+    places = [root / FILE, cache_folder() / FILE]
     for place in places:
         if found := _stored(place, key):
             rank_zero_info(f"Mean and std are those measured before, stored in {place}")

@@ -74,8 +74,10 @@ def read_trained(
         create_network(network, len(description.class_names), branches=False) if isinstance(network, str) else network
     )
     load_weights(made, _as_classifier(weights, made))
+    transforms = [str(each).partition(" ")[2] for each in saved.get("transforms", [])]  # after their number
     epoch = saved["epoch"] + 1 if "pytorch-lightning_version" in saved else None
-    return Trained(Student(made, **description.saved()), path, epoch, peer if len(parts) > 1 else None)
+    student = Student(made, **description.saved(), transforms=transforms[index] if index < len(transforms) else None)
+    return Trained(student, path, epoch, peer if len(parts) > 1 else None)
 
 
 def _best_peer(saved: Mapping[str, Any], count: int) -> int:

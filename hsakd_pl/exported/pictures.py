@@ -20,6 +20,7 @@ from hsakd_pl.data.images import open_image
 from hsakd_pl.data.walk import image_paths
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import local_path, read_text
+from hsakd_pl.files.careful import load_yaml
 
 COUNT = 32  # images whose logits are compared
 CALIBRATED = 256  # images that tell the range of each layer
@@ -41,7 +42,7 @@ def data_of(run: Path, options: Sequence[str] = ()) -> ImageDataModule | None:
     parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True, required=False)
     config = run / "config.yaml"
     try:
-        content = yaml.safe_load(read_text(config)) if config.is_file() else {}
+        content = load_yaml(read_text(config)) if config.is_file() else {}
         given = content.get("data") if isinstance(content, dict) else None
         if given is not None:
             parser.set_defaults({"data": given})

@@ -18,6 +18,7 @@ from hsakd_pl.errors import UsageError
 from hsakd_pl.files import read_text, replacing
 from hsakd_pl.networks import as_network, create_network
 from hsakd_pl.networks.registry import trusted
+from hsakd_pl.ops import COLOURS, FLIPS, ROTATIONS, Transforms, named_transforms
 from hsakd_pl.weights import describe, load_weights
 
 try:
@@ -57,6 +58,7 @@ class Student(nn.Module, PyTorchModelHubMixin):
         resize: short side of a picture before its centre is cut out.
         mean: of each channel, in [0, 1], which is subtracted.
         std: of each channel, by which it is then divided.
+        transforms: those that a prediction compares, by the package's names; by default the network's own.
     """
 
     mean: Tensor
@@ -64,7 +66,7 @@ class Student(nn.Module, PyTorchModelHubMixin):
 
     def __init__(
         self, network: str | nn.Module, class_names: list[str], image_size: int, resize: int,
-        mean: Sequence[float], std: Sequence[float],
+        mean: Sequence[float], std: Sequence[float], transforms: str | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.description = Description(list(class_names), image_size, resize, tuple(mean), tuple(std))
@@ -73,6 +75,8 @@ class Student(nn.Module, PyTorchModelHubMixin):
         if self.network.num_classes != len(class_names):
             raise UsageError(f"class_names: {len(class_names)} names for {describe(self.network)}: give one a class")
         self.network.check_image_size(image_size, image_size)
+        if transforms is not None:
+            self.network.transforms = known_transforms(transforms)
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)  # config.json keeps them
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
         self.card = ""  # text of the README.md beside the weights
@@ -102,7 +106,8 @@ class Student(nn.Module, PyTorchModelHubMixin):
     def config(self) -> dict[str, Any]:
         """Give what ``config.json`` holds: all that makes this student again but its weights."""
         versions = {package.__name__: str(package.__version__) for package in (hsakd_pl, torch, torchvision)}
-        return {"network": self.network.name, **self.description.saved(), "versions": versions}
+        named = {"network": self.network.name, "transforms": self.network.transforms.name}
+        return {**named, **self.description.saved(), "versions": versions}
 
     def _save_pretrained(self, save_directory: Path) -> None:
         save(self, save_directory)
@@ -130,10 +135,17 @@ class Student(nn.Module, PyTorchModelHubMixin):
             raise error if isinstance(error, UsageError) else UsageError(f"{path} is no JSON ({error})") from error
         if not isinstance(made, str | nn.Module):
             raise UsageError(f"{path} has no name of its network, which was made by hand: give it as network=")
-        student = cls(made, **description.saved())
+        student = cls(made, **description.saved(), transforms=config.get("transforms"))
         load_weights(student, folder / WEIGHTS)
         student.card = read_text(folder / CARD) if (folder / CARD).is_file() else ""
         return student
+
+
+def known_transforms(name: str) -> Transforms:
+    """Find transformations by the package's names; only the identity for others, since a file has no code run."""
+    own = {each.name for each in (ROTATIONS, FLIPS, COLOURS)}
+    known = {factor.strip() for factor in str(name).split("*")} <= own
+    return named_transforms(name) if known else Transforms(1, ROTATIONS.apply, "identity")
 
 
 def save(student: Student, folder: Path, **further: Any) -> None:

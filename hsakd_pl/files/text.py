@@ -17,6 +17,11 @@ def local_path(option: str, path: str | Path) -> Path:
     return Path(path).expanduser()
 
 
+def cache_folder() -> Path:
+    """Where the package keeps what it can make again, in the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "hsakd_pl"
+
+
 def read_text(path: str | Path, most: int = 10_000_000) -> str:
     """Read UTF-8 text, with or without a byte order mark, of at most so many bytes; UsageError for anything else."""
     if not Path(path).is_file():

@@ -13,6 +13,7 @@ from hsakd_pl.networks.exits import branch_exits, ensemble_exits
 from hsakd_pl.records.summary import multiply_adds_until
 from hsakd_pl.report.charts import COLOURS
 from hsakd_pl.report.curves import blank, save_figure
+from hsakd_pl.report.findings import answer
 from hsakd_pl.report.table import plain
 
 Found = dict[str, Any]
@@ -43,9 +44,9 @@ def ensemble_results(sums: dict[str, Tensor], networks: Any, image_size: int) ->
     return {
         "ensemble": {
             name: {
-                "acc": _percent(right),
+                "acc": percent(right),
                 "nll": round(loss, 4),
-                "ece": _percent(sum(map(abs, gaps))),
+                "ece": percent(sum(map(abs, gaps))),
                 "multiply_adds": cost,
             }
             for (name, cost), (right, loss, gaps) in zip(every.items(), scores, strict=False)
@@ -59,15 +60,16 @@ def _exits(parts: Tensor, costs: list[int]) -> list[Found]:
     return [
         {
             "threshold": threshold,
-            "acc": _percent(sum(right)),
+            "acc": percent(sum(right)),
             "multiply_adds": round(sum(part * cost for part, cost in zip(left, costs, strict=False))),
-            "left": [_percent(part) for part in left],
+            "left": [percent(part) for part in left],
         }
         for threshold, left, right in zip(THRESHOLDS, *parts.tolist(), strict=True)
     ]
 
 
-def _percent(fraction: float) -> float:
+def percent(fraction: float) -> float:
+    """Round to what float32 knows of it."""
     return round(100 * fraction, 4)
 
 
@@ -82,8 +84,8 @@ def show(found: Found, picture: Path) -> None:
 
 def as_table(found: Found) -> str:
     """Write all answers, one a line."""
-    lines = [(_title(name), row) for name, row in found["ensemble"].items()]
-    lines += [(f"{_title(name)} at {row['threshold']}", row) for name in EXITS for row in found[name]]
+    lines = [(answer(name), row) for name, row in found["ensemble"].items()]
+    lines += [(f"{answer(name)} at {row['threshold']}", row) for name in EXITS for row in found[name]]
     return plain(
         [
             {
@@ -99,19 +101,15 @@ def as_table(found: Found) -> str:
     )
 
 
-def _title(name: str) -> str:
-    return name.replace("_all_views", ", all views").replace("_", " ")
-
-
 def draw(found: Found) -> Any:
     """Draw accuracy against multiply-adds: a mark for each ensemble, a line over the thresholds for early exits."""
     drawn = blank(7, 4.5)
     axis = drawn.subplots()
     for colour, name in zip(COLOURS, EXITS, strict=False):
         points = [(row["multiply_adds"] / 1e6, row["acc"]) for row in found[name]]
-        axis.plot(*zip(*points, strict=True), marker="o", ms=4, color=colour, label=_title(name))
+        axis.plot(*zip(*points, strict=True), marker="o", ms=4, color=colour, label=answer(name))
     for colour, marker, (name, row) in zip(COLOURS[2:], "s^Dv", found["ensemble"].items(), strict=False):
-        axis.plot(row["multiply_adds"] / 1e6, row["acc"], marker, ms=8, color=colour, label=_title(name))
+        axis.plot(row["multiply_adds"] / 1e6, row["acc"], marker, ms=8, color=colour, label=answer(name))
     axis.set(xlabel="million multiply-adds an image", ylabel="accuracy (%)")
     axis.grid(alpha=0.3)
     axis.legend(fontsize="small")

@@ -19,7 +19,7 @@ from hsakd_pl.files.weights import file_sha256, read_weights
 from hsakd_pl.modules.build import RANDOM
 from hsakd_pl.modules.ensembles import BINS
 from hsakd_pl.records.details import confused_pairs, describe_example, project, reliability
-from hsakd_pl.records.ensembles import PICTURE, ensemble_results, show
+from hsakd_pl.records.ensembles import PICTURE, ensemble_results, percent, show
 from hsakd_pl.records.protocol import machine
 from hsakd_pl.report.rows import DETAILS, TEST
 
@@ -112,7 +112,7 @@ class EvaluationWriter(pl.Callback):
     ) -> dict[str, Any]:
         # the winning class alone decides: MulticlassCalibrationError makes the same of all classes' probabilities
         pairs = zip(probability, predicted == labels, strict=True)
-        errors = [_percent(binary_calibration_error(*pair, n_bins=BINS, norm="l1")) for pair in pairs]
+        errors = [percent(float(binary_calibration_error(*pair, n_bins=BINS, norm="l1"))) for pair in pairs]
         metrics, limit = trainer.callback_metrics, trainer.limit_test_batches
         peers = [f"peer{peer}" for peer in range(1, len(errors) + 1)] if len(errors) > 1 else []
         checkpoint = trainer.ckpt_path or module.hparams.get("weights")
@@ -123,7 +123,11 @@ class EvaluationWriter(pl.Callback):
             "split": "test",
             "images": len(labels),
             "limited": {"limit_test_batches": limit} if isinstance(limit, int) or limit < 1 else {},
-            **{match[1]: _percent(metrics[match[0]]) for match in map(ACCURACIES.fullmatch, sorted(metrics)) if match},
+            **{
+                match[1]: percent(float(metrics[match[0]]))
+                for match in map(ACCURACIES.fullmatch, sorted(metrics))
+                if match
+            },
             "nll": float(metrics["test/loss"]),
             "ece": mean(errors),
             **{f"{peer}_nll": float(metrics[f"test/{peer}_loss"]) for peer in peers},
@@ -131,7 +135,3 @@ class EvaluationWriter(pl.Callback):
             "seconds": round(time.monotonic() - self._start, 2),
             **machine(trainer),
         }
-
-
-def _percent(fraction: Tensor) -> float:
-    return round(100 * float(fraction), 4)  # beyond are float32's own digits

@@ -21,6 +21,11 @@ def heads_of(test: dict[str, Any]) -> dict[str, dict[str, float]]:
     return heads
 
 
+def answer(name: str) -> str:
+    """Write out the name that ``test.json`` has for an ensemble or a way to stop early."""
+    return name.replace("_all_views", ", all views").replace("_", " ")
+
+
 def findings(details: dict[str, Any]) -> dict[str, Any]:
     """Lay out the content of a ``test_details.json``; of one that is malformed, the error is whatever Python raises."""
     names, bins = details["class_names"], [each for each in details["reliability"] if each]

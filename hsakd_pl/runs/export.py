@@ -12,6 +12,7 @@ from hsakd_pl.exported.formats import FORMATS
 from hsakd_pl.exported.pictures import data_of
 from hsakd_pl.files import local_path
 from hsakd_pl.records.summary import aligned
+from hsakd_pl.report.table import plain
 from hsakd_pl.runs.checkpoints import find_checkpoint
 
 
@@ -43,6 +44,6 @@ def summary(export: Export) -> str:
     size = f"{len(known.class_names)} classes, {known.image_size} x {known.image_size}"
     peer = f", peer {export.trained.peer}" if export.trained.peer else ""
     lines = [("student", f"{name}{peer}, {size}, from {export.trained.path}"), ("compared", f"over {export.checked}")]
-    table = [["file", "MB", "difference", "accuracy"], *(file.cells for file in export.files)]
-    rows = [f"  {each[0]:<17} {each[1]:>8} {each[2]:>11} {each[3]:>10}".rstrip() for each in table]
-    return "\n".join([aligned(lines), *rows, aligned([("folder", str(export.folder))])])
+    columns = "file", "MB", "difference", "accuracy"
+    table = plain([dict(zip(columns, file.cells, strict=True)) for file in export.files])
+    return "\n".join([aligned(lines), table, aligned([("folder", str(export.folder))])])

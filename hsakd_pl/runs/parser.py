@@ -14,7 +14,8 @@ from pytorch_lightning.loggers import Logger
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import local_path, read_text
-from hsakd_pl.runs.configuration import MODE, load_yaml
+from hsakd_pl.files.careful import load_yaml
+from hsakd_pl.runs.configuration import MODE
 
 set_parsing_settings(config_read_mode_fsspec_enabled=False)  # Lightning's would fetch what a configuration names
 MOST_BYTES = 100_000  # of a configuration; those of this package have 1,000

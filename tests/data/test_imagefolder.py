@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import small
 import torch
 from PIL import Image
 from torch import Tensor
@@ -18,7 +19,6 @@ from hsakd_pl import CIFAR100DataModule, ImageFolderDataModule, ImageNetDataModu
 from hsakd_pl.data.images import open_image
 from hsakd_pl.data.statistics import FILE, measure
 from hsakd_pl.errors import UsageError
-from tests import small
 
 CLASSES = ("ant", "bee", "cow")
 MODES = (("RGB", "jpg"), ("L", "png"), ("RGBA", "png"), ("P", "gif"), ("RGB", "webp"))

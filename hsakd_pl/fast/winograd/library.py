@@ -12,6 +12,8 @@ from tempfile import TemporaryDirectory
 import torch
 from pytorch_lightning.utilities import rank_zero_info
 
+from hsakd_pl.files import cache_folder
+
 SOURCE = Path(__file__).with_name("kernel.c")
 CAPABILITIES = ("AVX2", "AVX512")  # as PyTorch names what the kernel is written for
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC")
@@ -27,10 +29,9 @@ def library() -> ctypes.CDLL | None:
     """
     if torch.backends.cpu.get_cpu_capability() not in CAPABILITIES:
         return None
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "hsakd_pl"
     try:
         try:
-            loaded = _load(cache)
+            loaded = _load(cache_folder())
         except OSError as error:  # read-only, full or somebody else's
             with TemporaryDirectory() as private:
                 loaded = _load(Path(private))
