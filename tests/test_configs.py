@@ -18,10 +18,11 @@ import yaml
 from small import error_of
 
 from hsakd_pl.data import ImageDataModule
-from hsakd_pl.recipes import PAIRS, PEERS, SMALL_LR, files
+from hsakd_pl.recipes import PAIRS, PEERS, SMALL_LR
 from hsakd_pl.recipes import RECIPES as TABLE
 from hsakd_pl.runs.cli import main
 from hsakd_pl.runs.lightning_cli import HSAKDCLI
+from hsakd_pl.runs.recipes import files
 
 ROOT = Path(__file__).parents[1] / "configs"
 CONFIGS = {str(path.relative_to(ROOT).with_suffix("")): path for path in sorted(ROOT.glob("*/*.yaml"))}
@@ -92,7 +93,7 @@ def trained(name: str) -> str:
 
 
 def test_configs_are_what_the_table_says() -> None:
-    found = {str(path.relative_to(ROOT)): path.read_text() for path in ROOT.rglob("*.yaml")}
+    found = {str(path.relative_to(ROOT)): path.read_text() for path in ROOT.rglob("*.*")}
     assert found == files(), "run: python main.py recipes configs --overwrite"
     assert set(TABLE) == set(RECIPES)
 
@@ -110,7 +111,7 @@ def test_recipes_are_written_and_nothing_is_lost(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     main(["recipes", "mine"])
-    written = {str(path.relative_to("mine")): path.read_text() for path in Path("mine").rglob("*.yaml")}
+    written = {str(path.relative_to("mine")): path.read_text() for path in Path("mine").rglob("*.*")}
     assert written == files()
     changed = Path("mine/digits/teacher_joint_resnet20.yaml")
     changed.write_text("# mine\n")
@@ -137,7 +138,7 @@ def test_a_wheel_brings_the_recipes(tmp_path: Path) -> None:
     program = "import sys; from hsakd_pl.runs.cli import main; main(['recipes', 'written'])"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "unpacked"), "PYTHONSAFEPATH": "1"}
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, env=environment, timeout=300)
-    written = {str(path.relative_to(tmp_path / "written")) for path in (tmp_path / "written").rglob("*.yaml")}
+    written = {str(path.relative_to(tmp_path / "written")) for path in (tmp_path / "written").rglob("*.*")}
     assert written == set(files())
     assert (tmp_path / "unpacked/hsakd_pl/fast/winograd/kernel.c").is_file()
 

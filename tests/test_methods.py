@@ -22,11 +22,13 @@ from torch import Tensor
 from hsakd_pl import (
     HSAKDModule,
     LinearProbeModule,
+    MutualModule,
     create_network,
     export_student,
     load_student,
     load_weights,
     methods,
+    published_state_dict,
 )
 from hsakd_pl.data.negatives import Negatives
 from hsakd_pl.errors import UsageError
@@ -279,6 +281,41 @@ def test_the_projection_head_of_stage_one_serves_stage_two(tmp_path: Path) -> No
     torch.save(create_network("resnet14", make_data().num_classes, branches=False).state_dict(), tmp_path / "other.pth")
     with pytest.raises(UsageError, match=r"projection_weights: .*last\.ckpt was made for another teacher"):
         make_method("sskd", **{**weights, "teacher_weights": str(tmp_path / "other.pth")})
+
+
+@pytest.mark.parametrize("by", ["name", "network"])
+def test_mutual_learning_is_mutual_distillation_of_logits(by: str, tmp_path: Path) -> None:
+    """Peers and options are given alike; without their branches the two train the same numbers."""
+    names, classes = ["resnet8", "resnet14"], make_data().num_classes
+    torch.manual_seed(0)
+    published = published_state_dict([create_network(name, classes) for name in names])
+    torch.save({"net": published}, tmp_path / "peers.pth.tar")
+    options: dict[str, Any] = {"weights": str(tmp_path / "peers.pth.tar"), "num_classes": classes, "temperature": 2.0}
+    options |= {
+        "lr": 0.02,
+        "nesterov": False,
+        "milestones": [1],
+        "warmup_epochs": 1,
+        "ce_weight": 0.5,
+        "kd_weight": 2.0,
+    }
+    found = []
+    for kind, own in (
+        (methods.DMLModule, {}),
+        (MutualModule, {"joint_ce_weight": 0.0, "joint_kd_weight": 0.0}),
+        (MutualModule, {}),
+    ):
+        peers = names if by == "name" else [create_network(name, classes) for name in names]
+        module, fitted = (
+            kind(peers, **options, **own),
+            trainer(max_epochs=1, limit_train_batches=2, limit_val_batches=1),
+        )
+        fitted.fit(module, datamodule=make_data(batch_size=4, seed=0))
+        found.append((module.networks.state_dict(), dict(fitted.callback_metrics), module.hparams))
+    for ours, theirs in zip(found[0][:2], found[1][:2], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    assert set(found[0][1]) < set(found[2][1]) and all(value.isfinite() for value in found[2][1].values())
+    assert found[0][2].keys() | {"joint_ce_weight", "joint_kd_weight"} == found[2][2].keys()
 
 
 def test_contrastive_distillation_needs_indices() -> None:

@@ -3,13 +3,13 @@
 import inspect
 import re
 from collections.abc import Mapping
+from pydoc import locate
 from typing import Any
 
 import pytorch_lightning as pl
 import yaml
 
-import hsakd_pl
-from hsakd_pl.recipes import RECIPES
+from hsakd_pl.recipes import KNOWN
 
 Differences = dict[str, tuple[Any, Any]]  # option -> what the recipe says, and what ran
 # Options that a machine calls for, and that leave the experiment what it is; a hash tells them apart all the same
@@ -21,13 +21,13 @@ MACHINE = re.compile(
 
 def expected(recipe: str) -> dict[str, Any]:
     """Give the options of a recipe as a run has them: what its text says, and the defaults of its classes."""
-    text = yaml.safe_load(RECIPES[recipe].text)
+    text = yaml.safe_load(KNOWN[recipe].text)
     options = {"cache_features": False} | _defaults("trainer", pl.Trainer)
     options |= {f"trainer.{name}": value for name, value in text["trainer"].items()}
     for part in ("model", "data"):
         options[f"{part}.class_path"] = text[part]["class_path"]
         path = f"{part}.init_args"
-        options |= _defaults(path, getattr(hsakd_pl, text[part]["class_path"].rpartition(".")[2]))
+        options |= _defaults(path, locate(text[part]["class_path"]))
         options |= {f"{path}.{name}": _plain(value) for name, value in text[part].get("init_args", {}).items()}
     return options
 
@@ -38,7 +38,7 @@ def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> Differences:
     return {option: pair for option, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def _defaults(path: str, theclass: type) -> dict[str, Any]:
+def _defaults(path: str, theclass: Any) -> dict[str, Any]:
     parameters = inspect.signature(theclass).parameters.values()
     return {f"{path}.{each.name}": _plain(each.default) for each in parameters if each.default is not each.empty}
 
