@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import site
 import subprocess
 import sys
 import tarfile
@@ -77,7 +76,8 @@ def test_wheel_runs_alone(distributions: Path, tmp_path: Path) -> None:
     """In an environment of its own, which sees what this one has installed but nothing of this checkout."""
     venv.create(tmp_path / "venv", symlinks=True)
     [packages] = (tmp_path / "venv").glob("lib/python*/site-packages")
-    (packages / "dependencies.pth").write_text("\n".join(site.getsitepackages()))  # their own .pth files do not count
+    installed = [path for path in sys.path if "-packages" in path]  # .pth files in there do not count
+    (packages / "dependencies.pth").write_text("\n".join(installed))
     python, [wheel] = tmp_path / "venv/bin/python", distributions.glob("*.whl")
     install = ["-m", "pip", "--python", python, "install", "--no-deps", "--no-index", "--force-reinstall", wheel]
     subprocess.run([sys.executable, *install], check=True, capture_output=True)
