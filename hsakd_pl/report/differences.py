@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import yaml
 
 import hsakd_pl
-from hsakd_pl.recipes import RECIPES
+from hsakd_pl.recipes import KNOWN
 
 Differences = dict[str, tuple[Any, Any]]  # option -> what the recipe says, and what ran
 # Options that a machine calls for, and that leave the experiment what it is; a hash tells them apart all the same
@@ -21,7 +21,7 @@ MACHINE = re.compile(
 
 def expected(recipe: str) -> dict[str, Any]:
     """Give the options of a recipe as a run has them: what its text says, and the defaults of its classes."""
-    text = yaml.safe_load(RECIPES[recipe].text)
+    text = yaml.safe_load(KNOWN[recipe].text)
     options = {"cache_features": False} | _defaults("trainer", pl.Trainer)
     options |= {f"trainer.{name}": value for name, value in text["trainer"].items()}
     for part in ("model", "data"):

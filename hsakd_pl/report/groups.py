@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hsakd_pl.recipes import RECIPES
+from hsakd_pl.recipes import KNOWN
 from hsakd_pl.report.differences import MACHINE, Differences, differing, expected
 from hsakd_pl.report.rows import Row, seed_of
 
@@ -45,7 +45,7 @@ def _group(recipe: str | None, members: list[Row], differences: Differences) -> 
     counted = [*{seed_of(row): row for row in reversed(ended)}.values()][::-1]  # the first of each seed
     others = [row for row in members if not any(row is each for each in counted)]
     changed = {option: new for option, (_, new) in differences.items() if not MACHINE.match(option)}
-    paper = RECIPES[recipe].paper if recipe and not changed else ""
+    paper = KNOWN[recipe].paper if recipe and not changed else ""
     name = ", ".join([recipe or _files(members[0]), *(_said(option, new) for option, new in changed.items())])
     return Group(name, counted, _marks(members, ended), paper, recipe, differences, others)
 
@@ -121,4 +121,4 @@ def _files(row: Row) -> str:
 
 def _recipe(members: Sequence[Row]) -> str | None:
     named = {row.get("recipe") for row in members}
-    return next((name for name in named if name in RECIPES), None) if len(named) == 1 else None
+    return next((name for name in named if name in KNOWN), None) if len(named) == 1 else None

@@ -78,7 +78,7 @@ def all_lines(groups: Sequence[Group], against: Group | None = None) -> list[Lin
     """Make the table with all of its columns, empty ones too."""
     table = []
     for group, record in zip(groups, records(groups, against), strict=True):
-        spreads = {column: _spread(record, column.split()[0]) for column in ("last epoch", "best epoch", "test")}
+        spreads = {column: spread(record, column.split()[0]) for column in ("last epoch", "best epoch", "test")}
         line = {"run": record["run"], "n": str(record["n"]), **spreads, "paper": group.paper}
         line["to paper"] = _number(record["to_paper"], "+.2f")
         line["images/s"] = _number(record["images_per_second"], ",.0f")
@@ -93,7 +93,8 @@ def _number(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
-def _spread(record: Record, which: str) -> str:
+def spread(record: Record, which: str) -> str:
+    """Write mean and standard deviation over seeds of the ``last`` epoch, the ``best`` or the ``test``."""
     deviation = _number(record[f"{which}_std"], ".2f")
     return _number(record[f"{which}_mean"], ".2f") + (f" +- {deviation}" if deviation else "")
 
@@ -121,10 +122,15 @@ def _hash(group: Group) -> str | None:
 
 
 def as_text(groups: Sequence[Group], form: str, against: Group | None = None) -> str:
-    """Write the table in one of :data:`FORMATS`: as wide as it is, whatever the terminal; csv and json in numbers."""
+    """Write the table of groups in one of :data:`FORMATS`: as wide as it is, whatever the terminal."""
+    return written(lines(groups, against), records(groups, against), form)
+
+
+def written(table: Sequence[Line], numbers: Sequence[Record], form: str) -> str:
+    """Write a table in one of :data:`FORMATS`, what csv and json hold being its ``numbers``."""
     if form in ("csv", "json"):
-        return {"csv": _csv, "json": _json}[form](records(groups, against))
-    return {"table": plain, "md": _markdown, "latex": _latex}[form](lines(groups, against))
+        return {"csv": _csv, "json": _json}[form](numbers)
+    return {"table": plain, "md": _markdown, "latex": _latex}[form](table)
 
 
 def plain(table: Sequence[Line]) -> str:

@@ -37,8 +37,9 @@ from hsakd_pl.runs.parser import Parser, again, folder_of, program
 COMMANDS = {  # the module of each, and what --help says
     "sweep": ("hsakd_pl.runs.sweep", "Train and test a recipe with several seeds, one after the other."),
     "report": ("hsakd_pl.report.command", "Show the results of all runs below a folder, as a table or a page."),
+    "bench": ("hsakd_pl.runs.bench", "Run methods x pairs of networks x seeds, beside the published numbers."),
     "export": ("hsakd_pl.runs.export", "Write the student of a run as files that stand alone, with a model card."),
-    "recipes": ("hsakd_pl.recipes", "List the paper's experiments, or write their configurations into a folder."),
+    "recipes": ("hsakd_pl.runs.recipes", "List the paper's experiments, or write their configurations into a folder."),
 }
 
 

@@ -62,7 +62,7 @@ def run_seed(seed: int, options: list[str], recipe: Path) -> None:
         main(["test", "--config", str(folder / "config.yaml"), "--ckpt_path", "last"])
 
 
-def _finished(command: list[str]) -> int:
+def finished(command: list[str]) -> int:
     """Run a command to its end and give its status; what asks this process to stop goes to the run, which saves."""
     process = subprocess.Popen(command)
     try:
@@ -82,6 +82,6 @@ def command(parser: ArgumentParser, args: list[str]) -> None:
         return run_seed(asked.seeds[0], options, folder)
     for seed in asked.seeds:
         again = [sys.executable, "-m", "hsakd_pl", "sweep", "--seeds", str(seed), *options]
-        if status := _finished(again):
+        if status := finished(again):
             sys.exit(status)  # the run has said why
     return main(["report", str(folder)])

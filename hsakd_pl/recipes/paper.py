@@ -1,16 +1,9 @@
-"""Write the paper's experiments into a folder, a configuration of ``fit`` each, as ``configs/`` holds them.
-
-Without a folder: list them, with the accuracy in the paper.
-"""
+"""The paper's experiments and numbers, and the configuration of ``fit`` that each of them is."""
 
 import re
-from argparse import ArgumentParser
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import product
-from pathlib import Path
 from typing import NamedTuple
-
-from hsakd_pl.errors import UsageError
 
 # Tables of the paper: top-1 in percent, +- its standard deviation over runs or / top-5, and - where it has no number.
 # The first word of a table's name is the folder of its recipes.
@@ -44,17 +37,20 @@ TABLES = {
     "images": "teacher resnet32x4; student resnet8x4; Teacher* -; HSAKD* -",  # of one's own, by CIFAR-100's recipe
 }
 # SGD with momentum 0.9; the rate falls to a tenth at each milestone; the batch is of all devices together.
-# The first recipes are those whose names begin with it; cifar100 and stl10 are the defaults of modules and of probes.
+# The first line with which a recipe's name begins counts; cifar100 and stl10 are the defaults of modules and of probes.
 SETTINGS = """
-    recipes      cifar100/teacher_frozen cifar100      imagenet      stl10      tinyimagenet      digits   images
-    data         CIFAR100                CIFAR100      ImageNet      STL10      TinyImageNet      Digits   ImageFolder
-    root         data                    data          data/imagenet data/stl10 data/tinyimagenet data     data/images
-    epochs       100                     240           100           100        100               8        240
-    lr           0.05                    0.05          0.1           0.1        0.1               0.05     0.05
-    nesterov     true                    true          false         true       true              true     true
-    weight_decay 0.0005                  0.0005        0.0001        0.0        0.0               0.0005   0.0005
-    milestones   [30,60,90]              [150,180,210] [30,60,90]    [30,60,90] [30,60,90]        [6]      [150,180,210]
-    batch_size   64                      64            256           64         64                64       64"""
+    recipes                  data         root              epochs lr   nesterov weight_decay milestones    batch_size
+    cifar100/teacher_frozen  CIFAR100     data              100    0.05 true     0.0005       [30,60,90]    64
+    cifar100/sskd_projection CIFAR100     data              60     0.05 true     0.0005       [30,45]       64
+    cifar100                 CIFAR100     data              240    0.05 true     0.0005       [150,180,210] 64
+    classic/teacher_frozen   CIFAR100     data              100    0.05 false    0.0005       [30,60,90]    64
+    classic/sskd_projection  CIFAR100     data              60     0.05 false    0.0005       [30,45]       64
+    classic                  CIFAR100     data              240    0.05 false    0.0005       [150,180,210] 64
+    imagenet                 ImageNet     data/imagenet     100    0.1  false    0.0001       [30,60,90]    256
+    stl10                    STL10        data/stl10        100    0.1  true     0.0          [30,60,90]    64
+    tinyimagenet             TinyImageNet data/tinyimagenet 100    0.1  true     0.0          [30,60,90]    64
+    digits                   Digits       data              8      0.05 true     0.0005       [6]           64
+    images                   ImageFolder  data/images       240    0.05 true     0.0005       [150,180,210] 64"""
 # Row of a table; then, over its columns: file, module and title of a recipe, options of its model and of its data
 JOINT = "network: {student}; teacher: {teacher}; teacher_weights: runs/{folder}/teacher_joint_{teacher}/last.ckpt"
 HINTON = "; transform_images: false; joint_kd_weight: 0; kd_weight: 0.9; ce_weight: 0.1; temperature: 4.0"
@@ -95,11 +91,12 @@ KINDS = (
 # fmt: on
 
 
-SMALL_LR = ("mobilenetv2", "shufflenetv1", "shufflenetv2")  # lr 0.01 where one of these is trained on CIFAR-100
+# lr 0.01 where one of these is trained on CIFAR-100
+SMALL_LR = ("mobilenetv2", "mobilenetv2_stride2", "shufflenetv1", "shufflenetv2")
 
 
 class Recipe(NamedTuple):
-    """A configuration: what it is, the accuracy in the paper or "", its column of SETTINGS, and its text."""
+    """A configuration: what it is, the published accuracy or "", its line of SETTINGS, and its text."""
 
     title: str
     paper: str
@@ -119,26 +116,33 @@ def _recipes() -> Iterator[tuple[str, Recipe]]:
             if row in column:
                 folder = table.split()[0]
                 paper = column[row].strip("-").replace("+-", " +- ").replace("/", " / ")
-                file, *rest = (template.format(folder=folder, **column) for template in templates)
+                file, module, *rest = (template.format(folder=folder, **column) for template in templates)
                 name = file if "/" in file else f"{folder}/{file}"
-                yield name, _recipe(name, paper, *rest)
+                yield name, make_recipe(name, paper, f"hsakd_pl.{module}Module", *rest)
 
 
-def _recipe(name: str, paper: str, module: str, title: str, model: str, data: str = "") -> Recipe:
-    setting = next(column for column in columns(SETTINGS) if name.startswith(column["recipes"]))
-    usual = {**columns(SETTINGS)[3 if module == "LinearProbe" else 1], "root": "data"}
+def setting_of(name: str) -> dict[str, str]:
+    """The line of SETTINGS for a recipe, by what its name begins with; that of CIFAR-100 for any other name."""
+    head, *lines = (line.split() for line in SETTINGS.strip().splitlines())
+    settings = [dict(zip(head, line, strict=True)) for line in lines]
+    return next((each for each in settings if name.startswith(each["recipes"])), settings[2])
+
+
+def make_recipe(name: str, paper: str, module: str, title: str, model: str, data: str = "") -> Recipe:
+    """Make the recipe ``name``: the module's class path, then its options and those of its data, as ``a: 1; b: 2``."""
+    setting, usual = setting_of(name), {**setting_of("stl10" if "LinearProbe" in module else ""), "root": "data"}
     if setting["data"] == "CIFAR100" and name.endswith(SMALL_LR):
         setting["lr"] = "0.01"
 
     def part(path: str, given: str, *keys: str) -> str:
         numbers = [f"{key}: {setting[key]}".replace(",", ", ") for key in keys if setting[key] != usual[key]]
         lines = "".join(f"\n    {option}" for option in [*filter(None, given.split("; ")), *numbers])
-        return f"\n  class_path: hsakd_pl.{path}\n  init_args:{lines}" if lines else f" {{class_path: hsakd_pl.{path}}}"
+        return f"\n  class_path: {path}\n  init_args:{lines}" if lines else f" {{class_path: {path}}}"
 
     title = title.replace("_imagenet", "")
     text = f"# {title}; paper: {paper}\n" if paper else f"# {title}\n"
-    text += f"model:{part(module + 'Module', model, 'lr', 'nesterov', 'weight_decay', 'milestones')}\n"
-    text += f"data:{part(setting['data'] + 'DataModule', data, 'root', 'batch_size')}\n"
+    text += f"model:{part(module, model, 'lr', 'nesterov', 'weight_decay', 'milestones')}\n"
+    text += f"data:{part('hsakd_pl.' + setting['data'] + 'DataModule', data, 'root', 'batch_size')}\n"
     text += f"trainer: {{max_epochs: {setting['epochs']}, default_root_dir: runs/{name}}}\n"
     return Recipe(title, paper, setting, text)
 
@@ -147,34 +151,3 @@ RECIPES = dict(_recipes())
 PAIRS = tuple((column["teacher"], column["student"]) for column in columns(TABLES["cifar100 pairs"]))
 TEACHERS = tuple(dict.fromkeys(teacher for teacher, _ in PAIRS))
 PEERS = tuple(column["student"] for column in columns(TABLES["cifar100 mutual"]))
-
-
-def recipe_of(configs: Sequence[str]) -> str | None:
-    """The recipe whose name one of these files bears, ``.../cifar100/baseline_resnet20.yaml`` for example."""
-    names = ["/".join(Path(config).with_suffix("").parts[-2:]) for config in configs]
-    return next((name for name in names if name in RECIPES), None)
-
-
-def files() -> dict[str, str]:
-    """What ``configs/`` holds: path -> text of each recipe, and of each overlay for a machine in ``trainer/``."""
-    overlays = {f"trainer/{path.name}": path.read_text() for path in Path(__file__).parent.glob("runs/trainer/*.yaml")}
-    return {f"{name}.yaml": recipe.text for name, recipe in RECIPES.items()} | overlays
-
-
-def command(parser: ArgumentParser, args: list[str]) -> None:
-    """List the recipes, or write them; UsageError before any file that differs is lost."""
-    parser.add_argument("folder", type=Path, nargs="?", help="where to write, for example configs")
-    parser.add_argument("--overwrite", action="store_true", help="replace files that differ")
-    asked = parser.parse_args(args)
-    if asked.folder is None:
-        for name, recipe in RECIPES.items():
-            print(f"{name:<66} {recipe.paper:<13} {recipe.title}")
-        return
-    texts = {asked.folder / path: text for path, text in files().items()}
-    differing = [str(path) for path, text in texts.items() if path.exists() and path.read_text() != text]
-    if differing and not asked.overwrite:
-        raise UsageError(f"not overwritten, since it differs: {', '.join(differing)}; --overwrite replaces it")
-    for path, text in texts.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    print(*(f"replaced {path}" for path in differing), f"{len(texts)} files are in {asked.folder}", sep="\n")

@@ -1,0 +1,121 @@
+"""The runs that a bench is: which, in what order, and with what options."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from hsakd_pl.errors import UsageError
+from hsakd_pl.files import local_path, replacing
+from hsakd_pl.recipes import KNOWN, TABLES, Cell, read_table
+from hsakd_pl.report.rows import ROW, TEST, is_finished
+from hsakd_pl.runs.sweep import run_seed
+
+NEEDED = re.compile(r"^ +(\w+): runs/(\S+)/last\.ckpt$", re.MULTILINE)  # option and recipe, in a recipe's text
+
+
+class Task(NamedTuple):
+    """One run: a recipe with a seed. ``stage`` 0 needs no other run, 1 those of stage 0, and so on."""
+
+    stage: int
+    recipe: str
+    seed: int
+
+
+class Bench:
+    """What was asked for: the cells of the tables, the runs that they are, and the options of each.
+
+    Args:
+        cells: methods and pairs.
+        seeds: of every run that is a result; what others need takes seed 0, and a probe the seed of its student.
+        folder: below which runs lie.
+        teachers: files by the name of a network, instead of training it.
+        options: of ``fit``, for all runs.
+    """
+
+    def __init__(
+        self, cells: list[Cell], seeds: list[int], folder: Path, teachers: dict[str, str], options: list[str]
+    ) -> None:
+        self.cells, self.seeds, self.folder, self.teachers, self.options = cells, seeds, folder, teachers, options
+
+    def tasks(self) -> list[Task]:
+        """All runs, each once, those that others need before them."""
+        wanted = [(cell.recipe, seed) for cell in self.cells for seed in self.seeds]
+        found = {task: None for recipe, seed in wanted for task in self._with_needed(recipe, seed)}
+        return sorted(found, key=lambda task: task.stage)
+
+    def _with_needed(self, recipe: str, seed: int) -> Iterator[Task]:
+        stage = 0
+        for _, needed, of_seed in self._needed(recipe, seed):
+            before = list(self._with_needed(needed, of_seed))
+            stage = max(stage, 1 + before[-1].stage)
+            yield from before
+        yield Task(stage, recipe, seed)
+
+    def _needed(self, recipe: str, seed: int) -> Iterator[tuple[str, str, int]]:
+        """Option, recipe and seed of the runs whose weights this one starts from, without those that have a file."""
+        probe = "LinearProbeModule" in KNOWN[recipe].text
+        for option, needed in NEEDED.findall(KNOWN[recipe].text):
+            if needed not in KNOWN:
+                raise UsageError(f"{recipe} needs {needed}, which no table has: add a line with that recipe")
+            if self._file(needed) is None:
+                yield option, needed, seed if probe else 0
+
+    def _file(self, recipe: str) -> str | None:
+        """The file that stands for a teacher's run: one for its network's name, or for the recipe's."""
+        stem = recipe.partition("/")[2]
+        return self.teachers.get(stem) or self.teachers.get(
+            re.sub("^(baseline|teacher_joint|teacher_frozen)_", "", stem)
+        )
+
+    def arguments(self, task: Task) -> list[str]:
+        """The options of ``fit`` for a task: its recipe, where its weights lie, and what was asked for all."""
+        weights = {option: self._file(recipe) for option, recipe in NEEDED.findall(KNOWN[task.recipe].text)}
+        weights |= {option: str(self.checkpoint(*of)) for option, *of in self._needed(task.recipe, task.seed)}
+        given = [each for option, path in weights.items() for each in (f"--model.init_args.{option}", str(path))]
+        return ["--config", str(self._recipe_file(task.recipe)), *given, *self.options]
+
+    def checkpoint(self, recipe: str, seed: int) -> Path:
+        """Where a run leaves its result."""
+        return self.folder / recipe / f"seed{seed}" / "last.ckpt"
+
+    def _recipe_file(self, recipe: str) -> Path:
+        path = self.folder / "recipes" / f"{recipe}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists() or path.read_text() != KNOWN[recipe].text:
+            with replacing(path) as file:
+                file.write(KNOWN[recipe].text)
+        return path
+
+    def state(self, task: Task) -> str:
+        """Whether a task is done, trained but not tested, begun, or still to do."""
+        checkpoint = self.checkpoint(task.recipe, task.seed)
+        if is_finished(checkpoint.with_name(ROW)):
+            return "done" if checkpoint.with_name(TEST).exists() else "trained"
+        return "begun" if checkpoint.exists() else "to do"
+
+    def run(self, task: Task) -> None:
+        """Train and test in this process, or go on with it; UsageError where what it needs is not there yet."""
+        for _, *of in self._needed(task.recipe, task.seed):
+            if self.state(Task(0, *of)) not in ("done", "trained"):
+                raise UsageError(f"{task.recipe} needs {self.checkpoint(*of)}: run that task before")
+        run_seed(task.seed, self.arguments(task), self.folder / task.recipe)
+
+
+def chosen(tables: list[str], methods: list[str], pairs: list[str]) -> list[Cell]:
+    """The cells of the tables, pair by pair; UsageError for a method or pair that none of them has."""
+    cells: list[Cell] = []
+    for name in tables:
+        table = read_table(TABLES.get(name) or local_path("table", name))
+        KNOWN.update(table.recipes)
+        cells += table.cells
+    for option, asked in (("method", methods), ("pair", pairs)):
+        known = list(dict.fromkeys(getattr(cell, option) for cell in cells))
+        for name in asked:
+            if name not in known:
+                raise UsageError(f"{option}s: {name} is none of {' '.join(known)}")
+    found = [
+        cell for cell in cells if cell.method in (methods or [cell.method]) and cell.pair in (pairs or [cell.pair])
+    ]
+    order = list(dict.fromkeys(cell.pair for cell in found))
+    return sorted(found, key=lambda cell: order.index(cell.pair))
