@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 import hsakd_pl
+from hsakd_pl.runs.recipes import files
 
 ROOT = Path(__file__).parents[1]
 
@@ -60,9 +61,9 @@ def test_distributions_are_whole(distributions: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         assert {name for name in archive.namelist() if ".dist-info/" not in name} == package
     with tarfile.open(source) as archive:
-        files = {name.partition("/")[2] for name in archive.getnames() if "egg-info" not in name}
-    assert {"LICENSE", "README.md", "CHANGELOG.md", "CITATION.cff"} | package < files
-    assert not [name for name in files if name.startswith("tests")]
+        found = {name.partition("/")[2] for name in archive.getnames() if "egg-info" not in name}
+    assert {"LICENSE", "README.md", "CHANGELOG.md", "CITATION.cff"} | package < found
+    assert not [name for name in found if name.startswith("tests")]
 
 
 @pytest.mark.slow
@@ -81,18 +82,19 @@ def test_wheel_runs_alone(distributions: Path, tmp_path: Path) -> None:
     python, [wheel] = tmp_path / "venv/bin/python", distributions.glob("*.whl")
     install = ["-m", "pip", "--python", python, "install", "--no-deps", "--no-index", "--force-reinstall", wheel]
     subprocess.run([sys.executable, *install], check=True, capture_output=True)
-    outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"COLUMNS": "120"}
-    options = {"model": "BaselineModule", "model.network": "resnet8", "data": "DigitsDataModule"}
-    options |= {f"trainer.{name}": "1" for name in ("max_epochs", "limit_train_batches", "limit_val_batches")}
-    command = [tmp_path / "venv/bin/hsakd", "fit", *(f"--{name}={value}" for name, value in options.items())]
-    run = subprocess.run(
-        [*command, "--trainer.accelerator=cpu"], cwd=tmp_path, env=outside, capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr
-    assert (tmp_path / "runs/result.json").exists()
-    where = [python, "-c", "from importlib.util import find_spec; print(find_spec('hsakd_pl').origin)"]
-    found = subprocess.run(where, cwd=tmp_path, env=outside, capture_output=True, text=True, check=True).stdout
-    assert Path(found.strip()) == packages / "hsakd_pl/__init__.py"
+    outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def output(*command: str | Path) -> str:
+        done = subprocess.run(command, cwd=tmp_path, env=outside, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    recipes = "from hsakd_pl.runs import cli; print(cli.__file__); cli.main(['recipes', 'written'])"
+    assert output(python, "-c", recipes).startswith(str(packages / "hsakd_pl/runs/cli.py"))
+    assert {str(path.relative_to(tmp_path / "written")) for path in (tmp_path / "written").rglob("*.*")} == set(files())
+    few = [f"--trainer.{name}=1" for name in ("max_epochs", "limit_train_batches", "limit_val_batches")]
+    configs = [f"--config=written/{name}.yaml" for name in ("digits/teacher_joint_resnet20", "trainer/cpu")]
+    assert "result.json" in output(tmp_path / "venv/bin/hsakd", "fit", *configs, *few)
 
 
 def test_citation_names_paper_and_software() -> None:

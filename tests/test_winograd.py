@@ -372,8 +372,9 @@ UNSAFE = [link, link_file, dangling_link, open_to_all, writable_file, file_in_it
 @needs_kernel
 @pytest.mark.parametrize("place", UNSAFE, ids=lambda place: place.__name__)
 def test_what_others_may_have_put_there_is_not_loaded(
-    cache: Path, place: Callable[[Path, str], None], caplog: pytest.LogCaptureFixture
+    cache: Path, place: Callable[[Path, str], None], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(build, "FLAGS", ("-O0", *build.FLAGS[1:]))  # built twice, and not to be fast
     if place is another_user and os.getuid() != 0:
         pytest.skip("only root can give a folder to another user")
     loaded_anew()
