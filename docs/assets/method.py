@@ -22,7 +22,7 @@ STAGES = (3.45, 5.35, 7.25)  # where the three stages stand
 LAST = 9.35  # where the class heads stand
 TEACHER, STUDENT, MIDDLE = 5.35, 0.85, 3.1  # rows
 TAUGHT = "trained first: class head with y, branches with joint labels; then frozen"
-LEARNT = "learns y and all that the teacher says; its branches are dropped in the end"
+LEARNT = "learns y and all that the teacher says; then drops its branches"
 BRANCH, JOINT = 1.02, 1.58  # how far branches and joint logits are from their row
 
 
