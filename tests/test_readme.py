@@ -47,10 +47,11 @@ RUN = [block for block in BLOCKS if not block.reason]
 [OWN_COMMANDS] = {tuple(block.commands) for block in RUN if any("timm:" in line for line in block.commands)}
 [OWN_EXAMPLE] = {block.text for block in RUN if block.language == "python" and "timm:" in block.text}
 COMMANDS = [*dict.fromkeys(line for block in RUN for line in block.commands if line not in OWN_COMMANDS)]
-EXAMPLES = {
-    name: [b.text for b in RUN if b.document == name and b.language == "python" and b.text != OWN_EXAMPLE]
-    for name in DOCUMENTS
-}
+FIRST: dict[str, str] = {}  # where an example stands, or stands first: it is run there alone
+for block in RUN:
+    if block.language == "python" and block.text != OWN_EXAMPLE:
+        FIRST.setdefault(block.text, block.document)
+EXAMPLES = {name: [text for text, document in FIRST.items() if document == name] for name in DOCUMENTS}
 
 
 def arguments(command: str) -> list[str]:
@@ -102,7 +103,8 @@ def test_commands(
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
     (tmp_path / teacher_file.name).symlink_to(teacher_file)
     (tmp_path / "photos").mkdir()
-    write_png(torch.randint(0, 256, (3, 48, 40), dtype=torch.uint8), "photos/one.png")
+    for picture in ("one", "two"):
+        write_png(torch.randint(0, 256, (3, 48, 40), dtype=torch.uint8), f"photos/{picture}.png")
     less = f"--data.init_args.root {cifar_mini} --data.init_args.batch_size 4 --data.init_args.num_workers 0"
     less += " --trainer.accelerator cpu --trainer.precision 32-true --trainer.num_sanity_val_steps 0"
     less += "".join(f" --trainer.limit_{split}_batches 1" for split in ("train", "val", "test", "predict"))
