@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import sys
 from functools import partial
 from pathlib import Path
 from textwrap import dedent
@@ -79,7 +80,7 @@ def test_every_configuration_exists_and_is_as_frequent_as_stated() -> None:
 def test_every_block_is_run_or_says_why_not(name: str) -> None:
     blocks = [block for block in BLOCKS if block.document == name]
     assert 2 * len(blocks) == len(re.findall(r"^ *```", DOCUMENTS[name], re.MULTILINE))
-    assert {block.language for block in blocks} <= {"bash", "python", "yaml", "text", "bibtex"}
+    assert {block.language for block in blocks} <= {"bash", "python", "yaml", "csv", "text", "bibtex"}
     for block in blocks:
         assert not block.reason or block.language in ("bash", "python"), block
         for command in block.commands:
@@ -105,6 +106,12 @@ def test_commands(
     (tmp_path / "photos").mkdir()
     for picture in ("one", "two"):
         write_png(torch.randint(0, 256, (3, 48, 40), dtype=torch.uint8), f"photos/{picture}.png")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    (method,) = (text for text in EXAMPLES["docs/your-method.md"] if "class Regressed" in text)
+    (tmp_path / "mine.py").write_text(method.partition("\n\n\nmodule =")[0])
+    (table,) = (block.text for block in BLOCKS if block.language == "csv")
+    (tmp_path / "mine.csv").write_text(table)
     less = f"--data.init_args.root {cifar_mini} --data.init_args.batch_size 4 --data.init_args.num_workers 0"
     less += " --trainer.accelerator cpu --trainer.precision 32-true --trainer.num_sanity_val_steps 0"
     less += "".join(f" --trainer.limit_{split}_batches 1" for split in ("train", "val", "test", "predict"))
@@ -113,6 +120,13 @@ def test_commands(
         words = arguments(command)
         if words[0] == "export":  # on pictures, in place of the whole test split
             words += ["--images", "photos"]
+        elif words[0] == "bench" and "--list" not in words:  # one of its runs, in this process
+            words += [
+                *less.split(),
+                "--trainer.max_epochs=1",
+                "--seeds=0",
+                *([] if "--dry-run" in words else ["--task=1"]),
+            ]
         elif "--config" in words:
             words += [*less.split(), f"--trainer.max_epochs={epochs}"]
         main(words)
@@ -125,6 +139,8 @@ def test_commands(
     assert "photos/one.png" in next((tmp_path / "runs").rglob("predictions.csv")).read_text()
     assert "photos/one.png" in Path("predictions/predictions.csv").read_text()
     assert {path.name for path in Path("student").iterdir()} >= {"model.safetensors", "model.pt2", "README.md"}
+    for method in ("dkd", "regressed"):
+        assert (tmp_path / f"runs/classic/{method}_wrn_40_2-wrn_16_2/seed0/test.json").is_file()
     assert "test/acc" in capsys.readouterr().out
 
 
@@ -179,6 +195,7 @@ def test_a_backbone_by_import_path(
 ) -> None:
     monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
     (text,) = (text for text in EXAMPLES["docs/your-network.md"] if "class MobileNetV3Small" in text)
     (tmp_path / "mine.py").write_text(text)
     (block,) = (block.text for block in BLOCKS if block.language == "yaml")
