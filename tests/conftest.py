@@ -1,5 +1,6 @@
 """Fixtures: where the recorded parity data, the real images and the shipped teacher lie."""
 
+import gc
 import logging
 import os
 import tarfile
@@ -15,6 +16,12 @@ if find_spec("pl_bolts"):
     import_module("hsakd_pl.integrations.bolts")  # pytest-xdist's controller makes its classes of warnings again
 
 SHARED = Path(os.environ.get("HSAKD_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported by now, and stays, out of every garbage collection: it makes each take 0.35 s."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
