@@ -36,7 +36,7 @@ BUDGETS = {
     ("hsakd_pl/report",): 880,
     ("hsakd_pl/records",): 1250,
     ("hsakd_pl/exported",): 785,
-    ("hsakd_pl/runs",): 1290,
+    ("hsakd_pl/runs",): 1990,
     ("benchmarks",): 640,
 }
 

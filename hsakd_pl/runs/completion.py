@@ -1,6 +1,7 @@
 """What a shell may complete, for shtab: shtab --shell=bash --prog=hsakd hsakd_pl.runs.completion.parser."""
 
 from argparse import ArgumentParser
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,4 @@ def _add_options_of_fit(parser: ArgumentParser) -> None:
 
 
 def _files() -> Any:
-    import shtab  # which calls this
-
-    return shtab.FILE
+    return import_module("shtab").FILE  # which calls this

@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from lightning_fabric.plugins.environments import TorchElasticEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
 from hsakd_pl.errors import UsageError
 
