@@ -7,6 +7,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.cases import FORMS, NAMED, Case, find
+from benchmarks.cases import FORMS, METHOD_COSTS, NAMED, Case, find
 from benchmarks.loops import BareLoop, Phases, SyntheticDataModule, WithAttention, fit
 from benchmarks.measuring import COUNTED_STEPS, Measurement, drive, environment
 from benchmarks.plain import PlainLoop
@@ -30,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
         "python -m benchmarks", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     options.add_argument("cases", nargs="*", default=[NAMED[0].name], help=f"{FORMS}; all: those of the paper")
-    options.add_argument("--list", action="store_true", help="print the paper's cases and stop")
+    options.add_argument("--list", action="store_true", help="print the paper's cases, then the methods', and stop")
     modes = options.add_mutually_exclusive_group()
     modes.add_argument("--profile", action="store_true", help="where a step's time goes, by torch.profiler")
     modes.add_argument("--added-term", action="store_true", help="what a loss term more costs a student")
@@ -54,13 +55,19 @@ def loops(case: Case, options: argparse.Namespace) -> dict[str, tuple[Measuremen
     device, data = torch.device(options.device), SyntheticDataModule(options.images, options.batch_size)
     data.setup("fit")
     made: dict[str, Any] = {"compile": options.compile, "num_classes": data.num_classes}
-    makers: dict[str, Callable[[], PlainLoop | BareLoop]] = {
+
+    def bare(each: Case) -> BareLoop:
+        return BareLoop(each.module(**made), data, options)
+
+    makers: dict[str, Callable[[], PlainLoop | BareLoop]] = {each.method: partial(bare, each) for each in case.beside}
+    makers = makers or {
         "plain": lambda: PlainLoop(case, data, device),
-        "step": lambda: BareLoop(case.module(**made), data, options),
+        "step": partial(bare, case),
         "added": lambda: BareLoop(WithAttention(**case.arguments, **made), data, options),
     }
+    makers.pop("plain" if options.added_term else "added", None)
     found = {}
-    for name in ("step", "added") if options.added_term else ("plain", "step"):
+    for name in makers:
         found[name] = (Measurement(device, options.batch_size), makers[name]())
         drive(found[name][0].opening(options.warmup), found[name][1].step)
     return found
@@ -80,12 +87,12 @@ def compare(case: Case, options: argparse.Namespace) -> dict[str, Any]:
                 drive(measurement.block(options.steps), loop.step)
             yield from whole.block(options.steps) if fitting else ()
 
-    if options.added_term:
-        list(phases(fitting=False))
+    if fitting := not (options.added_term or case.beside):
+        fit(case, options, Phases(phases(fitting)))
     else:
-        fit(case, options, Phases(phases(fitting=True)))
+        list(phases(fitting))
     results = {name: measurement.summary() for name, (measurement, _) in turns.items()}
-    results |= {} if options.added_term else {"fit": whole.summary()}
+    results |= {"fit": whole.summary()} if fitting else {}
     first = next(iter(results.values()))["ms_per_step"]
     return {name: {**found, "times_as_fast": first / found["ms_per_step"]} for name, found in results.items()}
 
@@ -97,19 +104,22 @@ def profile(case: Case, options: argparse.Namespace) -> None:
             for _ in range(options.steps):
                 loop.step()
         key = "self_device_time_total" if options.device == "cuda" else "self_cpu_time_total"
-        print(f"{case.name}: {LOOPS[name]}", profiler.key_averages().table(sort_by=key, row_limit=25), sep="\n")
+        table = profiler.key_averages().table(sort_by=key, row_limit=25)
+        print(f"{case.name}: {LOOPS.get(name, name)}", table, sep="\n")
 
 
-def show(case: str, results: dict[str, Any]) -> None:
-    """Print a case's numbers, a row a loop."""
-    table = Table("loop", "ms a step", "quartiles", "images/s", "peak MiB", "syncs", "first step, s", "times as fast")
+def show(case: Case, results: dict[str, Any]) -> None:
+    """Print a case's numbers, a row a loop; of methods, how many times as long as the first each takes."""
+    relative = f"times {next(iter(results))}" if case.beside else "times as fast"
+    table = Table("loop", "ms a step", "quartiles", "images/s", "peak MiB", "syncs", "first step, s", relative)
     for name, found in results.items():
         low, _, high = found["ms_quartiles"]
         peak, syncs = found["peak_memory_bytes"], found["host_syncs_per_step"]
         numbers = [f"{found['ms_per_step']:,.1f}", f"{low:,.1f}-{high:,.1f}", f"{found['images_per_second']:,.1f}"]
         numbers += ["-" if peak is None else f"{peak / 2**20:,.0f}", "-" if syncs is None else f"{syncs:.1f}"]
-        table.add_row(LOOPS[name], *numbers, f"{found['first_step_seconds']:.1f}", f"{found['times_as_fast']:.2f}")
-    Console(width=120).print(case, table, sep="\n")
+        times = found["times_as_fast"] ** (-1 if case.beside else 1)
+        table.add_row(LOOPS.get(name, name), *numbers, f"{found['first_step_seconds']:.1f}", f"{times:.2f}")
+    Console(width=120).print(case.name, table, sep="\n")
 
 
 def store(results: dict[str, Any]) -> Path:
@@ -140,7 +150,7 @@ def measure(options: argparse.Namespace) -> None:
         if options.profile:
             profile(case, options)
             continue
-        show(case.name, found := compare(case, options))
+        show(case, found := compare(case, options))
         results["cases"][case.name] = found
         options.out.write_text(json.dumps(results, indent=1))  # after every case: a long run may be cut short
         print(f"{options.out}: the numbers in full", *([f"{store(results)}: kept"] if options.store else []), sep="\n")
@@ -150,7 +160,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command; a user's mistake ends it with status 2."""
     options = parser().parse_args(arguments)
     if options.list:
-        print("\n".join(case.name for case in NAMED))
+        print("\n".join(case.name for case in (*NAMED, METHOD_COSTS, *METHOD_COSTS.beside)))
         return
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning")

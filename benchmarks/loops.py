@@ -61,6 +61,10 @@ class BareLoop:
         self.device, self.half = torch.device(options.device), options.precision == "bf16-mixed"
         self.module = module
         trainer = pl.Trainer(logger=False, enable_checkpointing=False, benchmark=True, **trainer_config(options))
+        trainer.datamodule = data  # type: ignore[attr-defined]  # as fit sets it
+        trainer.strategy.connect(module)
+        module.trainer = data.trainer = trainer
+        module.setup("fit")
         callbacks = module.configure_callbacks()
         for callback in callbacks:
             callback.setup(trainer, module, "fit")
@@ -69,8 +73,9 @@ class BareLoop:
             callback.on_fit_start(trainer, module)
         self.optimizer = module.configure_optimizers()["optimizer"]
         batches = islice(data.train_dataloader(), RESIDENT_BATCHES)
-        on_device = [(images.to(self.device), torch.as_tensor(labels).to(self.device)) for images, labels in batches]
+        on_device = [tuple(torch.as_tensor(part).to(self.device) for part in batch) for batch in batches]
         self.batches = cycle([data.on_after_batch_transfer(batch, 0) for batch in on_device])
+        module.trainer = None  # there is nothing to log to
 
     def step(self) -> None:
         """Train on one batch, as Lightning's loop treats it."""

@@ -1,6 +1,7 @@
 """Weight files from elsewhere: unwrap the envelope, map published keys onto ours and back, and never load by halves."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from itertools import takewhile
 from pathlib import Path
@@ -19,6 +20,8 @@ from hsakd_pl.networks.network import Classifier, Network
 
 # What parts the peers of a pair or of a module.
 PEER = re.compile(r"net(?:works\.\d+\.(?:network\.)?|\d+\.)")
+# One layer, which some number in a sequence and others, of the same network, do not.
+CLASSIFIER, CLASSIFIERS = re.compile(r"classifier\.(?:0\.)?(weight|bias)$"), (r"classifier.\1", r"classifier.0.\1")
 # Within each of these kinds a weight may be cast to the network's dtype.
 DTYPES = (
     {torch.float16, torch.bfloat16, torch.float32, torch.float64},
@@ -70,9 +73,10 @@ def load_weights(
     ``source`` is a path (torch.save or .safetensors) or a state dict, in any envelope, with published keys or ours, as
     any floating type. A backbone takes its part of a whole network's weights; a network with branches takes a
     backbone's weights alone and keeps its branches as they are. Peers take ``net1.``, ``net2.``, ... or a
-    MutualModule's checkpoint. A prefix of all keys is taken off where they then fit. Unless ``strict``, keys that do
-    not fit are left out, and counted in the log. With ``new_head`` the last layers of the class head and of branches
-    that the file has stay fresh, for other classes; None: where their shapes differ.
+    MutualModule's checkpoint. A prefix of all keys is taken off where they then fit, as is ``student.`` from those of
+    mdistiller's checkpoints. Unless ``strict``, keys that do not fit are left out, and counted in the log. With
+    ``new_head`` the last layers of the class head and of branches that the file has stay fresh, for other classes;
+    None: where their shapes differ.
 
     Raises UsageError, before anything is changed, listing what is missing, unexpected or of another shape, and where a
     weight is of another kind of number, is not finite, or nothing fits.
@@ -83,7 +87,7 @@ def load_weights(
     # mypy cannot follow `single` back to the type of `network`
     peers: list[nn.Module] = [network] if single else list(network)  # type: ignore[list-item, arg-type]
     if len(parts) != len(peers):
-        raise UsageError(f"{origin} holds {len(parts)} networks, {len(peers)} were given: pass a list of as many")
+        raise UsageError(f"{origin} holds {len(parts)} networks, not {len(peers)}: pass as many, or export one (peer)")
     fitting = [fit(peer, weights, strict, origin, new_head) for peer, weights in zip(peers, parts, strict=True)]
     for peer, weights in zip(peers, fitting, strict=True):
         peer.load_state_dict(weights, strict=False)
@@ -103,11 +107,13 @@ def fit(
     UsageError also for numbers that are not finite or cannot be cast, and where no weight fits.
     """
     own = network.state_dict()
-    names = {published_key(network, key): key for key in own} | {key: key for key in own}
+    names = {CLASSIFIER.sub(form, published_key(network, key)): key for form in CLASSIFIERS for key in own}
+    names |= {key: key for key in own}
     prefix = _common_prefix(weights)
-    starts = [0, *(dot.end() for dot in re.finditer(r"\.", prefix))][:5]
-    parts = [_fit_part(network, {key[start:]: tensor for key, tensor in weights.items()}) for start in starts]
-    part = max(parts, key=lambda part: sum(key in names for key in part))
+    starts = ["", "student.", *(prefix[: dot.end()] for dot in re.finditer(r"\.", prefix))][:6]
+    held = [{key[len(start) :]: weights[key] for key in weights if key.startswith(start)} for start in starts]
+    part = max((_fit_part(network, part) for part in held), key=lambda part: sum(key in names for key in part))
+    counts = Counter(names.get(key, key) for key in part)
     weights = {names.get(key, key): tensor for key, tensor in part.items()}
     misfits = [key for key in own if key in weights and weights[key].shape != own[key].shape]
     heads = network.output_layers if isinstance(network, Network) else []
@@ -121,7 +127,7 @@ def fit(
     problems = {
         "missing": [key for key in missing if not (backbone_alone and key.startswith("branches."))],
         "unexpected": [key for key in weights if key not in own],
-        "there twice, under other names": [names[key] for key in part if key != names.get(key, key) in part],
+        "there twice, under other names": [key for key, count in counts.items() if count > 1],
         "of another shape": [
             f"{key} ({tuple(weights[key].shape)}, the network has {tuple(own[key].shape)})"
             for key in misfits
@@ -181,7 +187,6 @@ def describe(network: nn.Module) -> str:
 
 def _fit_part(network: nn.Module, weights: StateDict) -> StateDict:
     """Bring a whole network's weights and a backbone's alone to the part that ``network`` is."""
-    weights = {re.sub(r"classifier\.0\.(weight|bias)$", r"classifier.\1", key): t for key, t in weights.items()}
     backbone_part = {key.removeprefix("backbone."): t for key, t in weights.items() if key.startswith("backbone.")}
     if isinstance(network, HSAKDNet):
         return weights if backbone_part else {f"backbone.{key}": tensor for key, tensor in weights.items()}

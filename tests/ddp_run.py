@@ -1,4 +1,4 @@
-"""Trains three steps on the digits, split over processes or in time; by itself in two, and saves what came out."""
+"""Trains three steps on small data, split over processes or in time; by itself in two, and saves what came out."""
 
 import sys
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.nn as nn
-from methods import METHODS, make_method
+from methods import METHODS, make_data, make_method
 from pytorch_lightning.utilities import rank_zero_only
 
 from hsakd_pl import (
@@ -79,7 +79,7 @@ def train(kind: str, batch_norm: str = "fixed", devices: int = 1, accumulated: i
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    data = DigitsDataModule(batch_size=16 // accumulated)
+    data = (make_data if kind in METHODS else DigitsDataModule)(batch_size=16 // accumulated)
     data.setup("fit")
     validated = 1 if kind == "few" else 44  # fewer images than processes, or a last batch that is smaller
     data.splits = {"train": data.splits["train"], "test": Split(*(part[:validated] for part in data.splits["test"]))}

@@ -6,14 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from small import norms
 
 from benchmarks import __main__ as command
 from benchmarks import plain
 from benchmarks.__main__ import main, parser
-from benchmarks.cases import NAMED, Case, find
+from benchmarks.cases import COMPARED, METHOD_COSTS, NAMED, Case, find
 from benchmarks.loops import BareLoop, SyntheticDataModule, trainer_config
 from benchmarks.measuring import Measurement
-from hsakd_pl import HSAKDModule, StudentModule
+from hsakd_pl import HSAKDModule, StudentModule, methods
+from hsakd_pl.fast.folded import Folded
 from hsakd_pl.modules.probe import ProbeNetwork
 from hsakd_pl.ops import total
 
@@ -55,11 +57,14 @@ def test_every_case_of_the_paper_can_be_built(case: Case) -> None:
     assert find(case.name) == case
 
 
-def test_the_cases_of_the_paper_are_listed_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_cases_are_listed_once(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--list"])
     listed = capsys.readouterr().out.split()
-    assert len(listed) == len(set(listed)) == 8 + 5 + 8 + 1
+    assert len(listed) == len(set(listed)) == 8 + 5 + 8 + 1 + 1 + len(COMPARED)
     assert {"student:wrn_40_2-wrn_16_2", "teacher:wrn_40_2", "mutual:resnet56", "probe:mobilenetv2"} <= set(listed)
+    assert {"method-costs:wrn_40_2-wrn_16_2", "crd:wrn_40_2-wrn_16_2", "dml:wrn_16_2"} <= set(listed)
+    modules = {name for name in methods.__all__ if name.endswith("Module")} - {"DistilledModule"}
+    assert {f"methods.{name}" for name in modules} == set(COMPARED.values()) and next(iter(COMPARED)) == "kd"
 
 
 def run(folder: Path, *options: str) -> dict[str, Any]:
@@ -92,6 +97,31 @@ def test_the_price_of_a_term_and_stored_numbers(tmp_path: Path, monkeypatch: pyt
     assert case == f"{PAIR} batch 4, a term"
     assert kept["added"] == {key: value for key, value in found["added"].items() if key != "step_ms"}
     assert {"device", "date", "versions", "commit"} <= set(kept["environment"])
+
+
+def test_what_the_methods_cost_beside_plain_kd(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = "crd:resnet14-resnet8"
+    results = run(tmp_path, one, "dml:resnet8")["cases"]
+    assert [list(results[name]) for name in (one, "dml:resnet8")] == [["kd", "crd"], ["dml"]]
+    assert find("method-costs") == METHOD_COSTS and [case.method for case in METHOD_COSTS.beside] == list(COMPARED)
+    found, shown = results[one], capsys.readouterr().out
+    ratio = found["crd"]["ms_per_step"] / found["kd"]["ms_per_step"]
+    (row,) = (line for line in shown.partition(one)[2].splitlines() if " crd " in line)
+    assert row.split("│")[-2].strip() == f"{ratio:.2f}" and "times kd" in shown and "times dml" in shown
+
+
+@pytest.mark.parametrize("case", find("method-costs:resnet14-resnet8").beside, ids=lambda case: case.method)
+def test_the_frozen_teacher_of_every_method_is_folded(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It answers in the teacher's place; stage one of SSKD has its teacher inside of the network that is trained."""
+    data, options = SyntheticDataModule(32, 4), parser().parse_args(TINY)
+    data.setup("fit")
+    assert find(case.name) == case
+    loop = BareLoop(case.module(num_classes=100), data, options)
+    assert len(loop.module.frozen) == (0 if case.method == "dml" else 1)
+    for teacher in loop.module.frozen if case.method != "sskdprojection" else ():
+        assert isinstance(teacher.stand_in, Folded) and norms(teacher.stand_in.network) == 0 < norms(teacher.network)
+        monkeypatch.setattr(teacher.network, "outputs", None)
+    loop.step()
 
 
 def test_a_profile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,7 +88,7 @@ def trained(name: str) -> str:
 
 
 def test_configs_are_what_the_table_says() -> None:
-    found = {str(path.relative_to(ROOT)): path.read_text() for path in ROOT.rglob("*.yaml")}
+    found = {str(path.relative_to(ROOT)): path.read_text() for path in ROOT.rglob("*.*")}
     assert found == files(), "run: python main.py recipes configs --overwrite"
     assert set(TABLE) == set(RECIPES)
 
@@ -106,7 +106,7 @@ def test_recipes_are_written_and_nothing_is_lost(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     main(["recipes", "mine"])
-    written = {str(path.relative_to("mine")): path.read_text() for path in Path("mine").rglob("*.yaml")}
+    written = {str(path.relative_to("mine")): path.read_text() for path in Path("mine").rglob("*.*")}
     assert written == files()
     changed = Path("mine/digits/teacher_joint_resnet20.yaml")
     changed.write_text("# mine\n")

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -195,6 +196,16 @@ def test_the_card_tells_how_it_was_made_and_is_read_by_the_hub(exported: Path) -
     for fact in (row["protocol"]["hash"], f"{test['acc']:.2f} %", "CC BY 4.0", "78,042", "arxiv.org/abs/2107.13715"):
         assert fact in text, fact
     assert card.data.license == "other" and card.data.library_name == "hsakd_pl"
+
+
+def test_the_card_says_in_what_a_run_differs_from_its_recipe(exported: Path, tmp_path: Path) -> None:
+    (row,) = exported.parent.rglob("result.json")
+    shutil.copytree(row.parent, tmp_path / "run")
+    content = json.loads(row.read_text()) | {"recipe": "digits/teacher_joint_resnet20"}
+    (tmp_path / "run/result.json").write_text(json.dumps(content))
+    export_student(tmp_path / "run/last.ckpt", tmp_path / "out", formats=("safetensors",))
+    (line,) = (line for line in (tmp_path / "out/README.md").read_text().splitlines() if line.startswith("| recipe"))
+    assert line.startswith("| recipe | digits/teacher_joint_resnet20, ") and ", network resnet8" in line
 
 
 @pytest.mark.slow

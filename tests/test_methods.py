@@ -1,8 +1,10 @@
 """The modules of the methods to compare with: they train, resume, run on two devices, in bf16, and compile."""
 
+import contextlib
 import inspect
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +13,38 @@ import pytorch_lightning as pl
 import torch
 import torch.nn as nn
 from ddp_run import train
-from methods import METHODS, OF_A_BATCH, PAIR, SAMPLES, make_method
+from methods import CUT, METHODS, OF_A_BATCH, PAIR, make_data, make_method
 from pytorch_lightning.callbacks import ModelCheckpoint
 from small import run, trainer
 from test_ddp import compare
 from torch import Tensor
 
-from hsakd_pl import DigitsDataModule, HSAKDModule, create_network, load_weights, methods
+from hsakd_pl import (
+    HSAKDModule,
+    LinearProbeModule,
+    MutualModule,
+    create_network,
+    export_student,
+    load_student,
+    load_weights,
+    methods,
+    published_state_dict,
+)
 from hsakd_pl.data.negatives import Negatives
 from hsakd_pl.errors import UsageError
 from hsakd_pl.networks.memory import contrast_scores
+from hsakd_pl.runs.cli import main
 
 BATCH = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.arange(8)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cut(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Real images for these tests where they are at hand."""
+    with pytest.MonkeyPatch.context() as patch:
+        with contextlib.suppress(pytest.skip.Exception):
+            patch.setenv(CUT, str(request.getfixturevalue("cifar_mini")))
+        yield
 
 
 def fit(name: str, folder: Path, resumed: str | None = None) -> tuple[HSAKDModule, pl.Trainer]:
@@ -30,7 +52,7 @@ def fit(name: str, folder: Path, resumed: str | None = None) -> tuple[HSAKDModul
     saving = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=1, save_top_k=-1)
     module = make_method(name)
     fitted = trainer(folder, max_epochs=2, limit_train_batches=2, limit_val_batches=0, callbacks=[saving])
-    fitted.fit(module, datamodule=DigitsDataModule(batch_size=8, seed=0), ckpt_path=resumed)
+    fitted.fit(module, datamodule=make_data(batch_size=8, seed=0), ckpt_path=resumed)
     return module, fitted
 
 
@@ -67,9 +89,34 @@ def test_what_training_alone_needs_stays_out_of_the_student(whole: Any) -> None:
     again = type(module).load_from_checkpoint(checkpoint)
     torch.testing.assert_close(again.state_dict(), module.state_dict(), rtol=0, atol=0)
     if name not in ("dml", "sskd1"):
-        student = load_weights(create_network("resnet8", 10, branches=False), checkpoint)
+        student = load_weights(create_network("resnet8", module.num_classes, branches=False), checkpoint)
         torch.testing.assert_close(student.state_dict(), module.network.state_dict(), rtol=0, atol=0)
         assert all(weight.requires_grad for weight in module.parameters())
+
+
+def test_the_student_of_a_method_is_probed(whole: Any, tmp_path: Path) -> None:
+    """On its checkpoint, or of several peers on the one that was exported; it gives what it gave, and none moves."""
+    name, module, _, folder = whole
+    if name == "sskd1":
+        pytest.skip("trains no student")
+    weights, probed = folder / "step=4.ckpt", module.network
+    if name == "dml":
+        with pytest.raises(UsageError, match=r"holds 2 networks, not 1: pass as many, or export one \(peer\)"):
+            LinearProbeModule("resnet14", 5, weights=str(weights), source_classes=module.num_classes)
+        weights, probed = (
+            export_student(weights, tmp_path, ["safetensors"], peer=2).folder / "model.safetensors",
+            module.networks[1],
+        )
+    options = {"weights": str(weights), "source_classes": module.num_classes}
+    probe = LinearProbeModule("resnet14" if name == "dml" else "resnet8", num_classes=5, **options)
+    images, labels = BATCH[0], BATCH[1] % 5
+    expected = probed.eval().outputs(images).embedding
+    before = probe.network.classifier.weight.clone()
+    optimizer = probe.configure_optimizers()["optimizer"]
+    probe.train().training_step((images, labels), 0).backward()
+    optimizer.step()
+    torch.testing.assert_close(probe.encode(images), expected)
+    assert not torch.equal(probe.network.classifier.weight, before)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -77,7 +124,8 @@ def test_a_method_survives_bf16(name: str) -> None:
     module = make_method(name).train()
     batch: Any = BATCH
     if name == "crd":
-        module.drawn, batch = Negatives(torch.arange(SAMPLES) % 10, 64, seed=0), (*BATCH, torch.arange(8))
+        module.contrast.resize(100)
+        module.drawn, batch = Negatives(torch.arange(100) % 10, 64, seed=0), (*BATCH, torch.arange(8))
     with torch.autocast("cpu", torch.bfloat16):
         loss = module.training_step(batch, 0)
     loss.backward()
@@ -88,7 +136,7 @@ def test_a_method_survives_bf16(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_the_pass_and_the_losses_of_a_method_compile_without_a_graph_break(name: str) -> None:
-    module = make_method(name).train()
+    module = make_method(name, **({"samples": 16} if name == "crd" else {})).train()
     batch = BATCH if name != "crd" else (*BATCH, torch.arange(16).view(8, 2))
     torch._dynamo.reset()
     terms = torch.compile(module.losses, fullgraph=True, backend="eager")(batch)
@@ -171,7 +219,7 @@ class Terms(pl.Callback):
 def test_a_weight_grows_over_the_first_epochs() -> None:
     terms = Terms()
     fitted = trainer(max_epochs=3, limit_train_batches=1, limit_val_batches=0, callbacks=[terms])
-    fitted.fit(make_method("dkd", dkd_weight=3.0, weight_warmup_epochs=2), datamodule=DigitsDataModule(batch_size=8))
+    fitted.fit(make_method("dkd", dkd_weight=3.0, weight_warmup_epochs=2), datamodule=make_data(batch_size=8))
     for factor, epoch in zip((1.5, 3.0, 3.0), terms.found, strict=True):
         expected = epoch["train/loss_ce"] + factor * epoch["train/loss_dkd"]
         assert epoch["train/loss"] == pytest.approx(expected, rel=1e-5)
@@ -190,7 +238,7 @@ def test_two_processes_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """Losses, gradients and banks; where a loss compares images of a batch, those of one that sees it in two parts."""
     out, runs = tmp_path / "out.pt", [f"{name} fixed" for name in METHODS]
     command = [sys.executable, str(Path(__file__).with_name("ddp_run.py")), *runs, str(out)]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert finished.returncode == 0, finished.stderr[-2000:]
     trained = torch.load(out, weights_only=True)
     for name in METHODS:
@@ -208,28 +256,66 @@ def test_a_run_of_the_command_line_takes_a_method_by_class_path(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["main.py"])
-    options = {**PAIR, "samples": SAMPLES, "negatives": 64, "crd_weight": 0.5}
+    options = {**PAIR, "negatives": 64, "crd_weight": 0.5}
     folder = run("fit", module="methods.CRDModule", model={"init_args": options})
-    assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 2
+    saved = torch.load(folder / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 2
+    assert saved["hyper_parameters"]["samples"] == len(saved["state_dict"]["contrast.memory_student"]) == 1257
+    main(["test", "--config", "config.yaml", "--ckpt_path", str(folder / "last.ckpt")])
 
 
 def test_the_projection_head_of_stage_one_serves_stage_two(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    teacher = create_network("resnet14", 10, branches=False)
+    teacher = create_network("resnet14", make_data().num_classes, branches=False)
     torch.save(teacher.state_dict(), tmp_path / "teacher.pth")
     first = make_method("sskd1", weights=str(tmp_path / "teacher.pth"))
     fitted = trainer(tmp_path, limit_train_batches=1, limit_val_batches=0)
-    fitted.fit(first, datamodule=DigitsDataModule(batch_size=8))
+    fitted.fit(first, datamodule=make_data(batch_size=8))
     weights = {"projection_weights": str(tmp_path / "last.ckpt"), "teacher_weights": str(tmp_path / "teacher.pth")}
     second = make_method("sskd", **weights)
     torch.testing.assert_close(second.teacher.network.state_dict(), first.network.state_dict(), rtol=0, atol=0)
     (tmp_path / "last.ckpt").rename(tmp_path / "moved.ckpt")
     with pytest.raises(UsageError, match=r"last\.ckpt"):
-        trainer().fit(make_method("sskd", **weights), datamodule=DigitsDataModule(batch_size=8))
+        trainer().fit(make_method("sskd", **weights), datamodule=make_data(batch_size=8))
     (tmp_path / "moved.ckpt").rename(tmp_path / "last.ckpt")
-    torch.save(create_network("resnet14", 10, branches=False).state_dict(), tmp_path / "other.pth")
+    torch.save(create_network("resnet14", make_data().num_classes, branches=False).state_dict(), tmp_path / "other.pth")
     with pytest.raises(UsageError, match=r"projection_weights: .*last\.ckpt was made for another teacher"):
         make_method("sskd", **{**weights, "teacher_weights": str(tmp_path / "other.pth")})
+
+
+@pytest.mark.parametrize("by", ["name", "network"])
+def test_mutual_learning_is_mutual_distillation_of_logits(by: str, tmp_path: Path) -> None:
+    """Peers and options are given alike; without their branches the two train the same numbers."""
+    names, classes = ["resnet8", "resnet14"], make_data().num_classes
+    torch.manual_seed(0)
+    published = published_state_dict([create_network(name, classes) for name in names])
+    torch.save({"net": published}, tmp_path / "peers.pth.tar")
+    options: dict[str, Any] = {"weights": str(tmp_path / "peers.pth.tar"), "num_classes": classes, "temperature": 2.0}
+    options |= {
+        "lr": 0.02,
+        "nesterov": False,
+        "milestones": [1],
+        "warmup_epochs": 1,
+        "ce_weight": 0.5,
+        "kd_weight": 2.0,
+    }
+    found = []
+    for kind, own in (
+        (methods.DMLModule, {}),
+        (MutualModule, {"joint_ce_weight": 0.0, "joint_kd_weight": 0.0}),
+        (MutualModule, {}),
+    ):
+        peers = names if by == "name" else [create_network(name, classes) for name in names]
+        module, fitted = (
+            kind(peers, **options, **own),
+            trainer(max_epochs=1, limit_train_batches=2, limit_val_batches=1),
+        )
+        fitted.fit(module, datamodule=make_data(batch_size=4, seed=0))
+        found.append((module.networks.state_dict(), dict(fitted.callback_metrics), module.hparams))
+    for ours, theirs in zip(found[0][:2], found[1][:2], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    assert set(found[0][1]) < set(found[2][1]) and all(value.isfinite() for value in found[2][1].values())
+    assert found[0][2].keys() | {"joint_ce_weight", "joint_kd_weight"} == found[2][2].keys()
 
 
 def test_contrastive_distillation_needs_indices() -> None:
@@ -237,10 +323,43 @@ def test_contrastive_distillation_needs_indices() -> None:
     with pytest.raises(UsageError, match=r"CRDModule trains on \(images, labels, indices\)"):
         module.training_step(BATCH, 0)
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*BATCH), batch_size=4)
-    with pytest.raises(UsageError, match=r"CRDModule asks for indices and labels: pass fit\(datamodule"):
+    with pytest.raises(UsageError, match=r"negatives are drawn by indices and labels: pass fit\(datamodule"):
         trainer().fit(module, loader)
-    with pytest.raises(UsageError, match=f"samples is 50: it must be {SAMPLES}"):
-        trainer().fit(make_method("crd", samples=50), datamodule=DigitsDataModule())
+
+
+def contrasted(folder: Path, fraction: float = 1.0, resumed: Path | None = None, **options: Any) -> HSAKDModule:
+    """Two steps of CRD on a part of the images."""
+    module, fitted = make_method("crd", **options), trainer(folder, limit_train_batches=2, limit_val_batches=0)
+    data = make_data(batch_size=8, seed=0, train_fraction=fraction)
+    fitted.fit(module, datamodule=data, ckpt_path=resumed and str(resumed))
+    return module
+
+
+@pytest.mark.filterwarnings("ignore:.*load_from_checkpoint|.*ckpt_path")
+def test_the_banks_of_contrastive_distillation_take_the_size_of_the_training_split(tmp_path: Path) -> None:
+    """As if it had been given; a checkpoint says it to all that reads it, and another split does not go on from it."""
+    found = contrasted(tmp_path / "found", fraction=0.5)
+    data = make_data()
+    data.setup("fit")
+    samples = len(data.splits["train"].targets) // 2
+    assert found.samples == len(found.drawn.labels) == len(found.contrast.memory_teacher) == samples
+    given = contrasted(tmp_path / "given", fraction=0.5, samples=samples)
+    ends = [torch.load(tmp_path / run / "last.ckpt", weights_only=True) for run in ("found", "given")]
+    assert ends[0]["hyper_parameters"] == ends[1]["hyper_parameters"]
+    torch.testing.assert_close(ends[0]["state_dict"], ends[1]["state_dict"], rtol=0, atol=0)
+    last = tmp_path / "found" / "last.ckpt"
+    for again in (type(found).load_from_checkpoint(last), make_method("crd")):
+        tested = trainer(limit_test_batches=1)
+        tested.test(again, datamodule=make_data(batch_size=8), ckpt_path=str(last), verbose=False)
+        torch.testing.assert_close(again.state_dict(), given.state_dict(), rtol=0, atol=0)
+    student = load_student(export_student(last, tmp_path / "exported", ["safetensors"]).folder)
+    torch.testing.assert_close(student.network.state_dict(), given.network.state_dict(), rtol=0, atol=0)
+    for options, what in (
+        ({"samples": 50}, "50: it must be {}"),
+        ({"resumed": last}, r"\d+: it must be {}, the check"),
+    ):
+        with pytest.raises(UsageError, match=f"samples is {what.format(samples)}"):
+            contrasted(tmp_path, **{"fraction": 0.5 if "samples" in options else 1.0, **options})
 
 
 class Plain(nn.Module):

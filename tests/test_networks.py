@@ -12,7 +12,7 @@ from hsakd_pl import TeacherModule, create_network, list_networks, register_netw
 from hsakd_pl.errors import UsageError
 from hsakd_pl.networks import NetworkOutput, StagedBackbone, as_network
 
-CIFAR = ["mobilenetv2", "shufflenetv1", "shufflenetv2", "resnet50", "resnet8x4", "resnet32x4"]
+CIFAR = ["mobilenetv2", "mobilenetv2_stride2", "shufflenetv1", "shufflenetv2", "resnet50", "resnet8x4", "resnet32x4"]
 CIFAR += [f"resnet{depth}" for depth in (8, 14, 20, 32, 44, 56, 110)] + [f"vgg{depth}" for depth in (8, 11, 13, 16, 19)]
 CIFAR += ["wrn_40_2", "wrn_40_1", "wrn_16_2", "wrn_16_1"]
 IMAGENET = ["resnet18_imagenet", "resnet34_imagenet", "resnet50_imagenet"]
@@ -85,7 +85,8 @@ def test_every_network_is_registered() -> None:
 def test_image_sizes(name: str) -> None:
     network = create_network(name, num_classes=7).eval()
     needed = math.prod(network.backbone.strides)
-    assert needed == (32 if name in IMAGENET else 4 if name.startswith(("wrn", "resnet")) and name != "resnet50" else 8)
+    large = {**dict.fromkeys(IMAGENET, 32), "mobilenetv2_stride2": 16, "resnet50": 8}
+    assert needed == large.get(name, 4 if name.startswith(("wrn", "resnet")) else 8)
     for size in {needed, 16, 30, 64} - set(range(needed)):
         output = network(torch.randn(2, 3, size, size))
         assert output.logits.shape == (2, 7)

@@ -11,8 +11,8 @@ from hsakd_pl.exported.checkpoint import Trained
 from hsakd_pl.exported.formats import ExportedFile
 from hsakd_pl.files import read_text
 from hsakd_pl.files.weights import file_sha256
-from hsakd_pl.recipes import RECIPES
 from hsakd_pl.records.summary import multiply_adds
+from hsakd_pl.report.groups import groups
 from hsakd_pl.report.rows import ROW, TEST, read_row
 
 PAPER = "https://arxiv.org/abs/2107.13715"
@@ -58,7 +58,7 @@ def model_card(trained: Trained, place: str, kind: str, checked: str, files: lis
     title = f"{name} on {dataset}" if dataset != "own" else name
     options = protocol.get("options", {})
     facts = {
-        "recipe": f"{row['recipe']}: {RECIPES[row['recipe']].title}" if row.get("recipe") in RECIPES else None,
+        "recipe": groups([{**row, "folder": "", "test": None}])[0].name if row.get("recipe") else None,
         "method": options.get("model.class_path"),
         "teacher": options.get("model.init_args.teacher"),
         "protocol": protocol.get("hash") and f"{protocol['hash']}, {protocol['epochs']} epochs, seed {row.get('seed')}",

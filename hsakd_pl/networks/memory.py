@@ -34,10 +34,19 @@ class ContrastMemory(nn.Module):
         super().__init__()
         self.embed_student, self.embed_teacher = (nn.Linear(each, width) for each in widths)
         self.temperature, self.momentum = temperature, momentum
-        generator = torch.Generator().manual_seed(0)  # equal on all devices
-        for name in ("memory_student", "memory_teacher"):  # uniform, of length 1 on average, as published
-            self.register_buffer(name, (2 * torch.rand(samples, width, generator=generator) - 1) * (3 / width) ** 0.5)
+        self.register_buffer("memory_student", torch.empty(0, width))
+        self.register_buffer("memory_teacher", torch.empty(0, width))
         self.register_buffer("normalizers", torch.zeros(2))
+        self.resize(samples)
+
+    def resize(self, samples: int) -> None:
+        """Draw both banks anew for so many samples, unless they are for as many."""
+        if samples == len(self.memory_student):
+            return
+        width, generator = self.embed_student.out_features, torch.Generator().manual_seed(0)  # equal on all devices
+        for name in ("memory_student", "memory_teacher"):  # uniform, of length 1 on average, as published
+            drawn = (2 * torch.rand(samples, width, generator=generator, device="cpu") - 1) * (3 / width) ** 0.5
+            self.register_buffer(name, drawn.to(self.normalizers))
 
     def forward(
         self, student: Tensor, teacher: Tensor, contrast: Tensor, gather: Callable[[Tensor], Tensor]

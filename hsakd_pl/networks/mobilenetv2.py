@@ -1,4 +1,4 @@
-"""MobileNetV2 of half width for 32 x 32 images (Sandler et al., CVPR 2018), first convolution of stride 1."""
+"""MobileNetV2 of half width for 32 x 32 images (Sandler et al., CVPR 2018), first convolution of stride 1 or 2."""
 
 import torch.nn as nn
 from torch import Tensor
@@ -54,10 +54,11 @@ class MobileNetV2(StagedBackbone):
     )
     backbone_init = (conv_fan_out, linear_normal)
     branch_init = (conv_fan_out, linear_normal)
+    stem_stride = 1
 
     def __init__(self, num_classes: int) -> None:
-        stem = named(conv1=conv_bn_relu(conv3x3(3, 16)))
-        super().__init__(stem, (16, 12, 16, 48, 160), (1, 1, 2, 2, 2), num_classes)
+        stem = named(conv1=conv_bn_relu(conv3x3(3, 16, self.stem_stride)))
+        super().__init__(stem, (16, 12, 16, 48, 160), (self.stem_stride, 1, 2, 2, 2), num_classes)
 
     def make_stage(self, stage: int, in_channels: int, stride: int) -> nn.Module:
         rows = []
@@ -71,4 +72,12 @@ class MobileNetV2(StagedBackbone):
         return pooled_linear(1280, num_outputs, conv2=conv_bn_relu(conv1x1(self.channels[-1], 1280)))
 
 
+class MobileNetV2Stride2(MobileNetV2):
+    """The network of CRD's tables and those that follow them: 64.60 % alone on CIFAR-100, where stride 1 has 73.51."""
+
+    published_keys = ((r"^head\.fc", "classifier.0"), *MobileNetV2.published_keys[1:])
+    stem_stride = 2
+
+
 register_network("mobilenetv2")(MobileNetV2)
+register_network("mobilenetv2_stride2")(MobileNetV2Stride2)

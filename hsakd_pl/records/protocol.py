@@ -20,7 +20,7 @@ from hsakd_pl.modules.build import PRETRAINED, RANDOM
 # Options that are no part of it: seeds, where things lie (of weights the hash counts), and how a run is watched.
 OUTSIDE = re.compile(
     r"config$|seed_everything$|ckpt_path$|weights_only$|save_every_minutes$|data\.init_args\.(seed|root|download|predict_dir)$"
-    r"|model\.init_args\.(weights|teacher_weights|teacher_sha256|ensemble)$"
+    r"|model\.init_args\.(weights|teacher_weights|projection_weights|teacher_sha256|ensemble)$"
     r"|trainer\.(default_root_dir|logger|enable_\w+|profiler"
     r"|num_sanity_val_steps|log_every_n_steps|detect_anomaly|fast_dev_run|barebones|max_time|model_registry)(\.|$)"
 )
@@ -30,8 +30,8 @@ LIMITS = re.compile(r"trainer\.(limit_\w+_batches|overfit_batches|max_steps)$")
 def weight_files(options: Mapping[str, Any]) -> dict[str, Any]:
     """What the weights that a run starts from are: sha256 of each file, and the teacher's accuracy if it says that."""
     found: dict[str, Any] = {"weights_sha256": None, "teacher_sha256": None, "teacher_acc": None}
-    for name, sha256 in (("weights", "weights_sha256"), ("teacher_weights", "teacher_sha256")):
-        path = options.get(f"model.init_args.{name}")
+    for name in ("weights", "teacher_weights", "projection_weights"):
+        path, sha256 = options.get(f"model.init_args.{name}"), f"{name.removesuffix('_weights')}_sha256"
         if path in (RANDOM, PRETRAINED):
             found[sha256] = path
         elif path is not None and (file := local_path(name, path)).exists():  # else a checkpoint makes up for it

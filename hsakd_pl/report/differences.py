@@ -3,12 +3,12 @@
 import inspect
 import re
 from collections.abc import Mapping
+from pydoc import locate
 from typing import Any
 
 import pytorch_lightning as pl
 import yaml
 
-import hsakd_pl
 from hsakd_pl.recipes import KNOWN
 
 Differences = dict[str, tuple[Any, Any]]  # option -> what the recipe says, and what ran
@@ -27,7 +27,7 @@ def expected(recipe: str) -> dict[str, Any]:
     for part in ("model", "data"):
         options[f"{part}.class_path"] = text[part]["class_path"]
         path = f"{part}.init_args"
-        options |= _defaults(path, getattr(hsakd_pl, text[part]["class_path"].rpartition(".")[2]))
+        options |= _defaults(path, locate(text[part]["class_path"]))
         options |= {f"{path}.{name}": _plain(value) for name, value in text[part].get("init_args", {}).items()}
     return options
 
@@ -38,7 +38,7 @@ def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> Differences:
     return {option: pair for option, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def _defaults(path: str, theclass: type) -> dict[str, Any]:
+def _defaults(path: str, theclass: Any) -> dict[str, Any]:
     parameters = inspect.signature(theclass).parameters.values()
     return {f"{path}.{each.name}": _plain(each.default) for each in parameters if each.default is not each.empty}
 

@@ -102,7 +102,7 @@ def _renamed(made: Sequence[Group], facts_of: Callable[[Group], dict[str, Any]])
 def _facts(group: Group) -> dict[str, Any]:
     """What may tell groups of one name apart: options of the machine, and what the protocol found out."""
     protocol = _protocol(_all(group))
-    shas = {name: str(protocol.get(f"{name}_sha256"))[:12] for name in ("teacher", "weights")}
+    shas = {name: str(protocol.get(f"{name}_sha256"))[:12] for name in ("teacher", "weights", "projection")}
     machine = {option: new for option, (_, new) in group.differences.items() if MACHINE.match(option)}
     return {**machine, **shas, **{name: protocol.get(name) for name in ("devices", "precision")}}
 

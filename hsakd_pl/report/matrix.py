@@ -35,8 +35,8 @@ def matrix(cells: Sequence[Cell], folder: Path, form: str) -> str:
             tables[changed][cell.method, cell.pair] = ours + beside
     if form in ("csv", "json"):
         return written([], numbers, form)
-    texts = (f"{name or AS_PUBLISHED}\n\n{written(_lines(cells, table), [], form)}" for name, table in tables.items())
-    return "\n\n".join(texts)
+    texts = {name or AS_PUBLISHED: written(_lines(cells, table), [], form) for name, table in tables.items()}
+    return "\n\n".join(f"{name}\n\n{text.strip()}" for name, text in texts.items())
 
 
 def _groups(cell: Cell, folder: Path) -> Iterator[Group]:

@@ -54,7 +54,8 @@ def command(parser: ArgumentParser, args: list[str]) -> None:
         raise UsageError(f"bench needs a table: {', '.join(TABLES)}, or a CSV file")
     cells = chosen(tables, asked.methods, asked.pairs)
     if asked.list:
-        print(written(published(cells), [], asked.format))
+        table = published(cells)
+        print(written(table, table, asked.format))
         return
     bench = Bench(cells, asked.seeds, asked.folder, dict(asked.teachers), options)
     tasks = bench.tasks()

@@ -26,7 +26,7 @@ KEPT = re.compile(
 # What says where things lie or how a run is watched, and nothing about what it computes.
 FREE = re.compile(
     r"config|ckpt_path$|weights_only$|save_every_minutes$|data\.init_args\.(root|download|num_workers|predict_dir|on_error)$"
-    r"|model\.init_args\.(teacher_weights|teacher_sha256|ensemble)$"
+    r"|model\.init_args\.(teacher_weights|projection_weights|teacher_sha256|ensemble)$"
     r"|trainer\.(default_root_dir|logger|callbacks|enable_|profiler|plugins"
     r"|num_sanity_val_steps|log_every_n_steps|fast_dev_run|max_time|detect_anomaly|benchmark|barebones)"
 )

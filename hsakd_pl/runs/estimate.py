@@ -1,6 +1,7 @@
 """How long the runs of a bench take, from a few steps of each on this machine."""
 
 import io
+import logging
 import tempfile
 import time
 from contextlib import redirect_stderr, redirect_stdout
@@ -77,6 +78,7 @@ def hours_of(bench: Bench, task: Task) -> float:
 
 def show_plan(bench: Bench, tasks: list[Task]) -> None:
     """Print the tasks by number, with hours as they are measured, the sum, and what starts them under SLURM."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     hours: dict[str, float] = {}
     total = 0.0
     for number, task in enumerate(tasks):

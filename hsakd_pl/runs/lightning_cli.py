@@ -85,8 +85,7 @@ class HSAKDCLI(LightningCLI):
         self.parser.add_instantiator(logger_maker(folder, begun), Logger)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        classes = "data", "model.init_args.num_classes"
-        parser.link_arguments(*classes, compute_fn=self._num_classes, apply_on="instantiate")
+        parser.link_arguments("data", "model.init_args.num_classes", self._num_classes, apply_on="instantiate")
 
     def _num_classes(self, data: pl.LightningDataModule) -> int:
         if self.known is not None and isinstance(data, ImageDataModule):

@@ -44,34 +44,34 @@ class Bench:
         found = {task: None for recipe, seed in wanted for task in self._with_needed(recipe, seed)}
         return sorted(found, key=lambda task: task.stage)
 
-    def _with_needed(self, recipe: str, seed: int) -> Iterator[Task]:
+    def _with_needed(self, recipe: str, seed: int, *above: str) -> Iterator[Task]:
+        if recipe in above:
+            raise UsageError(f"{recipe} needs its own result: mend the weights that its table names")
         stage = 0
-        for _, needed, of_seed in self._needed(recipe, seed):
-            before = list(self._with_needed(needed, of_seed))
+        for needed, of_seed in self._needed(recipe, seed).values():
+            before = list(self._with_needed(needed, of_seed, recipe, *above))
             stage = max(stage, 1 + before[-1].stage)
             yield from before
         yield Task(stage, recipe, seed)
 
-    def _needed(self, recipe: str, seed: int) -> Iterator[tuple[str, str, int]]:
-        """Option, recipe and seed of the runs whose weights this one starts from, without those that have a file."""
-        probe = "LinearProbeModule" in KNOWN[recipe].text
-        for option, needed in NEEDED.findall(KNOWN[recipe].text):
-            if needed not in KNOWN:
-                raise UsageError(f"{recipe} needs {needed}, which no table has: add a line with that recipe")
-            if self._file(needed) is None:
-                yield option, needed, seed if probe else 0
+    def _needed(self, recipe: str, seed: int) -> dict[str, tuple[str, int]]:
+        """Recipe and seed of the runs whose weights this one starts from, by option, without those that have a file."""
+        named = dict(NEEDED.findall(KNOWN[recipe].text))
+        if unknown := set(named.values()) - KNOWN.keys():
+            raise UsageError(f"{recipe} needs {', '.join(sorted(unknown))}, which no table has: add a line for it")
+        of_seed = seed if "LinearProbeModule" in KNOWN[recipe].text else 0
+        return {option: (needed, of_seed) for option, needed in named.items() if self._file(needed) is None}
 
     def _file(self, recipe: str) -> str | None:
         """The file that stands for a teacher's run: one for its network's name, or for the recipe's."""
-        stem = recipe.partition("/")[2]
-        return self.teachers.get(stem) or self.teachers.get(
-            re.sub("^(baseline|teacher_joint|teacher_frozen)_", "", stem)
-        )
+        name = recipe.partition("/")[2]
+        network = re.sub("^(baseline|teacher_joint|teacher_frozen)_", "", name)
+        return self.teachers.get(name) or self.teachers.get(network)
 
     def arguments(self, task: Task) -> list[str]:
         """The options of ``fit`` for a task: its recipe, where its weights lie, and what was asked for all."""
         weights = {option: self._file(recipe) for option, recipe in NEEDED.findall(KNOWN[task.recipe].text)}
-        weights |= {option: str(self.checkpoint(*of)) for option, *of in self._needed(task.recipe, task.seed)}
+        weights |= {option: str(self.checkpoint(*of)) for option, of in self._needed(task.recipe, task.seed).items()}
         given = [each for option, path in weights.items() for each in (f"--model.init_args.{option}", str(path))]
         return ["--config", str(self._recipe_file(task.recipe)), *given, *self.options]
 
@@ -96,7 +96,7 @@ class Bench:
 
     def run(self, task: Task) -> None:
         """Train and test in this process, or go on with it; UsageError where what it needs is not there yet."""
-        for _, *of in self._needed(task.recipe, task.seed):
+        for of in self._needed(task.recipe, task.seed).values():
             if self.state(Task(0, *of)) not in ("done", "trained"):
                 raise UsageError(f"{task.recipe} needs {self.checkpoint(*of)}: run that task before")
         run_seed(task.seed, self.arguments(task), self.folder / task.recipe)
@@ -114,8 +114,6 @@ def chosen(tables: list[str], methods: list[str], pairs: list[str]) -> list[Cell
         for name in asked:
             if name not in known:
                 raise UsageError(f"{option}s: {name} is none of {' '.join(known)}")
-    found = [
-        cell for cell in cells if cell.method in (methods or [cell.method]) and cell.pair in (pairs or [cell.pair])
-    ]
-    order = list(dict.fromkeys(cell.pair for cell in found))
-    return sorted(found, key=lambda cell: order.index(cell.pair))
+        cells = [cell for cell in cells if not asked or getattr(cell, option) in asked]
+    order = list(dict.fromkeys(cell.pair for cell in cells))
+    return sorted(cells, key=lambda cell: order.index(cell.pair))

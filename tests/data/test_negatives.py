@@ -14,8 +14,8 @@ INDICES = torch.tensor([0, 93, 14, 50])
 
 @pytest.mark.parametrize("count", [1, 30, 85, 500])
 def test_negatives_are_of_other_classes_and_distinct_while_there_are_enough(count: int) -> None:
-    drawn = Negatives(LABELS, count, seed=1).draw(INDICES, epoch=2, step=3)
-    assert drawn.shape == (4, count)
+    own, drawn = Negatives(LABELS, count, seed=1).draw(INDICES, epoch=2, step=3).split([1, count], 1)
+    assert torch.equal(own[:, 0], INDICES) and drawn.shape == (4, count)
     assert bool((LABELS[drawn] != LABELS[INDICES, None]).all())
     if count <= 85:
         assert all(len(row.unique()) == count for row in drawn)
@@ -29,15 +29,14 @@ def test_negatives_come_from_seed_epoch_and_step() -> None:
 
 
 def test_devices_draw_what_one_would() -> None:
-    negatives = Negatives(LABELS, 20, seed=1)
-    whole = negatives.draw(INDICES, 0, 0)
+    whole = Negatives(LABELS, 20, seed=1).draw(INDICES, 0, 0)
     for rank in (0, 1):
-        assert torch.equal(negatives.draw(INDICES[rank::2], 0, 0, rank, 2), whole[rank::2])
+        assert torch.equal(Negatives(LABELS, 20, 1, rank, 2).draw(INDICES[rank::2], 0, 0), whole[rank::2])
 
 
 def test_every_other_sample_is_drawn_as_often() -> None:
     negatives = Negatives(LABELS, 20, seed=1)
-    drawn = torch.cat([negatives.draw(INDICES[:1], 0, step) for step in range(1000)]).flatten()
+    drawn = torch.cat([negatives.draw(INDICES[:1], 0, step)[:, 1:] for step in range(1000)]).flatten()
     frequency = drawn.bincount(minlength=100)[LABELS[0] != LABELS] / 1000
     assert frequency.mean() == pytest.approx(20 / 85, rel=1e-3)
     assert frequency.std() < 0.03

@@ -1,0 +1,283 @@
+"""The bench: its tables, what they become, and runs of it on the digits."""
+
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from jsonargparse import Namespace
+from small import error_of
+
+import hsakd_pl
+from hsakd_pl import list_networks
+from hsakd_pl.files.weights import file_sha256
+from hsakd_pl.recipes import KNOWN, PAIRS, RECIPES, TABLES, read_table
+from hsakd_pl.recipes.bench import COLUMNS
+from hsakd_pl.report.differences import expected
+from hsakd_pl.runs.cli import main
+from hsakd_pl.runs.sweep import ParsedFit
+from hsakd_pl.runs.tasks import NEEDED, Bench, Task, chosen
+
+BENCHED = {name: KNOWN[name] for name in KNOWN if name not in RECIPES}
+CLASSIC = read_table(TABLES["classic"]).cells
+MINE = """method,recipe,class,options,data,resnet14-resnet8
+teacher,digits/baseline_{teacher},hsakd_pl.BaselineModule,,,99.0
+KD,digits/kd_{teacher}-{student},hsakd_pl.methods.KDModule,image_size: 16,,95.25
+SP,digits/sp_{teacher}-{student},hsakd_pl.methods.SimilarityModule,image_size: 16,,-; sp_weight: 100.0
+"""
+SHORT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.accelerator=cpu"]
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A table of one's own in an empty working folder; what it makes known is forgotten again."""
+    for name in list(KNOWN):
+        monkeypatch.setitem(KNOWN, name, KNOWN[name])  # which restores it
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "mine.csv"
+    path.write_text(MINE)
+    yield path
+    for name in read_table(path).recipes:
+        KNOWN.pop(name, None)
+
+
+def options_of(name: str) -> dict[str, Any]:
+    return yaml.safe_load(KNOWN[name].text)["model"]["init_args"]
+
+
+def test_tables_have_the_pairs_and_methods_of_the_field() -> None:
+    pairs = {cell.pair for cell in CLASSIC}
+    assert len(pairs) == 12 and {net for pair in pairs for net in pair.split("-")} <= {
+        *list_networks(),
+        "mobilenetv2_stride2",
+    }
+    methods = [
+        "KD",
+        "FitNet",
+        "AT",
+        "SP",
+        "CC",
+        "VID",
+        "RKD",
+        "PKT",
+        "CRD",
+        "ReviewKD",
+        "DKD",
+        "DIST",
+        "KD+LS",
+        "DML",
+        "HSAKD",
+        "HSAKD*",
+    ]
+    assert {(method, pair) for method in methods for pair in pairs} <= {(cell.method, cell.pair) for cell in CLASSIC}
+    assert {tuple(cell.pair.split("-")) for cell in read_table(TABLES["hsakd"]).cells} == set(PAIRS)
+
+
+@pytest.mark.parametrize(
+    ("table", "method", "pair", "number"),
+    [
+        ("classic", "DKD", "resnet56-resnet20", "71.97"),
+        ("classic", "alone", "vgg13-mobilenetv2_stride2", "64.60"),
+        ("classic", "teacher", "resnet110-resnet32", "74.31"),
+        ("classic", "KD+LS", "resnet50-vgg8", ""),
+        ("hsakd", "HSAKD*", "wrn_40_2-wrn_16_2", "78.67 +- 0.20"),
+        ("hsakd", "CRD", "vgg13-mobilenetv2", "76.13"),
+        ("few-shot", "SSKD at 25 %", "resnet56-resnet20", "67.82"),
+        ("few-shot", "HSAKD* at 50 %", "resnet56-resnet20", "72.18 +- 0.41"),
+        ("transfer", "CC on TinyImageNet", "vgg13-mobilenetv2", "36.43"),
+        ("transfer", "HSAKD* on STL-10", "vgg13-mobilenetv2", "74.66"),
+        ("mutual", "HSAKD (mutual)", "vgg13-vgg13", "80.44 +- 0.05"),
+    ],
+)  # fmt: skip
+def test_published_numbers_stand_in_their_cells(table: str, method: str, pair: str, number: str) -> None:
+    (cell,) = (cell for cell in read_table(TABLES[table]).cells if (cell.method, cell.pair) == (method, pair))
+    assert cell.published == number
+
+
+def test_hyperparameters_differ_by_pair_where_the_methods_say_so() -> None:
+    betas = {
+        name.split("_", 1)[1]: options_of(name).get("beta", 8.0) for name in KNOWN if name.startswith("classic/dkd_")
+    }
+    assert betas["wrn_40_2-wrn_16_2"] == betas["vgg13-vgg8"] == 6.0
+    assert betas["resnet56-resnet20"] == betas["resnet110-resnet32"] == 2.0
+    assert betas["wrn_40_2-shufflenetv1"] == betas["resnet32x4-resnet8x4"] == 8.0
+    assert options_of("classic/reviewkd_resnet32x4-shufflenetv2")["reviewkd_weight"] == 8.0
+
+
+@pytest.mark.parametrize("name", BENCHED)
+def test_a_recipe_names_options_of_its_classes_and_weights_of_another_recipe(name: str) -> None:
+    text = yaml.safe_load(KNOWN[name].text)
+    for part in (text["model"], text["data"]):
+        *_, kind = part["class_path"].partition("hsakd_pl.")
+        theclass = hsakd_pl
+        for each in kind.split("."):
+            theclass = getattr(theclass, each)
+        assert set(part.get("init_args", {})) <= set(inspect.signature(theclass).parameters)
+    assert expected(name)["trainer.default_root_dir"] == f"runs/{name}"
+    assert {needed for _, needed in NEEDED.findall(KNOWN[name].text)} <= set(KNOWN)
+    assert options_of(name).get("nesterov", True) == (not name.startswith("classic/"))
+
+
+@pytest.mark.parametrize("method", ["KD", "SSKD (own teachers)", "HSAKD"])
+def test_a_method_is_an_ordinary_configuration(method: str, tmp_path: Path) -> None:
+    bench = Bench(
+        chosen(["classic"], [method], ["wrn_40_2-wrn_16_2"]), [3], tmp_path, {}, ["--trainer.max_epochs", "7"]
+    )
+    *needed, task = bench.tasks()
+    config = ParsedFit(args=["fit", *bench.arguments(task)], seed_everything_default=False).config.fit
+    assert (config.trainer.max_epochs, task.seed) == (7, 3)
+    assert all(each.seed == 0 and each.stage < task.stage for each in needed)
+    arguments: Namespace = config.model.init_args
+    if "teacher_weights" in arguments:
+        assert (
+            arguments.teacher_weights == str(tmp_path / needed[0].recipe / "seed0" / "last.ckpt") or "HSAKD" in method
+        )
+
+
+def test_what_a_run_needs_comes_before_it_once(tmp_path: Path) -> None:
+    cells = chosen(["classic"], ["KD", "SSKD (own teachers)", "HSAKD"], ["wrn_40_2-wrn_16_2", "wrn_40_2-wrn_40_1"])
+    tasks = Bench(cells, [0, 1], tmp_path, {}, []).tasks()
+    assert [task for task in tasks if task.stage == 0] == [Task(0, "classic/baseline_wrn_40_2", 0)]
+    assert {task.recipe for task in tasks if task.stage == 1 and not task.recipe.startswith("classic/kd")} == {
+        "classic/sskd_projection_wrn_40_2",
+        "classic/teacher_frozen_wrn_40_2",
+    }
+    assert len(tasks) == len(set(tasks)) == 3 + 3 * 2 * 2
+    assert [task.stage for task in tasks] == sorted(task.stage for task in tasks)
+
+
+def test_a_run_that_needs_itself_is_one_error(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine.write_text(
+        MINE.replace("image_size: 16,,95.25", "teacher_weights: runs/digits/kd_{teacher}-{student}/last.ckpt,,-")
+    )
+    assert "needs its own result" in error_of(capsys, lambda: main(["bench", "mine.csv"]))
+
+
+def test_a_probe_takes_the_student_of_its_own_seed(tmp_path: Path) -> None:
+    bench = Bench(chosen(["transfer"], ["CRD on STL-10"], []), [4], tmp_path, {}, [])
+    probe = bench.tasks()[-1]
+    assert f"{tmp_path}/cifar100/crd_vgg13-mobilenetv2/seed4/last.ckpt" in bench.arguments(probe)
+    assert [task.seed for task in bench.tasks()] == [0, 4, 4]
+
+
+@pytest.mark.parametrize("name", ["wrn_40_2", "baseline_wrn_40_2"])
+def test_a_file_stands_for_a_teachers_run(name: str, tmp_path: Path) -> None:
+    bench = Bench(chosen(["classic"], ["KD"], ["wrn_40_2-wrn_16_2"]), [0], tmp_path, {name: "mine.pth"}, [])
+    (task,) = bench.tasks()
+    arguments = bench.arguments(task)
+    assert arguments[arguments.index("--model.init_args.teacher_weights") + 1] == "mine.pth"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("method,recipe", "name,recipe", "first line"),
+        ("resnet14-resnet8", "resnet14", "first line"),
+        (",,,99.0", ",,,best", "'best' is no accuracy"),
+        ("digits/kd_{teacher}-{student}", "kd", "recipe has to be"),
+        ("digits/kd_{teacher}-{student}", "digits/kd_{teacher}-{peer}", "recipe has to be"),
+        ("hsakd_pl.methods.KDModule", "", "class has to name"),
+        (",,,99.0", ",,99.0", "line 2 has not as many cells"),
+        ("99.0", '"99.0"x', "no CSV"),
+    ],
+)  # fmt: skip
+def test_a_table_that_is_none_is_one_error(
+    old: str, new: str, said: str, mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine.write_text(MINE.replace(old, new, 1))
+    told = error_of(capsys, lambda: main(["bench", "mine.csv", "--list"]))
+    assert "mine.csv" in told and said in told
+    mine.write_text(MINE)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ([], "bench needs a table: classic, few-shot"),
+        (["classics"], "classics is missing"),
+        (["classic", "--methods", "KB"], "methods: KB is none of teacher alone KD"),
+        (["classic", "--pairs", "KD"], "pairs: KD is none of wrn_40_2-wrn_16_2"),
+        (["classic", "--task", "1000"], "task: 1000 is none of 0 to"),
+        (["classic", "--teachers", "wrn_40_2"], "teachers"),
+    ],
+)  # fmt: skip
+def test_a_bench_that_cannot_be_is_one_error(args: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert said in error_of(capsys, lambda: main(["bench", *args]))
+
+
+def test_the_list_shows_published_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    main(
+        [
+            "bench",
+            "classic",
+            "--list",
+            "--methods",
+            "KD,SSKD (own teachers)",
+            "--pairs",
+            "resnet110-resnet32",
+            "--format",
+            "md",
+        ]
+    )
+    assert capsys.readouterr().out.splitlines() == [
+        "| method | resnet110-resnet32 |",
+        "| --- | --- |",
+        "| KD | 73.08 |",
+        "| SSKD (own teachers) | - |",
+    ]
+
+
+def test_own_methods_join_a_table(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["bench", "classic", "mine.csv", "--list", "--methods", "KD", "--format", "csv"])
+    head, line = capsys.readouterr().out.splitlines()
+    assert head.endswith(",resnet14-resnet8") and line.endswith(",95.25")
+
+
+def test_a_bench_runs_resumes_and_compares(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Task by task, as in a SLURM array; a task whose teacher is not there yet says so."""
+    run = ["bench", "mine.csv", "--methods", "SP", *SHORT]
+    assert "needs runs/digits/baseline_resnet14/seed0/last.ckpt" in error_of(
+        capsys, lambda: main([*run, "--task", "1"])
+    )
+    for number in ("0", "1"):
+        main([*run, "--task", number])
+    teacher, student = (Path(f"runs/digits/{name}/seed0") for name in ("baseline_resnet14", "sp_resnet14-resnet8"))
+    row = json.loads((student / "result.json").read_text())
+    assert row["finished"] and row["teacher_sha256"] == file_sha256(teacher / "last.ckpt")
+    options = yaml.safe_load((student / "config.yaml").read_text())["model"]["init_args"]
+    assert options["sp_weight"] == 100.0
+    before = (student / "last.ckpt").stat().st_mtime_ns
+    capsys.readouterr()
+    main(run)  # all of it has a result
+    assert (student / "last.ckpt").stat().st_mtime_ns == before
+    heading, _, names, _, line = capsys.readouterr().out.rstrip().splitlines()
+    assert (heading, names.split()) == ("limit_train_batches 2, max_epochs 1", ["method", "resnet14-resnet8"])
+    assert line.split() == ["SP", f"{100 * row['last_val_acc']:.2f}"]  # a short run stands beside no published number
+
+
+@pytest.mark.slow
+def test_a_bench_goes_on_after_a_run_that_fails(mine: Path) -> None:
+    broken = "alone,digits/baseline_{student},hsakd_pl.BaselineModule,lr: -1.0,,-"
+    mine.write_text("\n".join([MINE.splitlines()[0], broken, MINE.splitlines()[1], ""]))
+    command = [sys.executable, "-m", "hsakd_pl", "bench", "mine.csv", *SHORT]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    assert finished.returncode == 2 and "error: digits/baseline_resnet8 ended with an error" in finished.stderr
+    assert "error: lr is -1.0" in finished.stderr
+    assert finished.stdout.rstrip().splitlines()[-1].split()[0] == "teacher"
+
+
+def test_a_dry_run_measures_and_leaves_nothing(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["bench", "mine.csv", "--dry-run", "--methods", "KD", "--trainer.accelerator=cpu"])
+    teacher, kd, total, *arrays = capsys.readouterr().out.rstrip().splitlines()
+    assert teacher.split()[:2] == ["0", "to"] and kd.endswith("digits/kd_resnet14-resnet8, seed 0")
+    assert total.split()[0].replace(".", "").isdigit() and len(arrays) == 2
+    assert not list(Path("runs").rglob("*.ckpt"))
+
+
+def test_columns_of_a_table_are_documented() -> None:
+    told = inspect.getdoc(sys.modules["hsakd_pl.recipes.bench"]) or ""
+    assert all(f"``{column}``" in told for column in COLUMNS)
