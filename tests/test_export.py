@@ -209,7 +209,7 @@ def test_the_card_says_in_what_a_run_differs_from_its_recipe(exported: Path, tmp
 
 
 def test_one_picture_is_enough_to_compare_on(tmp_path: Path) -> None:
-    path, module = saved(tmp_path, "baseline")
+    path, _ = saved(tmp_path, "baseline")
     Image.fromarray(digits()[0].permute(1, 2, 0).numpy()).save(tmp_path / "picture.png")
     export_student(path, tmp_path / "out", formats=("pt2",), images=tmp_path)
     program = torch.export.load(tmp_path / "out/model.pt2").module()
