@@ -26,8 +26,10 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True)
 def lightning_speaks() -> None:
-    """Whatever a program that was tested before has silenced."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.INFO)
+    """Whatever a program that was tested before has silenced, and whenever it was imported."""
+    logger = logging.getLogger("pytorch_lightning")
+    logger.setLevel(logging.INFO)
+    logger.propagate = True
 
 
 def _shared(name: str) -> Path:
