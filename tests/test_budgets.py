@@ -27,7 +27,7 @@ HOUSE = [
 ]
 CORE = ("errors.py", "ops.py", "networks", "weights.py", "data", "modules")
 BUDGETS = {
-    tuple(f"hsakd_pl/{part}" for part in CORE): 5140,
+    tuple(f"hsakd_pl/{part}" for part in CORE): 5145,
     ("hsakd_pl/methods",): 800,
     ("hsakd_pl/files",): 560,
     ("hsakd_pl/fast/*.py",): 232,
