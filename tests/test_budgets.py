@@ -27,8 +27,8 @@ HOUSE = [
 ]
 CORE = ("errors.py", "ops.py", "networks", "weights.py", "data", "modules")
 BUDGETS = {
-    tuple(f"hsakd_pl/{part}" for part in CORE): 5140,
-    ("hsakd_pl/methods",): 800,
+    tuple(f"hsakd_pl/{part}" for part in CORE): 5145,
+    ("hsakd_pl/methods",): 802,
     ("hsakd_pl/files",): 560,
     ("hsakd_pl/fast/*.py",): 232,
     ("hsakd_pl/fast/winograd",): 450,
