@@ -59,10 +59,13 @@ def test_other_numbers_than_torchruns_are_an_error(given: dict[str, Any], monkey
 @pytest.mark.slow
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_two_processes_on_a_cpu(nodes: int, tmp_path: Path) -> None:
-    """Started on one machine, or as if on two, without a number of devices."""
+    """Started on one machine, with the overlay for several devices, or as if on two, without a number of devices."""
     port = free_ports(1)[0]
     place = ["--standalone"] if nodes == 1 else ["--nnodes", "2", "--master_addr", "127.0.0.1", f"--master_port={port}"]
-    options = [*FIT, "--trainer.accelerator", "cpu", "--trainer.default_root_dir", str(tmp_path / "run")]
+    overlay = (
+        ["--config", str(ROOT / "configs/trainer/ddp.yaml"), "--trainer.precision", "32-true"] if nodes == 1 else []
+    )
+    options = [*overlay, *FIT, "--trainer.accelerator", "cpu", "--trainer.default_root_dir", str(tmp_path / "run")]
     started = []
     for rank in range(nodes):
         number = [] if nodes == 1 else ["--node_rank", str(rank)]
