@@ -78,7 +78,8 @@ print("mean:", [round(value, 3) for value in data.mean], " std:", [round(value, 
 # ## A teacher and its student
 #
 # `quickstart.ipynb` explains what the two learn. Here both see all training pictures, and what the student saves is
-# size: `resnet8` has less than half the parameters of `resnet14`.
+# size: `resnet8` has less than half the parameters of `resnet14`. The trainings are so short that the student may even
+# end above its teacher.
 
 
 # %% tags=["measured"]

@@ -12,18 +12,20 @@ nbformat, nbclient, *_ = [pytest.importorskip(name) for name in ("nbformat", "nb
 FOLDER = Path(__file__).parents[1] / "notebooks"
 BUILD = runpy.run_path(str(FOLDER / "build.py"))
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
-POINTS = 10  # by which a measured percentage may differ: other processors and threads round otherwise
+# By which a measured percentage may differ. Other processors and threads round otherwise, and so short a training then
+# ends where another seed's might: three times what two seeds of the student alone differ by on average (RESULTS.md).
+POINTS = 20
 # What the texts say of the results; a tenth of the test images is chance
 CLAIMS = {
-    "own_images": [],
+    "own_images": ["accuracy['teacher'] > 70", "abs(accuracy['student'] - accuracy['exported']) < 1"],
     "own_loss": ["min(accuracy.values()) > 50", "distance['HSAKD and attention'] < distance['HSAKD'] / 2"],
-    "own_method": [],
+    "own_method": ["sum(accuracy['KD']) > sum(accuracy['alone'])"],
     "quickstart": [
         "accuracy['teacher'] > 90",
-        "accuracy['teacher'] > accuracy['distilled'] > accuracy['alone'] + 5 > 50",
+        "accuracy['teacher'] > accuracy['distilled'] > accuracy['alone'] > 40",
         "parameters['alone'] == parameters['distilled']",
     ],
-    "reading_a_run": [],
+    "reading_a_run": ["test['acc'] > 60", "len(points) == 540"],
 }
 
 
@@ -84,7 +86,7 @@ def test_texts_that_differ_are_told_apart() -> None:
     assert same_text(measured, "alone: 81.2 %, 3", "alone: 83 %, -4.5")
     assert not same_text(measured, "alone: 81.2 %", "taught: 81.2 %")
     assert not same_text(measured, "alone: 81.2 %", "alone: 81.2 %, 80.1 %")
-    assert distant("alone: 81.2 %, taught: 90.0 %, 7", "alone: 71.3 %, taught: 79.9 %, 99") == [("90.0", "79.9")]
+    assert distant("alone: 81.2 %, taught: 90.0 %, 7", "alone: 61.3 %, taught: 69.9 %, 99") == [("90.0", "69.9")]
 
 
 @pytest.mark.slow
