@@ -19,7 +19,10 @@ POINTS = 20
 CLAIMS = {
     "own_images": ["accuracy['teacher'] > 70", "abs(accuracy['student'] - accuracy['exported']) < 1"],
     "own_loss": ["min(accuracy.values()) > 50", "distance['HSAKD and attention'] < distance['HSAKD'] / 2"],
-    "own_method": ["sum(accuracy['KD']) > sum(accuracy['alone'])"],
+    "own_method": [
+        "sum(accuracy['KD']) > sum(accuracy['alone'])",
+        "abs(sum(accuracy['KD']) - sum(accuracy['KD + channels'])) / 3 < 4",
+    ],
     "quickstart": [
         "accuracy['teacher'] > 90",
         "accuracy['teacher'] > accuracy['distilled'] > accuracy['alone'] > 40",
