@@ -201,3 +201,16 @@ plt.show()
 # data: {class_path: hsakd_pl.DigitsDataModule}
 # trainer: {max_epochs: 25, default_root_dir: runs/channels}
 # ```
+#
+# On the bench it is a row of a table, `mine.csv`, here for the digits:
+#
+# ```csv
+# method,recipe,class,options,data,resnet14-resnet8
+# teacher,digits/baseline_{teacher},hsakd_pl.BaselineModule,,,-
+# KD,digits/kd_{teacher}-{student},hsakd_pl.methods.KDModule,image_size: 16,,-
+# channels,digits/channels_{teacher}-{student},mine.ChannelModule,image_size: 16; channel_weight: 1.0,,-
+# ```
+#
+# `hsakd bench mine.csv --seeds 0-2` trains the teacher, then every method with every seed, resumes what was interrupted,
+# and shows the column. `hsakd bench classic mine.csv` adds rows for CIFAR-100 to the table of the field, with the
+# published numbers beside ours.
