@@ -211,6 +211,6 @@ plt.show()
 # channels,digits/channels_{teacher}-{student},mine.ChannelModule,image_size: 16; channel_weight: 1.0,,-
 # ```
 #
-# `hsakd bench mine.csv --seeds 0-2` trains the teacher, then every method with every seed, resumes what was interrupted,
-# and shows the column. `hsakd bench classic mine.csv` adds rows for CIFAR-100 to the table of the field, with the
-# published numbers beside ours.
+# `hsakd bench mine.csv --seeds 0-2` trains the teacher, then every method with every seed, goes on with what was
+# interrupted, and shows the column. `hsakd bench classic mine.csv` adds rows for CIFAR-100 to the table of the field,
+# with the published numbers beside ours.

@@ -14,7 +14,7 @@ import pytest
 from test_readme import DOCUMENTS, REPOSITORY
 
 import hsakd_pl
-from hsakd_pl.recipes import TABLES, columns
+from hsakd_pl.recipes.paper import TABLES, columns
 
 PROSE = {name: re.sub(r"```.*?```", "", text, flags=re.DOTALL) for name, text in DOCUMENTS.items()}
 LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|srcset|href)=\"([^\"]+)\"")
