@@ -1,6 +1,8 @@
-# Both commands set up by themselves, in .venv, from setup.cfg; once that is done, they start at once.
+# Each command sets itself up, in .venv, from setup.cfg; once that is done, it starts at once.
 #   make quickstart   the main job on the embedded digits
 #   make test         linter, types and the whole test suite
+#   make oldest       the whole test suite with the oldest versions that setup.cfg declares, in .venv-oldest
+#   make dist         what is published, checked, and its wheel tried in .venv-wheel
 #   make gpu          on a machine with an NVIDIA GPU: the tests that need one, and all cases of the benchmark
 # With another interpreter beside it: make test PYTHON=python3.12 VENV=.venv312
 
@@ -19,17 +21,36 @@ export MALLOC_MMAP_THRESHOLD_ ?= 2147483647
 export MALLOC_TRIM_THRESHOLD_ ?= 2147483647
 unexport PYTHONDONTWRITEBYTECODE  # no byte-compiling below, so the first import has to do it
 
-.PHONY: quickstart test gpu clean
+.PHONY: quickstart test lint suite oldest dist gpu clean
 .NOTPARALLEL:  # two installations into one environment would collide
 
 quickstart: $(VENV)/installed
 	$(RUN) examples/quickstart.py
 
+# Linter and types run beside the suite, and are shown where they fail; both take one core for a minute.
 test: $(VENV)/installed-test
+	@$(MAKE) lint >$(VENV)/lint.log 2>&1 & lint=$$!; $(MAKE) suite; suite=$$?; \
+		wait $$lint || { cat $(VENV)/lint.log; exit 1; }; exit $$suite
+
+lint: $(VENV)/installed-test
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+suite: $(VENV)/installed-test
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist worksteal
+
+oldest:
+	UV_RESOLUTION=lowest-direct $(MAKE) suite VENV=.venv-oldest
+
+dist: $(VENV)/installed-test
+	rm -rf dist $(VENV)-wheel
+	$(RUN) -m build
+	$(RUN) -m twine check --strict dist/*
+	$(PYTHON) -m venv $(VENV)-wheel
+	$(RUN) -m uv pip install --python $(VENV)-wheel dist/*.whl
+	cd $(VENV)-wheel && bin/hsakd fit --model BaselineModule --model.network resnet8 --data DigitsDataModule \
+		--trainer.max_epochs 1 --trainer.accelerator cpu
 
 # PyTorch, Lightning and pytest may be there already: make gpu READY=1 RUN=python takes them as they are.
 gpu: $(if $(READY),,$(VENV)/installed-test)
@@ -52,13 +73,15 @@ define install
 @$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
 	{ echo "error: $(PYTHON) lacks its venv module (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
 $(PYTHON) -m venv $(VENV)
-$(PIP) uv && $(RUN) -m uv pip install --python $(RUN) -e '$(1)' || $(PIP) -e '$(1)'
+$(PIP) uv && $(RUN) -m uv pip install --python $(RUN) -e '$(1)' || $(if $(UV_RESOLUTION),false,$(PIP) -e '$(1)')
 endef
 
-$(VENV)/installed: setup.cfg pyproject.toml
+DECLARED := setup.cfg pyproject.toml hsakd_pl/__init__.py  # the last of them for its version
+
+$(VENV)/installed: $(DECLARED)
 	$(call install,.[examples])
 	@touch $@
 
-$(VENV)/installed-test: setup.cfg pyproject.toml
+$(VENV)/installed-test: $(DECLARED)
 	$(call install,.[test])
 	@touch $(VENV)/installed $@

@@ -11,12 +11,14 @@ import subprocess
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
+
+import hsakd_pl
 
 COUNTED_STEPS = 5  # in which host syncs are counted, after the warm-up
 
@@ -98,7 +100,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor,
         "threads": torch.get_num_threads(),
         "date": time.strftime("%Y-%m-%d"),
-        "versions": {name: version(name) for name in ("hsakd_pl", "pytorch_lightning")} | {"torch": torch.__version__},
+        "versions": {package.__name__: package.__version__ for package in (hsakd_pl, pl, torch)},
         "cuda": torch.version.cuda,
         "python": platform.python_version(),
         "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip() or None,

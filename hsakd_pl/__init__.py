@@ -3,31 +3,30 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from hsakd_pl import methods
-from hsakd_pl.data import (
-    CIFAR100DataModule,
-    DigitsDataModule,
-    FeatureDataModule,
-    ImageDataModule,
-    ImageFolderDataModule,
-    ImageNetDataModule,
-    STL10DataModule,
-    TinyImageNetDataModule,
-)
-from hsakd_pl.modules import (
-    BaselineModule,
-    HSAKDModule,
-    LinearProbeModule,
-    MutualModule,
-    StudentModule,
-    TeacherModule,
-)
-from hsakd_pl.networks import create_network, list_networks, register_network
-from hsakd_pl.ops import COLOURS, FLIPS, ROTATIONS, Transforms
-from hsakd_pl.weights import load_weights, published_state_dict
-
 if TYPE_CHECKING:
+    from hsakd_pl import methods
+    from hsakd_pl.data import (
+        CIFAR100DataModule,
+        DigitsDataModule,
+        FeatureDataModule,
+        ImageDataModule,
+        ImageFolderDataModule,
+        ImageNetDataModule,
+        STL10DataModule,
+        TinyImageNetDataModule,
+    )
     from hsakd_pl.exported import export_student, load_student
+    from hsakd_pl.modules import (
+        BaselineModule,
+        HSAKDModule,
+        LinearProbeModule,
+        MutualModule,
+        StudentModule,
+        TeacherModule,
+    )
+    from hsakd_pl.networks import create_network, list_networks, register_network
+    from hsakd_pl.ops import COLOURS, FLIPS, ROTATIONS, Transforms
+    from hsakd_pl.weights import load_weights, published_state_dict
 
 __version__ = "0.1.0"
 __all__ = [
@@ -58,10 +57,18 @@ __all__ = [
     "published_state_dict",
     "register_network",
 ]
+_HOMES = ("ops", "networks", "weights", "data", "modules", "exported")  # of these names, from the ground floor up
 
 
 def __getattr__(name: str) -> Any:
-    """Import what exports once it is asked for: it needs libraries that training does not."""
-    if name in ("export_student", "load_student"):
-        return getattr(import_module("hsakd_pl.exported"), name)
+    """Import what is asked for: PyTorch and Lightning take seconds, which help on the command line does without."""
+    if name == "methods":
+        return import_module("hsakd_pl.methods")
+    for home in _HOMES if name in __all__ else ():
+        if hasattr(module := import_module(f"hsakd_pl.{home}"), name):
+            return globals().setdefault(name, getattr(module, name))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,5 +1,6 @@
 """Fixtures: where the recorded parity data, the real images and the shipped teacher lie."""
 
+import gc
 import logging
 import os
 import tarfile
@@ -17,10 +18,18 @@ if find_spec("pl_bolts"):
 SHARED = Path(os.environ.get("HSAKD_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
 
+def pytest_collection_finish() -> None:
+    """Leave what is imported by now, and stays, out of every garbage collection: it makes each take 0.35 s."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def lightning_speaks() -> None:
-    """Whatever a program that was tested before has silenced."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.INFO)
+    """Whatever a program that was tested before has silenced, and whenever it was imported."""
+    logger = logging.getLogger("pytorch_lightning")
+    logger.setLevel(logging.INFO)
+    logger.propagate = True
 
 
 def _shared(name: str) -> Path:

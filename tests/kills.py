@@ -9,6 +9,7 @@ where there is one. Prints a line a chain, and ends with status 1 if anything di
 
 import argparse
 import contextlib
+import gc
 import json
 import os
 import random
@@ -194,6 +195,7 @@ def prepared(folder: Path) -> Iterator[Path]:
 
 def run_all(kills: int, aimed: int, seed: int) -> bool:
     draw, begun = random.Random(seed), time.monotonic()
+    gc.freeze()  # else a collection in a child copies all that this process has imported
     with tempfile.TemporaryDirectory() as name, prepared(Path(name, "whole")) as whole:
         assert wait(start(whole, every_step=False), PATIENCE) == 0, (whole / "log").read_text()
         since = time.monotonic()

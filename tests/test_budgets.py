@@ -27,7 +27,7 @@ HOUSE = [
 ]
 CORE = ("errors.py", "ops.py", "networks", "weights.py", "data", "modules")
 BUDGETS = {
-    tuple(f"hsakd_pl/{part}" for part in CORE): 5140,
+    tuple(f"hsakd_pl/{part}" for part in CORE): 5145,
     ("hsakd_pl/methods",): 800,
     ("hsakd_pl/files",): 560,
     ("hsakd_pl/fast/*.py",): 232,
@@ -36,7 +36,7 @@ BUDGETS = {
     ("hsakd_pl/report",): 880,
     ("hsakd_pl/records",): 1250,
     ("hsakd_pl/exported",): 785,
-    ("hsakd_pl/runs",): 1290,
+    ("hsakd_pl/runs",): 1990,
     ("benchmarks",): 640,
 }
 

@@ -133,7 +133,7 @@ def test_main_is_a_script() -> None:
     script = Path(__file__).parents[1] / "main.py"
     shown = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True).stdout
     commands = ("fit", "validate", "test", "predict", "sweep", "report", "recipes", "export")
-    assert all(f"\n    {command} " in shown for command in commands)
+    assert all(f"\n  {command} " in shown for command in commands)
 
 
 @pytest.mark.parametrize("command", ["sweep", "report", "recipes", "export"])

@@ -2,11 +2,6 @@
 
 import gc
 import inspect
-import os
-import shutil
-import subprocess
-import sys
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -123,26 +118,6 @@ def test_recipes_are_written_and_nothing_is_lost(
     assert f"replaced {changed}" in capsys.readouterr().out
 
 
-@pytest.mark.slow
-def test_a_wheel_brings_the_recipes(tmp_path: Path) -> None:
-    """And the kernel: what is in the package's folder and no Python has to be named to be shipped."""
-    source = tmp_path / "source"  # building writes beside what it builds
-    ignored = shutil.ignore_patterns(".*", "build", "*.egg-info", "tests", "runs.json")
-    shutil.copytree(ROOT.parent, source, ignore=ignored, symlinks=True)
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--no-deps", "-qw", tmp_path, source], check=True, timeout=600
-    )
-    (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as packed:
-        packed.extractall(tmp_path / "unpacked")
-    program = "import sys; from hsakd_pl.runs.cli import main; main(['recipes', 'written'])"
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "unpacked"), "PYTHONSAFEPATH": "1"}
-    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, env=environment, timeout=300)
-    written = {str(path.relative_to(tmp_path / "written")) for path in (tmp_path / "written").rglob("*.*")}
-    assert written == set(files())
-    assert (tmp_path / "unpacked/hsakd_pl/fast/winograd/kernel.c").is_file()
-
-
 def test_every_recipe_of_the_paper_has_a_configuration() -> None:
     students = [f"student_{how}_{teacher}-{student}" for how in ("joint", "frozen") for teacher, student in PAIRS]
     teachers = [f"teacher_{how}_{teacher}" for how in ("joint", "frozen") for teacher, _ in PAIRS]
@@ -199,7 +174,20 @@ def test_weights_come_from_another_configuration(name: str) -> None:
             assert source.split("/")[1].startswith(kind)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+def kind_of(name: str) -> tuple[str, ...]:
+    """What recipes have in common that run alike: data, method, kind of teacher, and on CIFAR-100 the learning rate."""
+    folder, _, experiment = name.partition("/")
+    method, how, *_ = experiment.split("_")
+    rate = str(trained(name) in SMALL_LR) if folder == "cifar100" else ""
+    return folder, method, how if how in ("joint", "frozen", "class") else "", rate
+
+
+FIRST = {kind_of(name): name for name in reversed(RECIPES)}.values()
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in FIRST else pytest.mark.nightly) for name in RECIPES]
+)
 def test_runs(name: str, unpack: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One batch of training, validation and test, with the recipe's numbers."""
     monkeypatch.chdir(tmp_path)

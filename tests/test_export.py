@@ -208,6 +208,14 @@ def test_the_card_says_in_what_a_run_differs_from_its_recipe(exported: Path, tmp
     assert line.startswith("| recipe | digits/teacher_joint_resnet20, ") and ", network resnet8" in line
 
 
+def test_one_picture_is_enough_to_compare_on(tmp_path: Path) -> None:
+    path, _ = saved(tmp_path, "baseline")
+    Image.fromarray(digits()[0].permute(1, 2, 0).numpy()).save(tmp_path / "picture.png")
+    export_student(path, tmp_path / "out", formats=("pt2",), images=tmp_path)
+    program = torch.export.load(tmp_path / "out/model.pt2").module()
+    assert program(digits().float() / 255).shape == (len(digits()), 4)
+
+
 @pytest.mark.slow
 def test_what_the_card_says_is_how_it_is_used(exported: Path, tmp_path: Path) -> None:
     Image.fromarray(digits()[3].permute(1, 2, 0).numpy()).save(exported.parent / "picture.png")

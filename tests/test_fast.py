@@ -38,7 +38,7 @@ def assert_same(found: NetworkOutput, expected: NetworkOutput, **tolerance: floa
     torch.testing.assert_close(tuple(found), tuple(expected), **tolerance)
 
 
-@pytest.mark.parametrize("branches", [True, False])
+@pytest.mark.parametrize("branches", [True, pytest.param(False, marks=pytest.mark.nightly)])  # a part of the former
 @pytest.mark.parametrize("name", list_networks())
 def test_folded_network_gives_the_same_outputs(name: str, branches: bool) -> None:
     network = with_statistics(create_network(name, 7, branches)).double()
@@ -338,7 +338,11 @@ COMPILE = torch.compile
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "backend"),
-    [("student", "inductor"), *((kind, "aot_eager") for kind in ("teacher", "mutual", "probe", "baseline"))],
+    [
+        ("student", "inductor"),
+        ("mutual", "aot_eager"),
+        *(pytest.param(kind, "aot_eager", marks=pytest.mark.nightly) for kind in ("teacher", "probe", "baseline")),
+    ],
 )
 def test_compiled_equals_eager(kind: str, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one graph for one batch size; ``aot_eager`` is the compiler without its code generator."""

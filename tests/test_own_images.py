@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import pytest
 import pytorch_lightning as pl
 from safetensors.torch import save_file
 from test_export import ALONE
-from test_readme import OWN_COMMANDS, OWN_EXAMPLE, REPOSITORY
+from test_readme import OWN_COMMANDS, OWN_EXAMPLE, REPOSITORY, arguments
 
 from hsakd_pl.runs.cli import main
 
@@ -56,8 +55,8 @@ def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unpack: Callabl
 def test_commands_lead_from_photographs_to_a_graph_that_runs_alone(
     photographs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for command in OWN_COMMANDS[0]:
-        words = shlex.split(command)[2:]
+    for command in OWN_COMMANDS:
+        words = arguments(command)
         if words[0] == "export":  # nothing but the run is needed from here on; int8 wants the test images
             shutil.rmtree(photographs / "train")
             shutil.rmtree("runs/teacher")

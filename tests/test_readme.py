@@ -1,10 +1,12 @@
-"""The README's commands and examples run as they stand, only on less data."""
+"""The commands and examples of the README and of the site's pages run as they stand, only on less data."""
 
 import re
 import shlex
+import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from textwrap import dedent
+from typing import Any, NamedTuple
 
 import pytest
 import pytorch_lightning as pl
@@ -16,23 +18,55 @@ from hsakd_pl.networks import registry
 from hsakd_pl.runs.cli import main
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
-EVERY_COMMAND = [line for language, block in BLOCKS if language == "bash" for line in block.splitlines()]
-EVERY_EXAMPLE = [block for language, block in BLOCKS if language == "python"]
+NAVIGATION = yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text())["nav"]
+PAGES = [f"docs/{path}" for entry in NAVIGATION for path in entry.values()]
+DOCUMENTS = {name: (REPOSITORY / name).read_text() for name in ["README.md", *PAGES]}
+FENCE = re.compile(r"(?:<!-- not run: (.+?) -->\n)?^( *)```(.*?)\n(.*?)^\2```$", re.DOTALL | re.MULTILINE)
+
+
+class Block(NamedTuple):
+    """A fenced block: where it stands, its language, its text, and why it is not run, if it is not."""
+
+    document: str
+    language: str
+    text: str
+    reason: str
+
+    @property
+    def commands(self) -> list[str]:
+        """Its lines, continued ones joined."""
+        return re.sub(r"\\\n *", "", self.text).splitlines() if self.language == "bash" else []
+
+
+BLOCKS = [
+    Block(name, language, dedent(text), reason)
+    for name, document in DOCUMENTS.items()
+    for reason, _, language, text in FENCE.findall(document)
+]
+RUN = [block for block in BLOCKS if not block.reason]
 # from photographs to an exported student: tests/test_own_images.py runs these
-OWN_COMMANDS = [block.splitlines() for language, block in BLOCKS if language == "bash" and "timm:" in block]
-[OWN_EXAMPLE] = (block for block in EVERY_EXAMPLE if "timm:" in block)
-COMMANDS = [command for command in EVERY_COMMAND if command not in OWN_COMMANDS[0]]
-EXAMPLES = [block for block in EVERY_EXAMPLE if block != OWN_EXAMPLE]
-MAKE = ["make quickstart", "make test"]  # run by .ci/run itself
+[OWN_COMMANDS] = {tuple(block.commands) for block in RUN if any("timm:" in line for line in block.commands)}
+[OWN_EXAMPLE] = {block.text for block in RUN if block.language == "python" and "timm:" in block.text}
+COMMANDS = [*dict.fromkeys(line for block in RUN for line in block.commands if line not in OWN_COMMANDS)]
+FIRST: dict[str, str] = {}  # where an example stands, or stands first: it is run there alone
+for block in RUN:
+    if block.language == "python" and block.text != OWN_EXAMPLE:
+        FIRST.setdefault(block.text, block.document)
+EXAMPLES = {name: [text for text, document in FIRST.items() if document == name] for name in DOCUMENTS}
+
+
+def arguments(command: str) -> list[str]:
+    """What ``hsakd`` is given."""
+    program, *words = shlex.split(command)
+    assert program == "hsakd", f"it cannot be run, so a comment has to say why: {command}"
+    return words
 
 
 def test_every_configuration_exists_and_is_as_frequent_as_stated() -> None:
-    readme = (REPOSITORY / "README.md").read_text()
-    named = re.findall(r"configs/[\w/-]+\.yaml", readme)
+    named = {path for text in DOCUMENTS.values() for path in re.findall(r"configs/[\w/-]+\.yaml", text)}
     assert len(named) > 20
     assert [path for path in named if not (REPOSITORY / path).is_file()] == []
-    stated = dict(re.findall(r"`python main.py fit --config (configs/\S+)` \| (\d+) \|", readme))
+    stated = dict(re.findall(r"`hsakd fit --config (configs/\S+)` \| (\d+) \|", DOCUMENTS["docs/recipes.md"]))
     recipes = REPOSITORY.glob("configs/*/*.yaml")
     of_the_paper = [path for path in recipes if path.parent.name not in ("digits", "images", "trainer")]
     assert sum(map(int, stated.values())) == len(of_the_paper)
@@ -42,12 +76,20 @@ def test_every_configuration_exists_and_is_as_frequent_as_stated() -> None:
         assert len(list(folder.glob(f"{kind}_*.yaml"))) == int(count), path
 
 
-def test_every_command_is_run() -> None:
-    assert len(COMMANDS) > 5
-    assert [command for command in EVERY_COMMAND if not command.startswith("python main.py ")] == MAKE
-    assert len(OWN_COMMANDS) == 1 and len(OWN_COMMANDS[0]) + len(COMMANDS) == len(EVERY_COMMAND)
-    for command in MAKE:
-        assert command in (REPOSITORY / ".ci" / "run").read_text()
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_block_is_run_or_says_why_not(name: str) -> None:
+    blocks = [block for block in BLOCKS if block.document == name]
+    assert 2 * len(blocks) == len(re.findall(r"^ *```", DOCUMENTS[name], re.MULTILINE))
+    assert {block.language for block in blocks} <= {"bash", "python", "yaml", "csv", "text", "bibtex"}
+    for block in blocks:
+        assert not block.reason or block.language in ("bash", "python"), block
+        for command in block.commands:
+            assert block.reason or arguments(command)
+            if command.startswith("make "):  # CI begins and ends with these
+                assert command.split("#")[0].strip() in (REPOSITORY / ".ci" / "run").read_text()
+        for path in re.findall(r"[\w.]+/[\w./]+\.\w+|\.ci/run", block.reason):
+            assert (REPOSITORY / path).is_file(), block.reason
+    assert sum(bool(block.reason) for block in BLOCKS) < len(RUN) / 2
 
 
 @pytest.mark.slow
@@ -62,16 +104,32 @@ def test_commands(
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
     (tmp_path / teacher_file.name).symlink_to(teacher_file)
     (tmp_path / "photos").mkdir()
-    write_png(torch.randint(0, 256, (3, 48, 40), dtype=torch.uint8), "photos/one.png")
+    for picture in ("one", "two"):
+        write_png(torch.randint(0, 256, (3, 48, 40), dtype=torch.uint8), f"photos/{picture}.png")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    (method,) = (text for text in EXAMPLES["docs/your-method.md"] if "class Regressed" in text)
+    (tmp_path / "mine.py").write_text(method.partition("\n\n\nmodule =")[0])
+    (table,) = (block.text for block in BLOCKS if block.language == "csv")
+    (tmp_path / "mine.csv").write_text(table)
     less = f"--data.init_args.root {cifar_mini} --data.init_args.batch_size 4 --data.init_args.num_workers 0"
     less += " --trainer.accelerator cpu --trainer.precision 32-true --trainer.num_sanity_val_steps 0"
     less += "".join(f" --trainer.limit_{split}_batches 1" for split in ("train", "val", "test", "predict"))
     for command in COMMANDS:
-        if command not in MAKE:
-            epochs = 2 if "--ckpt_path last" in command else 1
-            options = [*less.split(), f"--trainer.max_epochs={epochs}"]
-            words = shlex.split(command)[2:]
-            main(words if words[0] == "report" else [*words, *options])
+        epochs = 2 if "--ckpt_path last" in command else 1
+        words = arguments(command)
+        if words[0] == "export":  # on pictures, in place of the whole test split
+            words += ["--images", "photos"]
+        elif words[0] == "bench" and "--list" not in words:  # one of its runs, in this process
+            words += [
+                *less.split(),
+                "--trainer.max_epochs=1",
+                "--seeds=0",
+                *([] if "--dry-run" in words else ["--task=1"]),
+            ]
+        elif "--config" in words:
+            words += [*less.split(), f"--trainer.max_epochs={epochs}"]
+        main(words)
     student = tmp_path / "runs/cifar100/student_joint_wrn_40_2-wrn_16_2"
     assert len((student / "rows.jsonl").read_text().splitlines()) == 4  # the first run, and three seeds
     assert "</html>" in Path("report.html").read_text() and "<svg" in Path("curves.svg").read_text()
@@ -79,21 +137,56 @@ def test_commands(
     for run in ("cifar100/teacher_joint_wrn_40_2", "cifar100/student_joint_wrn_40_2-wrn_16_2", "seed1"):
         assert (tmp_path / "runs" / run / "last.ckpt").is_file()
     assert "photos/one.png" in next((tmp_path / "runs").rglob("predictions.csv")).read_text()
+    assert "photos/one.png" in Path("predictions/predictions.csv").read_text()
+    assert {path.name for path in Path("student").iterdir()} >= {"model.safetensors", "model.pt2", "README.md"}
+    for method in ("dkd", "regressed"):
+        assert (tmp_path / f"runs/classic/{method}_wrn_40_2-wrn_16_2/seed0/test.json").is_file()
     assert "test/acc" in capsys.readouterr().out
 
 
-def test_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Run the examples of a document, one after the other, and give the names that they define."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
     monkeypatch.setattr(pl, "Trainer", partial(pl.Trainer, fast_dev_run=1, accelerator="cpu", logger=False))
-    found: dict[str, Any] = {"images": torch.randn(2, 3, 32, 32)}
-    for example in EXAMPLES:
-        exec(compile(example, "README.md", "exec"), found)
+
+    def run(name: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for text in EXAMPLES[name]:
+            exec(compile(text, name, "exec"), found)
+        return found
+
+    return run
+
+
+SHOWN = {"docs/index.md", "docs/your-network.md", "docs/your-method.md"}  # what becomes of these is looked at below
+
+
+@pytest.mark.parametrize("name", [name for name, texts in EXAMPLES.items() if texts and name not in SHOWN])
+def test_examples_run(example: Any, name: str) -> None:
+    assert set(example(name)) > {"__builtins__"}
+
+
+def test_examples_of_the_start(example: Any) -> None:
+    found = example("docs/index.md")
     assert [tuple(joint.shape) for joint in found["output"].joint_logits] == [(2, 400)] * 3
     assert len(found["output"].features) == 3 and found["output"].embedding.shape == (2, 128)
+
+
+def test_examples_of_methods(example: Any) -> None:
+    found = example("docs/your-method.md")
     batch = torch.randn(4, 3, 16, 16), torch.arange(4)
     terms = found["student"].losses(batch)
     assert set(terms) == set(found["student"].loss_weights) >= {"loss_attention"}
+    assert set(found["module"].losses(batch)) == {"loss_ce", "loss_kd", "loss_regressed"}
+    assert found["module"].regressor.weight.grad.abs().sum() > 0
+
+
+def test_examples_of_networks(example: Any) -> None:
+    found = example("docs/your-network.md")
     assert len(found["network"](torch.randn(2, 3, 64, 64)).joint_logits) == 3
+    assert found["logits"].shape == (2, 10)
 
 
 @pytest.mark.parametrize("in_parts", [False, True])
@@ -102,9 +195,10 @@ def test_a_backbone_by_import_path(
 ) -> None:
     monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
     monkeypatch.syspath_prepend(tmp_path)
-    (example,) = (block for block in EXAMPLES if "class MobileNetV3Small" in block)
-    (tmp_path / "mine.py").write_text(example)
-    (block,) = (block for language, block in BLOCKS if language == "yaml")
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    (text,) = (text for text in EXAMPLES["docs/your-network.md"] if "class MobileNetV3Small" in text)
+    (tmp_path / "mine.py").write_text(text)
+    (block,) = (block.text for block in BLOCKS if block.language == "yaml")
     backbone = {"class_path": "mine.MobileNetV3Small", "init_args": {"num_classes": 100}}
     parts = {"network": {"class_path": "hsakd_pl.networks.HSAKDNet", "init_args": {"backbone": backbone}}}
     config = {

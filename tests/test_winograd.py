@@ -319,7 +319,7 @@ PROGRAM = "from hsakd_pl.fast.winograd.library import library; assert library() 
 
 
 @needs_kernel
-@pytest.mark.parametrize("content", [b"", b"no library"])
+@pytest.mark.parametrize("content", [b"no library", pytest.param(b"", marks=pytest.mark.nightly)])
 def test_a_broken_file_in_the_cache_is_built_again(cache: Path, content: bytes) -> None:
     assert loaded_anew() is not None
     (built,) = cache.iterdir()
@@ -372,8 +372,9 @@ UNSAFE = [link, link_file, dangling_link, open_to_all, writable_file, file_in_it
 @needs_kernel
 @pytest.mark.parametrize("place", UNSAFE, ids=lambda place: place.__name__)
 def test_what_others_may_have_put_there_is_not_loaded(
-    cache: Path, place: Callable[[Path, str], None], caplog: pytest.LogCaptureFixture
+    cache: Path, place: Callable[[Path, str], None], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(build, "FLAGS", ("-O0", *build.FLAGS[1:]))  # built twice, and not to be fast
     if place is another_user and os.getuid() != 0:
         pytest.skip("only root can give a folder to another user")
     loaded_anew()
@@ -392,8 +393,8 @@ def test_what_others_may_have_put_there_is_not_loaded(
 
 @needs_kernel
 def test_processes_that_start_at_once_build_one_file(cache: Path) -> None:
-    running = [subprocess.Popen([sys.executable, "-c", PROGRAM]) for _ in range(3)]
-    assert [process.wait(timeout=300) for process in running] == [0, 0, 0]
+    running = [subprocess.Popen([sys.executable, "-c", PROGRAM]) for _ in range(2)]
+    assert [process.wait(timeout=300) for process in running] == [0, 0]
     assert len([*cache.iterdir()]) == 1
 
 

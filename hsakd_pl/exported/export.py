@@ -94,7 +94,8 @@ def export_student(
 def _compared(student: Student, formats: Sequence[str], folder: Path, images: Tensor) -> list[ExportedFile]:
     """Write files of these formats; raises UsageError for one that gives other logits for the images (B, 3, S, S)."""
     wanted, files = student(images), []
-    program = trace(student, images[:2]) if {"pt2", "onnx"} & {*formats} else None
+    two = images[:2].repeat(2, 1, 1, 1)[:2]  # one image alone would be taken for the only size of a batch
+    program = trace(student, two) if {"pt2", "onnx"} & {*formats} else None
     for form in formats:
         path, run = write(student, form, folder, None if form == "safetensors" else program)
         parts = ((run(images), wanted), (run(images[:1]), wanted[:1]))

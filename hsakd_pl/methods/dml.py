@@ -8,9 +8,10 @@ from hsakd_pl.modules.build import Net, forget, show_options
 
 
 class DMLModule(MutualModule):
-    """Minimises for each of two or more peers CE + KD towards the others, on images as they are, at T = 1.
+    """Minimises for all peers together CE + KD towards the others at T = 1; the result is the mean over the peers.
 
-    All peers take a step together, from one pass through each. The result is the mean over the peers.
+    Args:
+        temperature: of the KD terms.
     """
 
     def __init__(self, networks: Sequence[Net], temperature: float = 1.0, **rest: Any) -> None:

@@ -1,14 +1,13 @@
 """Networks by name."""
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch.nn as nn
 
-from hsakd_pl.errors import UsageError
+from hsakd_pl.errors import UsageError, did_you_mean
 from hsakd_pl.networks.backbone import StagedBackbone
 from hsakd_pl.networks.hsakd import HSAKDNet
 from hsakd_pl.networks.network import Network, as_network
@@ -86,9 +85,8 @@ def _import(name: str) -> Callable[..., nn.Module]:
     try:
         return getattr(import_module(path), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        close = get_close_matches(name, _REGISTRY, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        hint = did_you_mean(name, _REGISTRY)
         if path:
-            hint += f"as an import path it leads nowhere ({error}; main.py's folder and PYTHONPATH are searched); "
+            hint += f"as an import path it leads nowhere ({error}; the working folder and PYTHONPATH are searched); "
         known = f"known are {', '.join(list_networks())}, timm:<model> and import paths"
         raise UsageError(f"unknown network {name!r}: {hint}{known}") from error

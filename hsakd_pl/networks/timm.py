@@ -1,12 +1,11 @@
 """timm's models by name: convolutional ones in stages, others as classifiers."""
 
-from difflib import get_close_matches
 from typing import Any
 
 import torch.nn as nn
 from torch import Tensor
 
-from hsakd_pl.errors import UsageError
+from hsakd_pl.errors import UsageError, did_you_mean
 from hsakd_pl.networks.backbone import StagedBackbone
 from hsakd_pl.networks.cut import Layers, UncutError, cut, in_sequence, last_stage_repeated, measured_parts
 from hsakd_pl.networks.network import Classifier, Network
@@ -32,8 +31,7 @@ def create_model(name: str, num_classes: int, **options: Any) -> Any:
     except ImportError as error:
         raise UsageError(f"timm:{name} needs timm: pip install 'hsakd_pl[timm]'") from error
     if not timm.is_model(name):
-        close = [f"timm:{each}" for each in get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)]
-        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        hint = did_you_mean(name, timm.list_models(), "timm:")
         raise UsageError(f"unknown network 'timm:{name}': {hint}timm.list_models() gives all names")
     try:
         return timm.create_model(name, num_classes=num_classes, **options)

@@ -5,22 +5,17 @@ import os
 import re
 import sys
 import warnings
-from argparse import ArgumentParser
 from importlib import import_module
-from importlib.util import find_spec
 
-from lightning_fabric.utilities.exceptions import MisconfigurationException
+from hsakd_pl.errors import UsageError, did_you_mean
+from hsakd_pl.runs.arguments import check_files
+from hsakd_pl.runs.commands import COMMANDS, PICTURES, make_parser
+from hsakd_pl.runs.help import help_for
+from hsakd_pl.runs.interrupted import Interrupted, stopped_by_signals
 
-from hsakd_pl.errors import UsageError
-from hsakd_pl.runs.lightning_cli import COMMANDS, HSAKDCLI
-from hsakd_pl.runs.parser import check_files, one_error
-from hsakd_pl.runs.signals import Interrupted, stopped_by_signals
-
-USER_MISTAKES = (UsageError, OSError, ModuleNotFoundError, UnicodeError, MisconfigurationException)
+USER_MISTAKES = (UsageError, OSError, ModuleNotFoundError, UnicodeError)
 # What Lightning says of itself and of what is not there; the package tells the rest in its own words
 ADVERTS = r"Seed set|GPU available|TPU available|💡|LOCAL_RANK|`Trainer\.fit` stopped: `max_|Using .* Mixed Precision"
-if find_spec("pl_bolts"):
-    import_module("hsakd_pl.integrations.bolts")  # so that a configuration may name what is in it
 
 
 def main(args: list[str] | None = None) -> None:
@@ -37,6 +32,8 @@ def main(args: list[str] | None = None) -> None:
         "lightning_fabric.utilities.seed",
     ):
         logging.getLogger(module).addFilter(_is_no_advert)
+    if args is None and os.getcwd() not in sys.path and not getattr(sys.flags, "safe_path", False):
+        sys.path.insert(0, os.getcwd())  # as python does for a script there, so that the user's modules are found
     given = sys.argv[1:] if args is None else args
     try:
         with stopped_by_signals():
@@ -50,7 +47,7 @@ def main(args: list[str] | None = None) -> None:
         raise SystemExit(signal.status) from None
     except Exception as error:
         cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, USER_MISTAKES):
+        while cause is not None and not _is_mistake(cause):
             cause = cause.__cause__  # jsonargparse wraps what a constructor raises
         if cause is None:
             raise
@@ -63,13 +60,23 @@ def _is_no_advert(record: logging.LogRecord) -> bool:
     return not re.match(ADVERTS, record.getMessage())
 
 
+def _is_mistake(error: BaseException) -> bool:
+    return isinstance(error, USER_MISTAKES) or type(error).__name__ == "MisconfigurationException"  # Lightning's
+
+
 def _run(given: list[str], args: list[str] | None) -> None:
     check_files(given)
-    pictures = given[:1] == ["predict"] and len(given) > 1 and not given[1].startswith("-")
-    if pictures or (given[:1] and given[0] in COMMANDS):
-        command = import_module("hsakd_pl.runs.predict" if pictures else COMMANDS[given[0]][0])
-        parser = ArgumentParser(f"hsakd {given[0]}", description=command.__doc__, allow_abbrev=False)
-        parser.error = one_error  # type: ignore[method-assign]
-        command.command(parser, given[1:])
+    if (text := help_for(given)) is not None:
+        print(text)
+        raise SystemExit(0 if given else 2)
+    name = given[0]
+    if name not in COMMANDS and not name.startswith("-"):
+        raise UsageError(f"there is no command {name}: {did_you_mean(name, COMMANDS)}'hsakd --help' lists them")
+    pictures = name == "predict" and len(given) > 1 and not given[1].startswith("-")
+    module = PICTURES if pictures else name in COMMANDS and COMMANDS[name].module
+    if module:
+        parser = make_parser(name, module)
+        parser.error = import_module("hsakd_pl.runs.mistakes").one_error  # type: ignore[method-assign]
+        import_module(module).command(parser, given[1:])
     else:
-        HSAKDCLI(args=args)
+        import_module("hsakd_pl.runs.lightning_cli").HSAKDCLI(args=args)

@@ -2,7 +2,6 @@
 
 import shlex
 import sys
-from argparse import SUPPRESS
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from hsakd_pl.data import Description, FeatureDataModule, ImageDataModule
 from hsakd_pl.data.description import read_description
 from hsakd_pl.errors import UsageError
+from hsakd_pl.methods import DistilledModule  # noqa: F401  (so that the methods' names alone are found)
 from hsakd_pl.modules import HSAKDModule, LinearProbeModule
 from hsakd_pl.records import observers
 from hsakd_pl.records.loggers import logger_maker
@@ -33,14 +33,7 @@ from hsakd_pl.runs.checkpoints import (
 from hsakd_pl.runs.configuration import ConfigWriter, changes, options_of
 from hsakd_pl.runs.lock import sole_writer
 from hsakd_pl.runs.parser import Parser, again, folder_of, program
-
-COMMANDS = {  # the module of each, and what --help says
-    "sweep": ("hsakd_pl.runs.sweep", "Train and test a recipe with several seeds, one after the other."),
-    "report": ("hsakd_pl.report.command", "Show the results of all runs below a folder, as a table or a page."),
-    "bench": ("hsakd_pl.runs.bench", "Run methods x pairs of networks x seeds, beside the published numbers."),
-    "export": ("hsakd_pl.runs.export", "Write the student of a run as files that stand alone, with a model card."),
-    "recipes": ("hsakd_pl.runs.recipes", "List the paper's experiments, or write their configurations into a folder."),
-}
+from hsakd_pl.runs.processes import match_torchrun
 
 
 class HSAKDCLI(LightningCLI):
@@ -96,14 +89,9 @@ class HSAKDCLI(LightningCLI):
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
         super()._add_subcommands(parser, **kwargs)
-        for name, (_, line) in COMMANDS.items():  # so that --help lists them: main runs them
-            assert parser._subcommands_action is not None
-            parser._subcommands_action.add_subcommand(name, LightningArgumentParser(), help=line)
-        features, minutes = "show a probe's frozen network each image but once", "between two checkpoints in an epoch"
-        for name, parser_of in self._subcommand_parsers.items():  # all read the config.yaml of a fit
-            helps = (features, minutes) if name == "fit" else (SUPPRESS, SUPPRESS)
-            parser_of.add_argument("--cache_features", type=bool, default=False, help=helps[0])
-            parser_of.add_argument("--save_every_minutes", type=float, default=10.0, help=helps[1])
+        for parser_of in self._subcommand_parsers.values():  # all read the config.yaml of a fit
+            parser_of.add_argument("--cache_features", type=bool, default=False)
+            parser_of.add_argument("--save_every_minutes", type=float, default=10.0)
 
     def before_instantiate_classes(self) -> None:
         if self._get(self.config, "lr_scheduler") and not self._get(self.config, "optimizer"):
@@ -117,6 +105,7 @@ class HSAKDCLI(LightningCLI):
         folder = config.default_root_dir = str(folder_of(config))
         if config.benchmark is None:
             config.benchmark = not config.deterministic  # cuDNN tries its algorithms: batches have one size
+        match_torchrun(config)
         files = [str(file) for file in self._get(self.config, "config") or []]
         best = BestCheckpoint(folder)
         seed = self._get(self.config, "seed_everything", default=0)

@@ -5,43 +5,18 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import FrameType
 
 import pytorch_lightning as pl
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
-STOPPING = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and what an operating system or a scheduler sends
+from hsakd_pl.runs.interrupted import STOPPING
+from hsakd_pl.runs.interrupted import Interrupted as Interrupted
+
 REQUEUEING = (signal.SIGUSR1, signal.SIGUSR2)  # SLURM's in Lightning and in scripts/slurm, and submitit's
 SECONDS_TO_INSIST = 2  # torchrun repeats to its processes what the terminal has told them already
-
-
-class Interrupted(Exception):  # noqa: N818 it is no error
-    """A signal ended the run, with the status that a shell expects: 128 + its number."""
-
-    def __init__(self, signum: int, message: str = "") -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name} {message}".strip())
-        self.status = 128 + signum
-
-
-@contextmanager
-def stopped_by_signals() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM raise :class:`Interrupted` wherever the program is, inside of this context."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {signum: signal.signal(signum, _stop) for signum in STOPPING}
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-
-
-def _stop(signum: int, frame: FrameType | None) -> None:
-    raise Interrupted(signum)
 
 
 class Signals:

@@ -172,9 +172,10 @@ def test_other_modes_are_those_of_pil(tmp_path: Path, mode: str, ending: str) ->
         path = saved(
             tmp_path / f"a.{ending}", image.convert(mode) if mode != "LAB" else Image.new("LAB", (16, 16), 128)
         )
+        expected = pil_to_tensor(Image.open(path).convert("RGB")).short()
     except (OSError, KeyError):
-        pytest.skip(f"no {mode} in this format")
-    assert torch.equal(pixels(path), pil_to_tensor(Image.open(path).convert("RGB")).short())
+        pytest.skip(f"no {mode} in this format, or none that this Pillow reads back")
+    assert torch.equal(pixels(path), expected)
 
 
 @pytest.mark.parametrize("ending", ["gif", "png", "webp", "tif"])

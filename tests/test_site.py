@@ -1,0 +1,131 @@
+"""The site is built strictly, and what its pages and the README state is what the package and its results hold."""
+
+import ast
+import json
+import re
+import runpy
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from test_readme import DOCUMENTS, REPOSITORY
+
+import hsakd_pl
+from hsakd_pl.recipes import TABLES, columns
+
+# written at the same time as these pages
+EXPECTED = {"CHANGELOG.md", "CONTRIBUTING.md", *(f"notebooks/{name}.ipynb" for name in ("own_images", "own_method"))}
+EXPECTED |= {"notebooks/reading_a_run.ipynb"}
+PROSE = {name: re.sub(r"```.*?```", "", text, flags=re.DOTALL) for name, text in DOCUMENTS.items()}
+LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|srcset|href)=\"([^\"]+)\"")
+
+
+def cells(document: str, first: str) -> list[str]:
+    """The other cells of the table row that begins with ``first``."""
+    [row] = re.findall(rf"^\| {re.escape(first)} \|(.*)\|$", DOCUMENTS[document], re.MULTILINE)
+    return [cell.strip().replace(" ± ", "+-").strip("*") for cell in row.split("|")]
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    """Links between pages, their anchors, the navigation and every name of the API are checked on the way."""
+    for module in ("mkdocs", "material", "mkdocstrings_handlers"):
+        if find_spec(module) is None:
+            pytest.skip(f"{module} is not installed: pip install mkdocs-material 'mkdocstrings[python]'")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    pages = {path.name: path.read_text() for path in tmp_path.glob("*.html")}
+    assert len(pages) == len(DOCUMENTS)  # one more, 404, for the README
+    assert "arithmatex" not in pages["method.html"] and pages["method.html"].count('<svg role="img"') > 6
+    assert not re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="https?:', "".join(pages.values()))
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_lead_somewhere(name: str) -> None:
+    """Those of pages among each other are mkdocs' to check, and those of others are not followed."""
+    for target in ("".join(found) for found in LINK.findall(PROSE[name])):
+        parts = urlsplit(target)
+        if parts.scheme:
+            assert parts.scheme == "https" and re.fullmatch(r"[\w-]+(\.[\w-]+)+", parts.netloc), target
+        elif name == "README.md":
+            assert parts.path in EXPECTED or (REPOSITORY / parts.path).is_file(), target
+
+
+def test_no_page_is_left_out() -> None:
+    assert {f"docs/{path.name}" for path in (REPOSITORY / "docs").glob("*.md")} == {*DOCUMENTS} - {"README.md"}
+
+
+def test_the_papers_numbers_are_those_of_the_recipes() -> None:
+    pairs, mutual = columns(TABLES["cifar100 pairs"]), columns(TABLES["cifar100 mutual"])
+    for row in ("Teacher", "Teacher*", "Student", "KD", "HSAKD", "HSAKD*"):
+        assert cells("docs/results.md", row) == [column[row] for column in pairs], row
+    assert cells("docs/results.md", "Mutual") == [column["Mutual"] for column in mutual]
+    for first, row in (("alone", "Student"), ("KD (Hinton)", "KD"), ("HSAKD*", "HSAKD*")):
+        assert cells("README.md", first)[0] == pairs[0][row]
+
+
+def test_what_the_readme_says_was_measured_stands_in_the_results() -> None:
+    results = (REPOSITORY / "RESULTS.md").read_text()
+    numbers = [cells("README.md", first)[1] for first in ("alone", "KD (Hinton)", "HSAKD*")]
+    numbers += re.findall(r"(\d\d\.\d+) (?:± [\d.]+ )?%", PROSE["README.md"])
+    assert len(numbers) == 7
+    assert [number for number in numbers if number not in results] == []
+
+
+def test_the_steps_are_those_that_were_measured() -> None:
+    stored = json.loads((REPOSITORY / "benchmarks/results/amd-epyc-avx512.json").read_text())
+    rows = re.findall(r"^\| `(\S+)`, (batch \d+) \| (.*) \|$", DOCUMENTS["docs/speed.md"], re.MULTILINE)
+    assert {f"{case} {batch}" for case, batch, _ in rows} == {*stored}
+    for case, batch, numbers in rows:
+        plain, ours = (stored[f"{case} {batch}"][loop] for loop in ("plain", "fit"))
+        wanted = f"{plain['ms_per_step']:,.0f} | {ours['ms_per_step']:,.0f} | {ours['times_as_fast']:.2f}"
+        assert numbers == wanted, case
+    fastest = sorted(float(numbers.split()[-1]) for case, _, numbers in rows if case.startswith("student"))
+    assert f"{fastest[0]:.2f} to {fastest[-1]:.2f} times as fast" in DOCUMENTS["README.md"]
+
+
+def test_the_api_holds_what_is_exported() -> None:
+    documented = set(re.findall(r"^::: (\S+)", DOCUMENTS["docs/api.md"], re.MULTILINE))
+    exported = {f"hsakd_pl.{name}" for name in hsakd_pl.__all__}
+    exported |= {f"hsakd_pl.methods.{name}" for name in hsakd_pl.methods.__all__}
+    assert exported - documented == set()
+
+
+def test_every_method_is_in_the_table() -> None:
+    listed = set(re.findall(r"`(\w+Module)`", DOCUMENTS["docs/your-method.md"]))
+    assert {name for name in hsakd_pl.methods.__all__ if name.endswith("Module")} <= listed | {"DistilledModule"}
+
+
+def literal(node: ast.AST) -> str:
+    """The text of a string in the source, with … for what it is filled with."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return "".join(map(literal, node.values))
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return literal(node.left) + literal(node.right)
+    return "…"
+
+
+def test_the_messages_of_the_troubleshooting_are_those_of_the_package() -> None:
+    quoted = re.findall(r"^> `(.+)`$", DOCUMENTS["docs/troubleshooting.md"], re.MULTILINE)
+    sources = [path.read_text() for path in (REPOSITORY / "hsakd_pl").rglob("*.py")]
+    kinds = (ast.JoinedStr, ast.BinOp, ast.Constant)
+    found = {literal(node) for text in sources for node in ast.walk(ast.parse(text)) if isinstance(node, kinds)}
+    texts = {re.sub("…+", "…", text) for text in found}
+    assert len(quoted) > 40
+    missing = [message for message in quoted if not any(text.startswith(message.rstrip("…")) for text in texts)]
+    assert missing == []
+
+
+def test_the_figure_is_what_its_script_draws(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'hsakd_pl[plots]'")
+    runpy.run_path(str(REPOSITORY / "docs/assets/method.py"))["main"](tmp_path)
+    words = re.compile(r"<!-- (.+?) -->")
+    for name in ("method-light.svg", "method-dark.svg"):
+        committed = (REPOSITORY / "docs/assets" / name).read_text()
+        assert words.findall((tmp_path / name).read_text()) == words.findall(committed) != []
