@@ -7,6 +7,7 @@ import argparse
 import logging
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ import matplotlib
 import pytorch_lightning as pl
 from rich.console import Console
 from rich.table import Table
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from hsakd_pl import BaselineModule, DigitsDataModule, HSAKDModule, StudentModule, TeacherModule
 from hsakd_pl.records.progress import Progress
@@ -87,15 +90,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="folder of the picture")
     options = parser.parse_args()
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
 
     def recipe(epochs: int) -> dict[str, Any]:
         pl.seed_everything(options.seed)
-        return {"num_classes": 10, "branch_metrics_every": 0, "milestones": [epochs * 3 // 4]}
+        schedule = partial(CosineAnnealingLR, T_max=epochs)
+        optimizer = partial(AdamW, lr=0.003)
+        return {"num_classes": 10, "branch_metrics_every": 0, "optimizer": optimizer, "lr_scheduler": schedule}
 
     teacher = TeacherModule("resnet20", **recipe(options.teacher_epochs))
     runs = [train("teacher resnet20, all labels", teacher, DigitsDataModule(), options.teacher_epochs)]
-    few = DigitsDataModule(train_fraction=FEW, batch_size=16)
+    few = DigitsDataModule(train_fraction=FEW, batch_size=8)
     alone = BaselineModule("resnet8", **recipe(options.student_epochs))
     runs.append(train("student resnet8 alone, 50 labels", alone, few, options.student_epochs))
     distilled = StudentModule("resnet8", teacher.network, **recipe(options.student_epochs))

@@ -1,7 +1,6 @@
-"""The notebooks are what their scripts make, hold no outputs, and run."""
+"""The notebooks are what their scripts make, show what a fresh execution shows, and claim what it bears out."""
 
-import json
-import os
+import re
 import runpy
 from pathlib import Path
 from typing import Any
@@ -12,48 +11,96 @@ nbformat, nbclient, *_ = [pytest.importorskip(name) for name in ("nbformat", "nb
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 BUILD = runpy.run_path(str(FOLDER / "build.py"))
-NAMES = ["own_loss", "quickstart"]
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+# By which a measured percentage may differ. Other processors and threads round otherwise, and so short a training then
+# ends where another seed's might: three times what two seeds of the student alone differ by on average (RESULTS.md).
+POINTS = 20
+# What the texts say of the results; a tenth of the test images is chance
+CLAIMS = {
+    "own_images": ["accuracy['teacher'] > 70", "abs(accuracy['student'] - accuracy['exported']) < 1"],
+    "own_loss": ["min(accuracy.values()) > 50", "distance['HSAKD and attention'] < distance['HSAKD'] / 2"],
+    "own_method": [
+        "sum(accuracy['KD']) > sum(accuracy['alone'])",
+        "abs(sum(accuracy['KD']) - sum(accuracy['KD + channels'])) / 3 < 4",
+    ],
+    "quickstart": [
+        "accuracy['teacher'] > 90",
+        "accuracy['teacher'] > accuracy['distilled'] > accuracy['alone'] > 40",
+        "parameters['alone'] == parameters['distilled']",
+    ],
+    "reading_a_run": ["test['acc'] > 60", "len(points) == 540"],
+}
+
+
+def committed(name: str) -> Any:
+    return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+
+
+def text_of(cell: Any) -> str:
+    """All that a cell prints."""
+    return "".join(output.text for output in cell.get("outputs", []) if output.output_type == "stream")
+
+
+def pictures_of(cell: Any) -> int:
+    return sum("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
+
+
+def same_text(cell: Any, shown: str, found: str) -> bool:
+    """Whether two printed texts agree: exactly, or, in a cell tagged ``measured``, all but the numbers."""
+    if "measured" not in cell.metadata.get("tags", []):
+        return shown == found
+    return NUMBER.sub("#", shown) == NUMBER.sub("#", found)
+
+
+def distant(shown: str, found: str) -> list[tuple[str, str]]:
+    """Percentages of two texts, by place, that are further apart than rounding takes a training."""
+    percentages = (re.findall(rf"({NUMBER.pattern}) %", text) for text in (shown, found))
+    return [pair for pair in zip(*percentages, strict=True) if abs(float(pair[0]) - float(pair[1])) > POINTS]
 
 
 def test_every_script_has_its_notebook() -> None:
-    assert [script.stem for script in BUILD["SCRIPTS"]] == NAMES
-    assert [path.stem for path in sorted(FOLDER.glob("*.ipynb"))] == NAMES
+    assert [script.stem for script in BUILD["SCRIPTS"]] == [*CLAIMS]
+    assert [path.stem for path in sorted(FOLDER.glob("*.ipynb"))] == [*CLAIMS]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CLAIMS)
 def test_notebooks_are_what_the_scripts_make(name: str) -> None:
-    committed = (FOLDER / f"{name}.ipynb").read_text(encoding="utf-8")
-    assert committed == BUILD["build"](FOLDER / f"{name}.py"), "run: python notebooks/build.py"
+    notebook, made = committed(name), BUILD["unexecuted"](FOLDER / f"{name}.py")
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    assert notebook == made, "run: python notebooks/build.py"
 
 
-def values(name: str, expression: str, folder: Path) -> Any:
-    """Run a notebook in ``folder``; returns what an expression is in the end."""
-    notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
-    notebook.cells.append(nbformat.v4.new_code_cell(f"import json; print(json.dumps({expression}))"))
-    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(folder)}}).execute()
-    pictures = [output for cell in notebook.cells for output in cell.get("outputs", []) if "data" in output]
-    assert any("image/png" in picture.data for picture in pictures)
-    return json.loads(notebook.cells[-1].outputs[0].text)
+@pytest.mark.parametrize("name", CLAIMS)
+def test_committed_outputs_are_whole_and_small(name: str) -> None:
+    cells = [cell for cell in committed(name).cells if cell.cell_type == "code"]
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert [cell.execution_count for cell in cells] == [*range(1, len(cells) + 1)]
+    assert sum(map(pictures_of, cells)) > 0
+    assert [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"] == []
+    assert (FOLDER / f"{name}.ipynb").stat().st_size < 400_000
 
 
-@pytest.fixture(autouse=True)
-def importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel, a process of its own, finds the package where this one does, and shows pictures in the notebook."""
-    paths = [str(FOLDER.parent), os.environ.get("PYTHONPATH", "")]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
-    monkeypatch.delenv("MPLBACKEND", raising=False)
-
-
-@pytest.mark.slow
-def test_quickstart(tmp_path: Path) -> None:
-    accuracy, parameters = values("quickstart", "[accuracy, parameters]", tmp_path)
-    assert accuracy["teacher"] > 80
-    assert accuracy["distilled"] > accuracy["alone"] > 20  # a tenth of the images is chance
-    assert parameters["alone"] == parameters["distilled"]
+def test_texts_that_differ_are_told_apart() -> None:
+    exact, measured = (nbformat.v4.new_code_cell(metadata={"tags": tags}) for tags in ([], ["measured"]))
+    assert same_text(exact, "alone: 81.2 %", "alone: 81.2 %")
+    assert not same_text(exact, "alone: 81.2 %", "alone: 81.3 %")
+    assert same_text(measured, "alone: 81.2 %, 3", "alone: 83 %, -4.5")
+    assert not same_text(measured, "alone: 81.2 %", "taught: 81.2 %")
+    assert not same_text(measured, "alone: 81.2 %", "alone: 81.2 %, 80.1 %")
+    assert distant("alone: 81.2 %, taught: 90.0 %, 7", "alone: 61.3 %, taught: 69.9 %, 99") == [("90.0", "69.9")]
 
 
 @pytest.mark.slow
-def test_own_loss(tmp_path: Path) -> None:
-    accuracy, distance = values("own_loss", "[accuracy, distance]", tmp_path)
-    assert min(accuracy.values()) > 50
-    assert distance["HSAKD and attention"] < distance["HSAKD"] / 2
+@pytest.mark.parametrize("name", CLAIMS)
+def test_a_fresh_execution_shows_what_is_committed(name: str) -> None:
+    shown, fresh = committed(name), committed(name)
+    judge = f"print([claim for claim in {CLAIMS[name]} if not eval(claim)])"
+    fresh.cells.append(nbformat.v4.new_code_cell(judge))
+    BUILD["executed"](fresh)
+    assert text_of(fresh.cells[-1]) == "[]\n"
+    for before, after in zip(shown.cells, fresh.cells, strict=False):
+        assert same_text(before, text_of(before), text_of(after)), text_of(after)
+        assert distant(text_of(before), text_of(after)) == []
+        assert pictures_of(before) == pictures_of(after)
