@@ -163,7 +163,7 @@ def main(arguments: list[str] | None = None) -> None:
         print("\n".join(case.name for case in (*NAMED, METHOD_COSTS, *METHOD_COSTS.beside)))
         return
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
     try:
         measure(options)
     except (UsageError, OSError) as error:

@@ -15,7 +15,7 @@ METHODS = {
     "mutual": ("MutualModule", "mutual:<net>"),
     "probe": ("LinearProbeModule", "probe:<net>"),
 }
-LR = 0.01  # of all cases: it does not change the speed, but keeps the loss finite
+LR = 1e-6  # of all cases: it does not change the speed, but keeps the loss finite, with an untrained teacher too
 COSTS = "method-costs"  # of all methods to compare with, beside each other
 FORMS = ", ".join([*(form for _, form in METHODS.values()), f"{COSTS}:<teacher>-<student>, or one of its methods"])
 # What those of them take of a teacher and a student that do not take both: two peers are twins of the student.
