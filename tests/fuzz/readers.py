@@ -28,7 +28,7 @@ from hsakd_pl.report.groups import groups
 from hsakd_pl.report.page import write_page
 from hsakd_pl.report.rows import collect
 from hsakd_pl.report.table import FORMATS, as_text, lines
-from hsakd_pl.runs import cli
+from hsakd_pl.runs import cli, lightning_cli
 
 Read = Callable[[Path], str]
 
@@ -255,7 +255,7 @@ def read_picture(folder: Path) -> str:
 # Configurations and rows
 
 
-class ParsingCLI(cli.HSAKDCLI):
+class ParsingCLI(lightning_cli.HSAKDCLI):
     """The command line up to the point where it would build what the configuration names."""
 
     made: Any = None
@@ -277,11 +277,11 @@ class ParsingCLI(cli.HSAKDCLI):
 
 def read_configuration(folder: Path) -> str:
     """Parse the configuration of a fit as the program does."""
-    usual, cli.HSAKDCLI = cli.HSAKDCLI, ParsingCLI  # type: ignore[misc]
+    usual, lightning_cli.HSAKDCLI = lightning_cli.HSAKDCLI, ParsingCLI  # type: ignore[misc]
     try:
         cli.main(["fit", "--config", str(folder / "config.yaml")])
     finally:
-        cli.HSAKDCLI = usual  # type: ignore[misc]
+        lightning_cli.HSAKDCLI = usual  # type: ignore[misc]
     return digest(ParsingCLI.parsed)
 
 
