@@ -273,7 +273,7 @@ def test_export_needs_neither_the_teacher_nor_training_images_nor_first_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    from tests.test_description import NAMES, photographs
+    from test_description import NAMES, photographs
 
     photographs(tmp_path / "photos")
     for name in ("resnet14", "resnet8"):
