@@ -67,8 +67,7 @@ def test_what_is_read_off_the_source_is_what_python_knows(path: str) -> None:
 @pytest.mark.parametrize("path", CLASSES)
 def test_every_option_has_a_sentence_that_is_its_own(path: str) -> None:
     """One whose default a class changes is not described by the base, which may tell where its own comes from."""
-    if ".methods." not in path:  # whose weights are named by their terms
-        assert [name for name, option in options(path).items() if not option.sentence] == []
+    assert [name for name, option in options(path).items() if not option.sentence] == []
     for base in load(path).__mro__[1:]:
         before = inspect.signature(base).parameters if base.__name__.endswith("Module") else {}
         for name, each in inspect.signature(load(path)).parameters.items():

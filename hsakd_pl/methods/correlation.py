@@ -28,8 +28,7 @@ class CorrelationModule(DistilledModule):
 
     def __init__(self, network: Net, teacher: Net, width: int = 128, cc_weight: float = 0.02, **rest: Any) -> None:
         super().__init__(network, teacher, {"loss_cc": cc_weight}, **rest)
-        both = (each.width for each in self.shapes("embedding"))
-        self.embed_student, self.embed_teacher = (nn.Linear(each, width) for each in both)
+        self.embed_student, self.embed_teacher = (nn.Linear(each.width, width) for each in self.shapes("embedding"))
 
     def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
         loss = correlation_loss(self.embed_student(learnt.embedding), self.embed_teacher(taught.embedding))

@@ -19,8 +19,7 @@ def contrast_loss(scores: Tensor, samples: int) -> Tensor:
     """
     noise = (scores.shape[1] - 1) / samples
     pair, negatives, added = scores[:, 0], scores[:, 1:], noise + 1e-7  # as published
-    told = (pair / (pair + added)).log().sum() + (noise / (negatives + added)).log().sum()
-    return -told / len(scores)
+    return -((pair / (pair + added)).log().sum() + (noise / (negatives + added)).log().sum()) / len(scores)
 
 
 class CRDModule(DistilledModule):

@@ -28,7 +28,9 @@ def _correlation(one: Tensor, other: Tensor, dim: int) -> Tensor:
 
 
 class DISTModule(DistilledModule):
-    """Minimises CE + what probabilities lack in correlation, over an image's classes and over a device's images."""
+    """Minimises CE + ``dist_weight`` times what probabilities lack in correlation: over an image's classes, by
+    ``inter_weight``, and over a device's images, by ``intra_weight``.
+    """
 
     def __init__(
         self, network: Net, teacher: Net, inter_weight: float = 2.0, intra_weight: float = 2.0,

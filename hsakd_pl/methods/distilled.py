@@ -23,7 +23,7 @@ class DistilledModule(StudentModule):
         network: a registry name, or a network; branches that it has are left out.
         teacher: a registry name, or a network, trained alone.
         own_weights: factor of each of the method's own terms.
-        weight_warmup_epochs: in which these factors grow to their whole, an equal part each epoch.
+        weight_warmup_epochs: in which the own terms' factors grow to their whole, an equal part each epoch.
         image_size: pixels a side of the images, by which the shapes of both networks' outputs are found.
         temperature: of the KD term; T = 4: the field's tables.
         ce_weight: factor of the cross-entropy.

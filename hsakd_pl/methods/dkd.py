@@ -19,15 +19,14 @@ def dkd_loss(
     Logits twice (B, N), labels (B,) -> a scalar, times ``temperature ** 2``.
     """
     target, both = labels[:, None], (student_logits / temperature, teacher_logits / temperature)
-    # as published: probability exactly 0, of finite logarithm
-    others = [logits.scatter(1, target, -1000.0) for logits in both]
+    others = [logits.scatter(1, target, -1000.0) for logits in both]  # as published: exactly 0, of finite logarithm
     pairs = [(one.gather(1, target), rest.logsumexp(1, keepdim=True)) for one, rest in zip(both, others, strict=True)]
     ours, theirs = (torch.cat(pair, 1) for pair in pairs)  # of the target, and of all others as one class
     return temperature**2 * (alpha * kd_loss(ours, theirs, 1.0) + beta * kd_loss(others[0], others[1], 1.0))
 
 
 class DKDModule(DistilledModule):
-    """Minimises CE + decoupled distillation, whose weight grows over the first epochs.
+    """Minimises CE + ``dkd_weight`` times decoupled distillation, a weight which grows over the first epochs.
 
     Args:
         alpha: factor of the target class against all others.

@@ -33,16 +33,14 @@ class SSKDProjectionModule(HSAKDModule):
     ) -> None:  # fmt: skip
         require_trained("weights", network, weights)
         teacher = build_network(network, num_classes, False, weights)
-        width = teacher.shapes(image_size, "embedding").width
-        rates = lr, momentum, nesterov, weight_decay, milestones, warmup_epochs
-        super().__init__([ProjectedTeacher(teacher, width)], None, *rates, **rest)
+        projected = ProjectedTeacher(teacher, teacher.shapes(image_size, "embedding").width)
+        super().__init__([projected], None, lr, momentum, nesterov, weight_decay, milestones, warmup_epochs, **rest)
         self.save_hyperparameters(ignore=not_by_name(self, network=network))
         self.frozen.append(Frozen(teacher))
         self.views = self.network.transforms.count
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        images, labels = batch
-        return self.terms(self.network.outputs(self.network.transforms(images)), None, labels)
+        return self.terms(self.network.outputs(self.network.transforms(batch[0])), None, batch[1])
 
     def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
         return {"loss_contrast": cross_entropy(*contrast(learnt.embedding, self.network.transforms))}

@@ -35,7 +35,9 @@ def _cosines(rows: Tensor) -> Tensor:
 
 
 class RKDModule(DistilledModule):
-    """Minimises CE + the differences of distances and of angles among embeddings; a device sees its own images."""
+    """Minimises CE + ``rkd_weight`` times the differences among the embeddings of a device's images: of distances, by
+    ``distance_weight``, and of angles, by ``angle_weight``.
+    """
 
     def __init__(
         self, network: Net, teacher: Net, distance_weight: float = 25.0, angle_weight: float = 50.0,

@@ -71,11 +71,13 @@ def sskd_terms(
 
 
 class SSKDModule(DistilledModule):
-    """Minimises 0.1 CE + 0.9 KD + KD on transformed images + KD of resemblances; a device contrasts its own images.
+    """Minimises CE + KD + ``transformed_kd_weight`` KD on transformed images + ``contrast_weight`` KD of resemblances.
 
     Args:
         projection_weights: file of the teacher's projection head, from :class:`SSKDProjectionModule`, which ``fit``
             alone needs; ``random`` for a fresh one.
+        transformed_temperature: of KD on transformed images.
+        contrast_temperature: of KD of resemblances, among a device's own images.
         keep_transformed: part that is kept of the transformed images whose class the teacher does not rank first.
         keep_contrast: part that is kept of those whose original it does not rank first.
     """

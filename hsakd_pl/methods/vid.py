@@ -16,8 +16,7 @@ def vid_loss(mean: Tensor, teacher_map: Tensor, variance: Tensor) -> Tensor:
 
     ``mean`` and ``teacher_map`` (B, C, H, W), ``variance`` (C,) (Eq. 5 of the paper).
     """
-    variance = variance[:, None, None]
-    return ((mean - teacher_map).square() / variance + variance.log()).mean() / 2
+    return ((mean - teacher_map).square() / variance[:, None, None] + variance.log()[:, None, None]).mean() / 2
 
 
 class VIDModule(DistilledModule):

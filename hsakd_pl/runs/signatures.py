@@ -30,6 +30,7 @@ def options(path: str) -> dict[str, Option]:
         if arguments.keys() <= said.keys():
             break
         said = sentences_of(each) | said
+    said = dict.fromkeys(re.findall(r"\w+", summary(path)), "see above") | said
     return {name: Option(default, said.get(name, "")) for name, default in arguments.items()}
 
 
