@@ -97,6 +97,19 @@ def test_every_method_is_in_the_table() -> None:
     assert {name for name in hsakd_pl.methods.__all__ if name.endswith("Module")} <= listed | {"DistilledModule"}
 
 
+def test_every_network_is_in_the_table() -> None:
+    by_name = DOCUMENTS["docs/your-network.md"].partition("timm's |")[0]
+    names = {name for name in hsakd_pl.list_networks() if "." not in name}  # others are those of tests
+    assert set(re.findall(r"`(\w+)`", by_name)) == names
+
+
+@pytest.mark.parametrize("name", [name for name in DOCUMENTS if name.startswith("docs/")])
+def test_code_fits_the_page(name: str) -> None:
+    """96 columns on a screen of 1,280 pixels; what a program prints may be longer."""
+    blocks = re.findall(r"^```(?:python|bash|yaml)\n(.*?)^```", DOCUMENTS[name], re.MULTILINE | re.DOTALL)
+    assert [line for block in blocks for line in block.splitlines() if len(line) > 96] == []
+
+
 def literal(node: ast.AST) -> str:
     """The text of a string in the source, with … for what it is filled with."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
