@@ -32,7 +32,8 @@ def test_console_command_resolves() -> None:
 def test_extras_are_declared() -> None:
     loggers = {"loggers", "tensorboard", "wandb", "mlflow"}
     extras = set(metadata.metadata("hsakd_pl").get_all("Provides-Extra", []))
-    assert extras == {"plots", "examples", "notebooks", "docs", "test", "dev", "export", "hub", "timm"} | loggers
+    others = {"notebooks", "docs", "test", "dev", "export", "hub", "timm", "completion", "slurm"}
+    assert extras == {"plots", "examples"} | others | loggers
 
 
 def test_what_only_examples_need_is_not_required() -> None:

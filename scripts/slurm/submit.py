@@ -1,4 +1,4 @@
-"""Send runs to SLURM with submitit (pip install submitit), a seed each, from the repository's folder:
+"""Send runs to SLURM with submitit (pip install '.[slurm]'), a seed each, from the repository's folder:
 
 python scripts/slurm/submit.py --seeds 3 --partition gpu -- --config configs/cifar100/teacher_joint_wrn_40_2.yaml
 
