@@ -79,6 +79,8 @@ CALLBACKS: dict[str, tuple[Callable[[Path], pl.Callback], Check]] = {
         lambda run, m, c: float(torch.cat([p.flatten() for p in m.networks.parameters()]).eq(0).float().mean()) > 0.3,
     ),
 }
+if not hasattr(callbacks, "EMAWeightAveraging"):  # Lightning 2.6 brought it
+    del CALLBACKS["weight averaging"]
 
 
 # torch's pruning takes weights as contiguous vectors, which channels_last ones are not
