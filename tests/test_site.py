@@ -97,6 +97,13 @@ def test_every_method_is_in_the_table() -> None:
     assert {name for name in hsakd_pl.methods.__all__ if name.endswith("Module")} <= listed | {"DistilledModule"}
 
 
+def test_the_versions_that_are_needed_are_the_declared_ones() -> None:
+    declared = (REPOSITORY / "setup.cfg").read_text()
+    for words, package in (("PyTorch", "torch"), ("Lightning", "pytorch_lightning"), ("Python", "python_requires = ")):
+        stated = re.findall(rf"{words} ([\d.]+) or newer", DOCUMENTS["README.md"] + DOCUMENTS["docs/index.md"])
+        assert {*stated} == {*re.findall(rf"^ *{package}>=([\d.]+)", declared, re.MULTILINE)}, words
+
+
 def test_every_network_is_in_the_table() -> None:
     by_name = DOCUMENTS["docs/your-network.md"].partition("timm's |")[0]
     names = {name for name in hsakd_pl.list_networks() if "." not in name}  # others are those of tests

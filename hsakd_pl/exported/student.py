@@ -61,8 +61,8 @@ class Student(nn.Module, PyTorchModelHubMixin):
         transforms: those that a prediction compares, by the package's names; by default the network's own.
     """
 
-    mean: Tensor
-    std: Tensor
+    channel_mean: Tensor
+    channel_std: Tensor
 
     def __init__(
         self, network: str | nn.Module, class_names: list[str], image_size: int, resize: int,
@@ -77,8 +77,8 @@ class Student(nn.Module, PyTorchModelHubMixin):
         self.network.check_image_size(image_size, image_size)
         if transforms is not None:
             self.network.transforms = known_transforms(transforms)
-        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)  # config.json keeps them
-        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+        for name, numbers in (("channel_mean", mean), ("channel_std", std)):  # config.json keeps them
+            self.register_buffer(name, torch.tensor(numbers)[:, None, None], persistent=False)
         self.card = ""  # text of the README.md beside the weights
         self.eval().requires_grad_(False)
 
@@ -101,7 +101,7 @@ class Student(nn.Module, PyTorchModelHubMixin):
         if not (images.is_floating_point() or images.dtype == torch.uint8):
             raise UsageError(f"images are {images.dtype}: give floating point numbers in [0, 1], or uint8")
         scale = 255 if images.dtype == torch.uint8 else 1
-        return self.network((images.to(self.mean.dtype) / scale - self.mean) / self.std)
+        return self.network((images.to(self.channel_mean.dtype) / scale - self.channel_mean) / self.channel_std)
 
     def config(self) -> dict[str, Any]:
         """Give what ``config.json`` holds: all that makes this student again but its weights."""

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from itertools import permutations
 from typing import Any
 
 import torch.nn as nn
@@ -75,7 +74,8 @@ class MutualModule(HSAKDModule):
 
     def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
         others = len(learnt) - 1
-        ways = [(learnt[one], taught[other]) for one, other in permutations(range(len(learnt)), 2)]
+        peers = range(len(learnt))
+        ways = [(learnt[one], taught[other]) for one in peers for other in peers if other != one]
         kd = total(kd_loss(one.logits, other.logits, self.temperature) for one, other in ways)
         ce = total(cross_entropy(peer.logits[: len(labels)], labels) for peer in learnt)
         terms = {"loss_ce": ce, "loss_kd": kd / others}
