@@ -121,6 +121,8 @@ def test_a_family_has_branches_gives_its_own_logits_folds_and_trains(name: str) 
 
 @pytest.mark.parametrize("name", WITHOUT)
 def test_a_model_that_can_have_no_branches_says_why_in_one_line(name: str) -> None:
+    if name not in timm.list_models():
+        pytest.skip(f"timm {timm.__version__} has no {name}")
     with pytest.raises(UsageError, match=f"^timm:{name} can.*{WITHOUT[name]}.*: take branches=False") as error:
         create_network(f"timm:{name}", CLASSES)
     assert "\n" not in str(error.value)

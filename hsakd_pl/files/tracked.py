@@ -25,4 +25,5 @@ def tracked(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
             if time.monotonic() > start + SECONDS:
                 bar.start()
     finally:
-        bar.stop()
+        if not hidden:
+            bar.stop()

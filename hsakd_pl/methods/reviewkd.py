@@ -42,10 +42,10 @@ class ReviewKDModule(DistilledModule):
         weight_warmup_epochs: int = 20, **rest: Any,
     ) -> None:  # fmt: skip
         super().__init__(network, teacher, {"loss_reviewkd": reviewkd_weight}, weight_warmup_epochs, **rest)
-        pairs = paired(*(each.maps for each in self.shapes("features", "embedding")))
+        pairs = paired(*(each.maps() for each in self.shapes("features", "embedding")))
         ours, theirs = zip(*((one.shape[1], other.shape[1]) for one, other in pairs), strict=True)
         self.review = Review(ours, theirs, mid_channels or min(512, ours[-1]))
 
     def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
-        loss = hierarchical_context_loss(self.review(learnt.maps, taught.maps), taught.maps)
+        loss = hierarchical_context_loss(self.review(learnt.maps(), taught.maps()), taught.maps())
         return super().terms(learnt, taught, labels) | {"loss_reviewkd": loss}

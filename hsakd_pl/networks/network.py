@@ -30,9 +30,8 @@ class NetworkOutput(NamedTuple):
     features: list[Tensor]
     embedding: Tensor | None
 
-    @property
     def maps(self) -> list[Tensor]:
-        """The features, and the embedding, where there is one, as a map of one position at their end."""
+        """Give the features, and the embedding, where there is one, as a map of one position at their end."""
         return [*self.features, *([] if self.embedding is None else [self.embedding[:, :, None, None]])]
 
     @property
