@@ -16,7 +16,7 @@ fit() { # folder, then options of fit
   "$PYTHON" -m hsakd_pl sweep --seeds "$SEEDS" "${@:2}" --trainer.default_root_dir "$OUT/$1" --trainer.accelerator cpu
 }
 
-quickstart() { # about 1 minute a seed on two cores
+quickstart() { # about 1.5 minutes a seed on two cores
   mkdir -p "$OUT/quickstart"
   for seed in 0 1 2 3 4; do
     local table="$OUT/quickstart/seed$seed.txt"
