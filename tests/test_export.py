@@ -305,16 +305,28 @@ def test_a_folder_that_holds_anything_else_is_left_alone(tmp_path: Path) -> None
     assert (tmp_path / "out/README.md").read_text() == "mine"
 
 
-def test_logits_that_differ_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
-    """Weights beyond what float32 tells apart in the sums of a graph."""
-    path, _ = saved(tmp_path, "baseline")
+def enlarged(folder: Path, factor: float, *layers: str) -> Path:
+    """A checkpoint with layers whose weights are so many times as large."""
+    path, _ = saved(folder, "baseline")
     content = torch.load(path, weights_only=True)
-    key = next(key for key in content["state_dict"] if key.endswith("fc.weight"))
-    content["state_dict"][key] *= 1e8
+    for key, tensor in content["state_dict"].items():
+        if key.endswith(tuple(f"{layer}.weight" for layer in layers)):
+            tensor *= factor
     torch.save(content, path)
-    with pytest.raises(UsageError, match=r"a logit differs from PyTorch's by .* more than 1e-04"):
-        export_student(path, tmp_path / "out")
+    return path
+
+
+def test_logits_that_differ_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    """Finite weights whose products are beyond float32."""
+    with pytest.raises(UsageError, match=r"a logit differs from PyTorch's by nan, more than"):
+        export_student(enlarged(tmp_path, 1e30, "conv1", "fc"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("factor", [1e3, 1e5])
+def test_large_logits_differ_by_rounding_in_proportion(tmp_path: Path, factor: float) -> None:
+    files = export_student(enlarged(tmp_path, factor, "fc"), tmp_path / "out").files
+    assert [file.path.name for file in files] == ["model.safetensors", "model.pt2", "model.onnx"]
 
 
 def test_the_conventions_of_the_hub(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,10 +101,9 @@ def quantise(path: Path, calibration: Tensor | None) -> Path:
     quantization, shapes = (optional(f"onnxruntime.quantization{part}") for part in ("", ".shape_inference"))
     prepared, small = path.with_suffix(".prepared"), path.with_name("model.int8.onnx")
     shapes.quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)  # joins norms with convolutions
-    onnx = optional("onnx")
-    model = onnx.load(str(prepared))
+    model = optional("onnx").load(str(prepared))
     del model.graph.value_info[:]  # shapes, which quantising finds again; of weights that it transposes they go wrong
-    onnx.save(model, str(prepared))
+    optional("onnx").save(model, str(prepared))
     unsigned, signed = quantization.QuantType.QUInt8, quantization.QuantType.QInt8
     if calibration is None:
         quantization.quantize_dynamic(str(prepared), str(small), weight_type=unsigned)  # older runtimes have no other
