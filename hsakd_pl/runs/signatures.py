@@ -30,7 +30,8 @@ def options(path: str) -> dict[str, Option]:
         if arguments.keys() <= said.keys():
             break
         said = sentences_of(each) | said
-    said = dict.fromkeys(re.findall(r"\w+", summary(path)), "see above") | said
+    named = re.findall(r"``(\w+)``", next(_docstrings(path), "").partition("\n\n")[0])  # the first paragraph
+    said = dict.fromkeys(named, "see above") | said
     return {name: Option(default, said.get(name, "")) for name, default in arguments.items()}
 
 
