@@ -76,7 +76,7 @@ $(PYTHON) -m venv $(VENV)
 $(PIP) uv && $(RUN) -m uv pip install --python $(RUN) -e '$(1)' || $(if $(UV_RESOLUTION),false,$(PIP) -e '$(1)')
 endef
 
-DECLARED := setup.cfg pyproject.toml hsakd_pl/__init__.py  # the last of them for its version
+DECLARED := setup.cfg pyproject.toml hsakd_pl/version.py
 
 $(VENV)/installed: $(DECLARED)
 	$(call install,.[examples])

@@ -17,8 +17,8 @@ from torch.nn.functional import normalize
 
 from benchmarks.cases import Case
 from hsakd_pl import CIFAR100DataModule, HSAKDModule, StudentModule
+from hsakd_pl.cli.lightning_cli import HSAKDCLI
 from hsakd_pl.data import ImageDataModule, Split
-from hsakd_pl.runs.lightning_cli import HSAKDCLI
 
 RESIDENT_BATCHES = 8  # that the bare loop has on the device and goes through in turn
 

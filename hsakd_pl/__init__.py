@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from hsakd_pl.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from hsakd_pl import methods
     from hsakd_pl.data import (
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
         STL10DataModule,
         TinyImageNetDataModule,
     )
-    from hsakd_pl.exported import export_student, load_student
+    from hsakd_pl.export import export_student, load_student
     from hsakd_pl.modules import (
         BaselineModule,
         HSAKDModule,
@@ -25,10 +27,9 @@ if TYPE_CHECKING:
         TeacherModule,
     )
     from hsakd_pl.networks import create_network, list_networks, register_network
+    from hsakd_pl.networks.weights import load_weights, published_state_dict
     from hsakd_pl.ops import COLOURS, FLIPS, ROTATIONS, Transforms
-    from hsakd_pl.weights import load_weights, published_state_dict
 
-__version__ = "0.1.0"
 __all__ = [
     "COLOURS",
     "FLIPS",
@@ -57,7 +58,14 @@ __all__ = [
     "published_state_dict",
     "register_network",
 ]
-_HOMES = ("ops", "networks", "weights", "data", "modules", "exported")  # of these names, from the ground floor up
+_HOMES = (
+    "ops",
+    "networks",
+    "networks.weights",
+    "data",
+    "modules",
+    "export",
+)  # of these names, from the ground floor up
 
 
 def __getattr__(name: str) -> Any:

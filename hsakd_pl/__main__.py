@@ -1,6 +1,6 @@
 """``python -m hsakd_pl`` is ``hsakd``."""
 
-from hsakd_pl.runs.cli import main
+from hsakd_pl.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -22,8 +22,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import yaml
 
+from hsakd_pl.cli.main import main
 from hsakd_pl.report.rows import read_history
-from hsakd_pl.runs.cli import main
 
 for name in ("pytorch_lightning", "lightning_fabric"):
     logging.getLogger(name).setLevel(logging.ERROR)

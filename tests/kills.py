@@ -27,7 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process with threads cannot b
 import torch
 
 import hsakd_pl.files.text
-from hsakd_pl.runs.cli import main
+from hsakd_pl.cli.main import main
 
 CONFIG = {
     "model": {"class_path": "hsakd_pl.TeacherModule", "init_args": {"network": "resnet8", "milestones": [1]}},

@@ -14,13 +14,13 @@ from small import error_of
 
 import hsakd_pl
 from hsakd_pl import list_networks
+from hsakd_pl.cli.main import main
+from hsakd_pl.commands.sweep import ParsedFit
+from hsakd_pl.commands.tasks import NEEDED, Bench, Task, chosen
 from hsakd_pl.files.weights import file_sha256
 from hsakd_pl.recipes import KNOWN, PAIRS, RECIPES, TABLES, read_table
 from hsakd_pl.recipes.bench import COLUMNS
 from hsakd_pl.report.differences import expected
-from hsakd_pl.runs.cli import main
-from hsakd_pl.runs.sweep import ParsedFit
-from hsakd_pl.runs.tasks import NEEDED, Bench, Task, chosen
 
 BENCHED = {name: KNOWN[name] for name in KNOWN if name not in RECIPES}
 CLASSIC = read_table(TABLES["classic"]).cells
@@ -92,7 +92,7 @@ def test_tables_have_the_pairs_and_methods_of_the_field() -> None:
         ("transfer", "HSAKD* on STL-10", "vgg13-mobilenetv2", "74.66"),
         ("mutual", "HSAKD (mutual)", "vgg13-vgg13", "80.44 +- 0.05"),
     ],
-)  # fmt: skip
+)
 def test_published_numbers_stand_in_their_cells(table: str, method: str, pair: str, number: str) -> None:
     (cell,) = (cell for cell in read_table(TABLES[table]).cells if (cell.method, cell.pair) == (method, pair))
     assert cell.published == number
@@ -184,7 +184,7 @@ def test_a_file_stands_for_a_teachers_run(name: str, tmp_path: Path) -> None:
         (",,,99.0", ",,99.0", "line 2 has not as many cells"),
         ("99.0", '"99.0"x', "no CSV"),
     ],
-)  # fmt: skip
+)
 def test_a_table_that_is_none_is_one_error(
     old: str, new: str, said: str, mine: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -204,7 +204,7 @@ def test_a_table_that_is_none_is_one_error(
         (["classic", "--task", "1000"], "task: 1000 is none of 0 to"),
         (["classic", "--teachers", "wrn_40_2"], "teachers"),
     ],
-)  # fmt: skip
+)
 def test_a_bench_that_cannot_be_is_one_error(args: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert said in error_of(capsys, lambda: main(["bench", *args]))
 

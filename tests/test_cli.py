@@ -28,8 +28,8 @@ from hsakd_pl import (
     create_network,
     load_weights,
 )
+from hsakd_pl.cli.main import main
 from hsakd_pl.ops import ROTATIONS
-from hsakd_pl.runs.cli import main
 
 
 @pytest.fixture(autouse=True)

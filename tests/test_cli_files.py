@@ -12,7 +12,7 @@ import pytest
 import torch
 from small import error_of, run
 
-from hsakd_pl.runs.cli import main
+from hsakd_pl.cli.main import main
 
 
 @pytest.fixture(autouse=True)

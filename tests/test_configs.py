@@ -12,12 +12,12 @@ import torch
 import yaml
 from small import error_of
 
+from hsakd_pl.cli.lightning_cli import HSAKDCLI
+from hsakd_pl.cli.main import main
+from hsakd_pl.commands.recipes import files
 from hsakd_pl.data import ImageDataModule
 from hsakd_pl.recipes import PAIRS, PEERS, SMALL_LR
 from hsakd_pl.recipes import RECIPES as TABLE
-from hsakd_pl.runs.cli import main
-from hsakd_pl.runs.lightning_cli import HSAKDCLI
-from hsakd_pl.runs.recipes import files
 
 ROOT = Path(__file__).parents[1] / "configs"
 CONFIGS = {str(path.relative_to(ROOT).with_suffix("")): path for path in sorted(ROOT.glob("*/*.yaml"))}

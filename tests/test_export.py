@@ -17,14 +17,14 @@ from PIL import Image
 from torch import Tensor
 
 from hsakd_pl import BaselineModule, DigitsDataModule, create_network, export_student, load_student
+from hsakd_pl.cli.main import main
 from hsakd_pl.data import Description
 from hsakd_pl.data.augment import normalise
 from hsakd_pl.errors import UsageError
-from hsakd_pl.exported import Student, student_from_checkpoint
-from hsakd_pl.exported.formats import onnx_runner
+from hsakd_pl.export import Student, student_from_checkpoint
+from hsakd_pl.export.formats import onnx_runner
 from hsakd_pl.modules.base import HSAKDModule
-from hsakd_pl.runs.cli import main
-from hsakd_pl.weights import published_state_dict
+from hsakd_pl.networks.weights import published_state_dict
 
 DIGITS = DigitsDataModule().description
 KNOWN = Description(["ant", "bee", "cow", "dog"], 16, 18, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from hsakd_pl import CIFAR100DataModule, ImageNetDataModule, list_networks, load_weights
-from hsakd_pl.exported.export import MOST, _compared
-from hsakd_pl.exported.formats import FORMATS
-from hsakd_pl.exported.pictures import as_input, first_images
-from hsakd_pl.exported.student import Student, save
+from hsakd_pl.export.export import MOST, _compared
+from hsakd_pl.export.formats import FORMATS
+from hsakd_pl.export.pictures import as_input, first_images
+from hsakd_pl.export.student import Student, save
 
 FAMILIES = ("resnet8", "shufflenetv1", "vgg8", "wrn_16_1")
 NIGHTLY = [pytest.mark.slow, pytest.mark.nightly]

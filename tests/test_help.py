@@ -16,11 +16,11 @@ import yaml
 from small import error_of
 
 from hsakd_pl import list_networks
+from hsakd_pl.cli.commands import COMMANDS, PICTURES, make_parser, parser_of
+from hsakd_pl.cli.help import DEFAULTS, OWN, TRAINER, USED, classes, help_for
+from hsakd_pl.cli.main import main
+from hsakd_pl.cli.signatures import networks, options, sentences_of
 from hsakd_pl.errors import did_you_mean
-from hsakd_pl.runs.cli import main
-from hsakd_pl.runs.commands import COMMANDS, PICTURES, make_parser, parser_of
-from hsakd_pl.runs.help import DEFAULTS, OWN, TRAINER, USED, classes, help_for
-from hsakd_pl.runs.signatures import networks, options, sentences_of
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDENT = "configs/cifar100/student_joint_wrn_40_2-wrn_16_2.yaml"
@@ -172,7 +172,7 @@ def test_help_imports_neither_pytorch_nor_lightning() -> None:
     asked += [[name, "--help"] for name, _ in BESIDE]
     program = f"""
 import sys
-from hsakd_pl.runs.cli import main
+from hsakd_pl.cli.main import main
 for args in {asked}:
     try:
         main(args)
@@ -209,7 +209,7 @@ def test_a_module_in_the_working_folder_is_found(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
     (tmp_path / "bin").mkdir()
     command = tmp_path / "bin" / "hsakd"
-    command.write_text("from hsakd_pl.runs.cli import main\nmain()\n")
+    command.write_text("from hsakd_pl.cli.main import main\nmain()\n")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
 
     def hsakd(*args: str) -> subprocess.CompletedProcess[str]:
@@ -296,7 +296,7 @@ def test_a_shell_completes() -> None:
     pytest.importorskip("shtab")
     if (bash := shutil.which("bash")) is None:
         pytest.skip("needs bash")
-    words = [sys.executable, "-m", "shtab", "--shell=bash", "--prog", "hsakd", "hsakd_pl.runs.completion.parser"]
+    words = [sys.executable, "-m", "shtab", "--shell=bash", "--prog", "hsakd", "hsakd_pl.cli.completion.parser"]
     script = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
     [function] = re.findall(r"^complete .* -F (\w+) hsakd$", script, re.MULTILINE)

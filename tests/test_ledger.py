@@ -15,15 +15,15 @@ import torch
 import yaml
 from small import error_of, history, run
 
+from hsakd_pl.cli.configuration import options_of
+from hsakd_pl.cli.lightning_cli import HSAKDCLI
+from hsakd_pl.cli.main import main
+from hsakd_pl.commands.sweep import ParsedFit
 from hsakd_pl.records.protocol import accuracy_of, kept_options, protocol_hash
 from hsakd_pl.report.differences import differing, expected
 from hsakd_pl.report.groups import groups
 from hsakd_pl.report.rows import Row, collect
 from hsakd_pl.report.table import as_text, chosen, lines, records
-from hsakd_pl.runs.cli import main
-from hsakd_pl.runs.configuration import options_of
-from hsakd_pl.runs.lightning_cli import HSAKDCLI
-from hsakd_pl.runs.sweep import ParsedFit
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 STUDENT = "cifar100/student_joint_wrn_40_2-wrn_16_2"

@@ -30,10 +30,10 @@ from hsakd_pl import (
     methods,
     published_state_dict,
 )
-from hsakd_pl.data.negatives import Negatives
+from hsakd_pl.cli.main import main
 from hsakd_pl.errors import UsageError
+from hsakd_pl.methods.negatives import Negatives
 from hsakd_pl.networks.memory import contrast_scores
-from hsakd_pl.runs.cli import main
 
 BATCH = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.arange(8)
 

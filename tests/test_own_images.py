@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from test_export import ALONE
 from test_readme import OWN_COMMANDS, OWN_EXAMPLE, REPOSITORY, arguments
 
-from hsakd_pl.runs.cli import main
+from hsakd_pl.cli.main import main
 
 timm = pytest.importorskip("timm", reason="timm is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")

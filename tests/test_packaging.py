@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 import hsakd_pl
-from hsakd_pl.runs.recipes import files
+from hsakd_pl.commands.recipes import files
 
 ROOT = Path(__file__).parents[1]
 
@@ -90,8 +90,8 @@ def test_wheel_runs_alone(distributions: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    recipes = "from hsakd_pl.runs import cli; print(cli.__file__); cli.main(['recipes', 'written'])"
-    assert output(python, "-c", recipes).startswith(str(packages / "hsakd_pl/runs/cli.py"))
+    recipes = "from hsakd_pl.cli import main; print(main.__file__); main.main(['recipes', 'written'])"
+    assert output(python, "-c", recipes).startswith(str(packages / "hsakd_pl/cli/main.py"))
     assert {str(path.relative_to(tmp_path / "written")) for path in (tmp_path / "written").rglob("*.*")} == set(files())
     few = [f"--trainer.{name}=1" for name in ("max_epochs", "limit_train_batches", "limit_val_batches")]
     configs = [f"--config=written/{name}.yaml" for name in ("digits/teacher_joint_resnet20", "trainer/cpu")]

@@ -9,8 +9,8 @@ import pytest
 from small import error_of, run
 from test_description import NAMES, photographs
 
-from hsakd_pl.exported import export_student
-from hsakd_pl.runs.cli import main
+from hsakd_pl.cli.main import main
+from hsakd_pl.export import export_student
 
 DATA = {"class_path": "hsakd_pl.ImageNetDataModule"}
 INIT = {"root": "photos", "image_size": 16, "num_workers": 0, "batch_size": 4}

@@ -20,7 +20,7 @@ from small import BATCH, loader, make, run, trainer
 from torch.utils.data import DataLoader, IterableDataset
 
 from hsakd_pl import create_network
-from hsakd_pl.files.tracked import tracked
+from hsakd_pl.data.progress import tracked
 from hsakd_pl.records import progress
 from hsakd_pl.records.progress import Progress
 from hsakd_pl.records.summary import multiply_adds

@@ -14,8 +14,8 @@ import torch
 import yaml
 from torchvision.io import write_png
 
+from hsakd_pl.cli.main import main
 from hsakd_pl.networks import registry
-from hsakd_pl.runs.cli import main
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NAVIGATION = yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text())["nav"]

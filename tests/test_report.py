@@ -12,10 +12,10 @@ import torch
 import yaml
 from small import run
 
+from hsakd_pl.cli.main import main
+from hsakd_pl.commands import sweep
 from hsakd_pl.errors import UsageError
 from hsakd_pl.report.rows import ROW, collect
-from hsakd_pl.runs import sweep
-from hsakd_pl.runs.cli import main
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

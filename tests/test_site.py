@@ -14,8 +14,8 @@ import pytest
 from test_readme import DOCUMENTS, REPOSITORY
 
 import hsakd_pl
+from hsakd_pl.cli.signatures import networks
 from hsakd_pl.recipes.paper import TABLES, columns
-from hsakd_pl.runs.signatures import networks
 
 PROSE = {name: re.sub(r"```.*?```", "", text, flags=re.DOTALL) for name, text in DOCUMENTS.items()}
 LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|srcset|href)=\"([^\"]+)\"")

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.models import resnet34
 
 from hsakd_pl.networks import create_network, list_networks
-from hsakd_pl.weights import load_weights, published_state_dict
+from hsakd_pl.networks.weights import load_weights, published_state_dict
 
 State = dict[str, Tensor]
 

@@ -40,22 +40,36 @@ class Drawing:
         """Write words around a point."""
         self.axes.text(x, y, words, **{"size": size, "color": self.ink, "ha": "center", "va": "center", **options})
 
-    def box(self, x: float, y: float, words: str, colours: tuple[str, str], width: float = 1.3, high: float = 0.5,
-            **options: Any) -> None:  # fmt: skip
+    def box(
+        self,
+        x: float,
+        y: float,
+        words: str,
+        colours: tuple[str, str],
+        width: float = 1.3,
+        high: float = 0.5,
+        **options: Any,
+    ) -> None:
         """Draw a rounded box around a point, with words in it."""
         shape = FancyBboxPatch(
-            (x - width / 2, y - high / 2), width, high, boxstyle="round,pad=0,rounding_size=0.1",
-            facecolor=colours[0], edgecolor=colours[1], linewidth=1.3,
-        )  # fmt: skip
+            (x - width / 2, y - high / 2),
+            width,
+            high,
+            boxstyle="round,pad=0,rounding_size=0.1",
+            facecolor=colours[0],
+            edgecolor=colours[1],
+            linewidth=1.3,
+        )
         self.axes.add_patch(shape)
         self.text(x, y, words, **options)
 
     def arrow(self, start: tuple[float, float], end: tuple[float, float], colour: str, style: str = "-|>") -> None:
         """Draw an arrow between two points."""
         self.axes.add_patch(
-            FancyArrowPatch(start, end, arrowstyle=style, mutation_scale=11, color=colour, linewidth=1.3, shrinkA=0,
-                            shrinkB=0)
-        )  # fmt: skip
+            FancyArrowPatch(
+                start, end, arrowstyle=style, mutation_scale=11, color=colour, linewidth=1.3, shrinkA=0, shrinkB=0
+            )
+        )
 
     def pictures(self) -> None:
         """Draw a digit under the four rotations, and their joint labels."""

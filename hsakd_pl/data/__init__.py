@@ -12,6 +12,14 @@ from hsakd_pl.data.stl10 import STL10DataModule
 from hsakd_pl.data.tinyimagenet import TinyImageNetDataModule
 
 __all__ = [
-    "CIFAR100DataModule", "Description", "DigitsDataModule", "FeatureDataModule", "ImageDataModule",
-    "ImageFolderDataModule", "ImageNetDataModule", "STL10DataModule", "Split", "TinyImageNetDataModule",
-]  # fmt: skip
+    "CIFAR100DataModule",
+    "Description",
+    "DigitsDataModule",
+    "FeatureDataModule",
+    "ImageDataModule",
+    "ImageFolderDataModule",
+    "ImageNetDataModule",
+    "STL10DataModule",
+    "Split",
+    "TinyImageNetDataModule",
+]

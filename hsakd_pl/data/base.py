@@ -42,10 +42,17 @@ class ImageDataModule(BatchedDataModule):
     resize: int | None = None  # short side of a photograph before its centre is cut out; by default image_size
 
     def __init__(
-        self, root: str | Path = "data", batch_size: int = 64, train_fraction: float = 1.0, val_fraction: float = 0.0,
-        seed: int | None = None, augment: bool = True, num_workers: int | None = None,
-        predict_dir: str | Path | None = None, on_error: str = "row",
-    ) -> None:  # fmt: skip
+        self,
+        root: str | Path = "data",
+        batch_size: int = 64,
+        train_fraction: float = 1.0,
+        val_fraction: float = 0.0,
+        seed: int | None = None,
+        augment: bool = True,
+        num_workers: int | None = None,
+        predict_dir: str | Path | None = None,
+        on_error: str = "row",
+    ) -> None:
         super().__init__()
         require(batch_size >= 1, "batch_size", batch_size, "at least 1")
         require(0 < train_fraction <= 1, "train_fraction", train_fraction, "above 0 and at most 1")

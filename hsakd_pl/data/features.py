@@ -10,9 +10,9 @@ from torch import Tensor
 from hsakd_pl.data.base import ImageDataModule
 from hsakd_pl.data.description import Description
 from hsakd_pl.data.loader import ResumableLoader
+from hsakd_pl.data.progress import tracked
 from hsakd_pl.data.sources import ResidentTensors
 from hsakd_pl.errors import UsageError
-from hsakd_pl.files.tracked import tracked
 
 
 class FeatureDataModule(pl.LightningDataModule):

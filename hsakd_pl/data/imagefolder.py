@@ -48,12 +48,23 @@ class ImageFolderDataModule(ClassFolderDataModule):
     std: tuple[float, ...] = ()
 
     def __init__(
-        self, root: str | Path = "data", image_size: int = 64, mean: Sequence[float] | str = "auto",
-        std: Sequence[float] | str | None = None, augmentation: v2.Transform | str = "crop", flip: bool = True,
-        resident_mib: int = 1024, batch_size: int = 64, train_fraction: float = 1.0, val_fraction: float = 0.0,
-        seed: int | None = None, augment: bool = True, num_workers: int | None = None,
-        predict_dir: str | Path | None = None, on_error: str = "row",
-    ) -> None:  # fmt: skip
+        self,
+        root: str | Path = "data",
+        image_size: int = 64,
+        mean: Sequence[float] | str = "auto",
+        std: Sequence[float] | str | None = None,
+        augmentation: v2.Transform | str = "crop",
+        flip: bool = True,
+        resident_mib: int = 1024,
+        batch_size: int = 64,
+        train_fraction: float = 1.0,
+        val_fraction: float = 0.0,
+        seed: int | None = None,
+        augment: bool = True,
+        num_workers: int | None = None,
+        predict_dir: str | Path | None = None,
+        on_error: str = "row",
+    ) -> None:
         options = train_fraction, val_fraction, seed, augment, num_workers, predict_dir, on_error
         super().__init__(root, batch_size, *options)
         largest = int(MAX_PIXELS**0.5)

@@ -29,10 +29,19 @@ class ImageNetDataModule(ClassFolderDataModule):
     num_classes = 1000
 
     def __init__(
-        self, root: str | Path = "data", image_size: int = 224, decode_on_device: bool = False, batch_size: int = 64,
-        train_fraction: float = 1.0, val_fraction: float = 0.0, seed: int | None = None, augment: bool = True,
-        num_workers: int | None = None, predict_dir: str | Path | None = None, on_error: str = "row",
-    ) -> None:  # fmt: skip
+        self,
+        root: str | Path = "data",
+        image_size: int = 224,
+        decode_on_device: bool = False,
+        batch_size: int = 64,
+        train_fraction: float = 1.0,
+        val_fraction: float = 0.0,
+        seed: int | None = None,
+        augment: bool = True,
+        num_workers: int | None = None,
+        predict_dir: str | Path | None = None,
+        on_error: str = "row",
+    ) -> None:
         options = train_fraction, val_fraction, seed, augment, num_workers, predict_dir, on_error
         super().__init__(root, batch_size, *options)
         self.use_size(image_size, image_size * 256 // 224, random_resized_crop(image_size))

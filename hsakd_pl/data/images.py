@@ -12,8 +12,8 @@ from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from hsakd_pl.data.progress import tracked
 from hsakd_pl.errors import UsageError
-from hsakd_pl.files.tracked import tracked
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # PIL starts Ghostscript for some of the others
 MAX_PIXELS = 8192 * 6144  # those of a 50 megapixel camera: reading so many takes 1 GB in WebP, less in others

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from hsakd_pl.data.augment import check_statistics
 from hsakd_pl.data.loader import ResumableLoader
+from hsakd_pl.data.progress import tracked
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import cache_folder, read_text, replacing
-from hsakd_pl.files.tracked import tracked
 
 FILE = "hsakd_statistics.json"
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of each channel

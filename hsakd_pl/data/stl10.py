@@ -35,10 +35,19 @@ class STL10DataModule(ImageDataModule):
     std = (0.5, 0.5, 0.5)
 
     def __init__(
-        self, root: str | Path = "data", image_size: int = 32, download: bool = False, batch_size: int = 64,
-        train_fraction: float = 1.0, val_fraction: float = 0.0, seed: int | None = None, augment: bool = True,
-        num_workers: int | None = None, predict_dir: str | Path | None = None, on_error: str = "row",
-    ) -> None:  # fmt: skip
+        self,
+        root: str | Path = "data",
+        image_size: int = 32,
+        download: bool = False,
+        batch_size: int = 64,
+        train_fraction: float = 1.0,
+        val_fraction: float = 0.0,
+        seed: int | None = None,
+        augment: bool = True,
+        num_workers: int | None = None,
+        predict_dir: str | Path | None = None,
+        on_error: str = "row",
+    ) -> None:
         options = train_fraction, val_fraction, seed, augment, num_workers, predict_dir, on_error
         super().__init__(root, batch_size, *options)
         self.image_size = image_size

@@ -14,8 +14,8 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from hsakd_pl.data.progress import tracked
 from hsakd_pl.errors import UsageError
-from hsakd_pl.files.tracked import tracked
 
 SYSTEM = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information"}
 SYSTEM |= {"@eadir", "@tmp", "@recycle", "#recycle", "#snapshot", "lost+found", "__pycache__"}  # in lower case

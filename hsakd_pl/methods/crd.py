@@ -4,9 +4,9 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from hsakd_pl.data.negatives import Negatives
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.methods.negatives import Negatives
 from hsakd_pl.networks.memory import ContrastMemory
 from hsakd_pl.ops import full_precision, total
 
@@ -40,9 +40,17 @@ class CRDModule(DistilledModule):
     drawn: Negatives | None = None
 
     def __init__(
-        self, network: Net, teacher: Net, samples: int | None = None, negatives: int = 16384, width: int = 128,
-        contrast_temperature: float = 0.07, bank_momentum: float = 0.5, crd_weight: float = 0.8, **rest: Any,
-    ) -> None:  # fmt: skip
+        self,
+        network: Net,
+        teacher: Net,
+        samples: int | None = None,
+        negatives: int = 16384,
+        width: int = 128,
+        contrast_temperature: float = 0.07,
+        bank_momentum: float = 0.5,
+        crd_weight: float = 0.8,
+        **rest: Any,
+    ) -> None:
         super().__init__(network, teacher, {"loss_crd": crd_weight}, **rest)
         require(negatives >= 1, "negatives", negatives, "at least 1")
         ours, theirs = (each.width for each in self.shapes("embedding"))

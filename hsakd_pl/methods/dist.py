@@ -10,9 +10,12 @@ from hsakd_pl.ops import full_precision
 
 @full_precision
 def dist_loss(
-    student_logits: Tensor, teacher_logits: Tensor, inter_weight: float = 2.0, intra_weight: float = 2.0,
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    inter_weight: float = 2.0,
+    intra_weight: float = 2.0,
     temperature: float = 4.0,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Weigh 1 minus Pearson's correlation of probabilities: over an image's classes (inter), over a class's images.
 
     Logits twice (B, N) -> a scalar, times ``temperature ** 2`` (Eq. 9 and 10 of the paper).
@@ -33,9 +36,14 @@ class DISTModule(DistilledModule):
     """
 
     def __init__(
-        self, network: Net, teacher: Net, inter_weight: float = 2.0, intra_weight: float = 2.0,
-        dist_weight: float = 1.0, **rest: Any,
-    ) -> None:  # fmt: skip
+        self,
+        network: Net,
+        teacher: Net,
+        inter_weight: float = 2.0,
+        intra_weight: float = 2.0,
+        dist_weight: float = 1.0,
+        **rest: Any,
+    ) -> None:
         super().__init__(network, teacher, {"loss_dist": dist_weight}, **rest)
         self.factors = inter_weight, intra_weight
 

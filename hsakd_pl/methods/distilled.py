@@ -33,10 +33,17 @@ class DistilledModule(StudentModule):
     """
 
     def __init__(
-        self, network: Net, teacher: Net, own_weights: dict[str, float] | None = None,
-        weight_warmup_epochs: int = 0, image_size: int = 32, temperature: float = 4.0, ce_weight: float = 1.0,
-        kd_weight: float = 0.0, **rest: Any,
-    ) -> None:  # fmt: skip
+        self,
+        network: Net,
+        teacher: Net,
+        own_weights: dict[str, float] | None = None,
+        weight_warmup_epochs: int = 0,
+        image_size: int = 32,
+        temperature: float = 4.0,
+        ce_weight: float = 1.0,
+        kd_weight: float = 0.0,
+        **rest: Any,
+    ) -> None:
         rest |= {"temperature": temperature, "ce_weight": ce_weight, "kd_weight": kd_weight}
         super().__init__(network, teacher, joint_kd_weight=0.0, transform_images=False, **rest)
         forget(self, *FIXED)

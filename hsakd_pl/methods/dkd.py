@@ -11,9 +11,13 @@ from hsakd_pl.ops import full_precision, kd_loss
 
 @full_precision
 def dkd_loss(
-    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, alpha: float = 1.0, beta: float = 8.0,
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    alpha: float = 1.0,
+    beta: float = 8.0,
     temperature: float = 4.0,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Weigh two KD losses: ``alpha`` target against all others, ``beta`` among the others (Eq. 7 of the paper).
 
     Logits twice (B, N), labels (B,) -> a scalar, times ``temperature ** 2``.
@@ -34,9 +38,15 @@ class DKDModule(DistilledModule):
     """
 
     def __init__(
-        self, network: Net, teacher: Net, alpha: float = 1.0, beta: float = 8.0, dkd_weight: float = 1.0,
-        weight_warmup_epochs: int = 20, **rest: Any,
-    ) -> None:  # fmt: skip
+        self,
+        network: Net,
+        teacher: Net,
+        alpha: float = 1.0,
+        beta: float = 8.0,
+        dkd_weight: float = 1.0,
+        weight_warmup_epochs: int = 20,
+        **rest: Any,
+    ) -> None:
         super().__init__(network, teacher, {"loss_dkd": dkd_weight}, weight_warmup_epochs, **rest)
         self.factors = alpha, beta
 

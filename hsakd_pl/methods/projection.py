@@ -27,10 +27,19 @@ class SSKDProjectionModule(HSAKDModule):
     """
 
     def __init__(
-        self, network: Net, weights: str | None = None, num_classes: int = 100, image_size: int = 32,
-        lr: float = 0.05, momentum: float = 0.9, nesterov: bool = True, weight_decay: float = 5e-4,
-        milestones: Sequence[int] = (30, 45), warmup_epochs: int = 0, **rest: Any,
-    ) -> None:  # fmt: skip
+        self,
+        network: Net,
+        weights: str | None = None,
+        num_classes: int = 100,
+        image_size: int = 32,
+        lr: float = 0.05,
+        momentum: float = 0.9,
+        nesterov: bool = True,
+        weight_decay: float = 5e-4,
+        milestones: Sequence[int] = (30, 45),
+        warmup_epochs: int = 0,
+        **rest: Any,
+    ) -> None:
         require_trained("weights", network, weights)
         teacher = build_network(network, num_classes, False, weights)
         projected = ProjectedTeacher(teacher, teacher.shapes(image_size, "embedding").width)

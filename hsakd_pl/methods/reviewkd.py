@@ -38,9 +38,14 @@ class ReviewKDModule(DistilledModule):
     """
 
     def __init__(
-        self, network: Net, teacher: Net, mid_channels: int | None = None, reviewkd_weight: float = 5.0,
-        weight_warmup_epochs: int = 20, **rest: Any,
-    ) -> None:  # fmt: skip
+        self,
+        network: Net,
+        teacher: Net,
+        mid_channels: int | None = None,
+        reviewkd_weight: float = 5.0,
+        weight_warmup_epochs: int = 20,
+        **rest: Any,
+    ) -> None:
         super().__init__(network, teacher, {"loss_reviewkd": reviewkd_weight}, weight_warmup_epochs, **rest)
         pairs = paired(*(each.maps() for each in self.shapes("features", "embedding")))
         ours, theirs = zip(*((one.shape[1], other.shape[1]) for one, other in pairs), strict=True)

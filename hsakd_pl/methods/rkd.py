@@ -40,9 +40,14 @@ class RKDModule(DistilledModule):
     """
 
     def __init__(
-        self, network: Net, teacher: Net, distance_weight: float = 25.0, angle_weight: float = 50.0,
-        rkd_weight: float = 1.0, **rest: Any,
-    ) -> None:  # fmt: skip
+        self,
+        network: Net,
+        teacher: Net,
+        distance_weight: float = 25.0,
+        angle_weight: float = 50.0,
+        rkd_weight: float = 1.0,
+        **rest: Any,
+    ) -> None:
         super().__init__(network, teacher, {"loss_rkd": rkd_weight}, **rest)
         self.shapes("embedding")
         self.relations = distance_weight, angle_weight

@@ -50,11 +50,18 @@ def kept_kd_loss(student: Tensor, teacher: Tensor, targets: Tensor, temperature:
 
 
 def sskd_terms(
-    student_logits: Tensor, teacher_logits: Tensor, student_projection: Tensor, teacher_projection: Tensor,
-    labels: Tensor, transforms: Transforms = ROTATIONS, kd_temperature: float = 4.0,
-    transformed_temperature: float = 4.0, contrast_temperature: float = 0.5, keep_transformed: float = 1.0,
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    student_projection: Tensor,
+    teacher_projection: Tensor,
+    labels: Tensor,
+    transforms: Transforms = ROTATIONS,
+    kd_temperature: float = 4.0,
+    transformed_temperature: float = 4.0,
+    contrast_temperature: float = 0.5,
+    keep_transformed: float = 1.0,
     keep_contrast: float = 0.75,
-) -> dict[str, Tensor]:  # fmt: skip
+) -> dict[str, Tensor]:
     """Name the four losses: CE and KD of images as they are, KD of transformed ones, KD of what these resemble.
 
     Logits (M * B, N), projections (M * B, D) and (M * B, D'), transformation by transformation; labels (B,).
@@ -83,11 +90,20 @@ class SSKDModule(DistilledModule):
     """
 
     def __init__(
-        self, network: Net, teacher: Net, projection_weights: str | None = None, ce_weight: float = 0.1,
-        kd_weight: float = 0.9, transformed_kd_weight: float = 2.7, contrast_weight: float = 10.0,
-        transformed_temperature: float = 4.0, contrast_temperature: float = 0.5, keep_transformed: float = 1.0,
-        keep_contrast: float = 0.75, **rest: Any,
-    ) -> None:  # fmt: skip
+        self,
+        network: Net,
+        teacher: Net,
+        projection_weights: str | None = None,
+        ce_weight: float = 0.1,
+        kd_weight: float = 0.9,
+        transformed_kd_weight: float = 2.7,
+        contrast_weight: float = 10.0,
+        transformed_temperature: float = 4.0,
+        contrast_temperature: float = 0.5,
+        keep_transformed: float = 1.0,
+        keep_contrast: float = 0.75,
+        **rest: Any,
+    ) -> None:
         require_trained("projection_weights", "the teacher's projection head", projection_weights)
         require(0 <= keep_transformed <= 1, "keep_transformed", keep_transformed, "from 0 to 1")
         require(0 <= keep_contrast <= 1, "keep_contrast", keep_contrast, "from 0 to 1")

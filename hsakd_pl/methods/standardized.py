@@ -20,9 +20,14 @@ class StandardizedKDModule(DistilledModule):
     """Minimises 0.1 CE + 9 KD of standardised logits, at a temperature of 2 standard deviations."""
 
     def __init__(
-        self, network: Net, teacher: Net, ce_weight: float = 0.1, kd_weight: float = 9.0, temperature: float = 2.0,
+        self,
+        network: Net,
+        teacher: Net,
+        ce_weight: float = 0.1,
+        kd_weight: float = 9.0,
+        temperature: float = 2.0,
         **rest: Any,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(network, teacher, ce_weight=ce_weight, kd_weight=kd_weight, temperature=temperature, **rest)
 
     def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:

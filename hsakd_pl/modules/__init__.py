@@ -9,6 +9,11 @@ from hsakd_pl.modules.student import StudentModule
 from hsakd_pl.modules.teacher import TeacherModule
 
 __all__ = [
-    "BaselineModule", "Frozen", "HSAKDModule", "LinearProbeModule", "MutualModule", "StudentModule",
+    "BaselineModule",
+    "Frozen",
+    "HSAKDModule",
+    "LinearProbeModule",
+    "MutualModule",
+    "StudentModule",
     "TeacherModule",
-]  # fmt: skip
+]

@@ -24,8 +24,8 @@ from hsakd_pl.modules.optimization import (
     with_warmup,
 )
 from hsakd_pl.networks import Network
+from hsakd_pl.networks.weights import fit
 from hsakd_pl.ops import all_finite, cross_entropy, total
-from hsakd_pl.weights import fit
 
 
 class HSAKDModule(EvaluatedModule):
@@ -59,12 +59,23 @@ class HSAKDModule(EvaluatedModule):
     """
 
     def __init__(
-        self, networks: Sequence[Network], loss_weights: dict[str, float] | None = None, lr: float = 0.05,
-        momentum: float = 0.9, nesterov: bool = True, weight_decay: float = 5e-4,
-        milestones: Sequence[int] = (150, 180, 210), warmup_epochs: int = 0, optimizer: OptimizerMaker | None = None,
-        lr_scheduler: Scheduler | None = None, branch_metrics_every: int = 10, fast: bool = True,
-        compile: bool | dict[str, Any] = False, backbone_lr: float | None = None, ensemble: Views | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        networks: Sequence[Network],
+        loss_weights: dict[str, float] | None = None,
+        lr: float = 0.05,
+        momentum: float = 0.9,
+        nesterov: bool = True,
+        weight_decay: float = 5e-4,
+        milestones: Sequence[int] = (150, 180, 210),
+        warmup_epochs: int = 0,
+        optimizer: OptimizerMaker | None = None,
+        lr_scheduler: Scheduler | None = None,
+        branch_metrics_every: int = 10,
+        fast: bool = True,
+        compile: bool | dict[str, Any] = False,
+        backbone_lr: float | None = None,
+        ensemble: Views | None = None,
+    ) -> None:
         super().__init__(networks, branch_metrics_every, ensemble)
         if lr_scheduler is not None and warmup_epochs:
             raise UsageError(f"warmup_epochs is {warmup_epochs}: lr_scheduler replaces the warm-up, set one of the two")

@@ -23,12 +23,24 @@ class BaselineModule(HSAKDModule):
     """
 
     def __init__(
-        self, network: str | nn.Module, weights: str | None = None, num_classes: int = 100, lr: float = 0.05,
-        momentum: float = 0.9, nesterov: bool = True, weight_decay: float = 5e-4,
-        milestones: Sequence[int] = (150, 180, 210), warmup_epochs: int = 0, optimizer: OptimizerMaker | None = None,
-        lr_scheduler: Scheduler | None = None, branch_metrics_every: int = 10, fast: bool = True,
-        compile: bool | dict[str, Any] = False, backbone_lr: float | None = None, new_head: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        network: str | nn.Module,
+        weights: str | None = None,
+        num_classes: int = 100,
+        lr: float = 0.05,
+        momentum: float = 0.9,
+        nesterov: bool = True,
+        weight_decay: float = 5e-4,
+        milestones: Sequence[int] = (150, 180, 210),
+        warmup_epochs: int = 0,
+        optimizer: OptimizerMaker | None = None,
+        lr_scheduler: Scheduler | None = None,
+        branch_metrics_every: int = 10,
+        fast: bool = True,
+        compile: bool | dict[str, Any] = False,
+        backbone_lr: float | None = None,
+        new_head: bool = False,
+    ) -> None:
         super().__init__(
             [build_network(network, num_classes, False, weights, new_head=new_head)],
             None,

@@ -11,8 +11,8 @@ from hsakd_pl.modules.base import HSAKDModule
 from hsakd_pl.modules.optimization import REPLACED
 from hsakd_pl.networks import Network, as_network, create_network
 from hsakd_pl.networks.timm import pretrained_weights
+from hsakd_pl.networks.weights import describe, load_weights
 from hsakd_pl.ops import ROTATIONS, Transforms, named_transforms
-from hsakd_pl.weights import describe, load_weights
 
 RANDOM = "random"  # in a file's place: the weights of a fresh network
 PRETRAINED = "pretrained"  # in a file's place: the weights that timm publishes
@@ -20,9 +20,13 @@ Net = str | nn.Module  # a name, or a network
 
 
 def build_network(
-    network: Net, num_classes: int, branches: bool, weights: str | None = None,
-    transforms: str | Transforms | None = None, new_head: bool = False,
-) -> Network:  # fmt: skip
+    network: Net,
+    num_classes: int,
+    branches: bool,
+    weights: str | None = None,
+    transforms: str | Transforms | None = None,
+    new_head: bool = False,
+) -> Network:
     """Make a network by name, or take the given one, with the weights of a file where one is named.
 
     Without ``branches`` a network that has some is taken without them; with ``branches`` it must have some. Raises

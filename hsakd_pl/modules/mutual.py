@@ -39,15 +39,31 @@ class MutualModule(HSAKDModule):
     """
 
     def __init__(
-        self, networks: Sequence[str | nn.Module], weights: str | None = None, num_classes: int = 100,
-        transforms: str | Transforms | None = None, temperature: float = 3.0, ce_weight: float = 1.0,
-        joint_ce_weight: float = 1.0, kd_weight: float = 1.0, joint_kd_weight: float = 1.0, lr: float = 0.05,
-        momentum: float = 0.9, nesterov: bool = True, weight_decay: float = 5e-4,
-        milestones: Sequence[int] = (150, 180, 210), warmup_epochs: int = 0, optimizer: OptimizerMaker | None = None,
-        lr_scheduler: Scheduler | None = None, branch_metrics_every: int = 10, fast: bool = True,
-        compile: bool | dict[str, Any] = False, backbone_lr: float | None = None,
-        ensemble: Views | None = None, new_head: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        networks: Sequence[str | nn.Module],
+        weights: str | None = None,
+        num_classes: int = 100,
+        transforms: str | Transforms | None = None,
+        temperature: float = 3.0,
+        ce_weight: float = 1.0,
+        joint_ce_weight: float = 1.0,
+        kd_weight: float = 1.0,
+        joint_kd_weight: float = 1.0,
+        lr: float = 0.05,
+        momentum: float = 0.9,
+        nesterov: bool = True,
+        weight_decay: float = 5e-4,
+        milestones: Sequence[int] = (150, 180, 210),
+        warmup_epochs: int = 0,
+        optimizer: OptimizerMaker | None = None,
+        lr_scheduler: Scheduler | None = None,
+        branch_metrics_every: int = 10,
+        fast: bool = True,
+        compile: bool | dict[str, Any] = False,
+        backbone_lr: float | None = None,
+        ensemble: Views | None = None,
+        new_head: bool = False,
+    ) -> None:
         branches = joint_ce_weight > 0 or joint_kd_weight > 0
         peers = [build_network(network, num_classes, branches, None, transforms) for network in networks]
         facts = [(peer.num_classes, len(peer.branches), peer.transforms) for peer in peers]

@@ -20,9 +20,14 @@ RATES = ("lr", "backbone_lr", "momentum", "nesterov", "weight_decay", "milestone
 
 
 def check_rates(
-    lr: float, momentum: float, nesterov: bool, weight_decay: float, milestones: Sequence[int], warmup_epochs: int,
+    lr: float,
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
+    milestones: Sequence[int],
+    warmup_epochs: int,
     backbone_lr: float | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Raise UsageError for the first of these options that is out of its range."""
     rates = ("lr", lr), ("backbone_lr", backbone_lr or 0.0), ("weight_decay", weight_decay)
     for option, value in (*rates, ("warmup_epochs", warmup_epochs)):

@@ -17,7 +17,7 @@ from hsakd_pl.modules.build import build_network, not_by_name, require_trained
 from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.modules.optimization import OptimizerMaker, Scheduler
 from hsakd_pl.networks import Network
-from hsakd_pl.weights import describe
+from hsakd_pl.networks.weights import describe
 
 
 class ProbeNetwork(Network):
@@ -65,12 +65,24 @@ class LinearProbeModule(HSAKDModule):
     knn_accuracy: float | None = None
 
     def __init__(
-        self, network: str | nn.Module, num_classes: int, weights: str | None = None, source_classes: int = 100,
-        knn: int = 0, lr: float = 0.1, momentum: float = 0.9, nesterov: bool = True, weight_decay: float = 0.0,
-        milestones: Sequence[int] = (30, 60, 90), warmup_epochs: int = 0, optimizer: OptimizerMaker | None = None,
-        lr_scheduler: Scheduler | None = None, branch_metrics_every: int = 10, fast: bool = True,
+        self,
+        network: str | nn.Module,
+        num_classes: int,
+        weights: str | None = None,
+        source_classes: int = 100,
+        knn: int = 0,
+        lr: float = 0.1,
+        momentum: float = 0.9,
+        nesterov: bool = True,
+        weight_decay: float = 0.0,
+        milestones: Sequence[int] = (30, 60, 90),
+        warmup_epochs: int = 0,
+        optimizer: OptimizerMaker | None = None,
+        lr_scheduler: Scheduler | None = None,
+        branch_metrics_every: int = 10,
+        fast: bool = True,
         compile: bool | dict[str, Any] = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         require_trained("weights", network, weights)
         probed = build_network(network, source_classes, False, weights)
         require(knn >= 0, "knn", knn, "at least 0")

@@ -16,8 +16,8 @@ from hsakd_pl.modules.ensembles import Views
 from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.modules.optimization import OptimizerMaker, Scheduler
+from hsakd_pl.networks.weights import describe
 from hsakd_pl.ops import Transforms, joint_kd_loss, kd_loss
-from hsakd_pl.weights import describe
 
 
 class StudentModule(HSAKDModule):
@@ -47,16 +47,34 @@ class StudentModule(HSAKDModule):
     """
 
     def __init__(
-        self, network: str | nn.Module, teacher: str | nn.Module, weights: str | None = None,
-        teacher_weights: str | None = None, teacher_sha256: str | None = None, num_classes: int = 100,
-        transforms: str | Transforms | None = None, temperature: float = 3.0, ce_weight: float = 1.0,
-        kd_weight: float = 1.0, joint_kd_weight: float = 1.0, transform_images: bool = True, lr: float = 0.05,
-        momentum: float = 0.9, nesterov: bool = True, weight_decay: float = 5e-4,
-        milestones: Sequence[int] = (150, 180, 210), warmup_epochs: int = 0, optimizer: OptimizerMaker | None = None,
-        lr_scheduler: Scheduler | None = None, branch_metrics_every: int = 10, fast: bool = True,
-        compile: bool | dict[str, Any] = False, backbone_lr: float | None = None,
-        ensemble: Views | None = None, new_head: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        network: str | nn.Module,
+        teacher: str | nn.Module,
+        weights: str | None = None,
+        teacher_weights: str | None = None,
+        teacher_sha256: str | None = None,
+        num_classes: int = 100,
+        transforms: str | Transforms | None = None,
+        temperature: float = 3.0,
+        ce_weight: float = 1.0,
+        kd_weight: float = 1.0,
+        joint_kd_weight: float = 1.0,
+        transform_images: bool = True,
+        lr: float = 0.05,
+        momentum: float = 0.9,
+        nesterov: bool = True,
+        weight_decay: float = 5e-4,
+        milestones: Sequence[int] = (150, 180, 210),
+        warmup_epochs: int = 0,
+        optimizer: OptimizerMaker | None = None,
+        lr_scheduler: Scheduler | None = None,
+        branch_metrics_every: int = 10,
+        fast: bool = True,
+        compile: bool | dict[str, Any] = False,
+        backbone_lr: float | None = None,
+        ensemble: Views | None = None,
+        new_head: bool = False,
+    ) -> None:
         require(0 < temperature < math.inf, "temperature", temperature, "above 0")
         require(joint_kd_weight >= 0, "joint_kd_weight", joint_kd_weight, "at least 0")
         require_trained("teacher_weights", teacher, teacher_weights)

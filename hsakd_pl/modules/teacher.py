@@ -37,14 +37,29 @@ class TeacherModule(HSAKDModule):
     """
 
     def __init__(
-        self, network: str | nn.Module, freeze_backbone: bool = False, weights: str | None = None,
-        num_classes: int = 100, transforms: str | Transforms | None = None, ce_weight: float = 1.0,
-        joint_ce_weight: float = 1.0, lr: float = 0.05, momentum: float = 0.9, nesterov: bool = True,
-        weight_decay: float = 5e-4, milestones: Sequence[int] = (150, 180, 210), warmup_epochs: int = 0,
-        optimizer: OptimizerMaker | None = None, lr_scheduler: Scheduler | None = None, branch_metrics_every: int = 10,
-        fast: bool = True, compile: bool | dict[str, Any] = False, backbone_lr: float | None = None,
-        ensemble: Views | None = None, new_head: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        network: str | nn.Module,
+        freeze_backbone: bool = False,
+        weights: str | None = None,
+        num_classes: int = 100,
+        transforms: str | Transforms | None = None,
+        ce_weight: float = 1.0,
+        joint_ce_weight: float = 1.0,
+        lr: float = 0.05,
+        momentum: float = 0.9,
+        nesterov: bool = True,
+        weight_decay: float = 5e-4,
+        milestones: Sequence[int] = (150, 180, 210),
+        warmup_epochs: int = 0,
+        optimizer: OptimizerMaker | None = None,
+        lr_scheduler: Scheduler | None = None,
+        branch_metrics_every: int = 10,
+        fast: bool = True,
+        compile: bool | dict[str, Any] = False,
+        backbone_lr: float | None = None,
+        ensemble: Views | None = None,
+        new_head: bool = False,
+    ) -> None:
         if freeze_backbone:
             require_trained("weights", network, weights)
             if backbone_lr is not None:

@@ -7,6 +7,13 @@ from hsakd_pl.networks.network import Classifier, Network, NetworkOutput, as_net
 from hsakd_pl.networks.registry import create_network, list_networks, register_network
 
 __all__ = [
-    "Classifier", "HSAKDNet", "Network", "NetworkOutput", "StagedBackbone", "as_network", "create_network",
-    "list_networks", "register_network",
-]  # fmt: skip
+    "Classifier",
+    "HSAKDNet",
+    "Network",
+    "NetworkOutput",
+    "StagedBackbone",
+    "as_network",
+    "create_network",
+    "list_networks",
+    "register_network",
+]

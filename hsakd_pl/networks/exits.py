@@ -61,9 +61,11 @@ def head_logits(output: NetworkOutput, transforms: Transforms, views: Sequence[i
 
 @torch.no_grad()
 def early_exit(
-    network: HSAKDNet, images: Tensor, threshold: float,
+    network: HSAKDNet,
+    images: Tensor,
+    threshold: float,
     exits: Callable[[HSAKDNet, Tensor], Exits] = branch_exits,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:
     """Take for each image the first exit whose highest softmax probability is ``threshold`` at least, or the last.
 
     What comes after is not computed for it. Returns the logits (B, N) of that exit, and its number (B,) from 0.

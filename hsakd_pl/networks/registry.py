@@ -36,9 +36,12 @@ def list_networks() -> list[str]:
 
 
 def create_network(
-    name: str, num_classes: int = 100, branches: bool = True, transforms: Transforms = ROTATIONS,
+    name: str,
+    num_classes: int = 100,
+    branches: bool = True,
+    transforms: Transforms = ROTATIONS,
     pretrained: bool | str | Path = False,
-) -> Network:  # fmt: skip
+) -> Network:
     """Build a network with fresh weights.
 
     ``name``: registered; ``timm:`` and a model of timm's; or the import path of a class or function that makes a module
@@ -63,7 +66,7 @@ def create_network(
         )
     network = network if branches else network.without_branches
     if pretrained:
-        from hsakd_pl.weights import load_weights  # above this file in the house
+        from hsakd_pl.networks.weights import load_weights  # above this file in the house
 
         load_weights(network, pretrained_weights(name) if pretrained is True else pretrained, new_head=None)
     return network

@@ -6,10 +6,23 @@ from pathlib import Path
 from hsakd_pl.recipes.bench import KNOWN, TABLES, Cell, Table, read_table
 from hsakd_pl.recipes.paper import PAIRS, PEERS, RECIPES, SMALL_LR, TEACHERS, Recipe
 
+OVERLAYS = Path(__file__).with_name("trainer")  # configurations of machines and loggers, laid over a recipe
+
 __all__ = [
-    "KNOWN", "PAIRS", "PEERS", "RECIPES", "SMALL_LR", "TABLES", "TEACHERS", "Cell", "Recipe", "Table",
-    "read_table", "recipe_of",
-]  # fmt: skip
+    "KNOWN",
+    "OVERLAYS",
+    "PAIRS",
+    "PEERS",
+    "RECIPES",
+    "SMALL_LR",
+    "TABLES",
+    "TEACHERS",
+    "Cell",
+    "Recipe",
+    "Table",
+    "read_table",
+    "recipe_of",
+]
 
 
 def recipe_of(configs: Sequence[str]) -> str | None:

@@ -56,39 +56,102 @@ JOINT = "network: {student}; teacher: {teacher}; teacher_weights: runs/{folder}/
 HINTON = "; transform_images: false; joint_kd_weight: 0; kd_weight: 0.9; ce_weight: 0.1; temperature: 4.0"
 FROZEN = "network: {teacher}; freeze_backbone: true; weights: "
 PROBE = "network: {student}; weights: runs/cifar100/student_joint_{teacher}-{student}/last.ckpt; knn: 20"
-# fmt: off
+
 KINDS = (
     ("Student", "baseline_{student}", "Baseline", "{student} trained alone", "network: {student}"),
     ("Teacher", "baseline_{teacher}", "Baseline", "{teacher} trained alone", "network: {teacher}"),
-    ("Teacher", "teacher_frozen_{teacher}", "Teacher", "Branches on the frozen, trained {teacher} (Teacher)",
-     FROZEN + "runs/{folder}/baseline_{teacher}/last.ckpt"),
-    ("torchvision", "teacher_frozen_{teacher}", "Teacher", "Branches on torchvision's frozen {teacher}",
-     FROZEN + "weights/{file}"),
-    ("Teacher*", "teacher_joint_{teacher}", "Teacher", "{teacher} and its branches trained jointly (Teacher*)",
-     "network: {teacher}"),
-    ("Digits", "teacher_joint_{teacher}", "Teacher", "Joint {teacher} teacher on scikit-learn's handwritten digits",
-     "network: {teacher}"),
-    ("HSAKD", "student_frozen_{teacher}-{student}", "Student", "{student} distilled from the frozen {teacher} (HSAKD)",
-     JOINT.replace("_joint", "_frozen")),
-    ("HSAKD*", "student_joint_{teacher}-{student}", "Student", "{student} distilled from the joint {teacher} (HSAKD*)",
-     JOINT),
-    *((f"{part}%", f"fewshot_{part}_{{teacher}}-{{student}}", "Student",
-       f"{{student}} distilled with {part} % of the training images (HSAKD*)",
-       JOINT, f"train_fraction: {part / 100}") for part in (25, 50, 75, 100)),
-    ("KD", "kd_{teacher}-{student}", "Student",
-     "{student} by plain knowledge distillation (Hinton et al. 2015; T = 4, 0.1 CE + 0.9 KD as in CRD)",
-     JOINT.replace("teacher_joint", "baseline") + HINTON),
-    ("class-kd", "ablation_class_kd_{teacher}-{student}", "Student",
-     "Ablation: class logits alone are distilled, on all rotations", JOINT + "; joint_kd_weight: 0"),
-    ("joint-kd", "ablation_joint_kd_{teacher}-{student}", "Student",
-     "Ablation: joint logits alone are distilled", JOINT + "; kd_weight: 0"),
-    ("Mutual", "mutual_{student}-{student}", "Mutual", "Two {student} that teach each other",
-     "networks: [{student}, {student}]"),
-    *((row, f"{folder}/probe_{{student}}", "LinearProbe",
-       f"Linear probe on {row} of the {{student}} that was distilled from {{teacher}} (HSAKD*)", PROBE)
-      for row, folder in (("STL-10", "stl10"), ("TinyImageNet", "tinyimagenet"))),
+    (
+        "Teacher",
+        "teacher_frozen_{teacher}",
+        "Teacher",
+        "Branches on the frozen, trained {teacher} (Teacher)",
+        FROZEN + "runs/{folder}/baseline_{teacher}/last.ckpt",
+    ),
+    (
+        "torchvision",
+        "teacher_frozen_{teacher}",
+        "Teacher",
+        "Branches on torchvision's frozen {teacher}",
+        FROZEN + "weights/{file}",
+    ),
+    (
+        "Teacher*",
+        "teacher_joint_{teacher}",
+        "Teacher",
+        "{teacher} and its branches trained jointly (Teacher*)",
+        "network: {teacher}",
+    ),
+    (
+        "Digits",
+        "teacher_joint_{teacher}",
+        "Teacher",
+        "Joint {teacher} teacher on scikit-learn's handwritten digits",
+        "network: {teacher}",
+    ),
+    (
+        "HSAKD",
+        "student_frozen_{teacher}-{student}",
+        "Student",
+        "{student} distilled from the frozen {teacher} (HSAKD)",
+        JOINT.replace("_joint", "_frozen"),
+    ),
+    (
+        "HSAKD*",
+        "student_joint_{teacher}-{student}",
+        "Student",
+        "{student} distilled from the joint {teacher} (HSAKD*)",
+        JOINT,
+    ),
+    *(
+        (
+            f"{part}%",
+            f"fewshot_{part}_{{teacher}}-{{student}}",
+            "Student",
+            f"{{student}} distilled with {part} % of the training images (HSAKD*)",
+            JOINT,
+            f"train_fraction: {part / 100}",
+        )
+        for part in (25, 50, 75, 100)
+    ),
+    (
+        "KD",
+        "kd_{teacher}-{student}",
+        "Student",
+        "{student} by plain knowledge distillation (Hinton et al. 2015; T = 4, 0.1 CE + 0.9 KD as in CRD)",
+        JOINT.replace("teacher_joint", "baseline") + HINTON,
+    ),
+    (
+        "class-kd",
+        "ablation_class_kd_{teacher}-{student}",
+        "Student",
+        "Ablation: class logits alone are distilled, on all rotations",
+        JOINT + "; joint_kd_weight: 0",
+    ),
+    (
+        "joint-kd",
+        "ablation_joint_kd_{teacher}-{student}",
+        "Student",
+        "Ablation: joint logits alone are distilled",
+        JOINT + "; kd_weight: 0",
+    ),
+    (
+        "Mutual",
+        "mutual_{student}-{student}",
+        "Mutual",
+        "Two {student} that teach each other",
+        "networks: [{student}, {student}]",
+    ),
+    *(
+        (
+            row,
+            f"{folder}/probe_{{student}}",
+            "LinearProbe",
+            f"Linear probe on {row} of the {{student}} that was distilled from {{teacher}} (HSAKD*)",
+            PROBE,
+        )
+        for row, folder in (("STL-10", "stl10"), ("TinyImageNet", "tinyimagenet"))
+    ),
 )
-# fmt: on
 
 
 # lr 0.01 where one of these is trained on CIFAR-100

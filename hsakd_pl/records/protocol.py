@@ -12,10 +12,10 @@ import pytorch_lightning as pl
 import torch
 import torchvision
 
-import hsakd_pl
 from hsakd_pl.files import local_path
 from hsakd_pl.files.weights import file_sha256, read_weights
 from hsakd_pl.modules.build import PRETRAINED, RANDOM
+from hsakd_pl.version import __version__
 
 # Options that are no part of it: seeds, where things lie (of weights the hash counts), and how a run is watched.
 OUTSIDE = re.compile(
@@ -61,7 +61,8 @@ def machine(trainer: pl.Trainer) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if cuda else f"CPU, {os.cpu_count()} cores",
         "devices": trainer.world_size,
         "precision": trainer.precision,
-        "versions": {package.__name__: package.__version__ for package in (hsakd_pl, torch, torchvision, pl)},
+        "versions": {"hsakd_pl": __version__}
+        | {package.__name__: package.__version__ for package in (torch, torchvision, pl)},
     }
 
 

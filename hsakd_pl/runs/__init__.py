@@ -1,1 +1,1 @@
-"""All that knows folders, YAML, seeds and SLURM: the commands of ``hsakd``."""
+"""The life of a run: checkpoints, signals, the lock of its folder, processes."""

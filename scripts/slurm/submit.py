@@ -11,7 +11,7 @@ from pathlib import Path
 
 import submitit
 
-from hsakd_pl.runs.cli import main
+from hsakd_pl.cli.main import main
 
 
 class Fit:
@@ -47,17 +47,32 @@ def submit() -> None:
     asked = parser.parse_args()
     executor = submitit.AutoExecutor(asked.folder / "submitit", cluster=asked.cluster)
     executor.update_parameters(
-        name="hsakd", gpus_per_node=asked.gpus, tasks_per_node=max(1, asked.gpus), timeout_min=round(60 * asked.hours),
-        cpus_per_task=8, slurm_signal_delay_s=90, slurm_additional_parameters={"requeue": True},
+        name="hsakd",
+        gpus_per_node=asked.gpus,
+        tasks_per_node=max(1, asked.gpus),
+        timeout_min=round(60 * asked.hours),
+        cpus_per_task=8,
+        slurm_signal_delay_s=90,
+        slurm_additional_parameters={"requeue": True},
         **({"slurm_partition": asked.partition} if asked.partition else {}),
-    )  # fmt: skip
+    )
     devices = ["--trainer.devices", str(asked.gpus)] if asked.gpus else ["--trainer.accelerator", "cpu"]
     with executor.batch():
         jobs = [
-            executor.submit(Fit([*asked.options, *devices, "--seed_everything", str(seed),
-                                 "--trainer.default_root_dir", str(asked.folder / f"seed{seed}")]))
+            executor.submit(
+                Fit(
+                    [
+                        *asked.options,
+                        *devices,
+                        "--seed_everything",
+                        str(seed),
+                        "--trainer.default_root_dir",
+                        str(asked.folder / f"seed{seed}"),
+                    ]
+                )
+            )
             for seed in range(asked.seeds)
-        ]  # fmt: skip
+        ]
     for job in jobs:
         print(job.job_id if asked.cluster == "slurm" else job.result())
 

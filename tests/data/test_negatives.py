@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hsakd_pl import DigitsDataModule
-from hsakd_pl.data.negatives import Negatives
+from hsakd_pl.methods.negatives import Negatives
 
 LABELS = torch.arange(100) % 7
 INDICES = torch.tensor([0, 93, 14, 50])

@@ -49,11 +49,19 @@ def of_python_2(content: bytes) -> bytes:
 @pytest.mark.parametrize(
     "array",
     [
-        IMAGES, np.asfortranarray(IMAGES), IMAGES[::2, ::-1], LABELS, LABELS.astype(">i4"), LABELS > 50,
-        LABELS.astype("f4"), LABELS.astype("S"), np.array(["apple", "Äpfel", "りんご"]), np.zeros((0, 3072), np.uint8),
+        IMAGES,
+        np.asfortranarray(IMAGES),
+        IMAGES[::2, ::-1],
+        LABELS,
+        LABELS.astype(">i4"),
+        LABELS > 50,
+        LABELS.astype("f4"),
+        LABELS.astype("S"),
+        np.array(["apple", "Äpfel", "りんご"]),
+        np.zeros((0, 3072), np.uint8),
     ],
     ids=lambda array: f"{array.dtype.str}{array.shape}",
-)  # fmt: skip
+)
 def test_arrays_of_every_writer_load_equal(tmp_path: Path, protocol: int, numpy: int, array: np.ndarray) -> None:
     content = pickle.dumps({b"data": array, "beside": [1.5, None, True, (1, 2, 3, 4), b"\xff", {}]}, protocol)
     found, beside = read(tmp_path, of_numpy_1(content) if numpy == 1 else content, "data", "beside")
@@ -178,27 +186,47 @@ VALUES: dict[str, Callable[[], bytes]] = {  # in place of an array, of labels or
     "a bytearray of 4 GB": lambda: b"\x96" + struct.pack("<Q", 2**32),
     "a bytearray of 1 TB": lambda: b"\x96" + struct.pack("<Q", 2**40),
     "text of an exabyte": lambda: b"\x8d" + b"\xff" * 7 + b"\x0f",
-    "one text in latin1 2,000 times": lambda: text("x" * 1_000_000) + b"q\x01" + b"c_codecs\nencode\nq\x02"
-    + text("latin1") + b"q\x03](" + b"h\x02h\x01h\x03\x86R" * 2_000 + b"e",
-    "one buffer in 2,000 arrays": lambda: text("x" * 1_000_000) + b"q\x01" + BYTES + b"q\x02]("
-    + array(b"J\x40\x42\x0f\x00\x85", b"h\x02", b"h\x01") * 2_000 + b"e",
-    "100,000 names of 4 KB": lambda: text("x" * 4096) + b"q\x01" + dtype("S4096", plain_state())
-    + b"h\x01\x86q\x02cnumpy.core.multiarray\nscalar\nq\x03](" + b"h\x03h\x02R" * 100_000 + b"e",
+    "one text in latin1 2,000 times": lambda: (
+        text("x" * 1_000_000)
+        + b"q\x01"
+        + b"c_codecs\nencode\nq\x02"
+        + text("latin1")
+        + b"q\x03]("
+        + b"h\x02h\x01h\x03\x86R" * 2_000
+        + b"e"
+    ),
+    "one buffer in 2,000 arrays": lambda: (
+        text("x" * 1_000_000)
+        + b"q\x01"
+        + BYTES
+        + b"q\x02]("
+        + array(b"J\x40\x42\x0f\x00\x85", b"h\x02", b"h\x01") * 2_000
+        + b"e"
+    ),
+    "100,000 names of 4 KB": lambda: (
+        text("x" * 4096)
+        + b"q\x01"
+        + dtype("S4096", plain_state())
+        + b"h\x01\x86q\x02cnumpy.core.multiarray\nscalar\nq\x03]("
+        + b"h\x03h\x02R" * 100_000
+        + b"e"
+    ),
     "a number of 100,000 digits": lambda: b"L" + b"9" * 100_000 + b"L\n",
     "no quotes around 1 MB": lambda: b"S" + b"a" * 1_000_000 + b"\n",
-}  # fmt: skip
+}
 PICKLES: dict[str, Callable[[], bytes]] = {
     "tuples in tuples as a key": lambda: b"\x80\x02}" + TUPLES + b"Ns.",
     "tuples in tuples in a set": lambda: b"\x80\x04\x8f(" + TUPLES + b"\x90.",
     "pairs in place of the dict": lambda: b"\x80\x02](" + TUPLES + b"N\x86e.",
-    "a number of 2 MB as 100,000 keys": lambda: b"\x80\x02}(\x8b\x00\x00\x20\x00" + b"\1" * 2**21 + b"q\x01N"
-    + b"h\x01N" * 100_000 + b"u.",
+    "a number of 2 MB as 100,000 keys": lambda: (
+        b"\x80\x02}(\x8b\x00\x00\x20\x00" + b"\1" * 2**21 + b"q\x01N" + b"h\x01N" * 100_000 + b"u."
+    ),
     "2 million empty dicts": lambda: b"\x80\x02" + b"(" + b"}" * 2_000_000 + b"t" + b".",
     "2 million marks": lambda: b"\x80\x02" + b"(" * 2_000_000 + b".",
     "a frame of a petabyte": lambda: b"\x80\x04\x95" + struct.pack("<Q", 2**50) + b"}.",
     "a global's name of 1 MB": lambda: b"\x80\x02c" + b"a" * 1_000_000 + b"\n\x1b[31m" + b"b" * 1_000_000 + b"\n.",
     "a global named by lists": lambda: b"\x80\x04]q\x01" + b"]q\x02(h\x01h\x01e" * 60 + b"h\x02\x93.",
-}  # fmt: skip
+}
 
 
 def refused(tmp_path: Path, content: bytes) -> str:
@@ -248,11 +276,21 @@ def test_a_bomb_of_a_pickle_is_refused(tmp_path: Path, name: str) -> None:
 
 
 GLOBALS = [
-    "builtins getattr", "builtins eval", "numpy load", "numpy.core.multiarray fromfile", "numpy fromfile",
-    "numpy.testing._private.utils runstring", "copyreg _reconstructor", "operator attrgetter", "codecs encode",
-    "numpy._core.multiarray _reconstruct.__globals__", "numpy dtype.__setstate__", "_codecs encode.__self__",
-    "numpy.core.numeric loads", "collections OrderedDict",
-]  # fmt: skip
+    "builtins getattr",
+    "builtins eval",
+    "numpy load",
+    "numpy.core.multiarray fromfile",
+    "numpy fromfile",
+    "numpy.testing._private.utils runstring",
+    "copyreg _reconstructor",
+    "operator attrgetter",
+    "codecs encode",
+    "numpy._core.multiarray _reconstruct.__globals__",
+    "numpy dtype.__setstate__",
+    "_codecs encode.__self__",
+    "numpy.core.numeric loads",
+    "collections OrderedDict",
+]
 
 
 @pytest.mark.parametrize("name", GLOBALS)

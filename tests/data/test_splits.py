@@ -119,10 +119,17 @@ def test_two_images_to_train_on_are_the_least() -> None:
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        ("std", (0.5, 0.0, 0.5)), ("std", (0.5, -0.1, 0.5)), ("std", (0.5, 0.5, float("nan"))), ("std", 0.5),
-        ("std", (1e-60,) * 3), ("std", (0.5,)), ("mean", (0.5, float("inf"), 0.5)), ("mean", ()), ("mean", (0.5,) * 4),
+        ("std", (0.5, 0.0, 0.5)),
+        ("std", (0.5, -0.1, 0.5)),
+        ("std", (0.5, 0.5, float("nan"))),
+        ("std", 0.5),
+        ("std", (1e-60,) * 3),
+        ("std", (0.5,)),
+        ("mean", (0.5, float("inf"), 0.5)),
+        ("mean", ()),
+        ("mean", (0.5,) * 4),
     ],
-)  # fmt: skip
+)
 def test_statistics_that_make_no_numbers_are_named(option: str, value: Any) -> None:
     data = MyData(Split(BYTES, LABELS))
     setattr(data, option, value)

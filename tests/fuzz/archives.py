@@ -263,33 +263,62 @@ def odd_state(rng: Random, state: dict[str, Tensor]) -> tuple[str, Any, bool]:
     for _ in range(400):
         deep = {"net": deep}
     tensors = {
-        "int64": weight.long(), "bool": weight > 0, "complex": weight.to(torch.complex64), "uint8": weight.byte(),
-        "NaN": torch.full_like(weight, float("nan")), "inf": torch.full_like(weight, float("inf")),
+        "int64": weight.long(),
+        "bool": weight > 0,
+        "complex": weight.to(torch.complex64),
+        "uint8": weight.byte(),
+        "NaN": torch.full_like(weight, float("nan")),
+        "inf": torch.full_like(weight, float("inf")),
         "float64 beyond float32": torch.full_like(weight, 1.0, dtype=torch.float64) * 1e300,
-        "sparse": weight.to_sparse(), "meta": torch.empty_like(weight, device="meta"), "empty": weight[:0],
-        "scalar": torch.tensor(1.0), "huge by stride 0": torch.zeros(1).expand(10**6, 10**6),
-        "huge meta": torch.empty(10**7, 10**7, device="meta"), "None": None, "a number": 1.5, "a list": weight.tolist(),
-        "a string": "x", "an array": weight.numpy(), "a numpy scalar": np.float64(1), "more dimensions": weight[None],
-    }  # fmt: skip
+        "sparse": weight.to_sparse(),
+        "meta": torch.empty_like(weight, device="meta"),
+        "empty": weight[:0],
+        "scalar": torch.tensor(1.0),
+        "huge by stride 0": torch.zeros(1).expand(10**6, 10**6),
+        "huge meta": torch.empty(10**7, 10**7, device="meta"),
+        "None": None,
+        "a number": 1.5,
+        "a list": weight.tolist(),
+        "a string": "x",
+        "an array": weight.numpy(),
+        "a numpy scalar": np.float64(1),
+        "more dimensions": weight[None],
+    }
     kept = {
-        "float16": weight.half(), "bfloat16": weight.bfloat16(), "float64": weight.double(),
-        "parameter": torch.nn.Parameter(weight), "not contiguous": weight.repeat(2, *[1] * (weight.dim() - 1))[::2],
-        "stride 0": torch.zeros(1).expand(weight.shape), "negated": torch._neg_view(weight),
-    }  # fmt: skip
+        "float16": weight.half(),
+        "bfloat16": weight.bfloat16(),
+        "float64": weight.double(),
+        "parameter": torch.nn.Parameter(weight),
+        "not contiguous": weight.repeat(2, *[1] * (weight.dim() - 1))[::2],
+        "stride 0": torch.zeros(1).expand(weight.shape),
+        "negated": torch._neg_view(weight),
+    }
     contents = {
-        "cyclic": cyclic, "cyclic beside": {**state, "x": cyclic}, "a list": list(state.values()), "empty": {},
-        "a tensor": weight, "a string": "x", "None": None, "deep": deep,
+        "cyclic": cyclic,
+        "cyclic beside": {**state, "x": cyclic},
+        "a list": list(state.values()),
+        "empty": {},
+        "a tensor": weight,
+        "a string": "x",
+        "None": None,
+        "deep": deep,
         "keys of bytes": {k.encode(): v for k, v in state.items()},
-        "keys of integers": dict(enumerate(state.values())), "None as a key": {**state, None: weight},
-        "tuples as keys": {(k,): v for k, v in state.items()}, "nested": {"net": {"net": {"net": 3}}},
-        "one missing": {k: v for k, v in state.items() if k != key}, "one more": {**state, "more": weight},
+        "keys of integers": dict(enumerate(state.values())),
+        "None as a key": {**state, None: weight},
+        "tuples as keys": {(k,): v for k, v in state.items()},
+        "nested": {"net": {"net": {"net": 3}}},
+        "one missing": {k: v for k, v in state.items() if k != key},
+        "one more": {**state, "more": weight},
         "the envelope of something else": {"net": [1], "state_dict": 3, "model": None},
-        "keys very long": {k * 10**5: v for k, v in state.items()}, "a surrogate": {**state, "\ud800": weight},
-    }  # fmt: skip
+        "keys very long": {k * 10**5: v for k, v in state.items()},
+        "a surrogate": {**state, "\ud800": weight},
+    }
     harmless = {
-        "ordered": OrderedDict(state), "options beside": {"net": state, "opt": argparse.Namespace(lr=0.1)},
-        "module": {f"module.{k}": v for k, v in state.items()}, "numbers beside": {"model": state, "epoch": 3, "x": 1j},
-    }  # fmt: skip
+        "ordered": OrderedDict(state),
+        "options beside": {"net": state, "opt": argparse.Namespace(lr=0.1)},
+        "module": {f"module.{k}": v for k, v in state.items()},
+        "numbers beside": {"model": state, "epoch": 3, "x": 1j},
+    }
     way = rng.randrange(4)
     if way == 0:
         name = rng.choice(list(tensors))

@@ -191,9 +191,13 @@ def _outcome(reader: Reader, index: int, mutant: Mutant, right: set[str], starte
         with suppress(FileNotFoundError):
             Path("executed").rename(f"executed_{index}")
     return {
-        "index": index, "verdict": verdict, "why": why.encode("utf-8", "replace").decode(), "nameless": nameless,
-        "mebibytes": peak // MEBIBYTE, "seconds": seconds,
-    }  # fmt: skip
+        "index": index,
+        "verdict": verdict,
+        "why": why.encode("utf-8", "replace").decode(),
+        "nameless": nameless,
+        "mebibytes": peak // MEBIBYTE,
+        "seconds": seconds,
+    }
 
 
 def _checked(reader: Reader, mutant: Mutant) -> bool:

@@ -170,8 +170,19 @@ def misplaced(rng: Random, data: bytes) -> Change:
 
 
 BYTES: tuple[Mutation, ...] = (
-    flip, flip, overwrite, truncate, behead, insert, delete, duplicate, swap, extreme, extreme, strange,
-)  # fmt: skip
+    flip,
+    flip,
+    overwrite,
+    truncate,
+    behead,
+    insert,
+    delete,
+    duplicate,
+    swap,
+    extreme,
+    extreme,
+    strange,
+)
 
 
 def anywhere(rng: Random, data: bytes) -> Change:

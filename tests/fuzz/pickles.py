@@ -15,17 +15,31 @@ COMMAND = "mkdir executed"
 CODE = "import os; os.environ['FUZZ_EXECUTED'] = '1'; os.mkdir('executed')"
 # What runs code, imports a module, or makes more than plain data, with the argument it would be called with
 HOSTILE = (
-    ("os", "system", COMMAND), ("posix", "system", COMMAND), ("subprocess", "getoutput", COMMAND),
-    ("builtins", "exec", CODE), ("builtins", "eval", "__import__('os').mkdir('executed')"),
-    ("__builtin__", "eval", "__import__('os').mkdir('executed')"), ("os", "mkdir", "executed"),
-    ("fuzz_payload", "boom", "x"), ("builtins", "__import__", "fuzz_payload"), ("runpy", "run_module", "fuzz_payload"),
-    ("importlib", "import_module", "fuzz_payload"), ("pathlib", "Path.mkdir", "executed"), ("os", "mkfifo", "executed"),
-    ("numpy", "load", "executed"), ("numpy", "fromfile", "train"), ("torch", "load", "train"),
-    ("torch.storage", "_load_from_bytes", "x"), ("_codecs", "decode", "x"), ("numpy", "dtype.__setstate__", "x"),
-    ("builtins", "bytearray", "x"), ("builtins", "getattr", "x"), ("operator", "attrgetter", "system"),
+    ("os", "system", COMMAND),
+    ("posix", "system", COMMAND),
+    ("subprocess", "getoutput", COMMAND),
+    ("builtins", "exec", CODE),
+    ("builtins", "eval", "__import__('os').mkdir('executed')"),
+    ("__builtin__", "eval", "__import__('os').mkdir('executed')"),
+    ("os", "mkdir", "executed"),
+    ("fuzz_payload", "boom", "x"),
+    ("builtins", "__import__", "fuzz_payload"),
+    ("runpy", "run_module", "fuzz_payload"),
+    ("importlib", "import_module", "fuzz_payload"),
+    ("pathlib", "Path.mkdir", "executed"),
+    ("os", "mkfifo", "executed"),
+    ("numpy", "load", "executed"),
+    ("numpy", "fromfile", "train"),
+    ("torch", "load", "train"),
+    ("torch.storage", "_load_from_bytes", "x"),
+    ("_codecs", "decode", "x"),
+    ("numpy", "dtype.__setstate__", "x"),
+    ("builtins", "bytearray", "x"),
+    ("builtins", "getattr", "x"),
+    ("operator", "attrgetter", "system"),
     ("torch.hub", "load_state_dict_from_url", "http://127.0.0.1:9/x"),
     ("numpy.testing._private.utils", "runstring", CODE),
-)  # fmt: skip
+)
 BASES = ("V8", "O", "O8", "u1", "S8", "M8", "U2", "i8", "V0", "S0", "f8", "V3072", "c16", "b1", "u1,O", "m8[3D]")
 
 
@@ -100,7 +114,7 @@ def hostile(rng: Random) -> bytes:
         b"cnumpy\nndarray\n(" + value + b"tR" + called(module, name, value) + b"b",
         b"(" + called(module, name, value) + b"I1\nd",
         b"(I1\nQ" + called(module, name, value) + b"Qd",
-    )  # fmt: skip
+    )
     call = rng.choice(calls)
     inside = b"(" + text(rng.choice(("data", "net", "state_dict", "fine_labels"))) + call + b"d"
     return whole(rng.choice((call, inside, b"}" + text("x") + call + b"s")))
@@ -196,14 +210,45 @@ def mutate_whole(rng: Random, data: bytes) -> Change:
 def odd_value(rng: Random) -> Any:
     """Something that a field does not expect."""
     return rng.choice(
-        (None, True, -1, 10**30, 1e308, float("nan"), "", "x", b"\xff", [], {}, (), [[]], [None], {"a": 1}, ["a", 1],
-         [0, [1]], [1.5, 2], [True, False, True], ["\ud800"], np.zeros(3, np.float32),
-         np.zeros((3, 3072), np.int64), np.array("x"), np.zeros((0, 3072), np.uint8), np.zeros((3, 0), np.uint8),
-         np.zeros((3, 3072), ">u2"), np.array(3, np.uint8), np.zeros(3, bool), np.array([0, 1, 2], ">i8"),
-         np.array([2**63, 0, 0], np.uint64), np.array(["0", "1", "2"]), np.zeros((2, 3072), np.uint8),
-         np.asfortranarray(np.arange(9216, dtype=np.uint8).reshape(3, 3072)), np.zeros((3, 1), np.int64),
-         np.array([0, 1], "M8[s]"), np.ones(3, complex))
-    )  # fmt: skip
+        (
+            None,
+            True,
+            -1,
+            10**30,
+            1e308,
+            float("nan"),
+            "",
+            "x",
+            b"\xff",
+            [],
+            {},
+            (),
+            [[]],
+            [None],
+            {"a": 1},
+            ["a", 1],
+            [0, [1]],
+            [1.5, 2],
+            [True, False, True],
+            ["\ud800"],
+            np.zeros(3, np.float32),
+            np.zeros((3, 3072), np.int64),
+            np.array("x"),
+            np.zeros((0, 3072), np.uint8),
+            np.zeros((3, 0), np.uint8),
+            np.zeros((3, 3072), ">u2"),
+            np.array(3, np.uint8),
+            np.zeros(3, bool),
+            np.array([0, 1, 2], ">i8"),
+            np.array([2**63, 0, 0], np.uint64),
+            np.array(["0", "1", "2"]),
+            np.zeros((2, 3072), np.uint8),
+            np.asfortranarray(np.arange(9216, dtype=np.uint8).reshape(3, 3072)),
+            np.zeros((3, 1), np.int64),
+            np.array([0, 1], "M8[s]"),
+            np.ones(3, complex),
+        )
+    )
 
 
 def pickled(rng: Random, content: Any) -> bytes:

@@ -57,7 +57,7 @@ def pictures() -> dict[str, bytes]:
         "frames.gif": (colour.convert("P"), {"save_all": True, "append_images": [colour.rotate(90).convert("P")]}),
         "RGB.ppm": (colour, {}),
         "16bit.pgm": (Image.fromarray(ramp(np.uint16, 65535)), {}),
-    }  # fmt: skip
+    }
     formats = {"jpg": "JPEG", "tif": "TIFF", "pgm": "PPM"}
     return {
         name: encoded(image, formats.get(name[-3:], name.split(".")[1].upper()), **o)
@@ -109,15 +109,24 @@ def forge_png(rng: Random, data: bytes) -> Change:
     packed = zlib.compress(bytes(200 << 20) if rng.random() < 0.1 else rng.randbytes(100))
     extra = rng.choice(
         (
-            (b"zTXt", b"x\0\0" + packed), (b"iCCP", b"x\0\0" + packed), (b"iTXt", b"x\0\1\0\0\0" + packed),
-            (b"eXIf", rng.randbytes(50)), (b"eXIf", b"MM\0*\0\0\0\x08\xff\xff"),
+            (b"zTXt", b"x\0\0" + packed),
+            (b"iCCP", b"x\0\0" + packed),
+            (b"iTXt", b"x\0\1\0\0\0" + packed),
+            (b"eXIf", rng.randbytes(50)),
+            (b"eXIf", b"MM\0*\0\0\0\x08\xff\xff"),
             (b"tRNS", rng.randbytes(rng.choice((0, 1, 6, 300)))),
             (b"PLTE", rng.randbytes(rng.choice((0, 1, 3, 769)))),
             (b"acTL", struct.pack(">II", rng.choice(EXTREMES) % 2**32, 0)),
-            (b"gAMA", b"\0"), (b"pHYs", b""), (b"sBIT", b"\xff" * 9), (b"cHRM", b""), (b"sRGB", b""), (b"tEXt", b""),
-            (b"fcTL", struct.pack(">IIIIIHHBB", 0, 2**31 - 1, 2**31 - 1, 2**31, 0, 0, 0, 9, 9)), (b"\0\0\0\0", b""),
+            (b"gAMA", b"\0"),
+            (b"pHYs", b""),
+            (b"sBIT", b"\xff" * 9),
+            (b"cHRM", b""),
+            (b"sRGB", b""),
+            (b"tEXt", b""),
+            (b"fcTL", struct.pack(">IIIIIHHBB", 0, 2**31 - 1, 2**31 - 1, 2**31, 0, 0, 0, 9, 9)),
+            (b"\0\0\0\0", b""),
         )
-    )  # fmt: skip
+    )
     chunks.insert(rng.randint(1, len(chunks)), extra)
     return Change(f"{extra[0]!r} put in", png(chunks), forged=True)
 
@@ -196,11 +205,15 @@ def forge_ppm(rng: Random, data: bytes) -> Change:
 
 
 FORGERS: dict[str, Callable[[Random, bytes], Change]] = {
-    "png": forge_png, "jpg": forge_jpeg, "tif": forge_tiff, "ppm": forge_ppm, "pgm": forge_ppm,
+    "png": forge_png,
+    "jpg": forge_jpeg,
+    "tif": forge_tiff,
+    "ppm": forge_ppm,
+    "pgm": forge_ppm,
     "bmp": fields((*((at, "I") for at in (2, 10, 14, 18, 22, 30, 34, 46)), (26, "H"), (28, "H"))),
     "gif": fields(((6, "H"), (8, "H"), (10, "B"), (11, "B"), (12, "B"))),
     "webp": fields(((4, "I"), (12, "I"), (16, "I"), (20, "B"), (23, "B"), (24, "H"), (26, "H"), (27, "H"))),
-}  # fmt: skip
+}
 
 
 @lru_cache(maxsize=4)

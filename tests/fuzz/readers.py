@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from fuzz import archives, pickles, pictures, texts
 from fuzz.mutations import Change, Files, Mutant, Mutation, anywhere, mutated
 from hsakd_pl import CIFAR100DataModule, ImageDataModule, STL10DataModule, TinyImageNetDataModule, load_weights
+from hsakd_pl.cli import lightning_cli
+from hsakd_pl.cli import main as cli
 from hsakd_pl.data.augment import resized_center_crop
 from hsakd_pl.data.images import decode_images, open_image
 from hsakd_pl.errors import UsageError
@@ -28,7 +30,6 @@ from hsakd_pl.report.groups import groups
 from hsakd_pl.report.page import write_page
 from hsakd_pl.report.rows import collect
 from hsakd_pl.report.table import FORMATS, as_text, lines
-from hsakd_pl.runs import cli, lightning_cli
 
 Read = Callable[[Path], str]
 
@@ -323,12 +324,21 @@ trainer:
 def row_seeds() -> list[Files]:
     """Two runs of one configuration."""
     row = {
-        "config": ["configs/a.yaml", "configs/trainer/b.yaml"], "seed": 1, "epochs": 3, "last_val_acc": 0.5,
+        "config": ["configs/a.yaml", "configs/trainer/b.yaml"],
+        "seed": 1,
+        "epochs": 3,
+        "last_val_acc": 0.5,
         "best_val_acc": 0.625,
-        "metrics": {"val/acc": 0.5, "train/loss": 1.5}, "seconds": 12.5, "images_per_second": 1000.0,
+        "metrics": {"val/acc": 0.5, "train/loss": 1.5},
+        "seconds": 12.5,
+        "images_per_second": 1000.0,
         "device": "CPU, 2 cores",
-        "devices": 1, "precision": "32-true", "versions": {"torch": "2.5.0"}, "commit": None, "teacher_sha256": None,
-    }  # fmt: skip
+        "devices": 1,
+        "precision": "32-true",
+        "versions": {"torch": "2.5.0"},
+        "commit": None,
+        "teacher_sha256": None,
+    }
     options = {"trainer.max_epochs": 3, "model.init_args.lr": 0.1, "model.init_args.milestones": "[1]"}
     protocol = {"hash": "0123456789ab", "options": options, "epochs": 3, "limited": {}, "lr": 0.1, "teacher_acc": None}
     new = {**row, "recipe": "digits/teacher_joint_resnet20", "finished": True, "protocol": protocol, "changes": []}
@@ -360,19 +370,19 @@ READERS: dict[str, Reader] = {
     "torch": Reader(
         partial(torch_seeds, False),
         {"weights.pth": (anywhere, anywhere, archives.forge_zip, archives.forge_zip, archives.resaved(False, state()))},
-        read_weights, checked=b"PK",
+        read_weights,
+        checked=b"PK",
     ),
     "torch_legacy": Reader(
         partial(torch_seeds, True),
         {"weights.pth": (anywhere, archives.forge_legacy, archives.forge_legacy, archives.resaved(True, state()))},
         read_weights,
     ),
-    "safetensors": Reader(
-        safetensors_seeds, {"weights.safetensors": (anywhere, archives.forge_header)}, read_weights
-    ),
+    "safetensors": Reader(safetensors_seeds, {"weights.safetensors": (anywhere, archives.forge_header)}, read_weights),
     "cifar100": Reader(
-        cifar_seeds, {"train": PICKLES, "test": PICKLES, "meta": PICKLES},
-        partial(read_split, CIFAR100DataModule, "fit")
+        cifar_seeds,
+        {"train": PICKLES, "test": PICKLES, "meta": PICKLES},
+        partial(read_split, CIFAR100DataModule, "fit"),
     ),
     "stl10": Reader(
         stl_seeds,
@@ -385,7 +395,9 @@ READERS: dict[str, Reader] = {
         read_annotations,
     ),
     "images": Reader(
-        picture_seeds, {"": (anywhere, anywhere, forge_picture, forge_picture, pictures.whole)}, read_picture,
+        picture_seeds,
+        {"": (anywhere, anywhere, forge_picture, forge_picture, pictures.whole)},
+        read_picture,
         checked=b"\x89PNG",
     ),
     "yaml": Reader(
@@ -402,4 +414,4 @@ READERS: dict[str, Reader] = {
         },
         read_rows,
     ),
-}  # fmt: skip
+}

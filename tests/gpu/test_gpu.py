@@ -151,8 +151,11 @@ def test_jpegs_decoded_by_nvjpeg_are_those_of_pil(unpack: Callable[[str], Path])
     for on_device in (False, True):
         data = ImageNetDataModule(
             unpack("imagenet-mini.tar.gz") / "imagenet-mini",
-            batch_size=20, image_size=64, num_workers=0, decode_on_device=on_device,
-        )  # fmt: skip
+            batch_size=20,
+            image_size=64,
+            num_workers=0,
+            decode_on_device=on_device,
+        )
         data.trainer = on_gpu()
         data.setup("test")
         batch, labels = next(iter(data.test_dataloader()))

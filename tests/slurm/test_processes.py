@@ -74,8 +74,12 @@ def whole(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [*torchrun, "main.py", "fit", "--config", "configs/trainer/ddp.yaml", "--trainer.devices", "2"]
     done = subprocess.run(
         [*command, *options(recipe, folder)],
-        cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=PATIENCE,
-    )  # fmt: skip
+        cwd=REPOSITORY,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 

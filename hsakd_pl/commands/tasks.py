@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from hsakd_pl.commands.sweep import run_seed
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import local_path, replacing
 from hsakd_pl.recipes import KNOWN, TABLES, Cell, read_table
 from hsakd_pl.report.rows import ROW, TEST, is_finished
-from hsakd_pl.runs.sweep import run_seed
 
 NEEDED = re.compile(r"^ +(\w+): runs/(\S+)/last\.ckpt$", re.MULTILINE)  # option and recipe, in a recipe's text
 

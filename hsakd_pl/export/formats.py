@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from hsakd_pl.errors import UsageError
-from hsakd_pl.exported.student import WEIGHTS, Student, load_student
+from hsakd_pl.export.student import WEIGHTS, Student, load_student
 
 FORMATS = ("safetensors", "pt2", "onnx")
 Run = Callable[[Tensor], Tensor]  # images (B, 3, S, S) -> logits (B, N)

@@ -10,10 +10,10 @@ import sys
 from argparse import ArgumentParser
 from pathlib import Path
 
+from hsakd_pl.cli.lightning_cli import HSAKDCLI
+from hsakd_pl.cli.main import main
 from hsakd_pl.errors import UsageError
 from hsakd_pl.report.rows import ROW, TEST, is_finished
-from hsakd_pl.runs.cli import main
-from hsakd_pl.runs.lightning_cli import HSAKDCLI
 from hsakd_pl.runs.signals import Interrupted
 
 

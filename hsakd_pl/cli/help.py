@@ -3,10 +3,10 @@
 import re
 from textwrap import fill
 
-from hsakd_pl.runs.arguments import settings
-from hsakd_pl.runs.commands import COMMANDS, PICTURES, parser_of, width
-from hsakd_pl.runs.signatures import Option, networks, options, summary
-from hsakd_pl.runs.source import find, public
+from hsakd_pl.cli.arguments import settings
+from hsakd_pl.cli.commands import COMMANDS, PICTURES, parser_of, width
+from hsakd_pl.cli.signatures import Option, networks, options, summary
+from hsakd_pl.cli.source import find, public
 
 BASES = ("HSAKDModule", "DistilledModule", "ImageDataModule", "FeatureDataModule")  # not to be named on a command line
 TRAINER = "pytorch_lightning.Trainer"

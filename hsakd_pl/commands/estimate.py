@@ -13,9 +13,9 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from hsakd_pl.cli.lightning_cli import HSAKDCLI
+from hsakd_pl.commands.tasks import Bench, Task
 from hsakd_pl.modules.build import RANDOM
-from hsakd_pl.runs.lightning_cli import HSAKDCLI
-from hsakd_pl.runs.tasks import Bench, Task
 
 STEPS, WARMUP = 8, 3  # of training; as many more come first
 

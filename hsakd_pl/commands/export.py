@@ -7,9 +7,9 @@ verifies it where that is there; other data are named as for fit, by --data and 
 from argparse import ArgumentParser
 from pathlib import Path
 
-from hsakd_pl.exported.export import Export, export_student
-from hsakd_pl.exported.formats import FORMATS
-from hsakd_pl.exported.pictures import data_of
+from hsakd_pl.export.export import Export, export_student
+from hsakd_pl.export.formats import FORMATS
+from hsakd_pl.export.pictures import data_of
 from hsakd_pl.files import local_path
 from hsakd_pl.records.summary import aligned
 from hsakd_pl.report.table import plain

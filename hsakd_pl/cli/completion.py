@@ -1,13 +1,13 @@
-"""What a shell may complete, for shtab: shtab --shell=bash --prog=hsakd hsakd_pl.runs.completion.parser."""
+"""What a shell may complete, for shtab: shtab --shell=bash --prog=hsakd hsakd_pl.cli.completion.parser."""
 
 from argparse import ArgumentParser
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from hsakd_pl.runs.commands import COMMANDS, PICTURES, parser_of
-from hsakd_pl.runs.help import OWN, TRAINER, classes
-from hsakd_pl.runs.signatures import Option, networks, options
+from hsakd_pl.cli.commands import COMMANDS, PICTURES, parser_of
+from hsakd_pl.cli.help import OWN, TRAINER, classes
+from hsakd_pl.cli.signatures import Option, networks, options
 
 PASSED_ON = ("sweep", "bench")  # take the options of fit as well
 NETWORKS = ("model.network", "model.teacher")

@@ -11,13 +11,13 @@ from argparse import ArgumentParser
 from itertools import takewhile
 from pathlib import Path
 
+from hsakd_pl.commands.estimate import show_plan
+from hsakd_pl.commands.sweep import finished, parse_seeds
+from hsakd_pl.commands.tasks import Bench, Task, chosen
 from hsakd_pl.errors import UsageError
 from hsakd_pl.recipes import TABLES
 from hsakd_pl.report.matrix import matrix, published
 from hsakd_pl.report.table import FORMATS, written
-from hsakd_pl.runs.estimate import show_plan
-from hsakd_pl.runs.sweep import finished, parse_seeds
-from hsakd_pl.runs.tasks import Bench, Task, chosen
 
 
 def parse_teachers(text: str) -> tuple[str, str]:

@@ -12,14 +12,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.transforms import v2
 
-import hsakd_pl
 from hsakd_pl.data.description import Description, read_description
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import read_text, replacing
 from hsakd_pl.networks import as_network, create_network
 from hsakd_pl.networks.registry import trusted
+from hsakd_pl.networks.weights import describe, load_weights
 from hsakd_pl.ops import COLOURS, FLIPS, ROTATIONS, Transforms, named_transforms
-from hsakd_pl.weights import describe, load_weights
+from hsakd_pl.version import __version__
 
 try:
     from huggingface_hub import PyTorchModelHubMixin
@@ -65,9 +65,15 @@ class Student(nn.Module, PyTorchModelHubMixin):
     channel_std: Tensor
 
     def __init__(
-        self, network: str | nn.Module, class_names: list[str], image_size: int, resize: int,
-        mean: Sequence[float], std: Sequence[float], transforms: str | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        network: str | nn.Module,
+        class_names: list[str],
+        image_size: int,
+        resize: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        transforms: str | None = None,
+    ) -> None:
         super().__init__()
         self.description = Description(list(class_names), image_size, resize, tuple(mean), tuple(std))
         made = create_network(network, len(class_names), branches=False) if isinstance(network, str) else network
@@ -105,7 +111,8 @@ class Student(nn.Module, PyTorchModelHubMixin):
 
     def config(self) -> dict[str, Any]:
         """Give what ``config.json`` holds: all that makes this student again but its weights."""
-        versions = {package.__name__: str(package.__version__) for package in (hsakd_pl, torch, torchvision)}
+        versions = {"hsakd_pl": __version__}
+        versions |= {package.__name__: str(package.__version__) for package in (torch, torchvision)}
         named = {"network": self.network.name, "transforms": self.network.transforms.name}
         return {**named, **self.description.saved(), "versions": versions}
 

@@ -10,12 +10,12 @@ from pytorch_lightning.utilities import rank_zero_info
 from hsakd_pl.data import ImageDataModule
 from hsakd_pl.data.description import Description, read_description
 from hsakd_pl.errors import UsageError, require
-from hsakd_pl.exported.student import Student
+from hsakd_pl.export.student import Student
 from hsakd_pl.files import local_path
 from hsakd_pl.files.weights import StateDict, read_weights, unwrap
 from hsakd_pl.networks import Network, create_network
 from hsakd_pl.networks.registry import trusted
-from hsakd_pl.weights import load_weights, split_peers
+from hsakd_pl.networks.weights import load_weights, split_peers
 
 
 class Trained(NamedTuple):
@@ -28,9 +28,11 @@ class Trained(NamedTuple):
 
 
 def student_from_checkpoint(
-    checkpoint: str | Path, network: str | nn.Module | None = None, description: Description | None = None,
+    checkpoint: str | Path,
+    network: str | nn.Module | None = None,
+    description: Description | None = None,
     peer: int | None = None,
-) -> Student:  # fmt: skip
+) -> Student:
     """Take the student, or teacher, out of a checkpoint, without the files and images that it was trained with.
 
     Arguments and errors: :func:`read_trained`.
@@ -39,9 +41,12 @@ def student_from_checkpoint(
 
 
 def read_trained(
-    checkpoint: str | Path, network: str | nn.Module | None = None, description: Description | None = None,
-    peer: int | None = None, data: ImageDataModule | None = None,
-) -> Trained:  # fmt: skip
+    checkpoint: str | Path,
+    network: str | nn.Module | None = None,
+    description: Description | None = None,
+    peer: int | None = None,
+    data: ImageDataModule | None = None,
+) -> Trained:
     """Read a checkpoint of any module, a run's folder (its ``last.ckpt``), or weights alone.
 
     ``network``: a registry name, or a network, which gets the weights: needed where the file knows no name.

@@ -65,9 +65,11 @@ def _published_order(key: str) -> str:
 
 
 def load_weights(
-    network: nn.Module | Peers, source: str | Path | Mapping[str, Any], strict: bool = True,
+    network: nn.Module | Peers,
+    source: str | Path | Mapping[str, Any],
+    strict: bool = True,
     new_head: bool | None = False,
-) -> Any:  # fmt: skip
+) -> Any:
     """Load published or own weights into ``network`` and return it.
 
     ``source`` is a path (torch.save or .safetensors) or a state dict, in any envelope, with published keys or ours, as
@@ -98,9 +100,7 @@ def load_weights(
     return network
 
 
-def fit(
-    network: nn.Module, weights: StateDict, strict: bool, origin: str, new_head: bool | None = False
-) -> StateDict:  # fmt: skip
+def fit(network: nn.Module, weights: StateDict, strict: bool, origin: str, new_head: bool | None = False) -> StateDict:
     """The weights under our keys, without what does not fit; if ``strict``, UsageError where anything does not.
 
     The last layers of the heads are left out with ``new_head``, or where that is None and their shapes differ.

@@ -12,9 +12,9 @@ from jsonargparse import set_parsing_settings
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.loggers import Logger
 
+from hsakd_pl.cli.configuration import MODE
+from hsakd_pl.cli.mistakes import one_error
 from hsakd_pl.files import local_path
-from hsakd_pl.runs.configuration import MODE
-from hsakd_pl.runs.mistakes import one_error
 
 if find_spec("pl_bolts"):
     import_module("hsakd_pl.integrations.bolts")  # so that a configuration may name what is in it

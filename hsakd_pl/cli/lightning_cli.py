@@ -12,6 +12,8 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_info
 
+from hsakd_pl.cli.configuration import ConfigWriter, changes, options_of
+from hsakd_pl.cli.parser import Parser, again, folder_of, program
 from hsakd_pl.data import Description, FeatureDataModule, ImageDataModule
 from hsakd_pl.data.description import read_description
 from hsakd_pl.errors import UsageError
@@ -30,9 +32,7 @@ from hsakd_pl.runs.checkpoints import (
     saved_by_this_job,
     saved_checkpoints,
 )
-from hsakd_pl.runs.configuration import ConfigWriter, changes, options_of
 from hsakd_pl.runs.lock import sole_writer
-from hsakd_pl.runs.parser import Parser, again, folder_of, program
 from hsakd_pl.runs.processes import match_torchrun
 
 

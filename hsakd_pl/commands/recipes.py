@@ -7,12 +7,12 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from hsakd_pl.errors import UsageError
-from hsakd_pl.recipes import RECIPES, TABLES
+from hsakd_pl.recipes import OVERLAYS, RECIPES, TABLES
 
 
 def files() -> dict[str, str]:
     """What ``configs/`` holds: path -> text of each recipe, each table of the bench, and each machine's overlay."""
-    overlays = {f"trainer/{path.name}": path for path in Path(__file__).with_name("trainer").glob("*.yaml")}
+    overlays = {f"trainer/{path.name}": path for path in OVERLAYS.glob("*.yaml")}
     copied = overlays | {f"bench/{path.name}": path for path in TABLES.values()}
     recipes = {f"{name}.yaml": recipe.text for name, recipe in RECIPES.items()}
     return recipes | {name: path.read_text() for name, path in copied.items()}

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hsakd_pl.errors import UsageError
-from hsakd_pl.exported.student import CARD, CONFIG, WEIGHTS
+from hsakd_pl.export.student import CARD, CONFIG, WEIGHTS
 from hsakd_pl.files import read_text
 
 FILES = {WEIGHTS, CONFIG, CARD, "model.pt2", "model.onnx", "model.int8.onnx"}

@@ -7,8 +7,8 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader
 
-from hsakd_pl.exported.checkpoint import Trained
-from hsakd_pl.exported.formats import ExportedFile
+from hsakd_pl.export.checkpoint import Trained
+from hsakd_pl.export.formats import ExportedFile
 from hsakd_pl.files import read_text
 from hsakd_pl.files.weights import file_sha256
 from hsakd_pl.records.summary import multiply_adds

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from hsakd_pl.data import Description, ImageDataModule
 from hsakd_pl.errors import UsageError, require
-from hsakd_pl.exported.card import model_card
-from hsakd_pl.exported.checkpoint import Trained, read_trained
-from hsakd_pl.exported.folder import check_folder, whole_folder
-from hsakd_pl.exported.formats import FORMATS, ExportedFile, Run, onnx_runner, optional, quantise, trace, write
-from hsakd_pl.exported.pictures import (
+from hsakd_pl.export.card import model_card
+from hsakd_pl.export.checkpoint import Trained, read_trained
+from hsakd_pl.export.folder import check_folder, whole_folder
+from hsakd_pl.export.formats import FORMATS, ExportedFile, Run, onnx_runner, optional, quantise, trace, write
+from hsakd_pl.export.pictures import (
     CALIBRATED,
     as_input,
     batches_of,
@@ -23,7 +23,7 @@ from hsakd_pl.exported.pictures import (
     first_images,
     folder_pictures,
 )
-from hsakd_pl.exported.student import CARD, WEIGHTS, Student, save
+from hsakd_pl.export.student import CARD, WEIGHTS, Student, save
 from hsakd_pl.files import local_path, replacing
 
 MOST = 1e-4  # by which a logit may differ from PyTorch's, where none is above 20; of larger ones, in proportion
@@ -40,11 +40,17 @@ class Export(NamedTuple):
 
 @torch.no_grad()
 def export_student(
-    checkpoint: str | Path, folder: str | Path, formats: Sequence[str] = FORMATS,
-    network: str | nn.Module | None = None, description: Description | None = None, peer: int | None = None,
-    input: str = "float", int8: str | None = None, images: str | Path | None = None,
+    checkpoint: str | Path,
+    folder: str | Path,
+    formats: Sequence[str] = FORMATS,
+    network: str | nn.Module | None = None,
+    description: Description | None = None,
+    peer: int | None = None,
+    input: str = "float",
+    int8: str | None = None,
+    images: str | Path | None = None,
     data: ImageDataModule | None = None,
-) -> Export:  # fmt: skip
+) -> Export:
     """Export the student of a checkpoint into a folder, with ``config.json`` and a model card, ``README.md``.
 
     Each file is read again and compared with PyTorch on real images, at once and one alone. The folder is written whole

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from docstring_parser import ParseError
 from docstring_parser.google import GoogleParser, Section, SectionType
 
-from hsakd_pl.runs.source import Found, bound, find, source_of, value
+from hsakd_pl.cli.source import Found, bound, find, source_of, value
 
 ARGUMENTS = GoogleParser([Section("Args", "param", SectionType.MULTIPLE)])
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any, NamedTuple
 
-from hsakd_pl.runs.signatures import plain
-from hsakd_pl.runs.source import find, source_of, value
+from hsakd_pl.cli.signatures import plain
+from hsakd_pl.cli.source import find, source_of, value
 
 WIDEST = 120  # characters of a line
 DIGITS = "configs/digits/teacher_joint_resnet20.yaml"
 RUN = "runs/digits/teacher_joint_resnet20"
-PICTURES = "hsakd_pl.runs.predict"  # with folders in place of options
+PICTURES = "hsakd_pl.commands.predict"  # with folders in place of options
 
 
 class Command(NamedTuple):
@@ -25,17 +25,17 @@ class Command(NamedTuple):
 
 
 COMMANDS = {  # in the order in which they are needed
-    "recipes": Command("List the experiments, or write them into a folder.", "configs", "hsakd_pl.runs.recipes"),
+    "recipes": Command("List the experiments, or write them into a folder.", "configs", "hsakd_pl.commands.recipes"),
     "fit": Command("Train: everything that a run leaves lies in one folder.", f"--config {DIGITS}"),
     "validate": Command("Measure a checkpoint on the validation split.", f"--config {DIGITS} --ckpt_path last"),
     "test": Command(
         "Measure a checkpoint on the test split, with its branches.", f"--config {DIGITS} --ckpt_path last"
     ),
     "predict": Command("Find the classes of pictures, by a run or an export.", f"{RUN} photos"),
-    "sweep": Command("Train and test with several seeds.", f"--seeds 0-2 --config {DIGITS}", "hsakd_pl.runs.sweep"),
-    "report": Command("Compare runs, as a table or a page.", "runs --html report.html", "hsakd_pl.report.command"),
-    "bench": Command("Compare methods by the protocol of a table.", "classic --list", "hsakd_pl.runs.bench"),
-    "export": Command("Write a student as files that stand alone, with a card.", RUN, "hsakd_pl.runs.export"),
+    "sweep": Command("Train and test with several seeds.", f"--seeds 0-2 --config {DIGITS}", "hsakd_pl.commands.sweep"),
+    "report": Command("Compare runs, as a table or a page.", "runs --html report.html", "hsakd_pl.commands.report"),
+    "bench": Command("Compare methods by the protocol of a table.", "classic --list", "hsakd_pl.commands.bench"),
+    "export": Command("Write a student as files that stand alone, with a card.", RUN, "hsakd_pl.commands.export"),
 }
 
 
@@ -44,9 +44,12 @@ def make_parser(name: str, module: str) -> ArgumentParser:
     said = ast.get_docstring(source_of(module) or ast.Module([], [])) or ""
     description = "\n\n".join(fill(plain(paragraph), width()) for paragraph in said.split("\n\n"))
     return ArgumentParser(
-        f"hsakd {name}", description=description, epilog=f"example:\n  hsakd {name} {COMMANDS[name].example}",
-        formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
+        f"hsakd {name}",
+        description=description,
+        epilog=f"example:\n  hsakd {name} {COMMANDS[name].example}",
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
 
 
 def parser_of(name: str, module: str) -> ArgumentParser:

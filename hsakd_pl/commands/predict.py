@@ -9,8 +9,8 @@ from pathlib import Path
 import pytorch_lightning as pl
 
 from hsakd_pl.data import ImageDataModule
-from hsakd_pl.exported import Student, load_student, student_from_checkpoint
-from hsakd_pl.exported.student import CONFIG
+from hsakd_pl.export import Student, load_student, student_from_checkpoint
+from hsakd_pl.export.student import CONFIG
 from hsakd_pl.modules import BaselineModule
 from hsakd_pl.modules.metrics import TOP
 from hsakd_pl.records.predictions import PredictionWriter

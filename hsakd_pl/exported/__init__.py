@@ -1,7 +1,0 @@
-"""Students that stand alone: exported into a folder, and loaded from it."""
-
-from hsakd_pl.exported.checkpoint import student_from_checkpoint
-from hsakd_pl.exported.export import export_student
-from hsakd_pl.exported.student import Student, load_student
-
-__all__ = ["Student", "export_student", "load_student", "student_from_checkpoint"]
