@@ -19,6 +19,7 @@ from hsakd_pl.cli.configuration import options_of
 from hsakd_pl.cli.lightning_cli import HSAKDCLI
 from hsakd_pl.cli.main import main
 from hsakd_pl.commands.sweep import ParsedFit
+from hsakd_pl.recipes import RECIPES
 from hsakd_pl.records.protocol import accuracy_of, kept_options, protocol_hash
 from hsakd_pl.report.differences import differing, expected
 from hsakd_pl.report.groups import groups
@@ -94,7 +95,7 @@ def test_overrides_on_the_command_line_are_in_the_protocol(options: dict[str, An
 def test_a_recipe_as_it_is_differs_in_nothing(name: str) -> None:
     given = ["fit", "--config", str(CONFIGS / f"{name}.yaml")]
     options = kept_options(options_of(ParsedFit(args=given, seed_everything_default=False).config.fit))
-    assert differing(expected(name), options) == {}
+    assert differing(expected(RECIPES[name]), options) == {}
 
 
 def test_the_papers_number_stands_beside_the_recipe_alone(options: dict[str, Any]) -> None:
