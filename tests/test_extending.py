@@ -97,7 +97,7 @@ STUDENTS: dict[str, tuple[type[StudentModule], dict[str, Any], set[str]]] = {
 
 
 @pytest.mark.parametrize("example", STUDENTS)
-def test_a_method_of_ones_own_trains(example: str) -> None:
+def test_custom_method_trains(example: str) -> None:
     kind, options, added = STUDENTS[example]
     module = kind("resnet8", **TEACHER, num_classes=10, lr=0.01, **options)
     run = trainer(limit_train_batches=2, limit_val_batches=1)
@@ -107,7 +107,7 @@ def test_a_method_of_ones_own_trains(example: str) -> None:
     assert all(parameter.grad is None for frozen in module.frozen for parameter in frozen.parameters())
 
 
-def test_a_part_of_a_method_of_ones_own_trains_and_is_saved_beside_the_student(tmp_path: Path) -> None:
+def test_custom_method_part_trains_and_is_saved(tmp_path: Path) -> None:
     module = Regressed("resnet8", **TEACHER, num_classes=10, lr=0.01, kd_weight=1.0)
     before = module.regressor.weight.detach().clone()
     trainer(tmp_path, limit_train_batches=2, limit_val_batches=1).fit(
@@ -120,7 +120,7 @@ def test_a_part_of_a_method_of_ones_own_trains_and_is_saved_beside_the_student(t
     torch.testing.assert_close(student.state_dict(), module.network.state_dict())
 
 
-def test_decoupled_distillation_with_equal_factors_is_distillation() -> None:
+def test_dkd_with_equal_factors_equals_kd() -> None:
     """Its two parts, the second weighted by what the teacher gives to other classes, are Hinton's KD."""
     module = DKD("resnet8", **TEACHER, num_classes=10, alpha=1.0, beta=1.0).double()
     images, labels = torch.randn(1, 3, 8, 8).double(), torch.tensor([3])
@@ -134,13 +134,13 @@ def test_decoupled_distillation_with_equal_factors_is_distillation() -> None:
     torch.testing.assert_close(both[1] + others * (both[0] - both[1]), expected)
 
 
-def test_a_data_set_of_ones_own_trains() -> None:
+def test_custom_data_set_trains() -> None:
     run, module = trainer(max_epochs=3), BaselineModule("resnet8", num_classes=2, lr=0.05)
     run.fit(module, datamodule=StripesDataModule(batch_size=16))
     assert run.callback_metrics["val/acc"] == 1
 
 
-def test_an_added_term_takes_part_in_the_one_pass() -> None:
+def test_added_term_uses_the_single_forward_pass() -> None:
     """It sees what the other terms see; batch norms move once a step, and no network runs twice."""
     torch.manual_seed(0)
     passes: dict[str, int] = {}
@@ -161,7 +161,7 @@ def test_an_added_term_takes_part_in_the_one_pass() -> None:
     assert torch.equal(norm.running_mean, other.running_mean)
 
 
-def test_a_term_without_a_weight_counts_1_and_a_weight_needs_its_term() -> None:
+def test_term_weight_defaults_to_1_and_weight_without_term_raises() -> None:
     batch = torch.randn(4, 3, 8, 8), torch.arange(4)
     module = FeatureStudent("resnet8", **TEACHER, num_classes=10)
     terms = module.losses(batch)
