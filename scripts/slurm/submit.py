@@ -62,10 +62,7 @@ def submit() -> None:
     )
     if arguments.partition:
         executor.update_parameters(slurm_partition=arguments.partition)
-    if arguments.gpus:
-        devices = ["--trainer.devices", str(arguments.gpus)]
-    else:
-        devices = ["--trainer.accelerator", "cpu"]
+    devices = ["--trainer.devices", str(arguments.gpus)] if arguments.gpus else ["--trainer.accelerator", "cpu"]
     jobs = []
     with executor.batch():
         for seed in range(arguments.seeds):
