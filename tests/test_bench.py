@@ -16,14 +16,14 @@ import hsakd_pl
 from hsakd_pl import list_networks
 from hsakd_pl.cli.main import main
 from hsakd_pl.commands.sweep import ParsedFit
-from hsakd_pl.commands.tasks import NEEDED, Bench, Task, chosen
+from hsakd_pl.commands.tasks import Bench, Task, select_cells
 from hsakd_pl.files.weights import file_sha256
-from hsakd_pl.recipes import KNOWN, PAIRS, RECIPES, TABLES, read_table
+from hsakd_pl.recipes import ALL_RECIPES, BENCH_TABLES, PAIRS, RECIPES, read_table
 from hsakd_pl.recipes.bench import COLUMNS
 from hsakd_pl.report.differences import expected
 
-BENCHED = {name: KNOWN[name] for name in KNOWN if name not in RECIPES}
-CLASSIC = read_table(TABLES["classic"]).cells
+BENCHED = [name for name in ALL_RECIPES if name not in RECIPES]
+CLASSIC = read_table(BENCH_TABLES["classic"]).cells
 MINE = """method,recipe,class,options,data,resnet14-resnet8
 teacher,digits/baseline_{teacher},hsakd_pl.BaselineModule,,,99.0
 KD,digits/kd_{teacher}-{student},hsakd_pl.methods.KDModule,image_size: 16,,95.25
@@ -34,22 +34,18 @@ SHORT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer
 
 @pytest.fixture
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A table of one's own in an empty working folder; what it makes known is forgotten again."""
-    for name in list(KNOWN):
-        monkeypatch.setitem(KNOWN, name, KNOWN[name])  # which restores it
+    """A user's table in an empty working folder."""
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "mine.csv"
     path.write_text(MINE)
-    yield path
-    for name in read_table(path).recipes:
-        KNOWN.pop(name, None)
+    return path
 
 
 def options_of(name: str) -> dict[str, Any]:
-    return yaml.safe_load(KNOWN[name].text)["model"]["init_args"]
+    return dict(ALL_RECIPES[name].model["init_args"])
 
 
-def test_tables_have_the_pairs_and_methods_of_the_field() -> None:
+def test_bench_tables_contain_published_pairs_and_methods() -> None:
     pairs = {cell.pair for cell in CLASSIC}
     assert len(pairs) == 12 and {net for pair in pairs for net in pair.split("-")} <= {
         *list_networks(),
@@ -74,7 +70,7 @@ def test_tables_have_the_pairs_and_methods_of_the_field() -> None:
         "HSAKD*",
     ]
     assert {(method, pair) for method in methods for pair in pairs} <= {(cell.method, cell.pair) for cell in CLASSIC}
-    assert {tuple(cell.pair.split("-")) for cell in read_table(TABLES["hsakd"]).cells} == set(PAIRS)
+    assert {tuple(cell.pair.split("-")) for cell in read_table(BENCH_TABLES["hsakd"]).cells} == set(PAIRS)
 
 
 @pytest.mark.parametrize(
@@ -93,15 +89,14 @@ def test_tables_have_the_pairs_and_methods_of_the_field() -> None:
         ("mutual", "HSAKD (mutual)", "vgg13-vgg13", "80.44 +- 0.05"),
     ],
 )
-def test_published_numbers_stand_in_their_cells(table: str, method: str, pair: str, number: str) -> None:
-    (cell,) = (cell for cell in read_table(TABLES[table]).cells if (cell.method, cell.pair) == (method, pair))
+def test_bench_cells_hold_published_numbers(table: str, method: str, pair: str, number: str) -> None:
+    (cell,) = (cell for cell in read_table(BENCH_TABLES[table]).cells if (cell.method, cell.pair) == (method, pair))
     assert cell.published == number
 
 
-def test_hyperparameters_differ_by_pair_where_the_methods_say_so() -> None:
-    betas = {
-        name.split("_", 1)[1]: options_of(name).get("beta", 8.0) for name in KNOWN if name.startswith("classic/dkd_")
-    }
+def test_hyperparameters_differ_by_pair_as_published() -> None:
+    names = [name for name in ALL_RECIPES if name.startswith("classic/dkd_")]
+    betas = {name.removeprefix("classic/dkd_"): options_of(name).get("beta", 8.0) for name in names}
     assert betas["wrn_40_2-wrn_16_2"] == betas["vgg13-vgg8"] == 6.0
     assert betas["resnet56-resnet20"] == betas["resnet110-resnet32"] == 2.0
     assert betas["wrn_40_2-shufflenetv1"] == betas["resnet32x4-resnet8x4"] == 8.0
@@ -109,24 +104,25 @@ def test_hyperparameters_differ_by_pair_where_the_methods_say_so() -> None:
 
 
 @pytest.mark.parametrize("name", BENCHED)
-def test_a_recipe_names_options_of_its_classes_and_weights_of_another_recipe(name: str) -> None:
-    text = yaml.safe_load(KNOWN[name].text)
-    for part in (text["model"], text["data"]):
+def test_recipe_options_exist_and_weights_come_from_another_recipe(name: str) -> None:
+    recipe = ALL_RECIPES[name]
+    assert yaml.safe_load(recipe.text) == recipe.config
+    for part in (recipe.model, recipe.data):
         *_, kind = part["class_path"].partition("hsakd_pl.")
         theclass = hsakd_pl
         for each in kind.split("."):
             theclass = getattr(theclass, each)
         assert set(part.get("init_args", {})) <= set(inspect.signature(theclass).parameters)
-    assert expected(name)["trainer.default_root_dir"] == f"runs/{name}"
-    assert {needed for _, needed in NEEDED.findall(KNOWN[name].text)} <= set(KNOWN)
+    assert expected(recipe)["trainer.default_root_dir"] == f"runs/{name}"
+    assert set(recipe.needs.values()) <= set(ALL_RECIPES)
     assert options_of(name).get("nesterov", True) == (not name.startswith("classic/"))
 
 
 @pytest.mark.parametrize("method", ["KD", "SSKD (own teachers)", "HSAKD"])
-def test_a_method_is_an_ordinary_configuration(method: str, tmp_path: Path) -> None:
-    bench = Bench(
-        chosen(["classic"], [method], ["wrn_40_2-wrn_16_2"]), [3], tmp_path, {}, ["--trainer.max_epochs", "7"]
-    )
+def test_bench_method_is_an_ordinary_configuration(method: str, tmp_path: Path) -> None:
+    cells, recipes = select_cells(["classic"], [method], ["wrn_40_2-wrn_16_2"])
+    options = ["--trainer.max_epochs", "7"]
+    bench = Bench(cells, recipes, seeds=[3], folder=tmp_path, teachers={}, options=options)
     *needed, task = bench.tasks()
     config = ParsedFit(args=["fit", *bench.arguments(task)], seed_everything_default=False).config.fit
     assert (config.trainer.max_epochs, task.seed) == (7, 3)
@@ -138,9 +134,10 @@ def test_a_method_is_an_ordinary_configuration(method: str, tmp_path: Path) -> N
         )
 
 
-def test_what_a_run_needs_comes_before_it_once(tmp_path: Path) -> None:
-    cells = chosen(["classic"], ["KD", "SSKD (own teachers)", "HSAKD"], ["wrn_40_2-wrn_16_2", "wrn_40_2-wrn_40_1"])
-    tasks = Bench(cells, [0, 1], tmp_path, {}, []).tasks()
+def test_required_runs_come_first_and_once(tmp_path: Path) -> None:
+    methods = ["KD", "SSKD (own teachers)", "HSAKD"]
+    cells, recipes = select_cells(["classic"], methods, ["wrn_40_2-wrn_16_2", "wrn_40_2-wrn_40_1"])
+    tasks = Bench(cells, recipes, seeds=[0, 1], folder=tmp_path, teachers={}, options=[]).tasks()
     assert [task for task in tasks if task.stage == 0] == [Task(0, "classic/baseline_wrn_40_2", 0)]
     assert {task.recipe for task in tasks if task.stage == 1 and not task.recipe.startswith("classic/kd")} == {
         "classic/sskd_projection_wrn_40_2",
@@ -150,23 +147,25 @@ def test_what_a_run_needs_comes_before_it_once(tmp_path: Path) -> None:
     assert [task.stage for task in tasks] == sorted(task.stage for task in tasks)
 
 
-def test_a_run_that_needs_itself_is_one_error(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_requiring_itself_raises_usage_error(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mine.write_text(
         MINE.replace("image_size: 16,,95.25", "teacher_weights: runs/digits/kd_{teacher}-{student}/last.ckpt,,-")
     )
     assert "needs its own result" in error_of(capsys, lambda: main(["bench", "mine.csv"]))
 
 
-def test_a_probe_takes_the_student_of_its_own_seed(tmp_path: Path) -> None:
-    bench = Bench(chosen(["transfer"], ["CRD on STL-10"], []), [4], tmp_path, {}, [])
+def test_probe_uses_student_of_same_seed(tmp_path: Path) -> None:
+    cells, recipes = select_cells(["transfer"], ["CRD on STL-10"], [])
+    bench = Bench(cells, recipes, seeds=[4], folder=tmp_path, teachers={}, options=[])
     probe = bench.tasks()[-1]
     assert f"{tmp_path}/cifar100/crd_vgg13-mobilenetv2/seed4/last.ckpt" in bench.arguments(probe)
     assert [task.seed for task in bench.tasks()] == [0, 4, 4]
 
 
 @pytest.mark.parametrize("name", ["wrn_40_2", "baseline_wrn_40_2"])
-def test_a_file_stands_for_a_teachers_run(name: str, tmp_path: Path) -> None:
-    bench = Bench(chosen(["classic"], ["KD"], ["wrn_40_2-wrn_16_2"]), [0], tmp_path, {name: "mine.pth"}, [])
+def test_weight_file_replaces_teacher_run(name: str, tmp_path: Path) -> None:
+    cells, recipes = select_cells(["classic"], ["KD"], ["wrn_40_2-wrn_16_2"])
+    bench = Bench(cells, recipes, seeds=[0], folder=tmp_path, teachers={name: "mine.pth"}, options=[])
     (task,) = bench.tasks()
     arguments = bench.arguments(task)
     assert arguments[arguments.index("--model.init_args.teacher_weights") + 1] == "mine.pth"
@@ -177,21 +176,20 @@ def test_a_file_stands_for_a_teachers_run(name: str, tmp_path: Path) -> None:
     [
         ("method,recipe", "name,recipe", "first line"),
         ("resnet14-resnet8", "resnet14", "first line"),
-        (",,,99.0", ",,,best", "'best' is no accuracy"),
+        (",,,99.0", ",,,best", "'best' is not an accuracy"),
         ("digits/kd_{teacher}-{student}", "kd", "recipe has to be"),
         ("digits/kd_{teacher}-{student}", "digits/kd_{teacher}-{peer}", "recipe has to be"),
         ("hsakd_pl.methods.KDModule", "", "class has to name"),
         (",,,99.0", ",,99.0", "line 2 has not as many cells"),
-        ("99.0", '"99.0"x', "no CSV"),
+        ("99.0", '"99.0"x', "not valid CSV"),
     ],
 )
-def test_a_table_that_is_none_is_one_error(
+def test_invalid_bench_table_raises_naming_file(
     old: str, new: str, said: str, mine: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mine.write_text(MINE.replace(old, new, 1))
     told = error_of(capsys, lambda: main(["bench", "mine.csv", "--list"]))
     assert "mine.csv" in told and said in told
-    mine.write_text(MINE)
 
 
 @pytest.mark.parametrize(
@@ -205,11 +203,13 @@ def test_a_table_that_is_none_is_one_error(
         (["classic", "--teachers", "wrn_40_2"], "teachers"),
     ],
 )
-def test_a_bench_that_cannot_be_is_one_error(args: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_bench_arguments_raise_usage_error(
+    args: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert said in error_of(capsys, lambda: main(["bench", *args]))
 
 
-def test_the_list_shows_published_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bench_list_shows_published_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     main(
         [
             "bench",
@@ -231,13 +231,13 @@ def test_the_list_shows_published_numbers(capsys: pytest.CaptureFixture[str]) ->
     ]
 
 
-def test_own_methods_join_a_table(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_custom_method_joins_a_bench_table(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["bench", "classic", "mine.csv", "--list", "--methods", "KD", "--format", "csv"])
     head, line = capsys.readouterr().out.splitlines()
     assert head.endswith(",resnet14-resnet8") and line.endswith(",95.25")
 
 
-def test_a_bench_runs_resumes_and_compares(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bench_runs_resumes_and_compares(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Task by task, as in a SLURM array; a task whose teacher is not there yet says so."""
     run = ["bench", "mine.csv", "--methods", "SP", *SHORT]
     assert "needs runs/digits/baseline_resnet14/seed0/last.ckpt" in error_of(
@@ -260,7 +260,7 @@ def test_a_bench_runs_resumes_and_compares(mine: Path, capsys: pytest.CaptureFix
 
 
 @pytest.mark.slow
-def test_a_bench_goes_on_after_a_run_that_fails(mine: Path) -> None:
+def test_bench_continues_after_failed_run(mine: Path) -> None:
     broken = "alone,digits/baseline_{student},hsakd_pl.BaselineModule,lr: -1.0,,-"
     mine.write_text("\n".join([MINE.splitlines()[0], broken, MINE.splitlines()[1], ""]))
     command = [sys.executable, "-m", "hsakd_pl", "bench", "mine.csv", *SHORT]
@@ -270,7 +270,7 @@ def test_a_bench_goes_on_after_a_run_that_fails(mine: Path) -> None:
     assert finished.stdout.rstrip().splitlines()[-1].split()[0] == "teacher"
 
 
-def test_a_dry_run_measures_and_leaves_nothing(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bench_dry_run_measures_and_writes_nothing(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["bench", "mine.csv", "--dry-run", "--methods", "KD", "--trainer.accelerator=cpu"])
     teacher, kd, total, *arrays = capsys.readouterr().out.rstrip().splitlines()
     assert teacher.split()[:2] == ["0", "to"] and kd.endswith("digits/kd_resnet14-resnet8, seed 0")
@@ -278,6 +278,6 @@ def test_a_dry_run_measures_and_leaves_nothing(mine: Path, capsys: pytest.Captur
     assert not list(Path("runs").rglob("*.ckpt"))
 
 
-def test_columns_of_a_table_are_documented() -> None:
+def test_bench_table_columns_are_documented() -> None:
     told = inspect.getdoc(sys.modules["hsakd_pl.recipes.bench"]) or ""
     assert all(f"``{column}``" in told for column in COLUMNS)

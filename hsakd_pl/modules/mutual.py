@@ -9,10 +9,11 @@ from torch import Tensor
 
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.modules.base import HSAKDModule
-from hsakd_pl.modules.build import build_network, load, not_by_name
+from hsakd_pl.modules.build import build_network, load_initial, not_by_name
 from hsakd_pl.modules.ensembles import Views
 from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.modules.optimization import OptimizerMaker, Scheduler
+from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import Transforms, cross_entropy, joint_cross_entropy, joint_kd_loss, kd_loss, total
 
 
@@ -65,13 +66,13 @@ class MutualModule(HSAKDModule):
         new_head: bool = False,
     ) -> None:
         branches = joint_ce_weight > 0 or joint_kd_weight > 0
-        peers = [build_network(network, num_classes, branches, None, transforms) for network in networks]
+        peers = [build_network(network, num_classes, branches, transforms) for network in networks]
         facts = [(peer.num_classes, len(peer.branches), peer.transforms) for peer in peers]
         if len(peers) < 2 or len(set(facts)) > 1:
             found = [f"{classes} classes, {branches} branches, {transforms}" for classes, branches, transforms in facts]
             raise UsageError(f"networks: two or more peers, alike in classes, branches and transforms, not {found}")
         require(0 < temperature < math.inf, "temperature", temperature, "above 0")
-        peers[0].missing = load(peers, weights, new_head)
+        weight_files = load_initial("weights", weights, [*peers], new_head)
         joint = {"loss_joint_ce": joint_ce_weight, "loss_joint_kd": joint_kd_weight} if branches else {}
         super().__init__(
             peers,
@@ -79,6 +80,7 @@ class MutualModule(HSAKDModule):
             *(lr, momentum, nesterov, weight_decay, milestones, warmup_epochs, optimizer, lr_scheduler),
             *(branch_metrics_every, fast, compile, backbone_lr, ensemble),
         )
+        self.weight_files = weight_files
         self.save_hyperparameters(ignore=not_by_name(self, networks=networks, transforms=transforms))
         self.temperature, self.views = temperature, peers[0].transforms.count if branches else 1
 
@@ -88,16 +90,18 @@ class MutualModule(HSAKDModule):
         outputs = [peer.outputs(inputs) for peer in self.networks]
         return self.terms(outputs, outputs, labels)
 
-    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
-        others = len(learnt) - 1
-        peers = range(len(learnt))
-        ways = [(learnt[one], taught[other]) for one in peers for other in peers if other != one]
+    def terms(  # type: ignore[override]  # lists: one output per peer
+        self, student: list[NetworkOutput], teacher: list[NetworkOutput], labels: Tensor
+    ) -> dict[str, Tensor]:
+        others = len(student) - 1
+        peers = range(len(student))
+        ways = [(student[one], teacher[other]) for one in peers for other in peers if other != one]
         kd = total(kd_loss(one.logits, other.logits, self.temperature) for one, other in ways)
-        ce = total(cross_entropy(peer.logits[: len(labels)], labels) for peer in learnt)
+        ce = total(cross_entropy(peer.logits[: len(labels)], labels) for peer in student)
         terms = {"loss_ce": ce, "loss_kd": kd / others}
-        if learnt[0].joint_logits:
+        if student[0].joint_logits:
             joint_labels = self.network.transforms.joint_labels(labels)
             joint_kd = [joint_kd_loss(one.joint_logits, other.joint_logits, self.temperature) for one, other in ways]
-            terms["loss_joint_ce"] = total(joint_cross_entropy(peer.joint_logits, joint_labels) for peer in learnt)
+            terms["loss_joint_ce"] = total(joint_cross_entropy(peer.joint_logits, joint_labels) for peer in student)
             terms["loss_joint_kd"] = total(joint_kd) / others
         return terms
