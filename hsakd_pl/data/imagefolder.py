@@ -71,12 +71,12 @@ class ImageFolderDataModule(ClassFolderDataModule):
 
     def _use_statistics(self, mean: Any, std: Any) -> None:
         if not isinstance(mean, str):
-            require(std is not None and not isinstance(std, str), "std", std, "three numbers too, since mean is")
+            require(std is not None and not isinstance(std, str), "std", std, "three numbers if mean is")
             check_statistics(type(self).__name__, mean, std)
             self.mean, self.std = tuple(mean), tuple(std)
             return
         require(mean in ("auto", "imagenet"), "mean", mean, "auto, imagenet or three numbers")
-        require(std in (None, mean), "std", std, f"left out, or mean be three numbers: it is {mean}")
+        require(std in (None, mean), "std", std, f"left out with mean {mean}")
         if mean == "imagenet":
             self.mean, self.std = MEAN, STD
 

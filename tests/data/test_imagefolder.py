@@ -159,15 +159,15 @@ def test_single_class_and_empty_class_raise(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"image_size": 0}, "image_size is 0: it must be from 1 to 7094"),
-        ({"image_size": 10**5}, "image_size is 100000"),
-        ({"resident_mib": -1}, "resident_mib is -1"),
-        ({"mean": [0.5] * 3}, "std is None: it must be three numbers too"),
+        ({"image_size": 0}, "image_size must be from 1 to 7094, got 0"),
+        ({"image_size": 10**5}, "got 100000"),
+        ({"resident_mib": -1}, "resident_mib must be at least 0, got -1"),
+        ({"mean": [0.5] * 3}, "std must be three numbers if mean is, got None"),
         ({"mean": [0.5] * 3, "std": [0.5, 0.5, 0.0]}, "above 0"),
         ({"mean": [0.5] * 2, "std": [0.5] * 3}, "three finite numbers"),
-        ({"std": [0.5] * 3}, r"std is \[0.5, 0.5, 0.5\]: it must be left out, or mean be three numbers: it is auto"),
-        ({"mean": "cifar"}, "mean is cifar: it must be auto, imagenet or three numbers"),
-        ({"augmentation": "mixup"}, "augmentation is mixup: it must be crop, resized_crop, none, or the class path"),
+        ({"std": [0.5] * 3}, r"std must be left out with mean auto, got \[0.5, 0.5, 0.5\]"),
+        ({"mean": "cifar"}, "mean must be auto, imagenet or three numbers, got cifar"),
+        ({"augmentation": "mixup"}, "augmentation must be crop, resized_crop, none, or the class path"),
     ],
 )
 def test_invalid_imagefolder_options_raise_naming_them(root: Path, options: dict[str, Any], message: str) -> None:

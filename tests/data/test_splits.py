@@ -106,7 +106,7 @@ def test_valid_images_and_labels_are_kept(images: Any, dtype: torch.dtype) -> No
 
 
 def test_training_split_needs_at_least_two_images() -> None:
-    with pytest.raises(UsageError, match="the training split's number of images is 1: it must be at least 2"):
+    with pytest.raises(UsageError, match="the training split's number of images must be at least 2, got 1"):
         MyData(Split(BYTES[:1], LABELS[:1])).setup("fit")
     alike = Split(BYTES[:2], LABELS[:1].expand(2))
     for options in ({"train_fraction": 0.5}, {"val_fraction": 0.5}):
@@ -133,14 +133,14 @@ def test_training_split_needs_at_least_two_images() -> None:
 def test_invalid_statistics_raise_naming_option(option: str, value: Any) -> None:
     data = MyData(Split(BYTES, LABELS))
     setattr(data, option, value)
-    with pytest.raises(UsageError, match=rf"MyData.{option} is .*: it must be three finite numbers"):
+    with pytest.raises(UsageError, match=rf"MyData.{option} must be three finite numbers"):
         data.setup("fit")
 
 
 @pytest.mark.parametrize("stage", ["fit", "test", "predict"])
 @pytest.mark.parametrize("size", [0, -32])
 def test_image_size_below_1_raises(size: int, stage: str) -> None:
-    with pytest.raises(UsageError, match=f"image_size is {size}: it must be at least 1"):
+    with pytest.raises(UsageError, match=f"image_size must be at least 1, got {size}"):
         STL10DataModule(image_size=size).setup(stage)
 
 
