@@ -181,7 +181,7 @@ class ImageFolderDataModule(ClassFolderDataModule):
         if self.measures and not self.mean:
             train = self.read_training()
             paths, size = [*map(str, train.images)], self.image_size
-            batches = partial(self.plain_loader, train, everywhere=True)
+            batches = partial(self.plain_loader, train, on_every_device=True)
             self.mean, self.std = measure_once(self.root, paths, (size, self.resize or size), batches)
 
     def setup(self, stage: str | None = None) -> None:
