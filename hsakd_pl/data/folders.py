@@ -17,12 +17,15 @@ STD: tuple[float, ...] = (0.229, 0.224, 0.225)
 class ClassFolderDataModule(ImageDataModule):
     """Base of data sets in ``train/<class>/`` and, for testing, ``val/<class>/``, with ImageNet's statistics."""
 
-    mean, std = MEAN, STD
+    mean = MEAN
+    std = STD
 
     def use_size(self, image_size: int, resize: int, train_transform: PadCropFlip | v2.Transform) -> None:
         """Test on the central ``image_size`` pixels after bringing the short side to ``resize``."""
-        self.image_size, self.resize = image_size, resize
-        self.train_transform, self.test_transform = train_transform, resized_center_crop(image_size, resize)
+        self.image_size = image_size
+        self.resize = resize
+        self.train_transform = train_transform
+        self.test_transform = resized_center_crop(image_size, resize)
 
     def read(self, train: bool) -> Split:
         folder = self.folder / ("train" if train else "val")
@@ -33,7 +36,7 @@ class ClassFolderDataModule(ImageDataModule):
                 f"{folder} is missing or holds no class folders: point --data.init_args.root at the data set's "
                 f"folder, or extract its archive again, completely{advice(self.root)}"
             )
-        return Split(*class_folders(folder, self.known_names()))
+        return Split(*class_folders(folder, self.label_names()))
 
     def read_class_names(self) -> list[str]:
         return class_names_of(self.folder / "train")

@@ -46,10 +46,10 @@ WRONG = {
     "int8": (BYTES.char(), "torch.int8"),
     "bool": (BYTES.bool(), "torch.bool"),
     "complex": (BYTES.cfloat(), "torch.complex64"),
-    "NaN": (with_pixel(torch.nan), "NaN or infinite pixels"),
-    "infinite": (with_pixel(-torch.inf, torch.float16), "NaN or infinite pixels"),
-    "numpy": (BYTES.numpy(), "images that are no tensor and no list of str"),
-    "Path": ([Path("a.png")] * 6, "images that are no tensor and no list of str"),
+    "NaN": (with_pixel(torch.nan), "with NaN or inf"),
+    "infinite": (with_pixel(-torch.inf, torch.float16), "with NaN or inf"),
+    "numpy": (BYTES.numpy(), "images that are neither a tensor nor a list of str"),
+    "Path": ([Path("a.png")] * 6, "images that are neither a tensor nor a list of str"),
     "none": (BYTES[:0], "no image"),
     "no path": ([], "no image"),
     "no pixel": (BYTES[..., :0], "no image"),
@@ -63,8 +63,8 @@ WRONG_LABELS = {
     "one number": (torch.tensor(0), r"labels of torch.int64 \(\)"),
     "float": (LABELS.float(), r"labels of torch.float32"),
     "bool": (LABELS.bool(), r"labels of torch.bool"),
-    "a list": (LABELS.tolist(), r"labels of a list.* an integer tensor \(N,\)"),
-    "numpy": (LABELS.numpy(), r"labels of a ndarray"),
+    "a list": (LABELS.tolist(), r"labels of list.* an integer tensor \(6,\)"),
+    "numpy": (LABELS.numpy(), r"labels of ndarray"),
     "from 1": (LABELS + 1, r"labels from 1 to 3: num_classes=3 needs 0\.\.2"),
     "ignored": (LABELS - 1, r"labels from -1 to 1"),
     "of another data set": (LABELS.byte() * 120, r"labels from 0 to 240"),
@@ -75,7 +75,7 @@ WRONG_LABELS = {
 @pytest.mark.parametrize("name", WRONG)
 def test_invalid_images_raise_naming_reader(name: str, stage: str) -> None:
     images, message = WRONG[name]
-    reader = rf"MyData.read\(train={stage == 'fit'}\) gave "
+    reader = rf"MyData.read\(train={stage == 'fit'}\) returned "
     with pytest.raises(UsageError, match=reader + ".*" + message):
         MyData(Split(images, LABELS)).setup(stage)
 
@@ -85,15 +85,13 @@ def test_invalid_images_raise_naming_reader(name: str, stage: str) -> None:
 def test_invalid_labels_raise_naming_reader(name: str, stage: str) -> None:
     labels, message = WRONG_LABELS[name]
     for images in (BYTES, ["a.png"] * 6):
-        with pytest.raises(UsageError, match=rf"MyData.read\(train={stage == 'fit'}\) gave .*{message}"):
+        with pytest.raises(UsageError, match=rf"MyData.read\(train={stage == 'fit'}\) returned .*{message}"):
             MyData(Split(images, labels)).setup(stage)
 
 
 @pytest.mark.parametrize("split", [(BYTES, LABELS), None, BYTES])
 def test_reader_without_split_raises_naming_it(split: Any) -> None:
-    with pytest.raises(
-        UsageError, match=r"MyData.read\(train=True\) gave a .*: it must return Split\(images, labels\)"
-    ):
+    with pytest.raises(UsageError, match=r"MyData.read\(train=True\) returned a .*: return Split\(images, labels\)"):
         MyData(split).setup("fit")
 
 
@@ -159,7 +157,7 @@ def test_class_name_count_mismatch_raises(names: Any, found: str, stage: str) ->
     data = MyData(Split(BYTES, LABELS))
     data.read_class_names = lambda: names
     with pytest.raises(
-        UsageError, match=rf"MyData.read_class_names\(\) gives class names as a {found}, not .* of 3 texts"
+        UsageError, match=rf"MyData.read_class_names\(\) gives class names as a {found}, not .* of 3 strings"
     ):
         data.setup(stage)
     data.read_class_names = lambda: np.array(["cat", "dog", "Löwe"])

@@ -86,7 +86,7 @@ def test_stl10_file_sizes_are_checked_before_reading(copy: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"cat\ndog\n", "gives class names as a list of 2, not as a list of 10 texts"),
+        (b"cat\ndog\n", "gives class names as a list of 2, not as a list of 10 strings"),
         (b"", "gives class names as a list of 0, not"),
         ("\n".join("abcdefghij").encode("utf-16"), "is no UTF-8 text"),
         ("\n".join("äbcdefghij").encode("latin1"), "is no UTF-8 text"),
