@@ -20,12 +20,12 @@ from hsakd_pl.signatures import Unpack
 
 
 class CIFAR100DataModule(ImageDataModule):
-    """CIFAR-100 with the paper's augmentation: random crop with 4 pixels of padding, and flip (Sec. 4.1).
+    """CIFAR-100 with the paper's augmentation: random crops after 4 pixels of padding, and flips (Sec. 4.1).
 
     Args:
-        root: folder that holds ``cifar-100-python/``, or that folder itself, whatever its checksums; or class
-            folders ``train/<class>/`` and ``test/<class>/`` of 32 x 32 images.
-        download: fetch the data set into ``root`` with torchvision if it is not there.
+        root: folder that contains ``cifar-100-python/``, or that folder itself, with any checksums; or the folder of
+            ``train/<class>/`` and ``test/<class>/`` with 32 x 32 images.
+        download: download the data set to ``root`` with torchvision if it is missing.
 
     Other arguments: :class:`ImageDataModule`.
     """
@@ -60,7 +60,7 @@ class CIFAR100DataModule(ImageDataModule):
             paths, labels = class_folders(self.folder / name, self.label_names())
             return Split(decode_images(paths, self.image_size), labels)
         raise UsageError(
-            f"no CIFAR-100 in {self.root}: point --data.init_args.root at the folder that holds "
+            f"no CIFAR-100 in {self.root}: point --data.init_args.root at the folder that contains "
             f"cifar-100-python/ (or train/ and test/ in class folders), or set --data.init_args.download true"
             f"{advice(self.root)}"
         )

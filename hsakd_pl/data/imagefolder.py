@@ -1,4 +1,4 @@
-"""Class folders of any images of one's own."""
+"""Class folders of images of any size, format and mode."""
 
 from collections.abc import Sequence
 from functools import cached_property, partial
@@ -21,32 +21,36 @@ from hsakd_pl.signatures import Unpack
 
 
 class ImageFolderDataModule(ClassFolderDataModule):
-    """Your images in class folders, of any sizes, formats and modes, brought to one size.
+    """Images in class folders, of any size, format and mode.
 
-    ``root`` holds ``train/<class>/`` with ``val/`` (or ``valid/``) and ``test/``, or with one of them, which then both
-    validates, as in the paper, and tests; or the class folders themselves, of which ``val_fraction``, the same images
-    whatever the seed, validates and tests. Pictures are turned upright as their EXIF data say, and what is transparent
-    in them is white. To test, the short side is brought to ``image_size`` and the central square is cut out.
+    ``root`` contains ``train/<class>/`` and one or both of ``val/<class>/`` (or ``valid/``) and ``test/<class>/``; a
+    single one serves for validation, as in the paper, and for testing. If ``root`` contains the class folders
+    themselves, ``val_fraction`` of the images, the same for every seed, are held out for both. Pictures are turned
+    upright as their EXIF data say, and transparent pixels are white. For testing, the short side is resized to
+    ``image_size`` and the central square is cut out.
 
     Args:
         root: folder of the splits, or of the classes.
         image_size: side of the network's input; 32 or 64 suits the networks for CIFAR, 224 those for ImageNet.
-        mean: of each channel in [0, 1]; ``imagenet`` for the numbers that go with published weights; ``auto`` measures
-            the training images at their size in tests, once: the numbers are stored beside the data and in checkpoints.
-        std: of each channel, where ``mean`` gives numbers.
-        augmentation: ``crop`` pads by an eighth of the size and cuts a random square out; ``resized_crop`` is
-            ImageNet's recipe (tests then cut the centre out of 256/224 of the size); ``none``; or a class path of a
-            torchvision transform, which takes the opened picture (PIL, RGB, any size). What it makes of another size
-            is then brought to size as in tests.
-        flip: whether ``crop`` and ``resized_crop`` mirror half of the images.
-        resident_mib: a split of at most so many MiB at its final size is decoded once and kept on the device; files of
-            a larger one, and those of ``resized_crop`` and transforms, are opened by workers in every epoch. The
-            batches are the same.
+        mean: mean of each channel, in [0, 1]; ``imagenet`` for the statistics of published weights; ``auto`` measures
+            the training images as resized for testing, once: the result is stored next to the data and in checkpoints.
+        std: standard deviation of each channel, if ``mean`` is three numbers.
+        augmentation: ``crop`` pads by an eighth of the size and crops randomly; ``resized_crop`` is ImageNet's random
+            resized crop (tests then cut the centre out of 256/224 of the size); ``none``; or the class path of a
+            torchvision transform that takes an opened picture (PIL, RGB, any size); its output is resized as in tests.
+        flip: mirror half of the images in ``crop`` and ``resized_crop``.
+        resident_mib: largest size in MiB of a resized split that is decoded once and kept on the device; files of a
+            larger split, or with ``resized_crop`` or a transform, are opened by workers in every epoch. The batches are
+            equal.
 
     Other arguments: :class:`ImageDataModule`.
+
+    Examples:
+        >>> data = ImageFolderDataModule("pictures", image_size=32, val_fraction=0.2)  # doctest: +SKIP
+        >>> trainer.fit(BaselineModule("resnet20", num_classes=data.num_classes), data)  # doctest: +SKIP
     """
 
-    mean: tuple[float, ...] = ()  # until it is measured
+    mean: tuple[float, ...] = ()  # empty until it is measured
     std: tuple[float, ...] = ()
 
     def __init__(
@@ -112,13 +116,13 @@ class ImageFolderDataModule(ClassFolderDataModule):
         names = self.read_class_names()
         if not names:
             raise UsageError(
-                f"{self.root} holds no class folders: point --data.init_args.root at a folder with train/<class>/ and "
-                "val/<class>/ or test/<class>/, or with <class>/ and --data.init_args.val_fraction"
+                f"{self.root} contains no class folders: point --data.init_args.root at a folder with train/<class>/ "
+                "and val/<class>/ or test/<class>/, or with <class>/ and --data.init_args.val_fraction"
                 f"{self._suggested_root()}"
             )
         if len(names) < 2:
             raise UsageError(
-                f"{self.layout.train} holds one class, {names[0]}: a classifier needs at least two"
+                f"{self.layout.train} contains one class, {names[0]}: a classifier needs at least two"
                 f"{self._suggested_root()}"
             )
         return names

@@ -15,14 +15,14 @@ Batch = tuple[Tensor, Tensor | list[tuple[str, str]]]  # uint8 images (B, 3, S, 
 
 
 class BatchSource(Protocol):
-    """What makes the batches of an epoch."""
+    """Make the batches of an epoch."""
 
     def make_batches(self, epoch: int, order: list[Tensor]) -> Iterator[Batch]:
         """Yield the batch of every index tensor in ``order``."""
 
 
 class ResumableLoader:
-    """Batches of ``source`` in the order of ``sampler``.
+    """Iterate over the batches of ``source`` in the order of ``sampler``.
 
     This is deliberately not a ``torch.utils.data.DataLoader``, whose sampler Lightning would replace.
     Lightning calls ``sampler.set_epoch`` before every epoch and stores ``state_dict`` in its checkpoints.

@@ -16,16 +16,16 @@ from hsakd_pl.errors import UsageError
 from hsakd_pl.files import read_text
 from hsakd_pl.signatures import Unpack
 
-SIZE = 96  # pixels a side on disk
+SIZE = 96  # side of the images on disk
 
 
 class STL10DataModule(ImageDataModule):
     """STL-10's labelled images, 5,000 for training and 8,000 for testing, at 32 x 32 for the linear probe.
 
     Args:
-        root: folder that holds ``stl10_binary/``, or that folder itself, whatever its checksums.
-        image_size: side of the random resized crops in training and of the whole test images.
-        download: fetch the data set into ``root`` with torchvision if it is not there.
+        root: folder that contains ``stl10_binary/``, or that folder itself, with any checksums.
+        image_size: side of the random resized crops in training, and of the resized test images.
+        download: download the data set to ``root`` with torchvision if it is missing.
 
     Other arguments: :class:`ImageDataModule`.
     """
@@ -60,7 +60,7 @@ class STL10DataModule(ImageDataModule):
         for file in (images_file, labels_file):
             if not file.is_file():
                 raise UsageError(
-                    f"STL-10 lacks {file}: point --data.init_args.root at the folder that holds a complete "
+                    f"STL-10 lacks {file}: point --data.init_args.root at the folder that contains a complete "
                     f"stl10_binary/, or set --data.init_args.download true{advice(self.root)}"
                 )
         image_bytes = 3 * SIZE * SIZE

@@ -19,17 +19,17 @@ from hsakd_pl.signatures import Unpack
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
-SIZE = 64  # pixels a side on disk
+SIZE = 64  # side of the images on disk
 
 
 class TinyImageNetDataModule(ClassFolderDataModule):
-    """TinyImageNet in memory, at 32 x 32 for the linear probe; its validation images are for testing.
+    """TinyImageNet in memory, at 32 x 32 for the linear probe; its validation images are used for testing.
 
     Args:
-        root: folder that holds ``tiny-imagenet-200/``, or that folder. Validation images as distributed,
-            with ``val_annotations.txt``, or sorted into ``val/<class>/`` give the same samples in one order.
-        image_size: side of the random resized crops in training and of the whole test images.
-        download: fetch the data set into ``root`` if it is not there.
+        root: folder that contains ``tiny-imagenet-200/``, or that folder itself. Validation images may be as
+            distributed, with ``val_annotations.txt``, or sorted into ``val/<class>/``: samples and order are equal.
+        image_size: side of the random resized crops in training, and of the resized test images.
+        download: download the data set to ``root`` if it is missing.
 
     Other arguments: :class:`ImageDataModule`.
     """

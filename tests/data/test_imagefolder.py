@@ -127,12 +127,12 @@ def without(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        (lambda root: root / "nowhere", {}, r"nowhere holds no class folders: point --data.init_args.root"),
-        (lambda root: root.parent, {}, r"holds one class, photos.*\(\S+/photos looks like the folder you want\)"),
-        (lambda root: root / "train" / "ant", {}, r"train/ant holds no class folders"),
+        (lambda root: root / "nowhere", {}, r"nowhere contains no class folders: point --data.init_args.root"),
+        (lambda root: root.parent, {}, r"contains one class, photos.*\(\S+/photos looks like the folder you want\)"),
+        (lambda root: root / "train" / "ant", {}, r"train/ant contains no class folders"),
         (lambda root: root / "train", {}, r"no val/, valid/ or test/ .*--data.init_args.val_fraction"),
         (lambda root: without(root / "val"), {}, r"no val/, valid/ or test/ .*--data.init_args.val_fraction"),
-        (lambda root: without(root / "train"), {}, r"photos holds no class folders"),
+        (lambda root: without(root / "train"), {}, r"photos contains no class folders"),
         (
             lambda root: without(root / "train/ant").parent,
             {},
@@ -152,7 +152,7 @@ def test_folders_without_splits_raise_usage_error(
 
 
 def test_single_class_and_empty_class_raise(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="holds one class, ant: a classifier needs at least two"):
+    with pytest.raises(UsageError, match="contains one class, ant: a classifier needs at least two"):
         ready(pictures(tmp_path / "one", ("ant",)), val_fraction=0.2)
     folder = pictures(tmp_path / "two")
     (folder / "dog").mkdir()

@@ -64,7 +64,7 @@ def test_missing_or_partial_imagenet_folder_raises(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"val/c is not one of the classes"):
         ImageNetDataModule(folders(tmp_path / "more", train_a=1, val_a=1, val_c=1)).setup("test")
     (folders(tmp_path / "tars", train_a=1) / "train" / "b.tar").touch()
-    with pytest.raises(UsageError, match=r"tars/train still holds archives"):
+    with pytest.raises(UsageError, match=r"tars/train still contains archives"):
         ImageNetDataModule(tmp_path / "tars").setup("fit")
 
 
