@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import json
 import os
 import re
 import subprocess
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 import rich
 import torch
+from parity.recordings import read
 from small import BATCH, loader, make, run, trainer
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -212,8 +212,8 @@ def test_introduction_names_teacher_with_hash_and_accuracy(capsys: pytest.Captur
     assert "1,257 train, 540 test images, 16 x 16, 10 classes" in block
 
 
-def test_multiply_adds_equal_recordings(golden: Path) -> None:
-    recorded = json.loads((golden / "manifest.json").read_text())["networks"]
+def test_multiply_adds_equal_recordings() -> None:
+    recorded = read("networks.json")["networks"]
     for name in ("wrn_16_2", "resnet20"):
         network = create_network(name, 100)
         assert multiply_adds(network, 32) == recorded[f"{name}_aux"]["multi_adds"]
