@@ -35,7 +35,7 @@ class Gradients(pl.Callback):
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: Any, optimizer: Any) -> None:
         named = pl_module.named_parameters()
-        self.found = {name: parameter.grad.clone() for name, parameter in named if parameter.grad is not None}
+        self.gradients = {name: parameter.grad.clone() for name, parameter in named if parameter.grad is not None}
 
 
 def make(kind: str) -> HSAKDModule:
@@ -63,7 +63,7 @@ def train(kind: str, batch_norm: str = "fixed", devices: int = 1, accumulated: i
     """Three steps on 16 images each; metrics, weights and the last gradients."""
     pl.seed_everything(0)
     module = make(kind)
-    gradients = Gradients()
+    recorder = Gradients()
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=devices,
@@ -72,7 +72,7 @@ def train(kind: str, batch_norm: str = "fixed", devices: int = 1, accumulated: i
         max_epochs=1,
         limit_train_batches=3 * accumulated,
         accumulate_grad_batches=accumulated,
-        callbacks=[gradients, FixedStatistics()] if batch_norm == "fixed" else [gradients],
+        callbacks=[recorder, FixedStatistics()] if batch_norm == "fixed" else [recorder],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -86,7 +86,7 @@ def train(kind: str, batch_norm: str = "fixed", devices: int = 1, accumulated: i
     trainer.fit(module, datamodule=data)
     assert (trainer.global_step, trainer.world_size) == (3, devices)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    return {"state": module.state_dict(), "metrics": metrics, "gradients": gradients.found}
+    return {"state": module.state_dict(), "metrics": metrics, "gradients": recorder.gradients}
 
 
 if __name__ == "__main__":

@@ -135,8 +135,8 @@ def losses_of(module: HSAKDModule, precision: str = "64-true", **data: Any) -> l
     digits = DigitsDataModule(batch_size=16, train_fraction=0.05, **data)  # four batches, the last of fewer images
     run = trainer(max_epochs=2, callbacks=[kept], limit_val_batches=2, precision=precision, num_sanity_val_steps=0)
     run.fit(module, datamodule=digits)
-    assert len(kept.found) == 8
-    return kept.found
+    assert len(kept.values) == 8
+    return kept.values
 
 
 def student(**options: Any) -> StudentModule:
@@ -177,7 +177,7 @@ def test_fast_fit_with_trained_teacher_on_cifar_equals_plain_fit(
         kept, data = Losses(), CIFAR100DataModule(cifar_mini, batch_size=4)
         module = StudentModule("wrn_16_2", "wrn_40_2", teacher_weights=str(teacher_file), lr=1e-4, fast=fast)
         trainer(limit_train_batches=20, limit_val_batches=0, callbacks=[kept]).fit(module, datamodule=data)
-        return kept.found
+        return kept.values
 
     assert len(fast := losses(fast=True)) == 20 and winograd_calls
     assert fast == pytest.approx(losses(fast=False), rel=1e-4)
@@ -194,7 +194,7 @@ def test_deterministic_fit_repeats_bitwise(winograd_calls: list[int]) -> None:
             run.fit(module, datamodule=DigitsDataModule(batch_size=32))
         finally:
             torch.use_deterministic_algorithms(False)
-        found.append(kept.found)
+        found.append(kept.values)
     assert found[0] == found[1] and not winograd_calls
 
 
@@ -323,7 +323,7 @@ def test_bf16_losses_stay_near_float32(cifar_mini: Path) -> None:
         module = StudentModule("resnet8", teacher, lr=0.01)
         options = {"limit_train_batches": 32, "limit_val_batches": 0, "precision": precision}
         trainer(callbacks=[kept], **options).fit(module, datamodule=data)
-        return torch.tensor(kept.found).view(4, 8).mean(1)
+        return torch.tensor(kept.values).view(4, 8).mean(1)
 
     seeds = torch.stack([curve(seed, "32-true") for seed in range(3)])
     spread = seeds.max(0).values - seeds.min(0).values

@@ -210,17 +210,17 @@ class Terms(pl.Callback):
     """Keeps what an epoch logged."""
 
     def __init__(self) -> None:
-        self.found: list[dict[str, float]] = []
+        self.epochs: list[dict[str, float]] = []
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.found.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+        self.epochs.append({name: float(value) for name, value in trainer.callback_metrics.items()})
 
 
 def test_weight_warmup_grows_over_first_epochs() -> None:
     terms = Terms()
     fitted = trainer(max_epochs=3, limit_train_batches=1, limit_val_batches=0, callbacks=[terms])
     fitted.fit(make_method("dkd", dkd_weight=3.0, weight_warmup_epochs=2), datamodule=make_data(batch_size=8))
-    for factor, epoch in zip((1.5, 3.0, 3.0), terms.found, strict=True):
+    for factor, epoch in zip((1.5, 3.0, 3.0), terms.epochs, strict=True):
         expected = epoch["train/loss_ce"] + factor * epoch["train/loss_dkd"]
         assert epoch["train/loss"] == pytest.approx(expected, rel=1e-5)
 

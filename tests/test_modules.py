@@ -62,7 +62,7 @@ def test_logged_loss_is_mean_over_images_of_epoch(steps: int) -> None:
     for _ in range(2):  # the second fit begins afresh
         kept = LossesAndMeans()
         trainer(max_epochs=3, max_steps=steps, callbacks=[kept], num_sanity_val_steps=0).fit(module, uneven, loader())
-        epochs = [kept.found[start : start + 3] for start in (0, 3, 6)]
+        epochs = [kept.values[start : start + 3] for start in (0, 3, 6)]
         assert kept.means == pytest.approx([np.average(losses, weights=[3, 3, 1][: len(losses)]) for losses in epochs])
 
 

@@ -72,17 +72,18 @@ class Elements(HTMLParser):
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.found, self.open = list[tuple[str, dict[str, str | None]]](), list[str]()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
         self.feed(text)
         assert self.open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
+        self.elements.append((tag, dict(attrs)))
         if tag not in self.VOID:
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
+        self.elements.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
@@ -101,13 +102,13 @@ def changed(group: Group, **entries: Any) -> Group:
 def test_page_loads_nothing_from_the_network(page: Path) -> None:
     text = page.read_text()
     assert not re.findall(r"https?://|@import|url\(|<iframe", text)
-    links = [attributes.get(name) for _, attributes in Elements(text).found for name in ("src", "href")]
+    links = [attributes.get(name) for _, attributes in Elements(text).elements for name in ("src", "href")]
     assert {link[0] for link in links if link} == {"d", "#"}
     assert {link[:5] for link in links if link and link[0] == "d"} == {"data:"}
 
 
 def test_page_pictures_have_alternative_text(page: Path) -> None:
-    elements = Elements(page.read_text()).found
+    elements = Elements(page.read_text()).elements
     pictures = [attributes for tag, attributes in elements if tag == "svg" and "aria-hidden" not in attributes]
     assert len(pictures) == 3 + 9 * 2  # curves, and a diagram and an embedding a run
     assert all(each["role"] == "img" and len(each["aria-label"] or "") > 30 for each in pictures)
@@ -146,8 +147,8 @@ def test_page_escapes_text_from_files(groups: list[Group], tmp_path: Path) -> No
         [evil._replace(others=[{"folder": EVIL, "seed": EVIL}]), changed(groups[1], test=None)], tmp_path / "p"
     )
     assert "&lt;script&gt;document" in text and text.count("<script>") == 1
-    assert {tag for tag, _ in Elements(text).found} == {
-        tag for tag, _ in Elements(text_of(groups, tmp_path / "p")).found
+    assert {tag for tag, _ in Elements(text).elements} == {
+        tag for tag, _ in Elements(text_of(groups, tmp_path / "p")).elements
     } | {"strong", "ul", "li"}
 
 

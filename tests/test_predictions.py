@@ -97,10 +97,12 @@ class Watching(BaselineModule):
 
     def __init__(self, folder: Path, error: BaseException | None = None) -> None:
         super().__init__("resnet8", num_classes=10)
-        self.folder, self.error, self.found = folder, error, list[int]()
+        self.folder = folder
+        self.error = error
+        self.lines: list[int] = []
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
-        self.found.append((self.folder / "predictions.csv.partial").read_text().count("\n"))
+        self.lines.append((self.folder / "predictions.csv.partial").read_text().count("\n"))
         if self.error is not None and batch_idx == 1:
             raise self.error
         return super().predict_step(batch, batch_idx)
@@ -109,7 +111,7 @@ class Watching(BaselineModule):
 def test_predictions_are_written_batch_by_batch(tmp_path: Path) -> None:
     module = Watching(tmp_path / "out")
     assert len(predict(photos(tmp_path / "photos", "a.png", "b.png", "c.png", "d.png", "e.png"), module)) == 5
-    assert module.found == [1, 3, 5]
+    assert module.lines == [1, 3, 5]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
 
 

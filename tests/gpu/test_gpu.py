@@ -46,7 +46,7 @@ def losses(module: HSAKDModule, steps: int = 20, batch_size: int = 32, **options
     kept = Losses()
     run = on_gpu(max_steps=steps, callbacks=[kept, *options.pop("callbacks", [])], limit_val_batches=2, **options)
     run.fit(module, datamodule=DigitsDataModule(batch_size=batch_size))
-    return torch.tensor(kept.found)
+    return torch.tensor(kept.values)
 
 
 def module(kind: str, **options: Any) -> HSAKDModule:
@@ -76,7 +76,7 @@ def test_compiled_run_resumes_at_last_smaller_batch(tmp_path: Path) -> None:
     kept = Losses()
     run = on_gpu(max_steps=44, callbacks=[kept], limit_val_batches=2)
     run.fit(module("student", compile=True), DigitsDataModule(batch_size=32), ckpt_path=tmp_path / "step=39.ckpt")
-    torch.testing.assert_close(torch.tensor(kept.found), whole[39:], rtol=1e-4, atol=0)
+    torch.testing.assert_close(torch.tensor(kept.values), whole[39:], rtol=1e-4, atol=0)
 
 
 class Strict(pl.Callback):
