@@ -1,4 +1,4 @@
-"""Fixtures: real images and a trained teacher where they exist, otherwise generated stand-ins."""
+"""Provide real images and a trained teacher where they exist, otherwise generated stand-ins."""
 
 import gc
 import logging
@@ -25,14 +25,14 @@ def pytest_report_header() -> str | None:
 
 
 def pytest_collection_finish() -> None:
-    """Leave what is imported by now, and stays, out of every garbage collection: it makes each take 0.35 s."""
+    """Exclude everything imported so far from garbage collections, each of which it would make 0.35 s longer."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(autouse=True)
 def lightning_speaks() -> None:
-    """Whatever a program that was tested before has silenced, and whenever it was imported."""
+    """Undo what a tested program may have silenced in Lightning's logger."""
     logger = logging.getLogger("pytorch_lightning")
     logger.setLevel(logging.INFO)
     logger.propagate = True

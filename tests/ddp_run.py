@@ -1,4 +1,4 @@
-"""Trains three steps on small data, split over processes or in time; by itself in two, and saves what came out."""
+"""Train three steps, split over processes or in time; as a script, run two processes and save the results."""
 
 import sys
 from typing import Any
@@ -22,7 +22,7 @@ from hsakd_pl.data import Split
 
 
 class FixedStatistics(pl.Callback):
-    """Batch norms normalise by their running statistics, so that a batch may be split without changing the result."""
+    """Normalise with running statistics, so that splitting a batch does not change the result."""
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         for layer in pl_module.modules():
@@ -31,7 +31,7 @@ class FixedStatistics(pl.Callback):
 
 
 class Gradients(pl.Callback):
-    """Keeps the gradients of the last step, averaged over the processes."""
+    """Record the gradients of the last step, averaged over the processes."""
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: Any, optimizer: Any) -> None:
         named = pl_module.named_parameters()
@@ -60,7 +60,7 @@ def make(kind: str) -> HSAKDModule:
 
 
 def train(kind: str, batch_norm: str = "fixed", devices: int = 1, accumulated: int = 1) -> dict[str, Any]:
-    """Three steps on 16 images each; metrics, weights and the last gradients."""
+    """Train three steps on 16 images each; return metrics, weights and the last gradients."""
     pl.seed_everything(0)
     module = make(kind)
     recorder = Gradients()

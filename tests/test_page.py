@@ -1,4 +1,4 @@
-"""The page of three experiments with three seeds each: what it holds, and how a real browser shows it."""
+"""Test the page of three experiments with three seeds each, also in a real browser."""
 
 import re
 import shutil
@@ -31,7 +31,7 @@ EVIL = "<script>document.title='evil'</script>\"'&"
 
 @pytest.fixture(scope="module")
 def groups(tmp_path_factory: pytest.TempPathFactory) -> list[Group]:
-    """Three experiments with three seeds, each trained in 2 epochs and tested on a batch."""
+    """Return three experiments with three seeds, each trained for 2 epochs and tested on a batch."""
     found = []
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("page"))
@@ -66,7 +66,7 @@ def page(groups: list[Group], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Elements(HTMLParser):
-    """Collects the elements of a page, with their attributes, and checks that each is closed."""
+    """Collect the elements of a page with their attributes, and check that each is closed."""
 
     VOID = ("meta", "link", "img", "br")  # SVG closes its own
 
@@ -95,7 +95,7 @@ def text_of(groups: list[Group], path: Path) -> str:
 
 
 def changed(group: Group, **entries: Any) -> Group:
-    """A group whose first run has other entries."""
+    """Return a group whose first run has other entries."""
     return group._replace(rows=[{**group.rows[0], **entries}, *group.rows[1:]])
 
 
@@ -204,7 +204,7 @@ def test_page_lines_differ_without_colours() -> None:
 
 
 def browse(page: Path, *options: str, fragment: str = "") -> tuple[str, str]:
-    """Open a page in a browser without a screen; returns what it is asked to print, and its log."""
+    """Open a page in a headless browser; return its output and its log."""
     assert CHROMIUM is not None
     quiet = [
         "--headless",
@@ -221,14 +221,14 @@ def browse(page: Path, *options: str, fragment: str = "") -> tuple[str, str]:
 
 
 def with_script(page: Path, script: str) -> Path:
-    """A copy of a page with a script at its end."""
+    """Return a copy of a page with a script at its end."""
     copy = page.with_name("copy.html")
     copy.write_text(page.read_text().replace("</body>", f"<script>{script}</script></body>"))
     return copy
 
 
 def column(text: str, number: int) -> list[str]:
-    """What the browser has in a column of the first table, from the top."""
+    """Return a column of the first table as the browser shows it, from the top."""
     body = text[text.index("<tbody>") : text.index("</tbody>")]
     return [
         re.sub("<[^>]*>", "", re.findall(r"<t[hd].*?</t[hd]>", row, re.DOTALL)[number]).strip()
@@ -271,7 +271,7 @@ def test_browser_draws_the_page(page: Path, tmp_path: Path) -> None:
 @needs_browser
 @pytest.mark.parametrize("width", [320, 390, 1280])
 def test_page_is_no_wider_than_the_screen(page: Path, width: int) -> None:
-    """In a frame, since the browser's own windows are at least 500 pixels wide."""
+    """Use a frame, since the browser's own windows are at least 500 pixels wide."""
     script = """
     const frame = document.createElement("iframe");
     frame.style = "width: WIDTHpx; height: 800px; border: 0";

@@ -1,4 +1,4 @@
-"""What a run shows while it runs: in a pipe, on a terminal, in a notebook; before it and after it."""
+"""Test what a run prints before, during and after training: in a pipe, on a terminal, in a notebook."""
 
 import csv
 import hashlib
@@ -45,7 +45,7 @@ def epochs(printed: str) -> list[str]:
 
 
 def on_a_terminal(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> str:
-    """All that an action writes to a terminal, escape sequences included."""
+    """Return everything that an action writes to a terminal, escape sequences included."""
     terminal, program = os.openpty()
     written: list[bytes] = []
 
@@ -74,7 +74,7 @@ def on_a_terminal(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object])
 
 
 def plain(written: str) -> str:
-    """What a terminal is told, without colours and movements."""
+    """Return a terminal's text without colours and cursor movements."""
     return re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", written).replace("\r", "\n")
 
 
@@ -131,7 +131,7 @@ def test_resumed_run_continues_epoch_count_and_best(capsys: pytest.CaptureFixtur
 
 
 class Endless(IterableDataset):  # type: ignore[type-arg]
-    """Two batches, which it does not tell."""
+    """Provide two batches without a length."""
 
     def __iter__(self) -> Iterator[Any]:
         return iter([tuple(part[:2] for part in BATCH)] * 2)
