@@ -9,7 +9,7 @@ import torch.nn as nn
 from pytorch_lightning.utilities import rank_zero_info
 
 from hsakd_pl.errors import UsageError
-from hsakd_pl.files.weights import read_weights, shorten, unwrap
+from hsakd_pl.files.weights import WeightFile, read_weights, shorten, unwrap
 from hsakd_pl.networks.hsakd import HSAKDNet
 from hsakd_pl.networks.keys import Peers, Weights, common_prefix, network_keys, split_peers
 from hsakd_pl.networks.network import Classifier, Network
@@ -23,7 +23,7 @@ DTYPE_KINDS = (
 
 def load_weights(
     network: nn.Module | Peers,
-    source: str | Path | Mapping[str, Any],
+    source: str | Path | WeightFile | Mapping[str, Any],
     strict: bool = True,
     new_head: bool | None = False,
 ) -> Any:
@@ -37,7 +37,8 @@ def load_weights(
 
     Args:
         network: a network, or a list of peers.
-        source: path of a file that torch.save or safetensors wrote, or a state dict; in any known envelope.
+        source: path of a file that torch.save or safetensors wrote, the file already read, or a state dict; in any
+            known envelope.
         strict: require that all weights fit; otherwise weights that do not fit are skipped, and counted in the log.
         new_head: keep the last layers of the class head and of the branches, for other classes than the source's;
             None: if their shapes differ from the source's.
@@ -47,7 +48,10 @@ def load_weights(
         >>> load_weights(network, "wrn_40_2_aux.pth.tar")  # doctest: +SKIP
     """
     origin = "the given state dict"
-    if isinstance(source, str | Path):
+    if isinstance(source, WeightFile):
+        origin = source.path
+        source = source.weights
+    elif isinstance(source, str | Path):
         origin = str(source)
         source = read_weights(source)
     parts = split_peers(unwrap(source, origin))
