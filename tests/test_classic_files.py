@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hsakd_pl import create_network, load_weights
 from hsakd_pl.errors import UsageError
-from hsakd_pl.networks.weights import published_state_dict
+from hsakd_pl.networks.keys import published_state_dict
 
 Layer = tuple[str, tuple[int, ...]]
 Layers = Iterator[Layer]

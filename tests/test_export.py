@@ -24,7 +24,7 @@ from hsakd_pl.errors import UsageError
 from hsakd_pl.export import Student, student_from_checkpoint
 from hsakd_pl.export.formats import onnx_runner
 from hsakd_pl.modules.base import HSAKDModule
-from hsakd_pl.networks.weights import published_state_dict
+from hsakd_pl.networks.keys import published_state_dict
 
 DIGITS = DigitsDataModule().description
 KNOWN = Description(["ant", "bee", "cow", "dog"], 16, 18, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))

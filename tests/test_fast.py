@@ -4,6 +4,7 @@ import copy
 import gc
 import math
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,8 +14,21 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn as nn
-from small import BATCH, CLASSES, MODULES, Losses, loader, make, needs_kernel, norms, trainer, with_statistics
+from small import (
+    BATCH,
+    CLASSES,
+    MODULES,
+    Losses,
+    loader,
+    make,
+    needs_compile,
+    needs_kernel,
+    norms,
+    trainer,
+    with_statistics,
+)
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
 from hsakd_pl import CIFAR100DataModule, DigitsDataModule, HSAKDModule, StudentModule, create_network, list_networks
 from hsakd_pl.errors import UsageError
@@ -260,7 +274,7 @@ ENDS: dict[str, tuple[str, BaseException] | None] = {
 
 
 @pytest.mark.usefixtures("two_threads")
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=needs_compile)])
 @pytest.mark.parametrize("end", ENDS)
 def test_fast_changes_are_undone_after_fit(end: str, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda function, options, dynamic: function)
@@ -335,6 +349,7 @@ def test_bf16_losses_stay_near_float32(cifar_mini: Path) -> None:
 COMPILE = torch.compile
 
 
+@needs_compile
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "backend"),
@@ -365,6 +380,7 @@ def test_compiled_losses_equal_eager(kind: str, backend: str, tmp_path: Path, mo
     assert counters["stats"]["unique_graphs"] == 1 + (2 if kind == "mutual" else 1)  # the step; a validation a network
 
 
+@needs_compile
 @pytest.mark.parametrize(
     ("sizes", "compiled"),
     [
@@ -393,6 +409,16 @@ def test_repeated_largest_batch_is_compiled(
     assert seen == compiled
 
 
+def test_compile_with_older_torch_names_needed_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.6.0+cu124"))
+    message = (
+        "compile: PyTorch 2.9 or newer is needed, but 2.6.0+cu124 is installed; update PyTorch, or leave compile out"
+    )
+    with pytest.raises(UsageError, match=re.escape(message)):
+        Compiled(torch.relu, {})
+
+
+@needs_compile
 def test_compile_options_reach_code_generator(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[dict[str, Any]] = []
     monkeypatch.setattr(torch, "compile", lambda function, options, dynamic: given.append(options) or function)

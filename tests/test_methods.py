@@ -15,7 +15,7 @@ import torch.nn as nn
 from ddp_run import train
 from methods import CUT, METHODS, OF_A_BATCH, PAIR, make_data, make_method
 from pytorch_lightning.callbacks import ModelCheckpoint
-from small import run, trainer
+from small import needs_compile, run, trainer
 from test_ddp import compare
 from torch import Tensor
 
@@ -133,6 +133,7 @@ def test_method_losses_are_finite_in_bf16(name: str) -> None:
     assert all(weight.grad.isfinite().all() for weight in module.parameters() if weight.requires_grad)
 
 
+@needs_compile
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_method_compiles_without_graph_break(name: str) -> None:

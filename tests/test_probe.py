@@ -21,7 +21,7 @@ from hsakd_pl import (
     load_weights,
 )
 from hsakd_pl.errors import UsageError
-from hsakd_pl.networks.weights import published_state_dict
+from hsakd_pl.networks.keys import published_state_dict
 
 
 @pytest.fixture(autouse=True)

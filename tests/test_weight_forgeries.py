@@ -18,7 +18,8 @@ import torch.nn as nn
 from safetensors.torch import save_file
 
 from hsakd_pl.errors import UsageError
-from hsakd_pl.networks.weights import file_sha256, load_weights
+from hsakd_pl.files.weights import file_sha256
+from hsakd_pl.networks.weights import load_weights
 
 FEW = OrderedDict[str, torch.Tensor]
 

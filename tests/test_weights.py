@@ -15,7 +15,8 @@ from torch import Tensor
 from torchvision.models import resnet34
 
 from hsakd_pl.networks import create_network, list_networks
-from hsakd_pl.networks.weights import load_weights, published_state_dict
+from hsakd_pl.networks.keys import published_state_dict
+from hsakd_pl.networks.weights import load_weights
 
 State = dict[str, Tensor]
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from small import needs_kernel
+from small import needs_compile, needs_kernel
 from torch import Tensor
 
 from hsakd_pl.fast.winograd import convert, layers, ops, revert
@@ -202,6 +202,7 @@ def test_copied_winograd_layer_uses_its_own_weights(frozen: bool) -> None:
     assert network(images).std() > 0.1
 
 
+@needs_compile
 @needs_kernel
 def test_winograd_layer_compiles_in_one_graph() -> None:
     network, images = nn.Sequential(layer(), nn.ReLU(), layer()), draw(64, 32, 16, 16)
