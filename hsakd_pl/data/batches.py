@@ -152,9 +152,9 @@ class BatchedDataModule(pl.LightningDataModule):
             shuffle: draw a new order in every epoch.
             on_every_device: give all batches to every device.
         """
-        rank, world_size = 0, 1
-        if self.trainer is not None and not on_every_device:
-            rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        trainer = None if on_every_device else self.trainer
+        rank = 0 if trainer is None else trainer.global_rank
+        world_size = 1 if trainer is None else trainer.world_size
         return GlobalBatchSampler(num_samples, self.batch_size, shuffle, self.seed or 0, rank, world_size)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Any, ...]:

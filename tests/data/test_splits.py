@@ -65,7 +65,7 @@ WRONG_LABELS = {
     "bool": (LABELS.bool(), r"labels of torch.bool"),
     "a list": (LABELS.tolist(), r"labels of list.* an integer tensor \(6,\)"),
     "numpy": (LABELS.numpy(), r"labels of ndarray"),
-    "from 1": (LABELS + 1, r"labels from 1 to 3: num_classes=3 needs 0\.\.2"),
+    "from 1": (LABELS + 1, r"labels from 1 to 3: num_classes=3 needs labels 0\.\.2"),
     "ignored": (LABELS - 1, r"labels from -1 to 1"),
     "of another data set": (LABELS.byte() * 120, r"labels from 0 to 240"),
 }
@@ -108,7 +108,7 @@ def test_training_split_needs_at_least_two_images() -> None:
         MyData(Split(BYTES[:1], LABELS[:1])).setup("fit")
     alike = Split(BYTES[:2], LABELS[:1].expand(2))
     for options in ({"train_fraction": 0.5}, {"val_fraction": 0.5}):
-        with pytest.raises(UsageError, match="number of images is 1"):
+        with pytest.raises(UsageError, match="number of images must be at least 2, got 1"):
             MyData(alike, **options).setup("fit")
     MyData(alike).setup("fit")
     MyData(Split(BYTES[:1], LABELS[:1])).setup("test")

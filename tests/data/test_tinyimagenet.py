@@ -71,9 +71,9 @@ def test_wrong_annotations_raise_naming_file(original: Path, tmp_path: Path) -> 
     for broken, message in (
         (
             [*lines[:4], "val_0.JPEG\tn99999999\t0\t0\t9\t9\n", *lines[5:]],
-            "line 5: 'n99999999' is none of the",
+            "line 5: 'n99999999' is not one of the",
         ),
-        ([*lines[:2], "val_0.JPEG"], "line 3: '' is none of the"),
+        ([*lines[:2], "val_0.JPEG"], "line 3: '' is not one of the"),
         (lines[:9], "names 9 images, .*images holds 200"),
         ([], "names 0 images"),
     ):
