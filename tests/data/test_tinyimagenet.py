@@ -74,8 +74,8 @@ def test_wrong_annotations_raise_naming_file(original: Path, tmp_path: Path) -> 
             "line 5: 'n99999999' is not one of the",
         ),
         ([*lines[:2], "val_0.JPEG"], "line 3: '' is not one of the"),
-        (lines[:9], "names 9 images, .*images holds 200"),
-        ([], "names 0 images"),
+        (lines[:9], "lists 9 images, .*images contains 200"),
+        ([], "lists 0 images"),
     ):
         annotations.write_text("".join(broken))
         with pytest.raises(UsageError, match=f"val_annotations.txt,? {message}"):
