@@ -12,7 +12,7 @@ from hsakd_pl.export.formats import FORMATS
 from hsakd_pl.export.pictures import data_of
 from hsakd_pl.files import local_path
 from hsakd_pl.records.summary import aligned
-from hsakd_pl.report.table import plain
+from hsakd_pl.records.text_table import text_table
 from hsakd_pl.runs.checkpoints import find_checkpoint
 
 
@@ -45,5 +45,5 @@ def summary(export: Export) -> str:
     peer = f", peer {export.trained.peer}" if export.trained.peer else ""
     lines = [("student", f"{name}{peer}, {size}, from {export.trained.path}"), ("compared", f"over {export.checked}")]
     columns = "file", "MB", "difference", "accuracy"
-    table = plain([dict(zip(columns, file.cells, strict=True)) for file in export.files])
+    table = text_table([dict(zip(columns, file.cells, strict=True)) for file in export.files])
     return "\n".join([aligned(lines), table, aligned([("folder", str(export.folder))])])

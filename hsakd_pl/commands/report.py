@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import replacing
-from hsakd_pl.report.curves import save_curves
+from hsakd_pl.records.curves import save_curves
 from hsakd_pl.report.groups import groups
 from hsakd_pl.report.rows import collect
 from hsakd_pl.report.table import FORMATS, as_text, chosen

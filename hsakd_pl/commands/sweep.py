@@ -13,7 +13,7 @@ from pathlib import Path
 from hsakd_pl.cli.lightning_cli import HSAKDCLI
 from hsakd_pl.cli.main import main
 from hsakd_pl.errors import UsageError
-from hsakd_pl.report.rows import ROW, TEST, is_finished
+from hsakd_pl.records.formats import RESULT_FILE, TEST_FILE, is_finished
 from hsakd_pl.runs.signals import Interrupted
 
 
@@ -53,12 +53,12 @@ def folder_of(options: list[str]) -> Path:
 def run_seed(seed: int, options: list[str], recipe: Path) -> None:
     """Train with one seed in a folder inside the recipe's, or go on there, and test the result."""
     folder = recipe / f"seed{seed}"
-    if is_finished(folder / ROW):
-        print(f"seed {seed} has a result: {folder / ROW}")
+    if is_finished(folder / RESULT_FILE):
+        print(f"seed {seed} has a result: {folder / RESULT_FILE}")
     else:
         resume = ["--ckpt_path", "last"] if (folder / "last.ckpt").exists() else []
         main(["fit", *options, "--seed_everything", str(seed), "--trainer.default_root_dir", str(folder), *resume])
-    if not (folder / TEST).exists() and (folder / "last.ckpt").exists() and (folder / "config.yaml").exists():
+    if not (folder / TEST_FILE).exists() and (folder / "last.ckpt").exists() and (folder / "config.yaml").exists():
         main(["test", "--config", str(folder / "config.yaml"), "--ckpt_path", "last"])
 
 
