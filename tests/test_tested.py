@@ -62,9 +62,8 @@ def test_test_details_equal_metrics_of_the_logits() -> None:
     for number, joint in enumerate(joint_logits, 1):
         summed = joint.unflatten(1, (10, 4)).sum(2)
         accuracies[f"branch{number}_class"] = summed.argmax(1) == labels.repeat(4)
-        accuracies[f"branch{number}_joint"] = joint.argmax(1) == 4 * labels.repeat(4) + torch.arange(
-            4
-        ).repeat_interleave(540)
+        rotations = torch.arange(4).repeat_interleave(540)
+        accuracies[f"branch{number}_joint"] = joint.argmax(1) == 4 * labels.repeat(4) + rotations
     for name, correct in accuracies.items():
         assert results[name] == pytest.approx(correct.double().mean().item(), abs=1e-5), name
     ece = MulticlassCalibrationError(10, n_bins=15, norm="l1")(logits.softmax(1), labels)

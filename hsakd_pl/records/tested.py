@@ -30,10 +30,10 @@ class EvaluationWriter(pl.Callback):
     """Writes ``test.json`` and ``test_details.json`` into ``folder`` when ``test`` has ended.
 
     Accuracies and the expected calibration error (``ece``) are fractions in [0, 1], ``nll`` is the negative
-    log-likelihood; of several peers each is their mean, and each peer's own stands beside it. Images of all devices count. The details:
-    the most confused pairs of classes and the reliability bins of all peers together; of the first peer the embedding
-    of about 1,000 images in two dimensions, and what its heads say of one image under each transformation. Where the
-    module measures ensembles, they are printed, and drawn in ``ensemble.png``, too.
+    log-likelihood. With several peers these are means, and each peer has its own entries too. Images of all devices
+    count. The details: the most confused pairs of classes and the reliability bins, over all peers; from the first peer
+    the embedding of about 1,000 images in two dimensions, and the predictions of its heads for one image under each
+    transformation. Ensembles, where the module measures them, are also printed, and drawn in ``ensemble.png``.
     """
 
     def __init__(self, folder: str | Path) -> None:
