@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_info
 
 from hsakd_pl.cli.configuration import ConfigWriter, changes, options_of
+from hsakd_pl.cli.mistakes import explain, first_and_last_line
 from hsakd_pl.cli.parser import Parser, again, folder_of, program
 from hsakd_pl.data import Description, FeatureDataModule, ImageDataModule
 from hsakd_pl.data.description import read_description
@@ -23,6 +25,7 @@ from hsakd_pl.records import observers
 from hsakd_pl.records.loggers import logger_maker
 from hsakd_pl.records.results import ResultWriter
 from hsakd_pl.records.summary import conclusion
+from hsakd_pl.runs.accelerator import check_accelerator, check_strategy
 from hsakd_pl.runs.checkpoints import (
     BestCheckpoint,
     LastCheckpoint,
@@ -56,8 +59,15 @@ class HSAKDCLI(LightningCLI):
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the arguments; raises UsageError for arguments that the parser refuses."""
         self.given = sys.argv[1:] if args is None else list(args)
-        super().parse_arguments(parser, args)
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            if not self.given or self.given[0] not in self._subcommand_parsers:
+                raise UsageError(first_and_last_line(str(error))) from error
+            options = [action.dest for action in self._subcommand_parsers[self.given[0]]._actions]
+            raise explain(error, self.given, options) from error
 
     def _parse_ckpt_path(self) -> None:
         """Find and check the file, a requeued job's own first, and leave the rest: Lightning would take its options."""
@@ -100,11 +110,21 @@ class HSAKDCLI(LightningCLI):
                 "model.init_args.lr_scheduler is the schedule of the recipe's own optimizer"
             )
 
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if isinstance(error.__cause__, UsageError):  # jsonargparse wraps what linked functions raise
+                raise error.__cause__ from None
+            raise
+
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         config = self._get(self.config_init, "trainer")
         folder = config.default_root_dir = str(folder_of(config))
         if config.benchmark is None:
             config.benchmark = not config.deterministic  # cuDNN tries its algorithms: batches have one size
+        check_accelerator(config.accelerator)
+        check_strategy(config.strategy)
         match_torchrun(config)
         files = [str(file) for file in self._get(self.config, "config") or []]
         best = BestCheckpoint(folder)

@@ -6,14 +6,13 @@ import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from jsonargparse import set_parsing_settings
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.loggers import Logger
 
 from hsakd_pl.cli.configuration import MODE
-from hsakd_pl.cli.mistakes import one_error
 from hsakd_pl.files import local_path
 
 if find_spec("pl_bolts"):
@@ -22,17 +21,10 @@ set_parsing_settings(config_read_mode_fsspec_enabled=False)  # Lightning's would
 
 
 class Parser(LightningArgumentParser):
-    """Lightning's, with YAML read with care, short errors, and loggers whose folder may be left out."""
+    """Lightning's parser, which reads YAML carefully, raises its errors, and makes ``save_dir`` of loggers optional."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{**kwargs, "parser_mode": MODE})
-
-    def error(self, message: str, *args: Any) -> NoReturn:  # type: ignore[override]
-        """Report what the configuration gets wrong, without the pages of usage that the parser puts around it."""
-        if self.exit_on_error:
-            commands = self._subcommands_action._name_parser_map.values() if self._subcommands_action else ()
-            one_error(message, {action.dest for parser in (self, *commands) for action in parser._actions})
-        super().error(message, *args)
+        super().__init__(*args, **kwargs | {"parser_mode": MODE, "exit_on_error": False})
 
     def add_class_arguments(self, theclass: Any, *args: Any, **kwargs: Any) -> Any:
         added = super().add_class_arguments(theclass, *args, **kwargs)
