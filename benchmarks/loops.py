@@ -19,6 +19,7 @@ from benchmarks.cases import Case
 from hsakd_pl import CIFAR100DataModule, HSAKDModule, StudentModule
 from hsakd_pl.cli.lightning_cli import HSAKDCLI
 from hsakd_pl.data import ImageDataModule, Split
+from hsakd_pl.networks import NetworkOutput
 
 RESIDENT_BATCHES = 8  # that the bare loop has on the device and goes through in turn
 
@@ -42,10 +43,10 @@ class SyntheticDataModule(CIFAR100DataModule):
 class WithAttention(StudentModule):
     """HSAKD and a term on the feature maps (attention transfer), to see what an added term costs."""
 
-    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
-        maps = ([normalize(each.norm(dim=1).square().flatten(1)) for each in of.features] for of in (learnt, taught))
+    def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
+        maps = ([normalize(each.norm(dim=1).square().flatten(1)) for each in of.features] for of in (student, teacher))
         distances = [(ours - theirs).square().sum(1).mean() for ours, theirs in zip(*maps, strict=True)]
-        return super().terms(learnt, taught, labels) | {"loss_attention": torch.stack(distances).sum()}
+        return super().terms(student, teacher, labels) | {"loss_attention": torch.stack(distances).sum()}
 
 
 def trainer_config(options: Namespace) -> dict[str, Any]:

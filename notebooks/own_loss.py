@@ -22,6 +22,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from hsakd_pl import DigitsDataModule, HSAKDModule, StudentModule, TeacherModule
+from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import total
 
 for name in ("pytorch_lightning", "lightning_fabric"):
@@ -43,9 +44,9 @@ def attention_map(features: Tensor) -> Tensor:
     return F.normalize(features.norm(dim=1).square().flatten(1))
 
 
-def attention_distance(learnt: list[Tensor], taught: list[Tensor]) -> Tensor:
+def attention_distance(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
     """Squared distance of the attention maps, averaged over the images and summed over the stages, a scalar."""
-    pairs = zip(learnt, taught, strict=True)
+    pairs = zip(student, teacher, strict=True)
     return total((attention_map(ours) - attention_map(theirs)).square().sum(1).mean() for ours, theirs in pairs)
 
 
@@ -64,7 +65,7 @@ print(f"left against right: {attention_distance([left], [right]):.3f}")
 # ## The term in a module
 #
 # `super().terms(...)` gives HSAKD's three terms; the new one is added under a name of its own, and `loss_weights` gets
-# its weight (a term without one counts 1). `learnt` and `taught` are all that the one pass through student and teacher
+# its weight (a term without one counts 1). `student` and `teacher` are all that the one pass through both networks
 # gave: `logits`, `joint_logits`, the `features` after each stage and the `embedding` before the last layer. So the term
 # costs no second pass, and no statistics of a batch norm move twice. It covers all four rotations, as HSAKD's do.
 
@@ -77,9 +78,9 @@ class AttentionStudent(StudentModule):
         super().__init__(*args, **kwargs)
         self.loss_weights["loss_attention"] = attention_weight
 
-    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
-        attention = attention_distance(learnt.features, taught.features)
-        return super().terms(learnt, taught, labels) | {"loss_attention": attention}
+    def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
+        attention = attention_distance(student.features, teacher.features)
+        return super().terms(student, teacher, labels) | {"loss_attention": attention}
 
 
 # %% [markdown]
@@ -144,10 +145,10 @@ test = data.splits["test"]
 images, _ = data.on_after_batch_transfer((test.images, test.targets), 0)
 distance = {}
 with torch.no_grad():
-    taught = teacher.network.eval().outputs(images).features
+    teacher_maps = teacher.network.eval().outputs(images).features
     for name, module in trained.items():
-        learnt = module.network.eval().outputs(images).features
-        distance[name] = float(attention_distance(learnt, taught))
+        student_maps = module.network.eval().outputs(images).features
+        distance[name] = float(attention_distance(student_maps, teacher_maps))
 
 figure, axes = plt.subplots(1, 2, figsize=(8, 3))
 for axis, values, title in zip(axes, (distance, accuracy), ("attention distance", "test accuracy (%)"), strict=True):

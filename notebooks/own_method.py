@@ -24,6 +24,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from hsakd_pl import BaselineModule, DigitsDataModule, HSAKDModule
 from hsakd_pl.methods import DistilledModule, KDModule
+from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import kd_loss, total
 
 for name in ("pytorch_lightning", "lightning_fabric"):
@@ -72,9 +73,9 @@ class ChannelModule(DistilledModule):
         own = {"loss_channel": channel_weight}
         super().__init__(network, teacher, own, ce_weight=ce_weight, kd_weight=kd_weight, **rest)
 
-    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
-        channel = channel_loss(learnt.features, taught.features)
-        return super().terms(learnt, taught, labels) | {"loss_channel": channel}
+    def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
+        channel = channel_loss(student.features, teacher.features)
+        return super().terms(student, teacher, labels) | {"loss_channel": channel}
 
 
 # %% [markdown]

@@ -60,7 +60,7 @@ def floor(module: str) -> int:
     return len(FLOORS) if module in TOP else FLOORS.index(module.split(".")[1])
 
 
-def test_every_module_has_a_floor() -> None:
+def test_every_package_has_a_floor() -> None:
     assert {module.split(".")[1] for module in MODULES if module not in TOP} == set(FLOORS)
 
 

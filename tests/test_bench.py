@@ -49,7 +49,7 @@ def options_of(name: str) -> dict[str, Any]:
     return yaml.safe_load(KNOWN[name].text)["model"]["init_args"]
 
 
-def test_tables_have_the_pairs_and_methods_of_the_field() -> None:
+def test_bench_tables_contain_published_pairs_and_methods() -> None:
     pairs = {cell.pair for cell in CLASSIC}
     assert len(pairs) == 12 and {net for pair in pairs for net in pair.split("-")} <= {
         *list_networks(),
@@ -93,12 +93,12 @@ def test_tables_have_the_pairs_and_methods_of_the_field() -> None:
         ("mutual", "HSAKD (mutual)", "vgg13-vgg13", "80.44 +- 0.05"),
     ],
 )
-def test_published_numbers_stand_in_their_cells(table: str, method: str, pair: str, number: str) -> None:
+def test_bench_cells_hold_published_numbers(table: str, method: str, pair: str, number: str) -> None:
     (cell,) = (cell for cell in read_table(TABLES[table]).cells if (cell.method, cell.pair) == (method, pair))
     assert cell.published == number
 
 
-def test_hyperparameters_differ_by_pair_where_the_methods_say_so() -> None:
+def test_hyperparameters_differ_by_pair_as_published() -> None:
     betas = {
         name.split("_", 1)[1]: options_of(name).get("beta", 8.0) for name in KNOWN if name.startswith("classic/dkd_")
     }
@@ -109,7 +109,7 @@ def test_hyperparameters_differ_by_pair_where_the_methods_say_so() -> None:
 
 
 @pytest.mark.parametrize("name", BENCHED)
-def test_a_recipe_names_options_of_its_classes_and_weights_of_another_recipe(name: str) -> None:
+def test_recipe_options_exist_and_weights_come_from_another_recipe(name: str) -> None:
     text = yaml.safe_load(KNOWN[name].text)
     for part in (text["model"], text["data"]):
         *_, kind = part["class_path"].partition("hsakd_pl.")
@@ -123,7 +123,7 @@ def test_a_recipe_names_options_of_its_classes_and_weights_of_another_recipe(nam
 
 
 @pytest.mark.parametrize("method", ["KD", "SSKD (own teachers)", "HSAKD"])
-def test_a_method_is_an_ordinary_configuration(method: str, tmp_path: Path) -> None:
+def test_bench_method_is_an_ordinary_configuration(method: str, tmp_path: Path) -> None:
     bench = Bench(
         chosen(["classic"], [method], ["wrn_40_2-wrn_16_2"]), [3], tmp_path, {}, ["--trainer.max_epochs", "7"]
     )
@@ -138,7 +138,7 @@ def test_a_method_is_an_ordinary_configuration(method: str, tmp_path: Path) -> N
         )
 
 
-def test_what_a_run_needs_comes_before_it_once(tmp_path: Path) -> None:
+def test_required_runs_come_first_and_once(tmp_path: Path) -> None:
     cells = chosen(["classic"], ["KD", "SSKD (own teachers)", "HSAKD"], ["wrn_40_2-wrn_16_2", "wrn_40_2-wrn_40_1"])
     tasks = Bench(cells, [0, 1], tmp_path, {}, []).tasks()
     assert [task for task in tasks if task.stage == 0] == [Task(0, "classic/baseline_wrn_40_2", 0)]
@@ -150,14 +150,14 @@ def test_what_a_run_needs_comes_before_it_once(tmp_path: Path) -> None:
     assert [task.stage for task in tasks] == sorted(task.stage for task in tasks)
 
 
-def test_a_run_that_needs_itself_is_one_error(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_requiring_itself_raises_usage_error(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mine.write_text(
         MINE.replace("image_size: 16,,95.25", "teacher_weights: runs/digits/kd_{teacher}-{student}/last.ckpt,,-")
     )
     assert "needs its own result" in error_of(capsys, lambda: main(["bench", "mine.csv"]))
 
 
-def test_a_probe_takes_the_student_of_its_own_seed(tmp_path: Path) -> None:
+def test_probe_uses_student_of_same_seed(tmp_path: Path) -> None:
     bench = Bench(chosen(["transfer"], ["CRD on STL-10"], []), [4], tmp_path, {}, [])
     probe = bench.tasks()[-1]
     assert f"{tmp_path}/cifar100/crd_vgg13-mobilenetv2/seed4/last.ckpt" in bench.arguments(probe)
@@ -165,7 +165,7 @@ def test_a_probe_takes_the_student_of_its_own_seed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["wrn_40_2", "baseline_wrn_40_2"])
-def test_a_file_stands_for_a_teachers_run(name: str, tmp_path: Path) -> None:
+def test_weight_file_replaces_teacher_run(name: str, tmp_path: Path) -> None:
     bench = Bench(chosen(["classic"], ["KD"], ["wrn_40_2-wrn_16_2"]), [0], tmp_path, {name: "mine.pth"}, [])
     (task,) = bench.tasks()
     arguments = bench.arguments(task)
@@ -185,7 +185,7 @@ def test_a_file_stands_for_a_teachers_run(name: str, tmp_path: Path) -> None:
         ("99.0", '"99.0"x', "no CSV"),
     ],
 )
-def test_a_table_that_is_none_is_one_error(
+def test_invalid_bench_table_raises_naming_file(
     old: str, new: str, said: str, mine: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mine.write_text(MINE.replace(old, new, 1))
@@ -205,11 +205,13 @@ def test_a_table_that_is_none_is_one_error(
         (["classic", "--teachers", "wrn_40_2"], "teachers"),
     ],
 )
-def test_a_bench_that_cannot_be_is_one_error(args: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_bench_arguments_raise_usage_error(
+    args: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert said in error_of(capsys, lambda: main(["bench", *args]))
 
 
-def test_the_list_shows_published_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bench_list_shows_published_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     main(
         [
             "bench",
@@ -231,13 +233,13 @@ def test_the_list_shows_published_numbers(capsys: pytest.CaptureFixture[str]) ->
     ]
 
 
-def test_own_methods_join_a_table(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_custom_method_joins_a_bench_table(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["bench", "classic", "mine.csv", "--list", "--methods", "KD", "--format", "csv"])
     head, line = capsys.readouterr().out.splitlines()
     assert head.endswith(",resnet14-resnet8") and line.endswith(",95.25")
 
 
-def test_a_bench_runs_resumes_and_compares(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bench_runs_resumes_and_compares(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Task by task, as in a SLURM array; a task whose teacher is not there yet says so."""
     run = ["bench", "mine.csv", "--methods", "SP", *SHORT]
     assert "needs runs/digits/baseline_resnet14/seed0/last.ckpt" in error_of(
@@ -260,7 +262,7 @@ def test_a_bench_runs_resumes_and_compares(mine: Path, capsys: pytest.CaptureFix
 
 
 @pytest.mark.slow
-def test_a_bench_goes_on_after_a_run_that_fails(mine: Path) -> None:
+def test_bench_continues_after_failed_run(mine: Path) -> None:
     broken = "alone,digits/baseline_{student},hsakd_pl.BaselineModule,lr: -1.0,,-"
     mine.write_text("\n".join([MINE.splitlines()[0], broken, MINE.splitlines()[1], ""]))
     command = [sys.executable, "-m", "hsakd_pl", "bench", "mine.csv", *SHORT]
@@ -270,7 +272,7 @@ def test_a_bench_goes_on_after_a_run_that_fails(mine: Path) -> None:
     assert finished.stdout.rstrip().splitlines()[-1].split()[0] == "teacher"
 
 
-def test_a_dry_run_measures_and_leaves_nothing(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bench_dry_run_measures_and_writes_nothing(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["bench", "mine.csv", "--dry-run", "--methods", "KD", "--trainer.accelerator=cpu"])
     teacher, kd, total, *arrays = capsys.readouterr().out.rstrip().splitlines()
     assert teacher.split()[:2] == ["0", "to"] and kd.endswith("digits/kd_resnet14-resnet8, seed 0")
@@ -278,6 +280,6 @@ def test_a_dry_run_measures_and_leaves_nothing(mine: Path, capsys: pytest.Captur
     assert not list(Path("runs").rglob("*.ckpt"))
 
 
-def test_columns_of_a_table_are_documented() -> None:
+def test_bench_table_columns_are_documented() -> None:
     told = inspect.getdoc(sys.modules["hsakd_pl.recipes.bench"]) or ""
     assert all(f"``{column}``" in told for column in COLUMNS)

@@ -33,7 +33,7 @@ def networks_of(module: HSAKDModule) -> plain.Networks:
 
 
 @pytest.mark.parametrize("name", [PAIR, "teacher:resnet8", "mutual:resnet8", "probe:resnet8"])
-def test_the_plain_loop_computes_our_loss(name: str) -> None:
+def test_plain_loop_computes_module_loss(name: str) -> None:
     case, classes = find(name), 10
     torch.manual_seed(0)
     module = case.module(num_classes=classes)
@@ -51,13 +51,13 @@ def test_the_plain_loop_computes_our_loss(name: str) -> None:
 
 
 @pytest.mark.parametrize("case", NAMED, ids=lambda case: case.name)
-def test_every_case_of_the_paper_can_be_built(case: Case) -> None:
+def test_every_benchmark_case_builds(case: Case) -> None:
     with torch.device("meta"):
         assert isinstance(case.module(num_classes=100), HSAKDModule)
     assert find(case.name) == case
 
 
-def test_the_cases_are_listed_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_benchmark_list_shows_each_case_once(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--list"])
     listed = capsys.readouterr().out.split()
     assert len(listed) == len(set(listed)) == 8 + 5 + 8 + 1 + 1 + len(COMPARED)
@@ -73,7 +73,7 @@ def run(folder: Path, *options: str) -> dict[str, Any]:
     return json.loads((folder / "results.json").read_text())
 
 
-def test_a_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_benchmark_compares_plain_loop_step_and_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = run(tmp_path, PAIR)
     assert results["options"] == "batch 4" and results["environment"]["versions"]["torch"] == torch.__version__
     found = results["cases"][PAIR]
@@ -87,7 +87,7 @@ def test_a_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "main.py fit" in capsys.readouterr().out
 
 
-def test_the_price_of_a_term_and_stored_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_added_term_cost_is_measured_and_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "RESULTS", tmp_path / "results")
     for _ in range(2):
         found = run(tmp_path, "--added-term", "--store", PAIR)["cases"][PAIR]
@@ -99,7 +99,7 @@ def test_the_price_of_a_term_and_stored_numbers(tmp_path: Path, monkeypatch: pyt
     assert {"device", "date", "versions", "commit"} <= set(kept["environment"])
 
 
-def test_what_the_methods_cost_beside_plain_kd(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_method_costs_are_measured_relative_to_kd(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = "crd:resnet14-resnet8"
     results = run(tmp_path, one, "dml:resnet8")["cases"]
     assert [list(results[name]) for name in (one, "dml:resnet8")] == [["kd", "crd"], ["dml"]]
@@ -111,7 +111,7 @@ def test_what_the_methods_cost_beside_plain_kd(tmp_path: Path, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize("case", find("method-costs:resnet14-resnet8").beside, ids=lambda case: case.method)
-def test_the_frozen_teacher_of_every_method_is_folded(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_method_folds_its_frozen_teacher(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """It answers in the teacher's place; stage one of SSKD has its teacher inside of the network that is trained."""
     data, options = SyntheticDataModule(32, 4), parser().parse_args(TINY)
     data.setup("fit")
@@ -124,13 +124,13 @@ def test_the_frozen_teacher_of_every_method_is_folded(case: Case, monkeypatch: p
     loop.step()
 
 
-def test_a_profile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_benchmark_profile_prints_both_loops(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main([*TINY, "--out", str(tmp_path / "results.json"), "--profile", PAIR])
     shown = capsys.readouterr().out
     assert all(f"{PAIR}: {loop}" in shown for loop in ("plain PyTorch", "bare loop")) and "convolution" in shown
 
 
-def test_the_bare_loop_is_as_fast_as_a_fit() -> None:
+def test_bare_loop_has_the_fast_paths_of_fit() -> None:
     """It has all that the callback brings, and nothing to log to."""
     data, options = SyntheticDataModule(16, 4), parser().parse_args(TINY)
     data.setup("fit")
@@ -150,19 +150,21 @@ def test_the_bare_loop_is_as_fast_as_a_fit() -> None:
         (["--added-term", "teacher:resnet8"], "--added-term is measured on a student"),
     ],
 )
-def test_mistakes(options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_benchmark_options_exit_with_2(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as end:
         run(tmp_path, *options)
     assert end.value.code == 2 and message in capsys.readouterr().err
 
 
-def test_options_reach_the_trainer_only_if_given() -> None:
+def test_benchmark_passes_only_given_options_to_trainer() -> None:
     changed = parser().parse_args(["--device", "cuda", "--precision", "bf16-mixed"])
     assert trainer_config(parser().parse_args(TINY)) == {"accelerator": "cpu", "devices": 1}
     assert trainer_config(changed) == {"accelerator": "gpu", "devices": 1, "precision": "bf16-mixed"}
 
 
-def test_a_block_times_each_of_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measurement_block_times_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter([10.0, 10.5, 11.5, 11.75])
     measured = Measurement(torch.device("cpu"), batch_size=8)
     monkeypatch.setattr(measured, "_stamp", lambda: next(ticks))

@@ -40,7 +40,7 @@ def without_bolts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("without_bolts")
-def test_the_error_says_how_to_install_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_bolts_raises_with_install_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UsageError, match=r"pip install --no-deps lightning-bolts==0\.7\.0"):
         import_module(INTEGRATION)
     message = error_of(capsys, lambda: run("fit", "--config", str(OVERLAY)))
@@ -49,7 +49,7 @@ def test_the_error_says_how_to_install_it(capsys: pytest.CaptureFixture[str]) ->
 
 @needs_bolts
 @pytest.mark.parametrize("package", ["callbacks", "datamodules", "datasets", "losses", "optimizers", "transforms"])
-def test_its_parts_import(package: str) -> None:
+def test_bolts_subpackages_import(package: str) -> None:
     import_module(INTEGRATION)
     found = import_module(f"pl_bolts.{package}")
     modules = [module.name for module in pkgutil.walk_packages(found.__path__, f"{found.__name__}.")]
@@ -57,7 +57,7 @@ def test_its_parts_import(package: str) -> None:
 
 
 @needs_bolts
-def test_its_schedule_and_a_callback_in_a_run(capfd: pytest.CaptureFixture[str]) -> None:
+def test_bolts_scheduler_and_callback_train(capfd: pytest.CaptureFixture[str]) -> None:
     length = ("--model.init_args.lr_scheduler.init_args.max_epochs", "8")
     limits = {"max_epochs": 8, "limit_train_batches": 1, "limit_val_batches": 1}
     folder = run("fit", "--config", str(OVERLAY), *length, model={"init_args": {"lr": 0.05}}, trainer=limits)
@@ -75,7 +75,7 @@ class FakeCIFAR10(FakeData):
 
 
 @needs_bolts
-def test_its_data_modules_and_transforms(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bolts_data_modules_and_transforms_train(monkeypatch: pytest.MonkeyPatch) -> None:
     import_module(INTEGRATION)
     monkeypatch.setattr("pl_bolts.datamodules.CIFAR10DataModule.dataset_cls", FakeCIFAR10)
     options = {"data_dir": ".", "batch_size": 4, "normalize": True, "pin_memory": False}

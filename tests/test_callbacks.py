@@ -89,7 +89,9 @@ CASES = [(name, fast) for name in CALLBACKS for fast in (True, False) if name !=
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("name", "fast"), CASES)
-def test_stock_callbacks(name: str, fast: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lightning_callbacks_work_with_modules(
+    name: str, fast: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)  # finders leave a file where they run
     make_callback, done = CALLBACKS[name]
     callback, module = make_callback(tmp_path), make("student", num_classes=10, lr=0.01, fast=fast)
@@ -111,7 +113,7 @@ def test_stock_callbacks(name: str, fast: bool, tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("kind", MODULES)
-def test_tuners_before_a_fit(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tuner_runs_before_fit(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run, module, data = trainer(limit_val_batches=1), make(kind, num_classes=10), DigitsDataModule(batch_size=16)
     finder = Tuner(run).lr_find(module, datamodule=data, num_training=6)
@@ -121,7 +123,7 @@ def test_tuners_before_a_fit(kind: str, tmp_path: Path, monkeypatch: pytest.Monk
     assert "train/loss" in run.callback_metrics
 
 
-def test_a_network_of_ones_own_may_call_its_parts_as_it_likes(tmp_path: Path) -> None:
+def test_custom_network_may_name_a_part_backbone(tmp_path: Path) -> None:
     """Half of a network that happens to be called ``backbone`` is not taken for the whole."""
 
     class Own(nn.Module):

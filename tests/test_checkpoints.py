@@ -14,7 +14,7 @@ from hsakd_pl.errors import UsageError
 
 
 @pytest.mark.parametrize("kind", MODULES)
-def test_a_checkpoint_rebuilds_a_module_given_by_names(tmp_path: Path, kind: str) -> None:
+def test_checkpoint_rebuilds_module_built_from_names(tmp_path: Path, kind: str) -> None:
     module = make(kind, lr=0.003)
     trainer(tmp_path).fit(module, loader())
     path = tmp_path / "last.ckpt"
@@ -27,7 +27,7 @@ def test_a_checkpoint_rebuilds_a_module_given_by_names(tmp_path: Path, kind: str
     assert not {"network", "networks", "teacher"} & set(built.hparams)
 
 
-def test_a_checkpoint_pins_the_teachers_weights(tmp_path: Path) -> None:
+def test_checkpoint_pins_teacher_weights(tmp_path: Path) -> None:
     weights = tmp_path / "teacher.pth"
     torch.save(create_network("resnet14", 4).state_dict(), weights)
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
@@ -48,7 +48,7 @@ def other_weights(path: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("teacher", ["another file", "another network", "none"])
-def test_a_resumed_fit_refuses_another_teacher(tmp_path: Path, teacher: str) -> None:
+def test_resumed_fit_refuses_another_teacher(tmp_path: Path, teacher: str) -> None:
     first = other_weights(tmp_path / "teacher.pth")
     trainer(tmp_path).fit(make("student", **first), loader())
     last, digest = tmp_path / "last.ckpt", hashlib.sha256((tmp_path / "teacher.pth").read_bytes()).hexdigest()
@@ -67,7 +67,7 @@ def test_a_resumed_fit_refuses_another_teacher(tmp_path: Path, teacher: str) -> 
     trainer().validate(make("student", **options), loader(), ckpt_path=last, verbose=False)  # asks no teacher
 
 
-def test_another_teacher_can_be_insisted_on(tmp_path: Path) -> None:
+def test_resumed_fit_takes_another_teacher_on_request(tmp_path: Path) -> None:
     trainer(tmp_path).fit(make("student", **other_weights(tmp_path / "teacher.pth")), loader())
     other = other_weights(tmp_path / "other.pth")
     digest = hashlib.sha256((tmp_path / "other.pth").read_bytes()).hexdigest()
@@ -76,7 +76,7 @@ def test_another_teacher_can_be_insisted_on(tmp_path: Path) -> None:
     assert run.current_epoch == 2 and module.hparams["teacher_sha256"] == digest
 
 
-def test_a_checkpoint_of_other_transforms_is_refused(tmp_path: Path) -> None:
+def test_checkpoint_with_other_transforms_is_refused(tmp_path: Path) -> None:
     trainer(tmp_path).fit(make("teacher", transforms="flips*flips"), loader())
     last = tmp_path / "last.ckpt"
     assert TeacherModule.load_from_checkpoint(last).network.transforms == FLIPS * FLIPS
@@ -84,7 +84,7 @@ def test_a_checkpoint_of_other_transforms_is_refused(tmp_path: Path) -> None:
         TeacherModule.load_from_checkpoint(last, transforms=None)
 
 
-def test_transforms_given_as_an_object_are_given_again(tmp_path: Path) -> None:
+def test_transforms_object_must_be_passed_again_on_load(tmp_path: Path) -> None:
     own = Transforms(4, lambda images, m: images.roll(m, 3))
     trainer(tmp_path).fit(make("teacher", transforms=own), loader())
     last = tmp_path / "last.ckpt"
@@ -105,7 +105,7 @@ def checked_as_on(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.usefixtures("checked_as_on")
 @pytest.mark.parametrize("kind", MODULES)
-def test_a_loss_that_is_not_finite_stops_the_fit(tmp_path: Path, kind: str) -> None:
+def test_non_finite_loss_stops_fit(tmp_path: Path, kind: str) -> None:
     module = make(kind, lr=0.01)
     trainer(tmp_path).fit(module, loader())
     last, before = tmp_path / "last.ckpt", (tmp_path / "last.ckpt").read_bytes()
@@ -121,7 +121,7 @@ def test_a_loss_that_is_not_finite_stops_the_fit(tmp_path: Path, kind: str) -> N
     trainer(tmp_path, max_epochs=2).fit(module, loader(), ckpt_path=last)  # the same module, with sound data
 
 
-def test_a_learning_rate_that_diverges_leaves_no_checkpoint(tmp_path: Path) -> None:
+def test_diverging_learning_rate_leaves_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="the loss became NaN or infinite in epoch 0: lower lr"):
         trainer(tmp_path).fit(make("teacher", lr=1e30), loader())
     assert not list(tmp_path.glob("*.ckpt"))

@@ -217,7 +217,7 @@ def assert_loads(network: Any, source: Any, state: State) -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_file_of_either_repository_loads(name: str, empty: Callable[[str], Any]) -> None:
+def test_repdistiller_and_mdistiller_files_load(name: str, empty: Callable[[str], Any]) -> None:
     """What both save of a network alone: RepDistiller's teachers and students, mdistiller's teachers, student_best."""
     network, state = empty(name), state_of(name)
     assert_loads(network, {"model": state}, state)
@@ -231,7 +231,7 @@ BESIDE = ("embed_s.linear.weight", "contrast.params", "contrast.memory_v1", "abf
 
 
 @pytest.mark.parametrize("name", ["wrn_16_2", "resnet8x4", "vgg8", "mobilenetv2_stride2", "shufflenetv1"])
-def test_a_checkpoint_of_a_distiller_gives_its_student(name: str, empty: Callable[[str], Any], tmp_path: Path) -> None:
+def test_mdistiller_checkpoint_loads_its_student(name: str, empty: Callable[[str], Any], tmp_path: Path) -> None:
     """As mdistiller's trainer saves it, around all of which is DataParallel; or a network that was trained alone."""
     network, state = empty(name), state_of(name)
     alone = {f"module.student.{key}": tensor for key, tensor in state.items()}
@@ -243,7 +243,7 @@ def test_a_checkpoint_of_a_distiller_gives_its_student(name: str, empty: Callabl
         assert_loads(network, tmp_path / "best", state)
 
 
-def test_a_last_file_of_repdistiller_with_its_options(tmp_path: Path, empty: Callable[[str], Any]) -> None:
+def test_repdistiller_last_file_loads_without_norm_counters(tmp_path: Path, empty: Callable[[str], Any]) -> None:
     """Of a time when norms did not count their batches."""
     state = {key: tensor for key, tensor in state_of("vgg8").items() if not key.endswith("num_batches_tracked")}
     options = argparse.Namespace(lr_decay_epochs=[150, 180, 210], model="vgg8", batch_size=64)
@@ -251,7 +251,7 @@ def test_a_last_file_of_repdistiller_with_its_options(tmp_path: Path, empty: Cal
     assert_loads(empty("vgg8"), tmp_path / "vgg8_last.pth", state)
 
 
-def test_another_networks_checkpoint_is_refused() -> None:
+def test_classic_checkpoint_of_another_network_is_refused() -> None:
     saved = {f"student.{key}": tensor for key, tensor in state_of("resnet20").items()}
     saved |= {f"teacher.{key}": tensor for key, tensor in state_of("resnet56").items()}
     with pytest.raises(UsageError, match=r"does not fit CIFARResNet of 100 classes: 60 missing: stages\.0\.3"):
@@ -270,7 +270,7 @@ class Own(nn.Module):
 
 
 @pytest.mark.parametrize("numbered", [False, True])
-def test_a_network_with_such_names_of_its_own_keeps_them(numbered: bool) -> None:
+def test_custom_network_keeps_names_like_the_classic_ones(numbered: bool) -> None:
     last = nn.Linear(2, 5)
     own = Own(nn.Sequential(last) if numbered else last)
     state = {key: torch.full_like(tensor, place) for place, (key, tensor) in enumerate(own.state_dict().items())}
@@ -282,7 +282,7 @@ def test_a_network_with_such_names_of_its_own_keeps_them(numbered: bool) -> None
         load_weights(own, {**state, **renamed})
 
 
-def test_the_mobilenetv2_of_the_tables_is_the_papers_on_a_quarter_of_the_pixels() -> None:
+def test_mobilenetv2_stride2_has_a_quarter_of_the_convolution_cost() -> None:
     """All convolutions see a quarter of the positions, the linear layer the same 1,280 numbers."""
     adds: dict[str, int] = {}
     for name in ("mobilenetv2", "mobilenetv2_stride2"):
@@ -299,7 +299,7 @@ def test_the_mobilenetv2_of_the_tables_is_the_papers_on_a_quarter_of_the_pixels(
     assert sizes == [(12, 16, 16), (16, 8, 8), (48, 4, 4), (160, 2, 2)]
 
 
-def test_the_mobilenetv2_of_the_tables_has_branches_by_the_same_rule() -> None:
+def test_mobilenetv2_stride2_branches_follow_the_branch_rule() -> None:
     with torch.device("meta"):
         ours, papers = (create_network(name, 100) for name in ("mobilenetv2_stride2", "mobilenetv2"))
         output = ours.eval()(torch.empty(1, 3, 32, 32))

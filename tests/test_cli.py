@@ -50,7 +50,7 @@ def write_images(folder: Path, count: int) -> torch.Tensor:
     return data.on_after_batch_transfer((images, None), 0)[0]
 
 
-def test_fit_then_test_then_predict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cli_fits_tests_and_predicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = run("fit")
     weights = {"model": {"init_args": {"weights": str(folder / "last.ckpt")}}}
     run("test", **weights)
@@ -73,7 +73,7 @@ def test_fit_then_test_then_predict(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert agreement == logits.argmax(2).eq(predicted).float().mean(0).tolist()
 
 
-def test_a_teacher_then_its_student() -> None:
+def test_cli_trains_teacher_and_then_student() -> None:
     folder = run("fit", module="TeacherModule")
     weights = str(folder / "last.ckpt")
     teacher = {"teacher": "resnet8", "teacher_weights": weights, "network": "resnet14"}
@@ -94,7 +94,7 @@ def test_a_teacher_then_its_student() -> None:
     assert load_weights(create_network("resnet14", 10), student).num_classes == 10  # the data's classes, not 100
 
 
-def test_a_run_is_resumed_not_overwritten(capsys: pytest.CaptureFixture[str]) -> None:
+def test_finished_run_is_resumed_not_overwritten(capsys: pytest.CaptureFixture[str]) -> None:
     last = run("fit") / "last.ckpt"
     before = last.read_bytes()
     assert error_of(capsys, lambda: run("fit")) == (
@@ -106,7 +106,7 @@ def test_a_run_is_resumed_not_overwritten(capsys: pytest.CaptureFixture[str]) ->
     assert torch.load(last, weights_only=True)["epoch"] == 1
 
 
-def test_the_configuration_decides_not_the_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
+def test_configuration_takes_precedence_over_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
     folder = run("fit", module="TeacherModule")
     teacher: dict[str, Any] = {"teacher": "resnet8", "teacher_weights": str(folder / "last.ckpt")}
     last = run("fit", module="StudentModule", model={"init_args": teacher}) / "last.ckpt"
@@ -120,7 +120,7 @@ def test_the_configuration_decides_not_the_checkpoint(capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("options", "expected"), [({}, True), ({"deterministic": True}, False), ({"benchmark": False}, False)]
 )
-def test_cudnn_tries_its_algorithms_unless_told_otherwise(
+def test_cudnn_benchmark_is_on_unless_disabled(
     options: dict[str, bool], expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", not expected)
@@ -129,7 +129,7 @@ def test_cudnn_tries_its_algorithms_unless_told_otherwise(
     assert torch.backends.cudnn.benchmark is expected
 
 
-def test_main_is_a_script() -> None:
+def test_main_script_lists_commands() -> None:
     script = Path(__file__).parents[1] / "main.py"
     shown = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True).stdout
     commands = ("fit", "validate", "test", "predict", "sweep", "report", "recipes", "export")
@@ -137,7 +137,7 @@ def test_main_is_a_script() -> None:
 
 
 @pytest.mark.parametrize("command", ["sweep", "report", "recipes", "export"])
-def test_help_of_what_stands_beside_fit(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_of_other_commands_shows_usage(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main([command, "--help"])
     assert end.value.code == 0 and f"usage: hsakd {command}" in capsys.readouterr().out
@@ -155,12 +155,12 @@ MISUSED = [
 
 
 @pytest.mark.parametrize("command", MISUSED)
-def test_their_mistakes_are_one_line(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_of_other_commands_are_one_line(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert error_of(capsys, lambda: main(command))
 
 
 @pytest.mark.parametrize("module", [StudentModule, TeacherModule, MutualModule, BaselineModule, LinearProbeModule])
-def test_help_shows_every_option(module: type, capsys: pytest.CaptureFixture[str]) -> None:
+def test_module_signature_shows_every_option(module: type, capsys: pytest.CaptureFixture[str]) -> None:
     """In Python as on the command line, none hidden behind ``**kwargs``."""
     options = inspect.signature(module).parameters
     wanted = {"lr", "momentum", "milestones", "optimizer", "lr_scheduler", "branch_metrics_every", "fast", "compile"}
@@ -184,14 +184,14 @@ def test_help_shows_every_option(module: type, capsys: pytest.CaptureFixture[str
         DigitsDataModule,
     ],
 )
-def test_data_modules_show_every_option(module: type) -> None:
+def test_data_module_signature_shows_every_option(module: type) -> None:
     options = inspect.signature(module).parameters
     assert {"root", "batch_size", "train_fraction", "val_fraction", "seed", "augment", "num_workers"} < set(options)
     assert not [each for each in options.values() if each.kind is each.VAR_KEYWORD]
     assert ("decode_on_device" in options) == (module is ImageNetDataModule)
 
 
-def test_features_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_cli_trains_probe_on_features(capsys: pytest.CaptureFixture[str]) -> None:
     data = {"init_args": {"augment": False}}
     probe = {"init_args": {"network": "resnet8", "weights": "random", "knn": 3}}
     images = run("fit", module="LinearProbeModule", model=probe, data=data, trainer={"default_root_dir": "images"})

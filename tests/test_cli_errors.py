@@ -71,7 +71,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str], list[str]]] = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes(capsys: pytest.CaptureFixture[str], mistake: str) -> None:
+def test_cli_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], mistake: str) -> None:
     if mistake == "no gpu" and torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     changes, options, words = MISTAKES[mistake]
@@ -80,13 +80,13 @@ def test_mistakes(capsys: pytest.CaptureFixture[str], mistake: str) -> None:
     assert not Path("trace").exists()
 
 
-def test_predict_asks_for_images(capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_without_images_names_predict_dir(capsys: pytest.CaptureFixture[str]) -> None:
     assert "set --data.init_args.predict_dir" in error_of(
         capsys, lambda: run("predict", model={"init_args": {"weights": "random"}})
     )
 
 
-def test_data_say_how_many_classes_they_have(
+def test_data_module_without_num_classes_raises(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(DigitsDataModule, "num_classes")

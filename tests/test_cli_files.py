@@ -50,7 +50,9 @@ YAML: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize("name", YAML)
 @pytest.mark.parametrize("form", ["--config {}", "--config={}", "-c {}"])
-def test_a_configuration_that_is_none(name: str, form: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_configuration_file_raises_naming_file(
+    name: str, form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     content, reason = YAML[name]
     Path("bad.yaml").write_bytes(content)
     message = error_of(capsys, lambda: run("fit", *form.format("bad.yaml").split()))
@@ -59,11 +61,11 @@ def test_a_configuration_that_is_none(name: str, form: str, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize("value", ["{network: resnet8, network: resnet14}", "[" * 100, "&a [*a]"])
-def test_yaml_on_the_command_line(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_yaml_option_raises_naming_option(value: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "init_args" in error_of(capsys, lambda: run("fit", "--model.init_args", value))
 
 
-def test_a_byte_order_mark(capsys: pytest.CaptureFixture[str]) -> None:
+def test_configuration_with_byte_order_mark_is_read(capsys: pytest.CaptureFixture[str]) -> None:
     Path("bom.yaml").write_bytes(b"\xef\xbb\xbfseed_everything: 4\n")
     assert json.loads((run("fit", "--config", "bom.yaml") / "result.json").read_text())["seed"] == 4
 
@@ -72,7 +74,7 @@ LOGGER = "pytorch_lightning.loggers"
 
 
 @pytest.mark.parametrize("form", ["name", "class", "arguments", "list"])
-def test_a_logger_writes_into_the_runs_folder(form: str) -> None:
+def test_logger_writes_into_run_folder(form: str) -> None:
     csv = {"class_path": f"{LOGGER}.CSVLogger"}
     logger: Any = {"arguments": {**csv, "init_args": {"name": "mine"}}, "list": [csv, {**csv}]}.get(form, csv)
     options = ["--trainer.logger", "CSVLogger"] if form == "name" else []
@@ -82,13 +84,13 @@ def test_a_logger_writes_into_the_runs_folder(form: str) -> None:
     assert not Path("lightning_logs").exists()
 
 
-def test_a_folder_given_to_a_logger_is_its_folder() -> None:
+def test_logger_save_dir_is_kept() -> None:
     run("fit", trainer={"logger": {"class_path": f"{LOGGER}.CSVLogger", "init_args": {"save_dir": "there"}}})
     assert Path("there/lightning_logs/version_0/metrics.csv").exists()
 
 
 @pytest.mark.parametrize("logger", ["NeptuneLogger", "CometLogger"])
-def test_a_logger_whose_package_is_missing(logger: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_logger_package_raises_with_install_command(logger: str, capsys: pytest.CaptureFixture[str]) -> None:
     package = logger.removesuffix("Logger").lower()
     try:
         __import__(package)
@@ -106,7 +108,7 @@ CHECKPOINT = "pytorch_lightning.callbacks.ModelCheckpoint"
     [{}, {"monitor": "val/acc", "mode": "max"}, {"save_last": True}, {"every_n_train_steps": 1, "save_top_k": -1}],
     ids=str,
 )
-def test_a_checkpoint_callback_of_the_users_own(arguments: dict[str, Any]) -> None:
+def test_custom_checkpoint_callback_works_next_to_builtin(arguments: dict[str, Any]) -> None:
     callback = {"class_path": CHECKPOINT, "init_args": {"dirpath": "mine", "filename": "{step}", **arguments}}
     folder = run("fit", trainer={"callbacks": [callback]})
     assert list(Path("mine").glob("*.ckpt")) and (folder / "last.ckpt").exists() and (folder / "best.ckpt").exists()
@@ -114,14 +116,14 @@ def test_a_checkpoint_callback_of_the_users_own(arguments: dict[str, Any]) -> No
     run("test", "--ckpt_path", "best", trainer={"callbacks": [callback]})
 
 
-def test_barebones() -> None:
+def test_barebones_trainer_writes_nothing() -> None:
     plain = {"enable_progress_bar": None, "enable_model_summary": None, "num_sanity_val_steps": None}
     run("fit", trainer={"barebones": True, **plain})
     assert not Path("runs").exists() or not list(Path("runs").rglob("*.ckpt"))
 
 
 @pytest.mark.parametrize("where", ["default_root_dir", "ckpt_path", "root", "weights", "predict_dir"])
-def test_a_url_is_refused_as_one(where: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_url_as_path_is_refused(where: str, capsys: pytest.CaptureFixture[str]) -> None:
     url = "https://example.org/folder"
     options: dict[str, tuple[str, list[str], dict[str, Any]]] = {
         "default_root_dir": ("fit", [], {"trainer": {"default_root_dir": url}}),
@@ -136,28 +138,28 @@ def test_a_url_is_refused_as_one(where: str, capsys: pytest.CaptureFixture[str])
     assert f"{url} is a URL" in error_of(capsys, lambda: run(command, *given, **changes))
 
 
-def test_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_tilde_expands_to_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     run("fit", trainer={"default_root_dir": "~/run"})
     run("test", "--ckpt_path", "~/run/last.ckpt")
     assert (tmp_path / "home/run/result.json").exists() and not Path("~").exists()
 
 
-def test_a_runs_folder_that_is_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_folder_that_is_a_file_raises(capsys: pytest.CaptureFixture[str]) -> None:
     Path("runs").write_text("precious")
     assert "runs" in error_of(capsys, lambda: run("fit"))
     assert Path("runs").read_text() == "precious"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
-def test_a_read_only_folder(capsys: pytest.CaptureFixture[str]) -> None:
+def test_read_only_runs_folder_raises(capsys: pytest.CaptureFixture[str]) -> None:
     Path("runs").mkdir(mode=0o500)
     assert "runs" in error_of(capsys, lambda: run("fit"))
 
 
 @pytest.mark.parametrize("kind", [errno.ENOSPC, errno.EROFS, errno.EFBIG, errno.EDQUOT])
 @pytest.mark.parametrize("file", ["last.ckpt", "best.ckpt", "result.json"])
-def test_a_full_disk_leaves_what_is_there(
+def test_full_disk_keeps_existing_files(
     kind: int, file: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = run("fit")
@@ -177,7 +179,7 @@ def test_a_full_disk_leaves_what_is_there(
     assert not list(folder.glob("*.partial"))
 
 
-def test_checkpoints_that_are_none(capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_checkpoints_raise_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     last = run("fit") / "last.ckpt"
     content = torch.load(last, weights_only=True)
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "epoch", "global_step"):
@@ -207,7 +209,7 @@ ROWS: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_a_row_that_is_none(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_result_row_raises_naming_file(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     content, reason = ROWS[name]
     Path("runs").mkdir()
     Path("runs/result.json").write_text(json.dumps(content))
@@ -218,20 +220,20 @@ def test_a_row_that_is_none(name: str, capsys: pytest.CaptureFixture[str]) -> No
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"\xff\xfe", b'{"seconds": NaN}', b"[" * 100_000, json.dumps(ROW).encode("utf-16")]
 )
-def test_a_row_that_is_no_json(content: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+def test_result_row_that_is_no_json_raises_naming_file(content: bytes, capsys: pytest.CaptureFixture[str]) -> None:
     Path("runs").mkdir()
     Path("runs/result.json").write_bytes(content)
     assert "runs/result.json" in error_of(capsys, lambda: main(["report", "runs"]))
 
 
-def test_names_with_markup_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_shows_markup_in_names_literally(capsys: pytest.CaptureFixture[str]) -> None:
     Path("runs").mkdir()
     Path("runs/result.json").write_text(json.dumps({**ROW, "config": ["[/red][bold]x.yaml"]}))
     main(["report", "runs"])
     assert "[bold]x" in capsys.readouterr().out
 
 
-def test_rows_are_not_written_through_a_link() -> None:
+def test_result_rows_are_not_written_through_links() -> None:
     folder = run("fit")
     Path("precious").write_text("mine")
     for name in ("result.json.partial", "rows.jsonl"):

@@ -37,7 +37,7 @@ def torchrun(monkeypatch: pytest.MonkeyPatch, nodes: int, here: int) -> None:
 
 @pytest.mark.parametrize("devices", ["auto", -1, "-1", 2, "2", [0, 1], "0,1"])
 @pytest.mark.parametrize("nodes", [1, 3])
-def test_torchrun_says_how_many_there_are(devices: Any, nodes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchrun_sets_number_of_devices_and_nodes(devices: Any, nodes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = Namespace(devices=devices, num_nodes=1)
     match_torchrun(trainer)
     assert trainer == Namespace(devices=devices, num_nodes=1)
@@ -48,7 +48,7 @@ def test_torchrun_says_how_many_there_are(devices: Any, nodes: int, monkeypatch:
 
 
 @pytest.mark.parametrize("given", [{"devices": 1}, {"devices": [0]}, {"devices": "0,1,2"}, {"num_nodes": 4}])
-def test_other_numbers_than_torchruns_are_an_error(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_count_contradicting_torchrun_raises(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     torchrun(monkeypatch, 2, 2)
     with pytest.raises(
         UsageError, match=r"torchrun started 4 processes: leave both out, here with --trainer\.devices auto"
@@ -58,7 +58,7 @@ def test_other_numbers_than_torchruns_are_an_error(given: dict[str, Any], monkey
 
 @pytest.mark.slow
 @pytest.mark.parametrize("nodes", [1, 2])
-def test_two_processes_on_a_cpu(nodes: int, tmp_path: Path) -> None:
+def test_two_cpu_processes_train(nodes: int, tmp_path: Path) -> None:
     """Started on one machine, with the overlay for several devices, or as if on two, without a number of devices."""
     port = free_ports(1)[0]
     place = ["--standalone"] if nodes == 1 else ["--nnodes", "2", "--master_addr", "127.0.0.1", f"--master_port={port}"]
@@ -81,7 +81,7 @@ def test_two_processes_on_a_cpu(nodes: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "scripts").rglob("*.s[bh]*")), ids=lambda path: path.name)
-def test_scripts_are_bash(script: Path) -> None:
+def test_slurm_scripts_are_valid_bash(script: Path) -> None:
     subprocess.run(["bash", "-n", script], check=True)
     # what a user switches on by removing signs is bash, or an option of sbatch, as well
     lines = [line.removeprefix("# ") for line in script.read_text().splitlines() if line.startswith("# ")]
@@ -89,7 +89,7 @@ def test_scripts_are_bash(script: Path) -> None:
     subprocess.run(["bash", "-n"], input=commands, text=True, check=True)
 
 
-def test_submitit_starts_runs(tmp_path: Path) -> None:
+def test_submitit_example_runs_two_seeds(tmp_path: Path) -> None:
     """In its executor for this machine, two seeds."""
     pytest.importorskip("submitit")
     script = [

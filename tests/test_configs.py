@@ -87,13 +87,13 @@ def trained(name: str) -> str:
     return arguments.get("network") or arguments["networks"][0]
 
 
-def test_configs_are_what_the_table_says() -> None:
+def test_config_files_match_recipe_table() -> None:
     found = {str(path.relative_to(ROOT)): path.read_text() for path in ROOT.rglob("*.*")}
     assert found == files(), "run: python main.py recipes configs --overwrite"
     assert set(TABLE) == set(RECIPES)
 
 
-def test_recipes_are_listed_with_the_papers_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+def test_recipes_command_lists_published_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     main(["recipes"])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(RECIPES)
@@ -101,7 +101,7 @@ def test_recipes_are_listed_with_the_papers_numbers(capsys: pytest.CaptureFixtur
     assert "78.67 +- 0.20" in line and "wrn_16_2 distilled from the joint wrn_40_2 (HSAKD*)" in line
 
 
-def test_recipes_are_written_and_nothing_is_lost(
+def test_recipes_command_writes_files_and_overwrites_only_on_request(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -118,7 +118,7 @@ def test_recipes_are_written_and_nothing_is_lost(
     assert f"replaced {changed}" in capsys.readouterr().out
 
 
-def test_every_recipe_of_the_paper_has_a_configuration() -> None:
+def test_every_published_experiment_has_a_config() -> None:
     students = [f"student_{how}_{teacher}-{student}" for how in ("joint", "frozen") for teacher, student in PAIRS]
     teachers = [f"teacher_{how}_{teacher}" for how in ("joint", "frozen") for teacher, _ in PAIRS]
     baselines = [f"baseline_{network}" for pair in PAIRS for network in pair]
@@ -132,7 +132,7 @@ def test_every_recipe_of_the_paper_has_a_configuration() -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_files_are_short_and_name_their_own_folder(name: str) -> None:
+def test_configs_are_short_and_name_their_folder(name: str) -> None:
     assert len(CONFIGS[name].read_text().splitlines()) <= 20
     trainer = read(name)["trainer"]
     assert set(trainer) <= set(inspect.signature(pl.Trainer).parameters)
@@ -141,7 +141,7 @@ def test_files_are_short_and_name_their_own_folder(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_files_do_what_their_names_say(name: str) -> None:
+def test_config_contents_match_their_names(name: str) -> None:
     model, data = read(name)["model"], read(name)["data"].get("init_args", {})
     arguments = model["init_args"]
     kind, _, rest = name.split("/")[1].partition("_")
@@ -160,7 +160,7 @@ def test_files_do_what_their_names_say(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_weights_come_from_another_configuration(name: str) -> None:
+def test_config_weights_come_from_another_config(name: str) -> None:
     for key, network in (("weights", "network"), ("teacher_weights", "teacher")):
         if path := model_of(name).get(key):
             if path.startswith("weights/"):  # a published file that the user puts there
@@ -188,7 +188,9 @@ FIRST = {kind_of(name): name for name in reversed(RECIPES)}.values()
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if name in FIRST else pytest.mark.nightly) for name in RECIPES]
 )
-def test_runs(name: str, unpack: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_config_runs_one_batch(
+    name: str, unpack: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One batch of training, validation and test, with the recipe's numbers."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["main.py"])

@@ -25,7 +25,7 @@ def compare(found: dict[str, Any], expected: dict[str, Any], kind: str, least: i
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(tmp_path: Path) -> None:
+def test_ddp_with_two_processes_equals_one(tmp_path: Path) -> None:
     """With fixed statistics in batch norms; with those of each process, as published, the first losses are close.
 
     All in one go: to start processes takes longer than to train.
@@ -41,5 +41,5 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     assert two == pytest.approx(one, rel=0.1) and two != one
 
 
-def test_accumulated_gradients_equal_those_of_the_whole_batch() -> None:
+def test_accumulated_gradients_equal_whole_batch() -> None:
     compare(train("student", accumulated=2), train("student"), "student")

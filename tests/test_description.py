@@ -29,7 +29,7 @@ def photographs(folder: Path, names: list[str] = NAMES, count: int = 4) -> None:
                 to_pil_image(pixels).save(folder / split / name / f"{number}.png")
 
 
-def test_a_description_is_read_as_it_was_saved() -> None:
+def test_data_description_round_trips() -> None:
     description = read_description(SAVED, "here")
     assert description == Description(NAMES, 16, 20, (0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
     assert description.saved() == SAVED
@@ -49,14 +49,14 @@ def test_a_description_is_read_as_it_was_saved() -> None:
         {"std": None},
     ],
 )
-def test_a_description_that_is_none_is_refused(change: dict[str, object]) -> None:
+def test_invalid_data_description_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         read_description(SAVED | change, "last.ckpt")
     with pytest.raises(UsageError, match=r"last\.ckpt"):
         read_description([], "last.ckpt")
 
 
-def test_test_and_predict_without_the_training_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_test_and_predict_run_without_training_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     photographs(tmp_path / "photos")
     data = {"class_path": "hsakd_pl.ImageNetDataModule"}
@@ -71,7 +71,7 @@ def test_test_and_predict_without_the_training_images(tmp_path: Path, monkeypatc
     assert {row.split(",")[1] for row in Path(folder, "predictions.csv").read_text().splitlines()[1:]} <= {*NAMES}
 
 
-def test_data_of_other_classes_than_the_checkpoint_are_refused(
+def test_data_with_other_classes_than_checkpoint_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -86,7 +86,7 @@ def test_data_of_other_classes_than_the_checkpoint_are_refused(
     assert "ant, bee, cow" in message
 
 
-def test_images_to_predict_take_the_way_of_the_test_images(tmp_path: Path) -> None:
+def test_predicted_images_are_transformed_like_test_images(tmp_path: Path) -> None:
     photographs(tmp_path)
     data = ImageNetDataModule(tmp_path, image_size=16, predict_dir=tmp_path / "val", num_workers=0)
     data.setup("test")
@@ -96,7 +96,7 @@ def test_images_to_predict_take_the_way_of_the_test_images(tmp_path: Path) -> No
     assert torch.equal(tested, predicted)
 
 
-def test_a_network_given_as_an_object_is_named_in_the_checkpoint(tmp_path: Path) -> None:
+def test_checkpoint_names_network_passed_as_object(tmp_path: Path) -> None:
     module = small.make("student", built=True)
     small.trainer(tmp_path).fit(module, small.loader(), small.loader())
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)

@@ -56,7 +56,7 @@ def seen(of: HSAKDNet, images: Tensor = IMAGES) -> Tensor:
 
 @TRANSFORMS
 @torch.no_grad()
-def test_each_head_speaks_of_the_view_it_is_shown(transforms: Transforms) -> None:
+def test_head_logits_refer_to_their_view(transforms: Transforms) -> None:
     of = network(transforms)
     heads = head_logits(of(transforms(IMAGES)), transforms, range(transforms.count))
     torch.testing.assert_close(heads, seen(of))
@@ -64,7 +64,7 @@ def test_each_head_speaks_of_the_view_it_is_shown(transforms: Transforms) -> Non
 
 @TRANSFORMS
 @torch.no_grad()
-def test_ensembles_average_logits(transforms: Transforms) -> None:
+def test_ensembles_average_head_logits(transforms: Transforms) -> None:
     heads = seen(network(transforms))
     found = ensembles(heads)
     branches, views = len(heads) - 1, range(transforms.count)
@@ -78,7 +78,7 @@ def test_ensembles_average_logits(transforms: Transforms) -> None:
     torch.testing.assert_close(found["all_heads_all_views"], every / (len(heads) * len(views)))
 
 
-def test_the_first_sure_exit_is_taken_or_the_last() -> None:
+def test_early_exit_takes_first_confident_exit_or_last() -> None:
     logits = 3 * torch.randn(4, 50, 6, generator=torch.Generator().manual_seed(0))
     found = first_sure(logits, THRESHOLDS)
     for row, threshold in enumerate(THRESHOLDS):
@@ -91,9 +91,7 @@ def test_the_first_sure_exit_is_taken_or_the_last() -> None:
 @TRANSFORMS
 @pytest.mark.parametrize("exits", [branch_exits, ensemble_exits])
 @torch.no_grad()
-def test_really_leaving_gives_what_computing_everything_gives(
-    exits: Callable[..., Any], transforms: Transforms
-) -> None:
+def test_early_exit_equals_computing_all_exits(exits: Callable[..., Any], transforms: Transforms) -> None:
     of = network(transforms)
     every = torch.stack(list(exits(of, IMAGES)))
     heads = seen(of)
@@ -111,7 +109,7 @@ def test_really_leaving_gives_what_computing_everything_gives(
 
 @pytest.mark.parametrize("exits", [branch_exits, ensemble_exits])
 @torch.no_grad()
-def test_what_has_left_costs_nothing_more(exits: Callable[..., Any]) -> None:
+def test_exited_images_cost_nothing_more(exits: Callable[..., Any]) -> None:
     of = network()
     costs = torch.tensor(multiply_adds_until(of, 16, exits))
     for threshold in (0.0, 0.8, 1.1):
@@ -121,7 +119,7 @@ def test_what_has_left_costs_nothing_more(exits: Callable[..., Any]) -> None:
 
 
 @TRANSFORMS
-def test_parts_cost_what_the_whole_costs(transforms: Transforms) -> None:
+def test_exit_costs_sum_to_network_cost(transforms: Transforms) -> None:
     of = network(transforms)
     whole, alone = multiply_adds(of, 16), multiply_adds(of.without_branches, 16)
     branches, cascade = (multiply_adds_until(of, 16, exits) for exits in (branch_exits, ensemble_exits))
@@ -130,7 +128,7 @@ def test_parts_cost_what_the_whole_costs(transforms: Transforms) -> None:
     assert branches[0] >= alone  # a branch repeats the stages that follow
 
 
-def test_scores_are_those_of_torchmetrics() -> None:
+def test_ensemble_scores_match_torchmetrics() -> None:
     generator = torch.Generator().manual_seed(0)
     logits, labels = 4 * torch.randn(2, 300, 7, generator=generator), torch.randint(7, (300,), generator=generator)
     logits[1, :5] = 1000.0 * torch.eye(7)[:5]  # a probability of 1
@@ -194,7 +192,7 @@ def expected(heads: Tensor, labels: Tensor) -> dict[str, Any]:
 @pytest.mark.parametrize(("views", "branch_metrics_every"), [("all", 0), ("identity", 10), ("identity", 0)])
 @pytest.mark.usefixtures("folder")
 @torch.no_grad()
-def test_a_test_reports_what_the_logits_say(
+def test_test_reports_ensemble_scores_of_logits(
     views: str, branch_metrics_every: int, last: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = [f"--model.init_args.ensemble={views}", f"--model.init_args.branch_metrics_every={branch_metrics_every}"]
@@ -230,7 +228,7 @@ def test_a_test_reports_what_the_logits_say(
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_test_without_them_leaves_none_of_an_earlier_one(last: Path) -> None:
+def test_test_without_ensemble_removes_earlier_ensemble_results(last: Path) -> None:
     where = run("test", "--ckpt_path", str(last), "--model.init_args.ensemble=identity", **TEACHER)
     assert "early_exit" in json.loads((where / "test.json").read_text()) and (where / "ensemble.png").exists()
     run("test", "--ckpt_path", str(last), **TEACHER)
@@ -240,7 +238,7 @@ def test_a_test_without_them_leaves_none_of_an_earlier_one(last: Path) -> None:
 
 @pytest.mark.usefixtures("folder")
 @torch.no_grad()
-def test_of_several_peers_the_answers_are_averaged() -> None:
+def test_ensemble_averages_mutual_peers() -> None:
     torch.manual_seed(0)
     module = MutualModule(["resnet8", "resnet14"], num_classes=10).eval()
     torch.save(module.state_dict(), "peers.pt")
@@ -254,7 +252,7 @@ def test_of_several_peers_the_answers_are_averaged() -> None:
     assert found["ensemble"]["all_heads"]["multiply_adds"] == sum(multiply_adds(peer, 16) for peer in peers)
 
 
-def test_without_branches_there_is_nothing_to_average() -> None:
+def test_ensemble_without_branches_raises() -> None:
     with pytest.raises(UsageError, match="ensemble is all: it needs a network with branches"):
         StudentModule("resnet8", "resnet8", teacher_weights="random", joint_kd_weight=0, ensemble="all")
     with pytest.raises(UsageError, match="ensemble is some: it must be identity or all"):
@@ -262,7 +260,7 @@ def test_without_branches_there_is_nothing_to_average() -> None:
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_wrong_choice_is_one_short_error(capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_ensemble_option_raises_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     random = {"init_args": {"weights": "random", "ensemble": "some"}}
     message = error_of(capsys, lambda: run("test", module="TeacherModule", model=random))
     assert "identity" in message and "ensemble" in message
@@ -270,7 +268,7 @@ def test_a_wrong_choice_is_one_short_error(capsys: pytest.CaptureFixture[str]) -
     assert "has no option 'ensemble'" in error_of(capsys, lambda: run("test", model=random))
 
 
-def test_a_second_test_counts_anew_and_nothing_of_it_is_saved() -> None:
+def test_ensemble_metrics_reset_and_are_not_saved() -> None:
     module = make("teacher", ensemble="all")
     assert not any("ensembles" in key for key in module.state_dict())
     images = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -282,7 +280,7 @@ def test_a_second_test_counts_anew_and_nothing_of_it_is_saved() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("folder")
-def test_two_devices_count_what_one_counts(last: Path) -> None:
+def test_ensemble_scores_of_two_devices_equal_one(last: Path) -> None:
     options = {**TEACHER, "model": {"init_args": {"ensemble": "all"}}}
     one = json.loads((run("test", "--ckpt_path", str(last), **options) / "test.json").read_text())
     spread = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.default_root_dir=two"]

@@ -81,7 +81,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("kind", small.MODULES)
-def test_the_student_in_a_checkpoint_says_what_its_module_says(kind: str, tmp_path: Path) -> None:
+def test_student_from_checkpoint_equals_module(kind: str, tmp_path: Path) -> None:
     path, module = saved(tmp_path, kind)
     student = student_from_checkpoint(path, peer=1 if kind == "mutual" else None)
     assert torch.equal(student(digits()), logits(module, digits()))
@@ -89,7 +89,7 @@ def test_the_student_in_a_checkpoint_says_what_its_module_says(kind: str, tmp_pa
     assert not [key for key in student.state_dict() if "branches" in key]
 
 
-def test_the_best_peer_is_taken_unless_another_is_named(tmp_path: Path) -> None:
+def test_export_takes_best_peer_unless_named(tmp_path: Path) -> None:
     path, module = saved(tmp_path, "mutual")
     content = torch.load(path, weights_only=True)
     content["callbacks"]["ResultWriter"] = {"metrics": {"val/peer1_acc": 0.1, "val/peer2_acc": 0.2}}
@@ -100,7 +100,7 @@ def test_the_best_peer_is_taken_unless_another_is_named(tmp_path: Path) -> None:
         student_from_checkpoint(path, peer=3)
 
 
-def test_a_network_without_a_name_is_given_again(tmp_path: Path) -> None:
+def test_unnamed_network_must_be_passed_to_export(tmp_path: Path) -> None:
     def make() -> torch.nn.Module:
         return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.LazyLinear(4))
 
@@ -122,7 +122,7 @@ def test_a_network_without_a_name_is_given_again(tmp_path: Path) -> None:
     assert torch.equal(load_student(tmp_path / "out", again)(images), logits(module.eval(), images))
 
 
-def test_a_checkpoint_that_does_not_describe_its_data_needs_a_description(tmp_path: Path) -> None:
+def test_checkpoint_without_description_requires_description(tmp_path: Path) -> None:
     path, module = saved(tmp_path, "baseline", describe=False)
     with pytest.raises(UsageError, match="does not describe its data: give description"):
         student_from_checkpoint(path)
@@ -130,7 +130,7 @@ def test_a_checkpoint_that_does_not_describe_its_data_needs_a_description(tmp_pa
     assert torch.equal(student(digits()), logits(module, digits()))
 
 
-def test_a_published_weight_file_is_exported_by_name(tmp_path: Path) -> None:
+def test_published_weight_file_exports_with_network_name(tmp_path: Path) -> None:
     network = create_network("resnet8", 4).eval()
     torch.save({"net": published_state_dict(network), "acc": 70.0, "epoch": 3}, tmp_path / "teacher.pth.tar")
     found = export_student(tmp_path / "teacher.pth.tar", tmp_path / "out", ["safetensors"], "resnet8", KNOWN)
@@ -138,7 +138,7 @@ def test_a_published_weight_file_is_exported_by_name(tmp_path: Path) -> None:
     assert load_student(tmp_path / "out").network.name == "resnet8"
 
 
-def test_all_formats_say_what_pytorch_says_for_any_number_of_images(exported: Path) -> None:
+def test_exported_formats_match_pytorch_for_any_batch_size(exported: Path) -> None:
     names = {"model.safetensors", "model.pt2", "model.onnx", "model.int8.onnx", "config.json", "README.md"}
     assert {path.name for path in exported.iterdir()} == names
     images = digits() / 255
@@ -151,7 +151,7 @@ def test_all_formats_say_what_pytorch_says_for_any_number_of_images(exported: Pa
     torch.testing.assert_close(student(digits()), student(images))
 
 
-def test_graphs_may_take_bytes(tmp_path: Path) -> None:
+def test_exported_graphs_accept_uint8(tmp_path: Path) -> None:
     path, module = saved(tmp_path)
     export_student(path, tmp_path / "out", input="uint8")
     graph = torch.export.load(tmp_path / "out/model.pt2").module()
@@ -175,9 +175,7 @@ def test_graphs_may_take_bytes(tmp_path: Path) -> None:
     ],
     ids=["pt2", "onnx"],
 )
-def test_graphs_run_where_the_package_cannot_be_imported(
-    exported: Path, tmp_path: Path, refused: set[str], run: str
-) -> None:
+def test_exported_graphs_run_without_the_package(exported: Path, tmp_path: Path, refused: set[str], run: str) -> None:
     images = (digits() / 255).numpy()
     np.save(tmp_path / "images.npy", images)
     code = ALONE.format(refused=refused) + "import numpy; images = numpy.load(sys.argv[1])\n" + run
@@ -188,7 +186,7 @@ def test_graphs_run_where_the_package_cannot_be_imported(
     np.testing.assert_allclose(np.load(files[1]), wanted, rtol=0, atol=1e-4)
 
 
-def test_the_card_tells_how_it_was_made_and_is_read_by_the_hub(exported: Path) -> None:
+def test_model_card_describes_training_and_parses_on_hub(exported: Path) -> None:
     text = (exported / "README.md").read_text()
     card = ModelCard(text)
     row, test = (
@@ -201,7 +199,7 @@ def test_the_card_tells_how_it_was_made_and_is_read_by_the_hub(exported: Path) -
     assert card.data.license == "other" and card.data.library_name == "hsakd_pl"
 
 
-def test_the_card_says_in_what_a_run_differs_from_its_recipe(exported: Path, tmp_path: Path) -> None:
+def test_model_card_lists_differences_from_recipe(exported: Path, tmp_path: Path) -> None:
     (row,) = exported.parent.rglob("result.json")
     shutil.copytree(row.parent, tmp_path / "run")
     content = json.loads(row.read_text()) | {"recipe": "digits/teacher_joint_resnet20"}
@@ -211,7 +209,7 @@ def test_the_card_says_in_what_a_run_differs_from_its_recipe(exported: Path, tmp
     assert line.startswith("| recipe | digits/teacher_joint_resnet20, ") and ", network resnet8" in line
 
 
-def test_one_picture_is_enough_to_compare_on(tmp_path: Path) -> None:
+def test_export_compares_on_a_single_picture(tmp_path: Path) -> None:
     path, _ = saved(tmp_path, "baseline")
     Image.fromarray(digits()[0].permute(1, 2, 0).numpy()).save(tmp_path / "picture.png")
     export_student(path, tmp_path / "out", formats=("pt2",), images=tmp_path)
@@ -220,7 +218,7 @@ def test_one_picture_is_enough_to_compare_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_the_card_says_is_how_it_is_used(exported: Path, tmp_path: Path) -> None:
+def test_model_card_examples_run(exported: Path, tmp_path: Path) -> None:
     Image.fromarray(digits()[3].permute(1, 2, 0).numpy()).save(exported.parent / "picture.png")
     torch_lines, onnx_lines = re.findall(r"```python\n(.*?)```", (exported / "README.md").read_text(), re.DOTALL)
     picture = str(exported.parent / "picture.png")
@@ -233,7 +231,7 @@ def test_what_the_card_says_is_how_it_is_used(exported: Path, tmp_path: Path) ->
     assert said[0] == said[1] and said[0] in DIGITS.class_names
 
 
-def test_accuracies_of_another_checkpoint_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_card_omits_accuracies_of_other_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run = small.run("fit")
     small.run("test", "--ckpt_path", "last")
@@ -246,7 +244,7 @@ def test_accuracies_of_another_checkpoint_are_left_out(tmp_path: Path, monkeypat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["dynamic", "static"])
-def test_int8_is_small_and_its_accuracy_stands_beside_that_of_the_graph(kind: str, tmp_path: Path) -> None:
+def test_int8_is_small_and_reports_accuracy_next_to_float(kind: str, tmp_path: Path) -> None:
     data = DigitsDataModule(num_workers=0)
     module = BaselineModule("resnet8", num_classes=10, lr=0.1)
     small.trainer(tmp_path).fit(module, datamodule=data)
@@ -264,7 +262,7 @@ def test_int8_is_small_and_its_accuracy_stands_beside_that_of_the_graph(kind: st
     )
 
 
-def test_int8_without_test_images_is_refused(tmp_path: Path) -> None:
+def test_int8_export_without_test_images_is_refused(tmp_path: Path) -> None:
     path, _ = saved(tmp_path)
     with pytest.raises(UsageError, match="int8: its accuracy is measured on a test split"):
         export_student(path, tmp_path / "out", ["onnx"], int8="dynamic")
@@ -272,7 +270,7 @@ def test_int8_without_test_images_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_export_needs_neither_the_teacher_nor_training_images_nor_first_weights(
+def test_export_runs_without_teacher_images_and_initial_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -294,7 +292,7 @@ def test_export_needs_neither_the_teacher_nor_training_images_nor_first_weights(
     assert {path.name for path in (run / "export").iterdir()} == {"config.json", "README.md", "model.safetensors"}
 
 
-def test_a_folder_that_holds_anything_else_is_left_alone(tmp_path: Path) -> None:
+def test_export_refuses_folder_with_other_files(tmp_path: Path) -> None:
     path, _ = saved(tmp_path)
     (tmp_path / "out").mkdir()
     (tmp_path / "out/README.md").write_text("mine")
@@ -316,7 +314,7 @@ def enlarged(folder: Path, factor: float, *layers: str) -> Path:
     return path
 
 
-def test_logits_that_differ_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
+def test_export_with_differing_logits_is_refused_and_writes_nothing(tmp_path: Path) -> None:
     """Finite weights whose products are beyond float32."""
     with pytest.raises(UsageError, match=r"a logit differs from PyTorch's by nan, more than"):
         export_student(enlarged(tmp_path, 1e30, "conv1", "fc"), tmp_path / "out")
@@ -324,12 +322,12 @@ def test_logits_that_differ_are_refused_and_nothing_is_written(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("factor", [1e3, 1e5])
-def test_large_logits_differ_by_rounding_in_proportion(tmp_path: Path, factor: float) -> None:
+def test_large_logits_are_compared_by_relative_error(tmp_path: Path, factor: float) -> None:
     files = export_student(enlarged(tmp_path, factor, "fc"), tmp_path / "out").files
     assert [file.path.name for file in files] == ["model.safetensors", "model.pt2", "model.onnx"]
 
 
-def test_the_conventions_of_the_hub(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_student_follows_hub_conventions(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     student = Student.from_pretrained(exported)
     student.save_pretrained(tmp_path / "again")
     cards = [ModelCard.load(folder / "README.md") for folder in (tmp_path / "again", exported)]
@@ -360,7 +358,7 @@ def test_the_conventions_of_the_hub(exported: Path, tmp_path: Path, monkeypatch:
         (lambda folder: rename_network(folder, "resnet9"), "unknown network 'resnet9'"),
     ],
 )
-def test_a_damaged_export_is_refused(exported: Path, tmp_path: Path, damage: Any, message: str) -> None:
+def test_damaged_export_is_refused(exported: Path, tmp_path: Path, damage: Any, message: str) -> None:
     student = load_student(exported)
     student.save_pretrained(tmp_path)
     damage(tmp_path)
@@ -374,20 +372,20 @@ def rename_network(folder: Path, name: str) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"network": name}))
 
 
-def test_an_id_that_cannot_be_fetched_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unavailable_hub_id_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UsageError, match="me/no-such-student is neither a folder here nor a model"):
         load_student("me/no-such-student")
 
 
-def test_images_of_other_numbers_are_refused() -> None:
+def test_student_refuses_images_of_other_dtypes() -> None:
     student = Student("resnet8", **KNOWN.saved())
     with pytest.raises(UsageError, match=r"images are torch\.int64"):
         student(digits().long())
 
 
 @pytest.mark.slow
-def test_the_package_works_without_the_optional_libraries(exported: Path) -> None:
+def test_safetensors_export_works_without_optional_libraries(exported: Path) -> None:
     code = ALONE.format(refused={"huggingface_hub", "onnx", "onnxruntime", "onnxscript"}) + (
         "from hsakd_pl import load_student, export_student\n"
         "from hsakd_pl.errors import UsageError\n"
@@ -405,7 +403,7 @@ def test_the_package_works_without_the_optional_libraries(exported: Path) -> Non
     assert re.findall(r"hsakd_pl\[\w+\]", found.stdout) == ["hsakd_pl[hub]", "hsakd_pl[hub]", "hsakd_pl[export]"]
 
 
-def test_mistakes_on_the_command_line(
+def test_export_command_mistakes_are_one_line(
     exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(exported.parent)
@@ -432,7 +430,7 @@ def make(num_classes):
 """
 
 
-def test_a_file_cannot_have_code_run_that_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoint_cannot_run_code_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     Path("theirs.py").write_text(OWN)
@@ -450,9 +448,7 @@ def test_a_file_cannot_have_code_run_that_it_names(tmp_path: Path, monkeypatch: 
     assert not Path("imported").exists()
 
 
-def test_a_network_by_import_path_is_named_again_by_who_trusts_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_network_by_import_path_must_be_named_on_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     Path("ours.py").write_text(OWN)

@@ -18,7 +18,7 @@ NETWORKS = [pytest.param(name, marks=() if name in FAMILIES else NIGHTLY) for na
 
 
 @pytest.mark.parametrize("name", [*NETWORKS, pytest.param("teacher", marks=NIGHTLY)])
-def test_three_formats_differ_from_pytorch_by_rounding(
+def test_exported_networks_match_pytorch_up_to_rounding(
     name: str, tmp_path: Path, cifar_mini: Path, unpack, teacher_file: Path
 ) -> None:
     torch.manual_seed(0)

@@ -15,6 +15,7 @@ from hsakd_pl.data import ImageDataModule, Split
 from hsakd_pl.data.augment import PadCropFlip
 from hsakd_pl.methods import DistilledModule
 from hsakd_pl.modules import Frozen
+from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import kd_loss
 
 
@@ -29,9 +30,9 @@ class TwoTeachers(StudentModule):
     def losses(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         images, labels = batch
         inputs = self.network.transforms(images)
-        learnt, second = self.network.outputs(inputs), self.second(inputs)
-        terms = self.terms(learnt, self.teacher(inputs), labels)
-        return terms | {"loss_second": kd_loss(learnt.logits, second.logits, self.temperature)}
+        student, second = self.network.outputs(inputs), self.second(inputs)
+        terms = self.terms(student, self.teacher(inputs), labels)
+        return terms | {"loss_second": kd_loss(student.logits, second.logits, self.temperature)}
 
 
 class DKD(StudentModule):
@@ -41,24 +42,24 @@ class DKD(StudentModule):
         super().__init__(network, teacher, temperature=4.0, joint_kd_weight=0, transform_images=False, **kwargs)
         self.alpha, self.beta = alpha, beta
 
-    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
+    def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
         target = F.one_hot(labels, self.num_classes).bool()
-        ours, theirs = ((output.logits / self.temperature).log_softmax(1) for output in (learnt, taught))
+        ours, theirs = ((output.logits / self.temperature).log_softmax(1) for output in (student, teacher))
         pairs = [
             torch.stack([log[target], log.masked_fill(target, -torch.inf).logsumexp(1)], 1) for log in (ours, theirs)
         ]
         others = [log[~target].unflatten(0, (len(labels), -1)) for log in (ours, theirs)]
         decoupled = self.alpha * kd_loss(*pairs, 1.0) + self.beta * kd_loss(*others, 1.0)
-        return {"loss_ce": F.cross_entropy(learnt.logits, labels), "loss_kd": self.temperature**2 * decoupled}
+        return {"loss_ce": F.cross_entropy(student.logits, labels), "loss_kd": self.temperature**2 * decoupled}
 
 
 class FeatureStudent(StudentModule):
     """HSAKD, and a student whose feature maps resemble the teacher's (similarity preservation, Tung, ICCV 2019)."""
 
-    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
-        ours, theirs = (F.normalize(each.features[-1].flatten(1)) for each in (learnt, taught))
+    def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
+        ours, theirs = (F.normalize(each.features[-1].flatten(1)) for each in (student, teacher))
         ours, theirs = (F.normalize(rows @ rows.T) for rows in (ours, theirs))
-        return super().terms(learnt, taught, labels) | {"loss_similarity": (ours - theirs).square().mean()}
+        return super().terms(student, teacher, labels) | {"loss_similarity": (ours - theirs).square().mean()}
 
 
 class Regressed(DistilledModule):
@@ -69,9 +70,9 @@ class Regressed(DistilledModule):
         ours, theirs = (each.width for each in self.shapes("embedding"))
         self.regressor = nn.Linear(ours, theirs)
 
-    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
-        loss = F.mse_loss(self.regressor(learnt.embedding), taught.embedding)
-        return super().terms(learnt, taught, labels) | {"loss_regressed": loss}
+    def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
+        loss = F.mse_loss(self.regressor(student.embedding), teacher.embedding)
+        return super().terms(student, teacher, labels) | {"loss_regressed": loss}
 
 
 class StripesDataModule(ImageDataModule):
@@ -96,7 +97,7 @@ STUDENTS: dict[str, tuple[type[StudentModule], dict[str, Any], set[str]]] = {
 
 
 @pytest.mark.parametrize("example", STUDENTS)
-def test_a_method_of_ones_own_trains(example: str) -> None:
+def test_custom_method_trains(example: str) -> None:
     kind, options, added = STUDENTS[example]
     module = kind("resnet8", **TEACHER, num_classes=10, lr=0.01, **options)
     run = trainer(limit_train_batches=2, limit_val_batches=1)
@@ -106,7 +107,7 @@ def test_a_method_of_ones_own_trains(example: str) -> None:
     assert all(parameter.grad is None for frozen in module.frozen for parameter in frozen.parameters())
 
 
-def test_a_part_of_a_method_of_ones_own_trains_and_is_saved_beside_the_student(tmp_path: Path) -> None:
+def test_custom_method_part_trains_and_is_saved(tmp_path: Path) -> None:
     module = Regressed("resnet8", **TEACHER, num_classes=10, lr=0.01, kd_weight=1.0)
     before = module.regressor.weight.detach().clone()
     trainer(tmp_path, limit_train_batches=2, limit_val_batches=1).fit(
@@ -119,27 +120,27 @@ def test_a_part_of_a_method_of_ones_own_trains_and_is_saved_beside_the_student(t
     torch.testing.assert_close(student.state_dict(), module.network.state_dict())
 
 
-def test_decoupled_distillation_with_equal_factors_is_distillation() -> None:
+def test_dkd_with_equal_factors_equals_kd() -> None:
     """Its two parts, the second weighted by what the teacher gives to other classes, are Hinton's KD."""
     module = DKD("resnet8", **TEACHER, num_classes=10, alpha=1.0, beta=1.0).double()
     images, labels = torch.randn(1, 3, 8, 8).double(), torch.tensor([3])
     module.eval()
-    learnt, taught = module.network.outputs(images), module.teacher(images)
-    both = [module.terms(learnt, taught, labels)["loss_kd"]]
+    student, teacher = module.network.outputs(images), module.teacher(images)
+    both = [module.terms(student, teacher, labels)["loss_kd"]]
     module.beta = 0.0
-    both.append(module.terms(learnt, taught, labels)["loss_kd"])
-    others = 1 - (taught.logits / 4).softmax(1)[0, 3]
-    expected = kd_loss(learnt.logits, taught.logits, 4.0)
+    both.append(module.terms(student, teacher, labels)["loss_kd"])
+    others = 1 - (teacher.logits / 4).softmax(1)[0, 3]
+    expected = kd_loss(student.logits, teacher.logits, 4.0)
     torch.testing.assert_close(both[1] + others * (both[0] - both[1]), expected)
 
 
-def test_a_data_set_of_ones_own_trains() -> None:
+def test_custom_data_set_trains() -> None:
     run, module = trainer(max_epochs=3), BaselineModule("resnet8", num_classes=2, lr=0.05)
     run.fit(module, datamodule=StripesDataModule(batch_size=16))
     assert run.callback_metrics["val/acc"] == 1
 
 
-def test_an_added_term_takes_part_in_the_one_pass() -> None:
+def test_added_term_uses_the_single_forward_pass() -> None:
     """It sees what the other terms see; batch norms move once a step, and no network runs twice."""
     torch.manual_seed(0)
     passes: dict[str, int] = {}
@@ -160,7 +161,7 @@ def test_an_added_term_takes_part_in_the_one_pass() -> None:
     assert torch.equal(norm.running_mean, other.running_mean)
 
 
-def test_a_term_without_a_weight_counts_1_and_a_weight_needs_its_term() -> None:
+def test_term_weight_defaults_to_1_and_weight_without_term_raises() -> None:
     batch = torch.randn(4, 3, 8, 8), torch.arange(4)
     module = FeatureStudent("resnet8", **TEACHER, num_classes=10)
     terms = module.losses(batch)

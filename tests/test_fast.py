@@ -40,7 +40,7 @@ def assert_same(found: NetworkOutput, expected: NetworkOutput, **tolerance: floa
 
 @pytest.mark.parametrize("branches", [True, pytest.param(False, marks=pytest.mark.nightly)])  # a part of the former
 @pytest.mark.parametrize("name", list_networks())
-def test_folded_network_gives_the_same_outputs(name: str, branches: bool) -> None:
+def test_folded_network_gives_same_outputs(name: str, branches: bool) -> None:
     network = with_statistics(create_network(name, 7, branches)).double()
     before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
     size = 64 if name.endswith("imagenet") else 32
@@ -61,7 +61,7 @@ def two_threads() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("branches", [False, True])
-def test_images_are_taken_in_parts_that_fit_into_a_cache(branches: bool) -> None:
+def test_folded_network_splits_batches_to_fit_cache(branches: bool) -> None:
     network = with_statistics(create_network("resnet8", CLASSES, branches=branches)).double()
     folded, images = Folded(network), torch.randn(2 * ROWS_AT_ONCE + 1, 3, 8, 8).double()
     rows: list[int] = []
@@ -72,7 +72,7 @@ def test_images_are_taken_in_parts_that_fit_into_a_cache(branches: bool) -> None
 
 @needs_kernel
 @pytest.mark.usefixtures("two_threads")
-def test_each_thread_takes_a_part_of_its_own() -> None:
+def test_folded_network_gives_each_thread_a_part() -> None:
     network = with_statistics(create_network("resnet8", CLASSES)).double()
     images = torch.randn(21, 3, 8, 8).double()
     seen = []
@@ -96,13 +96,13 @@ def test_each_thread_takes_a_part_of_its_own() -> None:
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_a_failing_part_is_an_error() -> None:
+def test_error_in_folded_part_is_raised() -> None:
     with Folded(create_network("resnet8", CLASSES)) as folded, pytest.raises(UsageError, match="at least 4 pixels"):
         folded(torch.randn(2, 3, 2, 2))
     assert torch.get_num_threads() == 2
 
 
-def test_a_network_of_ones_own_is_left_as_it_is() -> None:
+def test_custom_network_is_not_folded() -> None:
     layer = nn.Conv2d(3, CLASSES, 1)
 
     class Twice(nn.Module):
@@ -117,7 +117,7 @@ def test_a_network_of_ones_own_is_left_as_it_is() -> None:
     assert torch.equal(Folded(network)(images).logits, network(images))
 
 
-def test_weights_are_cast_once() -> None:
+def test_folded_weights_are_cast_once() -> None:
     network = with_statistics(create_network("wrn_16_1", CLASSES))
     folded = Folded(network, torch.bfloat16)
     images = torch.randn(2, 3, 16, 16)
@@ -158,7 +158,7 @@ def winograd_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 # At a learning rate of training any rounding, even in float64, grows tenfold every few steps: hence a small one.
 @pytest.mark.parametrize(("precision", "bound"), [("64-true", 1e-9), ("32-true", 1e-4)])
 @pytest.mark.parametrize("kind", MODULES)
-def test_a_fast_fit_equals_a_plain_one(kind: str, precision: str, bound: float, winograd_calls: list[int]) -> None:
+def test_fast_fit_equals_plain_fit(kind: str, precision: str, bound: float, winograd_calls: list[int]) -> None:
     def module(fast: bool) -> HSAKDModule:
         return student(fast=fast) if kind == "student" else make(kind, num_classes=10, lr=1e-4, fast=fast)
 
@@ -169,7 +169,7 @@ def test_a_fast_fit_equals_a_plain_one(kind: str, precision: str, bound: float, 
 
 
 @pytest.mark.slow
-def test_so_it_does_with_a_trained_teacher_on_real_images(
+def test_fast_fit_with_trained_teacher_on_cifar_equals_plain_fit(
     cifar_mini: Path, teacher_file: Path, winograd_calls: list[int]
 ) -> None:
     def losses(fast: bool) -> list[float]:
@@ -184,7 +184,7 @@ def test_so_it_does_with_a_trained_teacher_on_real_images(
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_deterministic_is_honoured(winograd_calls: list[int]) -> None:
+def test_deterministic_fit_repeats_bitwise(winograd_calls: list[int]) -> None:
     """Twice the same, bit by bit, and without what sums in an order that depends on the number of threads."""
     found = []
     for _ in range(2):
@@ -211,7 +211,7 @@ def layers_by_winograd(network: nn.Module) -> list[nn.Module]:
 
 @needs_kernel
 @pytest.mark.parametrize("kind", ["student", "teacher", "mutual", "baseline"])
-def test_a_fit_on_a_cpu_uses_winograds_algorithm_and_only_a_fit(kind: str) -> None:
+def test_only_fit_on_cpu_uses_winograd(kind: str) -> None:
     class Found(pl.Callback):
         def on_train_batch_end(self, trainer: pl.Trainer, module: HSAKDModule, *_: Any) -> None:
             inside.append(len(layers_by_winograd(module)))
@@ -262,7 +262,7 @@ ENDS: dict[str, tuple[str, BaseException] | None] = {
 @pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("end", ENDS)
-def test_nothing_outlasts_a_fit(end: str, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fast_changes_are_undone_after_fit(end: str, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda function, options, dynamic: function)
     module = student(compile=compiled)
     trainer(limit_train_batches=1, limit_val_batches=1).fit(module, DigitsDataModule())  # Lightning's own attributes
@@ -279,7 +279,7 @@ def test_nothing_outlasts_a_fit(end: str, compiled: bool, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("end", ["an exception", "Ctrl-C"])
-def test_a_student_learns_from_the_teacher_as_it_is_after_an_interruption(end: str) -> None:
+def test_teacher_changes_after_interrupted_fit_take_effect(end: str) -> None:
     module = make("student", num_classes=4)
     with pytest.raises((RuntimeError, SystemExit)):
         trainer(callbacks=[Halt(*ENDS[end])]).fit(module, loader())
@@ -298,7 +298,7 @@ def kd_to_uniform(module: HSAKDModule) -> Tensor:
     return 9 * (-math.log(4) - logits.log_softmax(1).mean(1)).mean()
 
 
-def test_a_copy_of_a_module_in_a_fit_has_a_teacher_of_its_own() -> None:
+def test_module_copied_during_fit_has_its_own_teacher() -> None:
     class Copy(pl.Callback):
         def on_train_batch_end(self, trainer: pl.Trainer, module: HSAKDModule, *_: Any) -> None:
             module.trainer = None
@@ -313,7 +313,7 @@ def test_a_copy_of_a_module_in_a_fit_has_a_teacher_of_its_own() -> None:
 
 
 @pytest.mark.slow
-def test_bf16_learns_as_float32_does(cifar_mini: Path) -> None:
+def test_bf16_losses_stay_near_float32(cifar_mini: Path) -> None:
     """Over 32 steps on real images its losses are nearer to float32's than three seeds of float32 are to each other."""
 
     def curve(seed: int, precision: str) -> Tensor:
@@ -344,7 +344,7 @@ COMPILE = torch.compile
         *(pytest.param(kind, "aot_eager", marks=pytest.mark.nightly) for kind in ("teacher", "probe", "baseline")),
     ],
 )
-def test_compiled_equals_eager(kind: str, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_losses_equal_eager(kind: str, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one graph for one batch size; ``aot_eager`` is the compiler without its code generator."""
 
     def compiler(function: Callable[..., Any], options: dict[str, Any], dynamic: bool) -> Callable[..., Any]:
@@ -375,7 +375,7 @@ def test_compiled_equals_eager(kind: str, backend: str, tmp_path: Path, monkeypa
         ([32], []),
     ],
 )
-def test_the_largest_batch_is_compiled_once_it_comes_again(
+def test_repeated_largest_batch_is_compiled(
     sizes: list[int], compiled: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
@@ -393,7 +393,7 @@ def test_the_largest_batch_is_compiled_once_it_comes_again(
     assert seen == compiled
 
 
-def test_options_of_the_code_generator(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compile_options_reach_code_generator(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[dict[str, Any]] = []
     monkeypatch.setattr(torch, "compile", lambda function, options, dynamic: given.append(options) or function)
     run = {"limit_train_batches": 1, "limit_val_batches": 1, "num_sanity_val_steps": 0}
@@ -405,7 +405,7 @@ def test_options_of_the_code_generator(monkeypatch: pytest.MonkeyPatch) -> None:
         trainer(**run).fit(student(compile={"faster": True}), DigitsDataModule())
 
 
-def test_validation_in_a_fit_makes_no_tensors_of_inference_mode() -> None:
+def test_validation_during_fit_creates_no_inference_tensors() -> None:
     """With which CUDA graphs do not go together."""
 
     class Look(pl.Callback):

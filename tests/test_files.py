@@ -9,19 +9,19 @@ from hsakd_pl.files import local_path, read_text, replacing
 
 
 @pytest.mark.parametrize("url", ["https://example.org/a.pth", "s3://bucket/a", "file:///a", "hf://x/y"])
-def test_a_url_is_refused_as_one(url: str) -> None:
+def test_url_as_local_path_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match=f"weights: {url} is a URL"):
         local_path("weights", url)
 
 
-def test_the_home_folder_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tilde_in_local_path_expands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     assert local_path("weights", "~/a.pth") == Path("/home/me/a.pth")
     assert local_path("weights", "a/b.pth") == Path("a/b.pth")
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "latin-1", "cp1252"])
-def test_text_of_another_encoding_is_refused(tmp_path: Path, encoding: str) -> None:
+def test_text_in_another_encoding_is_refused(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "names.txt"
     path.write_bytes("Löwe\nTür\n".encode(encoding))
     if encoding == "utf-16-le":  # ASCII apart from its zero bytes
@@ -31,12 +31,12 @@ def test_text_of_another_encoding_is_refused(tmp_path: Path, encoding: str) -> N
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-def test_a_byte_order_mark_is_no_text(tmp_path: Path, encoding: str) -> None:
+def test_byte_order_mark_is_stripped(tmp_path: Path, encoding: str) -> None:
     (tmp_path / "names.txt").write_bytes("Löwe".encode(encoding))
     assert read_text(tmp_path / "names.txt") == "Löwe"
 
 
-def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
+def test_failed_write_keeps_existing_file(tmp_path: Path) -> None:
     path = tmp_path / "new" / "result.json"
     with replacing(path) as file:
         file.write("whole")
@@ -47,7 +47,7 @@ def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("linked", ["result.json", "result.json.partial"])
-def test_nothing_is_written_through_a_link(tmp_path: Path, linked: str) -> None:
+def test_files_are_not_written_through_links(tmp_path: Path, linked: str) -> None:
     precious = tmp_path / "precious"
     precious.write_text("mine")
     (tmp_path / linked).symlink_to(precious)
@@ -57,7 +57,7 @@ def test_nothing_is_written_through_a_link(tmp_path: Path, linked: str) -> None:
     assert (tmp_path / "result.json").read_text() == "new" and not (tmp_path / "result.json").is_symlink()
 
 
-def test_names_that_are_no_utf_8_come_back_as_they_were(tmp_path: Path) -> None:
+def test_non_utf_8_names_round_trip(tmp_path: Path) -> None:
     name = b"caf\xe9.png".decode("utf-8", "surrogateescape")
     with replacing(tmp_path / "names.txt") as file:
         file.write(name)

@@ -49,7 +49,7 @@ def trained_parameters(module: HSAKDModule) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("callback", [None, Meddler])
-def test_fit_validate_and_test_move_nothing_frozen(module: HSAKDModule, callback: type[Callback] | None) -> None:
+def test_fit_validate_and_test_keep_frozen_parts(module: HSAKDModule, callback: type[Callback] | None) -> None:
     frozen, trained = state_of(module), trained_parameters(module)
     run = trainer(max_epochs=2, callbacks=[callback()] if callback else [])
     run.fit(module, loader(), loader())
@@ -61,7 +61,7 @@ def test_fit_validate_and_test_move_nothing_frozen(module: HSAKDModule, callback
 
 
 @pytest.mark.parametrize("path", ["", "backbone", "backbone.stages.0", "branches"])
-def test_a_training_step_puts_every_layer_back_into_eval_mode(module: HSAKDModule, path: str) -> None:
+def test_training_step_returns_frozen_layers_to_eval_mode(module: HSAKDModule, path: str) -> None:
     frozen = state_of(module)
     (part,) = module.frozen
     names = [name for name, _ in part.named_modules()]
@@ -75,7 +75,7 @@ def test_a_training_step_puts_every_layer_back_into_eval_mode(module: HSAKDModul
     assert all(torch.equal(tensor, frozen[key]) for key, tensor in state_of(module).items())
 
 
-def test_stochastic_weight_averaging_moves_nothing_frozen(module: HSAKDModule) -> None:
+def test_stochastic_weight_averaging_keeps_frozen_parts(module: HSAKDModule) -> None:
     frozen = state_of(module)
     run = trainer(max_epochs=4, callbacks=[StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=2)])
     run.fit(module, loader(), loader())
@@ -83,7 +83,7 @@ def test_stochastic_weight_averaging_moves_nothing_frozen(module: HSAKDModule) -
 
 
 @pytest.mark.parametrize("kind", ["student", "student_by_name", "hinton"])
-def test_a_teacher_is_nowhere_that_lightning_looks(kind: str, tmp_path: Path) -> None:
+def test_teacher_is_hidden_from_lightning(kind: str, tmp_path: Path) -> None:
     module = make("student", **KINDS[kind][1])
     assert isinstance(module, StudentModule)
     run = trainer(tmp_path)
@@ -98,7 +98,7 @@ def test_a_teacher_is_nowhere_that_lightning_looks(kind: str, tmp_path: Path) ->
     assert sum(tensor.numel() for tensor in saved.values()) < sum(p.numel() for p in module.teacher.parameters())
 
 
-def test_a_teacher_follows_to_devices_and_dtypes() -> None:
+def test_teacher_follows_module_dtype_and_device() -> None:
     module = make("student").double()
     assert isinstance(module, StudentModule)
     assert {parameter.dtype for parameter in module.teacher.parameters()} == {torch.float64}
@@ -109,7 +109,7 @@ def test_a_teacher_follows_to_devices_and_dtypes() -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in list_networks() if n.endswith(("8", "13", "v1", "v2", "_16_2"))])
-def test_a_probe_of_any_network_trains_its_classifier_alone(name: str) -> None:
+def test_probe_trains_only_its_classifier(name: str) -> None:
     network = create_network(name, num_classes=6)
     module = LinearProbeModule(network, num_classes=3)
     before = {key: tensor.clone() for key, tensor in network.state_dict().items()}

@@ -57,7 +57,7 @@ def shown(args: list[str]) -> str:
 
 
 @pytest.mark.parametrize("path", [*CLASSES, TRAINER])
-def test_what_is_read_off_the_source_is_what_python_knows(path: str) -> None:
+def test_options_read_from_source_equal_signatures(path: str) -> None:
     found = inspect.signature(load(path)).parameters
     assert {name: option.default for name, option in options(path).items()} == {
         name: on_a_command_line(each.default) for name, each in found.items()
@@ -65,7 +65,7 @@ def test_what_is_read_off_the_source_is_what_python_knows(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", CLASSES)
-def test_every_option_has_a_sentence_that_is_its_own(path: str) -> None:
+def test_every_option_has_its_own_description(path: str) -> None:
     """One whose default a class changes is not described by the base, which may tell where its own comes from."""
     assert [name for name, option in options(path).items() if not option.sentence] == []
     for base in load(path).__mro__[1:]:
@@ -79,12 +79,12 @@ def test_every_option_has_a_sentence_that_is_its_own(path: str) -> None:
                 assert name in sentences_of(path), name
 
 
-def test_networks_are_those_of_the_registry() -> None:
+def test_help_lists_registered_networks() -> None:
     assert networks() == [name for name in list_networks() if "." not in name]
 
 
 @pytest.mark.parametrize(("name", "module"), BESIDE)
-def test_commands_beside_fit_take_what_is_shown(name: str, module: str) -> None:
+def test_other_commands_accept_options_shown_in_help(name: str, module: str) -> None:
     class Complete(Exception):  # noqa: N818 it is no error
         pass
 
@@ -99,7 +99,7 @@ def test_commands_beside_fit_take_what_is_shown(name: str, module: str) -> None:
 
 
 @pytest.mark.parametrize("args", [[name, "--help"] for name in LIGHTNING])
-def test_a_command_fits_two_screens(args: list[str]) -> None:
+def test_command_help_fits_two_screens(args: list[str]) -> None:
     lines = shown(args).splitlines()
     assert len(lines) <= 100 and max(len(line) for line in lines if " " in line.strip()) <= 100
     assert [name for name in list_networks() if "." not in name and name not in " ".join(lines)] == []
@@ -107,7 +107,7 @@ def test_a_command_fits_two_screens(args: list[str]) -> None:
 
 
 @pytest.mark.parametrize("path", CLASSES)
-def test_a_class_fits_two_screens(path: str) -> None:
+def test_class_help_fits_two_screens(path: str) -> None:
     name = path.rpartition(".")[2]
     group = "data" if "Data" in name else "model"
     text = shown(["fit", f"--{group}.help", name])
@@ -116,7 +116,7 @@ def test_a_class_fits_two_screens(path: str) -> None:
     assert all(f"--{group}.{option}" in text for option in inspect.signature(load(path)).parameters)
 
 
-def test_the_front_page_has_an_example_for_each_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_front_page_has_an_example_per_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["--help"])
     text = capsys.readouterr().out
@@ -129,14 +129,14 @@ def test_the_front_page_has_an_example_for_each_command(capsys: pytest.CaptureFi
     assert end.value.code == 2 and capsys.readouterr().out == text
 
 
-def test_examples_are_true() -> None:
+def test_help_examples_name_existing_files() -> None:
     files = {word for command in COMMANDS.values() for word in command.example.split() if word.startswith("configs/")}
     assert files and all((ROOT / file).is_file() for file in files)
     text = next(iter(files)) and (ROOT / next(iter(files))).read_text()
     assert all(word in text for command in COMMANDS.values() for word in command.example.split() if "runs/" in word)
 
 
-def test_help_shows_what_is_set() -> None:
+def test_help_shows_values_set_on_command_line() -> None:
     text = shown(["fit", "--config", STUDENT, "--model.lr", "0.3", "--model.init_args.kd_weight=2", "--help"])
     assert all(f"  --{each}" in text for each in ("model.lr 0.3 ", "model.kd_weight 2 ", "model.network wrn_16_2 "))
     assert (
@@ -146,7 +146,7 @@ def test_help_shows_what_is_set() -> None:
     assert "--trainer.precision bf16-mixed" in later and "--model hsakd_pl.TeacherModule:" in later
 
 
-def test_defaults_are_those_that_take_effect(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_shows_effective_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     model, data = ["--model", "DKDModule", "--model.network", "resnet8"], ["--data", "DigitsDataModule"]
     teacher = ["--model.teacher", "resnet8", "--model.teacher_weights", "random"]
     with pytest.raises(SystemExit):
@@ -166,7 +166,7 @@ def test_defaults_are_those_that_take_effect(capsys: pytest.CaptureFixture[str])
         assert {name: on_a_command_line(found[name]) for name in expected} == expected
 
 
-def test_help_imports_neither_pytorch_nor_lightning() -> None:
+def test_help_does_not_import_pytorch_or_lightning() -> None:
     asked = [["--help"], ["fit", "--help"], ["fit", "--model.help", "StudentModule"], ["fit", "--trainer.help"]]
     asked += [["fit", "--config", STUDENT, "--help"], ["predict", "run", "photos", "--help"]]
     asked += [[name, "--help"] for name, _ in BESIDE]
@@ -204,7 +204,7 @@ class Mine(methods.DKDModule):
 """
 
 
-def test_a_module_in_the_working_folder_is_found(tmp_path: Path) -> None:
+def test_module_in_working_folder_is_found(tmp_path: Path) -> None:
     """By the installed command, whose own folder is another one."""
     (tmp_path / "mine.py").write_text(MINE)
     (tmp_path / "bin").mkdir()
@@ -231,7 +231,7 @@ def test_a_module_in_the_working_folder_is_found(tmp_path: Path) -> None:
     )
 
 
-def test_did_you_mean() -> None:
+def test_did_you_mean_suggests_close_names() -> None:
     names = ["StudentModule", "TeacherModule", "MutualModule"]
     assert did_you_mean("StudentModul", names) == "did you mean StudentModule? "
     assert did_you_mean("resnet9", ["resnet8", "vgg8"], "timm:") == "did you mean timm:resnet8? "
@@ -270,7 +270,7 @@ MEANT = {
 
 
 @pytest.mark.parametrize("mistake", MEANT)
-def test_what_may_have_been_meant(
+def test_unknown_option_or_class_gets_a_suggestion(
     mistake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -292,7 +292,7 @@ def test_what_may_have_been_meant(
     assert "\n" not in message and len(message) < 500
 
 
-def test_a_shell_completes() -> None:
+def test_shell_completion_completes_options() -> None:
     pytest.importorskip("shtab")
     if (bash := shutil.which("bash")) is None:
         pytest.skip("needs bash")

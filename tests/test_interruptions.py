@@ -90,7 +90,7 @@ MOMENTS: list[tuple[dict[str, int], int]] = [({"at": 1}, 2), ({"at": 5}, 6), ({"
     ],
     ids=str,
 )
-def test_a_signal_saves_and_the_named_command_goes_on(
+def test_signal_saves_checkpoint_and_printed_command_resumes(
     signum: int, status: int, moment: dict[str, int], steps: int, whole: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found, said = interrupted(capsys, signum=int(signum), **moment)
@@ -106,20 +106,20 @@ def test_a_signal_saves_and_the_named_command_goes_on(
     assert row("run")["images_per_second"] * row("run")["seconds"] >= 0.9 * images  # training took a part of it
 
 
-def test_handlers_are_given_back(capsys: pytest.CaptureFixture[str]) -> None:
+def test_signal_handlers_are_restored(capsys: pytest.CaptureFixture[str]) -> None:
     before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     interrupted(capsys, signum=int(signal.SIGINT), at=1)
     assert {signum: signal.getsignal(signum) for signum in before} == before
 
 
-def test_a_run_in_another_thread_trains_without_signals() -> None:
+def test_run_in_another_thread_trains_without_signal_handlers() -> None:
     thread = threading.Thread(target=fit)
     thread.start()
     thread.join()
     assert Path("run/result.json").exists()
 
 
-def test_ctrl_c_once_more_ends_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_second_ctrl_c_ends_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     signals = LastCheckpoint(tmp_path, 10, "").signals
     signals._note(signal.SIGINT, None)
     signals._note(signal.SIGINT, None)  # which torchrun repeats
@@ -129,7 +129,7 @@ def test_ctrl_c_once_more_ends_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 @pytest.mark.parametrize("minutes", ["0", "-1", "nan"])
-def test_minutes_between_checkpoints_are_some(minutes: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_non_positive_save_every_minutes_raises(minutes: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "save_every_minutes" in error_of(capsys, lambda: fit("--save_every_minutes", minutes))
 
 
@@ -145,12 +145,12 @@ class Count(pl.Callback):
 
 
 @pytest.mark.parametrize(("minutes", "steps"), [("1e-9", "1 2 3 4 4 5 6 7 8"), ("10", "4 4 8")])
-def test_checkpoints_inside_an_epoch(minutes: str, steps: str) -> None:
+def test_save_every_minutes_saves_inside_an_epoch(minutes: str, steps: str) -> None:
     fit("--save_every_minutes", minutes, callbacks=[{"class_path": "test_interruptions.Count"}])
     assert Path("saved").read_text().split() == steps.split()
 
 
-def test_a_second_writer_is_refused_while_the_first_lives(capsys: pytest.CaptureFixture[str]) -> None:
+def test_second_writer_is_refused_while_first_lives(capsys: pytest.CaptureFixture[str]) -> None:
     hold = (
         "import sys; from hsakd_pl.runs.lock import sole_writer\nwith sole_writer('run'): print(1, flush=True); input()"
     )
@@ -163,7 +163,7 @@ def test_a_second_writer_is_refused_while_the_first_lives(capsys: pytest.Capture
     fit()
 
 
-def test_a_lock_is_not_inherited_and_not_a_link(tmp_path: Path) -> None:
+def test_lock_is_not_inherited_and_not_a_link(tmp_path: Path) -> None:
     with sole_writer(tmp_path), subprocess.Popen(["sleep", "60"], close_fds=False) as child:
         pass_on = child
         child.kill()
@@ -177,7 +177,7 @@ def test_a_lock_is_not_inherited_and_not_a_link(tmp_path: Path) -> None:
     assert not (tmp_path / "precious").exists()
 
 
-def test_kills_at_random_moments_and_while_files_are_written() -> None:
+def test_runs_killed_at_random_moments_resume() -> None:
     """A short one; `python tests/kills.py` does it 200 times."""
     command = [sys.executable, str(TESTS / "kills.py"), "--kills", "2", "--aimed", "4"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1800)

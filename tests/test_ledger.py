@@ -78,12 +78,12 @@ def test_runs_that_differ_in_one_option_never_share_a_row(options: dict[str, Any
         assert len({group.name for group in found}) == len(found), option
 
 
-def test_an_option_that_is_new_makes_another_row(options: dict[str, Any]) -> None:
+def test_new_option_makes_another_row(options: dict[str, Any]) -> None:
     for option in ("model.init_args.mine", "trainer.callbacks.init_args.decay", "optimizer.init_args.lr"):
         assert len(groups([row(options), row({**options, option: 1}, seed=1)])) == 2
 
 
-def test_overrides_on_the_command_line_are_in_the_protocol(options: dict[str, Any]) -> None:
+def test_command_line_overrides_are_part_of_protocol(options: dict[str, Any]) -> None:
     for argument in ("--model.init_args.lr=0.1", "--data.init_args.batch_size=32", "--trainer.max_epochs=3"):
         assert len(groups([row(options), row(parsed(argument), seed=1)])) == 2
     callback = '[{"class_path": "pytorch_lightning.callbacks.StochasticWeightAveraging", "init_args": {"swa_lrs": 1}}]'
@@ -91,13 +91,13 @@ def test_overrides_on_the_command_line_are_in_the_protocol(options: dict[str, An
 
 
 @pytest.mark.parametrize("name", [STUDENT, "digits/teacher_joint_resnet20", "imagenet/teacher_joint_resnet34_imagenet"])
-def test_a_recipe_as_it_is_differs_in_nothing(name: str) -> None:
+def test_unchanged_recipe_has_no_differences(name: str) -> None:
     given = ["fit", "--config", str(CONFIGS / f"{name}.yaml")]
     options = kept_options(options_of(ParsedFit(args=given, seed_everything_default=False).config.fit))
     assert differing(expected(name), options) == {}
 
 
-def test_the_papers_number_stands_beside_the_recipe_alone(options: dict[str, Any]) -> None:
+def test_published_number_appears_only_next_to_unchanged_recipe(options: dict[str, Any]) -> None:
     machine = {**options, "trainer.accelerator": "gpu", "trainer.precision": "bf16-mixed"}
     changed = {**options, "model.init_args.lr": 0.1}
     found = groups([row(options, acc=0.77), row(machine, acc=0.78), row(changed, acc=0.79)])
@@ -111,7 +111,7 @@ def test_the_papers_number_stands_beside_the_recipe_alone(options: dict[str, Any
     ]
 
 
-def test_difference_to_another_row_over_common_seeds(options: dict[str, Any]) -> None:
+def test_difference_to_another_row_uses_common_seeds(options: dict[str, Any]) -> None:
     other_options = {**options, "model.init_args.lr": 0.1}
     ours = [row(options, seed, acc=acc) for seed, acc in enumerate((0.70, 0.72, 0.77, 0.5))]
     theirs = [row(other_options, seed, acc=acc) for seed, acc in enumerate((0.69, 0.70, 0.72))]
@@ -129,7 +129,7 @@ def test_difference_to_another_row_over_common_seeds(options: dict[str, Any]) ->
     assert one["difference"] == pytest.approx(1) and one["difference_low"] is None
 
 
-def test_a_row_to_compare_with_is_named_by_its_name_parts_or_hash(options: dict[str, Any]) -> None:
+def test_comparison_row_is_selected_by_name_part_or_hash(options: dict[str, Any]) -> None:
     first, second = groups([row(options), row({**options, "model.init_args.lr": 0.1})])
     for name in (second.name, "lr 0.1", "wrn_16_2, lr 0.1", second.rows[0]["protocol"]["hash"]):
         assert chosen([first, second], name) is second
@@ -138,7 +138,7 @@ def test_a_row_to_compare_with_is_named_by_its_name_parts_or_hash(options: dict[
             chosen([first, second], name)
 
 
-def test_formats(options: dict[str, Any]) -> None:
+def test_ledger_prints_every_format(options: dict[str, Any]) -> None:
     long = {**options, "model.init_args.network": "a_network_with_a_name_that_is_longer_than_a_terminal_is_wide" * 2}
     found = groups([row(options, 0, acc=0.7), row(options, 1, acc=0.72), row(long)])
     for form in ("table", "md", "latex"):
@@ -153,7 +153,7 @@ def test_formats(options: dict[str, Any]) -> None:
     assert json.loads(as_text(found, "json"))[0]["last_std"] == pytest.approx(math.sqrt(2))
 
 
-def test_marks(options: dict[str, Any]) -> None:
+def test_ledger_marks_limited_and_repeated_runs(options: dict[str, Any]) -> None:
     limited = {**options, "trainer.limit_train_batches": 2}
     (found,) = groups([row(options, 0, "a"), row(options, 0, "b", acc=0.9), row(options, 1, "c", commit="1f-dirty")])
     assert found.marks == ["seed 0 stands 2 times", "uncommitted changes"]
@@ -170,7 +170,7 @@ def test_marks(options: dict[str, Any]) -> None:
     assert [len(group.rows) for group in found] == [2, 1] and found[0].marks == ["older row, no protocol recorded"]
 
 
-def test_what_a_run_leaves() -> None:
+def test_run_writes_its_files() -> None:
     folder = run("fit", "--seed_everything", "3", module="TeacherModule", trainer={"max_epochs": 3})
     assert {"best.ckpt", "config.yaml", "curves.png", "last.ckpt", "metrics.csv", "result.json"} == {
         path.name for path in folder.iterdir() if not path.name.startswith(".")
@@ -195,7 +195,7 @@ def test_what_a_run_leaves() -> None:
     assert saved["seed_everything"] == 3 and saved["model"]["init_args"]["lr"] == 0.01
 
 
-def test_the_configuration_that_a_fit_leaves_is_all_that_other_commands_need() -> None:
+def test_saved_configuration_suffices_for_other_commands() -> None:
     folder = run("fit")
     Path("config.yaml").unlink()
     main(["test", "--config", str(folder / "config.yaml"), "--ckpt_path", "last"])
@@ -204,7 +204,7 @@ def test_the_configuration_that_a_fit_leaves_is_all_that_other_commands_need() -
     )
 
 
-def test_an_unfinished_run_is_no_result_and_replaces_none() -> None:
+def test_unfinished_run_writes_no_result_and_keeps_old_one() -> None:
     stop = {"class_path": "test_interruptions.Signal", "init_args": {"signum": 2, "at": 3}}
     with pytest.raises(SystemExit):
         run("fit", trainer={"max_epochs": 4, "callbacks": [stop]})
@@ -226,7 +226,7 @@ def test_an_unfinished_run_is_no_result_and_replaces_none() -> None:
     assert collect(folder)[0] == found | {"history": history(folder)}
 
 
-def test_a_row_knows_its_teacher() -> None:
+def test_result_row_records_its_teacher() -> None:
     teacher = run("fit", module="TeacherModule") / "last.ckpt"
     arguments = {"network": "resnet8", "teacher": "resnet8", "teacher_weights": str(teacher)}
     student = collect(run("fit", module="StudentModule", model={"init_args": arguments}))[0]["protocol"]
@@ -241,7 +241,7 @@ def test_a_row_knows_its_teacher() -> None:
     assert len(groups([*collect(Path("runs/StudentModule")), other_student])) == 2  # another teacher, another row
 
 
-def test_curves_of_several_runs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_plots_curves_of_several_runs(capsys: pytest.CaptureFixture[str]) -> None:
     for seed in (0, 1):
         run("fit", "--seed_everything", str(seed), trainer={"max_epochs": 2, "default_root_dir": f"runs/{seed}"})
     capsys.readouterr()
@@ -271,7 +271,7 @@ class Plain(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def test_a_module_of_the_users_own_leaves_a_row() -> None:
+def test_custom_module_writes_a_result_row() -> None:
     limits = {"max_epochs": 2, "limit_train_batches": 3, "accelerator": "cpu", "default_root_dir": "mine"}
     config = {"model": {"class_path": "test_ledger.Plain"}, "data": {"class_path": "hsakd_pl.DigitsDataModule"}}
     Path("mine.yaml").write_text(json.dumps({**config, "trainer": limits}))
@@ -291,13 +291,13 @@ def test_a_module_of_the_users_own_leaves_a_row() -> None:
         ({}, None),
     ],
 )
-def test_the_accuracy_that_a_weight_file_knows(content: dict[str, Any], accuracy: float | None) -> None:
+def test_accuracy_is_read_from_weight_file(content: dict[str, Any], accuracy: float | None) -> None:
     torch.save(content, "weights.pth")
     assert accuracy_of(Path("weights.pth")) == pytest.approx(accuracy)
 
 
 @pytest.mark.parametrize("epoch", [239, None, "240", 241])
-def test_a_test_of_other_weights_is_no_result_of_a_run(options: dict[str, Any], epoch: Any) -> None:
+def test_test_of_other_weights_is_not_a_result_of_the_run(options: dict[str, Any], epoch: Any) -> None:
     own = row(options, 0, "a", test={"acc": 70.0, "epoch": 240, "checkpoint": "a/last.ckpt"})
     of_others = row(options, 1, "b", test={"acc": 90.0, "epoch": epoch, "checkpoint": "other.pth"})
     (found,) = groups([own, of_others])

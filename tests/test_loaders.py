@@ -26,7 +26,7 @@ def batches(images: Tensor = IMAGES, labels: Tensor = LABELS, **options: Any) ->
 
 
 @pytest.mark.parametrize("kind", list(MODULES))
-def test_every_module_fits_and_tests_with_plain_loaders(kind: str) -> None:
+def test_modules_fit_and_test_with_plain_loaders(kind: str) -> None:
     module, quiet = make(kind), trainer()
     quiet.fit(module, train_dataloaders=batches(), val_dataloaders=batches())
     assert {"train/loss", "val/acc"} <= set(quiet.callback_metrics)
@@ -34,9 +34,7 @@ def test_every_module_fits_and_tests_with_plain_loaders(kind: str) -> None:
     assert 0 <= metrics["test/acc"] <= 1
 
 
-def test_a_run_with_plain_loaders_is_shown_and_leaves_its_row(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_run_with_plain_loaders_is_shown_and_writes_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = ResultWriter(tmp_path, [], 0, pl.callbacks.ModelCheckpoint(tmp_path), {})
     watching = [Introduction(result), Progress(), EvaluationWriter(str(tmp_path)), result]
     shown = trainer(max_epochs=2, callbacks=watching, enable_progress_bar=True, default_root_dir=tmp_path)
@@ -71,12 +69,12 @@ def dictionaries(pairs: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
     ],
 )
 @pytest.mark.parametrize("stage", ["fit", "test"])
-def test_what_a_network_cannot_learn_from_is_one_error(changed: dict[str, Any], message: str, stage: str) -> None:
+def test_invalid_loader_batches_raise_usage_error(changed: dict[str, Any], message: str, stage: str) -> None:
     with pytest.raises(UsageError, match=f"the loader gives .*{message}"):
         getattr(trainer(), stage)(make("teacher"), batches(**changed))
 
 
-def test_a_network_in_double_precision_takes_double_images() -> None:
+def test_double_precision_network_accepts_double_images() -> None:
     quiet = trainer(precision="64-true")
     quiet.fit(make("baseline"), batches(IMAGES.double()))
     assert "train/loss" in quiet.callback_metrics

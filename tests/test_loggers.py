@@ -138,7 +138,7 @@ def row() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("logger", NAMES)
-def test_what_is_logged_lies_in_the_runs_folder_and_equals_its_metrics(logger: str) -> None:
+def test_logged_metrics_are_in_run_folder_and_equal_result(logger: str) -> None:
     fit(logger)
     assert {path.name for path in Path().iterdir()} == {"run", "config.yaml"}
     found, result = points(logger), row()
@@ -148,7 +148,7 @@ def test_what_is_logged_lies_in_the_runs_folder_and_equals_its_metrics(logger: s
 
 
 @pytest.mark.parametrize("logger", NAMES)
-def test_result_curves_and_options_are_logged(logger: str) -> None:
+def test_loggers_receive_result_curves_and_options(logger: str) -> None:
     fit(logger)
     shown, result = points(logger), row()
     if logger == "wandb":
@@ -179,7 +179,7 @@ def test_result_curves_and_options_are_logged(logger: str) -> None:
 
 @pytest.mark.parametrize("how", ["resumed", "requeued"])
 @pytest.mark.parametrize("logger", NAMES)
-def test_a_killed_run_goes_on_as_the_same_run(logger: str, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_run_resumes_as_same_logger_run(logger: str, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if how == "requeued":
         for name in ("NTASKS", "NNODES", "JOB_ID"):
             monkeypatch.setenv(f"SLURM_{name}", "1")
@@ -197,14 +197,14 @@ def test_a_killed_run_goes_on_as_the_same_run(logger: str, how: str, monkeypatch
     assert len(rates) == (2 if logger == "tensorboard" else 3)  # the others keep both, which are equal
 
 
-def test_a_run_that_branches_off_in_another_folder_is_another_run() -> None:
+def test_run_resumed_in_another_folder_is_another_logger_run() -> None:
     fit("mlflow")
     fit("mlflow", "--ckpt_path", "run/last.ckpt", folder="other", trainer={"max_epochs": 3})
     runs = [path.parent.name for path in Path().glob("*/mlruns/*/*/meta.yaml")]
     assert len(set(runs)) == 2
 
 
-def test_mlflow_goes_on_with_an_option_that_has_changed() -> None:
+def test_mlflow_run_resumes_with_changed_option() -> None:
     fit("mlflow", trainer={"max_epochs": 1})
     fit("mlflow", "--ckpt_path", "last", model={"init_args": {"branch_metrics_every": 1}})
     assert mlflow_run()[1].data.params["branch_metrics_every"] == "10"
@@ -213,7 +213,7 @@ def test_mlflow_goes_on_with_an_option_that_has_changed() -> None:
 
 
 @pytest.mark.parametrize("logger", NAMES)
-def test_a_missing_package_is_one_line_that_says_how_to_install_it(
+def test_missing_logger_package_raises_with_install_command(
     logger: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, logger, None)

@@ -32,7 +32,7 @@ class Rates(pl.Callback):
 
 
 @pytest.mark.parametrize("kind", MODULES)
-def test_rates_follow_it_through_a_checkpoint(tmp_path: Path, kind: str) -> None:
+def test_lr_scheduler_resumes_from_checkpoint(tmp_path: Path, kind: str) -> None:
     recorder, schedule = Rates(), partial(CosineAnnealingLR, T_max=4)
     module = make(kind, lr=0.04, lr_scheduler=schedule)
     trainer(tmp_path, max_epochs=2, callbacks=[recorder]).fit(module, loader())
@@ -59,7 +59,7 @@ def test_frozen_parameters_stay_out_of_the_optimizer(kind: str) -> None:
     ("schedule", "metric"),
     [(ReduceLROnPlateau, "val/loss"), (partial(cli.ReduceLROnPlateau, monitor="train/loss"), "train/loss")],
 )
-def test_a_schedule_may_watch_a_metric(schedule: Any, metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lr_scheduler_may_monitor_a_metric(schedule: Any, metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
     watched: list[float] = []
     monkeypatch.setattr(ReduceLROnPlateau, "step", lambda self, metrics: watched.append(float(metrics)))
     fit = trainer()
@@ -67,13 +67,13 @@ def test_a_schedule_may_watch_a_metric(schedule: Any, metric: str, monkeypatch: 
     assert watched == [float(fit.callback_metrics[metric])]
 
 
-def test_it_replaces_the_warm_up() -> None:
+def test_lr_scheduler_with_warmup_raises() -> None:
     with pytest.raises(UsageError, match=r"warmup_epochs is 2: lr_scheduler replaces the warm-up"):
         make("baseline", lr_scheduler=partial(CosineAnnealingLR, T_max=4), warmup_epochs=2)
 
 
 @pytest.mark.parametrize("kind", MODULES)
-def test_an_optimizer_of_the_users(tmp_path: Path, kind: str) -> None:
+def test_custom_optimizer_trains(tmp_path: Path, kind: str) -> None:
     make_optimizer, recorder = partial(AdamW, lr=0.002, weight_decay=0.0), Rates()
     module = make(kind, optimizer=make_optimizer, lr_scheduler=partial(CosineAnnealingLR, T_max=4))
     run = trainer(tmp_path, max_epochs=2, callbacks=[recorder])
@@ -87,7 +87,7 @@ def test_an_optimizer_of_the_users(tmp_path: Path, kind: str) -> None:
     assert type(again.configure_optimizers()["optimizer"]) is AdamW
 
 
-def test_an_optimizer_by_class_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_optimizer_by_class_path_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["main.py"])
     adam = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.002}}
@@ -95,7 +95,7 @@ def test_an_optimizer_by_class_path(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [row["lr"] for row in history(folder)] == pytest.approx([0.002, 0.0002])
 
 
-def test_by_class_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lr_scheduler_by_class_path_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["main.py"])
     cosine = {"class_path": "torch.optim.lr_scheduler.CosineAnnealingLR", "init_args": {"T_max": 4}}

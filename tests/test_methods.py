@@ -63,7 +63,7 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return request.param, *fit(request.param, folder), folder
 
 
-def test_a_method_trains_what_is_not_frozen(whole: Any) -> None:
+def test_method_trains_only_unfrozen_parts(whole: Any) -> None:
     name, module, fitted, _ = whole
     before = dict(make_method(name).named_parameters())
     logged = {key.removeprefix("train/loss_") for key in fitted.callback_metrics if key.startswith("train/loss_")}
@@ -74,7 +74,7 @@ def test_a_method_trains_what_is_not_frozen(whole: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
-def test_a_method_resumes_in_mid_epoch_bit_by_bit(whole: Any, tmp_path: Path) -> None:
+def test_method_resumes_mid_epoch_bitwise(whole: Any, tmp_path: Path) -> None:
     name, _, _, folder = whole
     fit(name, tmp_path, str(folder / "step=3.ckpt"))
     ends = [torch.load(each / "step=4.ckpt", weights_only=True) for each in (tmp_path, folder)]
@@ -82,7 +82,7 @@ def test_a_method_resumes_in_mid_epoch_bit_by_bit(whole: Any, tmp_path: Path) ->
         torch.testing.assert_close(ends[0][part], ends[1][part], rtol=0, atol=0)
 
 
-def test_what_training_alone_needs_stays_out_of_the_student(whole: Any) -> None:
+def test_training_only_parts_are_not_in_the_student(whole: Any) -> None:
     """It is in the checkpoint, from which the module is made again, and from which a bare network takes its own."""
     name, module, _, folder = whole
     checkpoint = folder / "step=4.ckpt"
@@ -94,7 +94,7 @@ def test_what_training_alone_needs_stays_out_of_the_student(whole: Any) -> None:
         assert all(weight.requires_grad for weight in module.parameters())
 
 
-def test_the_student_of_a_method_is_probed(whole: Any, tmp_path: Path) -> None:
+def test_method_student_can_be_probed(whole: Any, tmp_path: Path) -> None:
     """On its checkpoint, or of several peers on the one that was exported; it gives what it gave, and none moves."""
     name, module, _, folder = whole
     if name == "sskd1":
@@ -120,7 +120,7 @@ def test_the_student_of_a_method_is_probed(whole: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_method_survives_bf16(name: str) -> None:
+def test_method_losses_are_finite_in_bf16(name: str) -> None:
     module = make_method(name).train()
     batch: Any = BATCH
     if name == "crd":
@@ -135,7 +135,7 @@ def test_a_method_survives_bf16(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
-def test_the_pass_and_the_losses_of_a_method_compile_without_a_graph_break(name: str) -> None:
+def test_method_compiles_without_graph_break(name: str) -> None:
     module = make_method(name, **({"samples": 16} if name == "crd" else {})).train()
     batch = BATCH if name != "crd" else (*BATCH, torch.arange(16).view(8, 2))
     torch._dynamo.reset()
@@ -167,7 +167,7 @@ LOSSES: dict[str, tuple[Any, ...]] = {
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_loss_compiles_without_a_graph_break(name: str) -> None:
+def test_loss_function_compiles_without_graph_break(name: str) -> None:
     loss, inputs = getattr(methods, name), LOSSES[name]
     torch._dynamo.reset()
     compiled = torch.compile(loss, fullgraph=True, backend="eager")
@@ -175,7 +175,7 @@ def test_a_loss_compiles_without_a_graph_break(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_loss_of_half_precision_is_that_of_its_inputs_in_full(name: str) -> None:
+def test_half_precision_loss_is_computed_in_float32(name: str) -> None:
     """Autocast would multiply matrices in half precision, too coarse for differences of distances."""
     loss = getattr(methods, name)
 
@@ -191,7 +191,7 @@ def test_a_loss_of_half_precision_is_that_of_its_inputs_in_full(name: str) -> No
 
 
 @pytest.mark.parametrize("kind", ["FitNetModule", "AttentionModule", "VIDModule", "ReviewKDModule"])
-def test_maps_of_other_families_are_connected(kind: str) -> None:
+def test_feature_map_methods_connect_other_families(kind: str) -> None:
     """Stages of wrn_16_2 give maps of 32, 16 and 8 pixels a side, those of shufflenetv1 of 16, 8 and 4."""
     for student, teacher in (("wrn_16_2", "shufflenetv1"), ("shufflenetv1", "wrn_16_2")):
         module = getattr(methods, kind)(student, teacher, teacher_weights="random", num_classes=4).train()
@@ -200,7 +200,7 @@ def test_maps_of_other_families_are_connected(kind: str) -> None:
         assert all(weight.grad is not None for weight in module.parameters())
 
 
-def test_parts_of_a_method_leave_the_students_first_weights_as_the_seed_gives_them() -> None:
+def test_method_parts_do_not_change_initial_student_weights() -> None:
     expected = make_method("kd").network.state_dict()
     for name in ("fitnet", "vid", "crd", "sskd", "reviewkd", "cc"):
         torch.testing.assert_close(make_method(name).network.state_dict(), expected, rtol=0, atol=0)
@@ -216,7 +216,7 @@ class Terms(pl.Callback):
         self.found.append({name: float(value) for name, value in trainer.callback_metrics.items()})
 
 
-def test_a_weight_grows_over_the_first_epochs() -> None:
+def test_weight_warmup_grows_over_first_epochs() -> None:
     terms = Terms()
     fitted = trainer(max_epochs=3, limit_train_batches=1, limit_val_batches=0, callbacks=[terms])
     fitted.fit(make_method("dkd", dkd_weight=3.0, weight_warmup_epochs=2), datamodule=make_data(batch_size=8))
@@ -234,7 +234,7 @@ class Halves:
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_methods_on_two_processes_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Losses, gradients and banks; where a loss compares images of a batch, those of one that sees it in two parts."""
     out, runs = tmp_path / "out.pt", [f"{name} fixed" for name in METHODS]
     command = [sys.executable, str(Path(__file__).with_name("ddp_run.py")), *runs, str(out)]
@@ -251,9 +251,7 @@ def test_two_processes_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         compare(trained[f"{name} fixed"], expected, name, least=4)
 
 
-def test_a_run_of_the_command_line_takes_a_method_by_class_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cli_trains_method_by_class_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["main.py"])
     options = {**PAIR, "negatives": 64, "crd_weight": 0.5}
@@ -264,7 +262,7 @@ def test_a_run_of_the_command_line_takes_a_method_by_class_path(
     main(["test", "--config", "config.yaml", "--ckpt_path", str(folder / "last.ckpt")])
 
 
-def test_the_projection_head_of_stage_one_serves_stage_two(tmp_path: Path) -> None:
+def test_sskd_stage_two_uses_projection_of_stage_one(tmp_path: Path) -> None:
     torch.manual_seed(0)
     teacher = create_network("resnet14", make_data().num_classes, branches=False)
     torch.save(teacher.state_dict(), tmp_path / "teacher.pth")
@@ -284,7 +282,7 @@ def test_the_projection_head_of_stage_one_serves_stage_two(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("by", ["name", "network"])
-def test_mutual_learning_is_mutual_distillation_of_logits(by: str, tmp_path: Path) -> None:
+def test_dml_equals_mutual_kd_without_branches(by: str, tmp_path: Path) -> None:
     """Peers and options are given alike; without their branches the two train the same numbers."""
     names, classes = ["resnet8", "resnet14"], make_data().num_classes
     torch.manual_seed(0)
@@ -318,7 +316,7 @@ def test_mutual_learning_is_mutual_distillation_of_logits(by: str, tmp_path: Pat
     assert found[0][2].keys() | {"joint_ce_weight", "joint_kd_weight"} == found[2][2].keys()
 
 
-def test_contrastive_distillation_needs_indices() -> None:
+def test_crd_without_indices_raises() -> None:
     module = make_method("crd")
     with pytest.raises(UsageError, match=r"CRDModule trains on \(images, labels, indices\)"):
         module.training_step(BATCH, 0)
@@ -336,7 +334,7 @@ def contrasted(folder: Path, fraction: float = 1.0, resumed: Path | None = None,
 
 
 @pytest.mark.filterwarnings("ignore:.*load_from_checkpoint|.*ckpt_path")
-def test_the_banks_of_contrastive_distillation_take_the_size_of_the_training_split(tmp_path: Path) -> None:
+def test_crd_banks_take_size_of_training_split(tmp_path: Path) -> None:
     """As if it had been given; a checkpoint says it to all that reads it, and another split does not go on from it."""
     found = contrasted(tmp_path / "found", fraction=0.5)
     data = make_data()
@@ -380,7 +378,7 @@ class Plain(nn.Module):
         ("SSKDModule", "resnet8", "resnet14", {}, "projection_weights: the teacher's projection head would be untr"),
     ],
 )
-def test_a_mistake_is_one_clear_error(
+def test_invalid_method_options_raise_usage_error(
     kind: str, student: Any, teacher: Any, options: dict[str, Any], message: str
 ) -> None:
     weights = {"teacher_weights": "random"} if isinstance(teacher, str) else {}
@@ -388,7 +386,7 @@ def test_a_mistake_is_one_clear_error(
         getattr(methods, kind)(student, teacher, **weights, **options)
 
 
-def test_help_shows_every_option() -> None:
+def test_method_signature_shows_every_option() -> None:
     shown = list(inspect.signature(methods.DKDModule).parameters)
     assert shown[:4] == ["network", "teacher", "alpha", "beta"]
     assert {"weight_warmup_epochs", "kd_weight", "teacher_weights", "lr", "compile"} <= set(shown)
@@ -396,7 +394,7 @@ def test_help_shows_every_option() -> None:
     assert "networks" in inspect.signature(methods.DMLModule).parameters
 
 
-def test_scores_of_a_bank_are_those_of_its_rows() -> None:
+def test_bank_scores_equal_those_of_gathered_rows() -> None:
     bank, embedding, index = _rows(20, 4), _rows(3, 4), torch.tensor([[0, 5], [1, 19], [7, 7]])
     expected = torch.einsum("bd,bkd->bk", embedding, bank[index]).div(0.5).exp()
     torch.testing.assert_close(contrast_scores(embedding, bank, index, 0.5), expected)

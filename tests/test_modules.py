@@ -25,7 +25,7 @@ def plain() -> nn.Module:
 
 
 @pytest.mark.parametrize("kind", MODULES)
-def test_every_loss_part_is_logged_under_a_plain_name(kind: str, tmp_path: Path) -> None:
+def test_loss_terms_are_logged_by_name(kind: str, tmp_path: Path) -> None:
     module, terms = make(kind, lr=1e-3), [f"loss_{term}" for term in MODULES[kind][2]]
     run = trainer(tmp_path)
     run.fit(module, loader(), loader())
@@ -56,7 +56,7 @@ class LossesAndMeans(Losses):
 
 
 @pytest.mark.parametrize("steps", [-1, 7])  # as long as there is data, or to the middle of the last epoch
-def test_a_logged_loss_is_the_mean_over_the_epochs_images(steps: int) -> None:
+def test_logged_loss_is_mean_over_images_of_epoch(steps: int) -> None:
     uneven = DataLoader(TensorDataset(torch.randn(7, 3, 8, 8), torch.arange(7) % 4), batch_size=3)
     module = make("student", lr=1e-3)
     for _ in range(2):  # the second fit begins afresh
@@ -68,7 +68,7 @@ def test_a_logged_loss_is_the_mean_over_the_epochs_images(steps: int) -> None:
 
 @pytest.mark.parametrize("verb", ["validate", "test"])
 @pytest.mark.parametrize("spoilt", ["images", "weights"])
-def test_an_evaluation_that_is_not_a_number_is_no_result(verb: str, spoilt: str) -> None:
+def test_nan_in_evaluation_raises(verb: str, spoilt: str) -> None:
     images, module = BATCH[0].clone(), make("teacher")
     if spoilt == "images":
         images[0] = math.nan
@@ -85,7 +85,7 @@ def read_column(folder: Path, name: str) -> list[int]:
 
 
 @pytest.mark.parametrize(("every", "epochs"), [(1, [1, 2, 3]), (2, [2, 3]), (10, [3]), (0, [])])
-def test_branch_metrics_every_few_epochs(tmp_path: Path, every: int, epochs: list[int]) -> None:
+def test_branch_metrics_are_computed_every_n_epochs(tmp_path: Path, every: int, epochs: list[int]) -> None:
     module = make("teacher", branch_metrics_every=every)
     run = trainer(tmp_path, max_epochs=3, logger=CSVLogger(tmp_path, "logs"), log_every_n_steps=1)
     run.fit(module, loader(), loader())
@@ -101,7 +101,7 @@ ABLATIONS = [(kind, term) for kind in ("teacher", "student", "mutual") for term 
 
 
 @pytest.mark.parametrize(("kind", "ablated"), [each for each in ABLATIONS if each != ("student", "joint_kd")])
-def test_a_term_of_weight_zero_leaves_the_others(kind: str, ablated: str) -> None:
+def test_term_with_weight_0_is_omitted(kind: str, ablated: str) -> None:
     whole, without = make(kind, built=True), make(kind, built=True, **{f"{ablated}_weight": 0.0})
     rest = sum(term for name, term in whole.losses(BATCH).items() if name != f"loss_{ablated}")
     loss = without.training_step(BATCH, 0)
@@ -114,7 +114,7 @@ def test_a_term_of_weight_zero_leaves_the_others(kind: str, ablated: str) -> Non
 
 
 @pytest.mark.parametrize("networks", [("resnet8", "resnet14"), (plain, plain), ("resnet8", plain), (plain, "resnet8")])
-def test_hinton_distillation_needs_no_branches(networks: tuple[Any, Any]) -> None:
+def test_plain_kd_needs_no_branches(networks: tuple[Any, Any]) -> None:
     student, teacher = (network() if callable(network) else network for network in networks)
     options: dict[str, Any] = {"joint_kd_weight": 0, "kd_weight": 0.9, "ce_weight": 0.1, "temperature": 4.0}
     options["transform_images"] = False
@@ -127,7 +127,7 @@ def test_hinton_distillation_needs_no_branches(networks: tuple[Any, Any]) -> Non
     torch.testing.assert_close(module.training_step(BATCH, 0), expected)
 
 
-def test_three_unequal_peers_average_over_the_others() -> None:
+def test_mutual_loss_averages_over_other_peers() -> None:
     module = make("mutual", networks=["resnet8", "resnet14", "wrn_16_1"])
     rotated = torch.cat([torch.rot90(BATCH[0], turn, (2, 3)) for turn in range(4)])
     logits = [peer(rotated).logits / 3 for peer in module.networks]
@@ -172,18 +172,18 @@ def test_three_unequal_peers_average_over_the_others() -> None:
         ("baseline", {"network": "resnet9"}, "unknown network 'resnet9'"),
     ],
 )
-def test_what_cannot_be_built_says_why(kind: str, options: dict[str, Any], message: str) -> None:
+def test_invalid_module_options_raise_with_reason(kind: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         make(kind, **options)
 
 
 @pytest.mark.parametrize("stage", ["fit", "validate", "test"])
-def test_images_that_are_too_small_are_refused_before_anything_is_computed(stage: str) -> None:
+def test_too_small_images_are_refused_before_computation(stage: str) -> None:
     with pytest.raises(UsageError, match="at least 32 pixels a side, got 16 x 16"):
         getattr(trainer(), stage)(make("baseline", network="resnet18_imagenet", num_classes=10), DigitsDataModule())
 
 
 @pytest.mark.parametrize("stage", ["fit", "validate", "test"])
-def test_data_of_other_classes_are_refused(tmp_path: Path, stage: str) -> None:
+def test_data_with_other_class_count_are_refused(tmp_path: Path, stage: str) -> None:
     with pytest.raises(UsageError, match=r"network has 4 classes, DigitsDataModule has 10: set num_classes=10"):
         getattr(trainer(tmp_path), stage)(make("baseline"), datamodule=DigitsDataModule(num_workers=0))

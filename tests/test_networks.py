@@ -56,7 +56,7 @@ def assert_drawn(values: Tensor, rule: str | float, fan_in: int, fan_out: int = 
 
 @pytest.mark.parametrize("part", ["backbone", "branches"])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_initial_weights_are_those_of_the_published_code(name: str, part: str) -> None:
+def test_initial_weights_follow_published_code(name: str, part: str) -> None:
     conv_rule, weight_rule, bias_rule = FAMILIES[name][part == "branches"]
     depthwise = 0
     for layer in create_network(name).get_submodule(part).modules():
@@ -75,14 +75,14 @@ def test_initial_weights_are_those_of_the_published_code(name: str, part: str) -
     assert (depthwise > 0) == (name in ("mobilenetv2", "shufflenetv1", "shufflenetv2"))
 
 
-def test_every_network_is_registered() -> None:
+def test_all_networks_are_registered() -> None:
     assert set(CIFAR + IMAGENET) <= set(list_networks())
     assert list_networks() == sorted(list_networks())
 
 
 @pytest.mark.parametrize("name", list_networks())
 @torch.no_grad()
-def test_image_sizes(name: str) -> None:
+def test_networks_accept_images_from_their_least_size(name: str) -> None:
     network = create_network(name, num_classes=7).eval()
     needed = math.prod(network.backbone.strides)
     large = {**dict.fromkeys(IMAGENET, 32), "mobilenetv2_stride2": 16, "resnet50": 8}
@@ -100,14 +100,14 @@ def test_image_sizes(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "mobilenetv2", "shufflenetv2", "resnet18_imagenet"])
 @torch.no_grad()
-def test_large_images(name: str) -> None:
+def test_networks_accept_large_images(name: str) -> None:
     output = create_network(name, num_classes=5).eval()(torch.randn(1, 3, 224, 224))
     assert output.logits.shape == (1, 5)
     assert all(joint.shape == (1, 20) for joint in output.joint_logits)
 
 
 @pytest.mark.parametrize(("name", "branches"), [("resnet20", 3), ("wrn_16_2", 3), ("shufflenetv1", 3), ("vgg13", 4)])
-def test_with_and_without_branches(name: str, branches: int) -> None:
+def test_networks_build_with_and_without_branches(name: str, branches: int) -> None:
     network = create_network(name).eval()
     output = network(torch.randn(2, 3, 32, 32))
     assert isinstance(output, NetworkOutput)
@@ -125,7 +125,7 @@ def test_with_and_without_branches(name: str, branches: int) -> None:
 @pytest.mark.parametrize("branches", [False, True])
 @pytest.mark.parametrize("name", FAMILIES)
 @torch.no_grad()
-def test_a_network_can_be_scripted(name: str, branches: bool) -> None:
+def test_scripted_network_equals_network(name: str, branches: bool) -> None:
     network, images = create_network(name, 5, branches).eval(), torch.randn(2, 3, 64, 64)
     scripted = torch.jit.script(network)
     found, expected = scripted(images), network(images)
@@ -138,7 +138,7 @@ def test_a_network_can_be_scripted(name: str, branches: bool) -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 @torch.no_grad()
-def test_features_and_embedding_of_networks_with_and_without_branches(name: str) -> None:
+def test_features_and_embedding_are_equal_with_and_without_branches(name: str) -> None:
     network, images = create_network(name, 5).eval(), torch.randn(2, 3, 32, 32)
     whole, bare = network(images), network.without_branches
     features = bare.forward_features(images)
@@ -151,7 +151,7 @@ def test_features_and_embedding_of_networks_with_and_without_branches(name: str)
     assert (bare.num_classes, len(bare.branches), bare.transforms) == (5, 0, network.transforms)
 
 
-def test_any_other_module_is_a_network_without_branches() -> None:
+def test_any_module_serves_as_network_without_branches() -> None:
     own = nn.Sequential(nn.Flatten(), nn.Linear(48, 5))
     network, images = as_network(own, 5), torch.randn(2, 3, 4, 4)
     assert as_network(network, 5) is network.without_branches is network
@@ -163,12 +163,12 @@ def test_any_other_module_is_a_network_without_branches() -> None:
 
 
 @pytest.mark.parametrize(("name", "close"), [("resnet56x", "resnet56"), ("wrn-40-2", "wrn_40_2"), ("vgg12", "vgg13")])
-def test_an_unknown_network_suggests_close_names(name: str, close: str) -> None:
+def test_unknown_network_suggests_close_names(name: str, close: str) -> None:
     with pytest.raises(UsageError, match=rf"unknown network '{name}': did you mean .*{close}"):
         create_network(name)
 
 
-def test_names_and_class_counts_that_cannot_be() -> None:
+def test_invalid_network_names_and_class_counts_raise() -> None:
     with pytest.raises(UsageError, match=r"unknown network 'zzz': known are .*resnet8"):
         create_network("zzz")
     with pytest.raises(UsageError, match=r"num_classes: .* at least 2 classes, got 1"):
@@ -192,7 +192,7 @@ def assert_trains(module: TeacherModule, size: int) -> None:
     assert losses[-1] < losses[0]
 
 
-def test_a_small_backbone_of_ones_own() -> None:
+def test_custom_backbone_gets_branches_and_trains() -> None:
     @register_network("tiny")
     class Tiny(StagedBackbone):
         def __init__(self, num_classes: int) -> None:
@@ -209,7 +209,7 @@ def test_a_small_backbone_of_ones_own() -> None:
     assert_trains(TeacherModule("tiny", num_classes=5, lr=0.01), size=8)
 
 
-def test_a_backbone_of_torchvision() -> None:
+def test_torchvision_backbone_gets_branches() -> None:
     @register_network("mobilenet_v3_small")
     class MobileNetV3Small(StagedBackbone):
         """torchvision's network, cut into stages where its feature maps shrink."""

@@ -59,13 +59,13 @@ def distant(shown: str, found: str) -> list[tuple[str, str]]:
     return [pair for pair in zip(*percentages, strict=True) if abs(float(pair[0]) - float(pair[1])) > POINTS]
 
 
-def test_every_script_has_its_notebook() -> None:
+def test_every_notebook_script_has_a_notebook() -> None:
     assert [script.stem for script in BUILD["SCRIPTS"]] == [*CLAIMS]
     assert [path.stem for path in sorted(FOLDER.glob("*.ipynb"))] == [*CLAIMS]
 
 
 @pytest.mark.parametrize("name", CLAIMS)
-def test_notebooks_are_what_the_scripts_make(name: str) -> None:
+def test_notebooks_match_their_scripts(name: str) -> None:
     notebook, made = committed(name), BUILD["unexecuted"](FOLDER / f"{name}.py")
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -74,7 +74,7 @@ def test_notebooks_are_what_the_scripts_make(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CLAIMS)
-def test_committed_outputs_are_whole_and_small(name: str) -> None:
+def test_committed_notebook_outputs_are_complete_and_small(name: str) -> None:
     cells = [cell for cell in committed(name).cells if cell.cell_type == "code"]
     outputs = [output for cell in cells for output in cell.outputs]
     assert [cell.execution_count for cell in cells] == [*range(1, len(cells) + 1)]
@@ -83,7 +83,7 @@ def test_committed_outputs_are_whole_and_small(name: str) -> None:
     assert (FOLDER / f"{name}.ipynb").stat().st_size < 400_000
 
 
-def test_texts_that_differ_are_told_apart() -> None:
+def test_notebook_text_comparison_detects_differences() -> None:
     exact, measured = (nbformat.v4.new_code_cell(metadata={"tags": tags}) for tags in ([], ["measured"]))
     assert same_text(exact, "alone: 81.2 %", "alone: 81.2 %")
     assert not same_text(exact, "alone: 81.2 %", "alone: 81.3 %")
@@ -97,7 +97,7 @@ def test_texts_that_differ_are_told_apart() -> None:
 @pytest.mark.parametrize(
     "name", [name if name in IN_CI else pytest.param(name, marks=pytest.mark.nightly) for name in CLAIMS]
 )
-def test_a_fresh_execution_shows_what_is_committed(name: str) -> None:
+def test_executed_notebook_matches_committed_outputs(name: str) -> None:
     shown, fresh = committed(name), committed(name)
     judge = f"print([claim for claim in {CLAIMS[name]} if not eval(claim)])"
     fresh.cells.append(nbformat.v4.new_code_cell(judge))

@@ -17,7 +17,7 @@ ALL = {"rotations": ROTATIONS, "flips": FLIPS, "colours": COLOURS, "both": ROTAT
 every = pytest.mark.parametrize("transforms", ALL.values(), ids=ALL)
 
 
-def test_rotate_turns_counter_clockwise_rotation_by_rotation() -> None:
+def test_rotations_are_counter_clockwise_in_blocks_per_rotation() -> None:
     corner = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
     expected = [[[1, 2], [3, 4]], [[2, 4], [1, 3]], [[4, 3], [2, 1]], [[3, 1], [4, 2]]]
     assert ROTATIONS(corner)[:, 0].tolist() == expected
@@ -30,7 +30,7 @@ def test_rotate_turns_counter_clockwise_rotation_by_rotation() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float64])
-def test_four_quarter_turns_lead_back(dtype: torch.dtype) -> None:
+def test_four_quarter_turns_are_the_identity(dtype: torch.dtype) -> None:
     images = torch.randint(256, (2, 3, 4, 4), generator=RANDOM).to(dtype)
     turned = images
     for _ in range(ROTATIONS.count):
@@ -39,12 +39,12 @@ def test_four_quarter_turns_lead_back(dtype: torch.dtype) -> None:
     assert torch.equal(turned, images)
 
 
-def test_rotate_refuses_images_that_are_not_square() -> None:
+def test_rotations_refuse_images_that_are_not_square() -> None:
     with pytest.raises(UsageError, match=r"square images, got 32 x 48"):
         ROTATIONS(torch.zeros(1, 3, 32, 48))
 
 
-def test_rotate_passes_gradients_to_every_rotation() -> None:
+def test_rotations_pass_gradients_from_every_rotation() -> None:
     images = torch.rand(2, 3, 4, 4, generator=RANDOM, requires_grad=True)
     ROTATIONS(images).sum().backward()
     assert images.grad is not None
@@ -52,7 +52,7 @@ def test_rotate_passes_gradients_to_every_rotation() -> None:
 
 
 @every
-def test_the_first_rows_are_the_images_as_they_are_and_no_two_parts_are_alike(transforms: Transforms) -> None:
+def test_transforms_start_with_the_identity_and_differ(transforms: Transforms) -> None:
     images = torch.rand(2, 3, 4, 4, generator=RANDOM)
     rows = transforms(images)
     assert rows.shape == (transforms.count * 2, 3, 4, 4)
@@ -62,7 +62,7 @@ def test_the_first_rows_are_the_images_as_they_are_and_no_two_parts_are_alike(tr
     assert all(torch.equal(part.flatten().sort().values, images.flatten().sort().values) for part in parts)
 
 
-def test_a_product_transforms_by_the_second_then_by_the_first() -> None:
+def test_transforms_product_applies_second_then_first() -> None:
     images = torch.rand(2, 3, 4, 4, generator=RANDOM)
     product = ROTATIONS * FLIPS
     assert (product.count, product.name) == (8, "rotations*flips")
@@ -74,7 +74,7 @@ def test_a_product_transforms_by_the_second_then_by_the_first() -> None:
 SHEARS = Transforms(3, lambda images, m: images.roll(m, 2))
 
 
-def test_transforms_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_named_transforms_resolve_names_and_import_paths(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mine", SimpleNamespace(SHEARS=SHEARS, other=3))
     assert named_transforms("rotations") == ROTATIONS
     assert named_transforms("colours * flips") == COLOURS * FLIPS
@@ -90,7 +90,7 @@ def test_transforms_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @every
-def test_joint_labels_follow_the_rows(transforms: Transforms) -> None:
+def test_joint_labels_follow_row_order(transforms: Transforms) -> None:
     labels, m = torch.tensor([0, 7, 99]), transforms.count
     joint = transforms.joint_labels(labels)
     assert joint.dtype == torch.int64
@@ -99,14 +99,14 @@ def test_joint_labels_follow_the_rows(transforms: Transforms) -> None:
 
 
 @every
-def test_class_logits_give_the_class_of_every_joint_label(transforms: Transforms) -> None:
+def test_class_logits_map_joint_labels_to_classes(transforms: Transforms) -> None:
     labels = torch.arange(6)
     joint = F.one_hot(transforms.joint_labels(labels), transforms.count * len(labels)).float()
     assert torch.equal(transforms.class_logits(joint), F.one_hot(transforms.class_labels(labels), len(labels)).float())
 
 
 @every
-def test_class_logits_sum_the_transformations_of_a_class(transforms: Transforms) -> None:
+def test_class_logits_sum_over_transformations(transforms: Transforms) -> None:
     logits = torch.rand(5, 8, generator=RANDOM, dtype=torch.float64)
     spread = logits.repeat_interleave(transforms.count, dim=1)
     torch.testing.assert_close(transforms.class_logits(spread), transforms.count * logits)
@@ -133,7 +133,9 @@ def gradients_at(dtype: torch.dtype) -> tuple[list[Tensor], list[float]]:
 
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize(("half", "bound"), [(torch.bfloat16, 4e-3), (torch.float16, 1e-3)])
-def test_losses_of_half_precision_logits_are_computed_in_full(half: torch.dtype, bound: float, autocast: bool) -> None:
+def test_losses_of_half_precision_logits_are_computed_in_float32(
+    half: torch.dtype, bound: float, autocast: bool
+) -> None:
     exact, values = gradients_at(torch.float64)
     with torch.autocast("cpu", half, enabled=autocast):
         found, rounded = gradients_at(half)
@@ -144,7 +146,7 @@ def test_losses_of_half_precision_logits_are_computed_in_full(half: torch.dtype,
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0, 4.0])
-def test_kd_loss_is_the_scaled_divergence_averaged_over_rows(temperature: float) -> None:
+def test_kd_loss_is_scaled_divergence_averaged_over_rows(temperature: float) -> None:
     student, teacher = torch.randn(2, 7, 10, generator=RANDOM, dtype=torch.float64)
     taught = (teacher / temperature).softmax(1)
     divergence = (taught * (taught.log() - (student / temperature).log_softmax(1))).sum(1).mean()
@@ -153,7 +155,7 @@ def test_kd_loss_is_the_scaled_divergence_averaged_over_rows(temperature: float)
     assert kd_loss(student, teacher, temperature) > 0
 
 
-def test_losses_of_all_branches_at_once_are_the_sums_over_the_branches() -> None:
+def test_losses_of_stacked_branches_sum_over_branches() -> None:
     student, teacher = torch.randn(2, 3, 8, 20, generator=RANDOM, dtype=torch.float64)
     each = sum(kd_loss(*pair, 3.0) for pair in zip(student, teacher, strict=True))
     torch.testing.assert_close(kd_loss(student, teacher, 3.0), each)
@@ -164,7 +166,7 @@ def test_losses_of_all_branches_at_once_are_the_sums_over_the_branches() -> None
     torch.testing.assert_close(joint_cross_entropy([*student], joint_labels), branches)
 
 
-def test_kd_loss_gradient_hardly_depends_on_a_high_temperature() -> None:
+def test_kd_loss_gradient_is_stable_at_high_temperature() -> None:
     gradients = []
     for temperature in (1e3, 1e4):
         student = torch.randn(4, 10, generator=torch.Generator().manual_seed(1), dtype=torch.float64).requires_grad_()
@@ -173,7 +175,7 @@ def test_kd_loss_gradient_hardly_depends_on_a_high_temperature() -> None:
     torch.testing.assert_close(*gradients, rtol=1e-2, atol=1e-6)
 
 
-def test_kd_loss_never_reaches_the_teacher() -> None:
+def test_kd_loss_detaches_the_teacher() -> None:
     student, teacher = (torch.randn(4, 10, generator=RANDOM, requires_grad=True) for _ in range(2))
     kd_loss(student, teacher, 3.0).backward()
     assert teacher.grad is None

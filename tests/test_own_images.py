@@ -52,7 +52,7 @@ def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unpack: Callabl
 
 
 @pytest.mark.slow
-def test_commands_lead_from_photographs_to_a_graph_that_runs_alone(
+def test_commands_turn_photographs_into_a_standalone_graph(
     photographs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for command in OWN_COMMANDS:
@@ -81,7 +81,7 @@ def test_commands_lead_from_photographs_to_a_graph_that_runs_alone(
 
 
 @pytest.mark.slow
-def test_ten_lines_of_python_do_the_same(
+def test_python_example_trains_on_photographs_in_ten_lines(
     photographs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert len([line for line in OWN_EXAMPLE.splitlines() if line and "import" not in line]) <= 10

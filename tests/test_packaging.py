@@ -20,7 +20,7 @@ from hsakd_pl.commands.recipes import files
 ROOT = Path(__file__).parents[1]
 
 
-def test_version_is_the_one_installed() -> None:
+def test_version_equals_installed_metadata() -> None:
     assert hsakd_pl.__version__ == metadata.version("hsakd_pl")
 
 
@@ -36,7 +36,7 @@ def test_extras_are_declared() -> None:
     assert extras == {"plots", "examples"} | others | loggers
 
 
-def test_what_only_examples_need_is_not_required() -> None:
+def test_example_dependencies_are_not_required() -> None:
     required = [line for line in metadata.metadata("hsakd_pl").get_all("Requires-Dist", []) if "extra" not in line]
     assert required and not [line for line in required if line.startswith("matplotlib")]
 
@@ -55,7 +55,7 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_distributions_are_whole(distributions: Path) -> None:
+def test_distributions_contain_all_files(distributions: Path) -> None:
     [wheel], [source] = distributions.glob("*.whl"), distributions.glob("*.tar.gz")
     package = {str(path.relative_to(ROOT)) for path in (ROOT / "hsakd_pl").rglob("*") if path.is_file()}
     package = {name for name in package if "__pycache__" not in name}
@@ -68,13 +68,13 @@ def test_distributions_are_whole(distributions: Path) -> None:
 
 
 @pytest.mark.slow
-def test_index_would_take_the_distributions(distributions: Path) -> None:
+def test_distributions_pass_twine_check(distributions: Path) -> None:
     pytest.importorskip("twine")
     subprocess.run([sys.executable, "-m", "twine", "check", "--strict", *distributions.iterdir()], check=True)
 
 
 @pytest.mark.slow
-def test_wheel_runs_alone(distributions: Path, tmp_path: Path) -> None:
+def test_wheel_runs_without_the_checkout(distributions: Path, tmp_path: Path) -> None:
     """In an environment of its own, which sees what this one has installed but nothing of this checkout."""
     venv.create(tmp_path / "venv", symlinks=True)
     [packages] = (tmp_path / "venv").glob("lib/python*/site-packages")
@@ -112,7 +112,7 @@ def test_changelog_is_ready_for_the_next_version() -> None:
     assert [re.fullmatch(r"\[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d", heading) for heading in headings[1:]].count(None) == 0
 
 
-def test_commands_of_contributors_are_there() -> None:
+def test_contributor_commands_exist() -> None:
     """What CONTRIBUTING.md, the workflow and the hooks call is a target of the Makefile or a file."""
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     texts = [(ROOT / name).read_text() for name in ("CONTRIBUTING.md", ".github/workflows/ci.yml")]

@@ -98,7 +98,7 @@ def changed(group: Group, **entries: Any) -> Group:
     return group._replace(rows=[{**group.rows[0], **entries}, *group.rows[1:]])
 
 
-def test_a_page_needs_no_network(page: Path) -> None:
+def test_page_loads_nothing_from_the_network(page: Path) -> None:
     text = page.read_text()
     assert not re.findall(r"https?://|@import|url\(|<iframe", text)
     links = [attributes.get(name) for _, attributes in Elements(text).found for name in ("src", "href")]
@@ -106,7 +106,7 @@ def test_a_page_needs_no_network(page: Path) -> None:
     assert {link[:5] for link in links if link and link[0] == "d"} == {"data:"}
 
 
-def test_every_picture_of_a_page_has_words_for_those_who_cannot_see_it(page: Path) -> None:
+def test_page_pictures_have_alternative_text(page: Path) -> None:
     elements = Elements(page.read_text()).found
     pictures = [attributes for tag, attributes in elements if tag == "svg" and "aria-hidden" not in attributes]
     assert len(pictures) == 3 + 9 * 2  # curves, and a diagram and an embedding a run
@@ -115,7 +115,7 @@ def test_every_picture_of_a_page_has_words_for_those_who_cannot_see_it(page: Pat
     assert dict(elements)["html"] == {"lang": "en"}
 
 
-def test_a_page_shows_what_each_run_is_and_does(page: Path, groups: list[Group]) -> None:
+def test_page_shows_options_and_results_of_each_run(page: Path, groups: list[Group]) -> None:
     text = page.read_text()
     for name in ("trainer.max_epochs", "model.init_args.lr", "0123456789ab", "limited batches", "78.67 ± 0.20"):
         assert name in text
@@ -135,7 +135,7 @@ def test_a_page_shows_what_each_run_is_and_does(page: Path, groups: list[Group])
     assert re.search(rf'<td class="name">{true}</td><td class="name">{predicted}</td><td [^>]*>{count}</td>', text)
 
 
-def test_whatever_stands_in_files_is_text_on_a_page(groups: list[Group], tmp_path: Path) -> None:
+def test_page_escapes_text_from_files(groups: list[Group], tmp_path: Path) -> None:
     details = {**groups[0].rows[0]["details"], "class_names": [f"{EVIL}{label}" for label in range(10)]}
     entries = dict.fromkeys(("folder", "device", "seed"), EVIL)
     first = groups[0].rows[0]
@@ -151,13 +151,13 @@ def test_whatever_stands_in_files_is_text_on_a_page(groups: list[Group], tmp_pat
     } | {"strong", "ul", "li"}
 
 
-def test_a_run_without_a_test_names_the_command_that_makes_one(groups: list[Group], tmp_path: Path) -> None:
+def test_page_names_test_command_for_untested_run(groups: list[Group], tmp_path: Path) -> None:
     untested = changed(groups[1], test=None, details=None, folder="my runs/a")
     command = "hsakd test --config &#39;my runs/a/config.yaml&#39; --ckpt_path last"
     assert command in text_of([untested], tmp_path / "page.html")
 
 
-def test_rows_of_an_older_version_are_shown_as_what_they_are(tmp_path: Path) -> None:
+def test_page_shows_rows_of_older_versions(tmp_path: Path) -> None:
     row = {"config": ["a.yaml"], "folder": "runs/a", "last_val_acc": 0.5, "best_val_acc": None}
     row |= {"history": [], "test": None, "details": None}
     text = text_of(
@@ -170,13 +170,13 @@ def test_rows_of_an_older_version_are_shown_as_what_they_are(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "broken", [{"confused": []}, [], "text", {"class_names": 1, "reliability": [], "confused": []}]
 )
-def test_details_that_test_did_not_write_are_one_error(groups: list[Group], tmp_path: Path, broken: Any) -> None:
+def test_page_refuses_details_not_written_by_test(groups: list[Group], tmp_path: Path, broken: Any) -> None:
     with pytest.raises(UsageError, match=r"seed0/test_details.json is not what test writes: remove it, or run hsakd"):
         write_page([changed(groups[0], details=broken or [0])], tmp_path / "page.html")
     assert not list(tmp_path.iterdir())
 
 
-def test_of_many_classes_the_most_confused_have_colours(groups: list[Group], tmp_path: Path) -> None:
+def test_page_colours_most_confused_of_many_classes(groups: list[Group], tmp_path: Path) -> None:
     points = [[float(number % 7), float(number % 11)] for number in range(200)]
     embedding = {"method": "t-SNE", "points": points, "labels": [number % 100 for number in range(200)]}
     names = [f"class{label}" for label in range(100)]
@@ -186,7 +186,7 @@ def test_of_many_classes_the_most_confused_have_colours(groups: list[Group], tmp
     assert legend and "90 other classes" in legend[0] and "class7<" in legend[0] and "class93<" in legend[0]
 
 
-def test_axes_are_labelled_at_round_numbers() -> None:
+def test_page_axes_have_round_numbers() -> None:
     assert round_numbers(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1]
     assert round_numbers(0, 239, 1) == [0, 50, 100, 150, 200, 250]
     assert round_numbers(0, 0, 1) == [0, 1] and round_numbers(3, 3, 1) == [3, 4]
@@ -197,7 +197,7 @@ def test_axes_are_labelled_at_round_numbers() -> None:
     assert chart.line([(0, 0), (10, 1)]) == f"{chart.left}.0,{chart.bottom}.0 {chart.right}.0,{chart.top}.0"
 
 
-def test_lines_and_marks_differ_without_colours_too() -> None:
+def test_page_lines_differ_without_colours() -> None:
     assert len(set(STYLES)) == len({(style.colour, style.dash) for style in STYLES}) == 35
     assert all(one.dash != other.dash and one.shape != other.shape for one, other in pairwise(STYLES))
 
@@ -236,14 +236,14 @@ def column(text: str, number: int) -> list[str]:
 
 
 @needs_browser
-def test_a_browser_has_nothing_to_complain_of(page: Path, tmp_path: Path) -> None:
+def test_page_causes_no_browser_errors(page: Path, tmp_path: Path) -> None:
     assert "CONSOLE" not in browse(page, "--dump-dom")[1]
     broken = with_script(page, "missing()")
     assert re.search("CONSOLE.*missing is not defined", browse(broken, "--dump-dom")[1])  # it would be seen
 
 
 @needs_browser
-def test_a_table_is_sorted_by_the_column_that_is_clicked(page: Path) -> None:
+def test_page_table_sorts_by_clicked_column(page: Path) -> None:
     names = ["baseline", "teacher", "student"]
     assert column(browse(page, "--dump-dom")[0], 0) == names
     assert column(browse(page, "--dump-dom", fragment="#sort=0")[0], 0) == sorted(names)
@@ -257,7 +257,7 @@ def test_a_table_is_sorted_by_the_column_that_is_clicked(page: Path) -> None:
 
 
 @needs_browser
-def test_a_browser_draws_the_page(page: Path, tmp_path: Path) -> None:
+def test_browser_draws_the_page(page: Path, tmp_path: Path) -> None:
     browse(page, "--window-size=1280,2000", f"--screenshot={tmp_path / 'page.png'}")
     shot = Image.open(tmp_path / "page.png").convert("RGB")
     assert shot.size == (1280, 2000)
@@ -269,7 +269,7 @@ def test_a_browser_draws_the_page(page: Path, tmp_path: Path) -> None:
 
 @needs_browser
 @pytest.mark.parametrize("width", [320, 390, 1280])
-def test_nothing_of_a_page_is_wider_than_the_screen(page: Path, width: int) -> None:
+def test_page_is_no_wider_than_the_screen(page: Path, width: int) -> None:
     """In a frame, since the browser's own windows are at least 500 pixels wide."""
     script = """
     const frame = document.createElement("iframe");

@@ -20,20 +20,20 @@ def fit(scale: float, lr: float = 0.01) -> tuple[float, int]:
 
 
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
-def test_an_overflow_of_the_loss_scale_is_skipped() -> None:
+def test_loss_scale_overflow_skips_the_step() -> None:
     assert fit(2.0**127) == (2.0**123, 0)  # four steps, each skipped, each halves the scale
     scale, changed = fit(2.0**8)
     assert scale == 2.0**8
     assert changed > 20
 
 
-def test_a_loss_that_is_not_finite_ends_the_run() -> None:
+def test_non_finite_loss_ends_the_run() -> None:
     with pytest.raises(UsageError, match="NaN or infinite"):
         fit(1.0, lr=1e30)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_gradients_can_be_clipped(precision: str) -> None:
+def test_gradient_clipping_limits_the_step(precision: str) -> None:
     module = make("student", lr=1.0, weight_decay=0.0, momentum=0.0, nesterov=False)
     before = [weight.detach().clone() for weight in module.parameters()]
     trainer(gradient_clip_val=1e-3, limit_train_batches=1, precision=precision).fit(module, loader())

@@ -33,7 +33,7 @@ def predictions(source: Path, *options: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in Path("predictions.jsonl").read_text().splitlines()]
 
 
-def test_a_run_a_checkpoint_and_an_export_predict_the_same(trained: Path) -> None:
+def test_run_checkpoint_and_export_predict_the_same(trained: Path) -> None:
     export_student(trained, "exported", formats=["safetensors"])
     found = [predictions(source) for source in (trained, trained / "last.ckpt", Path("exported"))]
     assert found[0] == found[1] == found[2]
@@ -42,7 +42,7 @@ def test_a_run_a_checkpoint_and_an_export_predict_the_same(trained: Path) -> Non
     assert Path("predictions.csv").read_text().count("\n") == 14
 
 
-def test_what_the_training_run_would_predict(trained: Path) -> None:
+def test_predict_command_matches_configured_predict(trained: Path) -> None:
     alone = predictions(trained)
     main(["predict", "--config", "config.yaml", "--ckpt_path", "last", "--data.init_args.predict_dir", "photos/val"])
     beside = [json.loads(line) for line in (trained / "predictions.jsonl").read_text().splitlines()]
@@ -50,7 +50,7 @@ def test_what_the_training_run_would_predict(trained: Path) -> None:
 
 
 @pytest.mark.parametrize("transforms", ["flips", "rotations*flips"])
-def test_agreement_is_over_the_transformations_that_were_learnt(trained: Path, transforms: str) -> None:
+def test_predicted_agreement_covers_learnt_transformations(trained: Path, transforms: str) -> None:
     photographs(Path("photos"))
     options: dict[str, Any] = {"module": "TeacherModule", "data": DATA | {"init_args": INIT}}
     options["model"] = {"init_args": {"transforms": transforms}}
@@ -62,7 +62,7 @@ def test_agreement_is_over_the_transformations_that_were_learnt(trained: Path, t
     assert json.loads(Path("exported/config.json").read_text())["transforms"] == transforms
 
 
-def test_options_of_predict(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_options_top_batch_size_and_folder_apply(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["predict", str(trained), "photos/val", "--top", "2", "--batch_size", "5", "--folder", "out"])
     lines = [json.loads(line) for line in Path("out/predictions.jsonl").read_text().splitlines()]
     assert {len(line["top"]) for line in lines if "error" not in line} == {2}
@@ -80,7 +80,7 @@ def test_options_of_predict(trained: Path, capsys: pytest.CaptureFixture[str]) -
         (["runs/BaselineModule"], "PICTURES"),
     ],
 )
-def test_what_cannot_be_predicted_is_one_error(
+def test_invalid_predict_arguments_raise_usage_error(
     trained: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert said in error_of(capsys, lambda: main(["predict", *arguments]))

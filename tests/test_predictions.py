@@ -51,7 +51,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize(("on_device", "num_workers"), [(None, 0), (None, 1), (False, 0), (True, 0), (True, 1)])
-def test_a_broken_image_is_a_row_with_its_error(
+def test_broken_image_becomes_a_row_with_its_error(
     tmp_path: Path, on_device: bool | None, num_workers: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = photos(tmp_path / "photos", "a.png", "b_broken.png", "c.jpg", "d_broken.jpg", "e.png")
@@ -72,7 +72,7 @@ def test_a_broken_image_is_a_row_with_its_error(
 
 
 @pytest.mark.parametrize("on_device", [None, False, True])
-def test_the_strict_end_with_the_first_broken_image(tmp_path: Path, on_device: bool | None) -> None:
+def test_strict_predict_ends_at_first_broken_image(tmp_path: Path, on_device: bool | None) -> None:
     folder = photos(tmp_path / "photos", "a.png", "b.png", "broken.png", "d.png")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "predictions.csv").write_text("earlier")
@@ -83,7 +83,7 @@ def test_the_strict_end_with_the_first_broken_image(tmp_path: Path, on_device: b
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["predictions.csv"]
 
 
-def test_a_broken_image_still_ends_training(tmp_path: Path) -> None:
+def test_broken_image_ends_training(tmp_path: Path) -> None:
     photos(tmp_path / "val" / "a", "a.png")
     photos(tmp_path / "train" / "a", "a.png", "broken.png")
     data = ImageNetDataModule(tmp_path, image_size=32, num_workers=0, on_error="row")
@@ -106,7 +106,7 @@ class Watching(BaselineModule):
         return super().predict_step(batch, batch_idx)
 
 
-def test_every_batch_is_written_when_it_is_there(tmp_path: Path) -> None:
+def test_predictions_are_written_batch_by_batch(tmp_path: Path) -> None:
     module = Watching(tmp_path / "out")
     assert len(predict(photos(tmp_path / "photos", "a.png", "b.png", "c.png", "d.png", "e.png"), module)) == 5
     assert module.found == [1, 3, 5]
@@ -114,7 +114,7 @@ def test_every_batch_is_written_when_it_is_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no memory"), KeyboardInterrupt(), OSError(28, "No space left")])
-def test_what_stops_predict_leaves_earlier_predictions(tmp_path: Path, error: BaseException) -> None:
+def test_interrupted_predict_keeps_earlier_predictions(tmp_path: Path, error: BaseException) -> None:
     folder = photos(tmp_path / "photos", "a.png", "b.png", "c.png")
     earlier = predict(folder)
     with pytest.raises((type(error), SystemExit)):
@@ -123,7 +123,7 @@ def test_what_stops_predict_leaves_earlier_predictions(tmp_path: Path, error: Ba
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
 
 
-def test_a_writer_can_be_used_again(tmp_path: Path) -> None:
+def test_prediction_writer_is_reusable(tmp_path: Path) -> None:
     writer, module = PredictionWriter(tmp_path / "out"), BaselineModule("resnet8", num_classes=10)
     for names in (["a.png", "b.png", "c.png"], ["a.png"]):
         folder = photos(tmp_path / str(len(names)), *names)
@@ -133,7 +133,7 @@ def test_a_writer_can_be_used_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("linked", ["predictions.csv", "predictions.csv.partial"])
 @pytest.mark.parametrize("target", ["precious.txt", "missing.txt"])
-def test_nothing_is_written_through_a_link(tmp_path: Path, linked: str, target: str) -> None:
+def test_predictions_are_not_written_through_links(tmp_path: Path, linked: str, target: str) -> None:
     (tmp_path / "precious.txt").write_text("precious")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / linked).symlink_to(tmp_path / target)
@@ -143,7 +143,7 @@ def test_nothing_is_written_through_a_link(tmp_path: Path, linked: str, target: 
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
-def test_a_spreadsheet_takes_cells_as_text(tmp_path: Path, start: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prediction_cells_are_safe_in_spreadsheets(tmp_path: Path, start: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     name = f"{start}cmd"
     [row] = predict(photos(Path(name), "a.png"), names=[name] * 10)
@@ -153,7 +153,7 @@ def test_a_spreadsheet_takes_cells_as_text(tmp_path: Path, start: str, monkeypat
 
 
 @pytest.mark.parametrize("name", [b"caf\xe9.png", b"\xff\xfe.png", b"\x83e\x83X\x83g.png"])
-def test_names_that_are_no_utf_8(tmp_path: Path, name: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_non_utf_8_image_names_are_predicted(tmp_path: Path, name: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / os.fsdecode(b"photos\xe9") / "photos"
     photos(folder, "a.png", "broken.png")
     os.rename(folder / "a.png", os.fsencode(folder) + b"/" + name)
@@ -168,7 +168,7 @@ def test_names_that_are_no_utf_8(tmp_path: Path, name: bytes, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_a_network_without_a_finite_probability(
+def test_non_finite_probabilities_become_row_errors(
     tmp_path: Path, number: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
     module = BaselineModule("resnet8", num_classes=10)
@@ -181,12 +181,12 @@ def test_a_network_without_a_finite_probability(
     assert "1 of 3 images could not be read" in printed and "2 of 3 images have no finite probability" in printed
 
 
-def test_a_good_table_says_nothing_of_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predictions_without_errors_print_no_error_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     predict(photos(tmp_path / "photos", "a.png"))
     assert "images" not in capsys.readouterr().out.replace(str(tmp_path), "")
 
 
-def test_lines_of_json_tell_the_most_probable_classes(tmp_path: Path) -> None:
+def test_json_lines_hold_most_probable_classes(tmp_path: Path) -> None:
     found = predict(photos(tmp_path / "photos", "a.png", "broken.png", "c.png"), names=[*"abcdefghij"])
     lines = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
     assert [line["image"] for line in lines] == [row["image"] for row in found]
@@ -199,7 +199,7 @@ def test_lines_of_json_tell_the_most_probable_classes(tmp_path: Path) -> None:
         assert line["probability"] == probabilities[0] == float(row["probability"])
 
 
-def test_predict_step(tmp_path: Path) -> None:
+def test_predict_step_returns_sources_and_errors(tmp_path: Path) -> None:
     module = BaselineModule("resnet8", num_classes=10).eval()
     found = module.predict_step((torch.randn(2, 3, 16, 16), [("a", ""), ("b", "broken")]), 0)
     assert (found["source"], found["error"]) == (["a", "b"], ["", "broken"])
@@ -207,7 +207,7 @@ def test_predict_step(tmp_path: Path) -> None:
     assert module.predict_step((torch.randn(0, 3, 16, 16), []), 0)["source"] == []
 
 
-def test_batches_name_what_is_broken(tmp_path: Path) -> None:
+def test_predict_batches_name_broken_images(tmp_path: Path) -> None:
     folder = photos(tmp_path / "photos", "a.png", "broken.png")
     [(images, sources)] = DigitsDataModule(predict_dir=folder, num_workers=0).predict_dataloader()
     assert images.shape == (2, 3, 16, 16) and images[1].max() == 0
@@ -230,7 +230,7 @@ class Tiny(pl.LightningModule):
 
 
 @pytest.mark.slow
-def test_20_000_predictions_keep_memory_flat(tmp_path: Path) -> None:
+def test_predicting_20_000_images_keeps_memory_flat(tmp_path: Path) -> None:
     folder = photos(tmp_path / "photos", "0.png")
     for number in range(1, 20_000):
         os.link(folder / "0.png", folder / f"{number}.png")

@@ -48,7 +48,7 @@ def fitted(data: pl.LightningDataModule, module: LinearProbeModule, **options: A
 
 
 @pytest.mark.parametrize("name", list_networks())
-def test_every_network_is_probed_and_none_of_it_moves(name: str) -> None:
+def test_every_network_is_probed_and_stays_unchanged(name: str) -> None:
     size = 64 if name.endswith("_imagenet") else 32
     module = LinearProbeModule(name, num_classes=5, weights="random")
     (features,) = module.frozen
@@ -64,7 +64,7 @@ def test_every_network_is_probed_and_none_of_it_moves(name: str) -> None:
     assert [tuple(shape) for shape in trained] == [(5, trained[0][1]), (5,)]
 
 
-def test_starts_from_a_students_checkpoint_or_published_weights(
+def test_probe_starts_from_student_checkpoint_or_published_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -78,7 +78,7 @@ def test_starts_from_a_students_checkpoint_or_published_weights(
         torch.testing.assert_close(module.frozen[0].stages.state_dict(), expected, rtol=0, atol=0)
 
 
-def test_features_train_the_same_classifier_as_images(stl10: Path) -> None:
+def test_probe_on_features_equals_probe_on_images(stl10: Path) -> None:
     results = {}
     for cached in (False, True):
         module, seen = probe(), []
@@ -92,7 +92,7 @@ def test_features_train_the_same_classifier_as_images(stl10: Path) -> None:
     torch.testing.assert_close(results[True][2], results[False][2], rtol=1e-4, atol=1e-6)
 
 
-def test_a_probe_trained_on_features_is_tested_on_images(stl10: Path) -> None:
+def test_probe_trained_on_features_is_tested_on_images(stl10: Path) -> None:
     images, module = STL10DataModule(stl10, batch_size=50, augment=False, num_workers=0), probe(knn=5)
     metrics = fitted(FeatureDataModule(images, module.encode), module)
     assert images.splits["train"].images.shape == (200, 3, 96, 96) and metrics["val/knn_acc"] > 0.12
@@ -100,7 +100,7 @@ def test_a_probe_trained_on_features_is_tested_on_images(stl10: Path) -> None:
     assert tested["test/acc"] == pytest.approx(metrics["val/acc"])
 
 
-def test_nearest_neighbours(stl10: Path) -> None:
+def test_probe_reports_nearest_neighbour_accuracy(stl10: Path) -> None:
     data = STL10DataModule(stl10, batch_size=64, num_workers=0)  # augmented: the neighbours are not
     module = probe(knn=5)
     metrics = fitted(data, module, limit_train_batches=1)
@@ -118,12 +118,12 @@ def test_nearest_neighbours(stl10: Path) -> None:
     assert metrics["val/knn_acc"] > 0.12  # chance is 0.1
 
 
-def test_neighbours_need_the_images() -> None:
+def test_knn_without_image_data_module_raises() -> None:
     with pytest.raises(UsageError, match=r"knn needs the images of an ImageDataModule"):
         trainer().fit(probe(knn=5), loader(), loader())
 
 
-def test_a_probe_of_a_network_of_ones_own() -> None:
+def test_custom_network_is_probed() -> None:
     own = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.AdaptiveAvgPool2d(1))
     own = torch.nn.Sequential(own, torch.nn.Flatten(), torch.nn.Linear(8, 7))
     module = LinearProbeModule(own, num_classes=10, source_classes=7, lr=0.1)

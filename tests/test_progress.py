@@ -78,7 +78,7 @@ def plain(written: str) -> str:
     return re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", written).replace("\r", "\n")
 
 
-def test_a_pipe_gets_one_line_an_epoch_and_lightning_s_warnings_without_its_adverts() -> None:
+def test_pipe_gets_one_line_per_epoch_and_no_adverts() -> None:
     run_in_pipe = [sys.executable, "-m", "hsakd_pl", "fit", "--config", "config.yaml"]
     run("fit", trainer={**SHOWN, "fast_dev_run": True})  # writes the configuration
     options = ["--trainer.fast_dev_run=false", "--trainer.max_epochs=3", "--trainer.precision=16-mixed"]
@@ -93,7 +93,7 @@ def test_a_pipe_gets_one_line_an_epoch_and_lightning_s_warnings_without_its_adve
     assert "Validating on the test split" in done.stderr and "fp16 is not supported on CPU" in done.stderr
 
 
-def test_a_terminal_has_a_bar_and_keeps_finished_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_terminal_shows_bar_and_keeps_finished_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = on_a_terminal(monkeypatch, lambda: run("fit", trainer={**SHOWN, "max_epochs": 2}))
     for epoch in (1, 2):
         assert len(re.findall(LINE.format(f"{epoch}/2"), plain(shown))) == 1
@@ -103,7 +103,7 @@ def test_a_terminal_has_a_bar_and_keeps_finished_epochs(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
-def test_evaluation_and_prediction_have_a_bar(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluation_and_prediction_show_a_bar(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data = {"init_args": {}}
     if command == "predict":
         pillow = pytest.importorskip("PIL.Image")
@@ -117,7 +117,7 @@ def test_evaluation_and_prediction_have_a_bar(command: str, monkeypatch: pytest.
         assert plain(shown).rfind(" 9/9") > plain(shown).rfind("━┓") > 0
 
 
-def test_a_resumed_run_goes_on_counting_epochs_and_knows_its_best(capsys: pytest.CaptureFixture[str]) -> None:
+def test_resumed_run_continues_epoch_count_and_best(capsys: pytest.CaptureFixture[str]) -> None:
     training = {"limit_train_batches": 8, **SHOWN}
     run("fit", trainer={"max_epochs": 2, **training})
     run("fit", "--ckpt_path", "last", trainer={"max_epochs": 4, **training})
@@ -143,24 +143,24 @@ def fit(kind: str = "baseline", train: Any = None, validate: bool = True, **opti
 
 
 @pytest.mark.parametrize("kind", ["student", "mutual", "probe"])
-def test_every_kind_of_module_has_its_line(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_module_prints_its_epoch_line(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     fit(kind)
     (line,) = epochs(capsys.readouterr().out)
     assert re.fullmatch(LINE.format("1/1"), line), line
 
 
-def test_a_run_without_validation_shows_no_accuracy(capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_without_validation_shows_no_accuracy(capsys: pytest.CaptureFixture[str]) -> None:
     fit(validate=False, max_epochs=2)
     for line in epochs(capsys.readouterr().out):
         assert re.fullmatch(r"epoch \d/2  loss .*  lr 0.05  [\d,]+ images/s  \d+ s left", line), line
 
 
-def test_an_epoch_that_was_not_validated_shows_the_best_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unvalidated_epoch_shows_only_the_best(capsys: pytest.CaptureFixture[str]) -> None:
     fit(max_epochs=3, check_val_every_n_epoch=2)
     assert ["val" in line for line in epochs(capsys.readouterr().out)] == [False, True, False]
 
 
-def test_runs_whose_length_is_unknown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_of_unknown_length_show_progress(capsys: pytest.CaptureFixture[str]) -> None:
     endless: DataLoader[Any] = DataLoader(Endless(), batch_size=None)
     fit(train=endless, max_epochs=2)
     assert [line[:9] for line in epochs(capsys.readouterr().out)] == ["epoch 1/2", "epoch 2/2"]
@@ -171,27 +171,29 @@ def test_runs_whose_length_is_unknown(capsys: pytest.CaptureFixture[str]) -> Non
     assert [line[:9] for line in epochs(capsys.readouterr().out)][-1] == "epoch 1/1"
 
 
-def test_a_long_epoch_has_lines_inside(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_long_epoch_prints_intermediate_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     fit()
     shown = epochs(capsys.readouterr().out)
     assert [line.split("  ")[:2] for line in shown[:2]] == [["epoch 1/1", "1/2"], ["epoch 1/1", "2/2"]]
 
 
-def test_a_bar_of_the_user_s_own_takes_the_place(capsys: pytest.CaptureFixture[str]) -> None:
+def test_custom_progress_bar_replaces_ours(capsys: pytest.CaptureFixture[str]) -> None:
     own = {"callbacks": [{"class_path": "pytorch_lightning.callbacks.TQDMProgressBar"}]}
     run("fit", trainer={**SHOWN, **own})
     printed = capsys.readouterr().out
     assert "Epoch 0: 100%" in printed and epochs(printed) == [] and printed.count("network") == 1
 
 
-def test_a_bar_that_is_switched_off_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_disabled_progress_bar_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     run("fit")
     printed = capsys.readouterr().out
     assert epochs(printed) == [] and "network" not in printed
 
 
-def test_the_loss_of_every_n_th_step_is_logged() -> None:
+def test_loss_is_logged_every_n_steps() -> None:
     folder = run("fit", trainer={"max_epochs": 2, "limit_train_batches": 4, "log_every_n_steps": 2})
     (file,) = folder.rglob("metrics.csv")
     rows = [row for row in csv.DictReader(file.read_text().splitlines()) if row["train/loss_step"]]
@@ -199,7 +201,7 @@ def test_the_loss_of_every_n_th_step_is_logged() -> None:
     assert all(float(row["train/loss_step"]) > 0 for row in rows)
 
 
-def test_a_student_s_block_names_its_teacher_with_hash_and_accuracy(capsys: pytest.CaptureFixture[str]) -> None:
+def test_introduction_names_teacher_with_hash_and_accuracy(capsys: pytest.CaptureFixture[str]) -> None:
     teacher = run("fit", trainer=SHOWN, module="TeacherModule") / "last.ckpt"
     last = re.search(r"val +([\d.]+) %", capsys.readouterr().out)
     arguments = {"network": "resnet8", "teacher": "resnet8", "teacher_weights": str(teacher)}
@@ -210,7 +212,7 @@ def test_a_student_s_block_names_its_teacher_with_hash_and_accuracy(capsys: pyte
     assert "1,257 train, 540 test images, 16 x 16, 10 classes" in block
 
 
-def test_multiply_adds_are_the_recorded_ones(golden: Path) -> None:
+def test_multiply_adds_equal_recordings(golden: Path) -> None:
     recorded = json.loads((golden / "manifest.json").read_text())["networks"]
     for name in ("wrn_16_2", "resnet20"):
         network = create_network(name, 100)
@@ -219,21 +221,21 @@ def test_multiply_adds_are_the_recorded_ones(golden: Path) -> None:
         assert network.training
 
 
-def test_watched_numbers_arrive_in_order() -> None:
+def test_watched_losses_arrive_in_order() -> None:
     watched = Watched()
     for step in range(3):
         watched.begin(step, torch.tensor(float(step)))
     assert list(watched.arrived()) == [(0, 0.0), (1, 1.0), (2, 2.0)] and list(watched.arrived(wait=True)) == []
 
 
-def test_a_bar_that_is_switched_off_for_a_resumed_run_is_not_missed() -> None:
+def test_resume_without_progress_bar_does_not_warn() -> None:
     run("fit", trainer=SHOWN)
     with warnings.catch_warnings(record=True) as caught:
         run("fit", "--ckpt_path", "last", trainer={"max_epochs": 2})
     assert not [warning for warning in caught if "callbacks used to create" in str(warning.message)]
 
 
-def test_long_reading_has_a_bar_on_a_terminal_alone(
+def test_long_reading_shows_a_bar_only_on_terminals(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert list(tracked("abc", 3, "Reading")) == [*"abc"] and capsys.readouterr().err == ""
@@ -244,7 +246,7 @@ def test_long_reading_has_a_bar_on_a_terminal_alone(
 
 
 @pytest.mark.slow
-def test_a_notebook_shows_a_bar_and_a_line_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notebook_shows_bar_and_one_line_per_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     nbformat, nbclient, *_ = [pytest.importorskip(name) for name in ("nbformat", "nbclient", "ipykernel", "ipywidgets")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
     options = 'max_epochs=2, limit_train_batches=2, accelerator="cpu", logger=False, enable_checkpointing=False'

@@ -30,19 +30,19 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize(("kind", "option", "value"), OPTIONS, ids=str)
-def test_an_option_out_of_its_range(kind: str, option: str, value: Any) -> None:
+def test_option_out_of_range_raises_naming_it(kind: str, option: str, value: Any) -> None:
     with pytest.raises(UsageError, match=f"^{option} is {re.escape(str(value))}: it must be"):
         make(kind, **{option: value})
 
 
-def test_nesterov_needs_momentum() -> None:
+def test_nesterov_without_momentum_raises() -> None:
     with pytest.raises(UsageError, match="nesterov is True: it must be off without momentum"):
         make("baseline", momentum=0.0)
     make("baseline", momentum=0.0, nesterov=False)
 
 
 @pytest.mark.parametrize("network", ["vgg8", "mobilenetv2", "resnet50"])
-def test_batch_norm_of_a_single_pixel(network: str) -> None:
+def test_batch_norm_of_a_single_value_raises(network: str) -> None:
     module = BaselineModule(network, num_classes=4)
     size = module.network.least_size
     with pytest.raises(UsageError, match="batch_size: a batch norm cannot train on 1 image of this size"):
@@ -51,7 +51,7 @@ def test_batch_norm_of_a_single_pixel(network: str) -> None:
 
 
 @pytest.mark.parametrize("spoilt", [NAN, INF, -INF])
-def test_images_that_are_no_numbers_are_called_so(spoilt: float) -> None:
+def test_non_finite_images_raise_naming_the_images(spoilt: float) -> None:
     images = BATCH[0].clone()
     images[1, 0, 3, 3] = spoilt
     with pytest.raises(UsageError, match="images of epoch 0 hold NaN or infinite numbers"):
@@ -70,7 +70,7 @@ class Spoil(torch.nn.Module):
 
 
 @pytest.mark.parametrize("validated", [True, False])
-def test_a_step_that_diverges_is_no_result(validated: bool, tmp_path: Any) -> None:
+def test_diverging_last_step_raises(validated: bool, tmp_path: Any) -> None:
     """The loss of the only batch is still finite: what comes after it is not."""
     module = BaselineModule(Spoil(), num_classes=3, lr=3e38, momentum=0.9)
     images = DataLoader(TensorDataset(BATCH[0], BATCH[1] % 3), batch_size=4)

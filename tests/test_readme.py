@@ -62,7 +62,7 @@ def arguments(command: str) -> list[str]:
     return words
 
 
-def test_every_configuration_exists_and_is_as_frequent_as_stated() -> None:
+def test_documented_configs_exist_and_counts_hold() -> None:
     named = {path for text in DOCUMENTS.values() for path in re.findall(r"configs/[\w/-]+\.yaml", text)}
     assert len(named) > 20
     assert [path for path in named if not (REPOSITORY / path).is_file()] == []
@@ -77,7 +77,7 @@ def test_every_configuration_exists_and_is_as_frequent_as_stated() -> None:
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_every_block_is_run_or_says_why_not(name: str) -> None:
+def test_documented_blocks_are_run_or_marked(name: str) -> None:
     blocks = [block for block in BLOCKS if block.document == name]
     assert 2 * len(blocks) == len(re.findall(r"^ *```", DOCUMENTS[name], re.MULTILINE))
     assert {block.language for block in blocks} <= {"bash", "python", "yaml", "csv", "text", "bibtex"}
@@ -93,7 +93,7 @@ def test_every_block_is_run_or_says_why_not(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_commands(
+def test_documented_commands_run(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     cifar_mini: Path,
@@ -164,17 +164,17 @@ SHOWN = {"docs/index.md", "docs/your-network.md", "docs/your-method.md"}  # what
 
 
 @pytest.mark.parametrize("name", [name for name, texts in EXAMPLES.items() if texts and name not in SHOWN])
-def test_examples_run(example: Any, name: str) -> None:
+def test_documented_examples_run(example: Any, name: str) -> None:
     assert set(example(name)) > {"__builtins__"}
 
 
-def test_examples_of_the_start(example: Any) -> None:
+def test_start_page_example_gives_stated_shapes(example: Any) -> None:
     found = example("docs/index.md")
     assert [tuple(joint.shape) for joint in found["output"].joint_logits] == [(2, 400)] * 3
     assert len(found["output"].features) == 3 and found["output"].embedding.shape == (2, 128)
 
 
-def test_examples_of_methods(example: Any) -> None:
+def test_method_page_examples_give_stated_terms(example: Any) -> None:
     found = example("docs/your-method.md")
     batch = torch.randn(4, 3, 16, 16), torch.arange(4)
     terms = found["student"].losses(batch)
@@ -183,14 +183,14 @@ def test_examples_of_methods(example: Any) -> None:
     assert found["module"].regressor.weight.grad.abs().sum() > 0
 
 
-def test_examples_of_networks(example: Any) -> None:
+def test_network_page_examples_give_stated_shapes(example: Any) -> None:
     found = example("docs/your-network.md")
     assert len(found["network"](torch.randn(2, 3, 64, 64)).joint_logits) == 3
     assert found["logits"].shape == (2, 10)
 
 
 @pytest.mark.parametrize("in_parts", [False, True])
-def test_a_backbone_by_import_path(
+def test_documented_backbone_loads_by_import_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cifar_mini: Path, in_parts: bool
 ) -> None:
     monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))

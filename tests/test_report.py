@@ -30,7 +30,7 @@ def row_of(folder: Path) -> dict[str, Any]:
     return json.loads((folder / ROW).read_text())
 
 
-def test_row_of_a_run() -> None:
+def test_fit_writes_a_complete_result_row() -> None:
     folder = run("fit", "--seed_everything", "3", trainer={"max_epochs": 2, "limit_val_batches": 2})
     row = row_of(folder)
     assert (row["config"], row["seed"], row["epochs"], row["devices"]) == (["config.yaml"], 3, 2, 1)
@@ -45,7 +45,7 @@ def test_row_of_a_run() -> None:
     assert row["commit"] is None or len(row["commit"].removesuffix("-dirty")) == 40
 
 
-def test_a_row_counts_what_came_before_an_interruption() -> None:
+def test_result_row_adds_up_resumed_parts() -> None:
     folder = run("fit")
     first = row_of(folder)
     run("fit", "--ckpt_path", "last", trainer={"max_epochs": 3})
@@ -60,7 +60,7 @@ def _states(checkpoint: Path) -> list[dict[str, Any]]:
     return [state for state in torch.load(checkpoint, weights_only=True)["callbacks"].values() if "spent" in state]
 
 
-def test_no_row_of_a_trial_or_of_a_run_that_failed() -> None:
+def test_trial_and_failed_runs_write_no_row() -> None:
     folder = run("fit", trainer={"fast_dev_run": True})
     assert not (folder / ROW).exists()
     with pytest.raises(SystemExit):
@@ -68,14 +68,14 @@ def test_no_row_of_a_trial_or_of_a_run_that_failed() -> None:
     assert not (folder / ROW).exists()
 
 
-def test_a_students_row_names_its_teacher() -> None:
+def test_student_row_names_its_teacher() -> None:
     teacher = run("fit", module="TeacherModule") / "last.ckpt"
     arguments = {"network": "resnet8", "teacher": "resnet8", "teacher_weights": str(teacher)}
     row = row_of(run("fit", module="StudentModule", model={"init_args": arguments}))
     assert row["teacher_sha256"] == hashlib.sha256(teacher.read_bytes()).hexdigest()
 
 
-def test_table(capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_table_averages_seeds(capsys: pytest.CaptureFixture[str]) -> None:
     common = {"config": ["a/one.yaml"], "images_per_second": 100.0, "seconds": 10.0, "best_val_acc": 0.9}
     for seed, accuracy in enumerate((0.70, 0.72, 0.74)):
         Path("runs", f"seed{seed}").mkdir(parents=True)
@@ -88,7 +88,7 @@ def test_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert [row["folder"] for row in rows] == [f"runs/seed{seed}" for seed in range(3)]
 
 
-def test_nothing_to_report() -> None:
+def test_report_without_results_raises() -> None:
     with pytest.raises(UsageError, match=r"result\.json"):
         collect(Path())
     Path(ROW).write_text("{")
@@ -96,7 +96,7 @@ def test_nothing_to_report() -> None:
         collect(Path())
 
 
-def test_seeds_and_folder() -> None:
+def test_sweep_parses_seeds_and_folder() -> None:
     assert sweep.parse_seeds("0-2,7") == [0, 1, 2, 7]
     for text in ("", "2-1", "a"):
         with pytest.raises(ValueError):  # noqa: PT011 argparse prints it with the option's name
@@ -122,7 +122,7 @@ def test_seeds_and_folder() -> None:
 
 
 @pytest.mark.slow
-def test_sweep_is_one_command_that_can_be_repeated() -> None:
+def test_sweep_runs_all_seeds_and_is_repeatable() -> None:
     recipe = yaml.safe_load((REPOSITORY / "configs/digits/teacher_joint_resnet20.yaml").read_text())
     recipe["trainer"] |= {"max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 1, "accelerator": "cpu"}
     recipe["trainer"]["default_root_dir"] = "runs"

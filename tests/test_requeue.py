@@ -85,9 +85,7 @@ def assert_same(one: Any, other: Any) -> None:
         pytest.param(0, 2, 1, id="accumulating gradients"),
     ],
 )
-def test_a_requeued_job_continues_at_the_exact_step(
-    job: pytest.MonkeyPatch, at: int, accumulated: int, saved: int
-) -> None:
+def test_requeued_job_continues_at_exact_step(job: pytest.MonkeyPatch, at: int, accumulated: int, saved: int) -> None:
     whole = fit(folder="whole", accumulate_grad_batches=accumulated)
     fit(interrupted={"at": at}, accumulate_grad_batches=accumulated)
     assert Path("requeued").read_text() == "requeue 7\n"
@@ -97,14 +95,14 @@ def test_a_requeued_job_continues_at_the_exact_step(
 
 
 @pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGUSR2])
-def test_either_signal_is_heeded_and_an_array_requeues_its_task(job: pytest.MonkeyPatch, signum: int) -> None:
+def test_either_signal_requeues_the_array_task(job: pytest.MonkeyPatch, signum: int) -> None:
     for part, value in (("JOB", "5"), ("TASK", "2")):
         job.setenv(f"SLURM_ARRAY_{part}_ID", value)
     fit(interrupted={"at": 1, "signum": int(signum)})
     assert Path("requeued").read_text() == "requeue 5_2\n"
 
 
-def test_a_handler_of_the_users_own_is_called_once_all_is_saved(job: pytest.MonkeyPatch) -> None:
+def test_custom_signal_handler_runs_after_saving(job: pytest.MonkeyPatch) -> None:
     """As submitit installs one, which starts its job again by itself."""
 
     def handler(signum: int, frame: Any) -> None:
@@ -119,7 +117,7 @@ def test_a_handler_of_the_users_own_is_called_once_all_is_saved(job: pytest.Monk
     assert Path("requeued").read_text() == "step 2"
 
 
-def test_a_job_killed_without_warning_continues_from_its_newest_checkpoint(job: pytest.MonkeyPatch) -> None:
+def test_killed_job_continues_from_newest_checkpoint(job: pytest.MonkeyPatch) -> None:
     whole = fit(folder="whole")
     fit(interrupted={"at": 1})
     start_again(job)
@@ -128,7 +126,7 @@ def test_a_job_killed_without_warning_continues_from_its_newest_checkpoint(job: 
     assert_same(fit(), whole)
 
 
-def test_a_requeued_job_prefers_its_own_checkpoint_to_the_one_it_started_from(job: pytest.MonkeyPatch) -> None:
+def test_requeued_job_prefers_its_own_checkpoint(job: pytest.MonkeyPatch) -> None:
     whole = fit(folder="whole")
     fit(folder="first", max_epochs=1)
     fit("--ckpt_path", "first/last.ckpt", interrupted={"at": 5})
@@ -136,7 +134,9 @@ def test_a_requeued_job_prefers_its_own_checkpoint_to_the_one_it_started_from(jo
     assert_same(fit("--ckpt_path", "first/last.ckpt", max_epochs=2), whole)
 
 
-def test_what_another_job_left_is_not_continued(job: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_checkpoint_of_another_job_is_not_continued(
+    job: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     fit(interrupted={"at": 1})
     start_again(job)
     job.setenv("SLURM_JOB_ID", "8")
@@ -144,7 +144,7 @@ def test_what_another_job_left_is_not_continued(job: pytest.MonkeyPatch, capsys:
     assert fit("--ckpt_path", "last")["global_step"] == 8
 
 
-def test_what_lightning_left_is_not_evaluated_unasked(
+def test_lightning_requeue_checkpoint_is_not_evaluated_unasked(
     job: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fit()
@@ -155,7 +155,7 @@ def test_what_lightning_left_is_not_evaluated_unasked(
     run("test", "--ckpt_path", "hpc", **network)
 
 
-def test_a_finished_job_that_is_requeued_stays_as_it_is(job: pytest.MonkeyPatch) -> None:
+def test_requeued_finished_job_changes_nothing(job: pytest.MonkeyPatch) -> None:
     before = fit()
     row = Path("job/result.json").read_text()
     start_again(job)

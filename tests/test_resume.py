@@ -32,7 +32,7 @@ def fit(module: str, root: Path, folder: str, epochs: int, *options: str) -> dic
 
 
 @pytest.mark.parametrize("module", NETWORKS)
-def test_resumed_equals_uninterrupted(
+def test_resumed_run_equals_uninterrupted_bitwise(
     module: str, cifar_mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

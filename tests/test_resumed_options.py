@@ -51,7 +51,7 @@ def row(folder: Path) -> dict[str, Any]:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_cannot_take_effect_is_an_error(
+def test_ineffective_option_of_resumed_run_raises(
     option: str, changes: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = run("fit")
@@ -73,7 +73,7 @@ def test_what_cannot_take_effect_is_an_error(
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_changes_the_run_is_logged_and_recorded(
+def test_changed_option_of_resumed_run_is_logged_and_recorded(
     option: str, old: Any, new: Any, changes: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     run("fit")
@@ -88,20 +88,20 @@ class OtherDigits(DigitsDataModule):
     """Digits under another name."""
 
 
-def test_changes_of_several_resumes_add_up() -> None:
+def test_option_changes_of_several_resumes_accumulate() -> None:
     run("fit")
     resume(data={"init_args": {"batch_size": 32}})
     found = resume(data={"init_args": {"batch_size": 32}}, trainer={"max_epochs": 3})["changes"]
     assert [change["option"] for change in found] == ["data.init_args.batch_size", *["trainer.max_epochs"] * 2]
 
 
-def test_where_things_lie_may_change() -> None:
+def test_paths_and_workers_may_change_on_resume() -> None:
     run("fit")
     options = {"init_args": {"num_workers": 1, "root": "elsewhere"}}
     assert [each["option"] for each in resume(data=options)["changes"]] == ["trainer.max_epochs"]
 
 
-def test_in_the_middle_of_an_epoch_its_data_stay(capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_options_cannot_change_mid_epoch(capsys: pytest.CaptureFixture[str]) -> None:
     stop = {"class_path": "test_interruptions.Signal", "init_args": {"signum": 2, "at": 1}}
     with pytest.raises(SystemExit):
         run("fit", trainer={"limit_train_batches": 4, "callbacks": [stop]})
@@ -114,7 +114,7 @@ def test_in_the_middle_of_an_epoch_its_data_stay(capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     "options", [{"lr": 0.02}, {"milestones": [3]}, {"weight_decay": 0.0}, {"nesterov": False}], ids=str
 )
-def test_so_it_is_in_python(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_ineffective_option_raises_on_resume_in_python(tmp_path: Path, options: dict[str, Any]) -> None:
     trainer(tmp_path, max_epochs=1).fit(make("baseline", lr=0.01), loader())
     last = tmp_path / "last.ckpt"
     with pytest.raises(UsageError, match=rf"{next(iter(options))} is .* was begun with"):
@@ -123,7 +123,7 @@ def test_so_it_is_in_python(tmp_path: Path, options: dict[str, Any]) -> None:
     trainer(max_epochs=2).fit(make("baseline", lr=0.01), loader(), ckpt_path=last)
 
 
-def test_a_finished_run_keeps_its_row(caplog: pytest.LogCaptureFixture) -> None:
+def test_resumed_finished_run_keeps_its_row(caplog: pytest.LogCaptureFixture) -> None:
     folder = run("fit")
     before = (folder / "result.json").read_text()
     run("fit", "--ckpt_path", "last")
@@ -131,7 +131,7 @@ def test_a_finished_run_keeps_its_row(caplog: pytest.LogCaptureFixture) -> None:
     assert "Nothing is left to train: the run has its 1 epochs" in caplog.text
 
 
-def test_a_row_that_a_kill_prevented_is_written_later() -> None:
+def test_missing_row_of_finished_run_is_written_on_resume() -> None:
     folder = run("fit")
     before = row(folder)
     (folder / "result.json").unlink()
@@ -144,14 +144,14 @@ def test_a_row_that_a_kill_prevented_is_written_later() -> None:
     assert found["last_val_acc"] is not None and found["metrics"]["train/loss"] > 0
 
 
-def test_a_run_without_validation_has_a_row_without_accuracy() -> None:
+def test_row_of_unvalidated_run_has_no_accuracy() -> None:
     folder = run("fit", trainer={"limit_val_batches": 0})
     run("fit", "--ckpt_path", "last", trainer={"limit_val_batches": 0})
     assert row(folder)["last_val_acc"] is None and row(folder)["metrics"]["train/loss"] > 0
 
 
 @pytest.mark.parametrize("how", ["moved", "copied", "copied without best.ckpt"])
-def test_a_better_epoch_survives_a_move(how: str) -> None:
+def test_better_old_best_survives_move_or_copy(how: str) -> None:
     folder = run("fit", trainer={"max_epochs": 2})
     content = torch.load(folder / "last.ckpt", weights_only=True)
     (best,) = (state for key, state in content["callbacks"].items() if key.startswith("BestCheckpoint"))
@@ -168,7 +168,7 @@ def test_a_better_epoch_survives_a_move(how: str) -> None:
     assert [(path, path.read_bytes()) for path in Path().rglob("best.ckpt")] == kept
 
 
-def test_a_checkpoint_of_before_resumes_with_its_best_score() -> None:
+def test_checkpoint_of_older_version_resumes_with_best_score() -> None:
     """What it lacks - options, metrics - is not compared, and its callbacks had other names."""
     folder = run("fit")
     content = torch.load(folder / "last.ckpt", weights_only=True)
@@ -183,7 +183,7 @@ def test_a_checkpoint_of_before_resumes_with_its_best_score() -> None:
     assert found["best_val_acc"] == pytest.approx(0.99) and found["changes"] == [] and found["epochs"] == 2
 
 
-def test_the_better_epoch_is_kept_after_a_move() -> None:
+def test_best_checkpoint_is_kept_after_move() -> None:
     folder = run("fit")
     shutil.move(str(folder), "elsewhere")
     run("fit", "--ckpt_path", "last", trainer={"max_epochs": 4, "default_root_dir": "elsewhere"})
@@ -193,7 +193,7 @@ def test_the_better_epoch_is_kept_after_a_move() -> None:
 
 
 @pytest.mark.parametrize("stray", ["last-v1.ckpt", "last.ckpt.partial", "last (copy).ckpt"])
-def test_a_newer_stray_file_is_not_the_last_checkpoint(stray: str) -> None:
+def test_newer_stray_file_is_not_taken_for_last_checkpoint(stray: str) -> None:
     folder = run("fit")
     (folder / stray).write_bytes(b"newer")
     assert resume()["epochs"] == 2
@@ -201,13 +201,13 @@ def test_a_newer_stray_file_is_not_the_last_checkpoint(stray: str) -> None:
 
 @pytest.mark.parametrize("keyword", ["last", "best", "hpc"])
 @pytest.mark.parametrize("command", ["fit", "test", "validate", "predict"])
-def test_a_keyword_without_its_file(command: str, keyword: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ckpt_path_keyword_without_file_raises(command: str, keyword: str, capsys: pytest.CaptureFixture[str]) -> None:
     message = error_of(capsys, lambda: run(command, "--ckpt_path", keyword))
     assert message.startswith(f"ckpt_path {keyword}: runs/BaselineModule holds no ")
 
 
 @pytest.mark.parametrize("keyword", ["last", "best"])
 @pytest.mark.parametrize("command", ["test", "validate"])
-def test_a_keyword_with_its_file(command: str, keyword: str) -> None:
+def test_ckpt_path_keyword_with_file_is_found(command: str, keyword: str) -> None:
     run("fit")
     run(command, "--ckpt_path", keyword)

@@ -28,7 +28,7 @@ def cells(document: str, first: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+def test_site_builds_without_warnings(tmp_path: Path) -> None:
     """Links between pages, their anchors, the navigation and every name of the API are checked on the way."""
     for module in ("mkdocs", "material", "mkdocstrings_handlers"):
         if find_spec(module) is None:
@@ -43,7 +43,7 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_links_lead_somewhere(name: str) -> None:
+def test_documentation_links_resolve(name: str) -> None:
     """Those of pages among each other are mkdocs' to check, and those of others are not followed."""
     for target in ("".join(found) for found in LINK.findall(PROSE[name])):
         parts = urlsplit(target)
@@ -53,11 +53,11 @@ def test_links_lead_somewhere(name: str) -> None:
             assert (REPOSITORY / parts.path).is_file(), target
 
 
-def test_no_page_is_left_out() -> None:
+def test_every_page_is_a_tested_document() -> None:
     assert {f"docs/{path.name}" for path in (REPOSITORY / "docs").glob("*.md")} == {*DOCUMENTS} - {"README.md"}
 
 
-def test_the_papers_numbers_are_those_of_the_recipes() -> None:
+def test_published_numbers_on_pages_equal_recipes() -> None:
     pairs, mutual = columns(TABLES["cifar100 pairs"]), columns(TABLES["cifar100 mutual"])
     for row in ("Teacher", "Teacher*", "Student", "KD", "HSAKD", "HSAKD*"):
         assert cells("docs/results.md", row) == [column[row] for column in pairs], row
@@ -66,7 +66,7 @@ def test_the_papers_numbers_are_those_of_the_recipes() -> None:
         assert cells("README.md", first)[0] == pairs[0][row]
 
 
-def test_what_the_readme_says_was_measured_stands_in_the_results() -> None:
+def test_measured_numbers_of_readme_appear_in_results() -> None:
     results = (REPOSITORY / "RESULTS.md").read_text()
     numbers = [cells("README.md", first)[1] for first in ("alone", "KD (Hinton)", "HSAKD*")]
     numbers += re.findall(r"(\d\d\.\d+) (?:± [\d.]+ )?%", PROSE["README.md"])
@@ -74,7 +74,7 @@ def test_what_the_readme_says_was_measured_stands_in_the_results() -> None:
     assert [number for number in numbers if number not in results] == []
 
 
-def test_the_steps_are_those_that_were_measured() -> None:
+def test_documented_step_times_equal_stored_measurements() -> None:
     stored = json.loads((REPOSITORY / "benchmarks/results/amd-epyc-avx512.json").read_text())
     rows = re.findall(r"^\| `(\S+)`, (batch \d+) \| (.*) \|$", DOCUMENTS["docs/speed.md"], re.MULTILINE)
     assert {f"{case} {batch}" for case, batch, _ in rows} == {*stored}
@@ -86,32 +86,32 @@ def test_the_steps_are_those_that_were_measured() -> None:
     assert f"{fastest[0]:.2f} to {fastest[-1]:.2f} times as fast" in DOCUMENTS["README.md"]
 
 
-def test_the_api_holds_what_is_exported() -> None:
+def test_api_page_lists_every_export() -> None:
     documented = set(re.findall(r"^::: (\S+)", DOCUMENTS["docs/api.md"], re.MULTILINE))
     exported = {f"hsakd_pl.{name}" for name in hsakd_pl.__all__}
     exported |= {f"hsakd_pl.methods.{name}" for name in hsakd_pl.methods.__all__}
     assert exported - documented == set()
 
 
-def test_every_method_is_in_the_table() -> None:
+def test_method_table_lists_every_method() -> None:
     listed = set(re.findall(r"`(\w+Module)`", DOCUMENTS["docs/your-method.md"]))
     assert {name for name in hsakd_pl.methods.__all__ if name.endswith("Module")} <= listed | {"DistilledModule"}
 
 
-def test_the_versions_that_are_needed_are_the_declared_ones() -> None:
+def test_documented_versions_equal_declared_versions() -> None:
     declared = (REPOSITORY / "setup.cfg").read_text()
     for words, package in (("PyTorch", "torch"), ("Lightning", "pytorch_lightning"), ("Python", "python_requires = ")):
         stated = re.findall(rf"{words} ([\d.]+) or newer", DOCUMENTS["README.md"] + DOCUMENTS["docs/index.md"])
         assert {*stated} == {*re.findall(rf"^ *{package}>=([\d.]+)", declared, re.MULTILINE)}, words
 
 
-def test_every_network_is_in_the_table() -> None:
+def test_network_table_lists_every_network() -> None:
     by_name = DOCUMENTS["docs/your-network.md"].partition("timm's |")[0]
     assert set(re.findall(r"`(\w+)`", by_name)) == {*networks()}  # read off the source: tests register more
 
 
 @pytest.mark.parametrize("name", [name for name in DOCUMENTS if name.startswith("docs/")])
-def test_code_fits_the_page(name: str) -> None:
+def test_documented_code_fits_the_page_width(name: str) -> None:
     """96 columns on a screen of 1,280 pixels; what a program prints may be longer."""
     blocks = re.findall(r"^```(?:python|bash|yaml)\n(.*?)^```", DOCUMENTS[name], re.MULTILINE | re.DOTALL)
     assert [line for block in blocks for line in block.splitlines() if len(line) > 96] == []
@@ -128,7 +128,7 @@ def literal(node: ast.AST) -> str:
     return "…"
 
 
-def test_the_messages_of_the_troubleshooting_are_those_of_the_package() -> None:
+def test_troubleshooting_quotes_existing_messages() -> None:
     quoted = re.findall(r"^> `(.+)`$", DOCUMENTS["docs/troubleshooting.md"], re.MULTILINE)
     sources = [path.read_text() for path in (REPOSITORY / "hsakd_pl").rglob("*.py")]
     kinds = (ast.JoinedStr, ast.BinOp, ast.Constant)
@@ -139,7 +139,7 @@ def test_the_messages_of_the_troubleshooting_are_those_of_the_package() -> None:
     assert missing == []
 
 
-def test_the_figure_is_what_its_script_draws(tmp_path: Path) -> None:
+def test_figure_equals_output_of_its_script(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'hsakd_pl[plots]'")
     runpy.run_path(str(REPOSITORY / "docs/assets/method.py"))["main"](tmp_path)
     words = re.compile(r"<!-- (.+?) -->")

@@ -80,12 +80,12 @@ def run_on_meta(verb: str, kind: str, folder: Path, reads: bool = False) -> None
 
 @pytest.mark.parametrize("kind", MODULES)
 @pytest.mark.parametrize("verb", ["fit", "test"])
-def test_no_step_reads_what_the_device_computed(verb: str, kind: str, tmp_path: Path) -> None:
+def test_no_step_reads_device_values(verb: str, kind: str, tmp_path: Path) -> None:
     with pytest.raises(Reached):
         run_on_meta(verb, kind, tmp_path)
 
 
 @pytest.mark.parametrize("verb", ["fit", "test"])
-def test_reading_a_number_would_be_noticed(verb: str, tmp_path: Path) -> None:
+def test_reading_a_device_value_is_detected(verb: str, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="meta"):
         run_on_meta(verb, "teacher", tmp_path, reads=True)

@@ -43,7 +43,7 @@ def digits() -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def test_numbers_are_those_of_the_logits() -> None:
+def test_test_details_equal_metrics_of_the_logits() -> None:
     run(
         "fit",
         module="TeacherModule",
@@ -101,7 +101,7 @@ def picture(text: str) -> Any:
 
 
 @torch.no_grad()
-def test_of_several_peers_each_and_their_mean() -> None:
+def test_test_reports_each_peer_and_their_mean() -> None:
     limits = {"limit_train_batches": 5, "limit_test_batches": 2}
     run("fit", module="MutualModule", model=PEERS, trainer=limits)
     folder = run("test", "--ckpt_path", "last", module="MutualModule", model=PEERS, trainer=limits)
@@ -121,7 +121,7 @@ def test_of_several_peers_each_and_their_mean() -> None:
     assert sum(full[0] for full in details["reliability"] if full) == 256
 
 
-def test_weights_of_a_file_and_branches_that_are_not_measured() -> None:
+def test_test_accepts_weight_file_and_skips_branch_metrics() -> None:
     folder = run("fit")
     torch.save(torch.load(folder / "last.ckpt", weights_only=True)["state_dict"], "weights.pt")
     weights = {"init_args": {"weights": "weights.pt", "branch_metrics_every": 0}}
@@ -131,7 +131,7 @@ def test_weights_of_a_file_and_branches_that_are_not_measured() -> None:
     assert not [name for name in results if "branch" in name] and [*details["example"]["heads"]] == ["class head"]
 
 
-def test_a_second_test_replaces_the_first_and_a_trial_writes_nothing() -> None:
+def test_second_test_replaces_first_and_trial_writes_nothing() -> None:
     random = {"init_args": {"weights": "random"}}
     folder = run("test", model=random, trainer={"fast_dev_run": True})
     assert not list(Path().rglob("test*.json"))
@@ -149,20 +149,20 @@ class Silent(BaselineModule):
         super().test_step(batch, batch_idx)
 
 
-def test_a_module_that_returns_no_logits_is_told_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_module_without_logits_is_named_in_log(caplog: pytest.LogCaptureFixture) -> None:
     options = {"class_path": "test_tested.Silent", "init_args": {"weights": "random"}}
     run("test", model=options, trainer={"limit_test_batches": 1})
     assert "test_step of Silent does not return" in caplog.text
     assert not list(Path().rglob("test*.json"))
 
 
-def test_confused_pairs_are_the_most_frequent_mistakes() -> None:
+def test_confused_pairs_are_sorted_by_frequency() -> None:
     labels = torch.tensor([0, 0, 0, 1, 2])
     predicted = torch.tensor([[1, 1, 0, 0, 2], [1, 2, 0, 0, 2]])
     assert confused_pairs(labels, predicted) == [(0, 1, 3), (1, 0, 2), (0, 2, 1)]
 
 
-def test_bins_of_a_reliability_diagram() -> None:
+def test_reliability_bins_hold_count_confidence_and_accuracy() -> None:
     bins = reliability(torch.tensor([0.0, 0.01, 0.5, 1.0]), torch.tensor([False, True, True, False]))
     assert bins[0] == (2, pytest.approx(0.005), 0.5) and bins[7] == (1, 0.5, 1.0) and bins[14] == (1, 1.0, 0.0)
     assert [index for index, full in enumerate(bins) if full] == [0, 7, 14]
@@ -171,7 +171,7 @@ def test_bins_of_a_reliability_diagram() -> None:
 @pytest.mark.parametrize(
     ("images", "width", "method"), [(1, 8, "PCA"), (19, 1, "PCA"), (20, 8, "t-SNE"), (60, 80, "t-SNE")]
 )
-def test_an_embedding_of_any_number_of_images_lies_in_the_plane(images: int, width: int, method: str) -> None:
+def test_projected_embedding_is_two_dimensional_for_any_size(images: int, width: int, method: str) -> None:
     vectors = torch.randn(images, width, generator=torch.Generator().manual_seed(0))
     first, second = (project(vectors, torch.zeros(images, dtype=torch.long)) for _ in range(2))
     assert first == second and first["method"] == method
@@ -179,7 +179,7 @@ def test_an_embedding_of_any_number_of_images_lies_in_the_plane(images: int, wid
 
 
 @pytest.mark.slow
-def test_two_devices_find_what_one_finds() -> None:
+def test_test_on_two_devices_equals_one() -> None:
     last = run("fit", trainer={"limit_train_batches": 10}) / "last.ckpt"
     one, details = read(run("test", "--ckpt_path", str(last), trainer={"limit_test_batches": 4}))
     spread = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.default_root_dir=two"]

@@ -91,7 +91,7 @@ def images(size: int = 64, count: int = 2) -> Tensor:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_family_has_branches_gives_its_own_logits_folds_and_trains(name: str) -> None:
+def test_timm_family_matches_timm_logits_folds_and_trains(name: str) -> None:
     torch.manual_seed(0)
     own = with_statistics(timm.create_model(name, num_classes=CLASSES), 0.2)
     network = load_weights(create_network(f"timm:{name}", CLASSES), own.state_dict()).eval()
@@ -120,7 +120,7 @@ def test_a_family_has_branches_gives_its_own_logits_folds_and_trains(name: str) 
 
 
 @pytest.mark.parametrize("name", WITHOUT)
-def test_a_model_that_can_have_no_branches_says_why_in_one_line(name: str) -> None:
+def test_timm_model_without_branches_raises_with_reason(name: str) -> None:
     if name not in timm.list_models():
         pytest.skip(f"timm {timm.__version__} has no {name}")
     with pytest.raises(UsageError, match=f"^timm:{name} can.*{WITHOUT[name]}.*: take branches=False") as error:
@@ -128,7 +128,7 @@ def test_a_model_that_can_have_no_branches_says_why_in_one_line(name: str) -> No
     assert "\n" not in str(error.value)
 
 
-def test_a_vision_transformer_teaches_class_logits() -> None:
+def test_vision_transformer_teaches_class_logits() -> None:
     name, options = "timm:vit_tiny_patch16_224", {"joint_kd_weight": 0, "transform_images": False}
     teacher = create_network(name, CLASSES, branches=False).eval()
     own = timm.create_model("vit_tiny_patch16_224", num_classes=CLASSES).eval()
@@ -142,14 +142,14 @@ def test_a_vision_transformer_teaches_class_logits() -> None:
         teacher.check_image_size(64, 64)
 
 
-def test_families_pair_with_each_other_and_with_the_networks_of_this_package() -> None:
+def test_timm_families_pair_with_each_other_and_with_ours() -> None:
     module = StudentModule("resnet18_imagenet", create_network("timm:lcnet_050", CLASSES), num_classes=CLASSES)
     assert module.training_step((images(32), torch.arange(2)), 0).isfinite()
     peers = MutualModule(["timm:lcnet_050", "timm:mobilenetv3_small_050"], num_classes=CLASSES)
     assert peers.training_step((images(32), torch.arange(2)), 0).isfinite()
 
 
-def test_branches_begin_with_weights_of_their_own() -> None:
+def test_timm_branches_start_with_fresh_weights() -> None:
     network = create_network("timm:lcnet_050", CLASSES)
     weights = [tensor for key, tensor in network.state_dict().items() if key.endswith("conv_pw.weight")]
     assert not any(torch.equal(one, other) for one in weights for other in weights if one is not other)
@@ -163,7 +163,7 @@ def whole(tmp_path: Path) -> Path:
     return tmp_path / "lcnet_050.safetensors"
 
 
-def test_weights_of_other_classes_need_a_new_head(whole: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_weights_of_other_class_count_require_new_head(whole: Path, caplog: pytest.LogCaptureFixture) -> None:
     network = create_network("timm:lcnet_050", CLASSES)
     before = network.backbone.head[-1].weight.clone()
     with pytest.raises(UsageError, match=r"2 of another shape: \S*classifier.weight .*or set new_head"):
@@ -178,7 +178,7 @@ def test_weights_of_other_classes_need_a_new_head(whole: Path, caplog: pytest.Lo
 
 
 @pytest.mark.parametrize("branches", [True, False])
-def test_a_new_head_leaves_out_nothing_else(branches: bool) -> None:
+def test_new_head_skips_only_the_classifier(branches: bool) -> None:
     source = create_network("resnet8", 7).state_dict()
     network = create_network("resnet8", CLASSES, branches)
     fresh = {key for key in network.state_dict() if ".fc." in key}
@@ -192,14 +192,14 @@ def test_a_new_head_leaves_out_nothing_else(branches: bool) -> None:
     assert "new_head" not in str(error.value)
 
 
-def test_a_new_head_is_new_where_the_classes_are_as_many_too() -> None:
+def test_new_head_is_fresh_for_equal_class_count() -> None:
     network, source = create_network("resnet8", CLASSES, False), create_network("resnet8", CLASSES, False)
     before = network.head[-1].weight.clone()
     load_weights(network, source.state_dict(), new_head=True)
     assert torch.equal(network.head[-1].weight, before)
 
 
-def test_a_new_head_without_weights_or_on_a_frozen_backbone_is_an_error(whole: Path) -> None:
+def test_new_head_without_weights_or_on_frozen_backbone_raises(whole: Path) -> None:
     with pytest.raises(UsageError, match="new_head has no effect without weights"):
         BaselineModule("timm:lcnet_050", num_classes=CLASSES, new_head=True)
     with pytest.raises(UsageError, match="new_head: with freeze_backbone"):
@@ -214,7 +214,7 @@ def publish(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
     monkeypatch.setitem(timm.models._registry._model_pretrained_cfgs, "lcnet_050", known)
 
 
-def test_weights_that_timm_publishes(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timm_pretrained_weights_load(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(monkeypatch, whole)
     own = timm.create_model("lcnet_050", checkpoint_path=str(whole)).eval()
     for pretrained in (True, str(whole)):
@@ -230,7 +230,7 @@ def test_weights_that_timm_publishes(whole: Path, monkeypatch: pytest.MonkeyPatc
         BaselineModule("timm:lcnet_050", "pretrained", CLASSES)
 
 
-def test_weights_that_nobody_publishes_are_one_clear_error() -> None:
+def test_missing_timm_pretrained_weights_raise_usage_error() -> None:
     without = next(name for name in ("resnet10t", "tinynet_e", "ghostnet_050", "lcnet_035") if not published(name))
     with pytest.raises(
         UsageError, match=rf"^weights: those of timm:{without} cannot be fetched \(.*name a file of them"
@@ -247,7 +247,7 @@ def published(name: str) -> bool:
     return bool(cfg and cfg.has_weights)
 
 
-def test_an_unknown_model_is_an_error_that_names_close_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_timm_model_suggests_close_names(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="unknown network 'timm:regnety_02': did you mean timm:regnety_0"):
         create_network("timm:regnety_02")
     with pytest.raises(UsageError, match=r"timm:resnet18\.mine cannot be made"):
@@ -266,7 +266,7 @@ def rates(module: Any) -> list[float]:
     return [*found, *(group["lr"] for group in optimizer.param_groups)]
 
 
-def test_a_backbone_has_a_rate_of_its_own() -> None:
+def test_backbone_has_its_own_learning_rate() -> None:
     options: dict[str, Any] = {"num_classes": CLASSES, "lr": 0.1, "backbone_lr": 0.01, "milestones": [1]}
     module = TeacherModule("resnet8", **options)
     assert rates(module) == pytest.approx([0.1, 0.01, 0.01, 0.001])
@@ -311,7 +311,7 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("own_module")
-def test_a_network_is_named_by_its_import_path_on_the_command_line() -> None:
+def test_cli_takes_network_by_import_path() -> None:
     network = ("--model.init_args.network", "mine.Small")
     folder = run("fit", *network, module="TeacherModule")
     saved = torch.load(folder / "last.ckpt", weights_only=True)
@@ -329,7 +329,7 @@ def test_a_network_is_named_by_its_import_path_on_the_command_line() -> None:
 
 
 @pytest.mark.usefixtures("own_module")
-def test_what_an_import_path_gives_is_taken_with_or_without_branches() -> None:
+def test_network_by_import_path_works_with_and_without_branches() -> None:
     assert isinstance(create_network("mine.Small", CLASSES), HSAKDNet)
     assert isinstance(create_network("mine.Small", CLASSES, branches=False), StagedBackbone)
     torchvisions = create_network("torchvision.models.resnet18", CLASSES, branches=False)
@@ -343,7 +343,7 @@ def test_what_an_import_path_gives_is_taken_with_or_without_branches() -> None:
 
 
 @pytest.mark.usefixtures("own_module")
-def test_fine_tuning_on_the_command_line(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cli_fine_tunes_timm_model(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ("--model.init_args.network", "timm:lcnet_050", "--model.init_args.weights", str(whole))
     photographs(Path("photos"))
     photos = {"root": "photos", "image_size": 32, "num_workers": 0, "batch_size": 4}

@@ -28,7 +28,7 @@ def fit(module: str, folder: str, epochs: int, *options: str, **arguments: Any) 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_teacher_to_student_to_test_and_resume(name: str) -> None:
+def test_transforms_work_from_teacher_to_resumed_student(name: str) -> None:
     saved = fit("TeacherModule", "teacher", 1, transforms=name)["state_dict"]
     assert saved["networks.0.branches.0.head.fc.bias"].shape == (10 * NAMES[name],)
     student = {"teacher": "resnet8", "teacher_weights": "teacher/last.ckpt", "network": "resnet14", "transforms": name}
@@ -44,7 +44,7 @@ def test_teacher_to_student_to_test_and_resume(name: str) -> None:
 
 
 @pytest.mark.parametrize("module", ["StudentModule", "MutualModule"])
-def test_networks_that_differ_in_their_transforms(module: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_incompatible_or_unknown_transforms_raise(module: str, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save(create_network("resnet8", 10, transforms=FLIPS).state_dict(), "flips.pth")
     arguments = {"StudentModule": {"teacher": "resnet8", "teacher_weights": "flips.pth"}}.get(
         module, {"networks": ["resnet8", "resnet8"], "transforms": "mirrors"}
@@ -53,7 +53,7 @@ def test_networks_that_differ_in_their_transforms(module: str, capsys: pytest.Ca
     assert ("(20, 64)" if module == "StudentModule" else "'mirrors' is none of rotations, flips, colours") in message
 
 
-def test_transforms_of_ones_own_by_import_path(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_custom_transforms_load_by_import_path(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("shears.py").write_text(
         "from hsakd_pl import Transforms\nSHEARS = Transforms(3, lambda images, m: images.roll(m, 3))\n"
     )

@@ -36,7 +36,7 @@ UNTRAINED: dict[str, tuple[type, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", UNTRAINED)
-def test_an_untrained_network_is_asked_for(name: str) -> None:
+def test_untrained_network_requires_explicit_random(name: str) -> None:
     kind, options, reason = UNTRAINED[name]
     with pytest.raises(UsageError, match=f"^{reason} .*name the file of its weights, or random"):
         kind(**options)
@@ -45,7 +45,9 @@ def test_an_untrained_network_is_asked_for(name: str) -> None:
 
 @pytest.mark.parametrize("command", ["test", "validate", "predict"])
 @pytest.mark.parametrize("module", ["BaselineModule", "TeacherModule", "MutualModule"])
-def test_what_is_evaluated_is_trained(command: str, module: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluation_without_trained_weights_raises(
+    command: str, module: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     networks = {"networks": ["resnet8", "resnet8"]} if module == "MutualModule" else {}
     message = error_of(capsys, lambda: run(command, module=module, model={"init_args": networks}))
     assert message.startswith(f"{command} needs a trained network: name a checkpoint with --ckpt_path, or a file with")
@@ -65,7 +67,7 @@ def files(kind: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("kind", MODULES)
-def test_a_checkpoint_needs_none_of_the_files_that_it_came_from(kind: str, tmp_path: Path) -> None:
+def test_checkpoint_loads_without_its_source_files(kind: str, tmp_path: Path) -> None:
     module = make(kind, **files(kind))
     trainer(tmp_path).fit(module, loader())
     for file in tmp_path.glob("*.pth"):
@@ -82,7 +84,7 @@ def test_a_checkpoint_needs_none_of_the_files_that_it_came_from(kind: str, tmp_p
 
 @pytest.mark.parametrize("kind", MODULES)
 @pytest.mark.parametrize("use", ["fit", "test", "training_step", "forward"])
-def test_without_a_checkpoint_a_missing_file_is_an_error(kind: str, use: str) -> None:
+def test_missing_weight_file_without_checkpoint_raises(kind: str, use: str) -> None:
     module = make(kind, weights="initial.pth")
     uses = {
         "fit": lambda: trainer().fit(module, loader()),
@@ -94,7 +96,7 @@ def test_without_a_checkpoint_a_missing_file_is_an_error(kind: str, use: str) ->
         uses[use]()
 
 
-def test_fit_alone_needs_the_teacher(tmp_path: Path) -> None:
+def test_only_fit_needs_the_teacher_file(tmp_path: Path) -> None:
     trainer(tmp_path).fit(make("student", **files("student")), loader())
     Path("teacher.pth").unlink()
     again = StudentModule.load_from_checkpoint(tmp_path / "last.ckpt")
@@ -107,7 +109,7 @@ def test_fit_alone_needs_the_teacher(tmp_path: Path) -> None:
             use()
 
 
-def test_the_home_folder_and_urls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_weight_paths_expand_tilde_and_refuse_urls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     torch.save(create_network("resnet14", 4).state_dict(), "teacher.pth")
     make("student", teacher_weights="~/teacher.pth").training_step((torch.zeros(2, 3, 8, 8), torch.tensor([0, 1])), 0)
@@ -116,7 +118,7 @@ def test_the_home_folder_and_urls(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
             make("student", **{**TEACHER, "teacher": "resnet14", option: "https://a/b.pth"})
 
 
-def test_random_weights_are_fresh_ones() -> None:
+def test_random_weights_are_freshly_initialised() -> None:
     torch.manual_seed(0)
     one = BaselineModule("resnet8", weights="random")
     torch.manual_seed(0)

@@ -37,7 +37,7 @@ class Malicious:
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_files_with_code_are_refused_and_not_run(tmp_path: Path, targets: list[nn.Module]) -> None:
+def test_weight_files_with_code_are_refused_and_not_run(tmp_path: Path, targets: list[nn.Module]) -> None:
     bad = {"net": Malicious(tmp_path / "trace")}
     torch.save(bad, tmp_path / "torch.pth")
     (tmp_path / "pickle.pth").write_bytes(pickle.dumps(bad))
@@ -49,7 +49,7 @@ def test_files_with_code_are_refused_and_not_run(tmp_path: Path, targets: list[n
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_truncated_files(tmp_path: Path, targets: list[nn.Module], suffix: str) -> None:
+def test_truncated_weight_files_raise_naming_file(tmp_path: Path, targets: list[nn.Module], suffix: str) -> None:
     torch.save(published_state_dict(targets[0]), tmp_path / "whole.pth")
     whole = (tmp_path / "whole.pth").read_bytes()
     for part in (1, 100, len(whole) // 2, len(whole) - 30):
@@ -62,7 +62,7 @@ def test_truncated_files(tmp_path: Path, targets: list[nn.Module], suffix: str) 
         assert len(str(e.value)) < 500
 
 
-def test_what_is_no_weight_file(tmp_path: Path, targets: list[nn.Module]) -> None:
+def test_other_files_as_weights_raise_naming_file(tmp_path: Path, targets: list[nn.Module]) -> None:
     (tmp_path / "text.pth").write_text("404: not found")
     with pytest.raises(UsageError, match=r"text.pth cannot be read, it is text"):
         load_weights(targets[0], tmp_path / "text.pth")
@@ -72,7 +72,7 @@ def test_what_is_no_weight_file(tmp_path: Path, targets: list[nn.Module]) -> Non
 
 
 @pytest.mark.parametrize("state", [{}, {"net": {}}, {"net": 3}, {"epoch": torch.zeros(1), "lr": 0.1}, [torch.zeros(1)]])
-def test_what_holds_no_state_dict(tmp_path: Path, targets: list[nn.Module], state: Any) -> None:
+def test_files_without_state_dict_raise_naming_content(tmp_path: Path, targets: list[nn.Module], state: Any) -> None:
     torch.save(state, tmp_path / "weights.pth")
     with pytest.raises(UsageError, match=r"weights.pth holds no state dict: expected one alone or under net, .*model"):
         load_weights(targets[0], tmp_path / "weights.pth")
@@ -87,7 +87,7 @@ def test_what_holds_no_state_dict(tmp_path: Path, targets: list[nn.Module], stat
         (("resnet8x4", 4), ["unexpected: .*downsample", "another shape: .*stem.conv1.weight"]),
     ],
 )
-def test_weights_that_do_not_fit(
+def test_mismatched_weights_raise_listing_tensors(
     tmp_path: Path, targets: list[nn.Module], other: tuple[str, int], messages: list[str]
 ) -> None:
     path = tmp_path / "weights.pth"
@@ -97,7 +97,7 @@ def test_weights_that_do_not_fit(
     assert [message for message in messages if not re.search(message, str(error.value))] == []
 
 
-def test_a_backbone_that_does_not_fit(targets: list[nn.Module]) -> None:
+def test_mismatched_backbone_weights_raise(targets: list[nn.Module]) -> None:
     state = published_state_dict(create_network("resnet14", 4, branches=False))
     with pytest.raises(UsageError, match=r"the given state dict does not fit .* unexpected: \S*layer1.1.conv1.weight"):
         load_weights(targets[0], state)
@@ -105,7 +105,7 @@ def test_a_backbone_that_does_not_fit(targets: list[nn.Module]) -> None:
         load_weights(create_network("resnet8", 4, branches=False), state)
 
 
-def test_peers_change_together_or_not_at_all(targets: list[nn.Module]) -> None:
+def test_failed_peer_load_changes_no_peer(targets: list[nn.Module]) -> None:
     pair = published_state_dict([create_network("resnet8", 4) for _ in range(2)])
     for peers in (targets, targets[:1], [*targets[:1] * 3]):
         with pytest.raises(UsageError):

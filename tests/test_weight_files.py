@@ -40,7 +40,7 @@ def refusal(source: Any) -> str:
     return str(error.value)
 
 
-def test_a_prefix_of_some_keys_is_named() -> None:
+def test_partial_key_prefix_is_named() -> None:
     weights = {f"model.{key}": tensor for key, tensor in state().items()}
     assert "unexpected: model.stem" in refusal({**weights, "criterion.weight": torch.ones(1)})
 
@@ -61,7 +61,7 @@ def forged(core: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("core", [b"numpy.core", b"numpy._core"])
-def test_no_file_reaches_numpys_constructors(tmp_path: Path, core: bytes) -> None:
+def test_weight_files_never_reach_numpy_constructors(tmp_path: Path, core: bytes) -> None:
     torch.save({"net": state(), "beside": 0}, tmp_path / "whole.pth")
     rewritten(tmp_path / "whole.pth", tmp_path / "forged.pth", lambda n, c: forged(core) if "data.pkl" in n else c)
     for content in ((tmp_path / "forged.pth").read_bytes(), forged(core), b"\x80\x02" + forged(core)):
@@ -69,7 +69,7 @@ def test_no_file_reaches_numpys_constructors(tmp_path: Path, core: bytes) -> Non
         refusal(tmp_path / "forged.pth")
 
 
-def test_what_stands_in_has_no_power(tmp_path: Path) -> None:
+def test_unpickling_stand_ins_are_harmless(tmp_path: Path) -> None:
     torch.save({"acc": np.arange(3.0), "options": argparse.Namespace(lr=1)}, tmp_path / "weights.pth")
     found = read_weights(tmp_path / "weights.pth")
     assert all(isinstance(value, StandIn) and not vars(value) for value in found.values())
@@ -88,7 +88,7 @@ def test_what_stands_in_has_no_power(tmp_path: Path) -> None:
     ],
     ids=["no dict", "deep", "in itself", "a long frame", "a long number", "a long text", "eval"],
 )
-def test_pickles_that_are_no_weights(tmp_path: Path, payload: bytes) -> None:
+def test_pickles_without_weights_raise(tmp_path: Path, payload: bytes) -> None:
     torch.save(state(), tmp_path / "whole.pth")
     rewritten(tmp_path / "whole.pth", tmp_path / "zip.pth", lambda n, c: payload if n.endswith("data.pkl") else c)
     (tmp_path / "bare.pth").write_bytes(payload)
@@ -99,11 +99,11 @@ def test_pickles_that_are_no_weights(tmp_path: Path, payload: bytes) -> None:
 @pytest.mark.parametrize(
     "header", [b"{}", b'{"a":{"dtype":"F32","shape":[9],"data_offsets":[0,4]}}', b"{" * 50, b"\xff" * 9]
 )
-def test_safetensors_with_a_wrong_header(tmp_path: Path, header: bytes) -> None:
+def test_safetensors_with_wrong_header_raise(tmp_path: Path, header: bytes) -> None:
     for length in (len(header), 2**40, 2**63):
         (tmp_path / "weights.safetensors").write_bytes(struct.pack("<Q", length) + header + bytes(4))
         assert "weights.safetensors" in refusal(tmp_path / "weights.safetensors")
 
 
-def test_a_stream_of_bytes_is_no_state_dict() -> None:
+def test_byte_stream_is_not_accepted_as_state_dict() -> None:
     assert "holds no state dict" in refusal({"net": io.BytesIO(b"")})

@@ -68,13 +68,13 @@ BESIDE = {
 
 @pytest.mark.parametrize("beside", BESIDE)
 @pytest.mark.parametrize("zipped", [True, False])
-def test_what_lies_beside_the_weights_is_read(tmp_path: Path, beside: str, zipped: bool) -> None:
+def test_files_with_companions_of_the_weights_load(tmp_path: Path, beside: str, zipped: bool) -> None:
     torch.save({"net": state(), "x": BESIDE[beside]}, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
     assert_loads(tmp_path / "w.pth")
 
 
 @pytest.mark.parametrize("beside", ["scalar", "array"])
-def test_numpy_1_and_2(tmp_path: Path, beside: str) -> None:
+def test_weights_pickled_by_numpy_1_and_2_load(tmp_path: Path, beside: str) -> None:
     torch.save({"net": state(), "x": BESIDE[beside]}, tmp_path / "w.pth", _use_new_zipfile_serialization=False)
     content = (tmp_path / "w.pth").read_bytes()
     for old, new in ((b"numpy._core", b"numpy.core"), (b"numpy.core", b"numpy._core")):
@@ -84,7 +84,7 @@ def test_numpy_1_and_2(tmp_path: Path, beside: str) -> None:
 
 @pytest.mark.parametrize("ending", [".pth", ".safetensors", ".bin", ""])
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
-def test_the_content_decides(tmp_path: Path, ending: str, kind: str) -> None:
+def test_file_format_is_detected_by_content(tmp_path: Path, ending: str, kind: str) -> None:
     path = tmp_path / f"weights{ending}"
     if kind == "safetensors":
         save_file(state(), path)
@@ -112,13 +112,13 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("content", OTHERS, ids=lambda content: OTHERS[content])
-def test_other_files_are_called_what_they_are(tmp_path: Path, content: bytes) -> None:
+def test_other_file_types_are_named_in_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "w.pth").write_bytes(content)
     assert f"weight file {tmp_path / 'w.pth'} cannot be read, {OTHERS[content]}" in refusal(tmp_path / "w.pth")
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_other_zips_are_called_what_they_are(tmp_path: Path) -> None:
+def test_other_zip_types_are_named_in_error(tmp_path: Path) -> None:
     torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / "script.pt"))
     np.savez(tmp_path / "arrays.npz", weight=np.ones(3))
     with zipfile.ZipFile(tmp_path / "model.keras", "w") as archive:
@@ -133,20 +133,20 @@ def test_other_zips_are_called_what_they_are(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("protocol", [4, 5])
 @pytest.mark.parametrize("zipped", [True, False])
-def test_another_pickle_protocol_is_named(tmp_path: Path, protocol: int, zipped: bool) -> None:
+def test_unsupported_pickle_protocol_is_named(tmp_path: Path, protocol: int, zipped: bool) -> None:
     options = {"pickle_protocol": protocol, "_use_new_zipfile_serialization": zipped}
     torch.save(state(), tmp_path / "w.pth", **options)
     assert f"written with pickle_protocol {protocol}" in refusal(tmp_path / "w.pth")
 
 
-def test_a_whole_model_is_not_made(tmp_path: Path) -> None:
+def test_pickled_whole_model_is_refused(tmp_path: Path) -> None:
     torch.save(nn.Linear(3, 2), tmp_path / "w.pth")
     assert "asks to run torch.nn.modules.linear.Linear, which was refused: save the state dict" in refusal(
         tmp_path / "w.pth"
     )
 
 
-def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weight_paths_expand_tilde_and_refuse_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     torch.save(state(), tmp_path / "w.pth")
     assert_loads("~/w.pth")
@@ -155,7 +155,7 @@ def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert f"{url} is a URL" in refusal(url)
 
 
-def test_damage_that_only_the_checksum_shows(tmp_path: Path) -> None:
+def test_checksum_mismatch_is_detected(tmp_path: Path) -> None:
     torch.save(state(), tmp_path / "w.pth")
     whole = (tmp_path / "w.pth").read_bytes()
     for key in ("layer.weight", "norm.running_var", "norm.weight"):
@@ -167,7 +167,7 @@ def test_damage_that_only_the_checksum_shows(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("name", ["w/data.pkl", "w/DATA.PKL", "w/data/0"])
-def test_two_members_of_one_name(tmp_path: Path, name: str) -> None:
+def test_duplicate_zip_members_are_refused(tmp_path: Path, name: str) -> None:
     torch.save(state(), tmp_path / "w.pth")
     with zipfile.ZipFile(tmp_path / "w.pth", "a") as archive:
         archive.writestr(name, b"")
@@ -175,7 +175,7 @@ def test_two_members_of_one_name(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("member", ["w/data/0", "w/junk", "w/data.pkl"])
-def test_a_zip_that_expands(tmp_path: Path, member: str) -> None:
+def test_zip_bomb_is_refused(tmp_path: Path, member: str) -> None:
     torch.save(state(), tmp_path / "w.pth")
     with zipfile.ZipFile(tmp_path / "w.pth") as old, zipfile.ZipFile(tmp_path / "bomb.pth", "w", 8) as new:
         for name in {*old.namelist(), member}:
@@ -231,7 +231,7 @@ FORGED = {  # what is under the key "x"
 
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("kind", FORGED)
-def test_forged_pickles_cost_nothing(tmp_path: Path, kind: str, zipped: bool) -> None:
+def test_forged_pickles_use_no_time_or_memory(tmp_path: Path, kind: str, zipped: bool) -> None:
     pickled = b"\x80\x02}" + text("x") + FORGED[kind] + b"s."
     if zipped:
         with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
@@ -244,7 +244,7 @@ def test_forged_pickles_cost_nothing(tmp_path: Path, kind: str, zipped: bool) ->
     refusal(tmp_path / "w.pth")
 
 
-def test_a_state_dict_whose_methods_are_forged() -> None:
+def test_state_dict_with_forged_methods_is_refused() -> None:
     forged: FEW = OrderedDict(state())
     forged.__dict__.update(dict.fromkeys(("get", "items", "keys", "values"), 3))
     assert_loads(forged)
@@ -255,19 +255,19 @@ def test_a_state_dict_whose_methods_are_forged() -> None:
 @pytest.mark.parametrize(
     "prefix", ["", "module.", "student.", "encoder.", "net.", "model.backbone.", "any.thing.at.all."]
 )
-def test_envelopes_and_prefixes(envelope: str, prefix: str) -> None:
+def test_nested_envelopes_and_prefixes_load(envelope: str, prefix: str) -> None:
     inside = {f"{prefix}{key}": value for key, value in state().items()}
     assert_loads({envelope: inside, "epoch": 3})
     assert_loads({"student": {envelope: inside}})
 
 
-def test_prefixes_of_peers() -> None:
+def test_peer_prefixes_load() -> None:
     pair = {f"model.net{peer}.{key}": value for peer in (1, 2) for key, value in state().items()}
     loaded = load_weights([Small(3), Small(4)], pair)
     assert all(torch.equal(peer.layer.weight, state()["layer.weight"]) for peer in loaded)
 
 
-def test_what_is_no_state_dict_says_what_was_found() -> None:
+def test_missing_state_dict_error_describes_content() -> None:
     endless: dict[str, Any] = {}
     endless["model"] = endless
     for source, found in (
@@ -281,12 +281,12 @@ def test_what_is_no_state_dict_says_what_was_found() -> None:
         assert found in refusal(source)
 
 
-def test_of_two_envelopes_the_first_counts_aloud(caplog: pytest.LogCaptureFixture) -> None:
+def test_first_of_two_envelopes_is_used_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     assert_loads({"model_ema": Small(5).state_dict(), "model": state(), "params": {"lr": 0.1}})
     assert "holds weights under model, model_ema: those under model are taken" in caplog.text
 
 
-def test_counters_may_be_missing() -> None:
+def test_missing_norm_counters_are_accepted() -> None:
     assert_loads({key: value for key, value in state().items() if "num_batches" not in key})
 
 
@@ -313,7 +313,7 @@ CASTS: list[tuple[str, Callable[[torch.Tensor], torch.Tensor], str]] = [
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("key", "change", "message"), CASTS, ids=[message for _, _, message in CASTS])
-def test_numbers_that_cannot_be_taken_over(tmp_path: Path, key: str, change: Any, message: str) -> None:
+def test_invalid_tensor_dtypes_are_refused(tmp_path: Path, key: str, change: Any, message: str) -> None:
     weights = {**state(), key: change(state()[key])}
     assert message in refusal(weights)
     assert message in refusal(weights, strict=False)
@@ -322,13 +322,13 @@ def test_numbers_that_cannot_be_taken_over(tmp_path: Path, key: str, change: Any
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_floats_are_cast(dtype: torch.dtype) -> None:
+def test_other_float_dtypes_are_cast(dtype: torch.dtype) -> None:
     weights = {key: value.to(dtype) if value.is_floating_point() else value.int() for key, value in state().items()}
     loaded = load_weights(Small(2), weights).state_dict()
     assert all(torch.equal(value, weights[key].to(value.dtype)) for key, value in loaded.items())
 
 
-def test_not_strict_counts_what_it_loads(caplog: pytest.LogCaptureFixture) -> None:
+def test_non_strict_load_counts_loaded_tensors(caplog: pytest.LogCaptureFixture) -> None:
     weights = {"layer.weight": torch.ones(2, 3), "layer.bias": torch.ones(5), "more": torch.ones(1)}
     load_weights(Small(2), weights, strict=False)
     assert "1 of 3 tensors loaded, 2 left out; the network has 7" in caplog.text
@@ -336,7 +336,7 @@ def test_not_strict_counts_what_it_loads(caplog: pytest.LogCaptureFixture) -> No
         assert "does not fit Small" in refusal(nothing, strict=False)
 
 
-def test_peers_change_together_or_not_at_all() -> None:
+def test_failed_peer_load_changes_no_peer() -> None:
     for bad in (torch.full((2, 3), torch.nan), torch.ones(2, 3).long(), torch.ones(3, 2)):
         peers = [Small(3), Small(4)]
         pair = {f"net{peer}.{key}": value for peer in (1, 2) for key, value in state().items()}

@@ -35,7 +35,7 @@ def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 
 @pytest.mark.parametrize("branches", [True, False])
 @pytest.mark.parametrize("name", list_networks())
-def test_own_and_published_keys_round_trip(name: str, branches: bool) -> None:
+def test_published_keys_round_trip(name: str, branches: bool) -> None:
     with torch.device("meta"):
         target = create_network(name, 2, branches)
     target.to_empty(device="cpu")
@@ -50,7 +50,9 @@ def test_own_and_published_keys_round_trip(name: str, branches: bool) -> None:
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
 @pytest.mark.parametrize("envelope", ["net", "state_dict", "model", None])
 @pytest.mark.parametrize("keys", [nn.Module.state_dict, published_state_dict])
-def test_envelopes(tmp_path: Path, keys: Callable[[nn.Module], State], envelope: str | None, prefix: str) -> None:
+def test_weight_envelopes_load(
+    tmp_path: Path, keys: Callable[[nn.Module], State], envelope: str | None, prefix: str
+) -> None:
     source, target = network(1), network(2)
     state: Mapping[str, Any] = {prefix + key: tensor for key, tensor in keys(source).items()}
     if envelope:
@@ -60,7 +62,7 @@ def test_envelopes(tmp_path: Path, keys: Callable[[nn.Module], State], envelope:
     assert same(load_weights(network(2), state).state_dict(), source.state_dict())
 
 
-def test_harmless_companions_of_the_weights(tmp_path: Path) -> None:
+def test_harmless_companions_of_weights_are_ignored(tmp_path: Path) -> None:
     """CRD stores its options, others a numpy accuracy beside the weights."""
     state = {"opt": argparse.Namespace(lr=0.05), "acc": np.float64(0.7), "model": published_state_dict(network(1))}
     torch.save(state, tmp_path / "last.pth")
@@ -68,12 +70,12 @@ def test_harmless_companions_of_the_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keys", [nn.Module.state_dict, published_state_dict])
-def test_safetensors(tmp_path: Path, keys: Callable[[nn.Module], State]) -> None:
+def test_safetensors_weights_load(tmp_path: Path, keys: Callable[[nn.Module], State]) -> None:
     save_file({key: tensor.contiguous() for key, tensor in keys(network(1)).items()}, tmp_path / "w.safetensors")
     assert same(load_weights(network(2), str(tmp_path / "w.safetensors")).state_dict(), network(1).state_dict())
 
 
-def test_half_precision_weights_keep_the_networks_precision() -> None:
+def test_half_precision_weights_keep_network_precision() -> None:
     halves = {key: t.half() if t.is_floating_point() else t for key, t in published_state_dict(network(1)).items()}
     loaded = published_state_dict(load_weights(network(2), halves))
     assert all(loaded[key].dtype == (torch.float32 if t.is_floating_point() else t.dtype) for key, t in halves.items())
@@ -81,7 +83,7 @@ def test_half_precision_weights_keep_the_networks_precision() -> None:
 
 
 @pytest.mark.parametrize("branches", [True, False])
-def test_crd_numbers_the_classifier(branches: bool) -> None:
+def test_crd_classifier_keys_load(branches: bool) -> None:
     source = network(1, "mobilenetv2", branches=False)
     state = {key.replace("classifier.", "classifier.0."): t for key, t in published_state_dict(source).items()}
     assert "classifier.0.weight" in state
@@ -89,7 +91,7 @@ def test_crd_numbers_the_classifier(branches: bool) -> None:
     assert same(getattr(loaded, "backbone", loaded).state_dict(), source.state_dict())
 
 
-def test_torchvision_weights_fit_the_imagenet_resnets() -> None:
+def test_torchvision_weights_load_into_imagenet_resnets() -> None:
     theirs = resnet34(weights=None).eval()
     ours = load_weights(create_network("resnet34_imagenet", 1000, branches=False), theirs.state_dict()).eval()
     images = torch.randn(1, 3, 64, 64)
@@ -97,7 +99,7 @@ def test_torchvision_weights_fit_the_imagenet_resnets() -> None:
 
 
 @pytest.mark.parametrize("keys", [nn.Module.state_dict, published_state_dict])
-def test_a_backbone_alone_leaves_the_branches(keys: Callable[[nn.Module], State]) -> None:
+def test_backbone_weights_leave_branches_unchanged(keys: Callable[[nn.Module], State]) -> None:
     source, target = network(1, branches=False), network(2)
     load_weights(target, keys(source))
     assert same(target.backbone.state_dict(), source.state_dict())
@@ -105,14 +107,14 @@ def test_a_backbone_alone_leaves_the_branches(keys: Callable[[nn.Module], State]
 
 
 @pytest.mark.parametrize("keys", [nn.Module.state_dict, published_state_dict])
-def test_a_backbone_takes_its_part_of_a_whole_network(keys: Callable[[nn.Module], State]) -> None:
+def test_backbone_loads_from_whole_network_weights(keys: Callable[[nn.Module], State]) -> None:
     loaded = load_weights(network(2, branches=False), keys(network(1)))
     assert same(loaded.state_dict(), network(1).backbone.state_dict())
 
 
 @pytest.mark.parametrize("built", [True, False])
 @pytest.mark.parametrize("kind", ["baseline", "teacher", "student"])
-def test_lightning_checkpoints(tmp_path: Path, kind: str, built: bool) -> None:
+def test_lightning_checkpoints_load_as_weights(tmp_path: Path, kind: str, built: bool) -> None:
     module = make(kind, built)
     trainer(tmp_path).fit(module, loader())
     trained, target = module.network, load_weights(network(2), tmp_path / "last.ckpt")
@@ -125,7 +127,7 @@ def test_lightning_checkpoints(tmp_path: Path, kind: str, built: bool) -> None:
 
 
 @pytest.mark.parametrize("names", [("resnet8", "resnet8"), ("resnet8", "resnet14", "wrn_16_1")])
-def test_peers(tmp_path: Path, names: tuple[str, ...]) -> None:
+def test_peer_weights_round_trip_from_every_source(tmp_path: Path, names: tuple[str, ...]) -> None:
     module = make("mutual", networks=list(names))
     trainer(tmp_path).fit(module, loader())
     published = published_state_dict(module.networks)
@@ -140,7 +142,7 @@ def test_peers(tmp_path: Path, names: tuple[str, ...]) -> None:
         assert same(published_state_dict(targets), published)
 
 
-def test_not_strict_loads_what_fits() -> None:
+def test_non_strict_load_takes_matching_tensors() -> None:
     source, target = network(1, num_classes=5), network(2)
     load_weights(target, {**published_state_dict(source), "stranger": torch.zeros(1)}, strict=False)
     heads = {key for key in target.state_dict() if ".fc." in key}

@@ -58,7 +58,9 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
         (1, 272, 256, 4, 4),  # gradients of the weights are PyTorch's
     ],
 )
-def test_results_and_gradients(number: int, inputs: int, outputs: int, height: int, width: int, bias: bool) -> None:
+def test_winograd_results_and_gradients_equal_convolution(
+    number: int, inputs: int, outputs: int, height: int, width: int, bias: bool
+) -> None:
     images, weight = draw(number, inputs, height, width), draw(outputs, inputs, 3, 3, seed=1)
     given = [images, weight, draw(outputs, seed=2)] if bias else [images, weight]
     exact = [each.double().requires_grad_() for each in given]
@@ -74,7 +76,7 @@ def test_results_and_gradients(number: int, inputs: int, outputs: int, height: i
 
 
 @needs_kernel
-def test_gradients_of_gradients() -> None:
+def test_winograd_second_derivatives_equal_convolution() -> None:
     """As a gradient penalty takes them."""
 
     def penalty(convolution: Callable[[Tensor, Tensor], Tensor], *given: Tensor) -> list[Tensor]:
@@ -90,7 +92,7 @@ def test_gradients_of_gradients() -> None:
 
 
 @needs_kernel
-def test_it_is_an_operator_in_all_that_pytorch_asks_of_one() -> None:
+def test_winograd_operator_passes_opcheck() -> None:
     images, weight, bias = draw(2, 16, 5, 6), draw(32, 16, 3, 3), draw(32)
     given = [each.requires_grad_() for each in (images, weight, bias)]
     for arguments in ((*given, None), (given[0], given[1].detach(), None, transformed(weight.detach()))):
@@ -99,7 +101,7 @@ def test_it_is_an_operator_in_all_that_pytorch_asks_of_one() -> None:
 
 
 @needs_kernel
-def test_the_same_at_every_call() -> None:
+def test_winograd_is_deterministic() -> None:
     """And the results, unlike sums over threads, with any number of threads."""
     images, weight, gradient = draw(16, 32, 16, 16), draw(48, 32, 3, 3), draw(16, 48, 16, 16)
     found = []
@@ -113,7 +115,7 @@ def test_the_same_at_every_call() -> None:
 
 
 @needs_kernel
-def test_what_is_not_finite_is_not_hidden() -> None:
+def test_winograd_propagates_non_finite_values() -> None:
     images, weight = draw(1, 16, 8, 8), draw(32, 16, 3, 3)
     images[0, 3, 0, 0] = torch.nan
     found = conv3x3(images, weight, None, None)
@@ -122,13 +124,13 @@ def test_what_is_not_finite_is_not_hidden() -> None:
 
 @needs_kernel
 @pytest.mark.parametrize("size", [(64, 48, 16, 16), (64, 16, 16), (64,)])
-def test_images_that_do_not_fit_are_an_error(size: tuple[int, ...]) -> None:
+def test_winograd_refuses_wrong_shapes(size: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"do not go with weights of \(64, 32, 3, 3\)"):
         conv3x3(draw(*size), draw(64, 32, 3, 3), None, None)
 
 
 @needs_kernel
-def test_a_single_image_without_a_batch() -> None:
+def test_winograd_accepts_unbatched_image() -> None:
     convolution, image = layer(), draw(32, 128, 128)
     expected = convolution(image)
     convert(convolution)
@@ -137,7 +139,7 @@ def test_a_single_image_without_a_batch() -> None:
 
 @needs_kernel
 @pytest.mark.parametrize("registers", ["-march=native", "-mno-avx512f"])
-def test_it_stays_within_its_arrays(registers: str, tmp_path: Path) -> None:
+def test_winograd_stays_within_array_bounds(registers: str, tmp_path: Path) -> None:
     sources, program = [SOURCE, Path(__file__).with_name("winograd_bounds.c")], tmp_path / "bounds"
     options = ["-O1", "-march=native", registers, "-fopenmp", "-fsanitize=address,undefined"]
     command = [*os.environ.get("CC", "cc").split(), *options, "-fno-sanitize=alignment", *sources, "-o", program]
@@ -148,7 +150,7 @@ def test_it_stays_within_its_arrays(registers: str, tmp_path: Path) -> None:
 
 
 @needs_kernel
-def test_too_little_memory_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_winograd_without_memory_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     class Full:
         def __getattr__(self, name: str) -> Any:
             return lambda *arguments: 1
@@ -163,7 +165,7 @@ def converted(layer: nn.Module) -> bool:
 
 
 @needs_kernel
-def test_layers_change_in_place_and_back() -> None:
+def test_layers_convert_to_winograd_in_place_and_back() -> None:
     network = nn.Sequential(layer(), nn.ReLU(), layer(32, 3), layer(32, 48))
     parameters, keys, seen = [*network.parameters()], [*network.state_dict()], []
     network[0].register_forward_hook(lambda *_: seen.append(1))
@@ -186,7 +188,7 @@ def test_layers_change_in_place_and_back() -> None:
 
 @needs_kernel
 @pytest.mark.parametrize("frozen", [False, True])
-def test_a_copy_computes_with_its_own_weights(frozen: bool) -> None:
+def test_copied_winograd_layer_uses_its_own_weights(frozen: bool) -> None:
     network, images = nn.Sequential(layer()), draw(64, 32, 32, 32)
     convert(network, frozen)
     copied = copy.deepcopy(network)
@@ -201,7 +203,7 @@ def test_a_copy_computes_with_its_own_weights(frozen: bool) -> None:
 
 
 @needs_kernel
-def test_a_compiler_takes_a_converted_layer_in_one_graph() -> None:
+def test_winograd_layer_compiles_in_one_graph() -> None:
     network, images = nn.Sequential(layer(), nn.ReLU(), layer()), draw(64, 32, 16, 16)
     expected = network(images)
     convert(network)
@@ -211,7 +213,7 @@ def test_a_compiler_takes_a_converted_layer_in_one_graph() -> None:
 
 @needs_kernel
 @pytest.mark.parametrize("name", ["_conv_forward", "forward"])
-def test_a_layer_whose_method_a_user_has_replaced_stays_as_it_is(name: str) -> None:
+def test_layer_with_replaced_method_is_not_converted(name: str) -> None:
     own = layer()
     own.__dict__[name] = lambda images, *_: images
     before = dict(vars(own))
@@ -244,7 +246,7 @@ class Own(nn.Conv2d):
         layer(device="meta"),
     ],
 )
-def test_layers_that_stay_as_they_are(other: nn.Module) -> None:
+def test_unsuitable_layers_are_not_converted(other: nn.Module) -> None:
     convert(other)
     assert not converted(other)
 
@@ -261,7 +263,7 @@ def test_layers_that_stay_as_they_are(other: nn.Module) -> None:
         (draw(512, 32, 2, 2), False),
     ],
 )
-def test_used_where_it_pays(images: Tensor, by_winograd: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_winograd_is_used_only_where_faster(images: Tensor, by_winograd: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     monkeypatch.setattr(layers, "conv3x3", lambda *given: calls.append(1) or conv3x3(*given))
     convolution = layer(32, 64)
@@ -276,7 +278,7 @@ def test_used_where_it_pays(images: Tensor, by_winograd: bool, monkeypatch: pyte
 
 
 @needs_kernel
-def test_frozen_weights_are_transformed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frozen_winograd_weights_are_transformed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     convolution, images = layer().requires_grad_(False), draw(24, 32, 16, 16)
     expected = convolution(images)
     convert(convolution, frozen=True)
@@ -301,7 +303,7 @@ def loaded_anew() -> Any:
 
 @needs_kernel
 @pytest.mark.usefixtures("cache")
-def test_it_is_built_once_for_a_machine(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_winograd_library_is_built_once_per_machine(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert loaded_anew() is not None
     (built,) = cache.iterdir()
     assert cache.stat().st_mode & 0o777 == built.stat().st_mode & 0o777 == 0o700
@@ -320,7 +322,7 @@ PROGRAM = "from hsakd_pl.fast.winograd.library import library; assert library() 
 
 @needs_kernel
 @pytest.mark.parametrize("content", [b"no library", pytest.param(b"", marks=pytest.mark.nightly)])
-def test_a_broken_file_in_the_cache_is_built_again(cache: Path, content: bytes) -> None:
+def test_broken_cached_library_is_rebuilt(cache: Path, content: bytes) -> None:
     assert loaded_anew() is not None
     (built,) = cache.iterdir()
     built.unlink()  # a process does not load the same path twice
@@ -371,7 +373,7 @@ UNSAFE = [link, link_file, dangling_link, open_to_all, writable_file, file_in_it
 
 @needs_kernel
 @pytest.mark.parametrize("place", UNSAFE, ids=lambda place: place.__name__)
-def test_what_others_may_have_put_there_is_not_loaded(
+def test_cached_library_writable_by_others_is_not_loaded(
     cache: Path, place: Callable[[Path, str], None], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build, "FLAGS", ("-O0", *build.FLAGS[1:]))  # built twice, and not to be fast
@@ -392,14 +394,14 @@ def test_what_others_may_have_put_there_is_not_loaded(
 
 
 @needs_kernel
-def test_processes_that_start_at_once_build_one_file(cache: Path) -> None:
+def test_concurrent_processes_build_one_library(cache: Path) -> None:
     running = [subprocess.Popen([sys.executable, "-c", PROGRAM]) for _ in range(2)]
     assert [process.wait(timeout=300) for process in running] == [0, 0]
     assert len([*cache.iterdir()]) == 1
 
 
 @pytest.mark.usefixtures("cache")
-def test_a_compiler_that_hangs_is_given_up(
+def test_hanging_compiler_is_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
@@ -415,7 +417,7 @@ def test_a_compiler_that_hangs_is_given_up(
 
 
 @pytest.mark.usefixtures("cache")
-def test_without_a_compiler_layers_stay_and_the_log_says_why(
+def test_missing_compiler_keeps_layers_and_logs_reason(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
@@ -433,7 +435,7 @@ def test_without_a_compiler_layers_stay_and_the_log_says_why(
 
 
 @pytest.mark.usefixtures("cache")
-def test_on_another_cpu_layers_stay(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_unsupported_cpu_keeps_layers(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
     convolution = layer()
     with caplog.at_level(logging.INFO):

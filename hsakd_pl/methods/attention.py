@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.networks.connectors import Maps, paired, pooled_alike
 from hsakd_pl.ops import full_precision, total
 
@@ -29,5 +30,5 @@ class AttentionModule(DistilledModule):
         super().__init__(network, teacher, {"loss_at": at_weight}, **rest)
         self.shapes("features")
 
-    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
-        return super().terms(learnt, taught, labels) | {"loss_at": attention_loss(learnt.features, taught.features)}
+    def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
+        return super().terms(student, teacher, labels) | {"loss_at": attention_loss(student.features, teacher.features)}

@@ -6,6 +6,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import full_precision
 
 
@@ -30,6 +31,6 @@ class CorrelationModule(DistilledModule):
         super().__init__(network, teacher, {"loss_cc": cc_weight}, **rest)
         self.embed_student, self.embed_teacher = (nn.Linear(each.width, width) for each in self.shapes("embedding"))
 
-    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
-        loss = correlation_loss(self.embed_student(learnt.embedding), self.embed_teacher(taught.embedding))
-        return super().terms(learnt, taught, labels) | {"loss_cc": loss}
+    def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
+        loss = correlation_loss(self.embed_student(student.embedding), self.embed_teacher(teacher.embedding))
+        return super().terms(student, teacher, labels) | {"loss_cc": loss}

@@ -83,10 +83,10 @@ class CRDModule(DistilledModule):
 
     def losses(self, batch: Any) -> dict[str, Tensor]:
         images, labels, contrast = batch
-        learnt, taught = self.network.outputs(images), self.teacher(images)
-        both = self.contrast(learnt.embedding, taught.embedding, contrast, self._gathered)
+        student, teacher = self.network.outputs(images), self.teacher(images)
+        both = self.contrast(student.embedding, teacher.embedding, contrast, self._gathered)
         loss = total(contrast_loss(scores, len(self.contrast.memory_student)) for scores in both)
-        return self.terms(learnt, taught, labels) | {"loss_crd": loss}
+        return self.terms(student, teacher, labels) | {"loss_crd": loss}
 
     def _gathered(self, rows: Tensor) -> Tensor:
         alone = self._trainer is None or self.trainer.world_size == 1

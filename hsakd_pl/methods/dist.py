@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import full_precision
 
 
@@ -47,6 +48,6 @@ class DISTModule(DistilledModule):
         super().__init__(network, teacher, {"loss_dist": dist_weight}, **rest)
         self.factors = inter_weight, intra_weight
 
-    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
-        loss = dist_loss(learnt.logits, taught.logits, *self.factors, self.temperature)
-        return super().terms(learnt, taught, labels) | {"loss_dist": loss}
+    def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
+        loss = dist_loss(student.logits, teacher.logits, *self.factors, self.temperature)
+        return super().terms(student, teacher, labels) | {"loss_dist": loss}

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import full_precision, kd_loss
 
 
@@ -50,6 +51,6 @@ class DKDModule(DistilledModule):
         super().__init__(network, teacher, {"loss_dkd": dkd_weight}, weight_warmup_epochs, **rest)
         self.factors = alpha, beta
 
-    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
-        loss = dkd_loss(learnt.logits, taught.logits, labels, *self.factors, self.temperature)
-        return super().terms(learnt, taught, labels) | {"loss_dkd": loss}
+    def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
+        loss = dkd_loss(student.logits, teacher.logits, labels, *self.factors, self.temperature)
+        return super().terms(student, teacher, labels) | {"loss_dkd": loss}

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.networks.connectors import make_regressor
 from hsakd_pl.ops import full_precision
 
@@ -37,6 +38,6 @@ class FitNetModule(DistilledModule):
         require(1 <= stage <= last, "stage", stage, f"from 1 to {last}")
         self.stage, self.regressor = stage, make_regressor(*(maps[stage - 1] for maps in both))
 
-    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
-        ours, theirs = (each.features[self.stage - 1] for each in (learnt, taught))
-        return super().terms(learnt, taught, labels) | {"loss_fitnet": hint_loss(self.regressor(ours), theirs)}
+    def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
+        ours, theirs = (each.features[self.stage - 1] for each in (student, teacher))
+        return super().terms(student, teacher, labels) | {"loss_fitnet": hint_loss(self.regressor(ours), theirs)}

@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import full_precision
 
 
@@ -32,5 +33,5 @@ class PKTModule(DistilledModule):
         super().__init__(network, teacher, {"loss_pkt": pkt_weight}, **rest)
         self.shapes("embedding")
 
-    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
-        return super().terms(learnt, taught, labels) | {"loss_pkt": pkt_loss(learnt.embedding, taught.embedding)}
+    def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
+        return super().terms(student, teacher, labels) | {"loss_pkt": pkt_loss(student.embedding, teacher.embedding)}

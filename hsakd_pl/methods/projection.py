@@ -9,6 +9,7 @@ from hsakd_pl.methods.sskd import contrast
 from hsakd_pl.modules import Frozen, HSAKDModule
 from hsakd_pl.modules.build import Net, build_network, not_by_name, require_trained, show_options
 from hsakd_pl.modules.evaluated import Batch
+from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.networks.connectors import ProjectedTeacher
 from hsakd_pl.ops import cross_entropy
 
@@ -51,8 +52,8 @@ class SSKDProjectionModule(HSAKDModule):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         return self.terms(self.network.outputs(self.network.transforms(batch[0])), None, batch[1])
 
-    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
-        return {"loss_contrast": cross_entropy(*contrast(learnt.embedding, self.network.transforms))}
+    def terms(self, student: NetworkOutput, teacher: None, labels: Tensor) -> dict[str, Tensor]:
+        return {"loss_contrast": cross_entropy(*contrast(student.embedding, self.network.transforms))}
 
 
 show_options(SSKDProjectionModule, "networks", "loss_weights")

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.networks.connectors import Review, paired
 from hsakd_pl.ops import full_precision, total
 
@@ -51,6 +52,6 @@ class ReviewKDModule(DistilledModule):
         ours, theirs = zip(*((one.shape[1], other.shape[1]) for one, other in pairs), strict=True)
         self.review = Review(ours, theirs, mid_channels or min(512, ours[-1]))
 
-    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
-        loss = hierarchical_context_loss(self.review(learnt.maps(), taught.maps()), taught.maps())
-        return super().terms(learnt, taught, labels) | {"loss_reviewkd": loss}
+    def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
+        loss = hierarchical_context_loss(self.review(student.maps(), teacher.maps()), teacher.maps())
+        return super().terms(student, teacher, labels) | {"loss_reviewkd": loss}

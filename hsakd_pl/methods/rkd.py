@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import full_precision
 
 
@@ -52,6 +53,6 @@ class RKDModule(DistilledModule):
         self.shapes("embedding")
         self.relations = distance_weight, angle_weight
 
-    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
-        loss = rkd_loss(learnt.embedding, taught.embedding, *self.relations)
-        return super().terms(learnt, taught, labels) | {"loss_rkd": loss}
+    def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
+        loss = rkd_loss(student.embedding, teacher.embedding, *self.relations)
+        return super().terms(student, teacher, labels) | {"loss_rkd": loss}

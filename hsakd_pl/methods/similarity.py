@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.networks.connectors import Maps, paired
 from hsakd_pl.ops import full_precision, total
 
@@ -28,6 +29,6 @@ class SimilarityModule(DistilledModule):
         super().__init__(network, teacher, {"loss_sp": sp_weight}, **rest)
         self.shapes("features")
 
-    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
-        loss = similarity_loss(learnt.features[-1], taught.features[-1])
-        return super().terms(learnt, taught, labels) | {"loss_sp": loss}
+    def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
+        loss = similarity_loss(student.features[-1], teacher.features[-1])
+        return super().terms(student, teacher, labels) | {"loss_sp": loss}

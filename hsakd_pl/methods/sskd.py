@@ -10,6 +10,7 @@ from hsakd_pl.errors import UsageError, require
 from hsakd_pl.methods.distilled import DistilledModule, Net
 from hsakd_pl.modules import Frozen
 from hsakd_pl.modules.build import load, require_trained
+from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.networks.connectors import ProjectedTeacher, make_projection
 from hsakd_pl.ops import ROTATIONS, Transforms, cross_entropy, full_precision, kd_loss
 
@@ -119,6 +120,6 @@ class SSKDModule(DistilledModule):
         self.transform_images, self.views = True, self.network.transforms.count
         self.constants = transformed_temperature, contrast_temperature, keep_transformed, keep_contrast
 
-    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
-        outputs = learnt.logits, taught.logits, self.projection(learnt.embedding), taught.embedding
+    def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
+        outputs = student.logits, teacher.logits, self.projection(student.embedding), teacher.embedding
         return sskd_terms(*outputs, labels, self.network.transforms, self.temperature, *self.constants)

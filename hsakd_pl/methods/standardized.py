@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import full_precision, kd_loss
 
 
@@ -30,6 +31,6 @@ class StandardizedKDModule(DistilledModule):
     ) -> None:
         super().__init__(network, teacher, ce_weight=ce_weight, kd_weight=kd_weight, temperature=temperature, **rest)
 
-    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
-        loss = standardized_kd_loss(learnt.logits, taught.logits, self.temperature)
-        return super().terms(learnt, taught, labels) | {"loss_kd": loss}
+    def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
+        loss = standardized_kd_loss(student.logits, teacher.logits, self.temperature)
+        return super().terms(student, teacher, labels) | {"loss_kd": loss}

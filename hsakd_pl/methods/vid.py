@@ -6,6 +6,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.networks.connectors import Variational, paired
 from hsakd_pl.ops import full_precision, total
 
@@ -31,7 +32,7 @@ class VIDModule(DistilledModule):
         pairs = paired(*(each.features for each in self.shapes("features")))
         self.stages = nn.ModuleList(Variational(ours.shape[1], theirs.shape[1], variance) for ours, theirs in pairs)
 
-    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
-        triples = zip(self.stages, learnt.features, taught.features, strict=True)
+    def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
+        triples = zip(self.stages, student.features, teacher.features, strict=True)
         loss = total(vid_loss(*stage(ours, theirs)) for stage, ours, theirs in triples)
-        return super().terms(learnt, taught, labels) | {"loss_vid": loss}
+        return super().terms(student, teacher, labels) | {"loss_vid": loss}

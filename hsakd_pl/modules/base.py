@@ -23,7 +23,7 @@ from hsakd_pl.modules.optimization import (
     parameter_groups,
     with_warmup,
 )
-from hsakd_pl.networks import Network
+from hsakd_pl.networks import Network, NetworkOutput
 from hsakd_pl.networks.weights import fit
 from hsakd_pl.ops import all_finite, cross_entropy, total
 
@@ -96,13 +96,17 @@ class HSAKDModule(EvaluatedModule):
         images, labels = batch
         return self.terms(self.network.outputs(images), None, labels)
 
-    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
-        """Make named loss terms, unweighted scalars, of what the networks learnt and what they are taught.
+    def terms(self, student: NetworkOutput, teacher: Any, labels: Tensor) -> dict[str, Tensor]:
+        """Return the named loss terms, unweighted scalars.
 
-        Both are :class:`NetworkOutput` (of several peers a list of them, ``taught`` None without a teacher) for B
-        images or M * B rows; ``labels`` (B,). A term of one's own is ``super().terms(...) | {"loss_mine": ...}``.
+        A subclass adds a term by ``return super().terms(student, teacher, labels) | {"loss_mine": ...}``.
+
+        Args:
+            student: outputs of the trained network for B images, or for the M * B transformed images.
+            teacher: outputs of the teacher for the same images; None in a module without a teacher.
+            labels: classes (B,) of the untransformed images.
         """
-        return {"loss_ce": cross_entropy(learnt.logits[: len(labels)], labels)}
+        return {"loss_ce": cross_entropy(student.logits[: len(labels)], labels)}
 
     def loss_weight(self, name: str) -> float:
         """Give the factor of a term in the current epoch."""

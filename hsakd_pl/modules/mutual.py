@@ -13,6 +13,7 @@ from hsakd_pl.modules.build import build_network, load, not_by_name
 from hsakd_pl.modules.ensembles import Views
 from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.modules.optimization import OptimizerMaker, Scheduler
+from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import Transforms, cross_entropy, joint_cross_entropy, joint_kd_loss, kd_loss, total
 
 
@@ -88,16 +89,18 @@ class MutualModule(HSAKDModule):
         outputs = [peer.outputs(inputs) for peer in self.networks]
         return self.terms(outputs, outputs, labels)
 
-    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
-        others = len(learnt) - 1
-        peers = range(len(learnt))
-        ways = [(learnt[one], taught[other]) for one in peers for other in peers if other != one]
+    def terms(  # type: ignore[override]  # lists: one output per peer
+        self, student: list[NetworkOutput], teacher: list[NetworkOutput], labels: Tensor
+    ) -> dict[str, Tensor]:
+        others = len(student) - 1
+        peers = range(len(student))
+        ways = [(student[one], teacher[other]) for one in peers for other in peers if other != one]
         kd = total(kd_loss(one.logits, other.logits, self.temperature) for one, other in ways)
-        ce = total(cross_entropy(peer.logits[: len(labels)], labels) for peer in learnt)
+        ce = total(cross_entropy(peer.logits[: len(labels)], labels) for peer in student)
         terms = {"loss_ce": ce, "loss_kd": kd / others}
-        if learnt[0].joint_logits:
+        if student[0].joint_logits:
             joint_labels = self.network.transforms.joint_labels(labels)
             joint_kd = [joint_kd_loss(one.joint_logits, other.joint_logits, self.temperature) for one, other in ways]
-            terms["loss_joint_ce"] = total(joint_cross_entropy(peer.joint_logits, joint_labels) for peer in learnt)
+            terms["loss_joint_ce"] = total(joint_cross_entropy(peer.joint_logits, joint_labels) for peer in student)
             terms["loss_joint_kd"] = total(joint_kd) / others
         return terms

@@ -16,6 +16,7 @@ from hsakd_pl.modules.ensembles import Views
 from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.modules.optimization import OptimizerMaker, Scheduler
+from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.networks.weights import describe
 from hsakd_pl.ops import Transforms, joint_kd_loss, kd_loss
 
@@ -102,11 +103,11 @@ class StudentModule(HSAKDModule):
         inputs = self.network.transforms(images) if self.transform_images else images
         return self.terms(self.network.outputs(inputs), self.teacher(inputs), labels)
 
-    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
-        terms = super().terms(learnt, taught, labels)
-        terms["loss_kd"] = kd_loss(learnt.logits, taught.logits, self.temperature)
-        if learnt.joint_logits:
-            terms["loss_joint_kd"] = joint_kd_loss(learnt.joint_logits, taught.joint_logits, self.temperature)
+    def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
+        terms = super().terms(student, teacher, labels)
+        terms["loss_kd"] = kd_loss(student.logits, teacher.logits, self.temperature)
+        if student.joint_logits:
+            terms["loss_joint_kd"] = joint_kd_loss(student.joint_logits, teacher.joint_logits, self.temperature)
         return terms
 
     def setup(self, stage: str) -> None:

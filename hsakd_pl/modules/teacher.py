@@ -13,6 +13,7 @@ from hsakd_pl.modules.ensembles import Views
 from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.modules.optimization import OptimizerMaker, Scheduler
+from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import Transforms, joint_cross_entropy
 
 
@@ -81,7 +82,7 @@ class TeacherModule(HSAKDModule):
         images, labels = batch
         return self.terms(self.network.outputs(self.network.transforms(images)), None, labels)
 
-    def terms(self, learnt: Any, taught: Any, labels: Tensor) -> dict[str, Tensor]:
+    def terms(self, student: NetworkOutput, teacher: None, labels: Tensor) -> dict[str, Tensor]:
         joint_labels = self.network.transforms.joint_labels(labels)
-        joint = {"loss_joint_ce": joint_cross_entropy(learnt.joint_logits, joint_labels)}
-        return super().terms(learnt, taught, labels) | joint
+        joint = {"loss_joint_ce": joint_cross_entropy(student.joint_logits, joint_labels)}
+        return super().terms(student, teacher, labels) | joint

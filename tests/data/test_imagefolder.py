@@ -75,7 +75,7 @@ def names_of(data: ImageFolderDataModule, split: str) -> set[str]:
         (["valid", "test"], "valid", "test", "Validating on {root}/valid, testing on {root}/test"),
     ],
 )
-def test_val_validates_and_test_tests_and_one_alone_does_both(
+def test_val_and_test_folders_serve_their_split_and_one_alone_serves_both(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, folders: list[str], val: str, test: str, said: str
 ) -> None:
     for name in ["train", *folders]:
@@ -91,7 +91,7 @@ def test_val_validates_and_test_tests_and_one_alone_does_both(
     assert data.validated_on == ("test split" if val == test else "validation folder")
 
 
-def test_one_folder_is_split_by_val_fraction_whatever_the_seed(
+def test_single_folder_is_split_by_val_fraction_independently_of_seed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = pictures(tmp_path / "photos", count=10)
@@ -107,14 +107,14 @@ def test_one_folder_is_split_by_val_fraction_whatever_the_seed(
     assert names_of(few, "test") == names_of(data, "test") and len(few.splits["train"].targets) == 12
 
 
-def test_val_fraction_holds_images_of_train_out_where_another_folder_tests(root: Path) -> None:
+def test_val_fraction_holds_out_train_images_when_test_folder_exists(root: Path) -> None:
     data = ready(root, None, val_fraction=0.4, mean="imagenet")
     assert [len(data.splits[name].targets) for name in ("train", "val", "test")] == [9, 6, 15]
     assert {path.split("/")[0] for path in names_of(data, "val")} == {"train"}
     assert data.validated_on == "0.4 of the training split"
 
 
-def test_a_class_may_bear_the_name_of_a_split(tmp_path: Path) -> None:
+def test_class_named_like_a_split_is_a_class(tmp_path: Path) -> None:
     data = ready(pictures(tmp_path, ("bus", "train")), val_fraction=0.4)
     assert data.class_names == ["bus", "train"]
 
@@ -140,14 +140,14 @@ def without(folder: Path) -> Path:
         (lambda root: root / "train", {"val_fraction": 0.01}, r"val_fraction=0.01 "),
     ],
 )
-def test_folders_that_give_no_splits_are_one_error(
+def test_folders_without_splits_raise_usage_error(
     root: Path, change: Callable[[Path], Path], options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
         ready(change(root), **options)
 
 
-def test_one_class_and_an_empty_one_are_errors(tmp_path: Path) -> None:
+def test_single_class_and_empty_class_raise(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds one class, ant: a classifier needs at least two"):
         ready(pictures(tmp_path / "one", ("ant",)), val_fraction=0.2)
     folder = pictures(tmp_path / "two")
@@ -170,12 +170,12 @@ def test_one_class_and_an_empty_one_are_errors(tmp_path: Path) -> None:
         ({"augmentation": "mixup"}, "augmentation is mixup: it must be crop, resized_crop, none, or the class path"),
     ],
 )
-def test_impossible_options_are_named(root: Path, options: dict[str, Any], message: str) -> None:
+def test_invalid_imagefolder_options_raise_naming_them(root: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         ImageFolderDataModule(root, **{**QUIET, **options})
 
 
-def test_errors_of_other_data_sets_point_here(root: Path) -> None:
+def test_errors_of_other_data_modules_suggest_imagefolder(root: Path) -> None:
     for data in (CIFAR100DataModule(root / "train"), STL10DataModule(root), ImageNetDataModule(root / "train")):
         with pytest.raises(UsageError, match="class folders of your own, which ImageFolderDataModule takes"):
             data.setup("fit")
@@ -189,7 +189,7 @@ def test_errors_of_other_data_sets_point_here(root: Path) -> None:
 # Statistics
 
 
-def test_measured_statistics_are_those_of_all_pixels() -> None:
+def test_measured_statistics_equal_those_over_all_pixels() -> None:
     images = torch.randint(256, (7, 3, 5, 9), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     mean, std = measure([images[:3], images[3:]])
     pixels = images.double().transpose(0, 1).flatten(1) / 255
@@ -199,7 +199,7 @@ def test_measured_statistics_are_those_of_all_pixels() -> None:
 
 
 @pytest.mark.parametrize("resident_mib", [0, 1024])
-def test_statistics_are_measured_once_on_what_trains(
+def test_statistics_are_measured_once_on_training_images(
     root: Path, resident_mib: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     options = {"val_fraction": 0.4, "resident_mib": resident_mib, "seed": 3}
@@ -217,7 +217,7 @@ def test_statistics_are_measured_once_on_what_trains(
     assert (description.mean, description.std) == (data.mean, data.std)
 
 
-def test_a_changed_folder_or_size_is_measured_again(root: Path) -> None:
+def test_changed_folder_or_size_is_measured_again(root: Path) -> None:
     first = ready(root)
     [known] = json.loads((root / FILE).read_text())
     ready(root, image_size=20)
@@ -230,7 +230,7 @@ def test_a_changed_folder_or_size_is_measured_again(root: Path) -> None:
     assert key != known
 
 
-def test_statistics_of_read_only_data_go_to_the_users_cache(
+def test_statistics_of_read_only_folder_are_cached_in_home(
     root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (root / f"{FILE}.partial").mkdir()  # which nobody can replace, root included
@@ -245,7 +245,7 @@ def test_statistics_of_read_only_data_go_to_the_users_cache(
     assert "stored nowhere" in caplog.text
 
 
-def test_images_of_one_colour_have_no_statistics(tmp_path: Path) -> None:
+def test_single_colour_images_raise_for_statistics(tmp_path: Path) -> None:
     for name in CLASSES[:2]:
         (tmp_path / name).mkdir()
         for number in range(4):
@@ -271,9 +271,7 @@ def equal(one: Any, other: Any) -> bool:
 
 @pytest.mark.parametrize("augmentation", ["crop", "none"])
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_batches_are_the_same_whether_images_are_kept_or_opened_by_workers(
-    root: Path, augmentation: str, num_workers: int
-) -> None:
+def test_resident_and_worker_batches_are_equal(root: Path, augmentation: str, num_workers: int) -> None:
     kept = ready(root, augmentation=augmentation)
     opened = ready(root, augmentation=augmentation, resident_mib=0, num_workers=num_workers)
     assert kept.resident(kept.splits["train"]) is kept.resident(kept.splits["train"])
@@ -287,7 +285,7 @@ def test_batches_are_the_same_whether_images_are_kept_or_opened_by_workers(
 
 
 @pytest.mark.parametrize("resident_mib", [0, 1024])
-def test_resized_crops_are_cut_out_of_whole_pictures(root: Path, resident_mib: int) -> None:
+def test_resized_crops_come_from_full_size_pictures(root: Path, resident_mib: int) -> None:
     data = ready(root, augmentation="resized_crop", resident_mib=resident_mib, image_size=28)
     assert data.description.resize == 32
     tested = [data.description.transform(open_image(path)) for path in data.splits["test"].images]
@@ -296,7 +294,7 @@ def test_resized_crops_are_cut_out_of_whole_pictures(root: Path, resident_mib: i
     assert equal(epoch_of(data, 2), epoch_of(reference, 2))
 
 
-def test_flips_can_be_left_out(root: Path) -> None:
+def test_flip_false_disables_flips(root: Path) -> None:
     still = ready(root, augmentation="crop", flip=False, image_size=7)  # an eighth of 7 pads nothing
     assert equal(sorted_by_sum(epoch_of(still, 0)), sorted_by_sum(list(still.plain_loader(still.splits["train"]))))
     assert "Flip" not in str(ready(root, augmentation="resized_crop", flip=False).train_transform)
@@ -307,7 +305,7 @@ def sorted_by_sum(batches: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor]]:
     return [(images[images.flatten(1).long().mul(torch.arange(images[0].numel())).sum(1).argsort()],)]
 
 
-def test_a_torchvision_transform_takes_the_picture_and_is_brought_to_size(root: Path) -> None:
+def test_torchvision_transform_gets_picture_and_result_is_resized(root: Path) -> None:
     seen: list[Any] = []
     data = ready(root, augmentation=v2.Compose([v2.Lambda(lambda each: seen.append(each) or each), v2.RandAugment()]))
     assert {images.shape[1:] for images, _ in epoch_of(data, 0)} == {(3, 16, 16)}
@@ -325,7 +323,7 @@ def test_a_torchvision_transform_takes_the_picture_and_is_brought_to_size(root: 
     ],
 )
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_a_transform_that_makes_no_uint8_picture_is_named(
+def test_transform_without_uint8_output_raises_naming_it(
     root: Path, transform: v2.Transform, message: str, num_workers: int
 ) -> None:
     if num_workers and "lambda" in repr(transform):
@@ -335,7 +333,7 @@ def test_a_transform_that_makes_no_uint8_picture_is_named(
 
 
 @pytest.mark.parametrize("resident_mib", [0, 1024])
-def test_a_broken_picture_is_named(root: Path, resident_mib: int) -> None:
+def test_broken_picture_raises_naming_file(root: Path, resident_mib: int) -> None:
     broken = root / "train/bee/1.png"
     broken.write_bytes(broken.read_bytes()[:50])
     with pytest.raises(UsageError, match=str(broken)):
@@ -347,7 +345,7 @@ def test_a_broken_picture_is_named(root: Path, resident_mib: int) -> None:
 DATA = {"class_path": "hsakd_pl.ImageFolderDataModule", "init_args": {"root": "photos", **QUIET}}
 
 
-def test_words_numbers_and_class_paths_from_the_command_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_line_accepts_words_numbers_and_class_paths(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(root.parent)
     rand = {"class_path": "torchvision.transforms.v2.RandAugment", "init_args": {"num_ops": 1}}
     folder = small.run("fit", data=small.merged(DATA, {"init_args": {"augmentation": rand}}))
@@ -367,7 +365,7 @@ def test_words_numbers_and_class_paths_from_the_command_line(root: Path, monkeyp
     assert "RandAugment" in json.loads(Path("runs/0/result.json").read_text())["protocol"]["augmentation"]
 
 
-def test_test_and_predict_once_the_folder_is_gone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_test_and_predict_run_without_training_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(root.parent)
     folder = small.run("fit", data=DATA)
     before = torch.load(folder / "last.ckpt", weights_only=True)
@@ -382,7 +380,7 @@ def test_test_and_predict_once_the_folder_is_gone(root: Path, monkeypatch: pytes
     assert 0 <= json.loads((folder / "test.json").read_text())["acc"] <= 100
 
 
-def test_a_resumed_run_keeps_the_statistics_that_it_began_with(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resumed_run_keeps_its_first_statistics(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(root.parent)
     folder = small.run("fit", data=DATA)
     before = torch.load(folder / "last.ckpt", weights_only=True)["data"]

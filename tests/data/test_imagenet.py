@@ -26,7 +26,7 @@ def mini(unpack: Unpack) -> Path:
     return unpack("imagenet-mini.tar.gz") / "imagenet-mini"
 
 
-def test_class_folders(mini: Path) -> None:
+def test_imagenet_reads_class_folders(mini: Path) -> None:
     data = ImageNetDataModule(mini, batch_size=50, image_size=64, num_workers=1)
     assert data.num_classes == 20 and ImageNetDataModule(mini / "nowhere").num_classes == 1000
     data.setup()
@@ -38,7 +38,7 @@ def test_class_folders(mini: Path) -> None:
     assert images.shape == (50, 3, 64, 64) and images.dtype == torch.uint8 and labels.dtype == torch.int64
 
 
-def test_evaluation_equals_torchvision(mini: Path) -> None:
+def test_imagenet_evaluation_transform_equals_torchvision(mini: Path) -> None:
     data = ImageNetDataModule(mini, batch_size=20, num_workers=0)
     data.setup("test")
     images, labels = next(iter(data.test_dataloader()))
@@ -56,7 +56,7 @@ def folders(root: Path, **images: int) -> Path:
     return root
 
 
-def test_missing_and_half_extracted_folders(tmp_path: Path) -> None:
+def test_missing_or_partial_imagenet_folder_raises(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"nowhere/train is missing.*--data.init_args.root"):
         ImageNetDataModule(tmp_path / "nowhere").setup("fit")
     with pytest.raises(UsageError, match=r"Found no valid file for the classes b"):
@@ -80,7 +80,7 @@ def archive(path: Path, members: dict[str, bytes]) -> None:
             add(tar, name, content)
 
 
-def test_original_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_imagenet_reads_original_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two classes in the layout of the archives; torchvision unpacks them."""
     wnids, jpeg, root = ("n01", "n02"), io.BytesIO(), tmp_path / "root"
     root.mkdir()

@@ -76,14 +76,14 @@ WIDE_FILES: dict[str, Callable[[Path], Path]] = {
 
 
 @pytest.mark.parametrize("kind", WIDE_FILES)
-def test_16_bit_grey_keeps_its_gradient(tmp_path: Path, kind: str) -> None:
+def test_16_bit_grey_image_keeps_its_gradient(tmp_path: Path, kind: str) -> None:
     found = pixels(WIDE_FILES[kind](tmp_path))
     assert found.shape == (3, 16, 16)
     assert (found - torch.from_numpy(GREY)).abs().max() <= 0.5
 
 
 @pytest.mark.parametrize("top", [1023, 4095, 65535])
-def test_grey_of_10_to_16_bits_is_scaled_by_its_range(tmp_path: Path, top: int) -> None:
+def test_grey_images_of_10_to_16_bits_are_scaled_by_their_range(tmp_path: Path, top: int) -> None:
     values = np.round(GREY * top / 255).astype(np.uint16)
     (tmp_path / "a.pgm").write_bytes(b"P5 16 16 %d\n" % top + values.astype(">u2").tobytes())
     assert (pixels(tmp_path / "a.pgm") - torch.from_numpy(GREY)).abs().max() <= 1
@@ -102,13 +102,13 @@ def test_grey_of_10_to_16_bits_is_scaled_by_its_range(tmp_path: Path, top: int) 
         ("F", "d.tiff", GREY.astype(np.float32)),
     ],
 )
-def test_a_mode_without_a_range_is_refused_by_name(tmp_path: Path, mode: str, name: str, content: Any) -> None:
+def test_image_mode_without_defined_range_is_refused(tmp_path: Path, mode: str, name: str, content: Any) -> None:
     path = saved(tmp_path / name, Image.fromarray(content))
     with pytest.raises(UsageError, match=rf"{name} \(its mode {mode} has no defined range .*8 or 16 bits"):
         open_image(str(path))
 
 
-def test_numbers_with_a_sign_are_refused(tmp_path: Path) -> None:
+def test_signed_tiff_is_refused(tmp_path: Path) -> None:
     for bits, kind in ((8, np.int8), (16, np.int16)):
         path = tiff(tmp_path / f"{bits}.tif", np.array([-5, 0, 5, 9], kind).tobytes(), (2, 2), bits, t339=2)
         with pytest.raises(UsageError, match=rf"{bits}.tif \(its mode . has no defined range"):
@@ -154,19 +154,19 @@ TRANSPARENT_FILES: dict[str, Callable[[Path], Path]] = {
 
 
 @pytest.mark.parametrize("kind", TRANSPARENT_FILES)
-def test_what_is_transparent_is_white(tmp_path: Path, kind: str) -> None:
+def test_transparent_pixels_become_white(tmp_path: Path, kind: str) -> None:
     found = pixels(TRANSPARENT_FILES[kind](tmp_path))
     assert found[:, :, :4].max() == 0 and found[:, :, 4:].min() == 255
 
 
-def test_alpha_in_between_mixes_with_white(tmp_path: Path) -> None:
+def test_partial_alpha_blends_with_white(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", Image.new("RGBA", (2, 2), (200, 0, 100, 51)))
     assert pixels(path)[:, 0, 0].tolist() == [244, 204, 224]
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK", "YCbCr", "LAB"])
 @pytest.mark.parametrize("ending", ["tif", "jpg", "png", "bmp"])
-def test_other_modes_are_those_of_pil(tmp_path: Path, mode: str, ending: str) -> None:
+def test_other_image_modes_match_pil_conversion(tmp_path: Path, mode: str, ending: str) -> None:
     image = Image.linear_gradient("L").resize((16, 16)).convert("RGB")
     try:
         path = saved(
@@ -179,7 +179,7 @@ def test_other_modes_are_those_of_pil(tmp_path: Path, mode: str, ending: str) ->
 
 
 @pytest.mark.parametrize("ending", ["gif", "png", "webp", "tif"])
-def test_the_first_frame_counts(tmp_path: Path, ending: str) -> None:
+def test_animation_is_read_by_its_first_frame(tmp_path: Path, ending: str) -> None:
     first, others = Image.new("RGB", (8, 8), "red"), [Image.new("RGB", (8, 8), "blue")]
     path = saved(tmp_path / f"a.{ending}", first, save_all=True, append_images=others, lossless=True)
     assert pixels(path)[:, 4, 4].tolist() == [255, 0, 0]
@@ -206,7 +206,7 @@ def is_upright(image: Tensor) -> bool:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif"])
-def test_photographs_stand_upright(tmp_path: Path, ending: str, orientation: int) -> None:
+def test_exif_orientation_is_applied(tmp_path: Path, ending: str, orientation: int) -> None:
     image, exif = turned(orientation)
     path = saved(tmp_path / f"a.{ending}", image, exif=exif)
     assert is_upright(pixels(path))
@@ -216,7 +216,7 @@ def test_photographs_stand_upright(tmp_path: Path, ending: str, orientation: int
 
 
 @pytest.mark.parametrize("decode_on_device", [False, True])
-def test_class_folders_of_photographs_and_predict_turn(tmp_path: Path, decode_on_device: bool) -> None:
+def test_exif_orientation_is_applied_in_training_and_prediction(tmp_path: Path, decode_on_device: bool) -> None:
     for orientation in (1, 6, 8):
         image, exif = turned(orientation)
         for split in ("train", "val"):
@@ -230,14 +230,14 @@ def test_class_folders_of_photographs_and_predict_turn(tmp_path: Path, decode_on
         assert (corners[:, 0, 0] > 200).all() and (corners[:, 2, 1] > 200).all()
 
 
-def test_small_images_stay_as_they_were_published(tmp_path: Path) -> None:
+def test_32_pixel_images_ignore_exif_orientation(tmp_path: Path) -> None:
     image, exif = turned(3)
     path = saved(tmp_path / "a.jpg", image.resize((32, 32)), exif=exif)
     assert torch.equal(decode_images([str(path)], 32)[0], pil_to_tensor(Image.open(path)))
 
 
 @pytest.mark.parametrize("damage", [b"garbage!", b"MM\0\x2a\xff\xff\xff\xff", b"II\x2a\0\0\0\0\0"])
-def test_metadata_that_cannot_be_read_do_not_hide_the_picture(tmp_path: Path, damage: bytes) -> None:
+def test_unreadable_exif_is_ignored(tmp_path: Path, damage: bytes) -> None:
     image, exif = turned(6)
     path = saved(tmp_path / "a.jpg", image, exif=exif)
     content = path.read_bytes()
@@ -264,7 +264,7 @@ def cats_and_dogs(root: Path, split: str) -> Path:
 
 
 @pytest.mark.parametrize("module", [CIFAR100DataModule, ImageNetDataModule])
-def test_what_systems_leave_is_neither_class_nor_image(tmp_path: Path, module: Any) -> None:
+def test_system_files_are_neither_classes_nor_images(tmp_path: Path, module: Any) -> None:
     for split in ("train", "val", "test"):
         left_by_systems(cats_and_dogs(tmp_path, split))
     data = module(tmp_path)
@@ -273,7 +273,7 @@ def test_what_systems_leave_is_neither_class_nor_image(tmp_path: Path, module: A
     assert [split.targets.tolist() for split in data.splits.values()] == [[0, 1]] * 3
 
 
-def test_what_systems_leave_in_tiny_imagenet(tmp_path: Path) -> None:
+def test_system_files_in_tiny_imagenet_are_ignored(tmp_path: Path) -> None:
     for number, name in enumerate(("cat", "dog")):
         saved(tmp_path / "train" / name / "images" / "0.JPEG", Image.new("RGB", (64, 64)))
         saved(tmp_path / "val" / "images" / f"val_{number}.JPEG", Image.new("RGB", (64, 64)))
@@ -286,7 +286,7 @@ def test_what_systems_leave_in_tiny_imagenet(tmp_path: Path) -> None:
     assert data.class_names == ["cat", "dog"] and data.splits["test"].targets.tolist() == [0, 1]
 
 
-def test_what_systems_leave_is_not_predicted(tmp_path: Path) -> None:
+def test_system_files_are_not_predicted(tmp_path: Path) -> None:
     left_by_systems(cats_and_dogs(tmp_path, "photos"))
     found = image_paths(tmp_path / "photos", "predict_dir")
     assert found == [str(tmp_path / "photos" / name / "0.png") for name in ("cat", "dog")]
@@ -294,12 +294,14 @@ def test_what_systems_leave_is_not_predicted(tmp_path: Path) -> None:
     assert image_paths(hidden, "predict_dir") == [str(hidden / "0.png")]  # a folder that is asked for by name
 
 
-def test_left_over_archives_of_a_system_do_not_stop_training(tmp_path: Path) -> None:
+def test_system_archives_do_not_stop_training(tmp_path: Path) -> None:
     (cats_and_dogs(tmp_path, "train") / "._cat.tar").touch()
     ImageNetDataModule(tmp_path).read(train=True)
 
 
-def test_files_with_another_ending_are_counted_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_files_with_unknown_suffix_are_counted_in_one_log_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     train = cats_and_dogs(tmp_path, "train")
     for name in ("cat/notes.txt", "dog/a.heic", "dog/b.AVIF"):
         (train / name).touch()
@@ -310,7 +312,7 @@ def test_files_with_another_ending_are_counted_in_one_line(tmp_path: Path, caplo
     assert [line.rpartition(": ")[2] for line in counted] == ["3 left out"] * 2
 
 
-def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
+def test_links_to_images_are_followed_and_loops_terminate(tmp_path: Path) -> None:
     elsewhere = cats_and_dogs(tmp_path, "elsewhere")
     train = tmp_path / "train"
     train.mkdir()
@@ -332,7 +334,7 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
     assert image_paths(train, "predict_dir") == paths
 
 
-def test_two_classes_may_be_the_same_folder(tmp_path: Path) -> None:
+def test_two_classes_may_link_to_one_folder(tmp_path: Path) -> None:
     train = cats_and_dogs(tmp_path, "train")
     (train / "hound").symlink_to(train / "dog")
     assert class_names_of(train) == ["cat", "dog", "hound"]
@@ -340,7 +342,7 @@ def test_two_classes_may_be_the_same_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["nowhere", "cow", "/dev/null/cow"])
-def test_a_class_whose_link_leads_nowhere_shifts_no_labels(tmp_path: Path, target: str) -> None:
+def test_dangling_class_link_raises_instead_of_shifting_labels(tmp_path: Path, target: str) -> None:
     (cats_and_dogs(tmp_path, "train") / "cow").symlink_to(target)
     for module in (CIFAR100DataModule, ImageNetDataModule):
         with pytest.raises(UsageError, match=r"train/cow is a link that leads nowhere: mend or remove it"):
@@ -348,7 +350,7 @@ def test_a_class_whose_link_leads_nowhere_shifts_no_labels(tmp_path: Path, targe
 
 
 @pytest.mark.parametrize("kind", ["a file", "a loop", "nothing"])
-def test_predict_needs_a_folder(tmp_path: Path, kind: str) -> None:
+def test_predict_dir_that_is_no_folder_raises(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "photos"
     if kind == "a file":
         saved(tmp_path / "a.png", Image.new("RGB", (8, 8))).rename(path)
@@ -358,7 +360,7 @@ def test_predict_needs_a_folder(tmp_path: Path, kind: str) -> None:
         image_paths(path, "predict_dir")
 
 
-def test_pictures_of_several_in_one_jpeg(tmp_path: Path) -> None:
+def test_multi_picture_jpeg_is_read_by_its_first_picture(tmp_path: Path) -> None:
     """What phones write as .jpg."""
     image, exif = turned(6)
     path = tmp_path / "a.jpg"
@@ -367,7 +369,7 @@ def test_pictures_of_several_in_one_jpeg(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["broken link", "loop", "pipe", "missing"])
-def test_what_is_no_file_is_named_and_does_not_hang(tmp_path: Path, kind: str) -> None:
+def test_non_regular_file_raises_and_does_not_hang(tmp_path: Path, kind: str) -> None:
     path = cats_and_dogs(tmp_path, "train") / "cat" / "1.png"
     if kind == "pipe":
         os.mkfifo(path)
@@ -408,7 +410,7 @@ def bomb(folder: Path, kind: str) -> Path:
     "kind", ["1x1000000", "1000000x1", "3x900000", "13000x13000", "tiff", "tiles", "sparse", "gif"]
 )
 @pytest.mark.filterwarnings("ignore:Image size")  # PIL's own warning
-def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_image_bomb_is_refused_before_decoding(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = bomb(tmp_path, kind)
 
     def explode(*_: Any, **__: Any) -> None:
@@ -425,7 +427,7 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path, kind: str, monke
 
 
 @pytest.mark.parametrize("kind", ["text", "profile", "1x1000000"])
-def test_a_bomb_does_not_grow(tmp_path: Path, kind: str) -> None:
+def test_image_bomb_uses_no_memory(tmp_path: Path, kind: str) -> None:
     path = bomb(tmp_path, kind)
 
     def read() -> None:
@@ -435,7 +437,7 @@ def test_a_bomb_does_not_grow(tmp_path: Path, kind: str) -> None:
     assert grown_by(read) < 100
 
 
-def test_a_wrong_size_is_told_from_the_header(tmp_path: Path) -> None:
+def test_wrong_image_size_is_detected_from_header(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", Image.new("L", (40, 32)))
     path.write_bytes(path.read_bytes()[:50])  # no pixels at all
     with pytest.raises(UsageError, match=r"a.png has 32 x 40 pixels, not 32 x 32: resize it"):
@@ -443,13 +445,13 @@ def test_a_wrong_size_is_told_from_the_header(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 300), (2000, 20), (40, 8000)])
-def test_oblong_images_are_good_ones(tmp_path: Path, size: tuple[int, int]) -> None:
+def test_oblong_images_are_read(tmp_path: Path, size: tuple[int, int]) -> None:
     assert open_image(str(saved(tmp_path / "a.png", Image.new("RGB", size)))).size == size
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp", "tif", "gif", "bmp", "ppm"])
 @pytest.mark.filterwarnings("ignore")  # what PIL says of odd files
-def test_whatever_pil_raises_is_one_error(tmp_path: Path, ending: str) -> None:
+def test_any_pil_error_becomes_usage_error(tmp_path: Path, ending: str) -> None:
     """Bytes of a file's head changed at random: an image, or an error."""
     image, exif = turned(6)
     path = saved(tmp_path / f"a.{ending}", image, **({} if ending in ("bmp", "gif", "ppm") else {"exif": exif}))
@@ -475,7 +477,7 @@ def test_whatever_pil_raises_is_one_error(tmp_path: Path, ending: str) -> None:
         ("tif", "RGB", {"compression": "tiff_lzw", "strip_size": 2**28}),
     ],
 )
-def test_the_largest_image_that_is_read_takes_a_gigabyte_at_most(
+def test_largest_accepted_image_uses_at_most_one_gigabyte(
     tmp_path: Path, ending: str, mode: str, options: dict[str, Any]
 ) -> None:
     side = int(MAX_PIXELS**0.5)
@@ -484,6 +486,6 @@ def test_the_largest_image_that_is_read_takes_a_gigabyte_at_most(
     assert grown_by(lambda: resized_center_crop(224, 256)(open_image(str(path)))) < 1000
 
 
-def test_digits_need_no_folder(tmp_path: Path) -> None:
+def test_digits_predict_dir_without_images_raises(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="predict_dir: no image below"):
         DigitsDataModule(predict_dir=tmp_path).predict_dataloader()

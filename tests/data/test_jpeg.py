@@ -37,7 +37,7 @@ def source(paths: list[str], num_workers: int = 0) -> DeviceDecodedBatches:
     return DeviceDecodedBatches(TransformedBatches(split, resized_center_crop(16, 16), 16, 0), num_workers, CPU)
 
 
-def test_only_jpegs_in_colour_are_left_to_the_device(tmp_path: Path) -> None:
+def test_only_colour_jpegs_are_decoded_on_device(tmp_path: Path) -> None:
     colour, *others = photographs(tmp_path)
     encoded = read_image(colour)
     assert bytes(encoded.tolist()) == Path(colour).read_bytes()
@@ -48,7 +48,7 @@ def test_only_jpegs_in_colour_are_left_to_the_device(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_every_kind_of_file_in_one_batch(tmp_path: Path, num_workers: int) -> None:
+def test_device_decoding_batch_mixes_all_file_kinds(tmp_path: Path, num_workers: int) -> None:
     order = [torch.tensor([3, 0, 2, 1]), torch.arange(0)]
     (images, labels), (none, _) = source(photographs(tmp_path), num_workers).make_batches(0, order)
     assert labels.tolist() == [3, 0, 2, 1]
@@ -57,7 +57,7 @@ def test_every_kind_of_file_in_one_batch(tmp_path: Path, num_workers: int) -> No
     assert (images.float() - gradient).abs().amax() < 20  # of 256 levels; a swapped or broken image is off by 100
 
 
-def test_training_batches_are_those_of_the_workers(mini: Path) -> None:
+def test_device_decoded_training_batches_match_workers(mini: Path) -> None:
     """The same images, crops and flips; a few levels apart, as resizing tensors rounds otherwise than PIL."""
 
     def batches(train: bool, **options: Any) -> list[Any]:
@@ -76,7 +76,7 @@ def test_training_batches_are_those_of_the_workers(mini: Path) -> None:
         assert all(torch.equal(one, other) for (one, _), (other, _) in zip(found, alone, strict=True))
 
 
-def test_a_fit(mini: Path, make_trainer: Any) -> None:
+def test_fit_with_decode_on_device_trains(mini: Path, make_trainer: Any) -> None:
     data = ImageNetDataModule(mini, batch_size=8, image_size=32, num_workers=1, decode_on_device=True)
     trainer = make_trainer(max_epochs=1, limit_train_batches=2, limit_val_batches=1)
     trainer.fit(TeacherModule("resnet8", num_classes=20), data)
@@ -85,7 +85,7 @@ def test_a_fit(mini: Path, make_trainer: Any) -> None:
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 @pytest.mark.parametrize("kept", [400, 20, 0])
-def test_a_broken_file_is_named(tmp_path: Path, kept: int, num_workers: int) -> None:
+def test_broken_jpeg_raises_naming_file(tmp_path: Path, kept: int, num_workers: int) -> None:
     good, *_ = photographs(tmp_path)
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(Path(good).read_bytes()[:kept])
@@ -94,7 +94,7 @@ def test_a_broken_file_is_named(tmp_path: Path, kept: int, num_workers: int) -> 
     assert str(broken) in str(error.value) and "Traceback" not in str(error.value)
 
 
-def test_pil_decodes_what_the_device_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pil_decodes_jpegs_that_the_device_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     batches = source(photographs(tmp_path))
 
     def refuse(*_: Any, **__: Any) -> None:

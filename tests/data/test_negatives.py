@@ -13,7 +13,7 @@ INDICES = torch.tensor([0, 93, 14, 50])
 
 
 @pytest.mark.parametrize("count", [1, 30, 85, 500])
-def test_negatives_are_of_other_classes_and_distinct_while_there_are_enough(count: int) -> None:
+def test_negatives_have_other_classes_and_are_distinct_if_possible(count: int) -> None:
     own, drawn = Negatives(LABELS, count, seed=1).draw(INDICES, epoch=2, step=3).split([1, count], 1)
     assert torch.equal(own[:, 0], INDICES) and drawn.shape == (4, count)
     assert bool((LABELS[drawn] != LABELS[INDICES, None]).all())
@@ -21,20 +21,20 @@ def test_negatives_are_of_other_classes_and_distinct_while_there_are_enough(coun
         assert all(len(row.unique()) == count for row in drawn)
 
 
-def test_negatives_come_from_seed_epoch_and_step() -> None:
+def test_negatives_depend_on_seed_epoch_and_step_only() -> None:
     keys = [(1, 0, 0), (1, 0, 1), (1, 1, 0), (2, 0, 0)]
     drawn = [Negatives(LABELS, 20, seed).draw(INDICES, epoch, step) for seed, epoch, step in keys]
     assert torch.equal(drawn[0], Negatives(LABELS, 20, 1).draw(INDICES, 0, 0))
     assert not any(torch.equal(drawn[0], other) for other in drawn[1:])
 
 
-def test_devices_draw_what_one_would() -> None:
+def test_negatives_of_two_devices_match_one_device() -> None:
     whole = Negatives(LABELS, 20, seed=1).draw(INDICES, 0, 0)
     for rank in (0, 1):
         assert torch.equal(Negatives(LABELS, 20, 1, rank, 2).draw(INDICES[rank::2], 0, 0), whole[rank::2])
 
 
-def test_every_other_sample_is_drawn_as_often() -> None:
+def test_negatives_are_drawn_uniformly() -> None:
     negatives = Negatives(LABELS, 20, seed=1)
     drawn = torch.cat([negatives.draw(INDICES[:1], 0, step)[:, 1:] for step in range(1000)]).flatten()
     frequency = drawn.bincount(minlength=100)[LABELS[0] != LABELS] / 1000
@@ -59,7 +59,7 @@ class Asking(pl.LightningModule):
 
 
 @pytest.mark.parametrize("augment", [False, True])
-def test_batches_carry_indices_where_a_module_needs_them(make_trainer, augment: bool) -> None:
+def test_batches_hold_sample_indices_only_if_module_needs_them(make_trainer, augment: bool) -> None:
     plain, asking = Asking(False), Asking(True)
     for module in (plain, asking):
         data = DigitsDataModule(batch_size=8, augment=augment)

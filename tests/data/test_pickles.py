@@ -62,7 +62,9 @@ def of_python_2(content: bytes) -> bytes:
     ],
     ids=lambda array: f"{array.dtype.str}{array.shape}",
 )
-def test_arrays_of_every_writer_load_equal(tmp_path: Path, protocol: int, numpy: int, array: np.ndarray) -> None:
+def test_pickled_arrays_of_all_protocols_and_numpy_versions_load_equal(
+    tmp_path: Path, protocol: int, numpy: int, array: np.ndarray
+) -> None:
     content = pickle.dumps({b"data": array, "beside": [1.5, None, True, (1, 2, 3, 4), b"\xff", {}]}, protocol)
     found, beside = read(tmp_path, of_numpy_1(content) if numpy == 1 else content, "data", "beside")
     np.testing.assert_array_equal(found, array)
@@ -70,7 +72,7 @@ def test_arrays_of_every_writer_load_equal(tmp_path: Path, protocol: int, numpy:
     assert beside == [1.5, None, True, (1, 2, 3, 4), "\xff", {}]
 
 
-def test_the_published_files_load_as_pickle_loads_them(cifar_mini: Path) -> None:
+def test_published_cifar100_files_load_like_pickle(cifar_mini: Path) -> None:
     for name, keys in (("train", ("data", "fine_labels", "filenames")), ("meta", ("fine_label_names",))):
         path = cifar_mini / "cifar-100-python" / name
         with path.open("rb") as file:
@@ -80,7 +82,7 @@ def test_the_published_files_load_as_pickle_loads_them(cifar_mini: Path) -> None
 
 
 @pytest.mark.parametrize("protocol", [0, 1, 2, 5])
-def test_python_2_text_and_numpy_scalars(tmp_path: Path, protocol: int) -> None:
+def test_python_2_text_and_numpy_scalars_are_read(tmp_path: Path, protocol: int) -> None:
     entries = {"labels": [*LABELS], "names": [np.str_("cat"), np.str_("dog")], "shares": [np.float32(0.5)]}
     content = pickle.dumps(entries, protocol)
     content = of_python_2(content) if protocol == 2 else content
@@ -91,7 +93,7 @@ def test_python_2_text_and_numpy_scalars(tmp_path: Path, protocol: int) -> None:
 
 @pytest.mark.parametrize("beside", [np.array([{}, None]), b"", np.zeros((2, 3, 4)).transpose(1, 0, 2)])
 @pytest.mark.parametrize("protocol", [2, 5])
-def test_harmless_things_beside_what_is_asked_for_are_left_alone(tmp_path: Path, beside: Any, protocol: int) -> None:
+def test_unrequested_harmless_entries_are_ignored(tmp_path: Path, beside: Any, protocol: int) -> None:
     [labels] = read(tmp_path, pickle.dumps({"beside": beside, "fine_labels": [1]}, protocol), "fine_labels")
     assert labels == [1]
 
@@ -245,13 +247,13 @@ def refused(tmp_path: Path, content: bytes) -> str:
 
 
 @pytest.mark.parametrize("name", FORGED)
-def test_a_forged_array_is_refused(tmp_path: Path, name: str) -> None:
+def test_forged_array_is_refused(tmp_path: Path, name: str) -> None:
     for key in ("data", "fine_labels"):
         refused(tmp_path, entry(FORGED[name], key))
 
 
 @pytest.mark.parametrize("name", FORGED)
-def test_a_forged_array_beside_what_is_asked_for_harms_nothing(tmp_path: Path, name: str) -> None:
+def test_unrequested_forged_array_is_ignored_or_refused(tmp_path: Path, name: str) -> None:
     content = entry(FORGED[name], "fine_label_names")
     if name in ("a state of a list", "a scalar of another size"):
         with pytest.raises(UsageError, match=str(tmp_path)):
@@ -261,7 +263,7 @@ def test_a_forged_array_beside_what_is_asked_for_harms_nothing(tmp_path: Path, n
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_a_bomb_in_place_of_an_entry_is_refused(tmp_path: Path, name: str) -> None:
+def test_pickle_bomb_as_entry_is_refused(tmp_path: Path, name: str) -> None:
     value = VALUES[name]()
     for key in ("data", "fine_labels"):
         refused(tmp_path, entry(value, key))
@@ -271,7 +273,7 @@ def test_a_bomb_in_place_of_an_entry_is_refused(tmp_path: Path, name: str) -> No
 
 
 @pytest.mark.parametrize("name", PICKLES)
-def test_a_bomb_of_a_pickle_is_refused(tmp_path: Path, name: str) -> None:
+def test_pickle_bomb_is_refused(tmp_path: Path, name: str) -> None:
     refused(tmp_path, PICKLES[name]())
 
 
@@ -294,7 +296,7 @@ GLOBALS = [
 
 
 @pytest.mark.parametrize("name", GLOBALS)
-def test_other_globals_are_refused_by_name(tmp_path: Path, name: str) -> None:
+def test_unknown_pickle_globals_are_refused_by_name(tmp_path: Path, name: str) -> None:
     module, attribute = name.split()
     as_text = b"".join(b"\x8c%c" % len(part) + part.encode() for part in (module, attribute))
     for content in (
@@ -308,7 +310,7 @@ def test_other_globals_are_refused_by_name(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     "content", [b"\x80\x02\x82\x01.", b"\x80\x02Pid\n.", b"\x80\x02NQ.", b"\x80\x02)(o.", b"\x80\x05\x97."]
 )
-def test_opcodes_that_no_data_file_needs_are_refused(tmp_path: Path, content: bytes) -> None:
+def test_unneeded_pickle_opcodes_are_refused(tmp_path: Path, content: bytes) -> None:
     refused(tmp_path, content)
 
 
@@ -334,7 +336,7 @@ def mutated(content: bytes, seeds: Iterable[int]) -> Iterable[bytes]:
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])
-def test_100_mutants_load_or_are_one_error(tmp_path: Path, protocol: int) -> None:
+def test_mutated_pickles_load_or_raise_usage_error(tmp_path: Path, protocol: int) -> None:
     entries = {"data": IMAGES[:3, :30], "fine_labels": [*LABELS[:9]], "names": ["cat", "dog"]}
     messages = []
     for content in mutated(pickle.dumps(entries, protocol), range(100)):

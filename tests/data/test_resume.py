@@ -80,7 +80,9 @@ def whole(request: pytest.FixtureRequest, make_trainer: MakeTrainer, tmp_path_fa
 @pytest.mark.parametrize(
     ("name", "step"), [("step", 1), ("step", 5), ("step", 8), ("step", 14), ("epoch", 10), ("validation", 7)]
 )
-def test_resume(whole: Any, make_trainer: MakeTrainer, tmp_path: Path, name: str, step: int) -> None:
+def test_data_order_resumes_exactly_from_any_step(
+    whole: Any, make_trainer: MakeTrainer, tmp_path: Path, name: str, step: int
+) -> None:
     in_workers, expected, folder = whole
     data = RandomImages(in_workers, num_workers=2 if in_workers and step == 8 else 0)
     resumed = run(make_trainer, data, tmp_path, folder / name / f"step={step}.ckpt")

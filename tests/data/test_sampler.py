@@ -18,13 +18,13 @@ def batches(epoch: int = 0, **arguments) -> list[list[int]]:
     return found
 
 
-def test_one_device_sees_every_sample_once_an_epoch_and_the_last_batch_is_kept() -> None:
+def test_sampler_visits_each_sample_once_and_keeps_last_batch() -> None:
     found = batches(num_samples=103, batch_size=10, shuffle=True, seed=0)
     assert [len(batch) for batch in found] == [10] * 10 + [3]
     assert sorted(chain(*found)) == list(range(103)) != list(chain(*found))
 
 
-def test_order_depends_on_seed_and_epoch_and_does_not_confuse_them() -> None:
+def test_sample_order_differs_by_seed_and_epoch() -> None:
     def order(seed: int, epoch: int) -> tuple[int, ...]:
         return tuple(chain(*batches(epoch, num_samples=50, batch_size=8, shuffle=True, seed=seed)))
 
@@ -36,7 +36,7 @@ def test_order_depends_on_seed_and_epoch_and_does_not_confuse_them() -> None:
 
 @pytest.mark.parametrize("num_samples", [1, 3, 8, 15, 16, 17, 29, 32])
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_devices_together(num_samples: int, world_size: int) -> None:
+def test_samplers_of_all_devices_partition_global_batches(num_samples: int, world_size: int) -> None:
     def of_rank(rank: int, shuffle: bool) -> list[list[int]]:
         return batches(num_samples=num_samples, batch_size=8, shuffle=shuffle, seed=5, rank=rank, world_size=world_size)
 
@@ -55,6 +55,6 @@ def test_devices_together(num_samples: int, world_size: int) -> None:
         assert all(batch for rank in evaluation for batch in rank)
 
 
-def test_batch_size_must_divide_among_the_devices() -> None:
+def test_batch_size_not_divisible_by_devices_raises() -> None:
     with pytest.raises(UsageError, match=r"batch_size=10 .* 4 devices \(world size\).* multiple of 4"):
         GlobalBatchSampler(100, 10, shuffle=True, seed=0, rank=0, world_size=4)

@@ -39,7 +39,7 @@ def equal(one: list[Batch], other: list[Batch]) -> bool:
 
 
 @pytest.mark.parametrize("in_workers", [False, True])
-def test_an_epoch_can_be_repeated_and_another_differs(in_workers: bool) -> None:
+def test_epoch_is_repeatable_and_differs_from_others(in_workers: bool) -> None:
     source = loader(in_workers)
     first = epoch_of(source, 0)
     assert [len(labels) for _, labels in first] == [6, 6, 6, 2]
@@ -52,7 +52,7 @@ def test_an_epoch_can_be_repeated_and_another_differs(in_workers: bool) -> None:
     assert not equal(first, epoch_of(loader(in_workers, seed=1), 0))
 
 
-def test_persistent_workers_give_what_the_main_process_gives() -> None:
+def test_persistent_workers_match_main_process() -> None:
     alone, workers = loader(True), loader(True, num_workers=2)
     next(iter(workers))  # an abandoned epoch leaves nothing behind
     for epoch in (0, 1, 3):
@@ -60,7 +60,7 @@ def test_persistent_workers_give_what_the_main_process_gives() -> None:
 
 
 @pytest.mark.parametrize("in_workers", [False, True])
-def test_state_counts_batches_and_belongs_to_its_epoch(in_workers: bool) -> None:
+def test_loader_state_counts_batches_of_its_epoch(in_workers: bool) -> None:
     source = loader(in_workers)
     source.sampler.set_epoch(4)
     iterator = iter(source)
@@ -82,7 +82,7 @@ def test_state_counts_batches_and_belongs_to_its_epoch(in_workers: bool) -> None
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_an_image_that_cannot_be_decoded_is_named(tmp_path: Path, num_workers: int) -> None:
+def test_undecodable_image_raises_naming_file(tmp_path: Path, num_workers: int) -> None:
     good, broken = tmp_path / "good.png", tmp_path / "broken.png"
     to_pil_image(IMAGES[0]).save(good)
     broken.write_bytes(good.read_bytes()[:60])
@@ -93,7 +93,7 @@ def test_an_image_that_cannot_be_decoded_is_named(tmp_path: Path, num_workers: i
     assert str(broken) in str(error.value) and "Traceback" not in str(error.value)
 
 
-def test_an_empty_batch_is_empty() -> None:
+def test_empty_index_list_gives_empty_batch() -> None:
     for source in (loader(False), loader(True)):
         [(images, labels)] = source.make_batches(0, [torch.arange(0)])
         assert images.shape == (0, 3, 16, 16) and labels.shape == (0,)

@@ -73,7 +73,7 @@ WRONG_LABELS = {
 
 @pytest.mark.parametrize("stage", ["fit", "test"])
 @pytest.mark.parametrize("name", WRONG)
-def test_images_that_no_network_takes_are_named_with_their_reader(name: str, stage: str) -> None:
+def test_invalid_images_raise_naming_reader(name: str, stage: str) -> None:
     images, message = WRONG[name]
     reader = rf"MyData.read\(train={stage == 'fit'}\) gave "
     with pytest.raises(UsageError, match=reader + ".*" + message):
@@ -82,7 +82,7 @@ def test_images_that_no_network_takes_are_named_with_their_reader(name: str, sta
 
 @pytest.mark.parametrize("stage", ["fit", "test"])
 @pytest.mark.parametrize("name", WRONG_LABELS)
-def test_labels_that_no_network_takes_are_named_with_their_reader(name: str, stage: str) -> None:
+def test_invalid_labels_raise_naming_reader(name: str, stage: str) -> None:
     labels, message = WRONG_LABELS[name]
     for images in (BYTES, ["a.png"] * 6):
         with pytest.raises(UsageError, match=rf"MyData.read\(train={stage == 'fit'}\) gave .*{message}"):
@@ -90,7 +90,7 @@ def test_labels_that_no_network_takes_are_named_with_their_reader(name: str, sta
 
 
 @pytest.mark.parametrize("split", [(BYTES, LABELS), None, BYTES])
-def test_a_reader_that_returns_no_split_is_told_to(split: Any) -> None:
+def test_reader_without_split_raises_naming_it(split: Any) -> None:
     with pytest.raises(
         UsageError, match=r"MyData.read\(train=True\) gave a .*: it must return Split\(images, labels\)"
     ):
@@ -99,13 +99,13 @@ def test_a_reader_that_returns_no_split_is_told_to(split: Any) -> None:
 
 @pytest.mark.parametrize("images", [BYTES, BYTES.float(), BYTES.bfloat16(), BYTES.double(), ["a.png"] * 6])
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
-def test_what_a_network_takes_passes(images: Any, dtype: torch.dtype) -> None:
+def test_valid_images_and_labels_are_kept(images: Any, dtype: torch.dtype) -> None:
     data = MyData(Split(images, LABELS.to(dtype)))
     data.setup()
     assert data.splits["train"].images is images and torch.equal(data.splits["train"].targets, LABELS)
 
 
-def test_two_images_to_train_on_are_the_least() -> None:
+def test_training_split_needs_at_least_two_images() -> None:
     with pytest.raises(UsageError, match="the training split's number of images is 1: it must be at least 2"):
         MyData(Split(BYTES[:1], LABELS[:1])).setup("fit")
     alike = Split(BYTES[:2], LABELS[:1].expand(2))
@@ -130,7 +130,7 @@ def test_two_images_to_train_on_are_the_least() -> None:
         ("mean", (0.5,) * 4),
     ],
 )
-def test_statistics_that_make_no_numbers_are_named(option: str, value: Any) -> None:
+def test_invalid_statistics_raise_naming_option(option: str, value: Any) -> None:
     data = MyData(Split(BYTES, LABELS))
     setattr(data, option, value)
     with pytest.raises(UsageError, match=rf"MyData.{option} is .*: it must be three finite numbers"):
@@ -139,7 +139,7 @@ def test_statistics_that_make_no_numbers_are_named(option: str, value: Any) -> N
 
 @pytest.mark.parametrize("stage", ["fit", "test", "predict"])
 @pytest.mark.parametrize("size", [0, -32])
-def test_an_image_size_below_1_is_named(size: int, stage: str) -> None:
+def test_image_size_below_1_raises(size: int, stage: str) -> None:
     with pytest.raises(UsageError, match=f"image_size is {size}: it must be at least 1"):
         STL10DataModule(image_size=size).setup(stage)
 
@@ -155,7 +155,7 @@ def test_an_image_size_below_1_is_named(size: int, stage: str) -> None:
     ],
 )
 @pytest.mark.parametrize("stage", ["fit", "predict"])
-def test_a_name_for_each_class(names: Any, found: str, stage: str) -> None:
+def test_class_name_count_mismatch_raises(names: Any, found: str, stage: str) -> None:
     data = MyData(Split(BYTES, LABELS))
     data.read_class_names = lambda: names
     with pytest.raises(

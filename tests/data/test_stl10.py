@@ -21,7 +21,7 @@ def copy(unpack: Unpack, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_images_labels_and_classes(unpack: Unpack) -> None:
+def test_stl10_reads_images_labels_and_classes(unpack: Unpack) -> None:
     root = unpack("stl10-mini.tar.gz") / "stl10-mini"
     data = STL10DataModule(root, batch_size=32, num_workers=0)
     data.prepare_data()
@@ -37,7 +37,7 @@ def test_images_labels_and_classes(unpack: Unpack) -> None:
     assert abs(rows_differ - columns_differ) < 3  # a photograph, not a scrambled one
 
 
-def test_training_crops_and_evaluation_resizes(unpack: Unpack) -> None:
+def test_stl10_crops_training_and_resizes_evaluation(unpack: Unpack) -> None:
     data = STL10DataModule(unpack("stl10-mini.tar.gz") / "stl10-mini", batch_size=50, num_workers=0, seed=0)
     data.setup("fit")
     images, labels = next(iter(data.train_dataloader()))
@@ -46,14 +46,14 @@ def test_training_crops_and_evaluation_resizes(unpack: Unpack) -> None:
     assert torch.equal(evaluated, resize(data.splits["test"].images, [32, 32], antialias=True))
 
 
-def test_a_held_out_part_of_train_is_resized_too(unpack: Unpack) -> None:
+def test_stl10_held_out_images_are_resized(unpack: Unpack) -> None:
     data = STL10DataModule(unpack("stl10-mini.tar.gz") / "stl10-mini", val_fraction=0.1, image_size=24)
     data.setup("fit")
     [(images, labels)] = data.val_dataloader()
     assert images.shape == (20, 3, 24, 24) and sorted(labels.tolist()) == [c for c in range(10) for _ in "ab"]
 
 
-def test_broken_files_are_named(copy: Path) -> None:
+def test_broken_stl10_files_raise_naming_them(copy: Path) -> None:
     pixels, labels = copy / "stl10_binary" / "train_X.bin", copy / "stl10_binary" / "train_y.bin"
     whole = pixels.read_bytes()
     pixels.write_bytes(whole[:-1])
@@ -70,7 +70,7 @@ def test_broken_files_are_named(copy: Path) -> None:
         STL10DataModule(copy / "nowhere").setup("fit")
 
 
-def test_sizes_are_looked_at_before_anything_is_read(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stl10_file_sizes_are_checked_before_reading(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(np, "fromfile", lambda *_: pytest.fail("it was read"))
     folder = copy / "stl10_binary"
     with (folder / "train_X.bin").open("r+b") as file:
@@ -94,14 +94,14 @@ def test_sizes_are_looked_at_before_anything_is_read(copy: Path, monkeypatch: py
         ("\n".join("abcdefghij").encode("utf-16-le"), "is no UTF-8 text"),
     ],
 )
-def test_wrong_class_names_are_named(copy: Path, content: bytes, message: str) -> None:
+def test_wrong_stl10_class_names_raise_naming_file(copy: Path, content: bytes, message: str) -> None:
     (copy / "stl10_binary" / "class_names.txt").write_bytes(content)
     for stage in ("fit", "predict"):
         with pytest.raises(UsageError, match=f"class_names.txt {message}"):
             STL10DataModule(copy).setup(stage)
 
 
-def test_class_names_of_any_editor(copy: Path) -> None:
+def test_stl10_class_names_of_any_editor_are_read(copy: Path) -> None:
     content = "\r\n".join(["polar bear", *"bcdefghi", "Löwe", ""]).encode("utf-8-sig")
     (copy / "stl10_binary" / "class_names.txt").write_bytes(content)
     names = STL10DataModule(copy).read_class_names()

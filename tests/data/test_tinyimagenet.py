@@ -31,7 +31,7 @@ def prepare(original: Path, root: Path, inner: str) -> Path:
     return root
 
 
-def test_as_distributed(original: Path) -> None:
+def test_tinyimagenet_reads_distributed_layout(original: Path) -> None:
     before = sorted(original.rglob("*"))
     data = TinyImageNetDataModule(original.parent, num_workers=0)
     assert data.num_classes == 20
@@ -48,7 +48,7 @@ def test_as_distributed(original: Path) -> None:
 
 
 @pytest.mark.parametrize("inner", ["", "images"])
-def test_prepared_folder_gives_the_same(original: Path, tmp_path: Path, inner: str) -> None:
+def test_prepared_tinyimagenet_equals_distributed_layout(original: Path, tmp_path: Path, inner: str) -> None:
     splits = []
     for root in (original, prepare(original, tmp_path / "prepared", inner)):
         data = TinyImageNetDataModule(root)
@@ -65,7 +65,7 @@ def copy_val(original: Path, root: Path) -> Path:
     return root / "val" / "val_annotations.txt"
 
 
-def test_wrong_annotations_are_named(original: Path, tmp_path: Path) -> None:
+def test_wrong_annotations_raise_naming_file(original: Path, tmp_path: Path) -> None:
     annotations = copy_val(original, tmp_path / "copy")
     lines = annotations.read_text().splitlines(keepends=True)
     for broken, message in (
@@ -85,7 +85,7 @@ def test_wrong_annotations_are_named(original: Path, tmp_path: Path) -> None:
         TinyImageNetDataModule(tmp_path / "copy").setup("test")
 
 
-def test_each_wrong_line_is_named(original: Path, tmp_path: Path) -> None:
+def test_wrong_annotation_line_raises_naming_line(original: Path, tmp_path: Path) -> None:
     annotations = copy_val(original, tmp_path / "copy")
     lines = annotations.read_text().splitlines()
     name, wnid, *_ = lines[3].split("\t")
@@ -111,7 +111,7 @@ def test_each_wrong_line_is_named(original: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
-def test_annotations_in_another_encoding_are_named(original: Path, tmp_path: Path, encoding: str) -> None:
+def test_annotations_in_another_encoding_raise_naming_file(original: Path, tmp_path: Path, encoding: str) -> None:
     annotations = copy_val(original, tmp_path / "copy")
     annotations.write_text(annotations.read_text(), encoding=encoding)
     with pytest.raises(UsageError, match=r"val_annotations.txt(, line 1:| is no UTF-8 text)"):
@@ -121,7 +121,7 @@ def test_annotations_in_another_encoding_are_named(original: Path, tmp_path: Pat
         TinyImageNetDataModule(tmp_path / "copy").setup("test")
 
 
-def test_annotations_of_any_editor_and_hidden_files_change_nothing(original: Path, tmp_path: Path) -> None:
+def test_annotation_line_endings_and_hidden_files_change_nothing(original: Path, tmp_path: Path) -> None:
     annotations = copy_val(original, tmp_path / "copy")
     content = annotations.read_text()
     annotations.write_bytes(f"{content}\n \n".replace("\n", "\r\n").encode("utf-8-sig"))
@@ -134,7 +134,7 @@ def test_annotations_of_any_editor_and_hidden_files_change_nothing(original: Pat
     assert torch.equal(splits[0].images, splits[1].images) and torch.equal(splits[0].targets, splits[1].targets)
 
 
-def test_broken_image_is_named(original: Path, tmp_path: Path) -> None:
+def test_broken_tinyimagenet_image_raises_naming_file(original: Path, tmp_path: Path) -> None:
     copy_val(original, tmp_path / "copy")
     image = next((tmp_path / "copy" / "val" / "images").iterdir())
     image.write_bytes(image.read_bytes()[:100])
@@ -142,7 +142,7 @@ def test_broken_image_is_named(original: Path, tmp_path: Path) -> None:
         TinyImageNetDataModule(tmp_path / "copy").setup("test")
 
 
-def test_missing_and_half_extracted_folders(original: Path, tmp_path: Path) -> None:
+def test_missing_or_partial_tinyimagenet_folder_raises(original: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"nowhere/train is missing"):
         TinyImageNetDataModule(tmp_path / "nowhere").setup("fit")
     (tmp_path / "half").mkdir()
@@ -151,7 +151,7 @@ def test_missing_and_half_extracted_folders(original: Path, tmp_path: Path) -> N
         TinyImageNetDataModule(tmp_path / "half").setup("test")
 
 
-def test_failing_download_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_tinyimagenet_download_raises_usage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def corrupt(*arguments: object, **options: object) -> None:
         raise RuntimeError("File not found or corrupted.")
 

@@ -17,7 +17,7 @@ SECONDS = 120  # an input takes milliseconds; machines may be slow
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_damaged_files_are_refused_or_read_right(name: str, tmp_path: Path) -> None:
+def test_damaged_files_are_refused_or_read_correctly(name: str, tmp_path: Path) -> None:
     outcomes = list(examine(name, range(INPUTS), 0, SECONDS, tmp_path))
     faults = {o.index: (READERS[name].mutant(0, o.index, name).name, o.why) for o in outcomes if o.verdict == "fault"}
     assert faults == {}, summary(name, outcomes)
@@ -25,14 +25,14 @@ def test_damaged_files_are_refused_or_read_right(name: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", [name for name in READERS if name != "images"])
-def test_the_undamaged_files_are_read(name: str, tmp_path: Path) -> None:
+def test_undamaged_seed_files_are_read(name: str, tmp_path: Path) -> None:
     for number, files in enumerate(READERS[name].seeds()):
         write_files(tmp_path / str(number), files)
         assert READERS[name].read(tmp_path / str(number))
 
 
 @pytest.mark.parametrize("name", pictures())
-def test_a_picture_of_any_mode_is_read_right_or_refused(name: str, tmp_path: Path) -> None:
+def test_pictures_of_all_modes_are_read_correctly_or_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(pictures()[name])
     if name in ("int32.tif", "float.tif"):  # what range their values have is written nowhere
         with pytest.raises(UsageError, match=name):

@@ -54,14 +54,12 @@ def module(kind: str, **options: Any) -> HSAKDModule:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_fast_fit_equals_a_plain_one(kind: str) -> None:
+def test_fast_fit_on_gpu_equals_plain_fit(kind: str) -> None:
     torch.testing.assert_close(losses(module(kind)), losses(module(kind, fast=False)), rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("kind", ["student", "mutual"])
-def test_a_compiled_step_is_replayed_from_cuda_graphs_and_equals_an_eager_one(
-    kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_compiled_step_replays_cuda_graphs_and_equals_eager(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     replayed: list[int] = []
     replay = torch.cuda.CUDAGraph.replay
     monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda self: replayed.append(1) or replay(self))
@@ -70,7 +68,7 @@ def test_a_compiled_step_is_replayed_from_cuda_graphs_and_equals_an_eager_one(
     torch.testing.assert_close(found, losses(module(kind)), rtol=1e-4, atol=0)
 
 
-def test_a_compiled_run_is_resumed_at_the_last_smaller_batch(tmp_path: Path) -> None:
+def test_compiled_run_resumes_at_last_smaller_batch(tmp_path: Path) -> None:
     """1,257 images in batches of 32: the last of an epoch has 9."""
     whole = losses(module("student", compile=True), steps=44)
     saved = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=39, save_top_k=-1)
@@ -102,7 +100,7 @@ class Strict(pl.Callback):
 
 
 @pytest.mark.parametrize(("kind", "compiled"), [*((kind, False) for kind in KINDS), ("student", True)])
-def test_no_step_waits_for_the_gpu(kind: str, compiled: bool) -> None:
+def test_training_step_never_synchronises_with_gpu(kind: str, compiled: bool) -> None:
     strict = Strict(after=8)  # compiling and recording may wait
     try:
         run = on_gpu(max_steps=20, limit_val_batches=2, callbacks=[strict], precision="bf16-mixed")
@@ -112,7 +110,7 @@ def test_no_step_waits_for_the_gpu(kind: str, compiled: bool) -> None:
     assert strict.steps == 12
 
 
-def test_bf16_learns_as_float32_does() -> None:
+def test_bf16_losses_on_gpu_stay_near_float32() -> None:
     """Its losses are nearer to float32's than three seeds of float32 are to each other."""
 
     def curve(seed: int, precision: str, **options: Any) -> torch.Tensor:
@@ -127,7 +125,7 @@ def test_bf16_learns_as_float32_does() -> None:
         assert (deviation <= spread.clamp(min=0.05)).all(), (compiled, deviation, spread)
 
 
-def test_nccl_on_one_gpu_equals_a_run_without(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nccl_on_one_gpu_equals_single_process(monkeypatch: pytest.MonkeyPatch) -> None:
     variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29571", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -146,7 +144,7 @@ def test_nccl_on_one_gpu_equals_a_run_without(monkeypatch: pytest.MonkeyPatch) -
     torch.testing.assert_close(found, losses(module("student")), rtol=1e-4, atol=0)
 
 
-def test_jpegs_decoded_by_nvjpeg_are_those_of_pil(unpack: Callable[[str], Path]) -> None:
+def test_nvjpeg_decoding_matches_pil(unpack: Callable[[str], Path]) -> None:
     images = []
     for on_device in (False, True):
         data = ImageNetDataModule(
@@ -165,7 +163,7 @@ def test_jpegs_decoded_by_nvjpeg_are_those_of_pil(unpack: Callable[[str], Path])
     assert difference.mean() < 2 and (difference > 24).float().mean() < 0.01  # grey levels of 256
 
 
-def test_peak_memory_is_below_the_plain_loops() -> None:
+def test_peak_gpu_memory_is_below_plain_loop() -> None:
     case, device = find("student:wrn_40_2-wrn_16_2"), torch.device("cuda")
     options = Namespace(device="cuda", precision="bf16-mixed", batch_size=64, images=6400)
     data = SyntheticDataModule(options.images, options.batch_size)
@@ -184,7 +182,7 @@ def test_peak_memory_is_below_the_plain_loops() -> None:
     assert peaks[1] < peaks[0], peaks
 
 
-def test_a_watched_loss_does_not_stall_the_device() -> None:
+def test_watched_loss_does_not_synchronise_gpu() -> None:
     watched, arrived = Watched(), list[tuple[int, float]]()
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -56,7 +56,7 @@ def recording(golden: Path) -> Recording:
     return Recording(golden)
 
 
-def test_there_are_cases(golden: Path) -> None:
+def test_loss_recordings_exist(golden: Path) -> None:
     assert len(RECORDS) > 0
     assert all(record["cls_terms_in_call_order"] for record in RECORDS.values())
 
@@ -84,7 +84,7 @@ def terms_from_ops(name: str, recording: Recording) -> tuple[list[Tensor], list[
 
 
 @pytest.mark.parametrize("name", RECORDS)
-def test_single_terms(name: str, recording: Recording) -> None:
+def test_loss_terms_match_published_code(name: str, recording: Recording) -> None:
     record = RECORDS[name]
     cls_terms, div_terms = terms_from_ops(name, recording)
     assert cls_terms
@@ -94,7 +94,7 @@ def test_single_terms(name: str, recording: Recording) -> None:
 
 
 @pytest.mark.parametrize("name", RECORDS)
-def test_module_losses(name: str, recording: Recording) -> None:
+def test_module_loss_terms_match_published_code(name: str, recording: Recording) -> None:
     record = RECORDS[name]
     module, _ = recording.module(name)
     losses = module.losses((recording.images, recording.targets))
@@ -106,7 +106,7 @@ def test_module_losses(name: str, recording: Recording) -> None:
 
 
 @pytest.mark.parametrize("name", RECORDS)
-def test_training_step_and_gradients(name: str, recording: Recording) -> None:
+def test_training_step_loss_and_gradients_match_published_code(name: str, recording: Recording) -> None:
     """The scalar loss and its gradient by every logit: where gradients stop is part of the method."""
     module, networks = recording.module(name)
     loss = module.training_step((recording.images, recording.targets), 0)

@@ -85,7 +85,7 @@ def case(request: pytest.FixtureRequest, golden: Path):
     return lambda method: Case(golden / "methods", request.param, method)
 
 
-def test_there_are_cases(golden: Path) -> None:
+def test_method_recordings_exist(golden: Path) -> None:
     assert CASES
 
 
@@ -99,25 +99,27 @@ def test_there_are_cases(golden: Path) -> None:
         ("pkt", pkt_loss, ()),
     ],
 )
-def test_a_loss_of_logits_or_embeddings(case, method: str, function: Any, options: tuple[str, ...]) -> None:
+def test_logit_and_embedding_losses_match_published_code(
+    case, method: str, function: Any, options: tuple[str, ...]
+) -> None:
     recorded = case(method)
     recorded.learn()
     recorded.compare(function(*recorded.inputs.values(), **recorded.option(*options)))
 
 
-def test_attention_transfer(case) -> None:
+def test_attention_loss_matches_published_code(case) -> None:
     recorded = case("at")
     recorded.learn()
     recorded.compare(attention_loss(recorded.maps("student"), recorded.maps("teacher"), **recorded.option("power")))
 
 
-def test_similarity_preservation(case) -> None:
+def test_similarity_loss_matches_published_code(case) -> None:
     recorded = case("sp")
     recorded.learn()
     recorded.compare(similarity_loss(recorded.maps("student"), recorded.maps("teacher")))
 
 
-def test_correlation_congruence(case) -> None:
+def test_correlation_loss_matches_published_code(case) -> None:
     recorded = case("cc")
     recorded.learn()
     embedded = [
@@ -128,7 +130,7 @@ def test_correlation_congruence(case) -> None:
 
 
 @pytest.mark.parametrize("size", ["down", "up", "same"])
-def test_fitnet(case, size: str) -> None:
+def test_fitnet_loss_and_regressor_match_published_code(case, size: str) -> None:
     recorded = case(f"fitnet_{size}")
     student, teacher = recorded.inputs["student"], recorded.inputs["teacher"]
     regressor = make_regressor(student, teacher).double()
@@ -137,7 +139,7 @@ def test_fitnet(case, size: str) -> None:
     recorded.compare(hint_loss(regressor(student), teacher), weights)
 
 
-def test_variational_information_distillation(case) -> None:
+def test_vid_loss_matches_published_code(case) -> None:
     recorded = case("vid")
     student, teacher = recorded.inputs["student"], recorded.inputs["teacher"]
     variational = Variational(student.shape[1], teacher.shape[1], recorded.options["init_variance"]).double()
@@ -147,7 +149,7 @@ def test_variational_information_distillation(case) -> None:
     recorded.compare(vid_loss(*variational(student, teacher)), weights)
 
 
-def test_review(case) -> None:
+def test_reviewkd_loss_and_fusion_match_published_code(case) -> None:
     recorded = case("reviewkd")
     student, teacher = recorded.maps("student"), recorded.maps("teacher")
     channels = [[features.shape[1] for features in maps] for maps in (student, teacher)]
@@ -160,7 +162,7 @@ def test_review(case) -> None:
     recorded.compare(hierarchical_context_loss(review(student, teacher), teacher), weights)
 
 
-def test_contrastive_representation_distillation(case) -> None:
+def test_crd_loss_and_banks_match_published_code(case) -> None:
     """Two calls in a row: losses, gradients, both banks, and constants that the first call fixes."""
     recorded = case("crd")
     inputs, options = recorded.inputs, recorded.options
@@ -191,7 +193,7 @@ def by_rotation(rows: Tensor) -> Tensor:
     return rows.unflatten(0, (-1, 4)).transpose(0, 1).flatten(0, 1)
 
 
-def test_self_supervised_knowledge_distillation(case) -> None:
+def test_sskd_losses_match_published_code(case) -> None:
     recorded = case("sskd")
     recorded.learn()
     rows = {name: by_rotation(value) for name, value in recorded.inputs.items() if name != "labels"}
@@ -205,7 +207,7 @@ def test_self_supervised_knowledge_distillation(case) -> None:
     recorded.compare(total(weight * term for weight, term in weighted))
 
 
-def test_self_supervised_knowledge_distillation_keeps_the_recorded_rows(case) -> None:
+def test_sskd_keeps_rows_of_published_code(case) -> None:
     recorded = case("sskd")
     logits, projection = (by_rotation(recorded.inputs[f"teacher_{name}"]) for name in ("logits", "projection"))
     labels = recorded.inputs["labels"]

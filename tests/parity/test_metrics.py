@@ -75,12 +75,12 @@ def compare(metrics: dict[str, float], record: dict[str, Any], peer: int | None)
             assert accuracy == pytest.approx(recorded(record[fraction])[branch], abs=5.1e-5)
 
 
-def test_there_are_cases(golden: Path) -> None:
+def test_metric_recordings_exist(golden: Path) -> None:
     assert len(RECORDS) > 0
 
 
 @pytest.mark.parametrize("name", RECORDS)
-def test_validation(name: str, golden: Path) -> None:
+def test_validation_metrics_match_published_code(name: str, golden: Path) -> None:
     record, recipe = RECORDS[name], recipe_of(name)
     networks = [network_of(golden, number) for number in range(1, network_count(recipe) + 1)]
     metrics = validate(build_module(recipe, list(networks)), golden)

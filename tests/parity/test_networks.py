@@ -53,17 +53,17 @@ def logits_deviation(output: Any, recording: Any, prefix: str) -> float:
     return max(fill.deviation(mine, recording[name]) for mine, name in zip(ours, expected, strict=True))
 
 
-def test_there_are_cases(golden: Path) -> None:
+def test_network_recordings_exist(golden: Path) -> None:
     assert len(NETWORKS) > 0
     assert len(OUTPUTS) > 0
 
 
-def test_every_single_network_is_registered(golden: Path) -> None:
+def test_published_networks_are_registered(golden: Path) -> None:
     names = {fill.our_name(name)[0] for name, record in NETWORKS.items() if record["kind"] != "pair"}
     assert names <= set(list_networks())
 
 
-def test_fill_rule(golden: Path) -> None:
+def test_fill_rule_matches_manifest_examples(golden: Path) -> None:
     examples = MANIFEST["fill_examples"]
     assert len(examples) > 0
     for example in examples:
@@ -79,7 +79,7 @@ def test_fill_rule(golden: Path) -> None:
 
 
 @pytest.mark.parametrize("published", NETWORKS)
-def test_architecture(published: str) -> None:
+def test_architecture_matches_published_code(published: str) -> None:
     """Published keys, shapes and their order; parameters, multiply-adds, taps and branches."""
     record, peers = NETWORKS[published], manifest_peers(published)
     keys = [[key, list(value.shape)] for key, value in published_keys(peers).items()]
@@ -106,7 +106,7 @@ def test_architecture(published: str) -> None:
 
 
 @pytest.mark.parametrize("published", NETWORKS)
-def test_filled_parameters(published: str) -> None:
+def test_filled_parameters_match_published_code(published: str) -> None:
     record, peers = NETWORKS[published], manifest_peers(published)
     total, squares = 0.0, 0.0
     for number, peer in enumerate(peers, start=1):
@@ -140,7 +140,7 @@ def case(request: pytest.FixtureRequest) -> Case:
 @pytest.mark.parametrize(
     ("name", "dtype", "tolerance"), [("f32", torch.float32, FLOAT32), ("f64", torch.float64, FLOAT64)]
 )
-def test_eval_outputs(case: Case, name: str, dtype: torch.dtype, tolerance: float) -> None:
+def test_eval_outputs_match_published_code(case: Case, name: str, dtype: torch.dtype, tolerance: float) -> None:
     images = fill.images(0, len(case.recording["eval_targets"]), case.size)
     network = fill.materialize(case.network, case.state, dtype).eval()
     with torch.no_grad():
@@ -149,7 +149,7 @@ def test_eval_outputs(case: Case, name: str, dtype: torch.dtype, tolerance: floa
     assert logits_deviation(output, case.recording, f"eval_{name}_") < tolerance
 
 
-def test_train_outputs(case: Case) -> None:
+def test_train_outputs_match_published_code(case: Case) -> None:
     images = fill.images(0, len(case.recording["train_targets"]), case.size)
     network = fill.materialize(case.network, case.state).train()
     with torch.no_grad():
@@ -171,12 +171,12 @@ def calibrated_recordings() -> dict[str, dict[str, np.ndarray]]:
 CALIBRATED = calibrated_recordings()
 
 
-def test_there_are_calibrated_cases(golden: Path) -> None:
+def test_calibrated_recordings_exist(golden: Path) -> None:
     assert len(CALIBRATED) > 0
 
 
 @pytest.mark.parametrize("published", CALIBRATED)
-def test_calibrated_outputs(published: str) -> None:
+def test_calibrated_outputs_match_published_code(published: str) -> None:
     recording = CALIBRATED[published]
     images, num_classes = recording["eval_f64_logits"].shape
     network = fill.calibrate(fill.filled_network(published, num_classes)).eval()

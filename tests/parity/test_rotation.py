@@ -13,7 +13,7 @@ def image_by_image(rows: torch.Tensor) -> torch.Tensor:
     return rows.unflatten(0, (4, -1)).transpose(0, 1).flatten(0, 1)
 
 
-def test_rotated_batch_and_joint_labels(golden: Path) -> None:
+def test_rotated_batch_and_joint_labels_match_published_code(golden: Path) -> None:
     recording = np.load(golden / "rotation.npz")
     batch, targets = torch.from_numpy(recording["batch"]), torch.from_numpy(recording["targets"])
     assert len(batch) > 0

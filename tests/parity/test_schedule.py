@@ -28,13 +28,13 @@ def small_module(name: str, **options: Any) -> Any:
     return build_module(recipe, networks, **options)
 
 
-def test_there_are_cases(golden: Path) -> None:
+def test_schedule_recordings_exist(golden: Path) -> None:
     assert len(RECORDS) > 0
     assert set(BY_EPOCH) | set(WARM_UPS) == set(RECORDS)
 
 
 @pytest.mark.parametrize("name", BY_EPOCH)
-def test_learning_rate_by_epoch(name: str) -> None:
+def test_learning_rate_by_epoch_matches_published_code(name: str) -> None:
     record = RECORDS[name]
     module = small_module(name, lr=record["init_lr"], milestones=tuple(record["milestones"]))
     configured: Any = module.configure_optimizers()
@@ -67,7 +67,7 @@ class RecordRates(pl.Callback):
 
 
 @pytest.mark.parametrize("name", WARM_UPS)
-def test_warm_up_by_iteration(name: str) -> None:
+def test_warm_up_by_iteration_matches_published_code(name: str) -> None:
     record = RECORDS[name]
     warmup, iterations = record["warmup_epoch"], record["iterations_per_epoch"]
     later = dict(record["later_epochs"])

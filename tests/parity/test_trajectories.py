@@ -110,14 +110,14 @@ def check_tensors(state: dict[str, Tensor], tensors: dict[str, list[float]]) -> 
         assert fill.deviation(total, recorded_sum, recorded_l2) < TENSOR_TOLERANCE, key
 
 
-def test_there_are_cases(golden: Path) -> None:
+def test_trajectory_recordings_exist(golden: Path) -> None:
     assert len(RUNS) > 0
     assert META["steps"] > 0
     assert META["dtype"] == "float64"
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_trajectory(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_trajectory_matches_published_code(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     record = RUNS[name]
     module, networks = make_run(name)
     initial = trained_state(module, networks, record)

@@ -88,7 +88,7 @@ def saved(folder: Path) -> dict[str, Any]:
     return torch.load(folder / "last.ckpt", weights_only=True)
 
 
-def test_torchrun(whole: Path) -> None:
+def test_torchrun_runs_every_step_once(whole: Path) -> None:
     assert noted(whole, 0) == [str(step) for step in range(STEPS * EPOCHS)]
     assert saved(whole)["global_step"] == STEPS * EPOCHS
 
@@ -118,7 +118,7 @@ def finish(cluster: Cluster, job: str, log: Path) -> None:
         time.sleep(0.2)
 
 
-def test_an_interrupted_job_equals_an_uninterrupted_one(
+def test_interrupted_slurm_job_equals_uninterrupted_job(
     whole: Path, recipe: Path, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("job")
@@ -141,7 +141,7 @@ def test_an_interrupted_job_equals_an_uninterrupted_one(
     assert [row["step"] for row in history(whole)] == [STEPS, 2 * STEPS, 3 * STEPS]
 
 
-def test_an_array_is_a_sweep(recipe: Path, cluster: Cluster, tmp_path: Path) -> None:
+def test_slurm_array_runs_a_sweep(recipe: Path, cluster: Cluster, tmp_path: Path) -> None:
     folder, log = tmp_path / "sweep", tmp_path / "slurm.out"
     resources = ["--array", "0-1", "--ntasks-per-node", "1", "--gpus-per-node", "1", "--cpus-per-task", "1"]
     fewer = [
