@@ -19,9 +19,16 @@ from hsakd_pl import FLIPS, ROTATIONS, DigitsDataModule, MutualModule, StudentMo
 from hsakd_pl.errors import UsageError
 from hsakd_pl.modules.ensembles import THRESHOLDS, ensembles, scores
 from hsakd_pl.networks import HSAKDNet, create_network
-from hsakd_pl.networks.exits import branch_exits, early_exit, ensemble_exits, first_sure, head_logits
+from hsakd_pl.networks.cost import multiply_adds, multiply_adds_until
+from hsakd_pl.networks.exits import (
+    branch_exits,
+    early_exit,
+    ensemble_exits,
+    exit_logits,
+    first_sure,
+    head_logits,
+)
 from hsakd_pl.records.ensembles import as_table
-from hsakd_pl.records.summary import multiply_adds, multiply_adds_until
 
 IDENTITY = Transforms(1, lambda images, m: images)
 TRANSFORMS = pytest.mark.parametrize("transforms", [ROTATIONS, FLIPS, IDENTITY], ids=str)
@@ -93,7 +100,7 @@ def test_early_exit_takes_first_confident_exit_or_last() -> None:
 @torch.no_grad()
 def test_early_exit_equals_computing_all_exits(exits: Callable[..., Any], transforms: Transforms) -> None:
     of = network(transforms)
-    every = torch.stack(list(exits(of, IMAGES)))
+    every = torch.stack(list(exit_logits(of, IMAGES, exits)))
     heads = seen(of)
     cascade = torch.stack([heads[-1, 0], heads[:, 0].mean(0), heads.mean((0, 1))])
     torch.testing.assert_close(every, heads[:, 0] if exits is branch_exits else cascade)

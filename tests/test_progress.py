@@ -21,9 +21,9 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from hsakd_pl import create_network
 from hsakd_pl.data.progress import tracked
+from hsakd_pl.networks.cost import multiply_adds
 from hsakd_pl.records import progress
 from hsakd_pl.records.progress import Progress
-from hsakd_pl.records.summary import multiply_adds
 from hsakd_pl.records.watched import Watched
 
 REPOSITORY = Path(__file__).resolve().parents[1]

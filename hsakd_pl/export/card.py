@@ -11,7 +11,7 @@ from hsakd_pl.export.checkpoint import Trained
 from hsakd_pl.export.formats import ExportedFile
 from hsakd_pl.files import read_text
 from hsakd_pl.files.weights import file_sha256
-from hsakd_pl.records.summary import multiply_adds
+from hsakd_pl.networks.cost import multiply_adds
 from hsakd_pl.report.groups import groups
 from hsakd_pl.report.rows import ROW, TEST, read_row
 

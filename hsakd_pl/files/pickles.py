@@ -1,8 +1,9 @@
-"""A reader of pickles that makes plain data and arrays by itself, and nothing that a file names."""
+"""Read pickles of plain data and arrays without running code that they name."""
 
 import math
 import pickletools
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,33 +18,49 @@ MOST_SCALAR = 256  # bytes of one number or of 64 characters
 
 LITERAL = "(BIN)?INT[12]?|LONG[14]?|(BIN)?FLOAT|((SHORT_)?BIN)?(STRING|UNICODE|BYTES)8?|BYTEARRAY8"
 LITERALS = {opcode.name for opcode in pickletools.opcodes if re.fullmatch(LITERAL, opcode.name)}
-TAKEN = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "APPEND": 1, "SETITEM": 2, "STACK_GLOBAL": 2, "REDUCE": 1, "BUILD": 1}
-# What arrays, their numbers and bytes are written with: numpy 1 and 2, protocols 0 to 5
-KNOWN = re.compile(
+CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+# Opcodes that take all items above the last mark from the stack, and opcodes that take a fixed number of items
+MARKED = ("TUPLE", "LIST", "DICT", "APPENDS", "SETITEMS")
+OPERANDS = {
+    "TUPLE1": 1,
+    "TUPLE2": 2,
+    "TUPLE3": 3,
+    "STACK_GLOBAL": 2,
+    "REDUCE": 2,
+    "APPEND": 1,
+    "SETITEM": 2,
+    "BUILD": 1,
+}
+# Globals that arrays, their numbers and bytes are written with: numpy 1 and 2, protocols 0 to 5
+DATA_GLOBALS = re.compile(
     r"numpy (ndarray|dtype)|numpy\._?core\.(multiarray (_reconstruct|scalar)|numeric _frombuffer)|"
     r"_codecs encode|(__builtin__|builtins) bytes"
 )
 
 
 def read_entries(path: Path, *keys: str) -> list[Any]:
-    """Values under ``keys`` of a pickled dict, Python 2's included: arrays, text, numbers, lists, tuples and dicts.
+    """Return the values under ``keys`` of a pickled dict, of Python 2 or 3, without running code from the file.
 
-    Bytes come as text, byte by byte. Time and memory are in proportion to the file.
+    The values are arrays, text, numbers, lists, tuples and dicts; bytes are returned as text, one character per byte.
+    Time and memory are proportional to the size of the file.
+
     Raises UsageError naming the file if it is missing, too large, truncated or corrupt, lacks a key, asks for a global
-    that is none of numpy's data, or holds under a key an array of anything but numbers or text.
+    other than numpy's for arrays, or contains an array of other elements than numbers or text.
     """
     if not path.is_file():
         raise UsageError(f"{path} is missing: was the archive extracted completely?")
-    if (size := path.stat().st_size) > MOST_BYTES:
+    size = path.stat().st_size
+    if size > MOST_BYTES:
         raise UsageError(f"{path} has {size} bytes, and a file of CIFAR-100 at most {MOST_BYTES}: fetch it again")
     pickled = path.read_bytes()
     try:
-        content = _interpret(pickled)
+        content = _Machine().run(pickled)
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}, no dict")
-        if missing := [key for key in keys if key not in content]:
+        missing = [key for key in keys if key not in content]
+        if missing:
             raise UsageError(f"it has no {' and '.join(missing)}, so it is no file of CIFAR-100's python version")
-        return [_made(content[key]) for key in keys]
+        return [_resolve(content[key]) for key in keys]
     except UsageError as error:
         raise UsageError(f"{path} was refused: {error}") from None
     except Exception as error:  # a broken pickle can raise anything
@@ -53,76 +70,75 @@ def read_entries(path: Path, *keys: str) -> list[Any]:
 
 @dataclass(eq=False)
 class _Call:
-    """A call that a pickle asks for, by the name of a global: kept, never made."""
+    """A call of a global that a pickle asks for; it is stored, never made."""
 
     name: str
     arguments: Any = None
     state: Any = None
 
 
-def _interpret(pickled: bytes) -> Any:
-    """What a pickle holds, its calls as :class:`_Call`.
+class _Machine:
+    """Executes the opcodes of a pickle; a call that it asks for becomes a :class:`_Call`.
 
-    Python's own unpickler calls what a pickle names, hashes tuples of any depth until the stack overflows, and makes
-    tables as large as a pickle says.
+    Python's own unpickler calls what a pickle names, hashes nested tuples until the stack overflows, and allocates
+    tables of any size that a pickle states.
     """
-    stack: list[Any] = []
-    below: list[list[Any]] = []  # the stack under each mark
-    memo: dict[int, Any] = {}
-    value: Any  # behind an opcode
-    for number, (opcode, value, _) in enumerate(pickletools.genops(pickled)):
-        if number == MOST_OPCODES:
-            raise UsageError(f"it has more than {MOST_OPCODES} opcodes, a file of CIFAR-100 about 300,000")
-        items: list[Any] = []
-        if opcode.name in ("TUPLE", "LIST", "DICT", "APPENDS", "SETITEMS"):
-            items, stack = stack, below.pop()
-        elif taken := TAKEN.get(opcode.name):
-            items = stack[-taken:]
-            del stack[-taken:]
-        match opcode.name:
-            case name if name in LITERALS:
-                stack.append(str(value, "latin1") if isinstance(value, bytes) else value)
-            case "MEMOIZE" | "PUT" | "BINPUT" | "LONG_BINPUT":
-                memo[len(memo) if value is None else value] = stack[-1]
-            case "GET" | "BINGET" | "LONG_BINGET":
-                stack.append(memo[value])
-            case "NONE" | "NEWTRUE" | "NEWFALSE" as name:
-                stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[name])
-            case "MARK":
-                below.append(stack)
-                stack = []
-            case "EMPTY_TUPLE" | "TUPLE" | "TUPLE1" | "TUPLE2" | "TUPLE3":
-                stack.append(tuple(items))
-            case "EMPTY_LIST" | "LIST":
-                stack.append(items)
-            case "EMPTY_DICT" | "DICT":
-                stack.append(_fill({}, items))
-            case "APPEND" | "APPENDS":
-                stack[-1].extend(items)
-            case "SETITEM" | "SETITEMS":
-                _fill(stack[-1], items)
-            case "GLOBAL" | "INST":
-                stack.append(_known(value))
-            case "STACK_GLOBAL":
-                stack.append(_known(" ".join(items)))
-            case "REDUCE":
-                stack[-1] = _reduced(stack[-1], *items)
-            case "BUILD":
-                [stack[-1].state] = items
-            case name if name not in ("PROTO", "FRAME", "STOP"):
-                raise UsageError(f"its opcode {name} makes something else than plain data")
-    return stack[-1]
+
+    def __init__(self) -> None:
+        self.stack: list[Any] = []
+        self.stacks_below: list[list[Any]] = []  # the stack under each mark
+        self.memo: dict[int, Any] = {}
+
+    def run(self, pickled: bytes) -> Any:
+        """Return the content of a pickle; raises UsageError for too many opcodes or an opcode that is not for data."""
+        argument: Any
+        for number, (opcode, argument, _) in enumerate(pickletools.genops(pickled)):
+            if number == MOST_OPCODES:
+                raise UsageError(f"it has more than {MOST_OPCODES} opcodes, a file of CIFAR-100 about 300,000")
+            self.execute(opcode.name, argument)
+        return self.stack[-1]
+
+    def execute(self, name: str, argument: Any) -> None:
+        """Execute one opcode with the argument behind it."""
+        if name in LITERALS:
+            self.stack.append(str(argument, "latin1") if isinstance(argument, bytes) else argument)
+        elif name in CONSTANTS:
+            self.stack.append(CONSTANTS[name])
+        elif name in ("GLOBAL", "INST"):
+            self.stack.append(_data_global(argument))
+        elif name == "MARK":
+            self.stacks_below.append(self.stack)
+            self.stack = []
+        elif name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
+            key = len(self.memo) if argument is None else argument
+            self.memo[key] = self.stack[-1]
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            self.stack.append(self.memo[argument])
+        elif name in MAKERS:
+            operands = self.operands(name)
+            self.stack.append(MAKERS[name](operands))
+        elif name in CHANGES:
+            operands = self.operands(name)
+            CHANGES[name](self.stack[-1], operands)
+        elif name not in ("PROTO", "FRAME", "STOP"):
+            raise UsageError(f"its opcode {name} makes something else than plain data")
+
+    def operands(self, name: str) -> list[Any]:
+        """Take the operands of an opcode from the stack."""
+        if name in MARKED:
+            operands = self.stack
+            self.stack = self.stacks_below.pop()
+            return operands
+        first = len(self.stack) - OPERANDS.get(name, 0)
+        if first < 0:
+            raise ValueError(f"{name} lacks operands")
+        operands = self.stack[first:]
+        del self.stack[first:]
+        return operands
 
 
-def _fill(target: Any, items: list[Any]) -> Any:
-    if not all(isinstance(key, str) for key in items[::2]):  # others may take for ever to hash
-        raise UsageError("it holds a dict whose keys are no text")
-    target.update(zip(items[::2], items[1::2], strict=True))
-    return target
-
-
-def _known(name: str) -> _Call:
-    if not KNOWN.fullmatch(name):
+def _data_global(name: str) -> _Call:
+    if not DATA_GLOBALS.fullmatch(name):
         raise UsageError(
             f"it asks for {ascii(name)[1:-1].replace(' ', '.', 1):.80}, and a data file has no business doing so: "
             f"nothing of it was run, do not use this file"
@@ -130,36 +146,82 @@ def _known(name: str) -> _Call:
     return _Call(name.split()[1])
 
 
-def _reduced(function: _Call, arguments: Any) -> Any:
+def _make_dict(items: list[Any]) -> dict[str, Any]:
+    target: dict[str, Any] = {}
+    _set_items(target, items)
+    return target
+
+
+def _make_call(operands: list[Any]) -> Any:
+    function, arguments = operands
     match function.name, arguments:
         case "encode", (str(text), "latin1"):  # how protocol 2 writes bytes
             return text
         case "bytes", ():
             return ""
-        case "scalar", (kind, str(raw)) if len(raw) <= MOST_SCALAR:
-            return _array(kind, (1,), raw, "C").item()
+        case "scalar", (dtype, str(raw)) if len(raw) <= MOST_SCALAR:
+            return _array(dtype, (1,), raw, "C").item()
     return _Call(function.name, arguments)
 
 
-def _made(value: Any) -> Any:
-    """The array that a call stands for, or the value itself."""
+def _extend(target: list[Any], items: list[Any]) -> None:
+    target.extend(items)
+
+
+def _set_items(target: dict[str, Any], items: list[Any]) -> None:
+    keys = items[::2]
+    if not all(isinstance(key, str) for key in keys):  # others may take forever to hash
+        raise UsageError("it holds a dict whose keys are no text")
+    target.update(zip(keys, items[1::2], strict=True))
+
+
+def _set_state(call: _Call, operands: list[Any]) -> None:
+    (call.state,) = operands
+
+
+# What opcodes push for their operands
+MAKERS: dict[str, Callable[[list[Any]], Any]] = {
+    "EMPTY_TUPLE": tuple,
+    "TUPLE": tuple,
+    "TUPLE1": tuple,
+    "TUPLE2": tuple,
+    "TUPLE3": tuple,
+    "EMPTY_LIST": list,
+    "LIST": list,
+    "EMPTY_DICT": _make_dict,
+    "DICT": _make_dict,
+    "STACK_GLOBAL": lambda names: _data_global(" ".join(names)),
+    "REDUCE": _make_call,
+}
+# How opcodes change the item on top of the stack by their operands
+CHANGES: dict[str, Callable[[Any, list[Any]], None]] = {
+    "APPEND": _extend,
+    "APPENDS": _extend,
+    "SETITEM": _set_items,
+    "SETITEMS": _set_items,
+    "BUILD": _set_state,
+}
+
+
+def _resolve(value: Any) -> Any:
+    """Return the array that a call makes, or any other value unchanged."""
     match value:
-        case _Call("_reconstruct", _, (_, shape, kind, fortran, raw)):
-            return _array(kind, shape, raw, "F" if fortran else "C")
-        case _Call("_frombuffer", (raw, kind, shape, "C" | "F" as order)):
-            return _array(kind, shape, raw, order)
+        case _Call("_reconstruct", _, (_, shape, dtype, fortran, raw)):
+            return _array(dtype, shape, raw, "F" if fortran else "C")
+        case _Call("_frombuffer", (raw, dtype, shape, "C" | "F" as order)):
+            return _array(dtype, shape, raw, order)
         case _Call(name):
             raise UsageError(f"it holds a {name} in place of an array or a list")
     return value
 
 
-def _array(kind: Any, shape: Any, raw: Any, order: Literal["C", "F"]) -> np.ndarray:
-    """A writable array over ``raw``, text of one byte a character or a bytearray, which it fills."""
-    code = kind.state[1] + kind.arguments[0]  # byte order, then kind and size
+def _array(dtype: Any, shape: Any, raw: Any, order: Literal["C", "F"]) -> np.ndarray:
+    """Return a writable array over ``raw``, either text of one character per byte or a bytearray."""
+    code = dtype.state[1] + dtype.arguments[0]  # byte order, then kind and size
     if not re.fullmatch("[<>=|][biufSU][1-9][0-9]{0,3}", code):
         raise UsageError(f"it holds an array of {code!a:.20}, and not of numbers or text")
     buffer = bytearray(raw, "latin1") if isinstance(raw, str) else raw
-    fits = len(shape) in (1, 2) and all(0 <= side < 2**31 for side in shape)
-    if not fits or math.prod(shape) * np.dtype(code).itemsize != len(buffer):
+    valid_shape = len(shape) in (1, 2) and all(0 <= side < 2**31 for side in shape)
+    if not valid_shape or math.prod(shape) * np.dtype(code).itemsize != len(buffer):
         raise ValueError("the shape of an array is not that of its bytes")
     return np.ndarray(shape, code, buffer, order=order)

@@ -1,57 +1,99 @@
-"""What a pickle of weights would do, found out without doing it."""
+"""Find out what a pickle of weights would do, without doing it."""
 
 import pickletools
 from collections.abc import Callable
 from pickle import UnpicklingError
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from hsakd_pl.errors import UsageError
 
 MOST_PARTS = 1_000_000  # of a tuple that holds tuples: to hash one takes as many steps
-# Bytes of an element of torch.DoubleStorage and so on; 1 for all others.
-ITEMSIZES = {"ComplexDouble": 16, "Double": 8, "Long": 8, "ComplexFloat": 8, "Float": 4, "Int": 4, "QInt32": 4}
-ITEMSIZES |= {"Half": 2, "Short": 2, "BFloat16": 2}
+# Bytes per element of torch.DoubleStorage and so on; 1 for all others.
+ITEMSIZES = {
+    "ComplexDouble": 16,
+    "Double": 8,
+    "Long": 8,
+    "ComplexFloat": 8,
+    "Float": 4,
+    "Int": 4,
+    "QInt32": 4,
+    "Half": 2,
+    "Short": 2,
+    "BFloat16": 2,
+}
 
 
-def survey(pickle: IO[bytes], room: Callable[[str], int]) -> set[str]:
-    """Follow a pickle to its end, making nothing, and return the names that it takes from modules.
+class _Item(NamedTuple):
+    """An object on the pickle's stack: the number of its parts, and its value if it is plain data or a tuple of it."""
 
-    ``room`` tells the bytes of a storage. Raises UnpicklingError for what PyTorch's reader lets a forged file do: read
-    past a storage, hash tuples of tuples for ever, fill the memory by codecs.
+    parts: int
+    value: Any
+
+
+def survey(pickle: IO[bytes], storage_bytes: Callable[[str], int]) -> set[str]:
+    """Read a pickle to its end without making objects, and return the globals that it names.
+
+    Raises UnpicklingError for what PyTorch's reader lets a forged file do: read past the end of a storage, hash nested
+    tuples forever, fill the memory by codecs.
+
+    Args:
+        pickle: file, at the beginning of the pickle.
+        storage_bytes: returns the number of bytes of a storage.
     """
     names: set[str] = set()
-    stack: list[tuple[int, Any]] = []  # of each object the number of its parts, and its value if it is plain
-    memo: dict[int, tuple[int, Any]] = {}
+    stack: list[_Item] = []
     marks: list[int] = []
+    memo: dict[int, _Item] = {}
     argument: Any
     for opcode, argument, _ in pickletools.genops(pickle):
-        name = opcode.name
-        if name.endswith("GET"):
+        if opcode.name.endswith("GET"):
             stack.append(memo[argument])
-        elif name.endswith("PUT"):
+        elif opcode.name.endswith("PUT"):
             memo[argument] = stack[-1]
-        elif name == "MARK":
+        elif opcode.name == "MARK":
             marks.append(len(stack))
         else:
-            marked = pickletools.markobject in opcode.stack_before
-            start = (marks.pop() if marked else len(stack)) - len(opcode.stack_before) + 2 * marked
-            parts, stack[start:] = stack[start:], []
-            values = [value for _, value in parts]
-            made = "TUPLE" in name or name in ("REDUCE", "NEWOBJ")
-            count = 1 + sum(count for count, _ in parts) if made else 1
-            if name == "PROTO" and argument > 3:
-                raise UsageError(f"written with pickle_protocol {argument}: leave that out of torch.save")
-            if name == "GLOBAL":
+            operands = _take_operands(opcode, stack, marks)
+            if opcode.name == "GLOBAL":
                 argument = argument.replace(" ", ".")
                 names.add(argument)
-            if name == "BINPERSID":
-                _, kind, key, _, elements = values[0][:5]
-                if elements * ITEMSIZES.get(kind.removeprefix("torch.").removesuffix("Storage"), 1) > room(key):
-                    raise UnpicklingError("a storage larger than its bytes")
-            if count > MOST_PARTS or (
-                name == "REDUCE" and values[0] == "_codecs.encode" and values[1][1:] != ["latin1"]
-            ):
-                raise UnpicklingError("tuples of tuples without end, or a codec that fills the memory")
+            item = _make_item(opcode.name, argument, operands)
+            _check(opcode.name, argument, operands, item, storage_bytes)
             if opcode.stack_after:
-                stack.append((count, values if "TUPLE" in name else argument))
+                stack.append(item)
     return names
+
+
+def _take_operands(opcode: pickletools.OpcodeInfo, stack: list[_Item], marks: list[int]) -> list[_Item]:
+    """Take the operands of an opcode from the stack: all above the last mark, if it needs one, or a fixed number."""
+    operand_count = len(opcode.stack_before)
+    start = len(stack) - operand_count
+    if pickletools.markobject in opcode.stack_before:
+        start = marks.pop() - (operand_count - 2)  # a mark and what stands above it count as two
+    operands = stack[start:]
+    stack[start:] = []
+    return operands
+
+
+def _make_item(name: str, argument: Any, operands: list[_Item]) -> _Item:
+    """Return what an opcode puts on the stack."""
+    parts = 1
+    if "TUPLE" in name or name in ("REDUCE", "NEWOBJ"):
+        parts += sum(operand.parts for operand in operands)
+    value = [operand.value for operand in operands] if "TUPLE" in name else argument
+    return _Item(parts, value)
+
+
+def _check(name: str, argument: Any, operands: list[_Item], item: _Item, storage_bytes: Callable[[str], int]) -> None:
+    """Raise UsageError or UnpicklingError for an opcode that must not be executed."""
+    if name == "PROTO" and argument > 3:
+        raise UsageError(f"written with pickle_protocol {argument}: leave that out of torch.save")
+    if name == "BINPERSID":
+        _, storage_class, key, _, element_count = operands[0].value[:5]
+        itemsize = ITEMSIZES.get(storage_class.removeprefix("torch.").removesuffix("Storage"), 1)
+        if element_count * itemsize > storage_bytes(key):
+            raise UnpicklingError("a storage larger than its bytes")
+    if item.parts > MOST_PARTS:
+        raise UnpicklingError("tuples of tuples without end")
+    if name == "REDUCE" and operands[0].value == "_codecs.encode" and operands[1].value[1:] != ["latin1"]:
+        raise UnpicklingError("a codec that fills the memory")

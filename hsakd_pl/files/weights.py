@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import IO, Any
 from zipfile import ZipFile
 
@@ -23,17 +22,24 @@ StateDict = dict[str, Tensor]
 # The authors save {'net': ...}, SSKD and Lightning {'state_dict': ...}, CRD and mdistiller {'model': ...}, PyTorch's
 # tutorials model_state_dict, timm state_dict_ema and model_ema, BasicSR params. Of several the first counts.
 ENVELOPES = (
-    *("net", "state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema", "params", "weights", "student"),
+    "net",
+    "state_dict",
+    "model",
+    "model_state_dict",
+    "state_dict_ema",
+    "model_ema",
+    "params",
+    "weights",
+    "student",
 )
 # What DataParallel and torch.compile put into keys.
 WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod)\.")
 
-# What the first bytes of a file tell of it.
-ZIP, TORCH_PICKLE, SAFETENSORS = (
-    rb"PK[\x01-\x08]",
-    rb"\x80.(?:\x95.{8})?\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19\.",
-    rb".{8}\{",
-)
+# The first bytes of files with weights
+ZIP = rb"PK[\x01-\x08]"
+TORCH_PICKLE = rb"\x80.(?:\x95.{8})?\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19\."
+SAFETENSORS = rb".{8}\{"
+# The first bytes of other files, and what these files are
 NO_WEIGHTS = {
     rb"\Z": "empty: fetch or write it again",
     rb"version https://git-lfs": "a pointer of Git LFS: fetch the file itself with `git lfs pull`",
@@ -49,12 +55,20 @@ NO_WEIGHTS = {
 TRUNCATED = "truncated or no weight file: fetch or write it again"
 BROKEN = "broken or forged in its pickle: write it again with torch.save(state_dict, path)"
 
-# What may lie beside the weights, options and accuracies: it is read, but nothing is made of it.
+# Globals of options and accuracies saved next to the weights: they are replaced by classes without content.
 HARMLESS = re.compile(r"numpy\..*|argparse\.Namespace|types\.SimpleNamespace|pathlib\.\w*Path|datetime\.\w+")
-# What torch.load decides on; it would also give the file a bytearray of any size.
-TENSORS = re.compile(r"torch\..*|collections\.\w+|_codecs\.encode|(builtins|__builtin__)\.(set|complex)")
+# Globals that torch.load decides on. It would also allow bytearray, of any size; torch.nn holds only parameters and
+# modules, which it refuses.
+TENSORS = re.compile(
+    r"torch\.(\w+|(_\w+|serialization|storage|distributed)\..*|nn\.parameter\.\w+)|"
+    r"collections\.\w+|_codecs\.encode|(builtins|__builtin__)\.(set|complex)"
+)
 
 EXPANSION = 4  # torch.save does not compress, and trained weights that others did hardly shrink
+
+
+class RefusedError(UsageError):
+    """A weight file names code."""
 
 
 class StandIn:
@@ -80,42 +94,67 @@ def read_weights(path: str | Path) -> Any:
     if not path.is_file():
         cause = "is no file: name the file in it" if path.exists() else "does not exist: check the path, or train first"
         raise UsageError(f"weight file {path} {cause}")
-    cause = TRUNCATED
     try:
-        with path.open("rb") as file:
-            head = file.read(512)
-            file.seek(0)
-            if re.match(ZIP, head):
-                pickled, room = _check_zip(file, path.stat().st_size)
-                cause = BROKEN
-                names = survey(pickled, room)
-            elif re.match(TORCH_PICKLE, head, re.DOTALL):
-                # magic number, protocol and machine, the weights, the order of their storages
-                size = path.stat().st_size
-                names = set().union(*(survey(file, lambda key: size) for _ in range(5)))
-            elif re.match(SAFETENSORS, head, re.DOTALL):
-                return load_file(path)
-            else:
-                found = [kind for start, kind in NO_WEIGHTS.items() if re.match(start, head, re.DOTALL | re.IGNORECASE)]
-                raise UsageError((found or [TRUNCATED])[0])
-            for name in names:
-                if not HARMLESS.fullmatch(name) and not TENSORS.fullmatch(name):
-                    raise UnpicklingError(f"GLOBAL {name}")
-            parted = [name.rpartition(".") for name in names if HARMLESS.fullmatch(name)]
-            stand_ins: list[Any] = [type(name, (StandIn,), {"__module__": module}) for module, _, name in parted]
-            file.seek(0)
-            with torch.serialization.safe_globals(stand_ins):
-                return torch.load(file, "cpu", weights_only=True)
+        return _load(path)
+    except RefusedError as error:
+        raise UsageError(f"weight file {path} {error}") from None
     except UsageError as error:
         raise UsageError(f"weight file {path} cannot be read, it is {error}") from error.__cause__
     except OSError as error:
         raise UsageError(f"weight file {path} cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # a forged file makes the readers raise whatever it likes
-        if refused := re.search(r"GLOBAL ([\w.]{1,100})", str(error)):
-            raise UsageError(
-                f"weight file {path} asks to run {refused[1]}, which was refused: save the state dict alone"
-            ) from error
-        raise UsageError(f"weight file {path} cannot be read, it is {cause}") from error
+    except Exception as error:  # a forged file can make the readers raise anything
+        raise UsageError(f"weight file {path} cannot be read, it is {TRUNCATED}") from error
+
+
+def _load(path: Path) -> Any:
+    """Load a file by its first bytes; raises UsageError saying what another file is."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        first_bytes = file.read(512)
+        file.seek(0)
+        if re.match(ZIP, first_bytes):
+            return _load_zip(file, size)
+        if re.match(TORCH_PICKLE, first_bytes, re.DOTALL):
+            return _load_torch_pickle(file, size)
+    if re.match(SAFETENSORS, first_bytes, re.DOTALL):
+        return load_file(path)
+    for pattern, description in NO_WEIGHTS.items():
+        if re.match(pattern, first_bytes, re.DOTALL | re.IGNORECASE):
+            raise UsageError(description)
+    raise UsageError(TRUNCATED)
+
+
+def _load_zip(file: IO[bytes], size: int) -> Any:
+    """Load what torch.save wrote since PyTorch 1.6."""
+    pickled, storage_bytes = _check_zip(file, size)
+    try:
+        return _load_surveyed(file, survey(pickled, storage_bytes))
+    except (UsageError, OSError):
+        raise
+    except Exception as error:
+        raise UsageError(BROKEN) from error
+
+
+def _load_torch_pickle(file: IO[bytes], size: int) -> Any:
+    """Load what torch.save wrote before PyTorch 1.6: five pickles and then the storages' bytes."""
+    names: set[str] = set()
+    for _ in ("magic number", "protocol", "machine", "weights", "order of the storages"):
+        names |= survey(file, lambda key: size)
+    return _load_surveyed(file, names)
+
+
+def _load_surveyed(file: IO[bytes], names: set[str]) -> Any:
+    """Load a file whose pickles name these globals; raises RefusedError for a global that is not for data."""
+    stand_ins: list[Any] = []
+    for name in sorted(names):
+        if HARMLESS.fullmatch(name):
+            module, _, class_name = name.rpartition(".")
+            stand_ins.append(type(class_name, (StandIn,), {"__module__": module}))
+        elif not TENSORS.fullmatch(name):
+            raise RefusedError(f"asks to run {ascii(name)[1:-1]:.100}, which was refused: save the state dict alone")
+    file.seek(0)
+    with torch.serialization.safe_globals(stand_ins):
+        return torch.load(file, "cpu", weights_only=True)
 
 
 def unwrap(source: Any, origin: str) -> StateDict:

@@ -1,62 +1,92 @@
-"""Answers of a network with branches, one after the other: ensembles of its heads, and leaving before all are asked.
+"""Early exits and ensembles of a network with branches: each exit returns logits, and needs what ran before it.
 
-What an exit costs counts from the first layer on, all that ran before it included.
+The cost of an exit includes everything that ran before it, from the first layer on.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
+import torch.nn as nn
 from torch import Tensor
 
 from hsakd_pl.networks.hsakd import HSAKDNet
 from hsakd_pl.networks.network import NetworkOutput
 from hsakd_pl.ops import Transforms
 
-# Yields the logits (b, N) of an exit for the b images that have not left, and is sent which of them stay (b,), or None
-# for all of them.
-Exits = Generator[Tensor, Tensor | None, None]
+# Maps tensors with B rows to class logits (B, N) and the tensors, with B rows each, that the next exit starts from.
+# The first exit starts from images (B, 3, S, S).
+Exit = Callable[..., tuple[Tensor, tuple[Tensor, ...]]]
 
 
-def branch_exits(network: HSAKDNet, images: Tensor) -> Exits:
-    """Answer with branch 1..L as the stages come, and with the class head at last, for images (B, 3, S, S).
+def branch_exits(network: HSAKDNet) -> list[Exit]:
+    """Return exits at branches 1..L, in the order of the stages, and at the class head.
 
-    Branches at the side of a network: Teerapittayanon et al., ICPR 2016 (BranchyNet). Each branch repeats the stages
-    that follow, so the first costs as much as the class head alone.
+    Branches as early exits: Teerapittayanon et al., ICPR 2016 (BranchyNet). Each branch repeats the stages that follow
+    it, so the first exit costs as much as the class head.
     """
-    features = network.backbone.stem(images)
-    for stage, branch in zip(network.backbone.stages, network.branches, strict=True):
+    backbone = network.backbone
+
+    def branch_exit(stage: nn.Module, branch: nn.Module, features: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         features = stage(features)
-        [logits] = network.transforms.view_logits(branch(features), range(1))
-        features = _staying(features, (yield logits))
-    yield network.backbone.forward_head(features)
+        (logits,) = network.transforms.view_logits(branch(features), range(1))
+        return logits, (features,)
+
+    def class_head_exit(features: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return backbone.forward_head(features), (features,)
+
+    first_stage, *later_stages = backbone.stages
+    stages = [nn.Sequential(backbone.stem, first_stage), *later_stages]
+    branches = [partial(branch_exit, stage, branch) for stage, branch in zip(stages, network.branches, strict=True)]
+    return [*branches, class_head_exit]
 
 
-def ensemble_exits(network: HSAKDNet, images: Tensor) -> Exits:
-    """Answer with the class head, all heads, and all heads under all M transformations, for images (B, 3, S, S).
+def ensemble_exits(network: HSAKDNet) -> list[Exit]:
+    """Return exits at the class head, at the mean of all heads, and at their mean under all M transformations.
 
     A cascade of ensembles, each of which contains the one before: Wang et al., ICLR 2022 (Wisdom of Committees).
     """
-    transforms, heads = network.transforms, 1 + len(network.branches)
-    logits, _, features, _ = network.backbone.outputs(images)
-    staying = yield logits
-    joint_logits = [branch(_staying(each, staying)) for branch, each in zip(network.branches, features, strict=True)]
-    images, known = _staying(images, staying), NetworkOutput(_staying(logits, staying), joint_logits, [], None)
-    total = head_logits(known, transforms, range(1)).sum((0, 1))
-    staying = yield total / heads
-    images, total = _staying(images, staying), _staying(total, staying)
-    for view in range(1, transforms.count):
-        total = total + head_logits(network.outputs(transforms.apply(images, view)), transforms, [view]).sum((0, 1))
-    yield total / (heads * transforms.count)
+    transforms = network.transforms
+    heads = 1 + len(network.branches)
 
+    def class_head_exit(images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        output = network.backbone.outputs(images)
+        return output.logits, (images, output.logits, *output.features)
 
-def _staying(rows: Tensor, staying: Tensor | None) -> Tensor:
-    return rows if staying is None else rows[staying]
+    def all_heads_exit(images: Tensor, logits: Tensor, *features: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        joint_logits = [branch(feature_map) for branch, feature_map in zip(network.branches, features, strict=True)]
+        output = NetworkOutput(logits, joint_logits, [], None)
+        summed = head_logits(output, transforms, range(1)).sum((0, 1))
+        return summed / heads, (images, summed)
+
+    def all_views_exit(images: Tensor, summed: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        for view in range(1, transforms.count):
+            output = network.outputs(transforms.apply(images, view))
+            summed = summed + head_logits(output, transforms, [view]).sum((0, 1))
+        return summed / (heads * transforms.count), (images, summed)
+
+    return [class_head_exit, all_heads_exit, all_views_exit]
 
 
 def head_logits(output: NetworkOutput, transforms: Transforms, views: Sequence[int]) -> Tensor:
-    """Give the class logits (L + 1, V, B, N) of branches 1..L and class head, of V * B rows made by V ``views``."""
-    own = output.logits.unflatten(0, (len(views), -1))
-    return torch.stack([*(transforms.view_logits(joint, views) for joint in output.joint_logits), own]).float()
+    """Return the class logits (L + 1, V, B, N) of branches 1..L and the class head.
+
+    Args:
+        output: output for V * B rows, the images under each of the views.
+        transforms: transformations that the views are numbers of.
+        views: V numbers of transformations.
+    """
+    branch_logits = [transforms.view_logits(joint_logits, views) for joint_logits in output.joint_logits]
+    class_logits = output.logits.unflatten(0, (len(views), -1))
+    return torch.stack([*branch_logits, class_logits]).float()
+
+
+def exit_logits(network: HSAKDNet, images: Tensor, exits: Callable[[HSAKDNet], Sequence[Exit]]) -> Iterator[Tensor]:
+    """Yield the logits (B, N) of each exit, for all images (B, 3, S, S)."""
+    state: tuple[Tensor, ...] = (images,)
+    for compute_exit in exits(network):
+        logits, state = compute_exit(*state)
+        yield logits
 
 
 @torch.no_grad()
@@ -64,29 +94,36 @@ def early_exit(
     network: HSAKDNet,
     images: Tensor,
     threshold: float,
-    exits: Callable[[HSAKDNet, Tensor], Exits] = branch_exits,
+    exits: Callable[[HSAKDNet], Sequence[Exit]] = branch_exits,
 ) -> tuple[Tensor, Tensor]:
-    """Take for each image the first exit whose highest softmax probability is ``threshold`` at least, or the last.
+    """Return the logits (B, N) of the first exit that is confident about each image, and the exit's number (B,).
 
-    What comes after is not computed for it. Returns the logits (B, N) of that exit, and its number (B,) from 0.
+    Later exits are not computed for an image that has left.
+
+    Args:
+        network: a network with branches, in eval mode.
+        images: images (B, 3, S, S).
+        threshold: least probability of the most probable class at which an image leaves; at the last exit all leave.
+        exits: :func:`branch_exits` or :func:`ensemble_exits`.
     """
-    asked = exits(network, images)
-    logits = next(asked)
-    found, number = logits.clone(), torch.zeros(len(images), dtype=torch.long, device=images.device)
-    staying = torch.arange(len(images), device=images.device)
-    while (unsure := logits.float().softmax(1).amax(1) < threshold).any():
-        try:
-            logits = asked.send(unsure)
-        except StopIteration:
+    taken_logits = images.new_zeros(len(images), network.num_classes, dtype=torch.float32)
+    taken_exit = torch.zeros(len(images), dtype=torch.long, device=images.device)
+    active = torch.ones(len(images), dtype=torch.bool, device=images.device)
+    state: tuple[Tensor, ...] = (images,)
+    for number, compute_exit in enumerate(exits(network)):
+        logits, state = compute_exit(*state)
+        taken_logits[active] = logits.float()
+        taken_exit[active] = number
+        unsure = logits.float().softmax(1).amax(1) < threshold
+        if not unsure.any():
             break
-        staying = staying[unsure]
-        found[staying] = logits
-        number[staying] += 1
-    return found, number
+        state = tuple(rows[unsure] for rows in state)
+        active[active.clone()] = unsure
+    return taken_logits, taken_exit
 
 
 def first_sure(logits: Tensor, thresholds: Sequence[float]) -> Tensor:
-    """Give, of the logits (K, B, N) of K exits, the number that :func:`early_exit` takes: (thresholds, B)."""
+    """Return the numbers (thresholds, B) of the exits that :func:`early_exit` takes, given the logits (K, B, N)."""
     confidence = logits.float().softmax(2).amax(2)
     sure = confidence >= torch.tensor(thresholds, device=logits.device)[:, None, None]
     sure[:, -1] = True

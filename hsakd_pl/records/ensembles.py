@@ -9,8 +9,8 @@ from torch import Tensor
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.modules.ensembles import THRESHOLDS
+from hsakd_pl.networks.cost import multiply_adds_until
 from hsakd_pl.networks.exits import branch_exits, ensemble_exits
-from hsakd_pl.records.summary import multiply_adds_until
 from hsakd_pl.report.charts import COLOURS
 from hsakd_pl.report.curves import blank, save_figure
 from hsakd_pl.report.findings import answer

@@ -2,21 +2,18 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
-from copy import deepcopy
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_only
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from hsakd_pl.data import FeatureDataModule, ImageDataModule
 from hsakd_pl.modules import HSAKDModule
 from hsakd_pl.modules.build import RANDOM
 from hsakd_pl.networks import Network
+from hsakd_pl.networks.cost import multiply_adds
 from hsakd_pl.networks.network import Classifier
 from hsakd_pl.records.results import ResultWriter
 
@@ -81,19 +78,6 @@ def _size(network: Network, image_size: int | None) -> str:
     if image_size is None or isinstance(network, Classifier):  # which may not work on another device
         return size
     return f"{size}, {multiply_adds(network, image_size) / 1e6:,.1f} M multiply-adds"
-
-
-def multiply_adds(network: Network, image_size: int) -> int:
-    """Count those of convolutions and linear layers for one image (3, S, S); the network is left as it is."""
-    return multiply_adds_until(network, image_size, lambda copy, images: [copy(images)])[-1]
-
-
-@torch.no_grad()
-def multiply_adds_until(network: Network, image_size: int, steps: Callable[[Any, Tensor], Iterable[Any]]) -> list[int]:
-    """Count those that a copy of the network has made of one image after each of the steps, which run one by one."""
-    copy, image = deepcopy(network).cpu().float().eval(), torch.zeros(1, 3, image_size, image_size)
-    with FlopCounterMode(display=False) as counter:
-        return [counter.get_total_flops() // 2 for _ in steps(copy, image)]
 
 
 def conclusion(trainer: pl.Trainer, best: float | None, best_epoch: int | None, commands: list[str]) -> str:

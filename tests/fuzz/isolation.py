@@ -153,41 +153,18 @@ def _read(reader: Reader, files: Any) -> str:
 
 
 def _outcome(reader: Reader, index: int, mutant: Mutant, right: set[str], started: list[str]) -> dict[str, Any]:
-    """Read one mutant: the fields of an :class:`Outcome`."""
+    """Read one mutant and return the fields of an :class:`Outcome`."""
     started.clear()
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before, begin = _memory("VmHWM"), time.monotonic()
-    verdict, why, nameless = "fault", "", False
-    try:
-        result = _read(reader, mutant.files)
-        verdict = "unchanged" if result in right else "accepted"
-        if mutant.refuse:
-            verdict, why = "fault", "accepted what must be refused"
-        elif verdict == "accepted" and _checked(reader, mutant) and not mutant.forged:
-            verdict, why = "fault", "accepted with other content, against its check sums"
-    except UsageError as error:
-        verdict, why = "refused", str(error)
-    except SystemExit as end:
-        sys.stderr.flush()
-        said = Path("log").read_text(errors="replace")
-        verdict, why = (
-            ("refused", said) if end.code == 2 and "Traceback" not in said else ("fault", f"status {end.code}: {said}")
-        )
-    except MalformedError as error:
-        why = str(error)
-    except BaseException as error:
-        places = traceback.extract_tb(error.__traceback__)
-        place = next((p for p in reversed(places) if "hsakd_pl" in p.filename), places[-1])
-        why = f"{type(error).__name__}: {str(error)[:200]} at {'/'.join(place.filename.split('/')[-2:])}:{place.lineno}"
-    peak, seconds = _memory("VmHWM") - before, time.monotonic() - begin
-    if verdict == "refused":
-        nameless = not any(name in why for name in mutant.files)
-        if len(why) > 2000:
-            verdict, why = "fault", f"a message of {len(why)} characters: {why[:100]}"
-    if peak > MOST_MEMORY:
-        verdict, why = "fault", f"{peak // MEBIBYTE} MiB of memory ({verdict}: {why[:100]})"
-    if started or Path("executed").exists() or os.environ.pop("FUZZ_EXECUTED", None):
-        verdict, why = "fault", f"ran code or opened a connection ({' '.join(started)}): {why[:100]}"
+    memory_before = _memory("VmHWM")
+    time_before = time.monotonic()
+    verdict, why = _verdict(reader, mutant, right)
+    seconds = time.monotonic() - time_before
+    peak = _memory("VmHWM") - memory_before
+    nameless = verdict == "refused" and not any(name in why for name in mutant.files)
+    fault = _fault_behind(verdict, why, peak, started)
+    if fault is not None:
+        verdict, why = "fault", fault
         with suppress(FileNotFoundError):
             Path("executed").rename(f"executed_{index}")
     return {
@@ -198,6 +175,45 @@ def _outcome(reader: Reader, index: int, mutant: Mutant, right: set[str], starte
         "mebibytes": peak // MEBIBYTE,
         "seconds": seconds,
     }
+
+
+def _verdict(reader: Reader, mutant: Mutant, right: set[str]) -> tuple[str, str]:
+    """Read one mutant and return the verdict on what happened, with its reason."""
+    try:
+        result = _read(reader, mutant.files)
+    except UsageError as error:
+        return "refused", str(error)
+    except SystemExit as end:
+        sys.stderr.flush()
+        printed = Path("log").read_text(errors="replace")
+        if end.code == 2 and "Traceback" not in printed:
+            return "refused", printed
+        return "fault", f"status {end.code}: {printed}"
+    except MalformedError as error:
+        return "fault", str(error)
+    except BaseException as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        frame = next((frame for frame in reversed(frames) if "hsakd_pl" in frame.filename), frames[-1])
+        place = f"{'/'.join(frame.filename.split('/')[-2:])}:{frame.lineno}"
+        return "fault", f"{type(error).__name__}: {str(error)[:200]} at {place}"
+    if mutant.refuse:
+        return "fault", "accepted what must be refused"
+    if result in right:
+        return "unchanged", ""
+    if _checked(reader, mutant) and not mutant.forged:
+        return "fault", "accepted with other content, against its check sums"
+    return "accepted", ""
+
+
+def _fault_behind(verdict: str, why: str, peak: int, started: list[str]) -> str | None:
+    """Return the fault of a reader whose verdict may look harmless: code that ran, memory, an endless message."""
+    if started or Path("executed").exists() or os.environ.pop("FUZZ_EXECUTED", None):
+        return f"ran code or opened a connection ({' '.join(started)}): {why[:100]}"
+    if peak > MOST_MEMORY:
+        return f"{peak // MEBIBYTE} MiB of memory ({verdict}: {why[:100]})"
+    if verdict == "refused" and len(why) > 2000:
+        return f"a message of {len(why)} characters: {why[:100]}"
+    return None
 
 
 def _checked(reader: Reader, mutant: Mutant) -> bool:
