@@ -14,6 +14,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_info
 
 from hsakd_pl.cli.configuration import ConfigWriter, changes, options_of
+from hsakd_pl.cli.help import describe_command
 from hsakd_pl.cli.mistakes import explain, first_and_last_line
 from hsakd_pl.cli.parser import Parser, again, folder_of, program
 from hsakd_pl.data import Description, FeatureDataModule, ImageDataModule
@@ -55,7 +56,7 @@ class HSAKDCLI(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         parser = Parser(**kwargs)
-        parser.add_argument("-c", "--config", action=ActionConfigFile, help="Path to a configuration file in YAML.")
+        parser.add_argument("-c", "--config", action=ActionConfigFile)
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -99,9 +100,14 @@ class HSAKDCLI(LightningCLI):
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
         super()._add_subcommands(parser, **kwargs)
-        for parser_of in self._subcommand_parsers.values():  # all read the config.yaml of a fit
-            parser_of.add_argument("--cache_features", type=bool, default=False)
-            parser_of.add_argument("--save_every_minutes", type=float, default=10.0)
+        for name, command_parser in self._subcommand_parsers.items():  # all of them read the config.yaml of a fit
+            command_parser.add_argument(
+                "--cache_features", type=bool, default=False, help="Run a probe's frozen network once per image."
+            )
+            command_parser.add_argument(
+                "--save_every_minutes", type=float, default=10.0, help="Time between two checkpoints within an epoch."
+            )
+            describe_command(command_parser, name)
 
     def before_instantiate_classes(self) -> None:
         if self._get(self.config, "lr_scheduler") and not self._get(self.config, "optimizer"):

@@ -39,7 +39,7 @@ def main(args: list[str] | None = None) -> None:
     debug = DEBUG in arguments
     try:
         with stopped_by_signals():
-            _run([argument for argument in arguments if argument != DEBUG])
+            _run([argument for argument in arguments if argument != DEBUG], debug)
     except BrokenPipeError:  # the reader of a pipe has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
@@ -58,7 +58,7 @@ def _is_no_advert(record: logging.LogRecord) -> bool:
     return not re.match(ADVERTS, record.getMessage())
 
 
-def _run(args: list[str]) -> None:
+def _run(args: list[str], debug: bool) -> None:
     """Run the command that ``args`` begin with."""
     if not args or args[0] in ("-h", "--help"):
         print(front_page())
@@ -68,7 +68,10 @@ def _run(args: list[str]) -> None:
         raise UsageError(f"there is no command {name}: {did_you_mean(name, COMMANDS)}'hsakd --help' lists them")
     if COMMANDS[name].module and not _is_lightnings(name, args[1:]):
         parser = make_parser(name)
-        import_module(COMMANDS[name].module).run(parse(parser, args[1:]))
+        options = parse(parser, args[1:])
+        options.debug = debug
+        options.arguments = args
+        import_module(COMMANDS[name].module).run(options)
         return
     check_files(args)
     import_module("hsakd_pl.cli.lightning_cli").HSAKDCLI(args=args)

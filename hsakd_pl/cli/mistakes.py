@@ -19,7 +19,7 @@ from jsonargparse import ArgumentParser
 from jsonargparse._parameter_resolvers import ParamData, get_signature_parameters
 from pytorch_lightning.loggers import Logger
 
-from hsakd_pl.cli.arguments import CLASS_PATH, option_tree
+from hsakd_pl.cli.arguments import CLASS_PATH, option_tree, pairs
 from hsakd_pl.errors import UsageError, did_you_mean
 from hsakd_pl.modules import HSAKDModule
 
@@ -61,6 +61,10 @@ def explain(error: ArgumentError, args: list[str], options: Iterable[str]) -> Us
         options: the dotted options of the command.
     """
     try:
+        for flag, value in pairs(args):
+            if flag in ("--model.help", "--data.help"):
+                name = flag.removeprefix("--").removesuffix(".help")
+                _load_class(Place(name, args[0]), name, value)
         _check(args[0], option_tree(args), {option.partition(".")[0] for option in options})
     except UsageError as found:
         return found
@@ -86,18 +90,18 @@ def _check(command: str, tree: dict[str, Any], options: set[str]) -> None:
             raise UsageError(
                 f"there is no option {name}: {did_you_mean(name, options)}'hsakd {command} --help' lists the options"
             )
-    missing = [name for name in ("data", "model") if name not in tree]
-    if missing:
-        named = " and ".join(f"--{name} CLASS" for name in missing)
-        raise UsageError(
-            f"{' and '.join(missing)} missing: name a configuration with --config FILE, or use {named}"
-        )
     top = Place("", command)
     if isinstance(tree.get("trainer"), dict):
         _check_options(top / "trainer", pl.Trainer, tree["trainer"])
     for name in BASES:
         if tree.get(name) is not None:
             _check_value(top / name, name, tree[name])
+    missing = [name for name in ("data", "model") if name not in tree]
+    if missing:
+        named = " and ".join(f"--{name} CLASS" for name in missing)
+        raise UsageError(
+            f"{' and '.join(missing)} missing: name a configuration with --config FILE, or use {named}"
+        )
 
 
 def _check_value(place: Place, name: str, value: Any) -> None:

@@ -13,6 +13,7 @@ from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.loggers import Logger
 
 from hsakd_pl.cli.configuration import MODE
+from hsakd_pl.cli.formatter import OptionFormatter
 from hsakd_pl.files import local_path
 
 if find_spec("pl_bolts"):
@@ -20,11 +21,14 @@ if find_spec("pl_bolts"):
 set_parsing_settings(config_read_mode_fsspec_enabled=False)  # Lightning's would fetch what a configuration names
 
 
+USUAL = {"parser_mode": MODE, "exit_on_error": False, "formatter_class": OptionFormatter}
+
+
 class Parser(LightningArgumentParser):
     """Lightning's parser, which reads YAML carefully, raises its errors, and makes ``save_dir`` of loggers optional."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs | {"parser_mode": MODE, "exit_on_error": False})
+        super().__init__(*args, **USUAL | kwargs)
 
     def add_class_arguments(self, theclass: Any, *args: Any, **kwargs: Any) -> Any:
         added = super().add_class_arguments(theclass, *args, **kwargs)
