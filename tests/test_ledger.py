@@ -19,7 +19,8 @@ from hsakd_pl.cli.configuration import options_of
 from hsakd_pl.cli.lightning_cli import HSAKDCLI
 from hsakd_pl.cli.main import main
 from hsakd_pl.commands.sweep import ParsedFit
-from hsakd_pl.records.protocol import accuracy_of, kept_options, protocol_hash
+from hsakd_pl.files.weights import read_weight_file
+from hsakd_pl.records.protocol import kept_options, protocol_hash
 from hsakd_pl.report.differences import differing, expected
 from hsakd_pl.report.groups import groups
 from hsakd_pl.report.rows import Row, collect
@@ -293,7 +294,7 @@ def test_custom_module_writes_a_result_row() -> None:
 )
 def test_accuracy_is_read_from_weight_file(content: dict[str, Any], accuracy: float | None) -> None:
     torch.save(content, "weights.pth")
-    assert accuracy_of(Path("weights.pth")) == pytest.approx(accuracy)
+    assert read_weight_file("weights.pth").accuracy == pytest.approx(accuracy)
 
 
 @pytest.mark.parametrize("epoch", [239, None, "240", 241])

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hsakd_pl.methods.sskd import contrast
 from hsakd_pl.modules import Frozen, HSAKDModule
-from hsakd_pl.modules.build import Net, build_network, not_by_name, require_trained, show_options
+from hsakd_pl.modules.build import Net, build_network, load_initial, not_by_name, require_trained, show_options
 from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.networks.connectors import ProjectedTeacher
@@ -42,9 +42,11 @@ class SSKDProjectionModule(HSAKDModule):
         **rest: Any,
     ) -> None:
         require_trained("weights", network, weights)
-        teacher = build_network(network, num_classes, False, weights)
+        teacher = build_network(network, num_classes, branches=False)
+        weight_files = load_initial("weights", weights, teacher)
         projected = ProjectedTeacher(teacher, teacher.shapes(image_size, "embedding").width)
         super().__init__([projected], None, lr, momentum, nesterov, weight_decay, milestones, warmup_epochs, **rest)
+        self.weight_files = weight_files
         self.save_hyperparameters(ignore=not_by_name(self, network=network))
         self.frozen.append(Frozen(teacher))
         self.views = self.network.transforms.count

@@ -9,7 +9,7 @@ from torch import Tensor
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.methods.distilled import DistilledModule, Net
 from hsakd_pl.modules import Frozen
-from hsakd_pl.modules.build import load, require_trained
+from hsakd_pl.modules.build import load_initial, require_trained
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.networks.connectors import ProjectedTeacher, make_projection
 from hsakd_pl.ops import ROTATIONS, Transforms, cross_entropy, full_precision, kd_loss
@@ -113,10 +113,11 @@ class SSKDModule(DistilledModule):
         width, teacher_width = (each.width for each in self.shapes("embedding"))
         projected, before = ProjectedTeacher(self.teacher.network, teacher_width), self.teacher.state_dict()
         self.projection, before = make_projection(width), {key: tensor.clone() for key, tensor in before.items()}
-        projected.missing = projected.missing or load(projected, projection_weights)
+        self.weight_files |= load_initial("projection_weights", projection_weights, projected)
         if not all(map(torch.equal, before.values(), projected.teacher.state_dict().values())):
             raise UsageError(f"projection_weights: {projection_weights} was made for another teacher: name its own")
-        self.teacher = self.frozen[0] = Frozen(projected)
+        training_files = [file for option, file in self.weight_files.items() if option != "weights"]
+        self.teacher = self.frozen[0] = Frozen(projected, *training_files)
         self.transform_images, self.views = True, self.network.transforms.count
         self.constants = transformed_temperature, contrast_temperature, keep_transformed, keep_contrast
 

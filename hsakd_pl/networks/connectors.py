@@ -121,7 +121,8 @@ class ProjectedTeacher(Network):
 
     def __init__(self, teacher: Network, width: int) -> None:
         super().__init__(teacher.num_classes, teacher.transforms)
-        self.teacher, self.projection, self.missing = teacher, make_projection(width), teacher.missing
+        self.teacher = teacher
+        self.projection = make_projection(width)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.teacher(images)

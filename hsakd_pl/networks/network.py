@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from copy import deepcopy
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn as nn
@@ -15,6 +15,11 @@ from hsakd_pl.ops import ROTATIONS, Transforms
 # Rules (pattern, replacement) that turn our state-dict keys, without "backbone.", into the published ones: applied one
 # after the other by re.sub; a callable gets the pattern's groups as integers.
 KeyRules = tuple[tuple[str, str | Callable[..., str]], ...]
+
+if TYPE_CHECKING:  # None, too, but methods that checked `shapes` need not rule it out again
+    Embedding = Tensor | Any
+else:
+    Embedding = Tensor | None
 
 
 class NetworkOutput(NamedTuple):
@@ -28,7 +33,7 @@ class NetworkOutput(NamedTuple):
     logits: Tensor
     joint_logits: list[Tensor]
     features: list[Tensor]
-    embedding: Tensor | Any  # Any is None, which a method that checked `shapes` need not rule out again
+    embedding: Embedding
 
     def maps(self) -> list[Tensor]:
         """Give the features, and the embedding, where there is one, as a map of one position at their end."""
@@ -49,7 +54,6 @@ class Network(nn.Module):
 
     __jit_unused_properties__ = ("without_branches", "num_joint_classes", "output_layers")
     published_keys: KeyRules = ()
-    missing: UsageError | None = None  # why it has not the weights that it was to have
     name: str | None = None  # by which create_network makes it again
 
     def __init__(self, num_classes: int, transforms: Transforms = ROTATIONS) -> None:
