@@ -25,9 +25,7 @@ COMMANDS = {  # in the order in which they are needed
     "recipes": Command("List the experiments, or write them into a folder.", "configs", "hsakd_pl.commands.recipes"),
     "fit": Command("Train a model; all outputs go to one folder.", f"--config {DIGITS}"),
     "validate": Command("Evaluate a checkpoint on the validation split.", f"--config {DIGITS} --ckpt_path last"),
-    "test": Command(
-        "Evaluate a checkpoint and its branches on the test split.", f"--config {DIGITS} --ckpt_path last"
-    ),
+    "test": Command("Evaluate a checkpoint and its branches on the test split.", f"--config {DIGITS} --ckpt_path last"),
     "predict": Command(
         "Classify images with a run, a checkpoint or an export.", f"{RUN} photos", "hsakd_pl.commands.predict"
     ),

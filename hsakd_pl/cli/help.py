@@ -3,11 +3,11 @@
 from argparse import SUPPRESS
 from typing import Any
 
-import hsakd_pl
-from hsakd_pl import methods
+from hsakd_pl import data, methods, modules
 from hsakd_pl.cli.commands import COMMANDS
 from hsakd_pl.networks import list_networks
 
+BASES = ("HSAKDModule", "DistilledModule", "ImageDataModule", "FeatureDataModule")  # not for a command line
 # Titles of the groups of options, by what their names begin with, in the order in which they are shown
 TITLES = {
     "": "Options",
@@ -37,9 +37,9 @@ def describe_command(parser: Any, name: str) -> None:
     """Give the parser of a command its description and the package's sentences, and put the package's options first."""
     command = COMMANDS[name]
     parser.description = f"{command.summary} Example: hsakd {name} {command.example}"
-    parser.epilog = f"Networks: {', '.join(list_networks())}, timm:MODEL, or the import path of a class or function."
+    parser.epilog = f"Networks: {', '.join(network_names())}, timm:MODEL, or the import path of a class or function."
     sentences = SENTENCES | {
-        group: f"Class: {', '.join(class_names(group))}, or an import path." for group in ("model", "data")
+        group: f"Class: {', '.join(classes(group))}, or an import path." for group in ("model", "data")
     }
     order = list(TITLES)
     parser._action_groups.sort(key=lambda group: order.index(_prefix(group)))
@@ -53,10 +53,16 @@ def describe_command(parser: Any, name: str) -> None:
                 action.metavar = "CLASS"
 
 
-def class_names(group: str) -> list[str]:
-    """Return the names of the package's classes for ``--model`` or ``--data``."""
-    names = [name for name in [*hsakd_pl.__all__, *methods.__all__] if name.endswith("Module")]
-    return [name for name in names if name.endswith("DataModule") == (group == "data")]
+def network_names() -> list[str]:
+    """Return the names of registered networks, without import paths."""
+    return [name for name in list_networks() if "." not in name]
+
+
+def classes(group: str) -> dict[str, type]:
+    """Return the package's classes for ``--model`` or ``--data`` by their names."""
+    homes = [data] if group == "data" else [modules, methods]
+    names = [(home, name) for home in homes for name in home.__all__ if name.endswith("Module")]
+    return {name: getattr(home, name) for home, name in names if name not in BASES}
 
 
 def _prefix(group: Any) -> str:

@@ -99,9 +99,7 @@ def _check(command: str, tree: dict[str, Any], options: set[str]) -> None:
     missing = [name for name in ("data", "model") if name not in tree]
     if missing:
         named = " and ".join(f"--{name} CLASS" for name in missing)
-        raise UsageError(
-            f"{' and '.join(missing)} missing: name a configuration with --config FILE, or use {named}"
-        )
+        raise UsageError(f"{' and '.join(missing)} missing: name a configuration with --config FILE, or use {named}")
 
 
 def _check_value(place: Place, name: str, value: Any) -> None:
@@ -118,10 +116,11 @@ def _check_value(place: Place, name: str, value: Any) -> None:
 
 def _check_options(place: Place, kind: type, options: dict[str, Any]) -> None:
     parameters = {parameter.name: parameter for parameter in get_signature_parameters(kind, "__init__")}
+    prefix = f"{place.option}."
     for name in options:
         if name not in parameters:
             raise UsageError(
-                f"there is no option {(place / name).option}: {did_you_mean(name, parameters)}"
+                f"there is no option {(place / name).option}: {did_you_mean(name, parameters, prefix)}"
                 f"{_remedy(place, kind, parameters)}"
             )
     for name, value in options.items():

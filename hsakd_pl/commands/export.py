@@ -20,9 +20,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, a checkpoint, or a weight file")
     parser.add_argument("folder", type=Path, nargs="?", help="where to write (default: export next to the checkpoint)")
     parser.add_argument("--checkpoint", default="last", help="last, best or a path (default: last)")
-    parser.add_argument(
-        "--formats", nargs="+", metavar="FORMAT", help="safetensors, pt2 and onnx (default: all three)"
-    )
+    parser.add_argument("--formats", nargs="+", metavar="FORMAT", help="safetensors, pt2 and onnx (default: all three)")
     parser.add_argument("--input", default="float", help="input of pt2 and onnx: float in [0, 1] (default), or uint8")
     parser.add_argument(
         "--int8", help="also write model.int8.onnx: dynamic, or static with ranges from training images"

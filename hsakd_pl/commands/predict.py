@@ -26,9 +26,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--batch_size", type=int, default=64, help="images per batch (default: %(default)s)")
     parser.add_argument("--num_workers", type=int, help="processes that open images (default: chosen by CPU count)")
-    parser.add_argument("--on_error", default="row", help="for broken images: row, an empty row, or raise (default: row)")
+    parser.add_argument(
+        "--on_error", default="row", help="for broken images: row, an empty row, or raise (default: row)"
+    )
     parser.add_argument("--accelerator", default="auto", help="auto, cpu, gpu or mps (default: auto)")
-    parser.add_argument("--network", metavar="NAME", help="name or import path, if the source does not know its network")
+    parser.add_argument(
+        "--network", metavar="NAME", help="name or import path, if the source does not know its network"
+    )
 
 
 def run(options: Namespace) -> None:
