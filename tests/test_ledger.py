@@ -18,8 +18,9 @@ from small import error_of, history, run
 from hsakd_pl.cli.configuration import options_of
 from hsakd_pl.cli.lightning_cli import HSAKDCLI
 from hsakd_pl.cli.main import main
-from hsakd_pl.commands.sweep import ParsedFit
+from hsakd_pl.commands.seeds import ParsedFit
 from hsakd_pl.files.weights import read_weight_file
+from hsakd_pl.recipes import RECIPES
 from hsakd_pl.records.protocol import kept_options, protocol_hash
 from hsakd_pl.report.differences import differing, expected
 from hsakd_pl.report.groups import groups
@@ -95,7 +96,7 @@ def test_command_line_overrides_are_part_of_protocol(options: dict[str, Any]) ->
 def test_unchanged_recipe_has_no_differences(name: str) -> None:
     given = ["fit", "--config", str(CONFIGS / f"{name}.yaml")]
     options = kept_options(options_of(ParsedFit(args=given, seed_everything_default=False).config.fit))
-    assert differing(expected(name), options) == {}
+    assert differing(expected(RECIPES[name]), options) == {}
 
 
 def test_published_number_appears_only_next_to_unchanged_recipe(options: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from hsakd_pl.errors import UsageError
-from hsakd_pl.recipes import OVERLAYS, RECIPES, TABLES
+from hsakd_pl.recipes import BENCH_TABLES, OVERLAYS, RECIPES
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -27,7 +27,7 @@ def run(options: Namespace) -> None:
 def files() -> dict[str, str]:
     """Return what ``configs/`` holds: path -> text of each recipe, each table of the bench, and each overlay."""
     overlays = {f"trainer/{path.name}": path for path in OVERLAYS.glob("*.yaml")}
-    copied = overlays | {f"bench/{path.name}": path for path in TABLES.values()}
+    copied = overlays | {f"bench/{path.name}": path for path in BENCH_TABLES.values()}
     recipes = {f"{name}.yaml": recipe.text for name, recipe in RECIPES.items()}
     return recipes | {name: path.read_text() for name, path in copied.items()}
 
@@ -35,7 +35,7 @@ def files() -> dict[str, str]:
 def list_recipes() -> None:
     """Print the recipes with the paper's numbers."""
     for name, recipe in RECIPES.items():
-        print(f"{name:<66} {recipe.paper:<13} {recipe.title}")
+        print(f"{name:<66} {recipe.published:<13} {recipe.title}")
 
 
 def write_recipes(folder: Path, overwrite: bool) -> None:
