@@ -6,6 +6,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from pytorch_lightning.cli import LightningArgumentParser
+
 from hsakd_pl.cli.commands import COMMANDS, make_parser
 from hsakd_pl.cli.formatter import first_sentence, without_markup
 from hsakd_pl.cli.help import classes, network_names
@@ -66,7 +68,7 @@ def _class_actions(group: str) -> Iterator[Action]:
 class _Built(Exception):  # noqa: N818 it is not an error
     """Carries the parsers out of a LightningCLI, which would parse next."""
 
-    def __init__(self, parsers: dict[str, Parser]) -> None:
+    def __init__(self, parsers: dict[str, LightningArgumentParser]) -> None:
         self.parsers = parsers
 
 
@@ -75,7 +77,7 @@ class _ParsersOnly(HSAKDCLI):
         raise _Built(self._subcommand_parsers)
 
 
-def _lightning_parsers() -> dict[str, Parser]:
+def _lightning_parsers() -> dict[str, LightningArgumentParser]:
     """Return the parsers of ``fit``, ``validate``, ``test`` and ``predict``."""
     try:
         _ParsersOnly(args=[])

@@ -127,7 +127,7 @@ def _check_options(place: Place, kind: type, options: dict[str, Any]) -> None:
         _check_value(place / name, name, value)
     provided = PROVIDED.get(place.option.rpartition(".")[2], ())
     for name, parameter in parameters.items():
-        required = parameter.default is inspect.Parameter.empty and parameter.kind is not parameter.kind.VAR_KEYWORD
+        required = parameter.default is inspect.Parameter.empty and parameter.kind is not inspect.Parameter.VAR_KEYWORD
         if required and name not in provided and options.get(name) is None:
             raise UsageError(
                 f"{(place / name).option} is missing: {kind.__name__} needs it; set --{(place / name).option}"
@@ -169,7 +169,7 @@ def _load_class(place: Place, name: str, path: str) -> Any:
 
 
 def _class_by_name(place: Place, base: type, name: str) -> type:
-    classes = {kind.__name__: kind for kind in _subclasses(base)}
+    classes: dict[str, type] = {kind.__name__: kind for kind in _subclasses(base)}
     if name not in classes:
         hint = did_you_mean(name, classes) or "give the import path of a class"
         raise UsageError(f"{place.option}: {name} is not a known class: {hint}".strip())
@@ -196,6 +196,7 @@ def _load_module(place: Place, path: str, name: str) -> Any:
 
 
 def _subclasses(base: type) -> Iterator[type]:
-    for kind in base.__subclasses__():
+    kinds: list[type] = base.__subclasses__()
+    for kind in kinds:
         yield kind
         yield from _subclasses(kind)

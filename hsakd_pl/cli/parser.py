@@ -21,7 +21,12 @@ if find_spec("pl_bolts"):
 set_parsing_settings(config_read_mode_fsspec_enabled=False)  # Lightning's would fetch what a configuration names
 
 
-USUAL = {"parser_mode": MODE, "exit_on_error": False, "formatter_class": OptionFormatter, "allow_abbrev": False}
+USUAL: dict[str, Any] = {
+    "parser_mode": MODE,
+    "exit_on_error": False,
+    "formatter_class": OptionFormatter,
+    "allow_abbrev": False,
+}
 
 
 class Parser(LightningArgumentParser):
