@@ -5,11 +5,7 @@ from typing import Any
 from hsakd_pl.errors import require
 from hsakd_pl.modules import StudentModule
 from hsakd_pl.modules.build import Net as Net
-from hsakd_pl.modules.build import forget, show_options
-from hsakd_pl.modules.optimization import check_weights
 from hsakd_pl.networks import NetworkOutput
-
-FIXED = ("own_weights", "joint_kd_weight", "transform_images")  # what a method decides, not its user
 
 
 class DistilledModule(StudentModule):
@@ -44,17 +40,20 @@ class DistilledModule(StudentModule):
         kd_weight: float = 0.0,
         **rest: Any,
     ) -> None:
-        rest |= {"temperature": temperature, "ce_weight": ce_weight, "kd_weight": kd_weight}
-        super().__init__(network, teacher, joint_kd_weight=0.0, transform_images=False, **rest)
-        forget(self, *FIXED)
+        super().__init__(
+            network,
+            teacher,
+            temperature=temperature,
+            ce_weight=ce_weight,
+            kd_weight=kd_weight,
+            joint_kd_weight=0.0,
+            transform_images=False,
+            **rest,
+        )
         require(weight_warmup_epochs >= 0, "weight_warmup_epochs", weight_warmup_epochs, "at least 0")
         self.own_weights, self.image_size = own_weights or {}, image_size
-        check_weights(self.own_weights)
-        self.loss_weights |= self.own_weights
+        self.set_loss_weights(**self.own_weights)
         self.weight_warmup_epochs = weight_warmup_epochs
-
-    def __init_subclass__(cls) -> None:
-        show_options(cls, *FIXED)
 
     def loss_weight(self, name: str) -> float:
         grown = (self.current_epoch + 1) / max(1, self.weight_warmup_epochs) if name in self.own_weights else 1.0

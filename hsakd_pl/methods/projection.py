@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hsakd_pl.methods.sskd import contrast
 from hsakd_pl.modules import Frozen, HSAKDModule
-from hsakd_pl.modules.build import Net, build_network, load_initial, not_by_name, require_trained, show_options
+from hsakd_pl.modules.build import Net, build_network, load_initial, require_trained
 from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.networks.connectors import ProjectedTeacher
@@ -33,21 +33,15 @@ class SSKDProjectionModule(HSAKDModule):
         weights: str | None = None,
         num_classes: int = 100,
         image_size: int = 32,
-        lr: float = 0.05,
-        momentum: float = 0.9,
-        nesterov: bool = True,
-        weight_decay: float = 5e-4,
         milestones: Sequence[int] = (30, 45),
-        warmup_epochs: int = 0,
         **rest: Any,
     ) -> None:
         require_trained("weights", network, weights)
         teacher = build_network(network, num_classes, branches=False)
         weight_files = load_initial("weights", weights, teacher)
         projected = ProjectedTeacher(teacher, teacher.shapes(image_size, "embedding").width)
-        super().__init__([projected], None, lr, momentum, nesterov, weight_decay, milestones, warmup_epochs, **rest)
+        super().__init__([projected], milestones=milestones, **rest)
         self.weight_files = weight_files
-        self.save_hyperparameters(ignore=not_by_name(self, network=network))
         self.frozen.append(Frozen(teacher))
         self.views = self.network.transforms.count
 
@@ -56,6 +50,3 @@ class SSKDProjectionModule(HSAKDModule):
 
     def terms(self, student: NetworkOutput, teacher: None, labels: Tensor) -> dict[str, Tensor]:
         return {"loss_contrast": cross_entropy(*contrast(student.embedding, self.network.transforms))}
-
-
-show_options(SSKDProjectionModule, "networks", "loss_weights")
