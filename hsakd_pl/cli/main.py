@@ -11,7 +11,7 @@ from importlib import import_module
 from hsakd_pl.cli.arguments import check_files
 from hsakd_pl.cli.commands import COMMANDS, front_page, make_parser, parse
 from hsakd_pl.errors import UsageError, did_you_mean
-from hsakd_pl.runs.interrupted import Interrupted, stopped_by_signals
+from hsakd_pl.runs.signals import Interrupted, stopped_by_signals
 
 USER_MISTAKES = (UsageError,)  # shown in one line; everything else keeps its traceback
 DEBUG = "--debug"  # shows the traceback of a user's mistake as well

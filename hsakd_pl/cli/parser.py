@@ -1,6 +1,5 @@
 """How the command line reads its arguments, and says in one line what is wrong with them."""
 
-import re
 import shlex
 import sys
 from importlib import import_module
@@ -45,19 +44,27 @@ class Parser(LightningArgumentParser):
         return added
 
 
-def folder_of(trainer: Any) -> Path:
-    """Where a run's files go: ``default_root_dir``, or ``runs``."""
+def run_folder(trainer: Any) -> Path:
+    """Return the folder of a run: ``default_root_dir`` of the trainer's options, or ``runs``."""
     return local_path("trainer.default_root_dir", trainer.default_root_dir or "runs")
 
 
 def program() -> list[str]:
-    """How this program was called."""
+    """Return the words with which this program was called."""
     path = Path(sys.argv[0])
-    known = {"hsakd": ["hsakd"], "__main__": ["python", "-m", "hsakd_pl"]}
-    return known.get(path.stem, ["python", str(path)])
+    names = {"hsakd": ["hsakd"], "__main__": ["python", "-m", "hsakd_pl"]}
+    return names.get(path.stem, ["python", str(path)])
 
 
-def again(args: list[str]) -> str:
-    """The command line that continues the run that was started with ``args``."""
-    without = re.sub(r"\0--ckpt_path[\0=][^\0]*", "", "".join(f"\0{arg}" for arg in args))
-    return shlex.join([*program(), *without.split("\0")[1:], "--ckpt_path", "last"])
+def resume_command(args: list[str]) -> str:
+    """Return the command line that resumes the run that was started with ``args``."""
+    kept: list[str] = []
+    skip = False
+    for arg in args:
+        if skip:
+            skip = False
+        elif arg == "--ckpt_path":
+            skip = True
+        elif not arg.startswith("--ckpt_path="):
+            kept.append(arg)
+    return shlex.join([*program(), *kept, "--ckpt_path", "last"])

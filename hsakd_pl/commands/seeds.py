@@ -8,7 +8,7 @@ from pathlib import Path
 from hsakd_pl.cli.lightning_cli import HSAKDCLI
 from hsakd_pl.errors import UsageError
 from hsakd_pl.report.rows import ROW, TEST, is_finished
-from hsakd_pl.runs.interrupted import Interrupted
+from hsakd_pl.runs.signals import Interrupted
 
 
 class ParsedFit(HSAKDCLI):
