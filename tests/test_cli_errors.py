@@ -4,7 +4,6 @@ import os
 import pickle
 import subprocess
 import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +137,7 @@ class Counting(DigitsDataModule):
         (FileNotFoundError, {"model": {"class_path": "users_code.Module"}}),
         (KeyError, {"data": {"class_path": "users_code.Data"}}),
         (ModuleNotFoundError, {"trainer": {"callbacks": [{"class_path": "users_code.Callback"}]}}),
-        (ValueError, {"data": {"class_path": "users_code.Counting"}}),
+        (RuntimeError, {"data": {"class_path": "users_code.Counting"}}),
         (NameError, {"model": {"class_path": "broken_code.Module"}}),
     ],
     ids=["module", "data module", "callback", "property that jsonargparse asks for", "import"],
@@ -153,8 +152,6 @@ def test_error_in_users_code_keeps_its_traceback(
     with pytest.raises(error) as raised:
         run("fit", **changes)
     places = {Path(entry.path).name for entry in raised.traceback}
-    if raised.value.__cause__ is not None:
-        places |= {Path(frame.filename).name for frame in traceback.extract_tb(raised.value.__cause__.__traceback__)}
     assert places & {"users_code.py", "broken_code.py"}
 
 
@@ -193,7 +190,6 @@ def test_debug_shows_the_traceback_of_a_usage_error(args: list[str], capsys: pyt
     [
         ({"callbacks": "EarlyStopping"}, "trainer.callbacks.monitor is missing: EarlyStopping needs it"),
         ({"precision": "17"}, "trainer.precision: 17 is not valid; expected "),
-        ({"devices": "two"}, "trainer: "),
     ],
     ids=str,
 )

@@ -9,14 +9,14 @@ from typing import Any
 import pytorch_lightning as pl
 from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
 from lightning_fabric.plugins import CheckpointIO
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_info
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from hsakd_pl.cli.configuration import ConfigWriter, changes, options_of
 from hsakd_pl.cli.help import describe_command
-from hsakd_pl.cli.mistakes import explain, first_and_last_line
+from hsakd_pl.cli.mistakes import explain, first_and_last_line, unwrapped
 from hsakd_pl.cli.parser import Parser, program, resume_command, run_folder
 from hsakd_pl.data import Description, FeatureDataModule, ImageDataModule
 from hsakd_pl.data.description import read_description
@@ -118,12 +118,14 @@ class HSAKDCLI(LightningCLI):
             )
 
     def instantiate_classes(self) -> None:
+        """Build model, data and trainer; raises their constructors' errors without those that jsonargparse adds."""
         try:
             super().instantiate_classes()
         except ValueError as error:
-            if isinstance(error.__cause__, UsageError):  # jsonargparse wraps what linked functions raise
-                raise error.__cause__ from None
-            raise
+            original = unwrapped(error)
+            if original is error:
+                raise
+            raise original from original.__cause__
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         config = self._get(self.config_init, "trainer")

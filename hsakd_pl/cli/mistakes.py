@@ -6,6 +6,7 @@ compared with the classes they name to find the option, what it may have been me
 
 import inspect
 import pkgutil
+import traceback
 from argparse import ArgumentError
 from collections.abc import Iterable, Iterator
 from importlib import import_module
@@ -76,6 +77,16 @@ def first_and_last_line(message: str) -> str:
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     ends = lines[:1] + lines[1:][-1:]
     return " ".join(shortened(line) for line in ends)
+
+
+def unwrapped(error: BaseException) -> BaseException:
+    """Return the error that code outside of jsonargparse raised, and that jsonargparse raised another one from."""
+    while error.__cause__ is not None and error.__traceback__ is not None:
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if not str(frame.f_globals.get("__name__")).startswith("jsonargparse."):
+            break
+        error = error.__cause__
+    return error
 
 
 def shortened(value: object) -> str:
