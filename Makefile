@@ -1,10 +1,10 @@
-# Each command sets itself up, in .venv, from setup.cfg; once that is done, it starts at once.
-#   make quickstart   the main job on the embedded digits
-#   make test         linter, types and the whole test suite
-#   make oldest       the whole test suite with the oldest versions that setup.cfg declares, in .venv-oldest
-#   make dist         what is published, checked, and its wheel tried in .venv-wheel
-#   make gpu          on a machine with an NVIDIA GPU: the tests that need one, and all cases of the benchmark
-# With another interpreter beside it: make test PYTHON=python3.12 VENV=.venv312
+# Each target creates its environment, .venv, from setup.cfg when it is first needed.
+#   make quickstart   train teacher and students on the embedded digits
+#   make test         linter, type checker and all tests
+#   make oldest       all tests with the oldest versions declared in setup.cfg, in .venv-oldest
+#   make dist         build and check the distributions, and try the wheel in .venv-wheel
+#   make gpu          tests and benchmarks that need an NVIDIA GPU
+# For another interpreter: make test PYTHON=python3.12 VENV=.venv312
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,22 +12,22 @@ WORKERS ?= 2
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --disable-pip-version-check --no-compile
 
-# OpenMP threads that wait spin, by default for so long that a step on a shared machine takes ten times as long; not
-# spinning at all costs a third of the speed on a machine of one's own. This is about 30 microseconds.
+# Waiting OpenMP threads spin. On a shared machine the default makes a step ten times as slow; not spinning at all costs
+# a third of the speed on an otherwise idle machine. This value is about 30 microseconds.
 export GOMP_SPINCOUNT ?= 3000
-# Memory that a step frees stays for the next one, which asks for as much again: without this glibc gives a tensor above
-# 32 MiB back, and takes a page fault for every 4 KiB when the next is written.
+# Keep memory freed by one step for the next. Otherwise glibc returns every tensor above 32 MiB to the system, and
+# writing the next one causes a page fault every 4 KiB.
 export MALLOC_MMAP_THRESHOLD_ ?= 2147483647
 export MALLOC_TRIM_THRESHOLD_ ?= 2147483647
-unexport PYTHONDONTWRITEBYTECODE  # no byte-compiling below, so the first import has to do it
+unexport PYTHONDONTWRITEBYTECODE  # pip does not compile below, so the first import has to
 
 .PHONY: quickstart test lint suite oldest dist gpu clean
-.NOTPARALLEL:  # two installations into one environment would collide
+.NOTPARALLEL:  # two installations into one environment would interfere
 
 quickstart: $(VENV)/installed
 	$(RUN) examples/quickstart.py
 
-# Linter and types run beside the suite, and are shown where they fail; both take one core for a minute.
+# Linter and type checker run during the tests, about a minute on one core; their output is shown if they fail.
 test: $(VENV)/installed-test
 	@$(MAKE) lint >$(VENV)/lint.log 2>&1 & lint=$$!; $(MAKE) suite; suite=$$?; \
 		wait $$lint || { cat $(VENV)/lint.log; exit 1; }; exit $$suite
@@ -52,7 +52,7 @@ dist: $(VENV)/installed-test
 	cd $(VENV)-wheel && bin/hsakd fit --model BaselineModule --model.network resnet8 --data DigitsDataModule \
 		--trainer.max_epochs 1 --trainer.accelerator cpu
 
-# PyTorch, Lightning and pytest may be there already: make gpu READY=1 RUN=python takes them as they are.
+# With PyTorch, Lightning and pytest already installed: make gpu READY=1 RUN=python.
 gpu: $(if $(READY),,$(VENV)/installed-test)
 	@$(RUN) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || { echo "error: no NVIDIA GPU here" >&2; exit 1; }
 	$(RUN) -m pytest -m gpu tests
@@ -62,9 +62,9 @@ gpu: $(if $(READY),,$(VENV)/installed-test)
 clean:
 	rm -rf $(VENV)
 
-# Editable: the environment follows the checkout, so that code, tests and configs/ always belong together.
-# uv unpacks PyTorch's gigabytes in parallel, in a quarter of pip's time; pip does it where uv cannot
-# (a package index that only pip's own configuration names). Neither byte-compiles what is never imported.
+# Editable, so that code, tests and configs/ always belong to the same checkout. uv installs PyTorch's gigabytes in a
+# quarter of pip's time; pip is the fallback if uv fails (a package index that only pip's configuration names). Neither
+# byte-compiles modules that are never imported.
 define install
 @$(PYTHON) -c '' 2>/dev/null || \
 	{ echo "error: no $(PYTHON): install Python 3.10 or newer, or name one: make PYTHON=..." >&2; exit 1; }

@@ -1,4 +1,4 @@
-"""What mkdocs does besides: formulas become drawings, which need no script, font or network; roles become code."""
+"""mkdocs hooks: render formulas as SVG, which needs no script, font or network, and show roles as code."""
 
 import html
 import re
@@ -10,12 +10,12 @@ from matplotlib.textpath import TextPath
 
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 ROLE = re.compile(r":(?:class|func|meth|mod):(?=<code>)")
-SCALE = 100  # units of the drawing in an em
+SCALE = 100  # units of the drawing per em
 LETTERS = {Path.MOVETO: "M", Path.LINETO: "L", Path.CURVE3: "Q", Path.CURVE4: "C"}
 
 
 def on_page_content(content: str, **_: Any) -> str:
-    """Rewrite what Markdown has made of a page."""
+    """Replace the formulas and roles in the HTML of a page."""
     drawn = FORMULA.sub(
         lambda match: f'<{match[1]} class="formula">{drawing(html.unescape(match[2]))}</{match[1]}>', content
     )
@@ -23,7 +23,7 @@ def on_page_content(content: str, **_: Any) -> str:
 
 
 def drawing(latex: str) -> str:
-    """Draw a formula as an SVG in the size and colour of the text around it, by matplotlib's mathematics."""
+    """Return a formula as SVG in the size and colour of the surrounding text, drawn with matplotlib's mathtext."""
     outline = TextPath((0, 0), f"${latex.strip()}$", size=SCALE, prop=FontProperties(math_fontfamily="cm"))
     strokes = []
     for points, code in outline.iter_segments(simplify=False):

@@ -1,6 +1,6 @@
-"""The main job in a few minutes on a CPU: a joint teacher, a student alone, and the same student distilled.
+"""Train a joint teacher, a student alone and the same student distilled, in a few minutes on a CPU.
 
-Data: scikit-learn's handwritten digits. The students see 50 labels, so that what the teacher adds can show.
+Data: scikit-learn's handwritten digits. The students see only 50 labels, so that the gain from the teacher is visible.
 """
 
 import argparse
@@ -24,11 +24,11 @@ from hsakd_pl.records.progress import Progress
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-FEW = 0.04  # of the 1,257 training images: 50
+FEW = 0.04  # 50 of the 1,257 training images
 
 
 class Run(NamedTuple):
-    """What one training measured: percent correct after each epoch, the backbone's parameters, seconds."""
+    """Results of one training: accuracy in percent after each epoch, parameters of the backbone, seconds."""
 
     name: str
     accuracy: list[float]
@@ -37,7 +37,7 @@ class Run(NamedTuple):
 
 
 class AccuracyCurve(pl.Callback):
-    """Collects the test accuracy, in percent, after each epoch."""
+    """Record the test accuracy in percent after each epoch."""
 
     def __init__(self) -> None:
         self.percent: list[float] = []
@@ -47,9 +47,10 @@ class AccuracyCurve(pl.Callback):
 
 
 def train(name: str, module: HSAKDModule, data: DigitsDataModule, epochs: int) -> Run:
-    """Fit a module and evaluate it after each epoch."""
+    """Train a module and evaluate it after each epoch."""
     Console().rule(f"{name}, {epochs} epochs")
-    curve, start = AccuracyCurve(), time.perf_counter()
+    curve = AccuracyCurve()
+    start = time.perf_counter()
     trainer = pl.Trainer(
         accelerator="cpu",
         max_epochs=epochs,
@@ -65,7 +66,7 @@ def train(name: str, module: HSAKDModule, data: DigitsDataModule, epochs: int) -
 
 
 def report(runs: list[Run], picture: Path) -> None:
-    """Print the table and save the curves."""
+    """Print a table and save a plot of the curves."""
     table = Table(title="Handwritten digits, 540 test images")
     for column in ("network", "accuracy after the last epoch", "parameters", "seconds"):
         table.add_column(column, justify="left" if column == "network" else "right", no_wrap=True)
@@ -82,12 +83,12 @@ def report(runs: list[Run], picture: Path) -> None:
 
 
 def main() -> None:
-    """Train the three and report."""
+    """Train teacher and students and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher-epochs", type=int, default=6)
     parser.add_argument("--student-epochs", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="folder of the picture")
+    parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="folder of the plot")
     options = parser.parse_args()
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")

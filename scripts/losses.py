@@ -4,7 +4,8 @@
     OMP_NUM_THREADS=1 python scripts/losses.py > after.json       # at the later one, on the same machine
     cmp before.json after.json
 
-Each module is fit on the embedded digits with seed 0, in float64 and, with all that makes a fit faster, in float32.
+Each module is trained on the embedded digits with seed 0: in float64 without, and in float32 with, everything that
+only makes training faster.
 """
 
 import json
@@ -30,7 +31,7 @@ from hsakd_pl import (
 STEPS = 20
 PAIR = {"network": "resnet8", "teacher": "resnet14", "teacher_weights": "random"}
 PEERS = {"networks": ["resnet8", "resnet14"]}
-SIZE = {"image_size": 16}  # of the embedded digits
+SIZE = {"image_size": 16}  # the embedded digits have 16 x 16 pixels
 
 MODULES: dict[str, tuple[type[HSAKDModule], dict[str, Any]]] = {
     "baseline": (BaselineModule, {"network": "resnet8"}),
@@ -63,7 +64,7 @@ MODULES: dict[str, tuple[type[HSAKDModule], dict[str, Any]]] = {
 
 
 class StepLosses(pl.Callback):
-    """Collects the loss of every training step, and the validation metrics of every epoch."""
+    """Record the loss of every training step and the validation metrics of every epoch."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []

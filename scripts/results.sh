@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
-# Measures what RESULTS.md states: scripts/results.sh [quickstart] [teacher] [comparison] [bench] [mutual], by default all.
-# Repeatable: what has a result is left, what was interrupted goes on. It needs CIFAR-100 in data/ and the published
-# joint wrn_40_2 teacher in weights/wrn_40_2_aux.pth.tar; SEEDS and OUT may be set.
+# Measures the numbers of RESULTS.md: scripts/results.sh [quickstart] [teacher] [comparison] [bench] [mutual], default all.
+# Experiments that have a result are skipped, and interrupted ones resume. Needs CIFAR-100 in data/ and the published
+# joint wrn_40_2 teacher in weights/wrn_40_2_aux.pth.tar. SEEDS and OUT can be set.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 SEEDS=${SEEDS:-0}
 OUT=${OUT:-runs/results}
 TEACHER=${TEACHER:-weights/wrn_40_2_aux.pth.tar}
 PYTHON=${PYTHON:-.venv/bin/python}
-# as the Makefile sets them, and for the same reasons
+# The same values as in the Makefile, for the same reasons
 export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-3000}
 export MALLOC_MMAP_THRESHOLD_=2147483647 MALLOC_TRIM_THRESHOLD_=2147483647
 
-fit() { # folder, then options of fit
+fit() { # FOLDER [OPTIONS OF fit...]
   "$PYTHON" -m hsakd_pl sweep --seeds "$SEEDS" "${@:2}" --trainer.default_root_dir "$OUT/$1" --trainer.accelerator cpu
 }
 
-quickstart() { # about 1.5 minutes a seed on two cores
+quickstart() { # about 1.5 minutes per seed on two cores
   mkdir -p "$OUT/quickstart"
   for seed in 0 1 2 3 4; do
     local table="$OUT/quickstart/seed$seed.txt"
@@ -32,7 +32,7 @@ teacher() { # 10 minutes
     --trainer.default_root_dir "$OUT/teacher" --trainer.accelerator cpu
 }
 
-comparison() { # 10 % of the training images, 20 epochs: 80 minutes a seed, most of it HSAKD*
+comparison() { # 10 % of the training images, 20 epochs: 80 minutes per seed, most of them for HSAKD*
   local small=(--trainer.max_epochs 20 --data.init_args.train_fraction 0.1 --model.init_args.milestones '[13,16,18]')
   local taught=("${small[@]}" --model.init_args.teacher_weights "$TEACHER")
   fit comparison/alone --config configs/cifar100/baseline_wrn_16_2.yaml "${small[@]}"
@@ -41,14 +41,14 @@ comparison() { # 10 % of the training images, 20 epochs: 80 minutes a seed, most
   "$PYTHON" main.py report "$OUT/comparison" --format md
 }
 
-bench() { # every method of one stage; 10 % of the training images, 10 epochs: 6 minutes a method on one core of 2.6 GHz
+bench() { # all single-stage methods, 10 % of the training images, 10 epochs: 6 minutes per method on one 2.6 GHz core
   OMP_NUM_THREADS=1 "$PYTHON" -m hsakd_pl bench classic --pairs wrn_40_2-wrn_16_2 --seeds "$SEEDS" \
     --methods 'alone,KD,FitNet,AT,SP,CC,VID,RKD,PKT,CRD,ReviewKD,DKD,DIST,KD+LS' --teachers "wrn_40_2=$TEACHER" \
     --folder "$OUT/bench" --format md --trainer.max_epochs 10 --model.init_args.milestones '[6,8,9]' \
     --trainer.check_val_every_n_epoch 5 --data.init_args.train_fraction 0.1 --trainer.accelerator cpu
 }
 
-mutual() { # one epoch on all of CIFAR-100: about 40 minutes a pair and seed
+mutual() { # one epoch on all of CIFAR-100: about 40 minutes per pair and seed
   for network in resnet56 shufflenetv2; do
     fit "mutual/$network" --config "configs/cifar100/mutual_$network-$network.yaml" \
       --trainer.max_epochs 1 --model.init_args.lr 0.01

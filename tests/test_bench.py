@@ -16,14 +16,14 @@ import hsakd_pl
 from hsakd_pl import list_networks
 from hsakd_pl.cli.main import main
 from hsakd_pl.commands.sweep import ParsedFit
-from hsakd_pl.commands.tasks import NEEDED, Bench, Task, chosen
+from hsakd_pl.commands.tasks import Bench, Task, select_cells
 from hsakd_pl.files.weights import file_sha256
-from hsakd_pl.recipes import KNOWN, PAIRS, RECIPES, TABLES, read_table
+from hsakd_pl.recipes import ALL_RECIPES, BENCH_TABLES, PAIRS, RECIPES, read_table
 from hsakd_pl.recipes.bench import COLUMNS
 from hsakd_pl.report.differences import expected
 
-BENCHED = {name: KNOWN[name] for name in KNOWN if name not in RECIPES}
-CLASSIC = read_table(TABLES["classic"]).cells
+BENCHED = [name for name in ALL_RECIPES if name not in RECIPES]
+CLASSIC = read_table(BENCH_TABLES["classic"]).cells
 MINE = """method,recipe,class,options,data,resnet14-resnet8
 teacher,digits/baseline_{teacher},hsakd_pl.BaselineModule,,,99.0
 KD,digits/kd_{teacher}-{student},hsakd_pl.methods.KDModule,image_size: 16,,95.25
@@ -34,19 +34,15 @@ SHORT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer
 
 @pytest.fixture
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A table of one's own in an empty working folder; what it makes known is forgotten again."""
-    for name in list(KNOWN):
-        monkeypatch.setitem(KNOWN, name, KNOWN[name])  # which restores it
+    """A user's table in an empty working folder."""
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "mine.csv"
     path.write_text(MINE)
-    yield path
-    for name in read_table(path).recipes:
-        KNOWN.pop(name, None)
+    return path
 
 
 def options_of(name: str) -> dict[str, Any]:
-    return yaml.safe_load(KNOWN[name].text)["model"]["init_args"]
+    return dict(ALL_RECIPES[name].model["init_args"])
 
 
 def test_bench_tables_contain_published_pairs_and_methods() -> None:
@@ -74,7 +70,7 @@ def test_bench_tables_contain_published_pairs_and_methods() -> None:
         "HSAKD*",
     ]
     assert {(method, pair) for method in methods for pair in pairs} <= {(cell.method, cell.pair) for cell in CLASSIC}
-    assert {tuple(cell.pair.split("-")) for cell in read_table(TABLES["hsakd"]).cells} == set(PAIRS)
+    assert {tuple(cell.pair.split("-")) for cell in read_table(BENCH_TABLES["hsakd"]).cells} == set(PAIRS)
 
 
 @pytest.mark.parametrize(
@@ -94,14 +90,13 @@ def test_bench_tables_contain_published_pairs_and_methods() -> None:
     ],
 )
 def test_bench_cells_hold_published_numbers(table: str, method: str, pair: str, number: str) -> None:
-    (cell,) = (cell for cell in read_table(TABLES[table]).cells if (cell.method, cell.pair) == (method, pair))
+    (cell,) = (cell for cell in read_table(BENCH_TABLES[table]).cells if (cell.method, cell.pair) == (method, pair))
     assert cell.published == number
 
 
 def test_hyperparameters_differ_by_pair_as_published() -> None:
-    betas = {
-        name.split("_", 1)[1]: options_of(name).get("beta", 8.0) for name in KNOWN if name.startswith("classic/dkd_")
-    }
+    names = [name for name in ALL_RECIPES if name.startswith("classic/dkd_")]
+    betas = {name.removeprefix("classic/dkd_"): options_of(name).get("beta", 8.0) for name in names}
     assert betas["wrn_40_2-wrn_16_2"] == betas["vgg13-vgg8"] == 6.0
     assert betas["resnet56-resnet20"] == betas["resnet110-resnet32"] == 2.0
     assert betas["wrn_40_2-shufflenetv1"] == betas["resnet32x4-resnet8x4"] == 8.0
@@ -110,23 +105,24 @@ def test_hyperparameters_differ_by_pair_as_published() -> None:
 
 @pytest.mark.parametrize("name", BENCHED)
 def test_recipe_options_exist_and_weights_come_from_another_recipe(name: str) -> None:
-    text = yaml.safe_load(KNOWN[name].text)
-    for part in (text["model"], text["data"]):
+    recipe = ALL_RECIPES[name]
+    assert yaml.safe_load(recipe.text) == recipe.config
+    for part in (recipe.model, recipe.data):
         *_, kind = part["class_path"].partition("hsakd_pl.")
         theclass = hsakd_pl
         for each in kind.split("."):
             theclass = getattr(theclass, each)
         assert set(part.get("init_args", {})) <= set(inspect.signature(theclass).parameters)
-    assert expected(name)["trainer.default_root_dir"] == f"runs/{name}"
-    assert {needed for _, needed in NEEDED.findall(KNOWN[name].text)} <= set(KNOWN)
+    assert expected(recipe)["trainer.default_root_dir"] == f"runs/{name}"
+    assert set(recipe.needs.values()) <= set(ALL_RECIPES)
     assert options_of(name).get("nesterov", True) == (not name.startswith("classic/"))
 
 
 @pytest.mark.parametrize("method", ["KD", "SSKD (own teachers)", "HSAKD"])
 def test_bench_method_is_an_ordinary_configuration(method: str, tmp_path: Path) -> None:
-    bench = Bench(
-        chosen(["classic"], [method], ["wrn_40_2-wrn_16_2"]), [3], tmp_path, {}, ["--trainer.max_epochs", "7"]
-    )
+    cells, recipes = select_cells(["classic"], [method], ["wrn_40_2-wrn_16_2"])
+    options = ["--trainer.max_epochs", "7"]
+    bench = Bench(cells, recipes, seeds=[3], folder=tmp_path, teachers={}, options=options)
     *needed, task = bench.tasks()
     config = ParsedFit(args=["fit", *bench.arguments(task)], seed_everything_default=False).config.fit
     assert (config.trainer.max_epochs, task.seed) == (7, 3)
@@ -139,8 +135,9 @@ def test_bench_method_is_an_ordinary_configuration(method: str, tmp_path: Path) 
 
 
 def test_required_runs_come_first_and_once(tmp_path: Path) -> None:
-    cells = chosen(["classic"], ["KD", "SSKD (own teachers)", "HSAKD"], ["wrn_40_2-wrn_16_2", "wrn_40_2-wrn_40_1"])
-    tasks = Bench(cells, [0, 1], tmp_path, {}, []).tasks()
+    methods = ["KD", "SSKD (own teachers)", "HSAKD"]
+    cells, recipes = select_cells(["classic"], methods, ["wrn_40_2-wrn_16_2", "wrn_40_2-wrn_40_1"])
+    tasks = Bench(cells, recipes, seeds=[0, 1], folder=tmp_path, teachers={}, options=[]).tasks()
     assert [task for task in tasks if task.stage == 0] == [Task(0, "classic/baseline_wrn_40_2", 0)]
     assert {task.recipe for task in tasks if task.stage == 1 and not task.recipe.startswith("classic/kd")} == {
         "classic/sskd_projection_wrn_40_2",
@@ -158,7 +155,8 @@ def test_run_requiring_itself_raises_usage_error(mine: Path, capsys: pytest.Capt
 
 
 def test_probe_uses_student_of_same_seed(tmp_path: Path) -> None:
-    bench = Bench(chosen(["transfer"], ["CRD on STL-10"], []), [4], tmp_path, {}, [])
+    cells, recipes = select_cells(["transfer"], ["CRD on STL-10"], [])
+    bench = Bench(cells, recipes, seeds=[4], folder=tmp_path, teachers={}, options=[])
     probe = bench.tasks()[-1]
     assert f"{tmp_path}/cifar100/crd_vgg13-mobilenetv2/seed4/last.ckpt" in bench.arguments(probe)
     assert [task.seed for task in bench.tasks()] == [0, 4, 4]
@@ -166,7 +164,8 @@ def test_probe_uses_student_of_same_seed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["wrn_40_2", "baseline_wrn_40_2"])
 def test_weight_file_replaces_teacher_run(name: str, tmp_path: Path) -> None:
-    bench = Bench(chosen(["classic"], ["KD"], ["wrn_40_2-wrn_16_2"]), [0], tmp_path, {name: "mine.pth"}, [])
+    cells, recipes = select_cells(["classic"], ["KD"], ["wrn_40_2-wrn_16_2"])
+    bench = Bench(cells, recipes, seeds=[0], folder=tmp_path, teachers={name: "mine.pth"}, options=[])
     (task,) = bench.tasks()
     arguments = bench.arguments(task)
     assert arguments[arguments.index("--model.init_args.teacher_weights") + 1] == "mine.pth"
@@ -177,12 +176,12 @@ def test_weight_file_replaces_teacher_run(name: str, tmp_path: Path) -> None:
     [
         ("method,recipe", "name,recipe", "first line"),
         ("resnet14-resnet8", "resnet14", "first line"),
-        (",,,99.0", ",,,best", "'best' is no accuracy"),
+        (",,,99.0", ",,,best", "'best' is not an accuracy"),
         ("digits/kd_{teacher}-{student}", "kd", "recipe has to be"),
         ("digits/kd_{teacher}-{student}", "digits/kd_{teacher}-{peer}", "recipe has to be"),
         ("hsakd_pl.methods.KDModule", "", "class has to name"),
         (",,,99.0", ",,99.0", "line 2 has not as many cells"),
-        ("99.0", '"99.0"x', "no CSV"),
+        ("99.0", '"99.0"x', "not valid CSV"),
     ],
 )
 def test_invalid_bench_table_raises_naming_file(
@@ -191,7 +190,6 @@ def test_invalid_bench_table_raises_naming_file(
     mine.write_text(MINE.replace(old, new, 1))
     told = error_of(capsys, lambda: main(["bench", "mine.csv", "--list"]))
     assert "mine.csv" in told and said in told
-    mine.write_text(MINE)
 
 
 @pytest.mark.parametrize(

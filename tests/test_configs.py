@@ -16,7 +16,7 @@ from hsakd_pl.cli.lightning_cli import HSAKDCLI
 from hsakd_pl.cli.main import main
 from hsakd_pl.commands.recipes import files
 from hsakd_pl.data import ImageDataModule
-from hsakd_pl.recipes import PAIRS, PEERS, SMALL_LR
+from hsakd_pl.recipes import PAIRS, PEERS, SMALL_LR_NETWORKS
 from hsakd_pl.recipes import RECIPES as TABLE
 
 ROOT = Path(__file__).parents[1] / "configs"
@@ -71,7 +71,7 @@ def recipe_of(name: str, trained: str) -> Recipe:
         return Recipe(100, (30, 60, 90), 0.1, 0.0, True, 64)
     if kind.startswith("teacher_frozen"):
         return Recipe(100, (30, 60, 90), 0.05, 5e-4, True, 64)
-    return Recipe(240, (150, 180, 210), 0.01 if trained in SMALL_LR else 0.05, 5e-4, True, 64)
+    return Recipe(240, (150, 180, 210), 0.01 if trained in SMALL_LR_NETWORKS else 0.05, 5e-4, True, 64)
 
 
 def read(name: str) -> dict[str, Any]:
@@ -178,7 +178,7 @@ def kind_of(name: str) -> tuple[str, ...]:
     """What recipes have in common that run alike: data, method, kind of teacher, and on CIFAR-100 the learning rate."""
     folder, _, experiment = name.partition("/")
     method, how, *_ = experiment.split("_")
-    rate = str(trained(name) in SMALL_LR) if folder == "cifar100" else ""
+    rate = str(trained(name) in SMALL_LR_NETWORKS) if folder == "cifar100" else ""
     return folder, method, how if how in ("joint", "frozen", "class") else "", rate
 
 

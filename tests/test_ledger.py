@@ -19,7 +19,9 @@ from hsakd_pl.cli.configuration import options_of
 from hsakd_pl.cli.lightning_cli import HSAKDCLI
 from hsakd_pl.cli.main import main
 from hsakd_pl.commands.sweep import ParsedFit
-from hsakd_pl.records.protocol import accuracy_of, kept_options, protocol_hash
+from hsakd_pl.files.weights import read_weight_file
+from hsakd_pl.recipes import RECIPES
+from hsakd_pl.records.protocol import kept_options, protocol_hash
 from hsakd_pl.report.differences import differing, expected
 from hsakd_pl.report.groups import groups
 from hsakd_pl.report.rows import Row, collect
@@ -94,7 +96,7 @@ def test_command_line_overrides_are_part_of_protocol(options: dict[str, Any]) ->
 def test_unchanged_recipe_has_no_differences(name: str) -> None:
     given = ["fit", "--config", str(CONFIGS / f"{name}.yaml")]
     options = kept_options(options_of(ParsedFit(args=given, seed_everything_default=False).config.fit))
-    assert differing(expected(name), options) == {}
+    assert differing(expected(RECIPES[name]), options) == {}
 
 
 def test_published_number_appears_only_next_to_unchanged_recipe(options: dict[str, Any]) -> None:
@@ -293,7 +295,7 @@ def test_custom_module_writes_a_result_row() -> None:
 )
 def test_accuracy_is_read_from_weight_file(content: dict[str, Any], accuracy: float | None) -> None:
     torch.save(content, "weights.pth")
-    assert accuracy_of(Path("weights.pth")) == pytest.approx(accuracy)
+    assert read_weight_file("weights.pth").accuracy == pytest.approx(accuracy)
 
 
 @pytest.mark.parametrize("epoch", [239, None, "240", 241])

@@ -36,7 +36,7 @@ def test_modules_fit_and_test_with_plain_loaders(kind: str) -> None:
 
 def test_run_with_plain_loaders_is_shown_and_writes_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = ResultWriter(tmp_path, [], 0, pl.callbacks.ModelCheckpoint(tmp_path), {})
-    watching = [Introduction(result), Progress(), EvaluationWriter(str(tmp_path)), result]
+    watching = [Introduction(), Progress(), EvaluationWriter(str(tmp_path)), result]
     shown = trainer(max_epochs=2, callbacks=watching, enable_progress_bar=True, default_root_dir=tmp_path)
     module = make("student")
     shown.fit(module, batches(), batches())

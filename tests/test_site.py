@@ -15,7 +15,7 @@ from test_readme import DOCUMENTS, REPOSITORY
 
 import hsakd_pl
 from hsakd_pl.cli.signatures import networks
-from hsakd_pl.recipes.paper import TABLES, columns
+from hsakd_pl.recipes.paper import MUTUAL, TABLE_1
 
 PROSE = {name: re.sub(r"```.*?```", "", text, flags=re.DOTALL) for name, text in DOCUMENTS.items()}
 LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|srcset|href)=\"([^\"]+)\"")
@@ -24,7 +24,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|srcset|href)=\"([^\"]+)\"")
 def cells(document: str, first: str) -> list[str]:
     """The other cells of the table row that begins with ``first``."""
     [row] = re.findall(rf"^\| {re.escape(first)} \|(.*)\|$", DOCUMENTS[document], re.MULTILINE)
-    return [cell.strip().replace(" ± ", "+-").strip("*") for cell in row.split("|")]
+    return [cell.strip().replace("±", "+-").strip("*") for cell in row.split("|")]
 
 
 @pytest.mark.slow
@@ -58,12 +58,11 @@ def test_every_page_is_a_tested_document() -> None:
 
 
 def test_published_numbers_on_pages_equal_recipes() -> None:
-    pairs, mutual = columns(TABLES["cifar100 pairs"]), columns(TABLES["cifar100 mutual"])
     for row in ("Teacher", "Teacher*", "Student", "KD", "HSAKD", "HSAKD*"):
-        assert cells("docs/results.md", row) == [column[row] for column in pairs], row
-    assert cells("docs/results.md", "Mutual") == [column["Mutual"] for column in mutual]
+        assert cells("docs/results.md", row) == [pair[row] for pair in TABLE_1], row
+    assert cells("docs/results.md", "Mutual") == list(MUTUAL.values())
     for first, row in (("alone", "Student"), ("KD (Hinton)", "KD"), ("HSAKD*", "HSAKD*")):
-        assert cells("README.md", first)[0] == pairs[0][row]
+        assert cells("README.md", first)[0] == TABLE_1[0][row]
 
 
 def test_measured_numbers_of_readme_appear_in_results() -> None:

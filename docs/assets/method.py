@@ -1,4 +1,4 @@
-"""Draw the figure of the method: python docs/assets/method.py writes method-light.svg and method-dark.svg beside it."""
+"""Draw the figure of the method: python docs/assets/method.py writes method-light.svg and method-dark.svg here."""
 
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,16 @@ INKS = {
     "light": ("#1f2328", "#59636e", "#ffffff", ("#dcebff", "#2563b0"), ("#ffe8d1", "#b45309"), ("#e6f4e7", "#1f7a37")),
     "dark": ("#e6edf3", "#9198a1", "#0d1117", ("#12294a", "#79b0f5"), ("#3f2410", "#f0a35e"), ("#10321c", "#6fcf86")),
 }
-STAGES = (3.45, 5.35, 7.25)  # where the three stages stand
-LAST = 9.35  # where the class heads stand
-TEACHER, STUDENT, MIDDLE = 5.35, 0.85, 3.1  # rows
-TAUGHT = "trained first: class head with y, branches with joint labels; then frozen"
-LEARNT = "learns y and all that the teacher says; then drops its branches"
-BRANCH, JOINT = 1.02, 1.58  # how far branches and joint logits are from their row
+STAGES = (3.45, 5.35, 7.25)  # x of the three stages
+LAST = 9.35  # x of the class heads
+TEACHER, STUDENT, MIDDLE = 5.35, 0.85, 3.1  # y of the three rows
+TEACHER_NOTE = "trained first: class head on y, branches on joint labels; then frozen"
+STUDENT_NOTE = "trained on y and all outputs of the teacher; then drops its branches"
+BRANCH, JOINT = 1.02, 1.58  # distance of branches and joint logits from their row
 
 
 class Drawing:
-    """The figure in one of the two palettes."""
+    """Draw the figure in one of the two palettes."""
 
     def __init__(self, palette: str) -> None:
         self.ink, self.muted, self.background, self.teacher, self.student, self.loss = INKS[palette]
@@ -37,7 +37,7 @@ class Drawing:
         self.axes.axis("off")
 
     def text(self, x: float, y: float, words: str, size: float = 10.5, **options: Any) -> None:
-        """Write words around a point."""
+        """Write text centred at a point."""
         self.axes.text(x, y, words, **{"size": size, "color": self.ink, "ha": "center", "va": "center", **options})
 
     def box(
@@ -50,7 +50,7 @@ class Drawing:
         high: float = 0.5,
         **options: Any,
     ) -> None:
-        """Draw a rounded box around a point, with words in it."""
+        """Draw a rounded box with text, centred at a point."""
         shape = FancyBboxPatch(
             (x - width / 2, y - high / 2),
             width,
@@ -72,7 +72,7 @@ class Drawing:
         )
 
     def pictures(self) -> None:
-        """Draw a digit under the four rotations, and their joint labels."""
+        """Draw a digit in four rotations and its joint labels."""
         digit = load_digits().images[4]
         self.text(1.1, 5.62, "an image of class y = 4,\nrotated M = 4 ways", size=10.5)
         for m in range(4):
@@ -87,7 +87,7 @@ class Drawing:
         self.text(1.1, 0.55, "joint label = 4 · y + m", size=10.5, color=self.muted)
 
     def network(self, row: float, towards: int, name: str, about: str, colours: tuple[str, str]) -> None:
-        """Draw a backbone of three stages along a row, and its branches towards the middle."""
+        """Draw a backbone of three stages along a row, with its branches pointing to the middle."""
         edge = colours[1]
         line = {"ha": "left", "va": "baseline"}
         self.text(STAGES[0] - 0.65, row - towards * 0.5 - 0.06, name, size=12, weight="bold", color=edge, **line)
@@ -103,33 +103,33 @@ class Drawing:
         self.box(LAST, row, "class logits, N", colours, width=1.4)
 
     def losses(self) -> None:
-        """Draw what is compared with what."""
+        """Draw the loss terms."""
         edge = self.loss[1]
         for x in (*STAGES, LAST):
             tip = JOINT + 0.2 if x < LAST else 0.25
             self.arrow((x, TEACHER - tip), (x, STUDENT + tip), edge)
             self.box(x, MIDDLE, "KD", self.loss, width=0.62, high=0.34, size=10, weight="bold")
         note = {"size": 9, "color": self.muted}
-        self.text(LAST + 0.12, MIDDLE + 0.82, "KD under all\nrotations", ha="left", **note)
+        self.text(LAST + 0.12, MIDDLE + 0.82, "KD on all\nrotations", ha="left", **note)
         self.text(LAST + 0.12, MIDDLE - 0.82, "T² · KL, T = 3", ha="left", **note)
         for row, side in ((TEACHER, 1), (STUDENT, -1)):
             self.text(LAST, row + side * 0.5 - 0.06, "cross-entropy with y", size=9.5, color=edge, va="baseline")
         self.text(STAGES[0] + 0.12, TEACHER - 0.52, "features", ha="left", **note)
 
     def save(self, path: Path) -> None:
-        """Write the drawing as an SVG that is the same at every call."""
+        """Write the drawing as SVG, reproducibly."""
         matplotlib.rcParams["svg.hashsalt"] = "hsakd_pl"
         self.figure.savefig(path, transparent=True, metadata={"Date": None, "Creator": None})
         plt.close(self.figure)
 
 
 def main(folder: Path = FOLDER) -> None:
-    """Write the figure, for light and for dark pages."""
+    """Write the figure for light and dark pages."""
     for palette in INKS:
         drawing = Drawing(palette)
         drawing.pictures()
-        drawing.network(TEACHER, -1, "Teacher", TAUGHT, drawing.teacher)
-        drawing.network(STUDENT, 1, "Student", LEARNT, drawing.student)
+        drawing.network(TEACHER, -1, "Teacher", TEACHER_NOTE, drawing.teacher)
+        drawing.network(STUDENT, 1, "Student", STUDENT_NOTE, drawing.student)
         drawing.losses()
         drawing.save(folder / f"method-{palette}.svg")
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from hsakd_pl.commands.estimate import show_plan
 from hsakd_pl.commands.sweep import finished, parse_seeds
-from hsakd_pl.commands.tasks import Bench, Task, chosen
+from hsakd_pl.commands.tasks import Bench, Task, select_cells
 from hsakd_pl.errors import UsageError
-from hsakd_pl.recipes import TABLES
+from hsakd_pl.recipes import BENCH_TABLES
 from hsakd_pl.report.matrix import matrix, published
 from hsakd_pl.report.table import FORMATS, written
 
@@ -51,13 +51,13 @@ def command(parser: ArgumentParser, args: list[str]) -> None:
     tables = list(takewhile(lambda arg: not arg.startswith("-"), args))
     asked, options = parser.parse_known_args(args[len(tables) :])
     if not tables:
-        raise UsageError(f"bench needs a table: {', '.join(TABLES)}, or a CSV file")
-    cells = chosen(tables, asked.methods, asked.pairs)
+        raise UsageError(f"bench needs a table: {', '.join(BENCH_TABLES)}, or a CSV file")
+    cells, recipes = select_cells(tables, asked.methods, asked.pairs)
     if asked.list:
         table = published(cells)
         print(written(table, table, asked.format))
         return
-    bench = Bench(cells, asked.seeds, asked.folder, dict(asked.teachers), options)
+    bench = Bench(cells, recipes, asked.seeds, asked.folder, dict(asked.teachers), options)
     tasks = bench.tasks()
     if asked.task is not None:
         if not 0 <= asked.task < len(tasks):
@@ -68,7 +68,7 @@ def command(parser: ArgumentParser, args: list[str]) -> None:
         show_plan(bench, tasks)
         return
     failed = [task.recipe for number, task in enumerate(tasks) if _failed(bench, task, number, args)]
-    print(matrix(cells, asked.folder, asked.format))
+    print(matrix(cells, recipes, asked.folder, asked.format))
     if failed:
         raise UsageError(
             f"{', '.join(failed)} ended with an error, which stands above: mend it and run the bench again"

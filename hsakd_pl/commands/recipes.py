@@ -7,13 +7,13 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from hsakd_pl.errors import UsageError
-from hsakd_pl.recipes import OVERLAYS, RECIPES, TABLES
+from hsakd_pl.recipes import BENCH_TABLES, OVERLAYS, RECIPES
 
 
 def files() -> dict[str, str]:
     """What ``configs/`` holds: path -> text of each recipe, each table of the bench, and each machine's overlay."""
     overlays = {f"trainer/{path.name}": path for path in OVERLAYS.glob("*.yaml")}
-    copied = overlays | {f"bench/{path.name}": path for path in TABLES.values()}
+    copied = overlays | {f"bench/{path.name}": path for path in BENCH_TABLES.values()}
     recipes = {f"{name}.yaml": recipe.text for name, recipe in RECIPES.items()}
     return recipes | {name: path.read_text() for name, path in copied.items()}
 
@@ -25,7 +25,7 @@ def command(parser: ArgumentParser, args: list[str]) -> None:
     asked = parser.parse_args(args)
     if asked.folder is None:
         for name, recipe in RECIPES.items():
-            print(f"{name:<66} {recipe.paper:<13} {recipe.title}")
+            print(f"{name:<66} {recipe.published:<13} {recipe.title}")
         return
     texts = {asked.folder / path: text for path, text in files().items()}
     differing = [str(path) for path, text in texts.items() if path.exists() and path.read_text() != text]

@@ -1,17 +1,15 @@
 """The runs that a bench is: which, in what order, and with what options."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from hsakd_pl.commands.sweep import run_seed
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import local_path, replacing
-from hsakd_pl.recipes import KNOWN, TABLES, Cell, read_table
+from hsakd_pl.recipes import ALL_RECIPES, BENCH_TABLES, Cell, Recipe, read_table
 from hsakd_pl.report.rows import ROW, TEST, is_finished
-
-NEEDED = re.compile(r"^ +(\w+): runs/(\S+)/last\.ckpt$", re.MULTILINE)  # option and recipe, in a recipe's text
 
 
 class Task(NamedTuple):
@@ -27,6 +25,7 @@ class Bench:
 
     Args:
         cells: methods and pairs.
+        recipes: all recipes that a run may need, by name.
         seeds: of every run that is a result; what others need takes seed 0, and a probe the seed of its student.
         folder: below which runs lie.
         teachers: files by the name of a network, instead of training it.
@@ -34,9 +33,20 @@ class Bench:
     """
 
     def __init__(
-        self, cells: list[Cell], seeds: list[int], folder: Path, teachers: dict[str, str], options: list[str]
+        self,
+        cells: list[Cell],
+        recipes: Mapping[str, Recipe],
+        seeds: list[int],
+        folder: Path,
+        teachers: dict[str, str],
+        options: list[str],
     ) -> None:
-        self.cells, self.seeds, self.folder, self.teachers, self.options = cells, seeds, folder, teachers, options
+        self.cells = cells
+        self.recipes = recipes
+        self.seeds = seeds
+        self.folder = folder
+        self.teachers = teachers
+        self.options = options
 
     def tasks(self) -> list[Task]:
         """All runs, each once, those that others need before them."""
@@ -56,11 +66,11 @@ class Bench:
 
     def _needed(self, recipe: str, seed: int) -> dict[str, tuple[str, int]]:
         """Recipe and seed of the runs whose weights this one starts from, by option, without those that have a file."""
-        named = dict(NEEDED.findall(KNOWN[recipe].text))
-        if unknown := set(named.values()) - KNOWN.keys():
+        needs = self.recipes[recipe].needs
+        if unknown := set(needs.values()) - self.recipes.keys():
             raise UsageError(f"{recipe} needs {', '.join(sorted(unknown))}, which no table has: add a line for it")
-        of_seed = seed if "LinearProbeModule" in KNOWN[recipe].text else 0
-        return {option: (needed, of_seed) for option, needed in named.items() if self._file(needed) is None}
+        needed_seed = seed if self.recipes[recipe].same_seed else 0
+        return {option: (needed, needed_seed) for option, needed in needs.items() if self._file(needed) is None}
 
     def _file(self, recipe: str) -> str | None:
         """The file that stands for a teacher's run: one for its network's name, or for the recipe's."""
@@ -70,7 +80,7 @@ class Bench:
 
     def arguments(self, task: Task) -> list[str]:
         """The options of ``fit`` for a task: its recipe, where its weights lie, and what was asked for all."""
-        weights = {option: self._file(recipe) for option, recipe in NEEDED.findall(KNOWN[task.recipe].text)}
+        weights = {option: self._file(recipe) for option, recipe in self.recipes[task.recipe].needs.items()}
         weights |= {option: str(self.checkpoint(*of)) for option, of in self._needed(task.recipe, task.seed).items()}
         given = [each for option, path in weights.items() for each in (f"--model.init_args.{option}", str(path))]
         return ["--config", str(self._recipe_file(task.recipe)), *given, *self.options]
@@ -82,9 +92,10 @@ class Bench:
     def _recipe_file(self, recipe: str) -> Path:
         path = self.folder / "recipes" / f"{recipe}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists() or path.read_text() != KNOWN[recipe].text:
+        text = self.recipes[recipe].text
+        if not path.exists() or path.read_text() != text:
             with replacing(path) as file:
-                file.write(KNOWN[recipe].text)
+                file.write(text)
         return path
 
     def state(self, task: Task) -> str:
@@ -102,12 +113,17 @@ class Bench:
         run_seed(task.seed, self.arguments(task), self.folder / task.recipe)
 
 
-def chosen(tables: list[str], methods: list[str], pairs: list[str]) -> list[Cell]:
-    """The cells of the tables, pair by pair; UsageError for a method or pair that none of them has."""
+def select_cells(tables: list[str], methods: list[str], pairs: list[str]) -> tuple[list[Cell], Mapping[str, Recipe]]:
+    """Return the cells of the tables, pair by pair, and all recipes that they may need, by name.
+
+    Raises:
+        UsageError: for a method or pair that no table has.
+    """
     cells: list[Cell] = []
+    recipes = dict(ALL_RECIPES)
     for name in tables:
-        table = read_table(TABLES.get(name) or local_path("table", name))
-        KNOWN.update(table.recipes)
+        table = read_table(BENCH_TABLES.get(name) or local_path("table", name), recipes)
+        recipes |= table.recipes
         cells += table.cells
     for option, asked in (("method", methods), ("pair", pairs)):
         known = list(dict.fromkeys(getattr(cell, option) for cell in cells))
@@ -116,4 +132,4 @@ def chosen(tables: list[str], methods: list[str], pairs: list[str]) -> list[Cell
                 raise UsageError(f"{option}s: {name} is none of {' '.join(known)}")
         cells = [cell for cell in cells if not asked or getattr(cell, option) in asked]
     order = list(dict.fromkeys(cell.pair for cell in cells))
-    return sorted(cells, key=lambda cell: order.index(cell.pair))
+    return sorted(cells, key=lambda cell: order.index(cell.pair)), recipes

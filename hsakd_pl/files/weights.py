@@ -2,7 +2,8 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
@@ -82,6 +83,63 @@ class StandIn:
 
     def __setstate__(self, state: Any) -> None:
         pass
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """A weight file, and what it says about its weights.
+
+    Args:
+        path: path of the file, as the user wrote it.
+        sha256: hexadecimal SHA-256 of the file; None where there is no file.
+        weights: content of the file, as :func:`read_weights` returns it.
+        accuracy: accuracy in [0, 1] that the file states, if any.
+        description: description of the training data that the file holds, as plain data, if any.
+        missing: reason why the weights could not be read, if they could not.
+    """
+
+    path: str
+    sha256: str | None = None
+    weights: Any = field(default=None, repr=False)
+    accuracy: float | None = None
+    description: Mapping[str, Any] | None = None
+    missing: str | None = None
+
+
+def read_weight_file(path: str | Path) -> WeightFile:
+    """Read a weight file and compute its hash; raises UsageError as :func:`read_weights` does."""
+    weights = read_weights(path)
+    content = weights if isinstance(weights, dict) else {}
+    description = content.get("data")
+    return WeightFile(
+        path=str(path),
+        sha256=file_sha256(path),
+        weights=weights,
+        accuracy=stated_accuracy(content),
+        description=description if isinstance(description, dict) else None,
+    )
+
+
+def require_present(files: Iterable[WeightFile]) -> None:
+    """Raise UsageError for the first of the weight files that is missing."""
+    for file in files:
+        if file.missing is not None:
+            raise UsageError(file.missing)
+
+
+def stated_accuracy(content: Mapping[str, Any]) -> float | None:
+    """Return the accuracy in [0, 1] that the content of a weight file states, or None.
+
+    The authors' files hold it next to the weights, ours in the state of a callback. Some files state percent.
+    """
+    callbacks = content.get("callbacks")
+    states = callbacks.values() if isinstance(callbacks, dict) else ()
+    metrics = [state.get("metrics") for state in states if isinstance(state, dict)]
+    accuracies = [content.get("acc"), *(part.get("val/acc") for part in metrics if isinstance(part, dict))]
+    for accuracy in accuracies:
+        if isinstance(accuracy, int | float):
+            return accuracy / 100 if accuracy > 1 else float(accuracy)
+    return None
 
 
 def read_weights(path: str | Path) -> Any:

@@ -28,10 +28,9 @@ def hierarchical_context_loss(student_maps: Sequence[Tensor], teacher_maps: Sequ
 
 
 def _context_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
+    sizes = [size for size in POOLED_SIZES if size < student_map.shape[2]]
     levels = [(student_map, teacher_map)]
-    for size in POOLED_SIZES:
-        if size < student_map.shape[2]:
-            levels.append((F.adaptive_avg_pool2d(student_map, size), F.adaptive_avg_pool2d(teacher_map, size)))
+    levels += [(F.adaptive_avg_pool2d(student_map, size), F.adaptive_avg_pool2d(teacher_map, size)) for size in sizes]
     weights = [0.5**depth for depth in range(len(levels))]
     losses = [weight * F.mse_loss(*level) for weight, level in zip(weights, levels, strict=True)]
     return total(losses) / sum(weights)

@@ -14,10 +14,17 @@ from torch import Tensor
 
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.methods.distilled import DistilledModule, Net
+<<<<<<< HEAD
 from hsakd_pl.modules import Frozen, HSAKDModule
 from hsakd_pl.modules.build import build_network, load, not_by_name, require_trained, show_options
 from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.networks import Network, NetworkOutput
+=======
+from hsakd_pl.modules import Frozen
+from hsakd_pl.modules.build import load_initial, require_trained
+from hsakd_pl.networks import NetworkOutput
+from hsakd_pl.networks.connectors import ProjectedTeacher, make_projection
+>>>>>>> main
 from hsakd_pl.ops import ROTATIONS, Transforms, cross_entropy, full_precision, kd_loss
 
 
@@ -193,6 +200,7 @@ class SSKDModule(DistilledModule):
         require_trained("projection_weights", "the teacher's projection head", projection_weights)
         require(0 <= keep_transformed <= 1, "keep_transformed", keep_transformed, "from 0 to 1")
         require(0 <= keep_contrast <= 1, "keep_contrast", keep_contrast, "from 0 to 1")
+<<<<<<< HEAD
         own_weights = {"loss_transformed_kd": transformed_kd_weight, "loss_contrast": contrast_weight}
         super().__init__(network, teacher, own_weights, ce_weight=ce_weight, kd_weight=kd_weight, **rest)
         student_shapes, teacher_shapes = self.shapes("embedding")
@@ -215,6 +223,20 @@ class SSKDModule(DistilledModule):
         if not all(torch.equal(before[key], after[key]) for key in before):
             raise UsageError(f"projection_weights: {projection_weights} was made for another teacher: name its own")
         return projected
+=======
+        own = {"loss_transformed_kd": transformed_kd_weight, "loss_contrast": contrast_weight}
+        super().__init__(network, teacher, own, ce_weight=ce_weight, kd_weight=kd_weight, **rest)
+        width, teacher_width = (each.width for each in self.shapes("embedding"))
+        projected, before = ProjectedTeacher(self.teacher.network, teacher_width), self.teacher.state_dict()
+        self.projection, before = make_projection(width), {key: tensor.clone() for key, tensor in before.items()}
+        self.weight_files |= load_initial("projection_weights", projection_weights, projected)
+        if not all(map(torch.equal, before.values(), projected.teacher.state_dict().values())):
+            raise UsageError(f"projection_weights: {projection_weights} was made for another teacher: name its own")
+        training_files = [file for option, file in self.weight_files.items() if option != "weights"]
+        self.teacher = self.frozen[0] = Frozen(projected, *training_files)
+        self.transform_images, self.views = True, self.network.transforms.count
+        self.constants = transformed_temperature, contrast_temperature, keep_transformed, keep_contrast
+>>>>>>> main
 
     def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
         return sskd_terms(

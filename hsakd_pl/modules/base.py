@@ -179,8 +179,8 @@ class HSAKDModule(EvaluatedModule):
         own = self._transforms()
         if (saved := checkpoint.get("transforms", own)) != own:
             raise UsageError(f"{origin} was trained with the transforms {saved}, not {own}: choose those")
-        for network in self.networks:
-            network.missing = None
+        if "weights" in self.weight_files and self.weight_files["weights"].missing:
+            del self.weight_files["weights"]  # the checkpoint replaces them
         if "data" in checkpoint:
             self.description = read_description(checkpoint["data"], origin)
         if self._trainer is not None and self.trainer.state.fn == "fit":

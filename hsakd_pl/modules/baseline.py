@@ -6,7 +6,7 @@ from typing import Any
 import torch.nn as nn
 
 from hsakd_pl.modules.base import HSAKDModule
-from hsakd_pl.modules.build import build_network, not_by_name
+from hsakd_pl.modules.build import build_network, load_initial, not_by_name
 from hsakd_pl.modules.optimization import OptimizerMaker, Scheduler
 
 
@@ -41,10 +41,13 @@ class BaselineModule(HSAKDModule):
         backbone_lr: float | None = None,
         new_head: bool = False,
     ) -> None:
+        student = build_network(network, num_classes, branches=False)
+        weight_files = load_initial("weights", weights, student, new_head)
         super().__init__(
-            [build_network(network, num_classes, False, weights, new_head=new_head)],
+            [student],
             None,
             *(lr, momentum, nesterov, weight_decay, milestones, warmup_epochs, optimizer, lr_scheduler),
             *(branch_metrics_every, fast, compile, backbone_lr),
         )
+        self.weight_files = weight_files
         self.save_hyperparameters(ignore=not_by_name(self, network=network))

@@ -1,12 +1,14 @@
 """From what a user passes to networks."""
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import torch.nn as nn
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import local_path
+from hsakd_pl.files.weights import WeightFile, read_weight_file
 from hsakd_pl.modules.base import HSAKDModule
 from hsakd_pl.modules.optimization import REPLACED
 from hsakd_pl.networks import Network, as_network, create_network
@@ -23,11 +25,9 @@ def build_network(
     network: Net,
     num_classes: int,
     branches: bool,
-    weights: str | None = None,
     transforms: str | Transforms | None = None,
-    new_head: bool = False,
 ) -> Network:
-    """Make a network by name, or take the given one, with the weights of a file where one is named.
+    """Make a network by name, or take the given one.
 
     Without ``branches`` a network that has some is taken without them; with ``branches`` it must have some. Raises
     UsageError for that, and where a given network has other ``transforms``.
@@ -35,38 +35,53 @@ def build_network(
     wanted = named_transforms(transforms) if isinstance(transforms, str) else transforms
     built = create_network(network, num_classes, branches, wanted or ROTATIONS) if isinstance(network, str) else network
     found = as_network(built, num_classes)
-    missing = load(found, weights, new_head)
     if wanted not in (None, found.transforms):
         raise UsageError("transforms: a network that is given has its own: choose them in create_network")
     if branches and not len(found.branches):
         raise UsageError(f"network: {describe(found)} has no branches: use create_network(name, branches=True)")
-    found = found if branches else found.without_branches
-    found.missing = missing
-    return found
+    return found if branches else found.without_branches
 
 
-def load(networks: Any, weights: str | None, new_head: bool = False) -> UsageError | None:
-    """Load a file into a network or peers; gives the error where it is missing, for a checkpoint may make up for it.
+def load_initial(
+    option: str, source: str | None, networks: Network | list[nn.Module], new_head: bool = False
+) -> dict[str, WeightFile]:
+    """Load the weights that an option names into a network or peers; return what is known of them, by the option.
 
-    With ``new_head`` the last layers of the heads stay fresh. Raises UsageError for that without weights.
+    A file that does not exist is returned as a ``missing`` one, without an error: a checkpoint may replace it. The
+    result holds no weights, and is empty where ``source`` is None or ``random``.
+
+    Args:
+        option: name of the option.
+        source: path of a weight file, ``pretrained``, ``random`` or None.
+        networks: network to load into, or peers.
+        new_head: leave the last layers of the heads as they are initialised.
+
+    Raises UsageError for files that do not fit, and for ``new_head`` without weights.
     """
-    if weights in (None, RANDOM):
+    if source is None or source == RANDOM:
         if new_head:
             raise UsageError("new_head has no effect without weights: all heads are new")
-        return None
+        return {}
+    if source == PRETRAINED:
+        return {option: load_pretrained(networks, new_head)}
+    if not local_path("weight file", source).exists():
+        reason = f"weight file {source} does not exist: check the path, or train first"
+        return {option: WeightFile(source, missing=reason)}
+    file = read_weight_file(source)
+    load_weights(networks, file, new_head=new_head)
+    return {option: replace(file, weights=None)}
+
+
+def load_pretrained(networks: Network | list[nn.Module], new_head: bool) -> WeightFile:
+    """Load the weights that timm publishes into a network or peers; ``missing`` where they cannot be fetched."""
+    peers = networks if isinstance(networks, list) else [networks]
     try:
-        if weights != PRETRAINED:
-            load_weights(networks, weights, new_head=new_head)
-            return None
-        peers = networks if isinstance(networks, list) else [networks]
-        fetched = [(peer, pretrained_weights(str(peer.name))) for peer in peers]
+        published = [pretrained_weights(str(peer.name)) for peer in peers]
     except UsageError as error:
-        if local_path("weights", str(weights)).exists():
-            raise
-        return error
-    for peer, found in fetched:
-        load_weights(peer, found, new_head=new_head)
-    return None
+        return WeightFile(PRETRAINED, missing=str(error))
+    for peer, weights in zip(peers, published, strict=True):
+        load_weights(peer, weights, new_head=new_head)
+    return WeightFile(PRETRAINED)
 
 
 def require_trained(option: str, network: str | nn.Module, weights: str | None) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from hsakd_pl.data import Description, FeatureDataModule, ImageDataModule
 from hsakd_pl.data.splits import check_batch
 from hsakd_pl.errors import UsageError
+from hsakd_pl.files.weights import WeightFile, require_present
 from hsakd_pl.modules.ensembles import EnsembleMetrics, Views
 from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.modules.means import Mean
@@ -22,8 +23,9 @@ Batch = tuple[Tensor, Tensor]
 class EvaluatedModule(pl.LightningModule):
     """Holds one or more networks of the same classes, and evaluates them.
 
-    ``frozen``: those that never learn; what of them is no part of a network that is trained, a teacher, is registered
-    nowhere. ``branch_metrics_every`` and ``ensemble``: :class:`hsakd_pl.HSAKDModule`.
+    ``frozen`` holds the frozen networks, teachers or parts of trained networks; teachers are not registered as
+    submodules. ``weight_files`` holds the facts about the weight files that the options name, by option.
+    ``branch_metrics_every`` and ``ensemble``: see :class:`hsakd_pl.HSAKDModule`.
     """
 
     networks: Any  # a ModuleList of Network, which cannot say of what it is a list
@@ -35,6 +37,7 @@ class EvaluatedModule(pl.LightningModule):
         super().__init__()
         self.networks, self.branch_metrics_every = nn.ModuleList(networks), branch_metrics_every
         self.frozen: list[Frozen] = []
+        self.weight_files: dict[str, WeightFile] = {}
         self.evaluation = Evaluation(networks)
         self.ensembles = None if ensemble is None else EnsembleMetrics(networks, ensemble)
 
@@ -130,9 +133,8 @@ class EvaluatedModule(pl.LightningModule):
             check_batch(batch, self.num_classes, self.dtype, batch_idx == 0)
 
     def _guard(self) -> None:
-        for network in self.networks:
-            if network.missing is not None:
-                raise network.missing
+        if "weights" in self.weight_files:
+            require_present([self.weight_files["weights"]])
         for frozen in self.frozen:
             frozen.guard()
 

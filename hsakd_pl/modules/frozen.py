@@ -7,18 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hsakd_pl.files.weights import WeightFile, require_present
 from hsakd_pl.networks import Network, NetworkOutput
 
 
 class Frozen:
     """A network in eval mode, without gradients: a teacher, or the frozen part of a network that is trained.
 
-    A plain class, so that nothing of it is registered in the module that holds it. What else is asked of it, its
-    network answers. ``stand_in``: what answers in the network's place while :mod:`hsakd_pl.fast` has it so.
+    A plain class, so that nothing of it is registered in the module that holds it. Other attributes are those of the
+    network. ``weight_files`` are the files of its weights; ``stand_in`` is called in place of the network while
+    :mod:`hsakd_pl.fast` sets it.
     """
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, *weight_files: WeightFile) -> None:
         self.network = network.requires_grad_(False)
+        self.weight_files = weight_files
         self.stand_in: Callable[[Tensor], NetworkOutput] | None = None
         self.guard()
 
@@ -27,10 +30,13 @@ class Frozen:
         if any(layer.training for layer in self.network.modules()):  # a quarter of the time of eval(), every step
             self.network.eval()
 
+    def require_weights(self) -> None:
+        """Raise UsageError if a weight file of the network is missing."""
+        require_present(self.weight_files)
+
     @torch.no_grad()
     def __call__(self, images: Tensor) -> NetworkOutput:
-        if self.network.missing is not None:
-            raise self.network.missing
+        self.require_weights()
         return (self.stand_in or self.network.outputs)(images)
 
     def __getattr__(self, name: str) -> Any:
@@ -39,4 +45,4 @@ class Frozen:
         return getattr(self.network, name)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Frozen":
-        return Frozen(deepcopy(self.network, memo))
+        return Frozen(deepcopy(self.network, memo), *self.weight_files)

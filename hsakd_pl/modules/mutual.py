@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.modules.base import HSAKDModule
-from hsakd_pl.modules.build import build_network, load, not_by_name
+from hsakd_pl.modules.build import build_network, load_initial, not_by_name
 from hsakd_pl.modules.ensembles import Views
 from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.modules.optimization import OptimizerMaker, Scheduler
@@ -66,13 +66,13 @@ class MutualModule(HSAKDModule):
         new_head: bool = False,
     ) -> None:
         branches = joint_ce_weight > 0 or joint_kd_weight > 0
-        peers = [build_network(network, num_classes, branches, None, transforms) for network in networks]
+        peers = [build_network(network, num_classes, branches, transforms) for network in networks]
         facts = [(peer.num_classes, len(peer.branches), peer.transforms) for peer in peers]
         if len(peers) < 2 or len(set(facts)) > 1:
             found = [f"{classes} classes, {branches} branches, {transforms}" for classes, branches, transforms in facts]
             raise UsageError(f"networks: two or more peers, alike in classes, branches and transforms, not {found}")
         require(0 < temperature < math.inf, "temperature", temperature, "above 0")
-        peers[0].missing = load(peers, weights, new_head)
+        weight_files = load_initial("weights", weights, [*peers], new_head)
         joint = {"loss_joint_ce": joint_ce_weight, "loss_joint_kd": joint_kd_weight} if branches else {}
         super().__init__(
             peers,
@@ -80,6 +80,7 @@ class MutualModule(HSAKDModule):
             *(lr, momentum, nesterov, weight_decay, milestones, warmup_epochs, optimizer, lr_scheduler),
             *(branch_metrics_every, fast, compile, backbone_lr, ensemble),
         )
+        self.weight_files = weight_files
         self.save_hyperparameters(ignore=not_by_name(self, networks=networks, transforms=transforms))
         self.temperature, self.views = temperature, peers[0].transforms.count if branches else 1
 

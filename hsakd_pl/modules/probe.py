@@ -13,7 +13,7 @@ from torch import Tensor
 from hsakd_pl.data import FeatureDataModule, ImageDataModule
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.modules.base import HSAKDModule
-from hsakd_pl.modules.build import build_network, not_by_name, require_trained
+from hsakd_pl.modules.build import build_network, load_initial, not_by_name, require_trained
 from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.modules.optimization import OptimizerMaker, Scheduler
 from hsakd_pl.networks import Network
@@ -28,7 +28,7 @@ class ProbeNetwork(Network):
 
     def __init__(self, network: Network, num_classes: int) -> None:
         super().__init__(num_classes)
-        self.features, self.missing = deepcopy(network), network.missing
+        self.features = deepcopy(network)
         linears = [name for name, layer in self.features.named_modules() if isinstance(layer, nn.Linear)]
         if not linears:
             raise UsageError(f"network: {describe(network)} has no linear layer that a probe could replace")
@@ -84,7 +84,8 @@ class LinearProbeModule(HSAKDModule):
         compile: bool | dict[str, Any] = False,
     ) -> None:
         require_trained("weights", network, weights)
-        probed = build_network(network, source_classes, False, weights)
+        probed = build_network(network, source_classes, branches=False)
+        weight_files = load_initial("weights", weights, probed)
         require(knn >= 0, "knn", knn, "at least 0")
         super().__init__(
             [ProbeNetwork(probed, num_classes)],
@@ -92,6 +93,7 @@ class LinearProbeModule(HSAKDModule):
             *(lr, momentum, nesterov, weight_decay, milestones, warmup_epochs, optimizer, lr_scheduler),
             *(branch_metrics_every, fast, compile),
         )
+        self.weight_files = weight_files
         self.save_hyperparameters(ignore=not_by_name(self, network=network))
         self.frozen.append(Frozen(self.networks[0].features))
         self.knn = knn

@@ -8,10 +8,8 @@ import torch.nn as nn
 from torch import Tensor
 
 from hsakd_pl.errors import UsageError, require
-from hsakd_pl.files import local_path
-from hsakd_pl.files.weights import file_sha256
 from hsakd_pl.modules.base import HSAKDModule
-from hsakd_pl.modules.build import RANDOM, build_network, not_by_name, require_trained
+from hsakd_pl.modules.build import build_network, load_initial, not_by_name, require_trained
 from hsakd_pl.modules.ensembles import Views
 from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.modules.frozen import Frozen
@@ -82,8 +80,10 @@ class StudentModule(HSAKDModule):
         branches = joint_kd_weight > 0
         if branches and not transform_images:
             raise UsageError("transform_images is off, but branches need them: set joint_kd_weight to 0 as well")
+        student = build_network(network, num_classes, branches, transforms)
+        weight_files = load_initial("weights", weights, student, new_head)
         super().__init__(
-            [build_network(network, num_classes, branches, weights, transforms, new_head)],
+            [student],
             {"loss_ce": ce_weight, "loss_kd": kd_weight, **({"loss_joint_kd": joint_kd_weight} if branches else {})},
             *(lr, momentum, nesterov, weight_decay, milestones, warmup_epochs, optimizer, lr_scheduler),
             *(branch_metrics_every, fast, compile, backbone_lr, ensemble),
@@ -91,12 +91,16 @@ class StudentModule(HSAKDModule):
         self.save_hyperparameters(ignore=not_by_name(self, network=network, teacher=teacher, transforms=transforms))
         self.temperature, self.transform_images = temperature, transform_images
         self.views = self.network.transforms.count if transform_images else 1
-        self.teacher = Frozen(build_network(teacher, num_classes, branches, teacher_weights, transforms))
+        built_teacher = build_network(teacher, num_classes, branches, transforms)
+        teacher_files = load_initial("teacher_weights", teacher_weights, built_teacher)
+        self.weight_files = weight_files | teacher_files
+        self.teacher = Frozen(built_teacher, *teacher_files.values())
         self.frozen.append(self.teacher)
         self._check_pair()
         self.expected_sha256 = teacher_sha256
-        if teacher_weights not in (None, RANDOM) and self.teacher.missing is None:
-            self.hparams["teacher_sha256"] = file_sha256(local_path("teacher_weights", str(teacher_weights)))
+        for file in teacher_files.values():
+            if file.sha256 is not None:
+                self.hparams["teacher_sha256"] = file.sha256
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         images, labels = batch
@@ -113,8 +117,7 @@ class StudentModule(HSAKDModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit":
-            if self.teacher.missing is not None:
-                raise self.teacher.missing
+            self.teacher.require_weights()
             self._check_teacher_file()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

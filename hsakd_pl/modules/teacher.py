@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.modules.base import HSAKDModule
-from hsakd_pl.modules.build import build_network, not_by_name, require_trained
+from hsakd_pl.modules.build import build_network, load_initial, not_by_name, require_trained
 from hsakd_pl.modules.ensembles import Views
 from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.modules.frozen import Frozen
@@ -67,12 +67,15 @@ class TeacherModule(HSAKDModule):
                 raise UsageError("backbone_lr has no effect with freeze_backbone: leave one of the two out")
             if new_head:
                 raise UsageError("new_head: with freeze_backbone a new class head would never learn, leave one out")
+        teacher = build_network(network, num_classes, True, transforms)
+        weight_files = load_initial("weights", weights, teacher, new_head)
         super().__init__(
-            [build_network(network, num_classes, True, weights, transforms, new_head)],
+            [teacher],
             {"loss_ce": ce_weight, "loss_joint_ce": joint_ce_weight},
             *(lr, momentum, nesterov, weight_decay, milestones, warmup_epochs, optimizer, lr_scheduler),
             *(branch_metrics_every, fast, compile, backbone_lr, ensemble),
         )
+        self.weight_files = weight_files
         self.save_hyperparameters(ignore=not_by_name(self, network=network, transforms=transforms))
         self.views = self.network.transforms.count
         if freeze_backbone:

@@ -54,7 +54,6 @@ class Network(nn.Module):
 
     __jit_unused_properties__ = ("without_branches", "num_joint_classes", "output_layers")
     published_keys: KeyRules = ()
-    missing: UsageError | None = None  # why it has not the weights that it was to have
     name: str | None = None  # by which create_network makes it again
 
     def __init__(self, num_classes: int, transforms: Transforms = ROTATIONS) -> None:

@@ -12,7 +12,7 @@ import torch.nn as nn
 from pytorch_lightning.utilities import rank_zero_info
 
 from hsakd_pl.errors import UsageError
-from hsakd_pl.files.weights import StateDict, shorten, unwrap
+from hsakd_pl.files.weights import StateDict, WeightFile, shorten, unwrap
 from hsakd_pl.files.weights import file_sha256 as file_sha256
 from hsakd_pl.files.weights import read_weights as read_weights
 from hsakd_pl.networks.hsakd import HSAKDNet
@@ -66,25 +66,31 @@ def _published_order(key: str) -> str:
 
 def load_weights(
     network: nn.Module | Peers,
-    source: str | Path | Mapping[str, Any],
+    source: str | Path | WeightFile | Mapping[str, Any],
     strict: bool = True,
     new_head: bool | None = False,
 ) -> Any:
     """Load published or own weights into ``network`` and return it.
 
-    ``source`` is a path (torch.save or .safetensors) or a state dict, in any envelope, with published keys or ours, as
-    any floating type. A backbone takes its part of a whole network's weights; a network with branches takes a
-    backbone's weights alone and keeps its branches as they are. Peers take ``net1.``, ``net2.``, ... or a
-    MutualModule's checkpoint. A prefix of all keys is taken off where they then fit, as is ``student.`` from those of
-    mdistiller's checkpoints. Unless ``strict``, keys that do not fit are left out, and counted in the log. With
+    ``source`` is a path (torch.save or .safetensors), a file already read, or a state dict, in any envelope, with
+    published keys or ours, as any floating type. A backbone takes its part of a whole network's weights; a network with
+    branches takes a backbone's weights alone and keeps its branches as they are. Peers take ``net1.``, ``net2.``, ...
+    or a MutualModule's checkpoint. A prefix of all keys is taken off where they then fit, as is ``student.`` from those
+    of mdistiller's checkpoints. Unless ``strict``, keys that do not fit are left out, and counted in the log. With
     ``new_head`` the last layers of the class head and of branches that the file has stay fresh, for other classes;
     None: where their shapes differ.
 
     Raises UsageError, before anything is changed, listing what is missing, unexpected or of another shape, and where a
     weight is of another kind of number, is not finite, or nothing fits.
     """
-    origin = str(source) if isinstance(source, str | Path) else "the given state dict"
-    parts = split_peers(unwrap(read_weights(source) if isinstance(source, str | Path) else source, origin))
+    origin = "the given state dict"
+    if isinstance(source, WeightFile):
+        origin = source.path
+        source = source.weights
+    elif isinstance(source, str | Path):
+        origin = str(source)
+        source = read_weights(source)
+    parts = split_peers(unwrap(source, origin))
     single = isinstance(network, nn.Module) and not isinstance(network, nn.ModuleList)
     # mypy cannot follow `single` back to the type of `network`
     peers: list[nn.Module] = [network] if single else list(network)  # type: ignore[list-item, arg-type]

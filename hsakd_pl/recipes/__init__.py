@@ -1,21 +1,22 @@
-"""The experiments of the paper and of the field's tables: what they are, and what was published of them."""
+"""The experiments of the paper and of the field's tables, with their published numbers."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from hsakd_pl.recipes.bench import KNOWN, TABLES, Cell, Table, read_table
-from hsakd_pl.recipes.paper import PAIRS, PEERS, RECIPES, SMALL_LR, TEACHERS, Recipe
+from hsakd_pl.recipes.bench import ALL_RECIPES, BENCH_TABLES, Cell, Table, read_table
+from hsakd_pl.recipes.paper import PAIRS, PEERS, RECIPES, TEACHERS
+from hsakd_pl.recipes.recipe import SMALL_LR_NETWORKS, Recipe
 
 OVERLAYS = Path(__file__).with_name("trainer")  # configurations of machines and loggers, laid over a recipe
 
 __all__ = [
-    "KNOWN",
+    "ALL_RECIPES",
+    "BENCH_TABLES",
     "OVERLAYS",
     "PAIRS",
     "PEERS",
     "RECIPES",
-    "SMALL_LR",
-    "TABLES",
+    "SMALL_LR_NETWORKS",
     "TEACHERS",
     "Cell",
     "Recipe",
@@ -26,6 +27,6 @@ __all__ = [
 
 
 def recipe_of(configs: Sequence[str]) -> str | None:
-    """The recipe whose name one of these files bears, ``.../cifar100/baseline_resnet20.yaml`` for example."""
+    """Return the recipe that one of these files is named after, such as ``.../cifar100/baseline_resnet20.yaml``."""
     names = ["/".join(Path(config).with_suffix("").parts[-2:]) for config in configs]
-    return next((name for name in names if name in KNOWN), None)
+    return next((name for name in names if name in ALL_RECIPES), None)

@@ -1,37 +1,40 @@
-"""The tables of the bench: methods x pairs of networks, a recipe and a published number a cell.
+"""The tables of the bench: methods by pairs of networks, with a recipe and a published number per cell.
 
-A table is a CSV file. Its line a method: ``method``, what it is called; ``recipe``, the name of its recipes, in which
-``{teacher}`` and ``{student}`` say what networks it takes; ``class``, of its module (of a recipe that is known, none);
-``options`` of the module and ``data`` of the data, as ``a: 1; b: 2``; then a column a pair, with the published number,
-or ``-``, behind it options that the pair alone has, and nothing where the method is not run. What ``(...)`` names is
-only what others need.
+A table is a CSV file with one method per line. Its columns:
+
+``method``: name of the method; in parentheses it is shown in no table, and only trained where others need it.
+``recipe``: name of its recipes, ``FOLDER/METHOD_NETWORKS``, with ``{teacher}`` and ``{student}`` for the networks.
+``class``: class path of the module, empty for recipes that exist already.
+``options`` and ``data``: options of the module and of the data module, written ``a: 1; b: 2``. An option whose value is
+``runs/RECIPE/last.ckpt`` names the recipe that is trained first.
+Then one column per pair, ``TEACHER-STUDENT``: the published accuracy in percent, or ``-``; after it, options of this
+pair alone, ``75.2; beta: 2.0``. An empty cell is not run.
 """
 
 import csv
 import re
+from collections.abc import Mapping
 from io import StringIO
-from pathlib import Path
-from typing import NamedTuple
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import yaml
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import read_text
-from hsakd_pl.recipes.paper import RECIPES, Recipe, make_recipe
+from hsakd_pl.recipes.paper import RECIPES
+from hsakd_pl.recipes.recipe import Recipe, checkpoint_of, make_recipe
 
-FOLDER = Path(__file__).with_name("tables")
-TABLES = {path.stem: path for path in sorted(FOLDER.glob("*.csv"))}
+BENCH_TABLES = {path.stem: path for path in sorted(Path(__file__).with_name("tables").glob("*.csv"))}
 COLUMNS = ("method", "recipe", "class", "options", "data")
-# What a module takes, by the networks in the name of its recipe, where its options name none
-TAUGHT = "network: {student}; teacher: {teacher}; teacher_weights: runs/{folder}/baseline_{teacher}/last.ckpt"
-NETWORKS = {
-    "{teacher}-{student}": TAUGHT,
-    "{student}-{student}": "networks: [{student}, {student}]",
-    "{teacher}": "network: {teacher}",
-    "{student}": "network: {student}",
-}
+# The ways in which the name of a recipe may name its networks
+NETWORKS = ("{teacher}-{student}", "{student}-{student}", "{teacher}", "{student}")
+PUBLISHED = re.compile(r"-|\d+\.?\d*( \+- \d+\.?\d*)?")
 
 
 class Cell(NamedTuple):
-    """A method on a pair of networks: the name of its recipe, and the published accuracy or ""."""
+    """A method on a pair of networks: the name of its recipe, and the published accuracy or ``""``."""
 
     method: str
     pair: str
@@ -40,54 +43,117 @@ class Cell(NamedTuple):
 
 
 class Table(NamedTuple):
-    """The cells of methods that give results, and all recipes that the table itself describes, by name."""
+    """The cells of methods that give results, and by name the recipes that the table itself describes."""
 
     cells: list[Cell]
     recipes: dict[str, Recipe]
 
 
-def read_table(path: str | Path) -> Table:
-    """Read a table; UsageError naming file, line and column where it is none."""
+def read_table(path: str | Path, known: Mapping[str, Recipe] = RECIPES) -> Table:
+    """Read a table.
+
+    Args:
+        path: a CSV file.
+        known: recipes by name, which the table may refer to.
+
+    Raises:
+        UsageError: if the file is not a table; names file, line and column.
+    """
     reader = csv.DictReader(StringIO(read_text(path)), strict=True)
     try:
-        table, lines = Table([], {}), list(reader)
+        lines = list(reader)
     except csv.Error as error:
-        raise UsageError(f"{path} is no CSV: {error}") from error
-    pairs = list(reader.fieldnames or ())[len(COLUMNS) :]
-    if tuple(reader.fieldnames or ())[: len(COLUMNS)] != COLUMNS or not all(pair.count("-") == 1 for pair in pairs):
+        raise UsageError(f"{path} is not valid CSV: {error}") from error
+    header = tuple(reader.fieldnames or ())
+    pairs = header[len(COLUMNS) :]
+    if header[: len(COLUMNS)] != COLUMNS or not all(pair.count("-") == 1 for pair in pairs):
         raise UsageError(f"{path}: its first line has to be {','.join(COLUMNS)} and <teacher>-<student> for each pair")
+    table = Table([], {})
     for number, line in enumerate(lines, 2):
         if None in line.values() or None in line:
             raise UsageError(f"{path}, line {number} has not as many cells as the first line")
-        for pair in filter(line.__getitem__, pairs):
-            _add(table, line, pair, f"{path}, line {number}, {pair}")
+        for pair in pairs:
+            if line[pair]:
+                _read_cell(table, line, pair, known, f"{path}, line {number}, {pair}")
     return table
 
 
-def _add(table: Table, line: dict[str, str], pair: str, place: str) -> None:
-    published, *own = line[pair].split("; ", 1)
-    if not re.fullmatch(r"-|\d+\.?\d*( \+- \d+\.?\d*)?", published):
-        raise UsageError(f"{place}: {published!r} is no accuracy in percent, such as 75.2, nor -")
-    folder, _, name = line["recipe"].partition("/")
-    networks = next((networks for networks in NETWORKS if name.endswith(f"_{networks}")), None)
-    if networks is None or "/" in name:
+def _read_cell(table: Table, line: dict[str, str], pair: str, known: Mapping[str, Recipe], place: str) -> None:
+    """Add a cell and its recipe to the table; ``place`` says in an error where the cell is."""
+    published, _, pair_options = line[pair].partition("; ")
+    if not PUBLISHED.fullmatch(published):
+        raise UsageError(f"{place}: {published!r} is not an accuracy in percent, such as 75.2, nor -")
+    published = published.strip("-")
+    folder, _, experiment = line["recipe"].partition("/")
+    networks = next((networks for networks in NETWORKS if experiment.endswith(f"_{networks}")), None)
+    if networks is None or "/" in experiment:
         raise UsageError(f"{place}: recipe has to be <folder>/<method>_ and one of {', '.join(NETWORKS)}")
-    names = dict(zip(("teacher", "student"), pair.split("-"), strict=True))
-    method = re.sub(r"^\((.*)\)$", r"\1", line["method"])
-    recipe, number = line["recipe"].format(**names), published.strip("-")
+    teacher, student = pair.split("-")
+    names = {"teacher": teacher, "student": student, "folder": folder}
+    name = line["recipe"].format_map(names)
+    method = line["method"]
+    is_hidden = method.startswith("(") and method.endswith(")")
+    if is_hidden:
+        method = method[1:-1]
     if line["class"]:
-        usual = "" if "network: " in line["options"] else NETWORKS[networks]
-        options = "; ".join(filter(None, (usual, line["options"], *own))).format(folder=folder, **names)
-        title = f"{method}, {networks.format(**names)}"
-        table.recipes[recipe] = make_recipe(recipe, number, line["class"], title, options, line["data"])
-    elif recipe not in KNOWN:
-        raise UsageError(f"{place}: there is no recipe {recipe}, so class has to name the module's")
+        options = _parse_options(line["options"], names, place)
+        if "network" not in options:
+            options = _default_options(networks, names) | options
+        options |= _parse_options(pair_options, names, place)
+        needs = {option: recipe for option, value in options.items() if (recipe := _recipe_at(value)) is not None}
+        table.recipes[name] = make_recipe(
+            name,
+            title=f"{method}, {networks.format_map(names)}",
+            module=line["class"],
+            options={option: value for option, value in options.items() if option not in needs},
+            needs=needs,
+            data_options=_parse_options(line["data"], names, place),
+            published=published,
+        )
+    elif name not in known:
+        raise UsageError(f"{place}: there is no recipe {name}, so class has to name the module's class")
     else:
-        number = number or KNOWN[recipe].paper
-    if method == line["method"]:
-        table.cells.append(Cell(method, pair, recipe, number))
+        published = published or known[name].published
+    if not is_hidden:
+        table.cells.append(Cell(method, pair, name, published))
 
 
-KNOWN = dict(RECIPES)  # the paper's recipes, and those of the bench's tables
-for path in TABLES.values():
-    KNOWN.update(read_table(path).recipes)
+def _parse_options(cell: str, names: dict[str, str], place: str) -> dict[str, Any]:
+    """Parse ``a: 1; b: 2``, in which ``{teacher}``, ``{student}`` and ``{folder}`` stand for names."""
+    try:
+        options = yaml.safe_load(cell.replace("; ", "\n").format_map(names)) or {}
+    except (yaml.YAMLError, KeyError, IndexError, ValueError) as error:
+        raise UsageError(f"{place}: cannot read the options {cell!r}: {error}") from error
+    if not isinstance(options, dict):
+        raise UsageError(f"{place}: options have to be written a: 1; b: 2, got {cell!r}")
+    return options
+
+
+def _default_options(networks: str, names: dict[str, str]) -> dict[str, Any]:
+    """Return what a module takes by the networks in the name of its recipe."""
+    teacher = names["teacher"]
+    student = names["student"]
+    if networks == "{teacher}-{student}":
+        weights = checkpoint_of(f"{names['folder']}/baseline_{teacher}")
+        return {"network": student, "teacher": teacher, "teacher_weights": weights}
+    if networks == "{student}-{student}":
+        return {"networks": [student, student]}
+    return {"network": networks.format_map(names)}
+
+
+def _recipe_at(value: Any) -> str | None:
+    """Return the recipe that leaves the checkpoint ``value``, None for anything else."""
+    parts = PurePosixPath(value).parts if isinstance(value, str) else ()
+    is_result = len(parts) > 2 and parts[0] == "runs" and parts[-1] == "last.ckpt"
+    return "/".join(parts[1:-1]) if is_result else None
+
+
+def _all_recipes() -> dict[str, Recipe]:
+    recipes = dict(RECIPES)
+    for path in BENCH_TABLES.values():
+        recipes |= read_table(path, recipes).recipes
+    return recipes
+
+
+# The paper's recipes, and those of the tables that come with the package
+ALL_RECIPES: Mapping[str, Recipe] = MappingProxyType(_all_recipes())

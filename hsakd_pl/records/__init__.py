@@ -24,6 +24,6 @@ def observers(options: Any, folder: str, result: ResultWriter) -> list[pl.Callba
         found += [LearningRateMonitor(), LoggedRun()]
     if options.enable_progress_bar is not False:
         chosen = options.callbacks if isinstance(options.callbacks, list) else [options.callbacks]
-        found += [Introduction(result)]
+        found += [Introduction()]
         found += [] if any(isinstance(callback, ProgressBar) for callback in chosen) else [Progress()]
     return found

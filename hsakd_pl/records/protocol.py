@@ -5,15 +5,13 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 import torchvision
 
-from hsakd_pl.files import local_path
-from hsakd_pl.files.weights import file_sha256, read_weights
+from hsakd_pl.files.weights import WeightFile
 from hsakd_pl.modules.build import PRETRAINED, RANDOM
 from hsakd_pl.version import __version__
 
@@ -27,31 +25,22 @@ OUTSIDE = re.compile(
 LIMITS = re.compile(r"trainer\.(limit_\w+_batches|overfit_batches|max_steps)$")
 
 
-def weight_files(options: Mapping[str, Any]) -> dict[str, Any]:
-    """What the weights that a run starts from are: sha256 of each file, and the teacher's accuracy if it says that."""
-    found: dict[str, Any] = {"weights_sha256": None, "teacher_sha256": None, "teacher_acc": None}
-    for name in ("weights", "teacher_weights", "projection_weights"):
-        path, sha256 = options.get(f"model.init_args.{name}"), f"{name.removesuffix('_weights')}_sha256"
-        if path in (RANDOM, PRETRAINED):
-            found[sha256] = path
-        elif path is not None and (file := local_path(name, path)).exists():  # else a checkpoint makes up for it
-            found[sha256] = file_sha256(file)
-            if name == "teacher_weights":
-                found["teacher_acc"] = accuracy_of(file)
-    return found
+def weight_facts(options: Mapping[str, Any], files: Mapping[str, WeightFile]) -> dict[str, Any]:
+    """Return the SHA-256 of each weight file that a run starts from, and the accuracy that the teacher's file states.
 
-
-def accuracy_of(file: Path) -> float | None:
-    """Give the accuracy in [0, 1] that a weight file knows: the authors' beside the weights, ours in a callback."""
-    content = read_weights(file)
-    callbacks = content.get("callbacks")
-    states = callbacks.values() if isinstance(callbacks, dict) else ()
-    metrics = [
-        state["metrics"] for state in states if isinstance(state, dict) and isinstance(state.get("metrics"), dict)
-    ]
-    said = [content.get("acc"), *(each.get("val/acc") for each in metrics)]
-    found = next((float(value) for value in said if isinstance(value, int | float)), None)
-    return found / 100 if found is not None and found > 1 else found  # some write percent
+    ``files`` are those that the module read, by option. A missing one is left out: a checkpoint replaced it.
+    """
+    facts: dict[str, Any] = {"weights_sha256": None, "teacher_sha256": None, "teacher_acc": None}
+    for option in ("weights", "teacher_weights", "projection_weights"):
+        key = f"{option.removesuffix('_weights')}_sha256"
+        source = options.get(f"model.init_args.{option}")
+        if source in (RANDOM, PRETRAINED):
+            facts[key] = source
+        elif option in files and files[option].sha256 is not None:
+            facts[key] = files[option].sha256
+    if "teacher_weights" in files:
+        facts["teacher_acc"] = files["teacher_weights"].accuracy
+    return facts
 
 
 def machine(trainer: pl.Trainer) -> dict[str, Any]:
@@ -82,7 +71,7 @@ def protocol_of(
     """Describe what a fit did, once it runs.
 
     ``options`` are the resolved ones, ``changes`` what a resumed run did otherwise, ``weights`` of
-    :func:`weight_files`. ``hash`` covers all that can move the result: the options that are neither seeds nor paths,
+    :func:`weight_facts`. ``hash`` covers all that can move the result: the options that are neither seeds nor paths,
     the weights, devices, precision and changes.
     """
     module: Any = trainer.lightning_module

@@ -13,7 +13,7 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from hsakd_pl.files import replacing
 from hsakd_pl.recipes import recipe_of
-from hsakd_pl.records.protocol import machine, protocol_of, weight_files
+from hsakd_pl.records.protocol import machine, protocol_of, weight_facts
 from hsakd_pl.report.rows import ROW, finite, is_finished
 
 
@@ -50,7 +50,7 @@ class ResultWriter(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.is_global_zero and not self.weights:
-            self.weights = weight_files(self.options)
+            self.weights = weight_facts(self.options, getattr(module, "weight_files", {}))
 
     def on_train_start(self, *_: Any) -> None:
         self._since_start = self._since_batch = time.monotonic()  # resumed inside an epoch, that has no start

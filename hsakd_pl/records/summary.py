@@ -10,24 +10,20 @@ import torch
 from pytorch_lightning.utilities import rank_zero_only
 
 from hsakd_pl.data import FeatureDataModule, ImageDataModule
+from hsakd_pl.files.weights import WeightFile
 from hsakd_pl.modules import HSAKDModule
-from hsakd_pl.modules.build import RANDOM
 from hsakd_pl.networks import Network
 from hsakd_pl.networks.cost import multiply_adds
 from hsakd_pl.networks.network import Classifier
-from hsakd_pl.records.results import ResultWriter
 
 
 class Introduction(pl.Callback):
-    """Prints, before a fit, its networks, data, device and folder; ``result`` has looked at the teacher's file."""
-
-    def __init__(self, result: ResultWriter) -> None:
-        self.result = result
+    """Prints, before a fit, its networks, data, device and folder."""
 
     @rank_zero_only
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if isinstance(pl_module, HSAKDModule):
-            print(aligned(introduction(trainer, pl_module, self.result.weights.get("teacher_acc"))), flush=True)
+            print(aligned(introduction(trainer, pl_module)), flush=True)
 
 
 def aligned(lines: Iterable[tuple[str, str]]) -> str:
@@ -35,7 +31,7 @@ def aligned(lines: Iterable[tuple[str, str]]) -> str:
     return "\n".join(f"{name:9} {text}" for name, text in lines)
 
 
-def introduction(trainer: pl.Trainer, module: HSAKDModule, teacher_acc: float | None) -> list[tuple[str, str]]:
+def introduction(trainer: pl.Trainer, module: HSAKDModule) -> list[tuple[str, str]]:
     """Name networks with their sizes, data with counts, device and precision, epochs and batch, and the folder."""
     data = getattr(trainer, "datamodule", None)
     images = data.images if isinstance(data, FeatureDataModule) else data
@@ -49,10 +45,8 @@ def introduction(trainer: pl.Trainer, module: HSAKDModule, teacher_acc: float | 
     own = set(module.modules())
     for teacher in (frozen.network for frozen in module.frozen if frozen.network not in own):
         lines += [("teacher", f"{module.hparams.get('teacher') or type(teacher).__name__}: {_sizes(teacher, size)}")]
-        if (file := module.hparams.get("teacher_weights")) not in (None, RANDOM):
-            sha256 = str(module.hparams.get("teacher_sha256"))[:12]
-            known = "" if teacher_acc is None else f", {100 * teacher_acc:.2f} %"
-            lines += [("", f"{file}, sha256 {sha256}{known}")]
+    if "teacher_weights" in module.weight_files:
+        lines += [("", describe_file(module.weight_files["teacher_weights"]))]
     if isinstance(images, ImageDataModule):
         splits, test = images.splits, images.splits.get("test")
         listed = [name for name, split in splits.items() if name != "val" or split is not test]
@@ -66,6 +60,16 @@ def introduction(trainer: pl.Trainer, module: HSAKDModule, teacher_acc: float | 
     batch = getattr(data, "batch_size", "as the loader has it")
     lines += [("training", f"{length}, batch {batch}, seed {os.environ.get('PL_GLOBAL_SEED')}")]
     return [*lines, ("folder", trainer.default_root_dir)]
+
+
+def describe_file(file: WeightFile) -> str:
+    """Return the path of a weight file, the start of its hash, and the accuracy that it states."""
+    facts = [file.path]
+    if file.sha256 is not None:
+        facts.append(f"sha256 {file.sha256[:12]}")
+    if file.accuracy is not None:
+        facts.append(f"{100 * file.accuracy:.2f} %")
+    return ", ".join(facts)
 
 
 def _sizes(network: Network, image_size: int | None) -> str:

@@ -14,9 +14,8 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 from torchmetrics.functional.classification import binary_calibration_error
 
-from hsakd_pl.files import local_path, replacing
+from hsakd_pl.files import replacing
 from hsakd_pl.files.weights import file_sha256, read_weights
-from hsakd_pl.modules.build import RANDOM
 from hsakd_pl.modules.ensembles import BINS
 from hsakd_pl.records.details import confused_pairs, describe_example, project, reliability
 from hsakd_pl.records.ensembles import PICTURE, ensemble_results, percent, show
@@ -119,7 +118,7 @@ class EvaluationWriter(pl.Callback):
         return {
             "checkpoint": None if checkpoint is None else str(checkpoint),
             "epoch": read_weights(trainer.ckpt_path)["epoch"] + 1 if trainer.ckpt_path else None,
-            "sha256": None if checkpoint in (None, RANDOM) else file_sha256(local_path("weights", str(checkpoint))),
+            "sha256": weights_sha256(trainer, module),
             "split": "test",
             "images": len(labels),
             "limited": {"limit_test_batches": limit} if isinstance(limit, int) or limit < 1 else {},
@@ -135,3 +134,11 @@ class EvaluationWriter(pl.Callback):
             "seconds": round(time.monotonic() - self._start, 2),
             **machine(trainer),
         }
+
+
+def weights_sha256(trainer: pl.Trainer, module: pl.LightningModule) -> str | None:
+    """Return the SHA-256 of the checkpoint that is tested, or of the module's own weight file."""
+    if trainer.ckpt_path:
+        return file_sha256(str(trainer.ckpt_path))
+    weight_file = getattr(module, "weight_files", {}).get("weights")
+    return None if weight_file is None else weight_file.sha256

@@ -7,9 +7,8 @@ from pydoc import locate
 from typing import Any
 
 import pytorch_lightning as pl
-import yaml
 
-from hsakd_pl.recipes import KNOWN
+from hsakd_pl.recipes import Recipe
 
 Differences = dict[str, tuple[Any, Any]]  # option -> what the recipe says, and what ran
 # Options that a machine calls for, and that leave the experiment what it is; a hash tells them apart all the same
@@ -19,16 +18,15 @@ MACHINE = re.compile(
 )
 
 
-def expected(recipe: str) -> dict[str, Any]:
-    """Give the options of a recipe as a run has them: what its text says, and the defaults of its classes."""
-    text = yaml.safe_load(KNOWN[recipe].text)
+def expected(recipe: Recipe) -> dict[str, Any]:
+    """Return the options that a run of a recipe has: those of the recipe, and the defaults of its classes."""
     options = {"cache_features": False} | _defaults("trainer", pl.Trainer)
-    options |= {f"trainer.{name}": value for name, value in text["trainer"].items()}
-    for part in ("model", "data"):
-        options[f"{part}.class_path"] = text[part]["class_path"]
+    options |= {f"trainer.{name}": value for name, value in recipe.trainer.items()}
+    for part, content in (("model", recipe.model), ("data", recipe.data)):
+        options[f"{part}.class_path"] = content["class_path"]
         path = f"{part}.init_args"
-        options |= _defaults(path, locate(text[part]["class_path"]))
-        options |= {f"{path}.{name}": _plain(value) for name, value in text[part].get("init_args", {}).items()}
+        options |= _defaults(path, locate(content["class_path"]))
+        options |= {f"{path}.{name}": _plain(value) for name, value in content.get("init_args", {}).items()}
     return options
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hsakd_pl.recipes import KNOWN
+from hsakd_pl.recipes import ALL_RECIPES, Recipe
 from hsakd_pl.report.differences import MACHINE, Differences, differing, expected
 from hsakd_pl.report.rows import Row, seed_of
 
@@ -26,28 +26,38 @@ class Group(NamedTuple):
     others: list[Row]
 
 
-def groups(rows: Iterable[Row]) -> list[Group]:
-    """Sort rows into groups, in the order of their folders; their names are all different."""
+def groups(rows: Iterable[Row], recipes: Mapping[str, Recipe] = ALL_RECIPES) -> list[Group]:
+    """Sort rows into groups, in the order of their folders; their names are all different.
+
+    Args:
+        rows: of :func:`hsakd_pl.report.rows.collect`.
+        recipes: recipes by name, with which runs are compared.
+    """
     found: dict[Any, list[Row]] = defaultdict(list)
     for row in rows:
         found[row["protocol"]["hash"] if row.get("protocol") else ("", _files(row))].append(row)
     firsts: dict[str, Mapping[str, Any]] = {}  # of runs that follow no recipe the first is what others differ from
     made = []
     for members in found.values():
-        recipe, options = _recipe(members), _protocol(members).get("options", {})
-        base = firsts.setdefault(recipe or _files(members[0]), expected(recipe) if recipe else options)
+        recipe = _recipe(members, recipes)
+        options = _protocol(members).get("options", {})
+        if recipe is None:
+            base = firsts.setdefault(_files(members[0]), options)
+        else:
+            base = firsts.setdefault(recipe.name, expected(recipe))
         made.append(_group(recipe, members, differing(base, options) if options else {}))
     return _told_apart(made)
 
 
-def _group(recipe: str | None, members: list[Row], differences: Differences) -> Group:
+def _group(recipe: Recipe | None, members: list[Row], differences: Differences) -> Group:
     ended = [row for row in members if row.get("finished", True)]
     counted = [*{seed_of(row): row for row in reversed(ended)}.values()][::-1]  # the first of each seed
     others = [row for row in members if not any(row is each for each in counted)]
     changed = {option: new for option, (_, new) in differences.items() if not MACHINE.match(option)}
-    paper = KNOWN[recipe].paper if recipe and not changed else ""
-    name = ", ".join([recipe or _files(members[0]), *(_said(option, new) for option, new in changed.items())])
-    return Group(name, counted, _marks(members, ended), paper, recipe, differences, others)
+    paper = recipe.published if recipe and not changed else ""
+    recipe_name = recipe.name if recipe else None
+    name = ", ".join([recipe_name or _files(members[0]), *(_said(option, new) for option, new in changed.items())])
+    return Group(name, counted, _marks(members, ended), paper, recipe_name, differences, others)
 
 
 def test_of(row: Row) -> float | None:
@@ -119,6 +129,7 @@ def _files(row: Row) -> str:
     return " + ".join(Path(config).stem for config in row["config"]) or row["folder"]
 
 
-def _recipe(members: Sequence[Row]) -> str | None:
-    named = {row.get("recipe") for row in members}
-    return next((name for name in named if name in KNOWN), None) if len(named) == 1 else None
+def _recipe(members: Sequence[Row], recipes: Mapping[str, Recipe]) -> Recipe | None:
+    """Return the recipe that all of these runs name, None where they differ or name none."""
+    names = {row.get("recipe") for row in members}
+    return recipes.get(str(names.pop())) if len(names) == 1 else None

@@ -1,10 +1,10 @@
 """The table of a bench: methods by pairs of networks, published numbers beside ours."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from hsakd_pl.recipes import Cell
+from hsakd_pl.recipes import Cell, Recipe
 from hsakd_pl.report.groups import Group, groups
 from hsakd_pl.report.rows import ROW, collect
 from hsakd_pl.report.table import Line, Record, records, spread, written
@@ -17,7 +17,7 @@ def published(cells: Sequence[Cell]) -> list[Line]:
     return _lines(cells, {(cell.method, cell.pair): cell.published or "-" for cell in cells})
 
 
-def matrix(cells: Sequence[Cell], folder: Path, form: str) -> str:
+def matrix(cells: Sequence[Cell], recipes: Mapping[str, Recipe], folder: Path, form: str) -> str:
     """Write what lies below ``folder`` of the cells: a table for each way in which runs differ from their recipes.
 
     A published number stands only beside runs that do not differ. Of runs that are not over it says so.
@@ -25,7 +25,7 @@ def matrix(cells: Sequence[Cell], folder: Path, form: str) -> str:
     tables: dict[str, dict[tuple[str, str], str]] = defaultdict(dict)
     numbers: list[Record] = []
     for cell in cells:
-        for group in _groups(cell, folder):
+        for group in _groups(cell, recipes, folder):
             changed = group.name.removeprefix(cell.recipe).removeprefix(", ")
             record = {"method": cell.method, "pair": cell.pair, "changed": changed, "published": cell.published}
             numbers.append(record | (found := records([group])[0]))
@@ -39,10 +39,11 @@ def matrix(cells: Sequence[Cell], folder: Path, form: str) -> str:
     return "\n\n".join(f"{name}\n\n{text.strip()}" for name, text in texts.items())
 
 
-def _groups(cell: Cell, folder: Path) -> Iterator[Group]:
-    """The runs of a cell, as groups of one protocol each; a table of one's own is known to this process alone."""
+def _groups(cell: Cell, recipes: Mapping[str, Recipe], folder: Path) -> Iterator[Group]:
+    """Yield the runs of a cell, as groups of one protocol each."""
     if any((folder / cell.recipe).glob(f"**/{ROW}")):
-        yield from groups({**row, "recipe": cell.recipe} for row in collect(folder / cell.recipe))
+        rows = [row | {"recipe": cell.recipe} for row in collect(folder / cell.recipe)]
+        yield from groups(rows, recipes)
 
 
 def _lines(cells: Sequence[Cell], texts: dict[tuple[str, str], str]) -> list[Line]:
