@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "hsakd_pl"
 FLOORS = (
     "version",
     "errors",
+    "signatures",
     "ops",
     "files",
     "recipes",

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypedDict
 
 from pytorch_lightning.utilities import rank_zero_info
 
@@ -13,6 +13,20 @@ from hsakd_pl.data.splits import Split, check_class_names, check_split, stratifi
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.files import local_path
 from hsakd_pl.files.weights import shorten
+from hsakd_pl.signatures import FullSignature
+
+
+class DataOptions(TypedDict, total=False):
+    """The options of :class:`ImageDataModule` that all data modules take by keyword."""
+
+    batch_size: int
+    train_fraction: float
+    val_fraction: float
+    seed: int | None
+    augment: bool
+    num_workers: int | None
+    predict_dir: str | Path | None
+    on_error: str
 
 
 class ImageDataModule(BatchedDataModule):
@@ -36,6 +50,7 @@ class ImageDataModule(BatchedDataModule):
     Raises UsageError naming the argument that is out of range.
     """
 
+    __signature__ = FullSignature()
     folder_name: ClassVar[str] = ""  # of the data set inside root
     num_classes: int
     class_names: list[str]  # after setup
@@ -44,6 +59,7 @@ class ImageDataModule(BatchedDataModule):
     def __init__(
         self,
         root: str | Path = "data",
+        *,
         batch_size: int = 64,
         train_fraction: float = 1.0,
         val_fraction: float = 0.0,
@@ -60,10 +76,15 @@ class ImageDataModule(BatchedDataModule):
         require(seed is None or 0 <= seed < 2**32, "seed", seed, "at least 0 and below 2**32")
         require(num_workers is None or num_workers >= 0, "num_workers", num_workers, "at least 0")
         require(on_error in ("row", "raise"), "on_error", on_error, "row or raise")
-        self.root, self.batch_size = local_path("root", root), batch_size
-        self.train_fraction, self.val_fraction = train_fraction, val_fraction
-        self.seed, self.augment, self.num_workers = seed, augment, num_workers
-        self.predict_dir, self.on_error = predict_dir, on_error
+        self.root = local_path("root", root)
+        self.batch_size = batch_size
+        self.train_fraction = train_fraction
+        self.val_fraction = val_fraction
+        self.seed = seed
+        self.augment = augment
+        self.num_workers = num_workers
+        self.predict_dir = predict_dir
+        self.on_error = on_error
         self.splits: dict[str, Split] = {}
         self.known: Description | None = None
 

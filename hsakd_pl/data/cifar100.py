@@ -8,13 +8,14 @@ import torch
 from torchvision.datasets import CIFAR100
 
 from hsakd_pl.data.augment import PadCropFlip
-from hsakd_pl.data.base import ImageDataModule
+from hsakd_pl.data.base import DataOptions, ImageDataModule
 from hsakd_pl.data.images import decode_images, obtain
 from hsakd_pl.data.layout import advice
 from hsakd_pl.data.splits import Split, check_class_names
 from hsakd_pl.data.walk import class_folders, class_names_of
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files.pickles import read_entries
+from hsakd_pl.signatures import Unpack
 
 
 class CIFAR100DataModule(ImageDataModule):
@@ -39,17 +40,9 @@ class CIFAR100DataModule(ImageDataModule):
         self,
         root: str | Path = "data",
         download: bool = False,
-        batch_size: int = 64,
-        train_fraction: float = 1.0,
-        val_fraction: float = 0.0,
-        seed: int | None = None,
-        augment: bool = True,
-        num_workers: int | None = None,
-        predict_dir: str | Path | None = None,
-        on_error: str = "row",
+        **options: Unpack[DataOptions],
     ) -> None:
-        options = train_fraction, val_fraction, seed, augment, num_workers, predict_dir, on_error
-        super().__init__(root, batch_size, *options)
+        super().__init__(root, **options)
         self.download = download
         self.num_classes = len(class_names_of(self.folder / "train")) or self.num_classes
 

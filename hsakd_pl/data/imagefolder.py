@@ -9,6 +9,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from torchvision.transforms import v2
 
 from hsakd_pl.data.augment import PadCropFlip, check_statistics, random_resized_crop, resized_center_crop
+from hsakd_pl.data.base import DataOptions
 from hsakd_pl.data.folders import MEAN, STD, ClassFolderDataModule
 from hsakd_pl.data.images import MAX_PIXELS
 from hsakd_pl.data.layout import Layout, find_layout
@@ -16,6 +17,7 @@ from hsakd_pl.data.splits import Split, check_split, stratified_indices
 from hsakd_pl.data.statistics import measure_once
 from hsakd_pl.data.walk import class_folders, class_names_of
 from hsakd_pl.errors import UsageError, require
+from hsakd_pl.signatures import Unpack
 
 
 class ImageFolderDataModule(ClassFolderDataModule):
@@ -56,17 +58,9 @@ class ImageFolderDataModule(ClassFolderDataModule):
         augmentation: v2.Transform | str = "crop",
         flip: bool = True,
         resident_mib: int = 1024,
-        batch_size: int = 64,
-        train_fraction: float = 1.0,
-        val_fraction: float = 0.0,
-        seed: int | None = None,
-        augment: bool = True,
-        num_workers: int | None = None,
-        predict_dir: str | Path | None = None,
-        on_error: str = "row",
+        **options: Unpack[DataOptions],
     ) -> None:
-        options = train_fraction, val_fraction, seed, augment, num_workers, predict_dir, on_error
-        super().__init__(root, batch_size, *options)
+        super().__init__(root, **options)
         largest = int(MAX_PIXELS**0.5)
         require(1 <= image_size <= largest, "image_size", image_size, f"from 1 to {largest}")
         require(resident_mib >= 0, "resident_mib", resident_mib, "at least 0")

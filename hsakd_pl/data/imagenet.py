@@ -7,8 +7,10 @@ from torchvision.datasets import ImageNet
 from torchvision.datasets.imagenet import ARCHIVE_META
 
 from hsakd_pl.data.augment import random_resized_crop
+from hsakd_pl.data.base import DataOptions
 from hsakd_pl.data.folders import ClassFolderDataModule
 from hsakd_pl.data.images import obtain
+from hsakd_pl.signatures import Unpack
 
 
 class ImageNetDataModule(ClassFolderDataModule):
@@ -33,17 +35,9 @@ class ImageNetDataModule(ClassFolderDataModule):
         root: str | Path = "data",
         image_size: int = 224,
         decode_on_device: bool = False,
-        batch_size: int = 64,
-        train_fraction: float = 1.0,
-        val_fraction: float = 0.0,
-        seed: int | None = None,
-        augment: bool = True,
-        num_workers: int | None = None,
-        predict_dir: str | Path | None = None,
-        on_error: str = "row",
+        **options: Unpack[DataOptions],
     ) -> None:
-        options = train_fraction, val_fraction, seed, augment, num_workers, predict_dir, on_error
-        super().__init__(root, batch_size, *options)
+        super().__init__(root, **options)
         self.use_size(image_size, image_size * 256 // 224, random_resized_crop(image_size))
         self.num_classes = len(self.read_class_names()) or self.num_classes
         self.decode_on_device = decode_on_device

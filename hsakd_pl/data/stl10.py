@@ -8,12 +8,13 @@ import torch
 from torchvision.datasets import STL10
 
 from hsakd_pl.data.augment import random_resized_crop, resized_center_crop
-from hsakd_pl.data.base import ImageDataModule
+from hsakd_pl.data.base import DataOptions, ImageDataModule
 from hsakd_pl.data.images import obtain
 from hsakd_pl.data.layout import advice
 from hsakd_pl.data.splits import Split, check_class_names
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import read_text
+from hsakd_pl.signatures import Unpack
 
 SIZE = 96  # pixels a side on disk
 
@@ -39,17 +40,9 @@ class STL10DataModule(ImageDataModule):
         root: str | Path = "data",
         image_size: int = 32,
         download: bool = False,
-        batch_size: int = 64,
-        train_fraction: float = 1.0,
-        val_fraction: float = 0.0,
-        seed: int | None = None,
-        augment: bool = True,
-        num_workers: int | None = None,
-        predict_dir: str | Path | None = None,
-        on_error: str = "row",
+        **options: Unpack[DataOptions],
     ) -> None:
-        options = train_fraction, val_fraction, seed, augment, num_workers, predict_dir, on_error
-        super().__init__(root, batch_size, *options)
+        super().__init__(root, **options)
         self.image_size = image_size
         self.train_transform = random_resized_crop(image_size)
         self.test_transform = resized_center_crop(image_size, image_size)

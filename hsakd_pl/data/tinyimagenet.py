@@ -8,12 +8,14 @@ import torch
 from torchvision.datasets.utils import download_and_extract_archive
 
 from hsakd_pl.data.augment import random_resized_crop
+from hsakd_pl.data.base import DataOptions
 from hsakd_pl.data.folders import ClassFolderDataModule
 from hsakd_pl.data.images import decode_images, obtain
 from hsakd_pl.data.splits import Split
 from hsakd_pl.data.walk import images_below
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import read_text
+from hsakd_pl.signatures import Unpack
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
@@ -40,17 +42,9 @@ class TinyImageNetDataModule(ClassFolderDataModule):
         root: str | Path = "data",
         image_size: int = 32,
         download: bool = False,
-        batch_size: int = 64,
-        train_fraction: float = 1.0,
-        val_fraction: float = 0.0,
-        seed: int | None = None,
-        augment: bool = True,
-        num_workers: int | None = None,
-        predict_dir: str | Path | None = None,
-        on_error: str = "row",
+        **options: Unpack[DataOptions],
     ) -> None:
-        options = train_fraction, val_fraction, seed, augment, num_workers, predict_dir, on_error
-        super().__init__(root, batch_size, *options)
+        super().__init__(root, **options)
         self.use_size(image_size, image_size, random_resized_crop(image_size))
         self.num_classes = len(self.read_class_names()) or self.num_classes
         self.download = download

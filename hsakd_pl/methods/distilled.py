@@ -5,11 +5,7 @@ from typing import Any
 from hsakd_pl.errors import require
 from hsakd_pl.modules import StudentModule
 from hsakd_pl.modules.build import Net as Net
-from hsakd_pl.modules.build import forget, show_options
-from hsakd_pl.modules.optimization import check_weights
 from hsakd_pl.networks import NetworkOutput
-
-FIXED = ("own_weights", "joint_kd_weight", "transform_images")  # what a method decides, not its user
 
 
 class DistilledModule(StudentModule):
@@ -54,16 +50,11 @@ class DistilledModule(StudentModule):
             transform_images=False,
             **rest,
         )
-        forget(self, *FIXED)
         require(weight_warmup_epochs >= 0, "weight_warmup_epochs", weight_warmup_epochs, "at least 0")
         self.own_weights = own_weights or {}
-        check_weights(self.own_weights)
-        self.loss_weights |= self.own_weights
+        self.set_loss_weights(**self.own_weights)
         self.weight_warmup_epochs = weight_warmup_epochs
         self.image_size = image_size
-
-    def __init_subclass__(cls) -> None:
-        show_options(cls, *FIXED)
 
     def loss_weight(self, name: str) -> float:
         weight = super().loss_weight(name)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hsakd_pl.modules import MutualModule
-from hsakd_pl.modules.build import Net, forget, show_options
+from hsakd_pl.modules.build import Net
 
 
 class DMLModule(MutualModule):
@@ -16,7 +16,3 @@ class DMLModule(MutualModule):
 
     def __init__(self, networks: Sequence[Net], temperature: float = 1.0, **rest: Any) -> None:
         super().__init__(networks, temperature=temperature, joint_ce_weight=0.0, joint_kd_weight=0.0, **rest)
-        forget(self, "joint_ce_weight", "joint_kd_weight")
-
-
-show_options(DMLModule, "joint_ce_weight", "joint_kd_weight", "transforms")

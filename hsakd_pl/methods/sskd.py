@@ -14,17 +14,10 @@ from torch import Tensor
 
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.methods.distilled import DistilledModule, Net
-<<<<<<< HEAD
 from hsakd_pl.modules import Frozen, HSAKDModule
-from hsakd_pl.modules.build import build_network, load, not_by_name, require_trained, show_options
+from hsakd_pl.modules.build import build_network, load_initial, require_trained
 from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.networks import Network, NetworkOutput
-=======
-from hsakd_pl.modules import Frozen
-from hsakd_pl.modules.build import load_initial, require_trained
-from hsakd_pl.networks import NetworkOutput
-from hsakd_pl.networks.connectors import ProjectedTeacher, make_projection
->>>>>>> main
 from hsakd_pl.ops import ROTATIONS, Transforms, cross_entropy, full_precision, kd_loss
 
 
@@ -112,7 +105,6 @@ class ProjectedTeacher(Network):
         super().__init__(teacher.num_classes, teacher.transforms)
         self.teacher = teacher
         self.projection = make_projection(width)
-        self.missing = teacher.missing
 
     def forward(self, images: Tensor) -> Tensor:
         return self.teacher(images)
@@ -142,19 +134,15 @@ class SSKDProjectionModule(HSAKDModule):
         weights: str | None = None,
         num_classes: int = 100,
         image_size: int = 32,
-        lr: float = 0.05,
-        momentum: float = 0.9,
-        nesterov: bool = True,
-        weight_decay: float = 5e-4,
         milestones: Sequence[int] = (30, 45),
-        warmup_epochs: int = 0,
         **rest: Any,
     ) -> None:
         require_trained("weights", network, weights)
-        teacher = build_network(network, num_classes, False, weights)
+        teacher = build_network(network, num_classes, branches=False)
+        weight_files = load_initial("weights", weights, teacher)
         projected = ProjectedTeacher(teacher, teacher.shapes(image_size, "embedding").width)
-        super().__init__([projected], None, lr, momentum, nesterov, weight_decay, milestones, warmup_epochs, **rest)
-        self.save_hyperparameters(ignore=not_by_name(self, network=network))
+        super().__init__([projected], milestones=milestones, **rest)
+        self.weight_files = weight_files
         self.frozen.append(Frozen(teacher))
         self.views = self.network.transforms.count
 
@@ -165,9 +153,6 @@ class SSKDProjectionModule(HSAKDModule):
     def terms(self, student: NetworkOutput, teacher: None, labels: Tensor) -> dict[str, Tensor]:
         cosines, targets = contrast(student.embedding, self.network.transforms)
         return {"loss_contrast": cross_entropy(cosines, targets)}
-
-
-show_options(SSKDProjectionModule, "networks", "loss_weights")
 
 
 class SSKDModule(DistilledModule):
@@ -200,13 +185,14 @@ class SSKDModule(DistilledModule):
         require_trained("projection_weights", "the teacher's projection head", projection_weights)
         require(0 <= keep_transformed <= 1, "keep_transformed", keep_transformed, "from 0 to 1")
         require(0 <= keep_contrast <= 1, "keep_contrast", keep_contrast, "from 0 to 1")
-<<<<<<< HEAD
         own_weights = {"loss_transformed_kd": transformed_kd_weight, "loss_contrast": contrast_weight}
         super().__init__(network, teacher, own_weights, ce_weight=ce_weight, kd_weight=kd_weight, **rest)
         student_shapes, teacher_shapes = self.shapes("embedding")
         projected = self._project(teacher_shapes.width, projection_weights)
         self.projection = make_projection(student_shapes.width)
-        self.teacher = self.frozen[0] = Frozen(projected)
+        training_files = [file for option, file in self.weight_files.items() if option != "weights"]
+        self.teacher = Frozen(projected, *training_files)
+        self.frozen[0] = self.teacher
         self.transform_images = True
         self.views = self.network.transforms.count
         self.transformed_temperature = transformed_temperature
@@ -218,25 +204,11 @@ class SSKDModule(DistilledModule):
         """Return the teacher with the projection head of a file; raises UsageError for another teacher's file."""
         projected = ProjectedTeacher(self.teacher.network, width)
         before = {key: tensor.clone() for key, tensor in projected.teacher.state_dict().items()}
-        projected.missing = projected.missing or load(projected, projection_weights)
+        self.weight_files |= load_initial("projection_weights", projection_weights, projected)
         after = projected.teacher.state_dict()
         if not all(torch.equal(before[key], after[key]) for key in before):
             raise UsageError(f"projection_weights: {projection_weights} was made for another teacher: name its own")
         return projected
-=======
-        own = {"loss_transformed_kd": transformed_kd_weight, "loss_contrast": contrast_weight}
-        super().__init__(network, teacher, own, ce_weight=ce_weight, kd_weight=kd_weight, **rest)
-        width, teacher_width = (each.width for each in self.shapes("embedding"))
-        projected, before = ProjectedTeacher(self.teacher.network, teacher_width), self.teacher.state_dict()
-        self.projection, before = make_projection(width), {key: tensor.clone() for key, tensor in before.items()}
-        self.weight_files |= load_initial("projection_weights", projection_weights, projected)
-        if not all(map(torch.equal, before.values(), projected.teacher.state_dict().values())):
-            raise UsageError(f"projection_weights: {projection_weights} was made for another teacher: name its own")
-        training_files = [file for option, file in self.weight_files.items() if option != "weights"]
-        self.teacher = self.frozen[0] = Frozen(projected, *training_files)
-        self.transform_images, self.views = True, self.network.transforms.count
-        self.constants = transformed_temperature, contrast_temperature, keep_transformed, keep_contrast
->>>>>>> main
 
     def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
         return sskd_terms(

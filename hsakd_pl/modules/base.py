@@ -1,5 +1,6 @@
 """What all modules share of training: loss terms, optimizer, schedule, logging. A method overrides some of it."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,12 +18,12 @@ from hsakd_pl.modules.optimization import (
     Scheduler,
     check_rates,
     check_same_rates,
-    check_weights,
     make_sgd,
     one_schedule,
     parameter_groups,
     with_warmup,
 )
+from hsakd_pl.modules.options import FullSignature, save_options
 from hsakd_pl.networks import Network, NetworkOutput
 from hsakd_pl.networks.weights import fit
 from hsakd_pl.ops import all_finite, cross_entropy, total
@@ -36,7 +37,6 @@ class HSAKDModule(EvaluatedModule):
 
     Args:
         networks: the networks that are trained.
-        loss_weights: the factor of each term that has one; a term without counts 1.
         lr: learning rate of SGD.
         momentum: of SGD.
         nesterov: whether SGD looks ahead.
@@ -56,12 +56,14 @@ class HSAKDModule(EvaluatedModule):
         backbone_lr: rate, on the same schedule, of all but branches and the class head's last layer, for fine-tuning.
         ensemble: whether ``test`` also reports what all heads together make of the images as they are (``identity``),
             or under every transformation too (``all``), and early exits, each with its multiply-adds; needs branches.
+        loss_weights: weights of loss terms by name, such as ``loss_mine``, in place of the module's own; a term without
+            a weight counts 1.
     """
 
     def __init__(
         self,
         networks: Sequence[Network],
-        loss_weights: dict[str, float] | None = None,
+        *,
         lr: float = 0.05,
         momentum: float = 0.9,
         nesterov: bool = True,
@@ -75,6 +77,7 @@ class HSAKDModule(EvaluatedModule):
         compile: bool | dict[str, Any] = False,
         backbone_lr: float | None = None,
         ensemble: Views | None = None,
+        loss_weights: dict[str, float] | None = None,
     ) -> None:
         super().__init__(networks, branch_metrics_every, ensemble)
         if lr_scheduler is not None and warmup_epochs:
@@ -82,14 +85,30 @@ class HSAKDModule(EvaluatedModule):
         if compile and not fast:
             raise UsageError("compile has no effect with fast=False: leave one of the two out")
         check_rates(lr, momentum, nesterov, weight_decay, milestones, warmup_epochs, backbone_lr)
-        check_weights(loss_weights or {})
         require(branch_metrics_every >= 0, "branch_metrics_every", branch_metrics_every, "at least 0")
-        self.loss_weights = dict(loss_weights or {})
+        save_options(self)
+        self.chosen_weights = loss_weights or {}
+        self.loss_weights: dict[str, float] = {}
+        self.set_loss_weights(**self.chosen_weights)
         self.lr, self.momentum, self.nesterov, self.weight_decay = lr, momentum, nesterov, weight_decay
         self.milestones, self.warmup_epochs, self.backbone_lr = tuple(milestones), warmup_epochs, backbone_lr
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.fast, self.compile_step = fast, compile
         self.means = EpochMeans()
+
+    __signature__ = FullSignature()
+
+    def set_loss_weights(self, **weights: float) -> None:
+        """Set the weights of loss terms, by name; the option ``loss_weights`` takes precedence.
+
+        Raises UsageError for a weight that is negative or not finite.
+        """
+        for name, weight in weights.items():
+            option = f"{name.removeprefix('loss_')}_weight"
+            if option not in self.hparams:
+                option = f"loss_weights.{name}"
+            require(0 <= weight < math.inf, option, weight, "at least 0, and finite")
+        self.loss_weights |= weights | self.chosen_weights
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Pass once through the networks and name the loss terms, for images (B, 3, S, S) and labels (B,)."""

@@ -1,16 +1,12 @@
 """From what a user passes to networks."""
 
-import inspect
 from dataclasses import replace
-from typing import Any
 
 import torch.nn as nn
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import local_path
 from hsakd_pl.files.weights import WeightFile, read_weight_file
-from hsakd_pl.modules.base import HSAKDModule
-from hsakd_pl.modules.optimization import REPLACED
 from hsakd_pl.networks import Network, as_network, create_network
 from hsakd_pl.networks.timm import pretrained_weights
 from hsakd_pl.networks.weights import describe, load_weights
@@ -89,29 +85,3 @@ def require_trained(option: str, network: str | nn.Module, weights: str | None) 
     if isinstance(network, str) and weights is None:
         timm = f", or {PRETRAINED}" if network.startswith("timm:") else ""
         raise UsageError(f"{option}: {network} would be untrained: name the file of its weights, or {RANDOM}{timm}")
-
-
-def show_options(module: type, *hidden: str) -> None:
-    """Let ``help`` show what a module class's ``**options`` are, but those ``hidden``, which it decides itself."""
-    found: dict[str, inspect.Parameter] = {}
-    for base in (each for each in module.__mro__ if "__init__" in vars(each)):
-        own = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
-        named = [each for each in own if each.kind is not each.VAR_KEYWORD]
-        shown = named if base is module else [each.replace(kind=each.KEYWORD_ONLY) for each in named]
-        found |= {each.name: each for each in shown if each.name not in {*found, *hidden}}
-        if len(named) == len(own):
-            break
-    module.__signature__ = inspect.Signature([*found.values()])  # type: ignore[attr-defined]
-
-
-def forget(module: HSAKDModule, *options: str) -> None:
-    """Leave options out of the hyperparameters that a class passes to its base but does not take."""
-    for option in options:
-        module.hparams.pop(option, None)
-
-
-def not_by_name(module: HSAKDModule, **arguments: Any) -> list[str]:
-    """Name the arguments that are no hyperparameters: objects, and what an optimizer of the user's replaces."""
-    firsts = {name: value[0] if isinstance(value, list | tuple) else value for name, value in arguments.items()}
-    objects = [name for name, first in firsts.items() if not isinstance(first, str | None)]
-    return ["optimizer", "lr_scheduler", *objects, *(REPLACED if module.optimizer else ())]

@@ -2,17 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch.nn as nn
 from torch import Tensor
 
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.modules.base import HSAKDModule
-from hsakd_pl.modules.build import build_network, load_initial, not_by_name
-from hsakd_pl.modules.ensembles import Views
+from hsakd_pl.modules.build import build_network, load_initial
 from hsakd_pl.modules.evaluated import Batch
-from hsakd_pl.modules.optimization import OptimizerMaker, Scheduler
+from hsakd_pl.modules.options import BranchOptions, Unpack
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import Transforms, cross_entropy, joint_cross_entropy, joint_kd_loss, kd_loss, total
 
@@ -50,20 +48,8 @@ class MutualModule(HSAKDModule):
         joint_ce_weight: float = 1.0,
         kd_weight: float = 1.0,
         joint_kd_weight: float = 1.0,
-        lr: float = 0.05,
-        momentum: float = 0.9,
-        nesterov: bool = True,
-        weight_decay: float = 5e-4,
-        milestones: Sequence[int] = (150, 180, 210),
-        warmup_epochs: int = 0,
-        optimizer: OptimizerMaker | None = None,
-        lr_scheduler: Scheduler | None = None,
-        branch_metrics_every: int = 10,
-        fast: bool = True,
-        compile: bool | dict[str, Any] = False,
-        backbone_lr: float | None = None,
-        ensemble: Views | None = None,
         new_head: bool = False,
+        **options: Unpack[BranchOptions],
     ) -> None:
         branches = joint_ce_weight > 0 or joint_kd_weight > 0
         peers = [build_network(network, num_classes, branches, transforms) for network in networks]
@@ -73,15 +59,11 @@ class MutualModule(HSAKDModule):
             raise UsageError(f"networks: two or more peers, alike in classes, branches and transforms, not {found}")
         require(0 < temperature < math.inf, "temperature", temperature, "above 0")
         weight_files = load_initial("weights", weights, [*peers], new_head)
-        joint = {"loss_joint_ce": joint_ce_weight, "loss_joint_kd": joint_kd_weight} if branches else {}
-        super().__init__(
-            peers,
-            {"loss_ce": ce_weight, "loss_kd": kd_weight, **joint},
-            *(lr, momentum, nesterov, weight_decay, milestones, warmup_epochs, optimizer, lr_scheduler),
-            *(branch_metrics_every, fast, compile, backbone_lr, ensemble),
-        )
+        super().__init__(peers, **options)
         self.weight_files = weight_files
-        self.save_hyperparameters(ignore=not_by_name(self, networks=networks, transforms=transforms))
+        self.set_loss_weights(loss_ce=ce_weight, loss_kd=kd_weight)
+        if branches:
+            self.set_loss_weights(loss_joint_ce=joint_ce_weight, loss_joint_kd=joint_kd_weight)
         self.temperature, self.views = temperature, peers[0].transforms.count if branches else 1
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:

@@ -37,12 +37,6 @@ def check_rates(
     require(all(epoch >= 0 for epoch in milestones), "milestones", milestones, "epochs, of at least 0")
 
 
-def check_weights(loss_weights: Mapping[str, float]) -> None:
-    """Raise UsageError for the first factor of a loss term that is out of its range."""
-    for name, weight in loss_weights.items():
-        require(0 <= weight < math.inf, f"{name.removeprefix('loss_')}_weight", weight, "at least 0, and finite")
-
-
 def check_same_rates(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise UsageError for an option of a resumed run which its optimizer's and its schedule's state would overrule."""
     for option in RATES:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import Any, cast
+from typing import cast
 
 import pytorch_lightning as pl
 import torch
@@ -13,9 +13,9 @@ from torch import Tensor
 from hsakd_pl.data import FeatureDataModule, ImageDataModule
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.modules.base import HSAKDModule
-from hsakd_pl.modules.build import build_network, load_initial, not_by_name, require_trained
+from hsakd_pl.modules.build import build_network, load_initial, require_trained
 from hsakd_pl.modules.frozen import Frozen
-from hsakd_pl.modules.optimization import OptimizerMaker, Scheduler
+from hsakd_pl.modules.options import SharedOptions, Unpack
 from hsakd_pl.networks import Network
 from hsakd_pl.networks.weights import describe
 
@@ -72,16 +72,9 @@ class LinearProbeModule(HSAKDModule):
         source_classes: int = 100,
         knn: int = 0,
         lr: float = 0.1,
-        momentum: float = 0.9,
-        nesterov: bool = True,
         weight_decay: float = 0.0,
         milestones: Sequence[int] = (30, 60, 90),
-        warmup_epochs: int = 0,
-        optimizer: OptimizerMaker | None = None,
-        lr_scheduler: Scheduler | None = None,
-        branch_metrics_every: int = 10,
-        fast: bool = True,
-        compile: bool | dict[str, Any] = False,
+        **options: Unpack[SharedOptions],
     ) -> None:
         require_trained("weights", network, weights)
         probed = build_network(network, source_classes, branches=False)
@@ -89,12 +82,14 @@ class LinearProbeModule(HSAKDModule):
         require(knn >= 0, "knn", knn, "at least 0")
         super().__init__(
             [ProbeNetwork(probed, num_classes)],
-            None,
-            *(lr, momentum, nesterov, weight_decay, milestones, warmup_epochs, optimizer, lr_scheduler),
-            *(branch_metrics_every, fast, compile),
+            lr=lr,
+            weight_decay=weight_decay,
+            milestones=milestones,
+            backbone_lr=None,
+            ensemble=None,
+            **options,
         )
         self.weight_files = weight_files
-        self.save_hyperparameters(ignore=not_by_name(self, network=network))
         self.frozen.append(Frozen(self.networks[0].features))
         self.knn = knn
 

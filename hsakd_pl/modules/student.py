@@ -1,7 +1,6 @@
 """A student distilled from a frozen teacher (Sec. 3.3, "Training the student network")."""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch.nn as nn
@@ -9,11 +8,10 @@ from torch import Tensor
 
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.modules.base import HSAKDModule
-from hsakd_pl.modules.build import build_network, load_initial, not_by_name, require_trained
-from hsakd_pl.modules.ensembles import Views
+from hsakd_pl.modules.build import build_network, load_initial, require_trained
 from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.modules.frozen import Frozen
-from hsakd_pl.modules.optimization import OptimizerMaker, Scheduler
+from hsakd_pl.modules.options import BranchOptions, Unpack
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.networks.weights import describe
 from hsakd_pl.ops import Transforms, joint_kd_loss, kd_loss
@@ -59,20 +57,8 @@ class StudentModule(HSAKDModule):
         kd_weight: float = 1.0,
         joint_kd_weight: float = 1.0,
         transform_images: bool = True,
-        lr: float = 0.05,
-        momentum: float = 0.9,
-        nesterov: bool = True,
-        weight_decay: float = 5e-4,
-        milestones: Sequence[int] = (150, 180, 210),
-        warmup_epochs: int = 0,
-        optimizer: OptimizerMaker | None = None,
-        lr_scheduler: Scheduler | None = None,
-        branch_metrics_every: int = 10,
-        fast: bool = True,
-        compile: bool | dict[str, Any] = False,
-        backbone_lr: float | None = None,
-        ensemble: Views | None = None,
         new_head: bool = False,
+        **options: Unpack[BranchOptions],
     ) -> None:
         require(0 < temperature < math.inf, "temperature", temperature, "above 0")
         require(joint_kd_weight >= 0, "joint_kd_weight", joint_kd_weight, "at least 0")
@@ -82,14 +68,12 @@ class StudentModule(HSAKDModule):
             raise UsageError("transform_images is off, but branches need them: set joint_kd_weight to 0 as well")
         student = build_network(network, num_classes, branches, transforms)
         weight_files = load_initial("weights", weights, student, new_head)
-        super().__init__(
-            [student],
-            {"loss_ce": ce_weight, "loss_kd": kd_weight, **({"loss_joint_kd": joint_kd_weight} if branches else {})},
-            *(lr, momentum, nesterov, weight_decay, milestones, warmup_epochs, optimizer, lr_scheduler),
-            *(branch_metrics_every, fast, compile, backbone_lr, ensemble),
-        )
-        self.save_hyperparameters(ignore=not_by_name(self, network=network, teacher=teacher, transforms=transforms))
-        self.temperature, self.transform_images = temperature, transform_images
+        super().__init__([student], **options)
+        self.set_loss_weights(loss_ce=ce_weight, loss_kd=kd_weight)
+        if branches:
+            self.set_loss_weights(loss_joint_kd=joint_kd_weight)
+        self.temperature = temperature
+        self.transform_images = transform_images
         self.views = self.network.transforms.count if transform_images else 1
         built_teacher = build_network(teacher, num_classes, branches, transforms)
         teacher_files = load_initial("teacher_weights", teacher_weights, built_teacher)

@@ -1,18 +1,14 @@
 """A teacher that learns the self-supervised augmented task (Sec. 3.3, "Training the teacher network")."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch.nn as nn
 from torch import Tensor
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.modules.base import HSAKDModule
-from hsakd_pl.modules.build import build_network, load_initial, not_by_name, require_trained
-from hsakd_pl.modules.ensembles import Views
+from hsakd_pl.modules.build import build_network, load_initial, require_trained
 from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.modules.frozen import Frozen
-from hsakd_pl.modules.optimization import OptimizerMaker, Scheduler
+from hsakd_pl.modules.options import BranchOptions, Unpack
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import Transforms, joint_cross_entropy
 
@@ -46,37 +42,20 @@ class TeacherModule(HSAKDModule):
         transforms: str | Transforms | None = None,
         ce_weight: float = 1.0,
         joint_ce_weight: float = 1.0,
-        lr: float = 0.05,
-        momentum: float = 0.9,
-        nesterov: bool = True,
-        weight_decay: float = 5e-4,
-        milestones: Sequence[int] = (150, 180, 210),
-        warmup_epochs: int = 0,
-        optimizer: OptimizerMaker | None = None,
-        lr_scheduler: Scheduler | None = None,
-        branch_metrics_every: int = 10,
-        fast: bool = True,
-        compile: bool | dict[str, Any] = False,
-        backbone_lr: float | None = None,
-        ensemble: Views | None = None,
         new_head: bool = False,
+        **options: Unpack[BranchOptions],
     ) -> None:
         if freeze_backbone:
             require_trained("weights", network, weights)
-            if backbone_lr is not None:
-                raise UsageError("backbone_lr has no effect with freeze_backbone: leave one of the two out")
             if new_head:
                 raise UsageError("new_head: with freeze_backbone a new class head would never learn, leave one out")
         teacher = build_network(network, num_classes, True, transforms)
         weight_files = load_initial("weights", weights, teacher, new_head)
-        super().__init__(
-            [teacher],
-            {"loss_ce": ce_weight, "loss_joint_ce": joint_ce_weight},
-            *(lr, momentum, nesterov, weight_decay, milestones, warmup_epochs, optimizer, lr_scheduler),
-            *(branch_metrics_every, fast, compile, backbone_lr, ensemble),
-        )
+        super().__init__([teacher], **options)
+        if freeze_backbone and self.backbone_lr is not None:
+            raise UsageError("backbone_lr has no effect with freeze_backbone: leave one of the two out")
         self.weight_files = weight_files
-        self.save_hyperparameters(ignore=not_by_name(self, network=network, transforms=transforms))
+        self.set_loss_weights(loss_ce=ce_weight, loss_joint_ce=joint_ce_weight)
         self.views = self.network.transforms.count
         if freeze_backbone:
             self.frozen.append(Frozen(self.network.without_branches))

@@ -22,6 +22,8 @@ OUTSIDE = re.compile(
     r"|trainer\.(default_root_dir|logger|enable_\w+|profiler"
     r"|num_sanity_val_steps|log_every_n_steps|detect_anomaly|fast_dev_run|barebones|max_time|model_registry)(\.|$)"
 )
+# Part of it where it is set: the protocols of earlier versions do not have this option.
+LOSS_WEIGHTS = "model.init_args.loss_weights"
 LIMITS = re.compile(r"trainer\.(limit_\w+_batches|overfit_batches|max_steps)$")
 
 
@@ -62,7 +64,10 @@ def protocol_hash(*parts: Any) -> str:
 
 def kept_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out the options that are no part of a protocol."""
-    return {option: value for option, value in options.items() if not OUTSIDE.match(option)}
+    kept = {option: value for option, value in options.items() if not OUTSIDE.match(option)}
+    if kept.get(LOSS_WEIGHTS, "") is None:
+        del kept[LOSS_WEIGHTS]
+    return kept
 
 
 def protocol_of(

@@ -1,0 +1,131 @@
+"""Options that all modules share: declared once, passed on by keyword, shown in full.
+
+:class:`hsakd_pl.HSAKDModule` declares them with their defaults and descriptions. A module takes them as ``**options``
+and passes these on::
+
+    class MyModule(StudentModule):
+        def __init__(self, network: Net, teacher: Net, my_weight: float = 1.0, **options: Any) -> None:
+            super().__init__(network, teacher, **options)
+            self.set_loss_weights(loss_my=my_weight)
+
+On the command line, in ``help(MyModule)`` and in its hyperparameters, it has the options of all its bases, except those
+that it passes to ``super().__init__`` itself. A module whose ``**options`` are those below alone is annotated with
+``Unpack[TrainingOptions]``, so that type checkers and editors know them; one that gives an option another default
+declares that option itself, and takes :class:`SharedOptions`.
+"""
+
+import inspect
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import pytorch_lightning as pl
+import torch.nn as nn
+from pytorch_lightning.utilities.parsing import collect_init_args
+
+from hsakd_pl.modules.ensembles import Views
+from hsakd_pl.modules.optimization import REPLACED, OptimizerMaker, Scheduler
+from hsakd_pl.ops import Transforms
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack as Unpack
+else:
+
+    class Unpack:
+        """Stand in for ``typing.Unpack`` at run time.
+
+        jsonargparse would list the keys of an unpacked TypedDict without their defaults. Without the annotation it
+        follows ``**options`` into ``super().__init__`` and finds types, defaults and descriptions there.
+        """
+
+        def __class_getitem__(cls, options: Any) -> Any:
+            return Any
+
+
+class SharedOptions(TypedDict, total=False):
+    """Options of every module; :class:`hsakd_pl.HSAKDModule` describes them."""
+
+    momentum: float
+    nesterov: bool
+    warmup_epochs: int
+    optimizer: OptimizerMaker | None
+    lr_scheduler: Scheduler | None
+    branch_metrics_every: int
+    fast: bool
+    compile: bool | dict[str, Any]
+    loss_weights: dict[str, float] | None
+
+
+class TrainingOptions(SharedOptions, total=False):
+    """Options of the modules that train a whole network."""
+
+    lr: float
+    weight_decay: float
+    milestones: Sequence[int]
+    backbone_lr: float | None
+
+
+class BranchOptions(TrainingOptions, total=False):
+    """Options of the modules whose networks have branches."""
+
+    ensemble: Views | None
+
+
+class FullSignature:
+    """The signature of a class with the options of its bases, computed when ``inspect.signature`` or ``help`` ask."""
+
+    def __get__(self, instance: object, owner: type) -> inspect.Signature:
+        if instance is not None:
+            raise AttributeError("__signature__")  # a module is called with images
+        return full_signature(owner)
+
+
+@cache
+def full_signature(module: type) -> inspect.Signature:
+    """Return the signature of a class where ``**options`` are replaced by what its bases take through them.
+
+    jsonargparse decides which these are, so that Python and the command line agree.
+    """
+    from jsonargparse import ArgumentParser
+
+    names = ArgumentParser(exit_on_error=False).add_class_arguments(module, fail_untyped=False)
+    parameters: dict[str, inspect.Parameter] = {}
+    positional = True
+    for base in module.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        declared = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
+        for parameter in declared:
+            if parameter.name in names and parameter.name not in parameters:
+                kind = parameter.kind if positional else parameter.KEYWORD_ONLY
+                parameters[parameter.name] = parameter.replace(kind=kind)
+        positional = positional and bool(declared) and declared[0].kind is inspect.Parameter.VAR_POSITIONAL
+    return inspect.Signature(sorted(parameters.values(), key=lambda parameter: parameter.kind))
+
+
+def save_options(module: pl.LightningModule) -> None:
+    """Save the arguments of the class as hyperparameters; to be called in ``__init__`` of the base of all modules.
+
+    Left out are arguments that are networks, transforms or functions, options that the class sets itself, and SGD's
+    options where another optimizer replaces it.
+    """
+    frame = inspect.currentframe()
+    initializer = frame.f_back if frame is not None else None
+    assert initializer is not None
+    arguments: dict[str, Any] = {}
+    for level in collect_init_args(initializer, [], classes=(pl.LightningModule,)):
+        arguments |= level
+    accepted = inspect.signature(type(module)).parameters
+    ignored = [name for name, value in arguments.items() if name not in accepted or is_object(value)]
+    if arguments.get("optimizer") is not None:
+        ignored += REPLACED
+    module.save_hyperparameters(ignore=["optimizer", "lr_scheduler", *ignored], frame=initializer)
+
+
+def is_object(value: Any) -> bool:
+    """Check whether an argument, or the first of several, is an object that cannot be a hyperparameter."""
+    if isinstance(value, Transforms | nn.Module):
+        return True
+    if isinstance(value, list | tuple) and value:
+        return isinstance(value[0], nn.Module)
+    return False
