@@ -1,4 +1,4 @@
-"""Negatives are of other classes, distinct while there are enough, and drawn for all devices alike."""
+"""Test that negatives are of other classes, distinct if there are enough, and equal for all numbers of devices."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Training batches end in the samples' indices where the module needs them."""
+"""Test that training batches end in the samples' indices if the module needs them."""
 
 import pytest
 import pytorch_lightning as pl
@@ -9,7 +9,7 @@ from hsakd_pl import DigitsDataModule
 
 
 class Asking(pl.LightningModule):
-    """Keeps its training batches."""
+    """Record the training batches."""
 
     def __init__(self, needs_indices: bool) -> None:
         super().__init__()
