@@ -25,7 +25,7 @@ from hsakd_pl.modules.optimization import (
 )
 from hsakd_pl.modules.options import FullSignature, save_options
 from hsakd_pl.networks import Network, NetworkOutput
-from hsakd_pl.networks.weights import fit
+from hsakd_pl.networks.weights import match_weights
 from hsakd_pl.ops import all_finite, cross_entropy, total
 
 
@@ -194,7 +194,7 @@ class HSAKDModule(EvaluatedModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         origin = f"checkpoint {getattr(self._trainer, 'ckpt_path', None) or 'given'}"
-        fit(self, checkpoint["state_dict"], self.strict_loading, origin)
+        match_weights(self, checkpoint["state_dict"], self.strict_loading, origin)
         own = self._transforms()
         if (saved := checkpoint.get("transforms", own)) != own:
             raise UsageError(f"{origin} was trained with the transforms {saved}, not {own}: choose those")
