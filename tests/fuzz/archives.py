@@ -87,7 +87,7 @@ def zipped(members: Members, compression: int = zipfile.ZIP_STORED) -> bytes:
     """Return a zip with correct checksums."""
     file = io.BytesIO()
     with warnings.catch_warnings(), zipfile.ZipFile(file, "w", compression) as archive:
-        warnings.simplefilter("ignore")  # names that occur twice
+        warnings.simplefilter("ignore")  # duplicate names
         for name, content in members:
             archive.writestr(zipfile.ZipInfo(name), content, compression)
     return file.getvalue()

@@ -122,7 +122,7 @@ def hostile(rng: Random) -> bytes:
 def exhausting(rng: Random) -> bytes:
     """Return a short pickle that asks for much memory, time or stack."""
     depth = rng.choice((200, 5000, 200_000))
-    tuples = b"I1\n" + b"".join(b"2\x86" for _ in range(60))  # each a pair of the one before: 2**60 leaves
+    tuples = b"I1\n" + b"".join(b"2\x86" for _ in range(60))  # each is a pair of the previous one: 2**60 leaves
     return whole(
         rng.choice(
             (
@@ -194,7 +194,7 @@ def mutate_opcodes(rng: Random, data: bytes) -> Change:
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         try:
             name, data = reassembled(rng, data)
-        except Exception:  # the change before left no pickle: that is mutant enough
+        except Exception:  # the previous change left no valid pickle, which suffices
             break
         names.append(name)
     return Change(", ".join(names), data, forged=True)

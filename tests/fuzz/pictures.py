@@ -42,7 +42,7 @@ def pictures() -> dict[str, bytes]:
         "CMYK.jpg": (colour.convert("CMYK"), {}),
         "progressive.jpg": (colour, {"progressive": True, "exif": exif}),
         **{f"{m}.tif": (colour.convert(m), {}) for m in ("RGB", "L", "RGBA", "CMYK", "1", "P", "YCbCr")},
-        "LAB.tif": (colour.convert("LAB"), {"icc_profile": b""}),  # its profile would tell the time
+        "LAB.tif": (colour.convert("LAB"), {"icc_profile": b""}),  # its profile would contain the time
         "16bit.tif": (Image.fromarray(ramp(np.uint16, 65535)), {}),
         "int32.tif": (Image.fromarray(ramp(np.int32, 2**31 - 1)), {}),
         "float.tif": (Image.fromarray(ramp(np.float32, 1.0)), {}),

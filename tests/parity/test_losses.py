@@ -1,4 +1,4 @@
-"""Losses, their single terms and their gradients for recorded logits, by the functions and the modules."""
+"""Test losses, their terms and gradients for recorded logits, computed by functions and modules."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ TOLERANCE = 1e-9
 
 
 class Recording:
-    """Logits of the two networks in the recorded row order, image by image, and the recorded gradients."""
+    """Hold the logits of both networks in the recorded row order, image by image, and the recorded gradients."""
 
     def __init__(self) -> None:
         self.meta = LOSSES["meta"]
@@ -38,7 +38,7 @@ class Recording:
         return [self.inputs[name] for name in self.names(prefix)]
 
     def by_rotation(self, rows: Tensor) -> Tensor:
-        """Rows ordered image by image -> rotation by rotation, the library's order."""
+        """Reorder rows from image by image to rotation by rotation, the library's order."""
         return rows.unflatten(0, (-1, 4)).transpose(0, 1).flatten(0, 1)
 
     def network(self, prefix: str = "") -> HSAKDNet:
@@ -58,7 +58,7 @@ def recording() -> Recording:
 
 
 def terms_from_ops(name: str, recording: Recording) -> tuple[list[Tensor], list[Tensor]]:
-    """Classification and distillation terms of a run in the published order, from the library's functions."""
+    """Return classification and distillation terms of a run in the published order, by the library's functions."""
     ours, others = ([recording.by_rotation(rows) for rows in recording.logits(prefix)] for prefix in ("", "t_"))
     labels, joint = recording.targets, ROTATIONS.joint_labels(recording.targets)
     temperature = float(recording.meta["T"])
@@ -103,7 +103,7 @@ def test_module_loss_terms_match_published_code(name: str, recording: Recording)
 
 @pytest.mark.parametrize("name", RECORDS)
 def test_training_step_loss_and_gradients_match_published_code(name: str, recording: Recording) -> None:
-    """The scalar loss and its gradient by every logit: where gradients stop is part of the method."""
+    """Compare the loss and its gradient by every logit: where gradients stop is part of the method."""
     module, networks = recording.module(name)
     loss = module.training_step((recording.images, recording.targets), 0)
     assert loss.item() == pytest.approx(RECORDS[name]["total"], rel=TOLERANCE)

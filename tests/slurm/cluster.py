@@ -57,7 +57,7 @@ class Cluster:
             raise ClusterError(f"needs {', '.join(missing)}: as root, tests/install.sh")
         if os.geteuid() != 0:
             raise ClusterError("SLURM's daemons start jobs, which only root may do")
-        folder.chmod(0o755)  # munged refuses a folder others could write to
+        folder.chmod(0o755)  # munged refuses a folder that others can write to
         self.folder = folder
         for name in ("state", "spool"):
             (folder / name).mkdir()
