@@ -224,9 +224,9 @@ def _checked(reader: Reader, mutant: Mutant) -> bool:
 
 def _memory(field: str) -> int:
     """Return bytes from the kernel's account of this process."""
-    found = re.search(rf"{field}:\s+(\d+)", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) * 1024
+    match = re.search(rf"{field}:\s+(\d+)", Path("/proc/self/status").read_text())
+    assert match is not None
+    return int(match[1]) * 1024
 
 
 def summary(name: str, outcomes: list[Outcome]) -> str:

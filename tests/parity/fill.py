@@ -136,11 +136,11 @@ def sum_and_l2(tensors: Iterable[Tensor]) -> tuple[float, float]:
     return sum(t.sum().item() for t in doubles), math.sqrt(sum(t.dot(t).item() for t in doubles))
 
 
-def norm_deviation(ours: Mapping[str, float], recorded: Mapping[str, Any]) -> float:
+def norm_deviation(computed: Mapping[str, float], recorded: Mapping[str, Any]) -> float:
     """Return the largest relative difference between norm totals; the channel counts must be equal."""
-    assert ours["channels"] == recorded["channels"]
+    assert computed["channels"] == recorded["channels"]
     return max(
-        deviation(ours["running_mean_sum"], recorded["running_mean_sum"], recorded["running_mean_abs_sum"]),
-        deviation(ours["running_mean_abs_sum"], recorded["running_mean_abs_sum"]),
-        deviation(ours["running_var_sum"], recorded["running_var_sum"]),
+        deviation(computed["running_mean_sum"], recorded["running_mean_sum"], recorded["running_mean_abs_sum"]),
+        deviation(computed["running_mean_abs_sum"], recorded["running_mean_abs_sum"]),
+        deviation(computed["running_var_sum"], recorded["running_var_sum"]),
     )

@@ -10,7 +10,7 @@ from hsakd_pl.networks import HSAKDNet, StagedBackbone
 
 
 def rows_of(images: Tensor) -> Tensor:
-    """Return images (B, C, S, S) in the recorded row order (4B, C, S, S): rotations 0..3 of image 0, then of image 1, ..."""
+    """Return images (B, C, S, S) in the recorded row order (4B, C, S, S): rotations 0..3 of image 0, of image 1, ..."""
     return torch.stack([torch.rot90(images, quarter, (2, 3)) for quarter in range(4)], dim=1).flatten(0, 1)
 
 

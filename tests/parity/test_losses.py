@@ -59,7 +59,7 @@ def recording() -> Recording:
 
 def terms_from_ops(name: str, recording: Recording) -> tuple[list[Tensor], list[Tensor]]:
     """Return classification and distillation terms of a run in the published order, by the library's functions."""
-    ours, others = ([recording.by_rotation(rows) for rows in recording.logits(prefix)] for prefix in ("", "t_"))
+    first, second = ([recording.by_rotation(rows) for rows in recording.logits(prefix)] for prefix in ("", "t_"))
     labels, joint = recording.targets, ROTATIONS.joint_labels(recording.targets)
     temperature = float(recording.meta["T"])
 
@@ -69,14 +69,14 @@ def terms_from_ops(name: str, recording: Recording) -> tuple[list[Tensor], list[
     def divergence(pair: tuple[Tensor, Tensor]) -> Tensor:
         return kd_loss(*pair, temperature)
 
-    recipe, pairs = recipe_of(name), list(zip(ours, others, strict=True))
+    recipe, pairs = recipe_of(name), list(zip(first, second, strict=True))
     if recipe == "student":
-        return [class_loss(ours[0])], [*map(divergence, pairs[1:]), divergence(pairs[0])]
+        return [class_loss(first[0])], [*map(divergence, pairs[1:]), divergence(pairs[0])]
     if recipe == "mutual":
-        joint_terms = [F.cross_entropy(logits, joint) for logits in ours[1:] + others[1:]]
-        both_ways = [divergence(way) for mine, other in pairs for way in ((mine, other), (other, mine))]
-        return [class_loss(ours[0]), class_loss(others[0]), *joint_terms], both_ways
-    return [*(F.cross_entropy(logits, joint) for logits in ours[1:]), class_loss(ours[0])], []
+        joint_terms = [F.cross_entropy(logits, joint) for logits in first[1:] + second[1:]]
+        both_ways = [divergence(way) for pair in pairs for way in (pair, pair[::-1])]
+        return [class_loss(first[0]), class_loss(second[0]), *joint_terms], both_ways
+    return [*(F.cross_entropy(logits, joint) for logits in first[1:]), class_loss(first[0])], []
 
 
 @pytest.mark.parametrize("name", RECORDS)
