@@ -24,10 +24,11 @@ from hsakd_pl.methods import (
     standardized_kd_loss,
     vid_loss,
 )
-from hsakd_pl.methods.crd import contrast_loss
+from hsakd_pl.methods.crd import ContrastMemory, contrast_loss
+from hsakd_pl.methods.fitnet import make_regressor
+from hsakd_pl.methods.reviewkd import Review
 from hsakd_pl.methods.sskd import contrast, image_by_image, kept_rows
-from hsakd_pl.networks.connectors import Review, Variational, make_regressor
-from hsakd_pl.networks.memory import ContrastMemory
+from hsakd_pl.methods.vid import Variational
 from hsakd_pl.ops import ROTATIONS, total
 
 from . import inputs
