@@ -20,7 +20,7 @@ class FullOptions(griffe.Extension):
             if descriptions:
                 entries = [f"{name}: {text}" for name, text in descriptions.items()]
                 section = indent("\n".join(entry.replace("\n", "\n    ") for entry in entries), "    ")
-                cls.docstring.value += f"\n\nOther Parameters:\n{section}"
+                cls.docstring.value += f"\n\nArgs: Options of the base classes:\n{section}"
 
 
 def classes(module: griffe.Module) -> list[griffe.Class]:
