@@ -18,7 +18,7 @@ from small import error_of, history, run
 from hsakd_pl.cli.configuration import options_of
 from hsakd_pl.cli.lightning_cli import HSAKDCLI
 from hsakd_pl.cli.main import main
-from hsakd_pl.commands.sweep import ParsedFit
+from hsakd_pl.commands.seeds import ParsedFit
 from hsakd_pl.files.weights import read_weight_file
 from hsakd_pl.recipes import RECIPES
 from hsakd_pl.records.protocol import kept_options, protocol_hash
