@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from hsakd_pl.errors import UsageError
+from hsakd_pl.records.formats import read_row
 from hsakd_pl.records.progress import Progress
 from hsakd_pl.records.results import ResultWriter
 from hsakd_pl.records.summary import Introduction
 from hsakd_pl.records.tested import EvaluationWriter
-from hsakd_pl.report.rows import read_row
 
 IMAGES, LABELS = BATCH
 

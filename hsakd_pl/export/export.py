@@ -13,12 +13,11 @@ from hsakd_pl.errors import UsageError, require
 from hsakd_pl.export.card import model_card
 from hsakd_pl.export.checkpoint import Trained, read_trained
 from hsakd_pl.export.folder import check_folder, whole_folder
-from hsakd_pl.export.formats import FORMATS, ExportedFile, Run, onnx_runner, optional, quantise, trace, write
+from hsakd_pl.export.formats import FORMATS, ExportedFile, Run, check_onnx, onnx_runner, quantise, trace, write
 from hsakd_pl.export.pictures import (
     CALIBRATED,
     as_input,
     batches_of,
-    data_of,
     find_pictures,
     first_images,
     folder_pictures,
@@ -68,7 +67,7 @@ def export_student(
         int8: also ``model.int8.onnx``: ``dynamic``, or ``static`` with ranges from training images, or ``images``; its
             accuracy is measured on the test split.
         images: folder of pictures to compare on, in place of the test split.
-        data: the data module; by default that of ``config.yaml`` beside the checkpoint.
+        data: data module whose test split the files are verified on; by default sample photographs are used.
     """
     require(
         bool(formats) and {*formats} <= {*FORMATS},
@@ -79,11 +78,10 @@ def export_student(
     require(input in ("float", "uint8"), "input", input, "float or uint8")
     require(int8 in (None, "dynamic", "static"), "int8", int8, "dynamic or static")
     require(int8 is None or "onnx" in formats, "int8", int8, "left out, or onnx one of the formats")
-    for library in ("onnx", "onnxscript", "onnxruntime") if "onnx" in formats else ():
-        optional(library)
+    if "onnx" in formats:
+        check_onnx()
     target, path = local_path("folder", folder), local_path("checkpoint", checkpoint)
     check_folder(target)
-    data = data or data_of(path if path.is_dir() else path.parent)
     trained = read_trained(path, network, description, peer, data)
     student, known = trained.student, trained.student.description
     pictures = find_pictures(data, images, known)
