@@ -334,7 +334,7 @@ def test_network_by_import_path_works_with_and_without_branches() -> None:
     assert isinstance(create_network("mine.Small", CLASSES, branches=False), StagedBackbone)
     torchvisions = create_network("torchvision.models.resnet18", CLASSES, branches=False)
     assert torchvisions(images(32)).shape == (2, CLASSES)
-    with pytest.raises(UsageError, match=r"network mine\.plain is no StagedBackbone, which branches need"):
+    with pytest.raises(UsageError, match=r"network mine\.plain: branches need a StagedBackbone"):
         create_network("mine.plain", CLASSES)
     with pytest.raises(UsageError, match=r"unknown network 'mine\.Smal': .*leads nowhere .*known are"):
         create_network("mine.Smal", CLASSES)

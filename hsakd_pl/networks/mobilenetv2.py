@@ -65,7 +65,8 @@ class MobileNetV2(StagedBackbone):
         for expansion, out_channels, blocks in ROWS[stage - 1]:
             later = [InvertedResidual(out_channels, out_channels, 1, expansion) for _ in range(blocks - 1)]
             rows.append(nn.Sequential(InvertedResidual(in_channels, out_channels, stride, expansion), *later))
-            in_channels, stride = out_channels, 1
+            in_channels = out_channels
+            stride = 1
         return nn.Sequential(*rows)
 
     def make_head(self, num_outputs: int) -> nn.Module:

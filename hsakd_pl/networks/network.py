@@ -37,7 +37,9 @@ class NetworkOutput(NamedTuple):
 
     def maps(self) -> list[Tensor]:
         """Give the features, and the embedding, where there is one, as a map of one position at their end."""
-        return [*self.features, *([] if self.embedding is None else [self.embedding[:, :, None, None]])]
+        if self.embedding is None:
+            return [*self.features]
+        return [*self.features, self.embedding[:, :, None, None]]
 
     @property
     def width(self) -> int:
@@ -60,7 +62,8 @@ class Network(nn.Module):
         super().__init__()
         if num_classes < 2:
             raise UsageError(f"num_classes: a classifier needs at least 2 classes, got {num_classes}")
-        self.num_classes, self.transforms = num_classes, transforms
+        self.num_classes = num_classes
+        self.transforms = transforms
         self.branches: Any = ()  # a ModuleList where there are some
 
     @property
@@ -76,8 +79,12 @@ class Network(nn.Module):
     @property
     def output_layers(self) -> list[str]:
         """Paths of the linear layers that give logits: the class head's, then each branch's, the last in its part."""
-        linears = [path for path, layer in self.named_modules() if isinstance(layer, nn.Linear)]
-        return [*{re.match(r"(branches\.\d+)?", path)[0]: path for path in linears}.values()]  # type: ignore[index]
+        last_linear = {}
+        for path, layer in self.named_modules():
+            if isinstance(layer, nn.Linear):
+                branch = re.match(r"branches\.\d+", path)
+                last_linear[branch[0] if branch else ""] = path
+        return list(last_linear.values())
 
     def outputs(self, images: Tensor) -> NetworkOutput:
         """Pass once through the whole network: images (B, 3, S, S) -> all that it makes of them."""
@@ -91,7 +98,8 @@ class Network(nn.Module):
         copy = deepcopy(self).to("meta").eval()
         dtype = next((weight.dtype for weight in copy.parameters()), torch.float32)
         output = copy.outputs(torch.empty(1, 3, image_size, image_size, dtype=dtype, device="meta"))
-        if missing := [part for part in parts if (found := getattr(output, part)) is None or not len(found)]:
+        missing = [part for part in parts if getattr(output, part) is None or not len(getattr(output, part))]
+        if missing:
             raise UsageError(
                 f"network: {type(self).__name__} shows no {' nor '.join(missing)} to distill: derive it from "
                 "hsakd_pl.networks.Network with outputs of its own, or choose a method that needs logits alone"
@@ -116,10 +124,10 @@ class Classifier(Network):
 
     def outputs(self, images: Tensor) -> NetworkOutput:
         logits = self(images)
-        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        if found != (len(images), self.num_classes):
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        if shape != (len(images), self.num_classes):
             raise UsageError(
-                f"network: {type(self.network).__name__} gives {found}, not logits {(len(images), self.num_classes)}: "
+                f"network: {type(self.network).__name__} gives {shape}, not logits {(len(images), self.num_classes)}: "
                 "set num_classes, or derive a network with other outputs from hsakd_pl.networks.Network"
             )
         return NetworkOutput(logits, [], [], None)

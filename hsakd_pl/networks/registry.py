@@ -51,21 +51,27 @@ def create_network(
     ``pretrained``: loads the weights that timm publishes, or a file's; heads of other classes stay fresh. Raises
     UsageError for an unknown name, and where ``branches`` cannot be had.
     """
+    module: nn.Module
     if name.startswith("timm:"):
-        made: nn.Module = make_timm(name.removeprefix("timm:"), num_classes, branches)
+        module = make_timm(name.removeprefix("timm:"), num_classes, branches)
+    elif name in _REGISTRY:
+        module = _REGISTRY[name](num_classes)
     else:
-        made = _REGISTRY[name](num_classes) if name in _REGISTRY else _import(name)(num_classes=num_classes)
-    network = as_network(made, num_classes)
-    network.without_branches.name = network.name = name
+        module = _import(name)(num_classes=num_classes)
+    network = as_network(module, num_classes)
+    network.name = name
+    network.without_branches.name = name
     if isinstance(network, StagedBackbone):
         network.transforms = transforms
-        network = HSAKDNet(network, transforms) if branches else network
+        if branches:
+            network = HSAKDNet(network, transforms)
     elif branches and not network.branches:
         raise UsageError(
-            f"network {name} is no StagedBackbone, which branches need: derive it from that, or leave the branches out "
-            "(branches=False, joint_kd_weight=0)"
+            f"network {name}: branches need a StagedBackbone; derive the network from it, or create it without "
+            "branches (branches=False, joint_kd_weight=0)"
         )
-    network = network if branches else network.without_branches
+    if not branches:
+        network = network.without_branches
     if pretrained:
         load_weights(network, pretrained_weights(name) if pretrained is True else pretrained, new_head=None)
     return network
@@ -83,12 +89,12 @@ def trusted(name: Any, origin: str) -> Any:
 
 def _import(name: str) -> Callable[..., nn.Module]:
     """Find what makes a network by its import path; UsageError, with the registered names, where there is none."""
-    path, _, attribute = name.rpartition(".")
+    module, _, attribute = name.rpartition(".")
     try:
-        return getattr(import_module(path), attribute)
+        return getattr(import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         hint = did_you_mean(name, _REGISTRY)
-        if path:
+        if module:
             hint += f"as an import path it leads nowhere ({error}; the working folder and PYTHONPATH are searched); "
-        known = f"known are {', '.join(list_networks())}, timm:<model> and import paths"
-        raise UsageError(f"unknown network {name!r}: {hint}{known}") from error
+        choices = f"known are {', '.join(list_networks())}, timm:<model> and import paths"
+        raise UsageError(f"unknown network {name!r}: {hint}{choices}") from error

@@ -71,7 +71,8 @@ class ResNet(StagedBackbone):
         blocks: tuple[int, ...],
         block: type[BasicBlock] | type[Bottleneck] = BasicBlock,
     ) -> None:
-        self.blocks, self.block = blocks, block
+        self.blocks = blocks
+        self.block = block
         super().__init__(stem, channels, strides, num_classes)
 
     def make_stage(self, stage: int, in_channels: int, stride: int) -> nn.Module:

@@ -32,8 +32,9 @@ class ShuffleUnit(nn.Module):
         residual = torch.channel_shuffle(self.bn1(self.conv1(features)).relu_(), self.groups)
         residual = self.bn2(self.conv2(residual)).relu_()
         residual = self.bn3(self.conv3(residual))
-        joined = residual.add_(features) if self.pool is None else torch.cat([residual, self.pool(features)], 1)
-        return joined.relu_()
+        if self.pool is None:
+            return residual.add_(features).relu_()
+        return torch.cat([residual, self.pool(features)], 1).relu_()
 
 
 class ShuffleNetV1(StagedBackbone):
