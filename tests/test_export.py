@@ -437,13 +437,13 @@ def test_checkpoint_cannot_run_code_it_names(tmp_path: Path, monkeypatch: pytest
     path, _ = saved(tmp_path / "run", "baseline")
     content = torch.load(path, weights_only=True)
     torch.save(content | {"networks": ["theirs.make"]}, path)
-    with pytest.raises(UsageError, match=r"no code is run because a file says so.*network='theirs\.make'"):
+    with pytest.raises(UsageError, match=r"a file cannot choose code to import.*network='theirs\.make'"):
         export_student(path, "exported", ["safetensors"])
     folder = tmp_path / "exported"
     Student(create_network("resnet8", 4, branches=False), **KNOWN.saved()).save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"network": "theirs.make"}))
-    with pytest.raises(UsageError, match="no code is run because a file says so"):
+    with pytest.raises(UsageError, match="a file cannot choose code to import"):
         load_student(folder)
     assert not Path("imported").exists()
 

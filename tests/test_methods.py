@@ -371,8 +371,8 @@ class Plain(nn.Module):
 @pytest.mark.parametrize(
     ("kind", "student", "teacher", "options", "message"),
     [
-        ("RKDModule", Plain(), Plain(), {"num_classes": 3}, "shows no embedding"),
-        ("AttentionModule", Plain(), Plain(), {"num_classes": 3}, "shows no features"),
+        ("RKDModule", Plain(), Plain(), {"num_classes": 3}, "returns no embedding"),
+        ("AttentionModule", Plain(), Plain(), {"num_classes": 3}, "returns no features"),
         ("VIDModule", "wrn_16_2", "vgg8", {}, "teacher's number of feature maps is 4: it must be the student's, 3"),
         ("FitNetModule", "resnet8", "resnet14", {"stage": 4}, "stage is 4: it must be from 1 to 3"),
         ("DKDModule", "resnet8", "resnet14", {"dkd_weight": -1.0}, "dkd_weight is -1.0: it must be at least 0"),
