@@ -1,4 +1,4 @@
-"""Lightning's own callbacks and tuners do with our modules what they are for, fast or not."""
+"""Test that Lightning's callbacks and tuners work with all modules, fast or not."""
 
 import math
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from hsakd_pl import DigitsDataModule, HSAKDModule
 
 
 class Finetuning(callbacks.BaseFinetuning):
-    """The first stage learns from epoch 1 on."""
+    """Unfreeze the first stage in epoch 1."""
 
     def freeze_before_training(self, pl_module: pl.LightningModule) -> None:
         self.freeze(pl_module.networks[0].without_branches.stages[0])
@@ -124,7 +124,7 @@ def test_tuner_runs_before_fit(kind: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_custom_network_may_name_a_part_backbone(tmp_path: Path) -> None:
-    """Half of a network that happens to be called ``backbone`` is not taken for the whole."""
+    """Check that a part that happens to be called ``backbone`` is not taken for the whole network."""
 
     class Own(nn.Module):
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Two processes with half of each batch, or two halves one after the other, give what one process gives with all."""
+"""Test that two processes with half of each batch, or two consecutive halves, equal one process with all."""
 
 import subprocess
 import sys
@@ -30,9 +30,9 @@ def compare(found: dict[str, Any], expected: dict[str, Any], kind: str, least: i
 
 @pytest.mark.slow
 def test_ddp_with_two_processes_equals_one(tmp_path: Path) -> None:
-    """With fixed statistics in batch norms; with those of each process, as published, the first losses are close.
+    """Compare with fixed batch norm statistics; with those of each process, as published, the first losses are close.
 
-    All in one go: to start processes takes longer than to train.
+    All kinds run in one test, since starting processes takes longer than training.
     """
     out, runs = tmp_path / "out.pt", [*(f"{kind} fixed" for kind in KINDS), "student batch"]
     command = [sys.executable, str(Path(__file__).with_name("ddp_run.py")), *runs, str(out)]

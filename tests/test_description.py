@@ -1,4 +1,4 @@
-"""What a checkpoint knows of its data: enough to test and to predict once the training images are gone."""
+"""Test that checkpoints describe their data well enough to test and predict without the training images."""
 
 import shutil
 from pathlib import Path
@@ -19,7 +19,7 @@ SAVED = {"class_names": NAMES, "image_size": 16, "resize": 20, "mean": [0.1, 0.2
 
 
 def photographs(folder: Path, names: list[str] = NAMES, count: int = 4) -> None:
-    """Class folders ``train`` and ``val`` of small coloured pictures."""
+    """Write class folders ``train`` and ``val`` of small coloured pictures."""
     for split in ("train", "val"):
         for label, name in enumerate(names):
             (folder / split / name).mkdir(parents=True, exist_ok=True)

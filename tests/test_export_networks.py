@@ -1,4 +1,4 @@
-"""Every network of the registry leaves in three formats that say what PyTorch says on real images."""
+"""Test that every registered network's three exported formats match PyTorch on real images."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a run writes down of itself, and which runs share a row."""
+"""Test what a run records, and which runs share a row."""
 
 import csv
 import json
@@ -49,7 +49,7 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def parsed(*options: str) -> dict[str, Any]:
-    """The options of a fit as they would take effect."""
+    """Return the effective options of a fit."""
     given = ["fit", "--config", str(CONFIGS / f"{STUDENT}.yaml"), *options]
     return options_of(ParsedFit(args=given, seed_everything_default=False).config.fit)
 
@@ -60,7 +60,7 @@ def options() -> dict[str, Any]:
 
 
 def row(options: dict[str, Any], seed: int = 0, folder: str = "a", acc: float = 0.5, **changes: Any) -> Row:
-    """A row as a run of these options leaves it."""
+    """Return a row as written by a run with these options."""
     kept = kept_options(options)
     protocol = {"hash": protocol_hash(kept), "options": kept, "epochs": 240}
     made = {"config": ["x.yaml"], "recipe": STUDENT, "seed": seed, "finished": True, "epochs": 240, "folder": folder}
@@ -259,7 +259,7 @@ def test_report_plots_curves_of_several_runs(capsys: pytest.CaptureFixture[str])
 
 
 class Plain(pl.LightningModule):
-    """A module of the user's own: it has no networks and no views, and some of its steps no loss."""
+    """Provide a custom module without networks and views, whose steps may return no loss."""
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()

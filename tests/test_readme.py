@@ -1,4 +1,4 @@
-"""The commands and examples of the README and of the site's pages run as they stand, only on less data."""
+"""Test that the commands and examples of the README and the site's pages run unchanged on less data."""
 
 import re
 import shlex
@@ -25,7 +25,7 @@ FENCE = re.compile(r"(?:<!-- not run: (.+?) -->\n)?^( *)```(.*?)\n(.*?)^\2```$",
 
 
 class Block(NamedTuple):
-    """A fenced block: where it stands, its language, its text, and why it is not run, if it is not."""
+    """Hold a fenced block: position, language, text, and the reason why it is not run, if any."""
 
     document: str
     language: str
@@ -34,7 +34,7 @@ class Block(NamedTuple):
 
     @property
     def commands(self) -> list[str]:
-        """Its lines, continued ones joined."""
+        """Return the lines, with continued ones joined."""
         return re.sub(r"\\\n *", "", self.text).splitlines() if self.language == "bash" else []
 
 
@@ -56,7 +56,7 @@ EXAMPLES = {name: [text for text, document in FIRST.items() if document == name]
 
 
 def arguments(command: str) -> list[str]:
-    """What ``hsakd`` is given."""
+    """Return the arguments of an ``hsakd`` command."""
     program, *words = shlex.split(command)
     assert program == "hsakd", f"it cannot be run, so a comment has to say why: {command}"
     return words
@@ -146,7 +146,7 @@ def test_documented_commands_run(
 
 @pytest.fixture
 def example(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """Run the examples of a document, one after the other, and give the names that they define."""
+    """Run the examples of a document in order and return the names that they define."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
     monkeypatch.setattr(pl, "Trainer", partial(pl.Trainer, fast_dev_run=1, accelerator="cpu", logger=False))

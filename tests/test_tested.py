@@ -1,4 +1,4 @@
-"""What ``test`` writes: the numbers against the logits themselves, and what stands beside them."""
+"""Test the files written by ``test``, compared with the logits themselves."""
 
 import base64
 import hashlib
@@ -35,7 +35,7 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def digits() -> tuple[Tensor, Tensor]:
-    """All 540 test images, normalised, and their labels."""
+    """Return all 540 test images, normalised, and their labels."""
     data = DigitsDataModule(num_workers=0)
     data.setup("test")
     images, labels = zip(*(data.on_after_batch_transfer(batch, 0) for batch in data.test_dataloader()), strict=True)
@@ -143,7 +143,7 @@ def test_second_test_replaces_first_and_trial_writes_nothing() -> None:
 
 
 class Silent(BaselineModule):
-    """Keeps its logits to itself, as modules of users may."""
+    """Return no logits, as users' modules may."""
 
     def test_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
         super().test_step(batch, batch_idx)

@@ -1,4 +1,4 @@
-"""Convolutions by Winograd's algorithm: PyTorch's results and gradients up to rounding, used where they pay."""
+"""Test convolutions by Winograd's algorithm: PyTorch's results and gradients up to rounding, used where faster."""
 
 import copy
 import logging
@@ -77,7 +77,7 @@ def test_winograd_results_and_gradients_equal_convolution(
 
 @needs_kernel
 def test_winograd_second_derivatives_equal_convolution() -> None:
-    """As a gradient penalty takes them."""
+    """Differentiate twice, as gradient penalties do."""
 
     def penalty(convolution: Callable[[Tensor, Tensor], Tensor], *given: Tensor) -> list[Tensor]:
         images, weight = (each.clone().requires_grad_() for each in given)
@@ -102,7 +102,7 @@ def test_winograd_operator_passes_opcheck() -> None:
 
 @needs_kernel
 def test_winograd_is_deterministic() -> None:
-    """And the results, unlike sums over threads, with any number of threads."""
+    """Repeat with any number of threads: results are equal, unlike sums over threads."""
     images, weight, gradient = draw(16, 32, 16, 16), draw(48, 32, 3, 3), draw(16, 48, 16, 16)
     found = []
     for number in (1, 2, 2, 2):
@@ -224,7 +224,7 @@ def test_layer_with_replaced_method_is_not_converted(name: str) -> None:
 
 
 class Own(nn.Conv2d):
-    """A layer of a user's, which may do anything."""
+    """Provide a custom layer with arbitrary behaviour."""
 
 
 @needs_kernel
@@ -290,7 +290,7 @@ def test_frozen_winograd_weights_are_transformed_once(monkeypatch: pytest.Monkey
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where the library is kept: an empty place."""
+    """Return an empty cache folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     library.cache_clear()
     yield tmp_path / "hsakd_pl"

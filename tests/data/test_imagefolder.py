@@ -1,4 +1,4 @@
-"""Class folders of one's own: layouts, sizes, statistics, augmentation, and the same batches wherever they are made."""
+"""Test custom class folders: layouts, sizes, statistics, augmentation, and equal batches wherever they are made."""
 
 import json
 import os
@@ -27,14 +27,14 @@ QUIET = {"num_workers": 0, "image_size": 16, "batch_size": 4}
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of the user's."""
+    """Set an empty cache folder."""
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     return folder
 
 
 def pictures(folder: Path, classes: tuple[str, ...] = CLASSES, count: int = 5) -> Path:
-    """Class folders of pictures of several sizes, modes and formats."""
+    """Write class folders of pictures of several sizes, modes and formats."""
     generator = np.random.default_rng(len(folder.name))
     for name in classes:
         (folder / name).mkdir(parents=True)
@@ -48,7 +48,7 @@ def pictures(folder: Path, classes: tuple[str, ...] = CLASSES, count: int = 5) -
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """``train`` and ``val``."""
+    """Write the folders ``train`` and ``val``."""
     pictures(tmp_path / "photos" / "train")
     return pictures(tmp_path / "photos" / "val").parent
 

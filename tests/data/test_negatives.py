@@ -1,4 +1,4 @@
-"""Negatives are of other classes, distinct while there are enough, and drawn for all devices alike."""
+"""Test that negatives are of other classes, distinct if there are enough, and equal for all numbers of devices."""
 
 import pytest
 import pytorch_lightning as pl
@@ -43,7 +43,7 @@ def test_negatives_are_drawn_uniformly() -> None:
 
 
 class Asking(pl.LightningModule):
-    """Keeps its training batches."""
+    """Record the training batches."""
 
     def __init__(self, needs_indices: bool) -> None:
         super().__init__()

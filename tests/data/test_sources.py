@@ -1,4 +1,4 @@
-"""Batches depend on (seed, epoch, index) alone, and a broken image is named."""
+"""Test that batches depend only on seed, epoch and index, and that errors name a broken image."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""TinyImageNet as distributed and prepared."""
+"""Test TinyImageNet as distributed and as commonly prepared."""
 
 import shutil
 from collections.abc import Callable
@@ -20,7 +20,7 @@ def original(unpack: Unpack) -> Path:
 
 
 def prepare(original: Path, root: Path, inner: str) -> Path:
-    """Copy of the validation images, sorted into ``val/<wnid>/inner``; train is shared."""
+    """Copy the validation images, sorted into ``val/<wnid>/inner``; link to train."""
     root.mkdir()
     (root / "train").symlink_to(original / "train")
     (root / "val" / "images").mkdir(parents=True)  # what the usual script leaves behind

@@ -1,4 +1,4 @@
-"""Reads mutants in forked children, so that a crash, a hang or too much memory is a finding and no end."""
+"""Read mutants in forked children, so that a crash, a hang or excessive memory is reported and does not end the run."""
 
 import faulthandler
 import json
@@ -36,9 +36,9 @@ PAYLOAD = "import os\nos.mkdir('executed')\ndef boom(*_): os.environ['FUZZ_EXECU
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a mutant: ``unchanged`` (accepted, as if undamaged), ``accepted``, ``refused`` or ``fault``.
+    """Report the result of a mutant: ``unchanged`` (accepted as if undamaged), ``accepted``, ``refused`` or ``fault``.
 
-    ``nameless``: the refusal does not say which file is meant.
+    ``nameless``: the refusal does not name the file.
     """
 
     index: int
@@ -50,7 +50,7 @@ class Outcome:
 
 
 def examine(name: str, inputs: range, seed: int, seconds: float, scratch: Path) -> Iterator[Outcome]:
-    """Read so many mutants of a reader, each within ``seconds``; ``scratch`` is an empty folder."""
+    """Read the mutants ``inputs`` of a reader, each within ``seconds``; ``scratch`` is an empty folder."""
     (scratch / "fuzz_payload.py").write_text(PAYLOAD)
     rest = list(inputs)
     while rest:
@@ -60,7 +60,7 @@ def examine(name: str, inputs: range, seed: int, seconds: float, scratch: Path) 
 
 
 def _batch(name: str, indices: list[int], seed: int, seconds: float, scratch: Path) -> Iterator[Outcome]:
-    """Outcomes of as many of ``indices`` as one child lives through; at least one."""
+    """Return the outcomes of as many of ``indices`` as one child survives, at least one."""
     receiving, sending = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that threads of this process are not in the child
@@ -98,7 +98,7 @@ def _batch(name: str, indices: list[int], seed: int, seconds: float, scratch: Pa
 
 
 def _said(scratch: Path) -> str:
-    """What faulthandler wrote last: the innermost places."""
+    """Return the innermost frames that faulthandler wrote last."""
     log = (scratch / "log").read_text(errors="replace")
     return (
         (re.findall(r"Fatal Python error.*|^\w*Error: .*", log, re.MULTILINE) or [""])[0]
@@ -108,7 +108,7 @@ def _said(scratch: Path) -> str:
 
 
 def _child(name: str, indices: list[int], seed: int, scratch: Path, sending: int) -> None:
-    """Read the mutants one by one and send a line about each."""
+    """Read the mutants one by one and send one line about each."""
     log = os.open(scratch / "log", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     for descriptor in (1, 2):
         os.dup2(log, descriptor)
@@ -137,7 +137,7 @@ def _child(name: str, indices: list[int], seed: int, scratch: Path, sending: int
 
 
 def _right(reader: Reader, files: Any) -> str | None:
-    """Digest of what a valid file gives, where the reader accepts its kind."""
+    """Return the digest of a valid file, if the reader accepts its kind."""
     try:
         return _read(reader, files)
     except (UsageError, SystemExit):
@@ -217,20 +217,20 @@ def _fault_behind(verdict: str, why: str, peak: int, started: list[str]) -> str 
 
 
 def _checked(reader: Reader, mutant: Mutant) -> bool:
-    """Whether the format has check sums."""
+    """Return whether the format has checksums."""
     contents = (content for content in mutant.files.values() if isinstance(content, bytes))
     return reader.checked is not None and any(content.startswith(reader.checked) for content in contents)
 
 
 def _memory(field: str) -> int:
-    """Bytes, from the kernel's account of this process."""
+    """Return bytes from the kernel's account of this process."""
     found = re.search(rf"{field}:\s+(\d+)", Path("/proc/self/status").read_text())
     assert found is not None
     return int(found[1]) * 1024
 
 
 def summary(name: str, outcomes: list[Outcome]) -> str:
-    """A line about a reader."""
+    """Return one line about a reader."""
     counted = Counter(outcome.verdict for outcome in outcomes)
     refused = f"{counted['refused']} refused ({sum(o.nameless for o in outcomes)} without the file's name)"
     most = f"at most {max(o.seconds for o in outcomes):.1f} s and {max(o.mebibytes for o in outcomes)} MiB"

@@ -1,7 +1,6 @@
-"""Try many mutants: ``python tests/fuzz/run.py --inputs 2000 [--reader NAME] [--seed 0]``, a line a reader.
+"""Try many mutants: ``python tests/fuzz/run.py --inputs 2000 [--reader NAME] [--seed 0]`` prints one line per reader.
 
-The mutants that failed are written into a folder each below ``--failures``, with what happened; the status is 1 if
-there are any.
+Each failing mutant is written to its own folder below ``--failures``, with a report; the exit status is then 1.
 """
 
 import os

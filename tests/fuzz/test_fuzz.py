@@ -1,4 +1,4 @@
-"""A short run of every reader; the long one is ``python tests/fuzz/run.py``."""
+"""Run every reader briefly; ``python tests/fuzz/run.py`` runs longer."""
 
 from pathlib import Path
 

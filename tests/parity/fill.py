@@ -1,11 +1,8 @@
 """Weights, inputs and calibration of the recorded runs, rebuilt by the rules of the recordings' README."""
 
-import json
 import math
-import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +13,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hsakd_pl import create_network, load_weights, published_state_dict
 
-GOLDEN = Path(os.environ.get("HSAKD_SHARED", Path(__file__).resolve().parents[3] / "shared")) / "golden"
+from .inputs import labels, normal
+from .recordings import deviation
+
 OUR_NAMES = {
     "ShuffleV1": "shufflenetv1",
     "ShuffleV2": "shufflenetv2",
@@ -30,12 +29,6 @@ PEER_NAMES = {
     "shufflev2": "shufflenetv2",
     "resnet18": "resnet18_imagenet",
 }
-
-
-def read_json(name: str) -> dict[str, Any]:
-    """A recording at collection time; empty where the folder is missing (the tests then skip)."""
-    path = GOLDEN / name
-    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def our_name(published: str) -> tuple[str, bool]:
@@ -101,12 +94,12 @@ def filled_peers(published: str, num_classes: int) -> list[nn.Module]:
 
 def images(seed: int, n: int, size: int = 32) -> Tensor:
     """Recorded input, float64 (n, 3, size, size)."""
-    return torch.from_numpy(np.random.default_rng(seed).standard_normal((n, 3, size, size)))
+    return torch.from_numpy(normal(seed, n, 3, size, size))
 
 
 def targets(seed: int, num_classes: int, n: int) -> Tensor:
     """Recorded labels, int64 (n,)."""
-    return torch.from_numpy(np.random.default_rng(seed).integers(0, num_classes, n))
+    return torch.from_numpy(labels(seed, num_classes, n))
 
 
 def calibrate(network: nn.Module) -> nn.Module:
@@ -141,16 +134,6 @@ def sum_and_l2(tensors: Iterable[Tensor]) -> tuple[float, float]:
     """Sum and L2 norm over all elements, in float64."""
     doubles = [tensor.detach().double().flatten() for tensor in tensors]
     return sum(t.sum().item() for t in doubles), math.sqrt(sum(t.dot(t).item() for t in doubles))
-
-
-def deviation(ours: Any, recorded: Any, scale: float | None = None) -> float:
-    """Largest difference, relative to ``scale`` or else to the largest recorded magnitude; equal shapes."""
-    ours, recorded = (torch.as_tensor(value, dtype=torch.float64).detach() for value in (ours, recorded))
-    assert ours.shape == recorded.shape, f"shape {tuple(ours.shape)}, recorded {tuple(recorded.shape)}"
-    difference = (ours - recorded).abs().max().item()
-    if difference == 0:
-        return 0.0
-    return difference / (recorded.abs().max().item() if scale is None else scale)
 
 
 def norm_deviation(ours: Mapping[str, float], recorded: Mapping[str, Any]) -> float:
