@@ -52,7 +52,7 @@ def assert_same(found: NetworkOutput, expected: NetworkOutput, **tolerance: floa
     torch.testing.assert_close(tuple(found), tuple(expected), **tolerance)
 
 
-@pytest.mark.parametrize("branches", [True, pytest.param(False, marks=pytest.mark.nightly)])  # a part of the former
+@pytest.mark.parametrize("branches", [True, pytest.param(False, marks=pytest.mark.nightly)])  # a subset of the former
 @pytest.mark.parametrize("name", list_networks())
 def test_folded_network_gives_same_outputs(name: str, branches: bool) -> None:
     network = with_statistics(create_network(name, 7, branches)).double()
@@ -377,7 +377,9 @@ def test_compiled_losses_equal_eager(kind: str, backend: str, tmp_path: Path, mo
     assert losses_of(module(compile=True)) == pytest.approx(eager, rel=1e-9)
     counters = torch._dynamo.utils.counters
     assert not counters["graph_break"]
-    assert counters["stats"]["unique_graphs"] == 1 + (2 if kind == "mutual" else 1)  # the step; a validation a network
+    assert counters["stats"]["unique_graphs"] == 1 + (
+        2 if kind == "mutual" else 1
+    )  # the step, and a validation per network
 
 
 @needs_compile

@@ -18,7 +18,7 @@ from small import error_of, history, run
 from hsakd_pl.cli.configuration import options_of
 from hsakd_pl.cli.lightning_cli import HSAKDCLI
 from hsakd_pl.cli.main import main
-from hsakd_pl.commands.sweep import ParsedFit
+from hsakd_pl.commands.seeds import ParsedFit
 from hsakd_pl.files.weights import read_weight_file
 from hsakd_pl.recipes import RECIPES
 from hsakd_pl.records.protocol import kept_options, protocol_hash
@@ -34,7 +34,7 @@ OUTSIDE = {
     *("config", "seed_everything", "ckpt_path", "weights_only", "save_every_minutes"),
     *(f"data.init_args.{name}" for name in ("seed", "root", "download", "predict_dir")),
     *(f"model.init_args.{name}" for name in ("weights", "teacher_weights", "teacher_sha256")),  # their hashes count
-    "model.init_args.ensemble",  # what a test tells beside the result
+    "model.init_args.ensemble",  # extra output of a test
     *(f"trainer.{name}" for name in ("default_root_dir", "logger", "profiler", "num_sanity_val_steps", "max_time")),
     *(f"trainer.enable_{name}" for name in ("checkpointing", "progress_bar", "model_summary", "autolog_hparams")),
     *(f"trainer.{name}" for name in ("log_every_n_steps", "detect_anomaly", "fast_dev_run", "barebones")),
@@ -192,7 +192,7 @@ def test_run_writes_its_files() -> None:
     assert protocol.items() >= facts.items()
     assert protocol["augmentation"] == "PadCropFlip(padding=2, flip=False)" and protocol["validated_on"] == "test split"
     assert protocol["limited"] == {"trainer.limit_train_batches": 2}
-    assert protocol["options"]["model.init_args.num_classes"] == 10  # what ran, not the default
+    assert protocol["options"]["model.init_args.num_classes"] == 10  # the value used, not the default
     saved = yaml.safe_load((folder / "config.yaml").read_text())
     assert saved["seed_everything"] == 3 and saved["model"]["init_args"]["lr"] == 0.01
 

@@ -32,8 +32,7 @@ from hsakd_pl import (
 )
 from hsakd_pl.cli.main import main
 from hsakd_pl.errors import UsageError
-from hsakd_pl.methods.negatives import Negatives
-from hsakd_pl.networks.memory import contrast_scores
+from hsakd_pl.methods.crd import Negatives, contrast_scores
 
 BATCH = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.arange(8)
 

@@ -57,7 +57,7 @@ def test_commands_turn_photographs_into_a_standalone_graph(
 ) -> None:
     for command in OWN_COMMANDS:
         words = arguments(command)
-        if words[0] == "export":  # nothing but the run is needed from here on; int8 wants the test images
+        if words[0] == "export":  # only the run is needed from here on; int8 needs the test images
             shutil.rmtree(photographs / "train")
             shutil.rmtree("runs/teacher")
             Path("regnety_002.safetensors").unlink()

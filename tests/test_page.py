@@ -110,7 +110,7 @@ def test_page_loads_nothing_from_the_network(page: Path) -> None:
 def test_page_pictures_have_alternative_text(page: Path) -> None:
     elements = Elements(page.read_text()).elements
     pictures = [attributes for tag, attributes in elements if tag == "svg" and "aria-hidden" not in attributes]
-    assert len(pictures) == 3 + 9 * 2  # curves, and a diagram and an embedding a run
+    assert len(pictures) == 3 + 9 * 2  # curves, and a diagram and an embedding per run
     assert all(each["role"] == "img" and len(each["aria-label"] or "") > 30 for each in pictures)
     assert [len(each["alt"] or "") > 10 for tag, each in elements if tag == "img"] == [True] * 9 * 4
     assert dict(elements)["html"] == {"lang": "en"}
@@ -240,7 +240,7 @@ def column(text: str, number: int) -> list[str]:
 def test_page_causes_no_browser_errors(page: Path, tmp_path: Path) -> None:
     assert "CONSOLE" not in browse(page, "--dump-dom")[1]
     broken = with_script(page, "missing()")
-    assert re.search("CONSOLE.*missing is not defined", browse(broken, "--dump-dom")[1])  # it would be seen
+    assert re.search("CONSOLE.*missing is not defined", browse(broken, "--dump-dom")[1])  # an error would be detected
 
 
 @needs_browser
@@ -265,7 +265,7 @@ def test_browser_draws_the_page(page: Path, tmp_path: Path) -> None:
     colours = shot.getcolors(1 << 24)
     assert colours is not None and len(colours) > 500
     drawn = {colour for _, colour in colours}
-    assert {(0, 0x72, 0xB2), (0xD5, 0x5E, 0), (0, 0x9E, 0x73)} <= drawn  # a line each
+    assert {(0, 0x72, 0xB2), (0xD5, 0x5E, 0), (0, 0x9E, 0x73)} <= drawn  # one line each
 
 
 @needs_browser

@@ -113,7 +113,7 @@ def test_evaluation_and_prediction_show_a_bar(command: str, monkeypatch: pytest.
     weights = {"init_args": {"weights": "random"}}
     shown = on_a_terminal(monkeypatch, lambda: run(command, trainer=SHOWN, data=data, model=weights))
     assert re.search(r"(validation|test|predict) ━+ +(9/9|1/1)", plain(shown))
-    if command != "predict":  # the table comes above the bar, which goes in the end
+    if command != "predict":  # the table is printed above the bar, which disappears
         assert plain(shown).rfind(" 9/9") > plain(shown).rfind("━┓") > 0
 
 

@@ -13,7 +13,7 @@ import yaml
 from small import run
 
 from hsakd_pl.cli.main import main
-from hsakd_pl.commands import sweep
+from hsakd_pl.commands import seeds, sweep
 from hsakd_pl.errors import UsageError
 from hsakd_pl.report.rows import ROW, collect
 
@@ -110,10 +110,10 @@ def test_sweep_parses_seeds_and_folder() -> None:
         (["--trainer", '{"max_epochs": 1, "default_root_dir": "z"}'], "z"),
         (["--trainer.default_root_dir=y", "--trainer.max_epochs", "1", "--trainer.default_root_dir", "w"], "w"),
     ):
-        assert sweep.folder_of([*options, *given]) == Path(folder)
+        assert seeds.recipe_folder([*options, *given]) == Path(folder)
     classes = ["--model=hsakd_pl.BaselineModule", "--model.network=resnet8", "--data=hsakd_pl.DigitsDataModule"]
     with pytest.raises(UsageError, match="default_root_dir"):
-        sweep.folder_of([*classes, "--config", f"{machine}.yaml"])
+        seeds.recipe_folder([*classes, "--config", f"{machine}.yaml"])
     Path("broken.yaml").write_text("trainer: {")
     for missing_or_broken in ("nowhere.yaml", "broken.yaml"):
         with pytest.raises(SystemExit) as end:

@@ -77,7 +77,7 @@ def test_test_details_equal_metrics_of_the_logits() -> None:
         assert count == int(((labels == true) & (logits.argmax(1) == predicted)).sum()) > 0
     assert sum(full[0] for full in details["reliability"] if full) == 540
     gaps = [full[0] * abs(full[1] - full[2]) / 540 for full in details["reliability"] if full]
-    assert 100 * sum(gaps) == pytest.approx(results["ece"], abs=1e-3)  # the diagram shows what the number says
+    assert 100 * sum(gaps) == pytest.approx(results["ece"], abs=1e-3)  # the diagram matches the number
     assert details["embedding"]["labels"] == labels.tolist() and len(details["embedding"]["points"]) == 540
 
     example = details["example"]

@@ -250,7 +250,7 @@ def test_unknown_timm_model_suggests_close_names(monkeypatch: pytest.MonkeyPatch
         create_network("timm:regnety_02")
     with pytest.raises(UsageError, match=r"timm:resnet18\.mine cannot be created"):
         create_network("timm:resnet18.mine")
-    monkeypatch.setitem(sys.modules, "timm", None)  # as where it is not installed
+    monkeypatch.setitem(sys.modules, "timm", None)  # as if it were not installed
     with pytest.raises(UsageError, match=r"^timm:resnet18 needs timm: pip install 'hsakd_pl\[timm\]'$"):
         create_network("timm:resnet18")
 

@@ -51,7 +51,7 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     [
         (1, 16, 32, 4, 4),  # a single tile
         (3, 32, 16, 8, 8),
-        (2, 48, 80, 7, 5),  # tiles that reach beyond the image; channels that fill no register block
+        (2, 48, 80, 7, 5),  # tiles beyond the image; channels that do not fill a register block
         (5, 16, 16, 1, 3),
         (9, 32, 32, 32, 32),  # several blocks
         (3, 128, 128, 9, 8),  # blocks of the fewest tiles
@@ -377,7 +377,7 @@ UNSAFE = [link, link_file, dangling_link, open_to_all, writable_file, file_in_it
 def test_cached_library_writable_by_others_is_not_loaded(
     cache: Path, place: Callable[[Path, str], None], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "FLAGS", ("-O0", *build.FLAGS[1:]))  # built twice, and not to be fast
+    monkeypatch.setattr(build, "FLAGS", ("-O0", *build.FLAGS[1:]))  # built twice, so build quickly
     if place is another_user and os.getuid() != 0:
         pytest.skip("only root can give a folder to another user")
     loaded_anew()

@@ -18,7 +18,6 @@ from hsakd_pl.export.pictures import (
     CALIBRATED,
     as_input,
     batches_of,
-    data_of,
     find_pictures,
     first_images,
     folder_pictures,
@@ -68,7 +67,7 @@ def export_student(
         int8: also ``model.int8.onnx``: ``dynamic``, or ``static`` with ranges from training images, or ``images``; its
             accuracy is measured on the test split.
         images: folder of pictures to compare on, in place of the test split.
-        data: the data module; by default that of ``config.yaml`` beside the checkpoint.
+        data: data module whose test split the files are verified on; by default sample photographs are used.
     """
     require(bool(formats) and {*formats} <= {*FORMATS}, "formats", ", ".join(formats), f"of {', '.join(FORMATS)}")
     require(input in ("float", "uint8"), "input", input, "float or uint8")
@@ -78,7 +77,6 @@ def export_student(
         optional(library)
     target, path = local_path("folder", folder), local_path("checkpoint", checkpoint)
     check_folder(target)
-    data = data or data_of(path if path.is_dir() else path.parent)
     trained = read_trained(path, network, description, peer, data)
     student, known = trained.student, trained.student.description
     pictures = find_pictures(data, images, known)

@@ -1,16 +1,12 @@
 """Real images that an exported network is verified, calibrated and tested on."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-import pytorch_lightning as pl
 import torch
-import yaml
-from jsonargparse import ArgumentError
 from PIL import Image
-from pytorch_lightning.cli import LightningArgumentParser
 from sklearn.datasets import load_sample_images
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_dtype
@@ -19,8 +15,7 @@ from hsakd_pl.data import Description, ImageDataModule
 from hsakd_pl.data.images import open_image
 from hsakd_pl.data.walk import image_paths
 from hsakd_pl.errors import UsageError
-from hsakd_pl.files import local_path, read_text
-from hsakd_pl.files.careful import load_yaml
+from hsakd_pl.files import local_path
 
 COUNT = 32  # images whose logits are compared
 CALIBRATED = 256  # images that tell the range of each layer
@@ -31,25 +26,6 @@ class Pictures(NamedTuple):
 
     images: Tensor
     origin: str
-
-
-def data_of(run: Path, options: Sequence[str] = ()) -> ImageDataModule | None:
-    """Make the data module that a run's ``config.yaml`` names, or ``options`` of the command line, ``--data...``.
-
-    None where neither names one of the package's kind; UsageError where it cannot be made.
-    """
-    parser = LightningArgumentParser(exit_on_error=False)
-    parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True, required=False)
-    config = run / "config.yaml"
-    try:
-        content = load_yaml(read_text(config)) if config.is_file() else {}
-        given = content.get("data") if isinstance(content, dict) else None
-        if given is not None:
-            parser.set_defaults({"data": given})
-        data = parser.instantiate_classes(parser.parse_args([*options])).get("data")
-    except (ArgumentError, yaml.YAMLError, TypeError) as error:
-        raise UsageError(f"the data of {config}, with {' '.join(options) or 'no option'}: {error}") from error
-    return data if isinstance(data, ImageDataModule) else None
 
 
 def batches_of(data: ImageDataModule, known: Description, split: str) -> Iterator[tuple[Tensor, Tensor]]:

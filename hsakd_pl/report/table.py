@@ -18,7 +18,6 @@ from hsakd_pl.errors import UsageError
 from hsakd_pl.report.groups import Group, test_of
 from hsakd_pl.report.rows import seed_of
 
-FORMATS = ("table", "md", "latex", "csv", "json")
 CONFIDENCE = 0.95
 Record = dict[str, Any]
 Line = dict[str, str]
@@ -122,12 +121,12 @@ def _hash(group: Group) -> str | None:
 
 
 def as_text(groups: Sequence[Group], form: str, against: Group | None = None) -> str:
-    """Write the table of groups in one of :data:`FORMATS`: as wide as it is, whatever the terminal."""
+    """Write the table of groups in one of :data:`TABLE_FORMATS`: as wide as it is, whatever the terminal."""
     return written(lines(groups, against), records(groups, against), form)
 
 
 def written(table: Sequence[Line], numbers: Sequence[Record], form: str) -> str:
-    """Write a table in one of :data:`FORMATS`, what csv and json hold being its ``numbers``."""
+    """Write a table in one of :data:`TABLE_FORMATS`, what csv and json hold being its ``numbers``."""
     if form in ("csv", "json"):
         return {"csv": _csv, "json": _json}[form](numbers)
     return {"table": plain, "md": _markdown, "latex": _latex}[form](table)

@@ -233,7 +233,7 @@ def test_changed_folder_or_size_is_measured_again(root: Path) -> None:
 def test_statistics_of_read_only_folder_are_cached_in_home(
     root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (root / f"{FILE}.partial").mkdir()  # which nobody can replace, root included
+    (root / f"{FILE}.partial").mkdir()  # which cannot be replaced, even by root
     with caplog.at_level("INFO"):
         first = ready(root)
         assert ready(root).mean == first.mean
@@ -295,7 +295,7 @@ def test_resized_crops_come_from_full_size_pictures(root: Path, resident_mib: in
 
 
 def test_flip_false_disables_flips(root: Path) -> None:
-    still = ready(root, augmentation="crop", flip=False, image_size=7)  # an eighth of 7 pads nothing
+    still = ready(root, augmentation="crop", flip=False, image_size=7)  # an eighth of 7 is a padding of 0
     assert equal(sorted_by_sum(epoch_of(still, 0)), sorted_by_sum(list(still.plain_loader(still.splits["train"]))))
     assert "Flip" not in str(ready(root, augmentation="resized_crop", flip=False).train_transform)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from hsakd_pl.commands.sweep import run_seed
+from hsakd_pl.commands.seeds import run_seed
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import local_path, replacing
 from hsakd_pl.recipes import ALL_RECIPES, BENCH_TABLES, Cell, Recipe, read_table
