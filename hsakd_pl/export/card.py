@@ -64,7 +64,7 @@ def model_card(
     name = student.network.name or type(student.network).__name__
     title = name
     dataset = "own"
-    licence = "the terms of the owner of these images apply, which hsakd_pl does not know"
+    licence = "hsakd_pl does not know them, ask the owner of the images"
     if (data_class, len(description.class_names)) in DATASETS:
         dataset, licence = DATASETS[data_class, len(description.class_names)]
         title = f"{name} on {dataset}"
