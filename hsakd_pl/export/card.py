@@ -1,6 +1,5 @@
 """Write the model card of an exported student: its origin, accuracy, use, files and licence."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +8,10 @@ from jinja2 import Environment, FileSystemLoader
 
 from hsakd_pl.export.checkpoint import Trained
 from hsakd_pl.export.formats import ExportedFile
-from hsakd_pl.files import read_text
 from hsakd_pl.files.weights import file_sha256
 from hsakd_pl.networks.cost import multiply_adds
+from hsakd_pl.records.formats import RESULT_FILE, TEST_FILE, read_row, read_test
 from hsakd_pl.report.groups import groups
-from hsakd_pl.report.rows import ROW, TEST, read_row
 
 LISTED_CLASSES = 10
 PAPER = "https://arxiv.org/abs/2107.13715"
@@ -29,20 +27,29 @@ DATASETS = {
 
 
 def results(trained: Trained) -> tuple[dict[str, Any], dict[str, float]]:
-    """Read ``result.json`` and ``test.json`` beside a checkpoint: the row, and accuracies in percent by name.
+    """Return the row in ``result.json`` next to a checkpoint, and accuracies in percent by name.
 
-    Only accuracies of this very checkpoint, and of the peer that was taken, are given.
+    The accuracies, of ``result.json`` and ``test.json``, are those of this checkpoint and of the exported peer.
     """
-    path, prefix = trained.path, f"peer{trained.peer}_" if trained.peer else ""
-    row = read_row(path.with_name(ROW)) if path.with_name(ROW).exists() else {}
-    last, best = (row.get(key, 0) == trained.epoch for key in ("epochs", "best_epoch"))
-    reached = row["metrics"].get(f"val/{prefix}acc") if last else row["best_val_acc"] if best and not prefix else None
-    found = {} if reached is None else {"validation accuracy": 100 * reached}
-    test = json.loads(read_text(path.with_name(TEST))) if path.with_name(TEST).exists() else {}
+    path = trained.path
+    peer_prefix = f"peer{trained.peer}_" if trained.peer else ""
+    row: dict[str, Any] = {}
+    if path.with_name(RESULT_FILE).exists():
+        row = read_row(path.with_name(RESULT_FILE))
+    validation_accuracy = None
+    if row.get("epochs", 0) == trained.epoch:
+        validation_accuracy = row["metrics"].get(f"val/{peer_prefix}acc")
+    elif row.get("best_epoch", 0) == trained.epoch and not peer_prefix:
+        validation_accuracy = row["best_val_acc"]
+    accuracies = {}
+    if validation_accuracy is not None:
+        accuracies["validation accuracy"] = 100 * validation_accuracy
+    test = read_test(path.with_name(TEST_FILE)) or {}
     if test.get("sha256") == file_sha256(path):
-        named = {"acc": "test accuracy", "acc_top5": "test accuracy, top-5"}
-        found |= {name: test[prefix + key] for key, name in named.items() if prefix + key in test}
-    return row, found
+        for key, name in (("acc", "test accuracy"), ("acc_top5", "test accuracy, top-5")):
+            if peer_prefix + key in test:
+                accuracies[name] = 100 * test[peer_prefix + key]
+    return row, accuracies
 
 
 def model_card(
