@@ -99,7 +99,7 @@ def test_export_takes_best_peer_unless_named(tmp_path: Path) -> None:
     torch.save(content, path)
     assert torch.equal(student_from_checkpoint(path)(digits()), logits(module, digits(), 1))
     assert torch.equal(student_from_checkpoint(path, peer=1)(digits()), logits(module, digits(), 0))
-    with pytest.raises(UsageError, match="peer is 3"):
+    with pytest.raises(UsageError, match="peer must be a number from 1 to 2, got 3"):
         student_from_checkpoint(path, peer=3)
 
 
@@ -197,7 +197,7 @@ def test_model_card_describes_training_and_parses_on_hub(exported: Path) -> None
         json.loads((exported.parent / "runs/TeacherModule" / name).read_text()) for name in ("result.json", "test.json")
     )
     [result] = [each for each in card.data.eval_results if each.metric_name == "test accuracy"]
-    assert result.metric_value == pytest.approx(test["acc"] / 100, abs=1e-4)
+    assert result.metric_value == pytest.approx(test["acc"], abs=1e-4)
     for fact in (row["protocol"]["hash"], f"{test['acc']:.2f} %", "CC BY 4.0", "78,042", "arxiv.org/abs/2107.13715"):
         assert fact in text, fact
     assert card.data.license == "other" and card.data.library_name == "hsakd_pl"
@@ -428,8 +428,8 @@ def test_export_command_mistakes_are_one_line(
     run = "runs/TeacherModule"
     for options, message in (
         (["nowhere"], "nowhere does not exist"),
-        ([run, "--int8", "half"], "int8 is half"),
-        ([run, "--input", "int"], "input is int"),
+        ([run, "--int8", "half"], "int8 must be dynamic or static, got half"),
+        ([run, "--input", "int"], "input must be float or uint8, got int"),
         ([run, "--formats", "onnxx"], "onnxx"),
         ([run, "--formts", "onnx"], "formts"),
         ([run, "--checkpoint", "hpc"], "hpc_ckpt"),

@@ -1,6 +1,5 @@
 """The model card of an exported student: what it is, how it was made, how good it is, and how it is used."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +8,10 @@ from jinja2 import Environment, FileSystemLoader
 
 from hsakd_pl.export.checkpoint import Trained
 from hsakd_pl.export.formats import ExportedFile
-from hsakd_pl.files import read_text
 from hsakd_pl.files.weights import file_sha256
 from hsakd_pl.networks.cost import multiply_adds
+from hsakd_pl.records.formats import RESULT_FILE, TEST_FILE, read_row, read_test
 from hsakd_pl.report.groups import groups
-from hsakd_pl.report.rows import ROW, TEST, read_row
 
 PAPER = "https://arxiv.org/abs/2107.13715"
 NON_COMMERCIAL = "its photographs belong to their owners, and its terms allow non-commercial research and education"
@@ -33,14 +31,14 @@ def results(trained: Trained) -> tuple[dict[str, Any], dict[str, float]]:
     Only accuracies of this very checkpoint, and of the peer that was taken, are given.
     """
     path, prefix = trained.path, f"peer{trained.peer}_" if trained.peer else ""
-    row = read_row(path.with_name(ROW)) if path.with_name(ROW).exists() else {}
+    row = read_row(path.with_name(RESULT_FILE)) if path.with_name(RESULT_FILE).exists() else {}
     last, best = (row.get(key, 0) == trained.epoch for key in ("epochs", "best_epoch"))
     reached = row["metrics"].get(f"val/{prefix}acc") if last else row["best_val_acc"] if best and not prefix else None
     found = {} if reached is None else {"validation accuracy": 100 * reached}
-    test = json.loads(read_text(path.with_name(TEST))) if path.with_name(TEST).exists() else {}
+    test = read_test(path.with_name(TEST_FILE)) or {}
     if test.get("sha256") == file_sha256(path):
         named = {"acc": "test accuracy", "acc_top5": "test accuracy, top-5"}
-        found |= {name: test[prefix + key] for key, name in named.items() if prefix + key in test}
+        found |= {name: 100 * test[prefix + key] for key, name in named.items() if prefix + key in test}
     return row, found
 
 
