@@ -23,10 +23,10 @@ def register_network(name: str) -> Callable[[BackboneMaker], BackboneMaker]:
     """Return a decorator that registers a backbone class, or a function of the number of classes, under ``name``.
 
     Examples:
-        >>> @register_network("my_resnet")
+        >>> @register_network("my_resnet")  # doctest: +SKIP
         ... def my_resnet(num_classes):
         ...     return CIFARResNet(num_classes, depth=26)
-        >>> create_network("my_resnet", num_classes=10).num_classes
+        >>> create_network("my_resnet", num_classes=10).num_classes  # doctest: +SKIP
         10
     """
 
