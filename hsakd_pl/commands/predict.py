@@ -12,7 +12,7 @@ from hsakd_pl.data import ImageDataModule
 from hsakd_pl.export import Student, load_student, student_from_checkpoint
 from hsakd_pl.export.student import CONFIG
 from hsakd_pl.modules import BaselineModule
-from hsakd_pl.modules.metrics import TOP
+from hsakd_pl.modules.metrics import TOP_K
 from hsakd_pl.records.predictions import PredictionWriter
 from hsakd_pl.records.progress import Progress
 
@@ -24,7 +24,7 @@ def command(parser: ArgumentParser, args: list[str]) -> None:
     )
     parser.add_argument("pictures", metavar="PICTURES", help="folder; images in folders inside count too")
     parser.add_argument("--folder", default=".", help="where predictions.csv and predictions.jsonl go; by default here")
-    parser.add_argument("--top", type=int, default=TOP, help=f"classes in a line of JSON, at most and by default {TOP}")
+    parser.add_argument("--top", type=int, default=TOP_K, help=f"classes per JSON line, at most and by default {TOP_K}")
     parser.add_argument("--batch_size", type=int, default=64, help="images at a time; by default 64")
     parser.add_argument("--num_workers", type=int, help="processes that open images; by default what the machine has")
     parser.add_argument("--on_error", default="row", help="of a broken image: row, by default, or raise")

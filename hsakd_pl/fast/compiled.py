@@ -25,7 +25,10 @@ class Compiled:
         except RuntimeError as error:
             reason = str(error).partition(", known options")[0]  # all of its hundreds
             raise UsageError(f"compile: settings that PyTorch {torch.__version__} does not have: {reason}") from error
-        self.function, self.graphs, self.largest, self.started = function, options["triton.cudagraphs"], 0, False
+        self.function = function
+        self.graphs = options["triton.cudagraphs"]
+        self.largest = 0
+        self.started = False
 
     def __call__(self, *arguments: Any) -> Any:
         size = next(len(leaf) for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor))
@@ -34,8 +37,8 @@ class Compiled:
             return self.function(*arguments)
         if not self.started:
             self.started = True
-            how = "with" if self.graphs else "without"
-            rank_zero_info(f"Compiling {self.function.__name__} {how} CUDA graphs, which takes a minute or more")
+            graphs = "with" if self.graphs else "without"
+            rank_zero_info(f"Compiling {self.function.__name__} {graphs} CUDA graphs, which takes a minute or more")
         if self.graphs:
             torch.compiler.cudagraph_mark_step_begin()
         return self.compiled(*arguments)

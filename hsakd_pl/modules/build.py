@@ -28,14 +28,16 @@ def build_network(
     Without ``branches`` a network that has some is taken without them; with ``branches`` it must have some. Raises
     UsageError for that, and where a given network has other ``transforms``.
     """
-    wanted = named_transforms(transforms) if isinstance(transforms, str) else transforms
-    built = create_network(network, num_classes, branches, wanted or ROTATIONS) if isinstance(network, str) else network
-    found = as_network(built, num_classes)
-    if wanted not in (None, found.transforms):
+    if isinstance(transforms, str):
+        transforms = named_transforms(transforms)
+    if isinstance(network, str):
+        network = create_network(network, num_classes, branches, transforms or ROTATIONS)
+    built = as_network(network, num_classes)
+    if transforms not in (None, built.transforms):
         raise UsageError("transforms: a network that is given has its own: choose them in create_network")
-    if branches and not len(found.branches):
-        raise UsageError(f"network: {describe(found)} has no branches: use create_network(name, branches=True)")
-    return found if branches else found.without_branches
+    if branches and not len(built.branches):
+        raise UsageError(f"network: {describe(built)} has no branches: use create_network(name, branches=True)")
+    return built if branches else built.without_branches
 
 
 def load_initial(

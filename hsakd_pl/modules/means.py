@@ -46,12 +46,16 @@ class EpochMeans(dict[str, Mean]):
 
     def saved(self, gather: Callable[[Tensor], Any]) -> dict[str, list[Tensor]]:
         """Give each term's sum and number of images, of all devices: twice a tensor (devices,)."""
-        return {name: [gather(part).view(-1) for part in (mean.total, mean.images)] for name, mean in self.items()}
+        return {name: [gather(mean.total).view(-1), gather(mean.images).view(-1)] for name, mean in self.items()}
 
     def restore(self, saved: Mapping[str, list[Tensor]], rank: int, devices: int) -> None:
         """Take what :meth:`saved` gave for this device; of other numbers of devices the first takes all."""
-        for name, parts in saved.items():
-            alike = len(parts[0]) == devices
-            own = [part[rank] if alike else part.sum() * (rank == 0) for part in parts]
-            self[name] = Mean()
-            self[name].total, self[name].images = own
+        for name, (totals, images) in saved.items():
+            mean = Mean()
+            if len(totals) == devices:
+                mean.total = totals[rank]
+                mean.images = images[rank]
+            elif rank == 0:
+                mean.total = totals.sum()
+                mean.images = images.sum()
+            self[name] = mean

@@ -29,15 +29,17 @@ class ProbeNetwork(Network):
     def __init__(self, network: Network, num_classes: int) -> None:
         super().__init__(num_classes)
         self.features = deepcopy(network)
-        linears = [name for name, layer in self.features.named_modules() if isinstance(layer, nn.Linear)]
-        if not linears:
+        linear_layers = [path for path, layer in self.features.named_modules() if isinstance(layer, nn.Linear)]
+        if not linear_layers:
             raise UsageError(f"network: {describe(network)} has no linear layer that a probe could replace")
-        replaced = cast(nn.Linear, self.features.get_submodule(linears[-1]))
-        self.features.set_submodule(linears[-1], nn.Identity())
+        head = linear_layers[-1]
+        replaced = cast(nn.Linear, self.features.get_submodule(head))
+        self.features.set_submodule(head, nn.Identity())
         self.classifier = nn.Linear(replaced.in_features, num_classes, dtype=replaced.weight.dtype)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.classifier(images if images.dim() == 2 else self.encode(images))
+        features = images if images.dim() == 2 else self.encode(images)
+        return self.classifier(features)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -95,7 +97,7 @@ class LinearProbeModule(HSAKDModule):
 
     def encode(self, images: Tensor) -> Tensor:
         """Give the frozen network's features (B, D) of normalised images (B, 3, S, S)."""
-        self._guard()
+        self._prepare()
         return self.networks[0].encode(images)
 
     def on_fit_start(self) -> None:
@@ -114,6 +116,8 @@ class LinearProbeModule(HSAKDModule):
             data.trainer = self.trainer
         if not isinstance(data, FeatureDataModule):
             raise UsageError("knn needs the images of an ImageDataModule: pass fit(datamodule=...), or set knn to 0")
-        train, val = (data.features(split).float().cpu() for split in ("train", "val"))
-        vote = KNeighborsClassifier(min(self.knn, len(train)), metric="cosine").fit(train, data.targets("train"))
-        return float(vote.score(val, data.targets("val")))
+        train_features = data.features("train").float().cpu()
+        val_features = data.features("val").float().cpu()
+        neighbours = KNeighborsClassifier(min(self.knn, len(train_features)), metric="cosine")
+        neighbours.fit(train_features, data.targets("train"))
+        return float(neighbours.score(val_features, data.targets("val")))

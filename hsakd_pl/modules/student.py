@@ -111,19 +111,27 @@ class StudentModule(HSAKDModule):
             self._check_teacher_file()
 
     def _check_teacher_file(self) -> None:
-        found, path = (self.hparams.get(name) for name in ("teacher_sha256", "teacher_weights"))
-        if self.expected_sha256 not in (None, found):
+        path = self.hparams.get("teacher_weights")
+        sha256 = self.hparams.get("teacher_sha256")
+        if self.expected_sha256 not in (None, sha256):
             raise UsageError(
-                f"teacher_weights {path} has sha256 {found}, teacher_sha256 asks for {self.expected_sha256}: "
+                f"teacher_weights {path} has sha256 {sha256}, teacher_sha256 asks for {self.expected_sha256}: "
                 "name the teacher that the run began with, or set teacher_sha256 to the hash of the other"
             )
 
     def _check_pair(self) -> None:
-        pair = self.network, self.teacher.network
-        facts = [(each.num_classes, len(each.branches), each.transforms) for each in pair]
-        for what, student, teacher in zip(("num_classes", "branches", "transforms"), *facts, strict=True):
-            if student != teacher and (what != "transforms" or self.network.branches):
+        student = self.network
+        teacher = self.teacher.network
+        pairs: dict[str, tuple[Any, Any]] = {
+            "num_classes": (student.num_classes, teacher.num_classes),
+            "branches": (len(student.branches), len(teacher.branches)),
+        }
+        if student.branches:
+            pairs["transforms"] = (student.transforms, teacher.transforms)
+        for property_name, (of_student, of_teacher) in pairs.items():
+            if of_student != of_teacher:
                 raise UsageError(
-                    f"the student, {describe(pair[0])}, and the teacher, {describe(pair[1])}, differ in {what} "
-                    f"({student} and {teacher}): choose a teacher that fits, or joint_kd_weight=0 without branches"
+                    f"the student, {describe(student)}, and the teacher, {describe(teacher)}, differ in "
+                    f"{property_name} ({of_student} and {of_teacher}): choose a teacher that fits, or "
+                    "joint_kd_weight=0 without branches"
                 )

@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import BasePredictionWriter
 
 from hsakd_pl.errors import require
 from hsakd_pl.files import replacing
-from hsakd_pl.modules.metrics import TOP
+from hsakd_pl.modules.metrics import TOP_K
 
 COLUMNS = ("image", "class", "probability", "agreement", "error")
 NOT_FINITE = "the network gives no finite probability"
@@ -33,9 +33,9 @@ class PredictionWriter(BasePredictionWriter):
         top: how many classes a line of JSON names, of the five at most that a module's ``predict_step`` gives.
     """
 
-    def __init__(self, folder: str | Path, top: int = TOP) -> None:
+    def __init__(self, folder: str | Path, top: int = TOP_K) -> None:
         super().__init__(write_interval="batch")
-        require(1 <= top <= TOP, "top", top, f"from 1 to {TOP}")
+        require(1 <= top <= TOP_K, "top", top, f"from 1 to {TOP_K}")
         self.folder, self.top = Path(folder), top
         self._open = ExitStack()
 

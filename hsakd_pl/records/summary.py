@@ -42,8 +42,7 @@ def introduction(trainer: pl.Trainer, module: HSAKDModule) -> list[tuple[str, st
         f"{name or type(network.without_branches).__name__}: {_sizes(network, size)}" for name, network in found
     )
     lines = [("network", f"{count} x {text}" if count > 1 else text) for text, count in networks.items()]
-    own = set(module.modules())
-    for teacher in (frozen.network for frozen in module.frozen if frozen.network not in own):
+    for teacher in (frozen.network for frozen in module.teachers):
         lines += [("teacher", f"{module.hparams.get('teacher') or type(teacher).__name__}: {_sizes(teacher, size)}")]
     if "teacher_weights" in module.weight_files:
         lines += [("", describe_file(module.weight_files["teacher_weights"]))]
