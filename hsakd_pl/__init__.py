@@ -27,7 +27,8 @@ if TYPE_CHECKING:
         TeacherModule,
     )
     from hsakd_pl.networks import create_network, list_networks, register_network
-    from hsakd_pl.networks.weights import load_weights, published_state_dict
+    from hsakd_pl.networks.keys import published_state_dict
+    from hsakd_pl.networks.weights import load_weights
     from hsakd_pl.ops import COLOURS, FLIPS, ROTATIONS, Transforms
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
 _HOMES = (
     "ops",
     "networks",
+    "networks.keys",
     "networks.weights",
     "data",
     "modules",

@@ -1,10 +1,9 @@
 # %% [markdown]
-# # Your own images, from folders to a student that predicts
+# # Your own images: from class folders to predictions
 #
-# All that `hsakd_pl` asks of your images is one folder for each class. This notebook takes the whole way with them: a
-# teacher, a student distilled from it, an exported student that needs neither the training images nor the teacher, and
-# predictions for single pictures. It takes about a minute on one CPU core. With pictures of your own, skip the first
-# section and name your folder in the second.
+# `hsakd_pl` only needs one folder per class. This notebook trains a teacher, distills a student from it, exports a
+# student that needs neither the training images nor the teacher, and predicts single pictures. It takes about a minute
+# on one CPU core. To use your own pictures, skip the first section and enter your folder in the second.
 
 # %%
 import logging
@@ -31,8 +30,8 @@ warnings.filterwarnings("ignore")
 # %% [markdown]
 # ## Pictures in class folders
 #
-# So that nothing has to be downloaded, scikit-learn's handwritten digits become the pictures here: each one in an ink
-# and on a paper of its own colour, of its own size, as a PNG file. Every third goes to `val/`, the others to `train/`.
+# To avoid a download, the pictures are generated from scikit-learn's handwritten digits: PNG files of random size, ink
+# colour and paper colour. Every third picture goes to `val/`, the others to `train/`.
 
 # %%
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -62,10 +61,10 @@ plt.show()
 # %% [markdown]
 # ## The data module
 #
-# `ImageFolderDataModule` brings pictures of any size and format to squares of `image_size` pixels. The mean and the
-# standard deviation of the colours are measured once, over the training images. In every epoch each picture is shifted
-# a little (`augmentation`); mirroring (`flip`) is switched off, because a mirrored digit is no digit. For photographs
-# leave it on, and choose 64 pixels or more.
+# `ImageFolderDataModule` resizes pictures of any size and format to squares of `image_size` pixels. Mean and standard
+# deviation of the colours are computed once from the training images. In every epoch each picture is shifted slightly
+# (`augmentation`). Horizontal flips (`flip`) are disabled, because a mirrored digit is not a valid digit. For
+# photographs, keep them enabled and choose 64 pixels or more.
 
 # %%
 data = ImageFolderDataModule("pictures", image_size=16, flip=False, batch_size=16, num_workers=0)
@@ -77,14 +76,14 @@ print("mean:", [round(value, 3) for value in data.mean], " std:", [round(value, 
 # %% [markdown]
 # ## A teacher and its student
 #
-# `quickstart.ipynb` explains what the two learn. Here both see all training pictures, and what the student saves is
-# size: `resnet8` has less than half the parameters of `resnet14`. The trainings are so short that the student may even
-# end above its teacher.
+# `quickstart.ipynb` explains the losses. Here both networks are trained on all training pictures; the student is
+# smaller: `resnet8` has less than half the parameters of `resnet14`. With such short training the student may even
+# exceed its teacher.
 
 
 # %% tags=["measured"]
 def train(module: HSAKDModule, epochs: int, checkpoint: str) -> float:
-    """Fit a module on the pictures and save it; returns its accuracy in percent after the last epoch."""
+    """Train a module on the pictures, save it, and return its accuracy in percent after the last epoch."""
     trainer = pl.Trainer(
         accelerator="cpu",
         max_epochs=epochs,
@@ -101,7 +100,7 @@ def train(module: HSAKDModule, epochs: int, checkpoint: str) -> float:
 
 
 def recipe(epochs: int) -> dict[str, Any]:
-    """Options of both modules."""
+    """Return the options of both modules."""
     schedule = partial(CosineAnnealingLR, T_max=epochs)
     optimizer = partial(AdamW, lr=0.003)
     classes = data.num_classes
@@ -118,12 +117,13 @@ for name, module in (("teacher", teacher), ("student", student)):
     print(f"{name}: {accuracy[name]:.1f} % of the validation pictures, {size} parameters without branches")
 
 # %% [markdown]
-# ## Out of the door
+# ## Export
 #
-# `export_student` writes a folder that stands alone: `model.safetensors` and `config.json` for `load_student`,
+# `export_student` writes a self-contained folder: `model.safetensors` and `config.json` for `load_student`,
 # `model.pt2` for PyTorch without this package, and a model card. With `pip install 'hsakd_pl[export]'`, the format
-# `onnx` adds a file for onnxruntime. The exported network has no branches, knows the names of its classes and
-# normalises by itself. Each file is compared with the trained network on validation pictures before it is kept.
+# `onnx` adds a file for onnxruntime. The exported network has no branches and includes the class names and the
+# normalisation. Before a file is kept, its outputs are compared with those of the trained network on validation
+# pictures.
 
 # %% tags=["measured"]
 export = export_student("student.ckpt", "exported", formats=("safetensors", "pt2"), data=data)
@@ -134,15 +134,15 @@ for file in export.files:
 # %% [markdown]
 # ## Predictions
 #
-# `load_student` needs this folder and nothing else. `transform` makes of a picture of any size what the network takes.
-# First all validation pictures again, from their files: the accuracy is the one that was measured in training.
+# `load_student` needs only this folder. `transform` converts a picture of any size to the input of the network. First,
+# predict all validation pictures from their files: the accuracy is the same as in training.
 
 # %% tags=["measured"]
 loaded = load_student("exported")
 
 
 def predict(pictures: list[Image.Image]) -> torch.Tensor:
-    """Probabilities of the classes, (B, N), of pictures of any sizes."""
+    """Return the class probabilities (B, N) of pictures of any size."""
     return loaded(torch.stack([loaded.transform(picture.convert("RGB")) for picture in pictures])).softmax(1)
 
 
@@ -153,8 +153,8 @@ accuracy["exported"] = 100 * sum(correct) / len(correct)
 print(f"exported student: {accuracy['exported']:.1f} % of {len(paths)} pictures")
 
 # %% [markdown]
-# Then some single pictures with the most probable class of each. The last is no digit at all: a network that knows ten
-# classes has to name one of them, and may even sound sure of it.
+# Now some single pictures with their most probable classes. The last is not a digit: a network trained on ten classes
+# still has to choose one of them, and may even be confident.
 
 # %%
 flower = Image.fromarray(load_sample_image("flower.jpg"))
@@ -170,8 +170,8 @@ plt.show()
 # %% [markdown]
 # ## From the command line
 #
-# The same way with files for configurations and folders for runs, which can be interrupted and resumed (for these
-# digits with `--data.init_args.flip false --data.init_args.image_size 16`):
+# The same steps with configuration files and run folders, which can be interrupted and resumed (for these digits, add
+# `--data.init_args.flip false --data.init_args.image_size 16`):
 #
 # ```bash
 # hsakd fit --config configs/images/teacher_joint_resnet32x4.yaml --data.init_args.root pictures
@@ -180,5 +180,5 @@ plt.show()
 # hsakd predict exported pictures/val
 # ```
 #
-# The last one writes `predictions.csv`: for each picture its class, the probability, and in what part of the four
-# rotations that class wins.
+# The last command writes `predictions.csv`: for each picture its class, the probability, and the fraction of the four
+# rotations for which this class is the most probable.

@@ -1,11 +1,11 @@
 # %% [markdown]
 # # A loss term of your own
 #
-# A method in `hsakd_pl` is two functions: `losses` passes a batch once through its networks, and `terms` makes named
-# loss terms of what they give. The base class weights them, adds them up, logs each one, and does the rest (optimizer,
-# schedule, evaluation). So a new idea is a subclass with a few lines. As an example, this notebook adds *attention
-# transfer* (Zagoruyko and Komodakis, ICLR 2017, [arXiv 1612.03928](https://arxiv.org/abs/1612.03928)) to HSAKD and
-# compares the two, in about a minute on one core.
+# A method in `hsakd_pl` consists of two functions: `losses` runs one forward pass per batch, and `terms` computes
+# named loss terms from the outputs. The base class weights, sums and logs the terms and provides everything else
+# (optimizer, schedule, evaluation), so that a new idea is a short subclass. As an example, this notebook adds
+# *attention transfer* (Zagoruyko and Komodakis, ICLR 2017, [arXiv 1612.03928](https://arxiv.org/abs/1612.03928)) to
+# HSAKD and compares the two, in about a minute on one core.
 
 # %%
 import logging
@@ -32,47 +32,53 @@ warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
 # %% [markdown]
 # ## The term as a function
 #
-# The attention map of a stage says where its features are strong: the sum of their squares over the channels, one
-# number a position, scaled to length 1 for each image. The term asks the student to look where the teacher looks: it is
-# the squared distance of the two maps, averaged over the images and summed over the stages. Student and teacher may
-# differ in channels, because these are averaged away, but not in the size of the maps.
+# The attention map of a stage shows where its features are strong: the sum of squares over the channels, one number
+# per position, normalised to length 1 for each image. The loss term is the squared distance between the maps of
+# student and teacher, averaged over the images and summed over the stages. The two networks may have different numbers
+# of channels, because the sum removes the channels, but their maps must have equal size.
 
 
 # %%
 def attention_map(features: Tensor) -> Tensor:
-    """Sum of squares over the channels, of length 1 an image: (B, C, H, W) -> (B, H * W)."""
+    """Return the normalised attention of each image: (B, C, H, W) -> (B, H * W)."""
     return F.normalize(features.norm(dim=1).square().flatten(1))
 
 
 def attention_distance(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
-    """Squared distance of the attention maps, averaged over the images and summed over the stages, a scalar."""
-    pairs = zip(student, teacher, strict=True)
-    return total((attention_map(ours) - attention_map(theirs)).square().sum(1).mean() for ours, theirs in pairs)
+    """Return the squared distance between attention maps, averaged over images and summed over stages, a scalar."""
+    distances = []
+    for student_map, teacher_map in zip(student, teacher, strict=True):
+        difference = attention_map(student_map) - attention_map(teacher_map)
+        distances.append(difference.square().sum(1).mean())
+    return total(distances)
 
 
 # %% [markdown]
-# A function like this can be checked before anything is trained. The distance of anything from itself is 0, whatever
-# its scale, and maps that share no position, of length 1 each, are at squared distance 2.
+# Such a function can be tested without any training. The distance of a map from itself is 0, whatever its scale, and
+# the squared distance between normalised maps that do not overlap is 2.
 
 # %%
 features = torch.rand(2, 8, 4, 4)
-left, right = torch.zeros(2, 8, 4, 4), torch.zeros(2, 8, 4, 4)
-left[..., :2], right[..., 2:] = 1, 1
+left = torch.zeros(2, 8, 4, 4)
+left[..., :2] = 1
+right = torch.zeros(2, 8, 4, 4)
+right[..., 2:] = 1
 print(f"itself, three times as strong: {attention_distance([features], [3 * features]):.3f}")
 print(f"left against right: {attention_distance([left], [right]):.3f}")
 
 # %% [markdown]
 # ## The term in a module
 #
-# `super().terms(...)` gives HSAKD's three terms; the new one is added under a name of its own, and `loss_weights` gets
-# its weight (a term without one counts 1). `student` and `teacher` are all that the one pass through both networks
-# gave: `logits`, `joint_logits`, the `features` after each stage and the `embedding` before the last layer. So the term
-# costs no second pass, and no statistics of a batch norm move twice. It covers all four rotations, as HSAKD's do.
+# `super().terms(...)` returns HSAKD's three terms; the subclass adds a fourth and sets its weight in `loss_weights`
+# (the default is 1). `student` and `teacher` are the outputs of the single forward pass through both networks:
+# `logits`, `joint_logits`, the `features` after each stage and the `embedding` before the last layer. So the term
+# needs no second forward pass, and batch norm statistics are updated only once. Like HSAKD's terms, it covers all four
+# rotations.
 
 
 # %%
 class AttentionStudent(StudentModule):
-    """HSAKD and attention transfer."""
+    """Minimise HSAKD's loss and the distance between attention maps."""
 
     def __init__(self, *args: Any, attention_weight: float = 10.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -86,12 +92,12 @@ class AttentionStudent(StudentModule):
 # %% [markdown]
 # ## A teacher for both
 #
-# `quickstart.ipynb` explains this part: a teacher with branches on all 1,257 training digits.
+# This teacher with branches is trained on all 1,257 training digits; `quickstart.ipynb` explains it.
 
 
 # %% tags=["measured"]
 def train(module: HSAKDModule, data: DigitsDataModule, epochs: int) -> dict[str, float]:
-    """Fit a module; returns what was logged in the last epoch."""
+    """Train a module and return the metrics of the last epoch."""
     trainer = pl.Trainer(
         accelerator="cpu",
         max_epochs=epochs,
@@ -107,7 +113,7 @@ def train(module: HSAKDModule, data: DigitsDataModule, epochs: int) -> dict[str,
 
 
 def recipe(epochs: int) -> dict[str, Any]:
-    """Options of every module, after seeding its weights and batches."""
+    """Seed weights and batches, and return the options of every module."""
     pl.seed_everything(0, verbose=False)
     schedule = partial(CosineAnnealingLR, T_max=epochs)
     optimizer = partial(AdamW, lr=0.003)
@@ -120,7 +126,7 @@ print(f"teacher: {100 * train(teacher, DigitsDataModule(), epochs=3)['val/acc']:
 # %% [markdown]
 # ## The comparison
 #
-# Two students with 50 labels, alike in everything but the new term: the same seed gives them the same first weights and
+# Two students with 50 labels differ only in the new term: with the same seed, they have the same initial weights and
 # the same batches.
 
 # %% tags=["measured"]
@@ -135,8 +141,8 @@ for name, kind in students.items():
     print(f"{name}: {accuracy[name]:.1f} %; {', '.join(terms)}")
 
 # %% [markdown]
-# Every term was logged by its name. Before the accuracies are compared, look whether the term did what it is for: how
-# far are the students' attention maps from the teacher's on the *test* images, which neither has seen?
+# Every term is logged under its name. Before comparing accuracies, check that the term has the intended effect: how
+# far are the students' attention maps from the teacher's on the *test* images?
 
 # %% tags=["measured"]
 data = DigitsDataModule()
@@ -159,13 +165,13 @@ for name, value in distance.items():
     print(f"{name}: attention distance {value:.3f}")
 
 # %% [markdown]
-# The left picture says whether the student looks where the teacher looks; the right one whether that helped. There, one
-# run each on 540 test images cannot tell a difference of a few points from chance: repeat it with several seeds, then
-# try other weights.
+# The left plot shows whether the student attends to the same positions as the teacher, the right one whether that
+# helps. With one run each and 540 test images, a difference of a few points may be chance: repeat the comparison with
+# several seeds before trying other weights.
 #
 # ## From the command line
 #
-# In a file `mine.py`, the class is ready for YAML. A weight in the constructor is an option there:
+# Save the class in a file `mine.py` to use it in YAML. The weight in the constructor is an option there:
 #
 # ```yaml
 # model:

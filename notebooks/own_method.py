@@ -1,13 +1,12 @@
 # %% [markdown]
-# # A method of your own on the bench
+# # Your own method in a comparison
 #
-# `hsakd_pl.methods` holds fifteen methods that distill a teacher, each in a file of its own: a pure function for the
-# loss, and a module of a few lines that derives from `DistilledModule`. A method of yours has the same two parts. This
-# notebook writes one, tests it, and compares it with knowledge distillation (KD; Hinton et al., 2015) over three seeds,
-# in about half a minute on one CPU core.
+# `hsakd_pl.methods` contains fifteen methods, one file each: a pure function for the loss, and a short module that
+# derives from `DistilledModule`. A new method has the same two parts. This notebook writes one, tests it, and compares
+# it with knowledge distillation (KD; Hinton et al., 2015) over three seeds, in about half a minute on one CPU core.
 #
 # The example is *channel-wise distillation* (Shu et al., ICCV 2021, [arXiv
-# 2011.13256](https://arxiv.org/abs/2011.13256)), made for segmentation and here tried on small digits.
+# 2011.13256](https://arxiv.org/abs/2011.13256)), a method for segmentation that is applied to small digits here.
 
 # %%
 import logging
@@ -32,34 +31,37 @@ for name in ("pytorch_lightning", "lightning_fabric"):
 warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
 
 # %% [markdown]
-# ## The loss, a pure function
+# ## The loss as a pure function
 #
-# Each channel of a feature map says where in the image its feature is. A softmax over the H x W positions makes a
-# distribution of that, whatever the channel's mean, and the student's distribution is to come close to the teacher's:
-# the divergence of knowledge distillation, over positions in place of classes. So `kd_loss`, which the package has,
-# does the work, once each channel of each image is a row.
+# Each channel of a feature map shows where in the image its feature occurs. A softmax over the H x W positions turns
+# it into a distribution, independent of the channel's mean, and the student's distribution should match the teacher's.
+# This is the divergence of knowledge distillation over positions instead of classes, so `kd_loss` can be reused with
+# one row per channel and image.
 
 
 # %%
 def channel_loss(student_maps: list[Tensor], teacher_maps: list[Tensor], temperature: float = 4.0) -> Tensor:
-    """Sum over the stages the mean divergence of where channels are active: L maps (B, C, H, W) twice -> a scalar."""
-    pairs = zip(student_maps, teacher_maps, strict=True)
-    rows = ([maps.flatten(0, 1).flatten(1) for maps in pair] for pair in pairs)  # (B * C, H * W)
-    return total(kd_loss(ours, theirs, temperature) for ours, theirs in rows)
+    """Return the mean divergence of the channels, summed over stages: lists of L maps (B, C, H, W) -> a scalar."""
+    divergences = []
+    for student_map, teacher_map in zip(student_maps, teacher_maps, strict=True):
+        student_rows = student_map.flatten(0, 1).flatten(1)  # (B * C, H * W)
+        teacher_rows = teacher_map.flatten(0, 1).flatten(1)
+        divergences.append(kd_loss(student_rows, teacher_rows, temperature))
+    return total(divergences)
 
 
 # %% [markdown]
 # ## The module
 #
-# `DistilledModule` passes the images once through student and teacher, names the terms cross-entropy (`loss_ce`) and KD
-# (`loss_kd`), and does the rest: optimizer, schedule, logging, checkpoints. A method says what it adds and with what
-# weight. Its options stand before `**rest`. This one keeps KD's two terms with KD's weights, so that the comparison
-# shows what the new term adds.
+# `DistilledModule` runs one forward pass through student and teacher, computes the terms cross-entropy (`loss_ce`) and
+# KD (`loss_kd`), and provides everything else: optimizer, schedule, logging, checkpoints. A method adds its own terms
+# and their weights. This one keeps KD's two terms with KD's weights, so that the comparison shows the effect of the
+# new term.
 
 
 # %%
 class ChannelModule(DistilledModule):
-    """Minimises 0.1 CE + 0.9 KD + ``channel_weight`` times the divergence of channels after all stages."""
+    """Minimise 0.1 CE + 0.9 KD + ``channel_weight`` times the divergence of the channels after all stages."""
 
     def __init__(
         self,
@@ -79,30 +81,30 @@ class ChannelModule(DistilledModule):
 
 
 # %% [markdown]
-# ## Its test
+# ## Tests
 #
-# A loss that runs may still be wrong, and a training hides it well. So the facts that define it come first, each as an
-# `assert`: in a file `test_channel.py`, pytest runs these functions as they stand.
+# A loss can be wrong without any error, and training hides mistakes well. So first test the properties that define it.
+# In a file `test_channel.py`, pytest runs these functions unchanged.
 
 
 # %%
-def test_equal_maps_are_at_distance_zero_whatever_is_added_to_a_channel() -> None:
+def test_channel_loss_ignores_the_mean_of_a_channel() -> None:
     maps = torch.randn(2, 3, 4, 4)
     torch.testing.assert_close(channel_loss([maps], [maps + torch.randn(2, 3, 1, 1)]), torch.tensor(0.0))
 
 
-def test_it_equals_the_definition_written_out() -> None:
+def test_channel_loss_equals_its_definition() -> None:
     student, teacher = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
     expected = 0.0
     for image in range(2):
         for channel in range(3):
-            ours, theirs = (maps[image, channel].flatten() / 4 for maps in (student, teacher))
-            p, q = theirs.exp() / theirs.exp().sum(), ours.exp() / ours.exp().sum()
+            p = (teacher[image, channel].flatten() / 4).softmax(0)
+            q = (student[image, channel].flatten() / 4).softmax(0)
             expected += float((p * (p / q).log()).sum()) * 4**2 / (2 * 3)
     assert abs(float(channel_loss([student], [teacher])) - expected) < 1e-5
 
 
-def test_only_the_student_gets_gradients() -> None:
+def test_channel_module_trains_only_the_student() -> None:
     module = ChannelModule("resnet8", "resnet14", teacher_weights="random", num_classes=10)
     module.training_step((torch.randn(4, 3, 16, 16), torch.arange(4)), 0).backward()
     assert all(parameter.grad is not None for parameter in module.network.parameters())
@@ -111,22 +113,22 @@ def test_only_the_student_gets_gradients() -> None:
 
 torch.manual_seed(0)
 for test in (
-    test_equal_maps_are_at_distance_zero_whatever_is_added_to_a_channel,
-    test_it_equals_the_definition_written_out,
-    test_only_the_student_gets_gradients,
+    test_channel_loss_ignores_the_mean_of_a_channel,
+    test_channel_loss_equals_its_definition,
+    test_channel_module_trains_only_the_student,
 ):
     test()
     print("passed:", test.__name__)
 
 # %% [markdown]
-# ## A teacher, trained alone
+# ## A teacher trained alone
 #
-# These methods learn from an ordinary network, without branches and rotations.
+# The teacher of these methods is an ordinary network, without branches and rotations.
 
 
 # %% tags=["measured"]
 def train(module: HSAKDModule, data: DigitsDataModule, epochs: int) -> float:
-    """Fit a module; returns its test accuracy in percent after the last epoch."""
+    """Train a module and return its test accuracy in percent after the last epoch."""
     trainer = pl.Trainer(
         accelerator="cpu",
         max_epochs=epochs,
@@ -142,7 +144,7 @@ def train(module: HSAKDModule, data: DigitsDataModule, epochs: int) -> float:
 
 
 def recipe(epochs: int) -> dict[str, Any]:
-    """Options of every module."""
+    """Return the options of every module."""
     schedule = partial(CosineAnnealingLR, T_max=epochs)
     return {"num_classes": 10, "optimizer": partial(AdamW, lr=0.003), "lr_scheduler": schedule}
 
@@ -154,8 +156,9 @@ print(f"teacher: {train(teacher, DigitsDataModule(batch_size=32), 5):.1f} %")
 # %% [markdown]
 # ## The comparison
 #
-# A student with 50 labels, alone, by KD, and by the new method. Within a seed all three start from the same weights and
-# see the same batches, so that differences within a seed say more than the means: they are paired.
+# A student with 50 labels is trained alone, with KD, and with the new method. For each seed all three start from the
+# same weights and see the same batches. The runs are paired, so differences within a seed are more informative than
+# the means.
 
 # %% tags=["measured"]
 EPOCHS, SEEDS = 25, (0, 1, 2)
@@ -179,21 +182,21 @@ for seed in SEEDS:
     plt.plot(list(accuracy), [values[seed] for values in accuracy.values()], "o-", color="0.6")
 plt.plot(list(accuracy), [sum(values) / len(values) for values in accuracy.values()], "D", label="mean")
 plt.ylabel("test accuracy (%)")
-plt.title("a student with 50 labels: each line one seed")
+plt.title("a student with 50 labels: one line per seed")
 plt.legend()
 plt.show()
 
 # %% [markdown]
-# ## Reading it
+# ## Interpretation
 #
-# Distillation lifts the student; the new term moves it by less than two seeds differ. So nothing speaks for the term on
-# these digits, at this weight. That is a usual first result, and the reason to have a bench: KD is hard to beat, and
-# one seed says little. The next steps are other weights, more seeds, and a task with larger maps, which the method was
-# made for.
+# Distillation improves the student; the effect of the new term is smaller than the difference between two seeds. So
+# there is no evidence for the term on these digits with this weight. This is a common first result: KD is hard to
+# beat, and a single seed is not conclusive. The next steps are other weights, more seeds, and a task with larger
+# feature maps, for which the method was designed.
 #
 # ## From the command line
 #
-# In a file `mine.py` the class is ready for configurations, with every option of its constructor and of its base.
+# Save the class in a file `mine.py` to use it in configurations, with all options of its constructor and of its base.
 #
 # ```yaml
 # model:
@@ -203,7 +206,7 @@ plt.show()
 # trainer: {max_epochs: 25, default_root_dir: runs/channels}
 # ```
 #
-# On the bench it is a row of a table, `mine.csv`, here for the digits:
+# For `hsakd bench`, add a row to a table, `mine.csv`, here for the digits:
 #
 # ```csv
 # method,recipe,class,options,data,resnet14-resnet8
@@ -212,6 +215,6 @@ plt.show()
 # channels,digits/channels_{teacher}-{student},mine.ChannelModule,image_size: 16; channel_weight: 1.0,,-
 # ```
 #
-# `hsakd bench mine.csv --seeds 0-2` trains the teacher, then every method with every seed, goes on with what was
-# interrupted, and shows the column. `hsakd bench classic mine.csv` adds rows for CIFAR-100 to the table of the field,
-# with the published numbers beside ours.
+# `hsakd bench mine.csv --seeds 0-2` trains the teacher, then every method with every seed, resumes interrupted runs,
+# and prints the table. `hsakd bench classic mine.csv` adds rows for CIFAR-100 to the table of published methods and
+# compares measured with published numbers.

@@ -1,18 +1,18 @@
 # %% [markdown]
 # # HSAKD step by step
 #
-# You know knowledge distillation: a small student learns from the class probabilities of a large teacher. HSAKD
-# (Yang, An, Cai and Xu, IJCAI 2021, [arXiv 2107.13715](https://arxiv.org/abs/2107.13715)) adds two things to it:
+# In knowledge distillation, a small student learns from the class probabilities of a large teacher. HSAKD (Yang, An,
+# Cai and Xu, IJCAI 2021, [arXiv 2107.13715](https://arxiv.org/abs/2107.13715)) adds two ideas:
 #
-# 1. **A richer task.** Each image is shown in four rotations, and what is to be recognised is class *and* rotation
-#    together: one of 4N *joint labels* instead of one of N classes.
+# 1. **A richer task.** Each image is shown in four rotations, and the network predicts class *and* rotation together:
+#    one of 4N *joint labels* instead of one of N classes.
 # 2. **A hierarchy.** An *auxiliary branch* with a classifier of joint labels follows each stage of the network, so that
-#    the student learns from what the teacher knows at several depths.
+#    the student learns from the teacher at several depths.
 #
-# The branches serve training alone: what is used in the end is the ordinary network with its class head.
+# The branches are only used in training. The final network is the ordinary one with its class head.
 #
-# This notebook trains a teacher, a student alone and a distilled student on scikit-learn's handwritten digits, in about
-# a minute on one CPU core.
+# This notebook trains a teacher, a student alone and a distilled student on scikit-learn's handwritten digits, in
+# about a minute on one CPU core.
 
 # %%
 import logging
@@ -42,9 +42,9 @@ warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
 # %% [markdown]
 # ## Joint labels
 #
-# An image of class y, turned counter-clockwise by r times 90 degrees, has the joint label 4y + r. `ROTATIONS` turns B
-# images into 4B: first all as they are, then all turned by 90 degrees, and so on. Its `joint_labels` does the same for
-# the labels. Other transformations may take the place of rotations; these are the paper's.
+# An image of class y, rotated counter-clockwise by r times 90 degrees, has the joint label 4y + r. `ROTATIONS` maps B
+# images to 4B: first all unrotated images, then all images rotated by 90 degrees, and so on. Its method `joint_labels`
+# does the same for the labels. Rotations are the transformations of the paper; others are possible.
 
 # %%
 data = DigitsDataModule()
@@ -62,9 +62,9 @@ plt.show()
 # %% [markdown]
 # ## A network with branches
 #
-# The branch after stage l is the later stages built once more, with weights of their own, and a classifier of joint
-# labels. A resnet of this kind has three stages, hence three branches. The output holds the class logits (B, N) and,
-# for each branch, the joint logits (B, 4N).
+# The branch after stage l repeats the later stages with separate weights and ends in a classifier of joint labels. A
+# resnet of this kind has three stages, hence three branches. The output contains the class logits (B, N) and, for each
+# branch, the joint logits (B, 4N).
 
 # %%
 normalised, _ = data.on_after_batch_transfer((images, labels), 0)
@@ -75,15 +75,15 @@ print("joint logits of each branch:", [tuple(logits.shape) for logits in output.
 # %% [markdown]
 # ## Training
 #
-# A method is a LightningModule and data are a LightningDataModule, so a plain `Trainer` trains them. This callback
-# notes the accuracy of the class head on the 540 test images, unrotated, after each epoch. The result of a run is the
-# accuracy after its *last* epoch. The paper trains 240 epochs with SGD, and the modules' defaults are its recipe; for
-# trainings of some hundred steps, AdamW with a rate that falls along a cosine is the calmer choice.
+# A method is a LightningModule and a data set a LightningDataModule, so a plain `Trainer` trains them. The callback
+# below records the accuracy of the class head on the 540 unrotated test images after each epoch. The result of a run
+# is the accuracy after its *last* epoch. By default, modules use the recipe of the paper: 240 epochs of SGD. For a few
+# hundred steps, AdamW with a cosine schedule is more stable.
 
 
 # %%
 class AccuracyCurve(pl.Callback):
-    """Collects the accuracy, in percent, after each epoch."""
+    """Record the accuracy in percent after each epoch."""
 
     def __init__(self) -> None:
         self.percent: list[float] = []
@@ -93,7 +93,7 @@ class AccuracyCurve(pl.Callback):
 
 
 def train(module: HSAKDModule, data: DigitsDataModule, epochs: int) -> list[float]:
-    """Fit a module; returns its accuracy after each epoch."""
+    """Train a module and return its accuracy after each epoch."""
     curve = AccuracyCurve()
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -114,7 +114,7 @@ def train(module: HSAKDModule, data: DigitsDataModule, epochs: int) -> list[floa
 
 
 def recipe(epochs: int) -> dict[str, Any]:
-    """Options of every module, after seeding its weights and batches."""
+    """Seed weights and batches, and return the options of every module."""
     pl.seed_everything(0, verbose=False)
     schedule = partial(CosineAnnealingLR, T_max=epochs)
     return {"num_classes": 10, "optimizer": partial(AdamW, lr=0.003), "lr_scheduler": schedule}
@@ -123,13 +123,14 @@ def recipe(epochs: int) -> dict[str, Any]:
 # %% [markdown]
 # ## The teacher
 #
-# The teacher minimises the cross-entropy of the class head on the unrotated images, plus that of each branch on the
-# joint labels of all four rotations. All of it trains together here; with `freeze_backbone=True` and the `weights` of a
-# network already trained, only the branches would.
+# The teacher minimises the cross-entropy of the class head on the unrotated images, plus the cross-entropy of each
+# branch on the joint labels of all four rotations. Here backbone and branches are trained together; with
+# `freeze_backbone=True` and the `weights` of a trained network, only the branches are trained.
 #
-# After the last epoch the branches are measured too: `joint` is their accuracy on the 40 joint labels, `class` on the
-# 10 classes when the joint logits of a class are summed over the rotations. Both are over all four rotations, so they
-# do not compare with the class head's figure. A 6 turned by 180 degrees looks like a 9: some of this cannot be known.
+# After the last epoch the branches are evaluated, too: `joint` is their accuracy on the 40 joint labels, `class` the
+# accuracy on the 10 classes when the joint logits of a class are summed over the rotations. Both are measured over all
+# four rotations, so they are not comparable with the accuracy of the class head. A 6 rotated by 180 degrees looks like
+# a 9, so perfect accuracy is impossible.
 
 # %% tags=["measured"]
 teacher = TeacherModule("resnet14", **recipe(3))
@@ -138,8 +139,8 @@ teacher_curve = train(teacher, DigitsDataModule(), epochs=3)
 # %% [markdown]
 # ## The student alone
 #
-# The students see only 50 labelled digits, 4 % of the training images, in batches of 8. First without a teacher: plain
-# cross-entropy, no rotations, no branches.
+# The students see only 50 labelled digits, 4 % of the training images, in batches of 8. The first one has no teacher:
+# plain cross-entropy, no rotations, no branches.
 
 # %% tags=["measured"]
 alone = BaselineModule("resnet8", **recipe(25))
@@ -154,15 +155,15 @@ alone_curve = train(alone, DigitsDataModule(train_fraction=0.04, batch_size=8), 
 # - `loss_kd`: divergence of the class logits from the teacher's, all rotations;
 # - `loss_joint_kd`: divergence of each branch's joint logits from those of the teacher's branch at the same depth.
 #
-# The divergences are softened by a temperature of 3, as in the paper. The teacher stays frozen in eval mode. The labels
-# enter through `loss_ce` alone, the other two terms need none.
+# The divergences use a temperature of 3, as in the paper. The teacher is frozen and in eval mode. Only `loss_ce` uses
+# the labels.
 
 # %% tags=["measured"]
 distilled = StudentModule("resnet8", teacher.network, **recipe(25), branch_metrics_every=0)
 distilled_curve = train(distilled, DigitsDataModule(train_fraction=0.04, batch_size=8), epochs=25)
 
 # %% [markdown]
-# ## What the teacher added
+# ## The gain from the teacher
 
 # %% tags=["measured"]
 accuracy = {"teacher": teacher_curve[-1], "alone": alone_curve[-1], "distilled": distilled_curve[-1]}
@@ -178,11 +179,11 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# The teacher saw all 1,257 labels, the students 50: the distance between the two curves is what the teacher added.
-# Both curves are one run each of a short training; a claim needs several seeds and the schedules of `configs/`.
+# The teacher saw all 1,257 labels, the students 50: the distance between the two curves is the gain from the teacher.
+# Each curve is a single short run; a claim needs several seeds and the schedules in `configs/`.
 #
-# For use, the branches are not needed: `distilled.network.without_branches` is the student, a plain network with as
-# many parameters as the one that was trained alone.
+# For inference the branches are not needed: `distilled.network.without_branches` is the student, a plain network with
+# as many parameters as the one trained alone.
 
 # %%
 parameters = {

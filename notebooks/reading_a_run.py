@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Reading a run
 #
-# A run of the command line leaves a folder: its configuration, two checkpoints, a row an epoch, its result, and what a
-# test found. This notebook makes some runs on the digits and reads what they left: curves, branches, mistakes,
-# calibration and embedding. It takes about half a minute on one CPU core. To read a run of yours, begin at *What a
-# folder holds* and name its folder.
+# A run from the command line writes a folder with its configuration, two checkpoints, metrics per epoch, its result,
+# and the results of tests. This notebook trains three runs on the digits and reads their files: curves, branches,
+# confusion, calibration and embedding. It takes about half a minute on one CPU core. To read your own run, start at
+# *Files of a run* and enter its folder.
 
 # %%
 import base64
@@ -32,19 +32,20 @@ warnings.filterwarnings("ignore")
 # %% [markdown]
 # ## Three runs
 #
-# A configuration is a YAML file, as those in `configs/` are. Here is a teacher with branches on all training digits; a
-# student alone, and one distilled, with 100 labels each. `hsakd` stands for the command in a terminal, in this process.
+# A configuration is a YAML file like those in `configs/`. The runs are a teacher with branches on all training digits,
+# a student alone, and a distilled student, with 100 labels each. The function `hsakd` below runs the command of this
+# name in this process.
 
 
 # %%
 def hsakd(command: str) -> None:
-    """Run what would follow ``hsakd`` in a terminal."""
-    sys.argv = ["hsakd"]  # the name by which it speaks of itself
+    """Run ``hsakd`` with these arguments."""
+    sys.argv = ["hsakd"]  # the name of the program in its messages
     main(shlex.split(command))
 
 
 def write(name: str, module: str, epochs: int, few: bool, **options: Any) -> None:
-    """Write the configuration ``name.yaml``, of a run in ``runs/name``."""
+    """Write the configuration ``name.yaml`` of a run in ``runs/name``."""
     schedule = {"class_path": "torch.optim.lr_scheduler.CosineAnnealingLR", "init_args": {"T_max": epochs}}
     optimizer = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.003}}
     options |= {"optimizer": optimizer, "lr_scheduler": schedule}
@@ -77,21 +78,21 @@ for name in ("teacher", "alone", "distilled"):
     hsakd(f"fit --config {name}.yaml")
 
 # %% [markdown]
-# After a `fit` comes a `test`, from the configuration that the run left and its last checkpoint.
+# After `fit`, run `test` with the saved configuration and the last checkpoint.
 
 # %% tags=["measured"]
 hsakd("test --config runs/distilled/config.yaml --ckpt_path last")
 
 # %% [markdown]
-# ## What a folder holds
+# ## Files of a run
 #
-# | file | |
+# | file | content |
 # |---|---|
-# | `config.yaml` | the whole configuration, defaults included |
-# | `last.ckpt`, `best.ckpt` | the last epoch, which is the result, and the best one |
-# | `metrics.csv`, `curves.png` | a row an epoch, and its curves |
-# | `result.json` | the run in one row: accuracy, protocol, seconds, device, versions, commit |
-# | `test.json`, `test_details.json` | the numbers of a test, and what pictures are made of |
+# | `config.yaml` | the complete configuration including defaults |
+# | `last.ckpt`, `best.ckpt` | checkpoints of the last epoch, which is the result, and of the best epoch |
+# | `metrics.csv`, `curves.png` | one row per epoch, and a plot of the curves |
+# | `result.json` | accuracy, protocol, seconds, device, versions, commit |
+# | `test.json`, `test_details.json` | the metrics of a test, and details for plots |
 
 # %%
 run = Path("runs/distilled")
@@ -100,9 +101,9 @@ print(*sorted(path.name for path in run.iterdir() if not path.name.startswith(".
 # %% [markdown]
 # ## The table of all runs
 #
-# `hsakd report runs` prints a table of every run below a folder. Runs that differ in anything but their seed have a
-# line each; seeds are averaged, and `--against` adds the paired difference to one of the lines. `--format` makes
-# Markdown, LaTeX, CSV or JSON of it, and `--html report.html` a page with all the pictures that follow here.
+# `hsakd report runs` prints a table of all runs below a folder. Runs that differ only in their seed are averaged in
+# one row, and `--against` adds the paired difference from another row. `--format` prints Markdown, LaTeX, CSV or JSON,
+# and `--html report.html` writes a page with all plots of this notebook.
 
 # %% tags=["measured"]
 with redirect_stdout(io.StringIO()) as table:
@@ -114,13 +115,14 @@ for row in json.loads(table.getvalue()):
 # %% [markdown]
 # ## Curves: losses and branches
 #
-# `metrics.csv` has a row an epoch and a column for each thing that was logged. On the left are the terms of the
-# student's loss. On the right is the accuracy of the class head on unrotated test images, and, measured in every second
-# epoch, what each branch says of the class when its joint logits are summed over the rotations. The branches are judged
-# on all four rotations, where a 6 may be a 9, so they do not compare with the class head; among each other they do.
+# `metrics.csv` has one row per epoch and one column per logged metric. The left plot shows the terms of the student's
+# loss. The right plot shows the accuracy of the class head on unrotated test images and, every second epoch, the
+# accuracy of each branch on the class when its joint logits are summed over the rotations. The branches are evaluated
+# on all four rotations, in which a 6 may look like a 9, so they are comparable with each other but not with the class
+# head.
 
 # %%
-history = read_history(run / "metrics.csv")  # a dictionary an epoch
+history = read_history(run / "metrics.csv")  # one dictionary per epoch
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.4))
 for axis, columns in (
     (axes[0], ["train/loss_ce", "train/loss_kd", "train/loss_joint_kd"]),
@@ -140,7 +142,7 @@ figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# ## The test in numbers
+# ## Test metrics
 #
 # Accuracies and the calibration error are in percent. `branch1_joint` is the accuracy of branch 1 on the joint labels
 # of class and rotation, `branch1_class` that on the class.
@@ -152,10 +154,10 @@ for name in ("acc", "acc_top5", *(f"branch{number}_{kind}" for kind in ("class",
 print(f"negative log-likelihood {test['nll']:.2f}, expected calibration error {test['ece']:.1f} %")
 
 # %% [markdown]
-# ## Mistakes and calibration
+# ## Confusion and calibration
 #
-# `test_details.json` has the most frequent confusions of two classes, and sorts the predictions by their probability
-# into bins. Where a bar lies above the diagonal, the network is right more often than it believes.
+# `test_details.json` contains the most frequent confusions of two classes, and the predictions in bins of their
+# probability. A bar above the diagonal means that the network is correct more often than its probabilities say.
 
 # %%
 details = json.loads((run / "test_details.json").read_text())
@@ -177,8 +179,8 @@ plt.show()
 # %% [markdown]
 # ## The embedding
 #
-# What the network makes of an image before its last layer, 64 numbers here, brought to two dimensions by t-SNE. Classes
-# that are confused lie side by side; a point far from its class is an image to look at.
+# The embedding is the input of the last layer, 64 numbers per image here, projected to two dimensions with t-SNE.
+# Confused classes are close to each other; a point far from its class is an image worth looking at.
 
 # %%
 embedding = details["embedding"]
@@ -195,8 +197,8 @@ plt.show()
 # %% [markdown]
 # ## One image, rotated
 #
-# Of one test image, the details keep the pictures and what each head says of them. The class head has seen only the
-# upright ones' labels, but its teacher's answers to all four.
+# For one test image, the details contain the rotated images and the predictions of each head. The class head was
+# trained with labels on unrotated images only, but with the teacher's predictions on all four rotations.
 
 # %%
 example = details["example"]

@@ -1,4 +1,4 @@
-"""Trains three steps on small data, split over processes or in time; by itself in two, and saves what came out."""
+"""Train three steps, split over processes or in time; as a script, run two processes and save the results."""
 
 import sys
 from typing import Any
@@ -22,7 +22,7 @@ from hsakd_pl.data import Split
 
 
 class FixedStatistics(pl.Callback):
-    """Batch norms normalise by their running statistics, so that a batch may be split without changing the result."""
+    """Normalise with running statistics, so that splitting a batch does not change the result."""
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         for layer in pl_module.modules():
@@ -31,11 +31,11 @@ class FixedStatistics(pl.Callback):
 
 
 class Gradients(pl.Callback):
-    """Keeps the gradients of the last step, averaged over the processes."""
+    """Record the gradients of the last step, averaged over the processes."""
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: Any, optimizer: Any) -> None:
         named = pl_module.named_parameters()
-        self.found = {name: parameter.grad.clone() for name, parameter in named if parameter.grad is not None}
+        self.gradients = {name: parameter.grad.clone() for name, parameter in named if parameter.grad is not None}
 
 
 def make(kind: str) -> HSAKDModule:
@@ -49,7 +49,7 @@ def make(kind: str) -> HSAKDModule:
         return BaselineModule("resnet8", compile=kind == "compiled", **options)
     if kind == "frozen":
         return TeacherModule("resnet8", freeze_backbone=True, weights="random", **options)
-    if kind in ("baseline", "few"):  # of a network with branches, which nobody asked for
+    if kind in ("baseline", "few"):  # unrequested metrics of a network with branches
         return BaselineModule(create_network("resnet8", 10), **options)
     if kind == "hinton":
         networks = (create_network("resnet8", 10), create_network("resnet14", 10))
@@ -60,10 +60,10 @@ def make(kind: str) -> HSAKDModule:
 
 
 def train(kind: str, batch_norm: str = "fixed", devices: int = 1, accumulated: int = 1) -> dict[str, Any]:
-    """Three steps on 16 images each; metrics, weights and the last gradients."""
+    """Train three steps on 16 images each; return metrics, weights and the last gradients."""
     pl.seed_everything(0)
     module = make(kind)
-    gradients = Gradients()
+    recorder = Gradients()
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=devices,
@@ -72,7 +72,7 @@ def train(kind: str, batch_norm: str = "fixed", devices: int = 1, accumulated: i
         max_epochs=1,
         limit_train_batches=3 * accumulated,
         accumulate_grad_batches=accumulated,
-        callbacks=[gradients, FixedStatistics()] if batch_norm == "fixed" else [gradients],
+        callbacks=[recorder, FixedStatistics()] if batch_norm == "fixed" else [recorder],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -86,7 +86,7 @@ def train(kind: str, batch_norm: str = "fixed", devices: int = 1, accumulated: i
     trainer.fit(module, datamodule=data)
     assert (trainer.global_step, trainer.world_size) == (3, devices)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    return {"state": module.state_dict(), "metrics": metrics, "gradients": gradients.found}
+    return {"state": module.state_dict(), "metrics": metrics, "gradients": recorder.gradients}
 
 
 if __name__ == "__main__":

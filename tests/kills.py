@@ -1,10 +1,10 @@
-"""Kills runs at random moments and while they write, resumes them, and compares what comes out with a run left alone.
+"""Kill runs at random moments and during writes, resume them, and compare the results with an uninterrupted run.
 
     python tests/kills.py --kills 200 --aimed 40 --seed 0
 
-Each start is forked from this process, which has imported all that is slow. Chains of starts go on until a run is
-finished; every second one saves after each step instead of each epoch, and temporary files lie on another file system
-where there is one. Prints a line a chain, and ends with status 1 if anything differed.
+Each start is forked from this process, in which the slow imports are done. A chain starts and kills a run until it is
+finished; every second chain saves after each step instead of each epoch, and temporary files are on another file system
+if there is one. Prints one line per chain; the exit status is 1 if anything differed.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,29 +34,36 @@ CONFIG = {
     "model": {"class_path": "hsakd_pl.TeacherModule", "init_args": {"network": "resnet8", "milestones": [1]}},
     "data": {"class_path": "hsakd_pl.DigitsDataModule", "init_args": {"num_workers": 0, "batch_size": 16}},
     "trainer": {
-        **{"max_epochs": 3, "limit_train_batches": 6, "limit_val_batches": 4, "accelerator": "cpu"},
-        **{"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0},
+        "max_epochs": 3,
+        "limit_train_batches": 6,
+        "limit_val_batches": 4,
+        "accelerator": "cpu",
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
     },
 }
 MOMENTS = ("half written", "before it is on the disk", "before it is renamed", "after it was renamed")
 OTHER_FILE_SYSTEM = Path("/dev/shm")
-MOST = 20  # kills of one run, which on a busy machine might never come to its end
+MOST = 20  # kills of one run, which otherwise might never finish on a busy machine
 VARYING = ("seconds", "device_hours", "images_per_second", "resumes", "config")
-PATIENCE = 600  # seconds after which a start hangs
+PATIENCE = 600  # seconds after which a start counts as hanging
 
 
 def suicide() -> None:
+    """Kill this process."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def half(file: Any, content: Any) -> None:
+def write_half(file: Any, content: Any) -> None:
+    """Write half of ``content`` to ``file`` and kill this process."""
     type(file).write(file, content[: len(content) // 2])
     file.flush()
     suicide()
 
 
 def aim(moment: str, count: int) -> None:
-    """Make this process die at a moment of the ``count``-th file that it writes."""
+    """Kill this process at a moment of the ``count``-th file that it writes."""
     left = [count]
 
     def opened(path: Any, mode: str = "r", **options: Any) -> Any:
@@ -63,11 +71,7 @@ def aim(moment: str, count: int) -> None:
         if "x" in mode:
             left[0] -= 1
             if moment == MOMENTS[0] and left[0] == 0:
-                file.write = lambda content: (
-                    type(file).write(file, content[: len(content) // 2]),
-                    file.flush(),
-                    suicide(),
-                )
+                file.write = partial(write_half, file)
         return file
 
     def dying(function: Callable[..., Any], after: bool) -> Callable[..., Any]:
@@ -90,7 +94,7 @@ def aim(moment: str, count: int) -> None:
 
 
 def start(folder: Path, every_step: bool, aimed: tuple[str, int] | None = None) -> int:
-    """Begin or resume a run in a process of its own, and give its number."""
+    """Start or resume a run in its own process and return the process id."""
     if pid := os.fork():
         return pid
     status = 1
@@ -115,7 +119,7 @@ def start(folder: Path, every_step: bool, aimed: tuple[str, int] | None = None) 
 
 
 def wait(pid: int, seconds: float) -> int | None:
-    """Wait for its end: its status, negative after a signal; None if it goes on."""
+    """Wait for a process and return its exit status, negative after a signal, or None if it is still running."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         done, status = os.waitpid(pid, os.WNOHANG)
@@ -126,24 +130,23 @@ def wait(pid: int, seconds: float) -> int | None:
 
 
 def loaded(path: Path) -> Any:
+    """Return the content of a checkpoint."""
     return torch.load(path, weights_only=True)
 
 
 def outcome(run: Path) -> dict[str, Any]:
-    """All of a finished run that must not depend on its interruptions."""
-    last, best, row = (
-        loaded(run / "last.ckpt"),
-        loaded(run / "best.ckpt"),
-        json.loads((run / "result.json").read_text()),
-    )
+    """Return everything of a finished run that must not depend on its interruptions."""
+    last = loaded(run / "last.ckpt")
+    best = loaded(run / "best.ckpt")
+    row = json.loads((run / "result.json").read_text())
     scores = [state["best_model_score"] for key, state in last["callbacks"].items() if key.startswith("BestCheckpoint")]
     kept = {name: value for name, value in row.items() if name not in VARYING}
     parts = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch")
-    return {"row": kept, "scores": scores, "best": best["state_dict"], **{part: last[part] for part in parts}}
+    return {"row": kept, "scores": scores, "best": best["state_dict"]} | {part: last[part] for part in parts}
 
 
 def differing(one: Any, other: Any, where: str = "") -> list[str]:
-    """Name the places where two outcomes differ, in a single bit."""
+    """Return the places where two outcomes differ by at least one bit."""
     if isinstance(one, torch.Tensor):
         return [] if torch.equal(one, other) else [where]
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
@@ -154,7 +157,7 @@ def differing(one: Any, other: Any, where: str = "") -> list[str]:
 
 
 def torn(run: Path) -> list[str]:
-    """The files of a killed run that cannot be read."""
+    """Return the files of a killed run that cannot be read."""
     broken = []
     for path in (*run.glob("*.ckpt"), *run.glob("result.json")):
         try:
@@ -167,7 +170,7 @@ def torn(run: Path) -> list[str]:
 def chain(
     folder: Path, every_step: bool, draw: random.Random, seconds: float, aimed: int
 ) -> tuple[int, int, list[str]]:
-    """Kill a run until it is finished: how often, how often of these with an aim, and what is wrong."""
+    """Kill a run until it finishes; return the number of kills, the number of aimed kills, and the errors."""
     kills = aims = 0
     wrong: list[str] = []
     while True:
@@ -187,6 +190,7 @@ def chain(
 
 @contextlib.contextmanager
 def prepared(folder: Path) -> Iterator[Path]:
+    """Make a folder with the configuration, and remove it at the end."""
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(json.dumps(CONFIG))
     yield folder
@@ -194,13 +198,15 @@ def prepared(folder: Path) -> Iterator[Path]:
 
 
 def run_all(kills: int, aimed: int, seed: int) -> bool:
-    draw, begun = random.Random(seed), time.monotonic()
-    gc.freeze()  # else a collection in a child copies all that this process has imported
+    """Run chains until there were enough kills, and return whether all results were equal."""
+    draw = random.Random(seed)
+    begun = time.monotonic()
+    gc.freeze()  # otherwise a collection in a child copies all imported objects
     with tempfile.TemporaryDirectory() as name, prepared(Path(name, "whole")) as whole:
         assert wait(start(whole, every_step=False), PATIENCE) == 0, (whole / "log").read_text()
         since = time.monotonic()
-        expected, seconds = outcome(whole / "run"), 0.0
-        with prepared(Path(name, "again")) as again:  # saving after each step, which takes the longest
+        expected = outcome(whole / "run")
+        with prepared(Path(name, "again")) as again:  # saving after each step takes longest
             assert wait(start(again, every_step=True), PATIENCE) == 0, (again / "log").read_text()
             seconds = time.monotonic() - since
             assert not differing(outcome(again / "run"), expected)
@@ -212,7 +218,8 @@ def run_all(kills: int, aimed: int, seed: int) -> bool:
             with prepared(Path(name, f"chain{number}")) as folder:
                 killed, hit, wrong = chain(folder, every_step, draw, seconds, min(aimed - aims, 4))
                 wrong = wrong or differing(outcome(folder / "run"), expected)
-                done, aims = done + killed, aims + hit
+                done += killed
+                aims += hit
                 saving = "step" if every_step else "epoch"
                 print(
                     f"chain {number}, saving each {saving}: {killed} kills, {hit} aimed, {wrong or 'equal'}", flush=True

@@ -1,4 +1,4 @@
-"""Every method on a pair of small networks, for the CIFAR-100 cut, or where that is missing for the digits."""
+"""Provide every method with a pair of small networks, on the CIFAR-100 cut if its folder is set, or on the digits."""
 
 import os
 from typing import Any
@@ -8,10 +8,10 @@ import torch
 from hsakd_pl import CIFAR100DataModule, DigitsDataModule, HSAKDModule, methods
 from hsakd_pl.data import ImageDataModule
 
-CUT = "HSAKD_CIFAR100_CUT"  # environment variable with the folder of the cut, also for the processes that a test starts
+CUT = "HSAKD_CIFAR100_CUT"  # environment variable with the folder of the cut, which processes started by a test inherit
 
 PAIR: dict[str, Any] = {"network": "resnet8", "teacher": "resnet14", "teacher_weights": "random"}
-# class, options, and the terms of its loss
+# Class, options and loss terms of each method
 METHODS: dict[str, tuple[type[HSAKDModule], dict[str, Any], set[str]]] = {
     "kd": (methods.KDModule, PAIR, {"ce", "kd"}),
     "fitnet": (methods.FitNetModule, PAIR, {"ce", "kd", "fitnet"}),
@@ -21,10 +21,10 @@ METHODS: dict[str, tuple[type[HSAKDModule], dict[str, Any], set[str]]] = {
     "vid": (methods.VIDModule, PAIR, {"ce", "kd", "vid"}),
     "rkd": (methods.RKDModule, PAIR, {"ce", "kd", "rkd"}),
     "pkt": (methods.PKTModule, PAIR, {"ce", "kd", "pkt"}),
-    "crd": (methods.CRDModule, {**PAIR, "negatives": 64}, {"ce", "kd", "crd"}),
+    "crd": (methods.CRDModule, PAIR | {"negatives": 64}, {"ce", "kd", "crd"}),
     "sskd": (
         methods.SSKDModule,
-        {**PAIR, "projection_weights": "random"},
+        PAIR | {"projection_weights": "random"},
         {"ce", "kd", "transformed_kd", "contrast"},
     ),
     "sskd1": (methods.SSKDProjectionModule, {"network": "resnet14", "weights": "random"}, {"contrast"}),
@@ -34,19 +34,21 @@ METHODS: dict[str, tuple[type[HSAKDModule], dict[str, Any], set[str]]] = {
     "reviewkd": (methods.ReviewKDModule, PAIR, {"ce", "kd", "reviewkd"}),
     "dml": (methods.DMLModule, {"networks": ["resnet8", "resnet14"]}, {"ce", "kd"}),
 }
-# those whose loss compares the images of a batch: on several devices, of each one's part
+# Methods whose loss compares the images of a batch: on several devices, each compares its own part
 OF_A_BATCH = {"sp", "cc", "rkd", "pkt", "dist", "sskd", "sskd1"}
 
 
 def make_data(**options: Any) -> ImageDataModule:
-    """The cut, or the digits."""
+    """Return the CIFAR-100 cut, or the digits."""
     return CIFAR100DataModule(os.environ[CUT], **options) if CUT in os.environ else DigitsDataModule(**options)
 
 
 def make_method(name: str, **options: Any) -> HSAKDModule:
-    """A module for these data, with the same weights at every call."""
+    """Return a module for `make_data`, with the same weights at every call."""
     torch.manual_seed(0)
-    module, own, _ = METHODS[name]
+    module, method_options, _ = METHODS[name]
     data = make_data()
-    size = {} if "networks" in own else {"image_size": data.image_size}
-    return module(**{"num_classes": data.num_classes, **size, "lr": 0.001, **own, **options})
+    defaults: dict[str, Any] = {"num_classes": data.num_classes, "lr": 0.001}
+    if "networks" not in method_options:
+        defaults["image_size"] = data.image_size
+    return module(**(defaults | method_options | options))

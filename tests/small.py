@@ -1,4 +1,4 @@
-"""Small modules of every kind, a batch, trainers that keep quiet, and runs of the command line."""
+"""Provide small modules of every kind, a batch, silent trainers and runs of the command line."""
 
 import json
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from hsakd_pl import BaselineModule, HSAKDModule, LinearProbeModule, MutualModule, StudentModule, TeacherModule
 from hsakd_pl.cli.main import main
+from hsakd_pl.fast.compiled import MINIMUM_TORCH
 from hsakd_pl.fast.winograd.library import library
 from hsakd_pl.networks import create_network
 from hsakd_pl.report.rows import read_history
@@ -22,9 +23,12 @@ CLASSES = 4
 BATCH = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(CLASSES)
 
 needs_kernel = pytest.mark.skipif(library() is None, reason="no C compiler with OpenMP, or a CPU without AVX2")
+needs_compile = pytest.mark.skipif(
+    torch.__version__ < MINIMUM_TORCH, reason=f"the option compile needs PyTorch {MINIMUM_TORCH} or newer"
+)
 
 TEACHER = {"teacher": "resnet14", "teacher_weights": "random"}
-# class, networks, and the terms of its loss
+# Class, networks and loss terms of each kind
 MODULES: dict[str, tuple[type[HSAKDModule], dict[str, Any], list[str]]] = {
     "baseline": (BaselineModule, {"network": "resnet8"}, ["ce"]),
     "teacher": (TeacherModule, {"network": "resnet8"}, ["ce", "joint_ce"]),
@@ -35,52 +39,51 @@ MODULES: dict[str, tuple[type[HSAKDModule], dict[str, Any], list[str]]] = {
 
 
 def make(kind: str, built: bool = False, **options: Any) -> HSAKDModule:
-    """A module of 4 classes, with the same weights at every call, from names or from built networks."""
+    """Return a module of 4 classes, from network names or built networks, with the same weights at every call."""
     torch.manual_seed(0)
     module, networks, _ = MODULES[kind]
     if built:
         networks = {key: _build(name) for key, name in networks.items() if not key.endswith("weights")}
-    return module(**{**networks, "num_classes": CLASSES, **options})
+    return module(**(networks | {"num_classes": CLASSES} | options))
 
 
 def _build(name: str | list[str]) -> Any:
-    return create_network(name, CLASSES) if isinstance(name, str) else [_build(each) for each in name]
+    return create_network(name, CLASSES) if isinstance(name, str) else [_build(peer) for peer in name]
 
 
 def loader(images: Tensor = BATCH[0]) -> DataLoader[tuple[Tensor, ...]]:
-    """Two batches of two images."""
+    """Return a loader of two batches of two images."""
     return DataLoader(TensorDataset(images, BATCH[1]), batch_size=2)
 
 
 def trainer(folder: Path | None = None, max_epochs: int = 1, **options: Any) -> pl.Trainer:
-    """A trainer on the CPU that writes ``last.ckpt`` into ``folder``, or nothing."""
+    """Return a silent CPU trainer that writes ``last.ckpt`` to ``folder``, or nothing without a folder."""
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
     if folder is not None:
         last = ModelCheckpoint(folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
         options["callbacks"] = [*options.get("callbacks", []), last]
-    return pl.Trainer(
-        max_epochs=max_epochs, accelerator="cpu", enable_checkpointing=folder is not None, **{**quiet, **options}
-    )
+    quiet["enable_checkpointing"] = folder is not None
+    return pl.Trainer(max_epochs=max_epochs, accelerator="cpu", **(quiet | options))
 
 
 class Losses(pl.Callback):
-    """Keeps the loss of every step."""
+    """Record the loss of every step."""
 
     def __init__(self) -> None:
-        self.found: list[float] = []
+        self.values: list[float] = []
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: HSAKDModule, outputs: Any, *_: Any) -> None:
-        self.found.append(float(outputs["loss"]))
+        self.values.append(float(outputs["loss"]))
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """``base`` with ``changes`` at every depth."""
-    both = {key: merged(base[key], changes[key]) for key in base.keys() & changes if isinstance(base[key], dict)}
-    return {**base, **changes, **both}
+    """Return ``base`` with ``changes`` at every depth."""
+    nested = {key: merged(base[key], changes[key]) for key in base.keys() & changes if isinstance(base[key], dict)}
+    return base | changes | nested
 
 
 def run(command: str, *options: str, module: str = "BaselineModule", **changes: Any) -> Path:
-    """Run a command on a small configuration with changes, in the working folder; returns the folder of its output."""
+    """Run a command on a small configuration with ``changes`` and return the folder of its output."""
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
     folder = Path("runs", module)
     config = {
@@ -97,12 +100,12 @@ def run(command: str, *options: str, module: str = "BaselineModule", **changes: 
 
 
 def history(folder: str | Path) -> list[dict[str, float]]:
-    """What a run logged, epoch by epoch."""
+    """Return what a run logged, by epoch."""
     return read_history(Path(folder, "metrics.csv"))
 
 
 def error_of(capsys: pytest.CaptureFixture[str], command: Callable[[], Any]) -> str:
-    """The one short error that a command ends with, status 2, without a traceback or pages of usage."""
+    """Return the message of a command that ends with status 2 and one short error, without traceback or usage."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as end:
         command()
@@ -115,7 +118,7 @@ def error_of(capsys: pytest.CaptureFixture[str], command: Callable[[], Any]) -> 
 
 
 def with_statistics(network: nn.Module, spread: float = 0.5) -> nn.Module:
-    """Every norm's statistics and weights far from their initial zeros and ones."""
+    """Move the statistics and weights of every norm away from their initial zeros and ones; return the network."""
     generator = torch.Generator().manual_seed(0)
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
@@ -127,18 +130,18 @@ def with_statistics(network: nn.Module, spread: float = 0.5) -> nn.Module:
 
 
 def norms(network: nn.Module) -> int:
-    """How many batch norms a network has."""
+    """Return the number of batch norms in a network."""
     return sum(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
 
 
 def grown_by(action: Callable[[], object]) -> int:
-    """MiB by which the memory of this process exceeds what it is now, at most, while it acts."""
+    """Return the peak memory of this process during ``action``, in MiB above its current memory."""
 
     def memory(kind: str) -> int:
         [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(kind)]
         return int(line.split()[1]) // 1024
 
-    Path("/proc/self/clear_refs").write_text("5")  # starts its maximum anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = memory("VmRSS")
     action()
     return memory("VmHWM") - before

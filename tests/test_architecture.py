@@ -1,4 +1,4 @@
-"""Imports go down from floor to floor, and never in a circle."""
+"""Test that imports never go up a floor and never form a circle."""
 
 import ast
 from collections.abc import Iterator
@@ -83,7 +83,7 @@ def test_imports_never_form_a_circle() -> None:
 
 
 def test_relative_imports_are_absent() -> None:
-    """They would escape the tests above."""
+    """Check for relative imports, which the other tests do not see."""
     relative = [
         module
         for module, path in MODULES.items()

@@ -1,4 +1,4 @@
-"""The bench: its tables, what they become, and runs of it on the digits."""
+"""Test the bench: its tables, their configurations, and runs on the digits."""
 
 import inspect
 import json
@@ -34,7 +34,7 @@ SHORT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer
 
 @pytest.fixture
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's table in an empty working folder."""
+    """Write a user's table into an empty working folder."""
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "mine.csv"
     path.write_text(MINE)
@@ -238,7 +238,7 @@ def test_custom_method_joins_a_bench_table(mine: Path, capsys: pytest.CaptureFix
 
 
 def test_bench_runs_resumes_and_compares(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Task by task, as in a SLURM array; a task whose teacher is not there yet says so."""
+    """Run task by task, as in a SLURM array; a task without its teacher says so."""
     run = ["bench", "mine.csv", "--methods", "SP", *SHORT]
     assert "needs runs/digits/baseline_resnet14/seed0/last.ckpt" in error_of(
         capsys, lambda: main([*run, "--task", "1"])
@@ -252,11 +252,14 @@ def test_bench_runs_resumes_and_compares(mine: Path, capsys: pytest.CaptureFixtu
     assert options["sp_weight"] == 100.0
     before = (student / "last.ckpt").stat().st_mtime_ns
     capsys.readouterr()
-    main(run)  # all of it has a result
+    main(run)  # everything has a result
     assert (student / "last.ckpt").stat().st_mtime_ns == before
     heading, _, names, _, line = capsys.readouterr().out.rstrip().splitlines()
     assert (heading, names.split()) == ("limit_train_batches 2, max_epochs 1", ["method", "resnet14-resnet8"])
-    assert line.split() == ["SP", f"{100 * row['last_val_acc']:.2f}"]  # a short run stands beside no published number
+    assert line.split() == [
+        "SP",
+        f"{100 * row['last_val_acc']:.2f}",
+    ]  # a short run is not compared with a published number
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Benchmarks: the plain loop computes what the modules compute, every case can be built, the file has its numbers."""
+"""Test the benchmarks: the plain loop equals the modules, every case builds, and the file holds its numbers."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ PAIR = "student:resnet14-resnet8"
 
 
 def networks_of(module: HSAKDModule) -> plain.Networks:
-    """A module's networks in the order of the plain loop."""
+    """Return a module's networks in the order of the plain loop."""
     if isinstance(module, StudentModule):
         return module.teacher.network, module.network
     if isinstance(module.network, ProbeNetwork):
@@ -68,7 +68,7 @@ def test_benchmark_list_shows_each_case_once(capsys: pytest.CaptureFixture[str])
 
 
 def run(folder: Path, *options: str) -> dict[str, Any]:
-    """What the command writes."""
+    """Return the file that the command writes."""
     main([*TINY, "--out", str(folder / "results.json"), *options])
     return json.loads((folder / "results.json").read_text())
 
@@ -112,7 +112,7 @@ def test_method_costs_are_measured_relative_to_kd(tmp_path: Path, capsys: pytest
 
 @pytest.mark.parametrize("case", find("method-costs:resnet14-resnet8").beside, ids=lambda case: case.method)
 def test_every_method_folds_its_frozen_teacher(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It answers in the teacher's place; stage one of SSKD has its teacher inside of the network that is trained."""
+    """Check that a folded copy replaces the teacher; stage one of SSKD has its teacher inside the trained network."""
     data, options = SyntheticDataModule(32, 4), parser().parse_args(TINY)
     data.setup("fit")
     assert find(case.name) == case
@@ -131,7 +131,7 @@ def test_benchmark_profile_prints_both_loops(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_bare_loop_has_the_fast_paths_of_fit() -> None:
-    """It has all that the callback brings, and nothing to log to."""
+    """Check that it has everything the callback provides, except a logger."""
     data, options = SyntheticDataModule(16, 4), parser().parse_args(TINY)
     data.setup("fit")
     loop = BareLoop(find(PAIR).module(num_classes=100), data, options)

@@ -1,4 +1,4 @@
-"""lightning-bolts, where it is installed (pip install --no-deps lightning-bolts==0.7.0), and what is said where not."""
+"""Test lightning-bolts, if installed (pip install --no-deps lightning-bolts==0.7.0), and the message otherwise."""
 
 import math
 import pkgutil
@@ -25,14 +25,14 @@ needs_bolts = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands run in a folder of their own."""
+    """Change to an empty working folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["main.py"])
 
 
 @pytest.fixture
 def without_bolts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a machine where bolts is not installed."""
+    """Make the import of bolts fail."""
     for name in [name for name in sys.modules if name.startswith("pl_bolts") or name == INTEGRATION]:
         monkeypatch.delitem(sys.modules, name)
     find: Callable[..., Any] = PathFinder.find_spec
@@ -68,7 +68,7 @@ def test_bolts_scheduler_and_callback_train(capfd: pytest.CaptureFixture[str]) -
 
 
 class FakeCIFAR10(FakeData):
-    """Random images behind the arguments of torchvision's CIFAR10."""
+    """Provide random images with the arguments of torchvision's CIFAR10."""
 
     def __init__(self, root: str, train: bool, transform: Any = None, download: bool = False) -> None:
         super().__init__(20, (3, 32, 32), 10, transform)

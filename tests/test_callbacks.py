@@ -1,4 +1,4 @@
-"""Lightning's own callbacks and tuners do with our modules what they are for, fast or not."""
+"""Test that Lightning's callbacks and tuners work with all modules, fast or not."""
 
 import math
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from hsakd_pl import DigitsDataModule, HSAKDModule
 
 
 class Finetuning(callbacks.BaseFinetuning):
-    """The first stage learns from epoch 1 on."""
+    """Unfreeze the first stage in epoch 1."""
 
     def freeze_before_training(self, pl_module: pl.LightningModule) -> None:
         self.freeze(pl_module.networks[0].without_branches.stages[0])
@@ -92,7 +92,7 @@ CASES = [(name, fast) for name in CALLBACKS for fast in (True, False) if name !=
 def test_lightning_callbacks_work_with_modules(
     name: str, fast: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # finders leave a file where they run
+    monkeypatch.chdir(tmp_path)  # finders write a file to the working folder
     make_callback, done = CALLBACKS[name]
     callback, module = make_callback(tmp_path), make("student", num_classes=10, lr=0.01, fast=fast)
     run = pl.Trainer(
@@ -124,7 +124,7 @@ def test_tuner_runs_before_fit(kind: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_custom_network_may_name_a_part_backbone(tmp_path: Path) -> None:
-    """Half of a network that happens to be called ``backbone`` is not taken for the whole."""
+    """Check that a part that happens to be called ``backbone`` is not taken for the whole network."""
 
     class Own(nn.Module):
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, what it rebuilds, and that a diverging run does not spoil it."""
+"""Test the content of checkpoints, what they rebuild, and that divergence does not spoil them."""
 
 import hashlib
 import math
@@ -64,7 +64,7 @@ def test_resumed_fit_refuses_another_teacher(tmp_path: Path, teacher: str) -> No
     (tmp_path / "teacher.pth").rename(tmp_path / "moved.pth")
     moved = make("student", teacher_weights=str(tmp_path / "moved.pth"))
     trainer(max_epochs=2).fit(moved, loader(), ckpt_path=last)
-    trainer().validate(make("student", **options), loader(), ckpt_path=last, verbose=False)  # asks no teacher
+    trainer().validate(make("student", **options), loader(), ckpt_path=last, verbose=False)  # needs no teacher
 
 
 def test_resumed_fit_takes_another_teacher_on_request(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_transforms_object_must_be_passed_again_on_load(tmp_path: Path) -> None:
 
 @pytest.fixture(params=["cpu", "gpu"])
 def checked_as_on(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a GPU the loss of a step is not looked at: an epoch's sum of them is."""
+    """Check the sum of an epoch's losses instead of each step's loss, as on a GPU."""
     if request.param == "gpu":
         check = HSAKDModule._raise_unless_finite
         monkeypatch.setattr(

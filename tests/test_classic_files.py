@@ -1,7 +1,7 @@
-"""Weight files of the repositories that hold the field's tables: RepDistiller (of CRD) and mdistiller.
+"""Test weight files of RepDistiller (of CRD) and mdistiller, which hold the field's tables.
 
-Keys and shapes are listed here as those repositories' state dicts have them, layer by layer in their order; the
-package's own rules have no part in it.
+Keys and shapes are listed here as in those repositories' state dicts, layer by layer; the package's own rules are not
+used.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hsakd_pl import create_network, load_weights
 from hsakd_pl.errors import UsageError
-from hsakd_pl.networks.weights import published_state_dict
+from hsakd_pl.networks.keys import published_state_dict
 
 Layer = tuple[str, tuple[int, ...]]
 Layers = Iterator[Layer]
@@ -185,7 +185,7 @@ NETWORKS: dict[str, Callable[[], Layers]] = {
 
 
 def state_of(name: str, first: int = 0) -> State:
-    """A state dict whose tensors tell their places apart: each is full of one number, from ``first`` on."""
+    """Return a state dict of constant tensors, numbered from ``first`` on to tell their positions."""
     counted = enumerate(NETWORKS[name](), first)
     return {
         key: torch.full(shape, number, dtype=torch.float32 if shape else torch.int64)
@@ -195,7 +195,7 @@ def state_of(name: str, first: int = 0) -> State:
 
 @pytest.fixture(scope="module")
 def empty() -> Callable[[str], Any]:
-    """Makes a network with branches whose weights are anything: to draw those of a hundred million takes seconds."""
+    """Return a network with branches and uninitialised weights, since drawing a hundred million takes seconds."""
 
     def make(name: str) -> Any:
         with torch.device("meta"):
@@ -206,7 +206,7 @@ def empty() -> Callable[[str], Any]:
 
 
 def assert_loads(network: Any, source: Any, state: State) -> None:
-    """With branches and without."""
+    """Check loading with branches and without."""
     for each in (network, network.without_branches):
         for tensor in network.without_branches.state_dict().values():
             tensor.fill_(-1)
@@ -218,7 +218,7 @@ def assert_loads(network: Any, source: Any, state: State) -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_repdistiller_and_mdistiller_files_load(name: str, empty: Callable[[str], Any]) -> None:
-    """What both save of a network alone: RepDistiller's teachers and students, mdistiller's teachers, student_best."""
+    """Load files of a single network: RepDistiller's teachers and students, mdistiller's teachers and student_best."""
     network, state = empty(name), state_of(name)
     assert_loads(network, {"model": state}, state)
     assert list(published_state_dict(network.without_branches)) == list(state)
@@ -232,7 +232,7 @@ BESIDE = ("embed_s.linear.weight", "contrast.params", "contrast.memory_v1", "abf
 
 @pytest.mark.parametrize("name", ["wrn_16_2", "resnet8x4", "vgg8", "mobilenetv2_stride2", "shufflenetv1"])
 def test_mdistiller_checkpoint_loads_its_student(name: str, empty: Callable[[str], Any], tmp_path: Path) -> None:
-    """As mdistiller's trainer saves it, around all of which is DataParallel; or a network that was trained alone."""
+    """Load files of mdistiller's trainer, which wraps everything in DataParallel, and of a network trained alone."""
     network, state = empty(name), state_of(name)
     alone = {f"module.student.{key}": tensor for key, tensor in state.items()}
     teacher = {f"module.teacher.{key}": tensor for key, tensor in state_of(name, first=5000).items()}
@@ -244,7 +244,7 @@ def test_mdistiller_checkpoint_loads_its_student(name: str, empty: Callable[[str
 
 
 def test_repdistiller_last_file_loads_without_norm_counters(tmp_path: Path, empty: Callable[[str], Any]) -> None:
-    """Of a time when norms did not count their batches."""
+    """Load a file that was written before norms counted their batches."""
     state = {key: tensor for key, tensor in state_of("vgg8").items() if not key.endswith("num_batches_tracked")}
     options = argparse.Namespace(lr_decay_epochs=[150, 180, 210], model="vgg8", batch_size=64)
     torch.save({"opt": options, "model": state, "optimizer": {"state": {}}}, tmp_path / "vgg8_last.pth")
@@ -259,7 +259,7 @@ def test_classic_checkpoint_of_another_network_is_refused() -> None:
 
 
 class Own(nn.Module):
-    """A user's network that has the names of other people's files in it."""
+    """Name parts of a custom network like those of published files."""
 
     def __init__(self, classifier: nn.Module) -> None:
         super().__init__()
@@ -283,7 +283,7 @@ def test_custom_network_keeps_names_like_the_classic_ones(numbered: bool) -> Non
 
 
 def test_mobilenetv2_stride2_has_a_quarter_of_the_convolution_cost() -> None:
-    """All convolutions see a quarter of the positions, the linear layer the same 1,280 numbers."""
+    """Count: convolutions see a quarter of the positions, the linear layer the same 1,280 numbers."""
     adds: dict[str, int] = {}
     for name in ("mobilenetv2", "mobilenetv2_stride2"):
         with torch.device("meta"):

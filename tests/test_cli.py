@@ -1,4 +1,4 @@
-"""The command line, end to end on the digits."""
+"""Test the command line end to end on the digits."""
 
 import csv
 import inspect
@@ -34,13 +34,13 @@ from hsakd_pl.ops import ROTATIONS
 
 @pytest.fixture(autouse=True)
 def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands run in a folder of their own."""
+    """Change to an empty working folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["main.py"])
 
 
 def write_images(folder: Path, count: int) -> torch.Tensor:
-    """PNG files of test digits; returns them as the network sees them."""
+    """Write PNG files of test digits; return them as the network sees them."""
     data = DigitsDataModule(num_workers=0)
     data.setup("test")
     images = data.splits["test"].images[:count]
@@ -161,7 +161,7 @@ def test_mistakes_of_other_commands_are_one_line(command: list[str], capsys: pyt
 
 @pytest.mark.parametrize("module", [StudentModule, TeacherModule, MutualModule, BaselineModule, LinearProbeModule])
 def test_module_signature_shows_every_option(module: type, capsys: pytest.CaptureFixture[str]) -> None:
-    """In Python as on the command line, none hidden behind ``**kwargs``."""
+    """Check Python's signatures and the command line: nothing is hidden behind ``**kwargs``."""
     options = inspect.signature(module).parameters
     wanted = {"lr", "momentum", "milestones", "optimizer", "lr_scheduler", "branch_metrics_every", "fast", "compile"}
     assert wanted < set(options) and not [each for each in options.values() if each.kind is each.VAR_KEYWORD]

@@ -1,4 +1,4 @@
-"""The one error, with culprit and remedy, that each mistake on the command line ends in."""
+"""Test that each mistake on the command line ends in one error with culprit and remedy."""
 
 import pickle
 import sys
@@ -18,7 +18,7 @@ COSINE = {"class_path": "torch.optim.lr_scheduler.CosineAnnealingLR", "init_args
 
 @pytest.fixture(autouse=True)
 def bad_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder with data and weight files that are broken in different ways."""
+    """Write a folder with broken data and weight files."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["main.py"])
     for name, content in (

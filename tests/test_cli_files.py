@@ -1,4 +1,4 @@
-"""Configurations, folders, loggers and callbacks of the user's, as a command line meets them."""
+"""Test a user's configurations, folders, loggers and callbacks on the command line."""
 
 import errno
 import json
@@ -22,7 +22,7 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def aliases(levels: int) -> str:
-    """Ten values, aliased ten times a level."""
+    """Return YAML of ten values, each aliased ten times per level."""
     lines = [f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]" for level in range(1, levels)]
     return "\n".join(["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]", *lines])
 

@@ -1,4 +1,4 @@
-"""Runs that torchrun, SLURM's scripts or submitit start."""
+"""Test runs started by torchrun, SLURM's scripts or submitit."""
 
 import os
 import subprocess
@@ -30,7 +30,7 @@ FIT = [word for pair in SMALL.items() for word in pair]
 
 
 def torchrun(monkeypatch: pytest.MonkeyPatch, nodes: int, here: int) -> None:
-    """The environment in which torchrun starts a process."""
+    """Set the environment in which torchrun starts a process."""
     for name, value in {"RUN_ID": "1", "WORLD_SIZE": nodes * here, "LOCAL_WORLD_SIZE": here}.items():
         monkeypatch.setenv(name.replace("RUN_ID", "TORCHELASTIC_RUN_ID"), str(value))
 
@@ -59,7 +59,7 @@ def test_device_count_contradicting_torchrun_raises(given: dict[str, Any], monke
 @pytest.mark.slow
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_two_cpu_processes_train(nodes: int, tmp_path: Path) -> None:
-    """Started on one machine, with the overlay for several devices, or as if on two, without a number of devices."""
+    """Start on one machine with the overlay for several devices, or as if on two machines without a device count."""
     port = free_ports(1)[0]
     place = ["--standalone"] if nodes == 1 else ["--nnodes", "2", "--master_addr", "127.0.0.1", f"--master_port={port}"]
     overlay = (
@@ -83,14 +83,14 @@ def test_two_cpu_processes_train(nodes: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("script", sorted((ROOT / "scripts").rglob("*.s[bh]*")), ids=lambda path: path.name)
 def test_slurm_scripts_are_valid_bash(script: Path) -> None:
     subprocess.run(["bash", "-n", script], check=True)
-    # what a user switches on by removing signs is bash, or an option of sbatch, as well
+    # commented-out lines are bash or options of sbatch as well
     lines = [line.removeprefix("# ") for line in script.read_text().splitlines() if line.startswith("# ")]
     commands = "\n".join(line for line in lines if line.split()[0] in ("source", "module", "export", "srun", "set"))
     subprocess.run(["bash", "-n"], input=commands, text=True, check=True)
 
 
 def test_submitit_example_runs_two_seeds(tmp_path: Path) -> None:
-    """In its executor for this machine, two seeds."""
+    """Use submitit's local executor with two seeds."""
     pytest.importorskip("submitit")
     script = [
         sys.executable,

@@ -1,4 +1,4 @@
-"""Every configuration: its numbers are the recipe's, its paths lead somewhere, and it runs."""
+"""Test every configuration: its numbers are the recipe's, its paths exist, and it runs."""
 
 import gc
 import inspect
@@ -46,7 +46,7 @@ SOURCES = {
 
 
 class Recipe(NamedTuple):
-    """The numbers of one row of the paper's recipes."""
+    """Hold the numbers of one row of the paper's recipes."""
 
     max_epochs: int
     milestones: tuple[int, ...]
@@ -58,7 +58,7 @@ class Recipe(NamedTuple):
 
 @pytest.fixture(autouse=True)
 def collected() -> Iterator[None]:
-    """Networks of a hundred million parameters lie in reference cycles: free one before the next is built."""
+    """Collect garbage: networks of a hundred million parameters are in reference cycles."""
     yield
     gc.collect()
 
@@ -163,7 +163,7 @@ def test_config_contents_match_their_names(name: str) -> None:
 def test_config_weights_come_from_another_config(name: str) -> None:
     for key, network in (("weights", "network"), ("teacher_weights", "teacher")):
         if path := model_of(name).get(key):
-            if path.startswith("weights/"):  # a published file that the user puts there
+            if path.startswith("weights/"):  # a published file that the user provides
                 assert name.startswith("imagenet/teacher_frozen")
                 continue
             source = path.removeprefix("runs/").removesuffix("/last.ckpt")
@@ -175,7 +175,7 @@ def test_config_weights_come_from_another_config(name: str) -> None:
 
 
 def kind_of(name: str) -> tuple[str, ...]:
-    """What recipes have in common that run alike: data, method, kind of teacher, and on CIFAR-100 the learning rate."""
+    """Return the kind of a recipe: data, method, teacher, and on CIFAR-100 the learning rate."""
     folder, _, experiment = name.partition("/")
     method, how, *_ = experiment.split("_")
     rate = str(trained(name) in SMALL_LR_NETWORKS) if folder == "cifar100" else ""
@@ -191,7 +191,7 @@ FIRST = {kind_of(name): name for name in reversed(RECIPES)}.values()
 def test_every_config_runs_one_batch(
     name: str, unpack: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One batch of training, validation and test, with the recipe's numbers."""
+    """Run one batch of training, validation and test with the recipe's numbers."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["main.py"])
     options = [f"--config={CONFIGS[name]}", f"--config={CONFIGS['trainer/cpu']}"]

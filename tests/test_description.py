@@ -1,4 +1,4 @@
-"""What a checkpoint knows of its data: enough to test and to predict once the training images are gone."""
+"""Test that checkpoints describe their data well enough to test and predict without the training images."""
 
 import shutil
 from pathlib import Path
@@ -19,7 +19,7 @@ SAVED = {"class_names": NAMES, "image_size": 16, "resize": 20, "mean": [0.1, 0.2
 
 
 def photographs(folder: Path, names: list[str] = NAMES, count: int = 4) -> None:
-    """Class folders ``train`` and ``val`` of small coloured pictures."""
+    """Write class folders ``train`` and ``val`` of small coloured pictures."""
     for split in ("train", "val"):
         for label, name in enumerate(names):
             (folder / split / name).mkdir(parents=True, exist_ok=True)
@@ -101,5 +101,5 @@ def test_checkpoint_names_network_passed_as_object(tmp_path: Path) -> None:
     small.trainer(tmp_path).fit(module, small.loader(), small.loader())
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert saved["networks"] == ["resnet8"]
-    assert "data" not in saved  # loaders of one's own describe nothing
+    assert "data" not in saved  # custom loaders have no description
     assert DigitsDataModule().resize is None

@@ -1,4 +1,4 @@
-"""Ensembles of heads and transformations, and early exits: against brute force, and as ``test`` reports them."""
+"""Test ensembles of heads and transformations and early exits: against brute force, and as reported by ``test``."""
 
 import json
 import subprocess
@@ -35,7 +35,7 @@ TRANSFORMS = pytest.mark.parametrize("transforms", [ROTATIONS, FLIPS, IDENTITY],
 
 
 def network(transforms: Transforms = ROTATIONS) -> HSAKDNet:
-    """A network of 5 classes that is sure of some images and of others not."""
+    """Return a network of 5 classes that is confident for some images only."""
     torch.manual_seed(0)
     made = create_network("resnet8", 5, transforms=transforms).eval()
     assert isinstance(made, HSAKDNet)
@@ -49,7 +49,7 @@ IMAGES = torch.randn(40, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
 @torch.no_grad()
 def seen(of: HSAKDNet, images: Tensor = IMAGES) -> Tensor:
-    """Class logits (L + 1, M, B, N), image by image and view by view."""
+    """Return class logits (L + 1, M, B, N), computed per image and per view."""
     count, classes = of.transforms.count, range(of.num_classes)
     found = torch.zeros(1 + len(of.branches), count, len(images), of.num_classes)
     for m in range(count):
@@ -158,7 +158,7 @@ TEACHER: dict[str, Any] = {"module": "TeacherModule", "trainer": LIMITS}
 
 @pytest.fixture(scope="module")
 def last(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoint of a teacher that has learnt a little."""
+    """Return the checkpoint of a teacher that has learnt a little."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("teacher"))
         return (run("fit", **TEACHER) / "last.ckpt").absolute()
@@ -171,7 +171,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def digits(count: int) -> tuple[Tensor, Tensor]:
-    """The first test images, normalised, and their labels."""
+    """Return the first test images, normalised, and their labels."""
     data = DigitsDataModule(num_workers=0)
     data.setup("test")
     batches = [data.on_after_batch_transfer(batch, 0) for batch in data.test_dataloader()]
@@ -180,7 +180,7 @@ def digits(count: int) -> tuple[Tensor, Tensor]:
 
 
 def expected(heads: Tensor, labels: Tensor) -> dict[str, Any]:
-    """Accuracies in percent of the ensembles of heads (L + 1, V, B, N), and of both early exits at each threshold."""
+    """Return the accuracies of the ensembles of heads (L + 1, V, B, N), and of both early exits at each threshold."""
     answers = ensemble_logits(heads)
     orders = {
         "early_exit": heads[:, 0],

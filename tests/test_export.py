@@ -1,4 +1,4 @@
-"""A student leaves as files that stand alone, and comes back: exported folders, cards, int8, and what is refused."""
+"""Test exported students: folders, cards, int8, loading, and what is refused."""
 
 import json
 import re
@@ -24,7 +24,7 @@ from hsakd_pl.errors import UsageError
 from hsakd_pl.export import Student, student_from_checkpoint
 from hsakd_pl.export.formats import onnx_runner
 from hsakd_pl.modules.base import HSAKDModule
-from hsakd_pl.networks.weights import published_state_dict
+from hsakd_pl.networks.keys import published_state_dict
 
 DIGITS = DigitsDataModule().description
 KNOWN = Description(["ant", "bee", "cow", "dog"], 16, 18, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
@@ -44,13 +44,13 @@ sys.meta_path.insert(0, Refuse())
 
 
 def digits() -> Tensor:
-    """Real digits, uint8 (32, 3, 16, 16)."""
+    """Return digits as uint8 (32, 3, 16, 16)."""
     data = DigitsDataModule(num_workers=0)
     return data.read(train=False).images[:32]  # type: ignore[return-value]
 
 
 def saved(folder: Path, kind: str = "teacher", describe: bool = True, **options: Any) -> tuple[Path, HSAKDModule]:
-    """A checkpoint of one step of training, and the module in eval mode."""
+    """Return a checkpoint after one training step, and the module in eval mode."""
     module = small.make(kind, **options)
     trainer = small.trainer(folder)
     trainer.fit(module, small.loader())
@@ -62,7 +62,7 @@ def saved(folder: Path, kind: str = "teacher", describe: bool = True, **options:
 
 
 def logits(module: HSAKDModule, images: Tensor, peer: int = 0) -> Tensor:
-    """What a module says of uint8 images."""
+    """Return the logits of a module for uint8 images."""
     statistics = (torch.tensor(each)[:, None, None] for each in (KNOWN.mean, KNOWN.std))
     with torch.no_grad():
         return module.classify(peer, normalise(images, *statistics))
@@ -70,7 +70,7 @@ def logits(module: HSAKDModule, images: Tensor, peer: int = 0) -> Tensor:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All formats of a student that learnt digits for two steps, in a run's folder of its own."""
+    """Export all formats of a student trained for two steps, next to its run's folder."""
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -304,7 +304,7 @@ def test_export_refuses_folder_with_other_files(tmp_path: Path) -> None:
 
 
 def enlarged(folder: Path, factor: float, *layers: str) -> Path:
-    """A checkpoint with layers whose weights are so many times as large."""
+    """Return a checkpoint with the weights of some layers multiplied by ``factor``."""
     path, _ = saved(folder, "baseline")
     content = torch.load(path, weights_only=True)
     for key, tensor in content["state_dict"].items():
@@ -315,7 +315,7 @@ def enlarged(folder: Path, factor: float, *layers: str) -> Path:
 
 
 def test_export_with_differing_logits_is_refused_and_writes_nothing(tmp_path: Path) -> None:
-    """Finite weights whose products are beyond float32."""
+    """Use finite weights whose products overflow float32."""
     with pytest.raises(UsageError, match=r"a logit differs from PyTorch's by nan, more than"):
         export_student(enlarged(tmp_path, 1e30, "conv1", "fc"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -367,7 +367,7 @@ def test_damaged_export_is_refused(exported: Path, tmp_path: Path, damage: Any, 
 
 
 def rename_network(folder: Path, name: str) -> None:
-    """Let the configuration name another network."""
+    """Replace the network's name in the configuration."""
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"network": name}))
 

@@ -1,4 +1,4 @@
-"""Every network of the registry leaves in three formats that say what PyTorch says on real images."""
+"""Test that every registered network's three exported formats match PyTorch on real images."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def test_exported_networks_match_pytorch_up_to_rounding(
         load_weights(student.network, teacher_file)
     else:
         for norm in (layer for layer in student.modules() if isinstance(layer, nn.BatchNorm2d)):
-            norm.momentum = None  # the mean over all batches: of these images alone
+            norm.momentum = None  # the mean over all batches, here of these images only
         student.train()(images)
     save(student.eval(), tmp_path)
     files = _compared(student, FORMATS, tmp_path, images)

@@ -1,4 +1,4 @@
-"""How the package is extended: each example is complete, and no file of the library knows of it."""
+"""Test extensions of the package: each example is complete and needs no change of the library."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ from hsakd_pl.ops import kd_loss
 
 
 class TwoTeachers(StudentModule):
-    """HSAKD, and the class logits of a second teacher."""
+    """Add the class logits of a second teacher to HSAKD."""
 
     def __init__(self, *args: Any, second: nn.Module, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -38,7 +38,7 @@ class TwoTeachers(StudentModule):
 
 
 class DKD(StudentModule):
-    """Decoupled knowledge distillation (Zhao et al., CVPR 2022): KD of target and other classes, weighted apart."""
+    """Implement decoupled distillation (Zhao et al., CVPR 2022) with separate weights for target and other classes."""
 
     def __init__(self, network: Any, teacher: Any, alpha: float = 1.0, beta: float = 8.0, **kwargs: Any) -> None:
         super().__init__(network, teacher, temperature=4.0, joint_kd_weight=0, transform_images=False, **kwargs)
@@ -56,7 +56,7 @@ class DKD(StudentModule):
 
 
 class FeatureStudent(StudentModule):
-    """HSAKD, and a student whose feature maps resemble the teacher's (similarity preservation, Tung, ICCV 2019)."""
+    """Add similarity preservation (Tung, ICCV 2019) between feature maps to HSAKD."""
 
     def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
         ours, theirs = (F.normalize(each.features[-1].flatten(1)) for each in (student, teacher))
@@ -65,7 +65,7 @@ class FeatureStudent(StudentModule):
 
 
 class Regressed(DistilledModule):
-    """A method of one's own: a linear layer, which trains with the student, tells the teacher's embedding from its."""
+    """Implement a custom method: a linear layer, trained with the student, predicts the teacher's embedding."""
 
     def __init__(self, network: Any, teacher: Any, regressed_weight: float = 2.0, **rest: Any) -> None:
         super().__init__(network, teacher, {"loss_regressed": regressed_weight}, **rest)
@@ -78,7 +78,7 @@ class Regressed(DistilledModule):
 
 
 class StripesDataModule(ImageDataModule):
-    """A data set of one's own: stripes, upright or lying, in memory as uint8."""
+    """Implement a custom data set: vertical or horizontal stripes, in memory as uint8."""
 
     num_classes, image_size = 2, 8
     mean = std = (0.5, 0.5, 0.5)
@@ -123,7 +123,7 @@ def test_custom_method_part_trains_and_is_saved(tmp_path: Path) -> None:
 
 
 def test_dkd_with_equal_factors_equals_kd() -> None:
-    """Its two parts, the second weighted by what the teacher gives to other classes, are Hinton's KD."""
+    """Compare: the two parts, the second weighted by the teacher's probability of other classes, sum to Hinton's KD."""
     module = DKD("resnet8", **TEACHER, num_classes=10, alpha=1.0, beta=1.0).double()
     images, labels = torch.randn(1, 3, 8, 8).double(), torch.tensor([3])
     module.eval()
@@ -143,7 +143,7 @@ def test_custom_data_set_trains() -> None:
 
 
 def test_added_term_uses_the_single_forward_pass() -> None:
-    """It sees what the other terms see; batch norms move once a step, and no network runs twice."""
+    """Check that it gets what other terms get; batch norms move once per step and no network runs twice."""
     torch.manual_seed(0)
     passes: dict[str, int] = {}
 

@@ -1,9 +1,10 @@
-"""What makes training fast changes its numbers by rounding only, and nothing of it outlasts the fit."""
+"""Test that fast paths change numbers by rounding only, and that nothing of them outlasts the fit."""
 
 import copy
 import gc
 import math
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,8 +14,21 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn as nn
-from small import BATCH, CLASSES, MODULES, Losses, loader, make, needs_kernel, norms, trainer, with_statistics
+from small import (
+    BATCH,
+    CLASSES,
+    MODULES,
+    Losses,
+    loader,
+    make,
+    needs_compile,
+    needs_kernel,
+    norms,
+    trainer,
+    with_statistics,
+)
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
 from hsakd_pl import CIFAR100DataModule, DigitsDataModule, HSAKDModule, StudentModule, create_network, list_networks
 from hsakd_pl.errors import UsageError
@@ -28,7 +42,7 @@ from hsakd_pl.networks import NetworkOutput, as_network
 
 @pytest.fixture(autouse=True)
 def collected() -> Iterator[None]:
-    """Large networks lie in reference cycles: free one before the next is built."""
+    """Collect garbage: large networks are in reference cycles."""
     yield
     gc.collect()
 
@@ -38,7 +52,7 @@ def assert_same(found: NetworkOutput, expected: NetworkOutput, **tolerance: floa
     torch.testing.assert_close(tuple(found), tuple(expected), **tolerance)
 
 
-@pytest.mark.parametrize("branches", [True, pytest.param(False, marks=pytest.mark.nightly)])  # a part of the former
+@pytest.mark.parametrize("branches", [True, pytest.param(False, marks=pytest.mark.nightly)])  # a subset of the former
 @pytest.mark.parametrize("name", list_networks())
 def test_folded_network_gives_same_outputs(name: str, branches: bool) -> None:
     network = with_statistics(create_network(name, 7, branches)).double()
@@ -130,13 +144,13 @@ def test_folded_weights_are_cast_once() -> None:
 
 
 def losses_of(module: HSAKDModule, precision: str = "64-true", **data: Any) -> list[float]:
-    """Of 8 steps on the digits, every fourth with a smaller batch."""
+    """Return the losses of 8 steps on the digits, every fourth with a smaller batch."""
     kept = Losses()
     digits = DigitsDataModule(batch_size=16, train_fraction=0.05, **data)  # four batches, the last of fewer images
     run = trainer(max_epochs=2, callbacks=[kept], limit_val_batches=2, precision=precision, num_sanity_val_steps=0)
     run.fit(module, datamodule=digits)
-    assert len(kept.found) == 8
-    return kept.found
+    assert len(kept.values) == 8
+    return kept.values
 
 
 def student(**options: Any) -> StudentModule:
@@ -147,7 +161,7 @@ def student(**options: Any) -> StudentModule:
 
 @pytest.fixture
 def winograd_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """An entry for each convolution by Winograd's algorithm, which small images are worth too."""
+    """Return a list that grows with each Winograd convolution, which are enabled for small images."""
     called: list[int] = []
     monkeypatch.setattr(layers, "conv3x3", lambda *given: called.append(1) or conv3x3(*given))
     monkeypatch.setattr(layers, "LEAST_WORK", 0)
@@ -177,7 +191,7 @@ def test_fast_fit_with_trained_teacher_on_cifar_equals_plain_fit(
         kept, data = Losses(), CIFAR100DataModule(cifar_mini, batch_size=4)
         module = StudentModule("wrn_16_2", "wrn_40_2", teacher_weights=str(teacher_file), lr=1e-4, fast=fast)
         trainer(limit_train_batches=20, limit_val_batches=0, callbacks=[kept]).fit(module, datamodule=data)
-        return kept.found
+        return kept.values
 
     assert len(fast := losses(fast=True)) == 20 and winograd_calls
     assert fast == pytest.approx(losses(fast=False), rel=1e-4)
@@ -185,7 +199,7 @@ def test_fast_fit_with_trained_teacher_on_cifar_equals_plain_fit(
 
 @pytest.mark.usefixtures("two_threads")
 def test_deterministic_fit_repeats_bitwise(winograd_calls: list[int]) -> None:
-    """Twice the same, bit by bit, and without what sums in an order that depends on the number of threads."""
+    """Repeat a fit bit by bit, without operations whose summation order depends on the number of threads."""
     found = []
     for _ in range(2):
         kept, module = Losses(), student()
@@ -194,12 +208,12 @@ def test_deterministic_fit_repeats_bitwise(winograd_calls: list[int]) -> None:
             run.fit(module, datamodule=DigitsDataModule(batch_size=32))
         finally:
             torch.use_deterministic_algorithms(False)
-        found.append(kept.found)
+        found.append(kept.values)
     assert found[0] == found[1] and not winograd_calls
 
 
 class Parts(pl.Callback):
-    """Looks whether the teacher takes the images as a whole."""
+    """Record whether the teacher gets a batch as a whole."""
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: HSAKDModule, *_: Any) -> None:
         assert module.frozen[0].stand_in.pool is None and not module.frozen[0].stand_in.parts
@@ -224,7 +238,7 @@ def test_only_fit_on_cpu_uses_winograd(kind: str) -> None:
 
 
 class Halt(pl.Callback):
-    """Ends a fit by an exception in a hook."""
+    """End a fit by an exception in a hook."""
 
     def __init__(self, hook: str, exception: BaseException) -> None:
         def halt(*_: Any, **__: Any) -> None:
@@ -234,7 +248,7 @@ class Halt(pl.Callback):
 
 
 def snapshot(module: HSAKDModule) -> dict[str, Any]:
-    """All that a fit might leave behind: attributes of layers, memory formats, hooks, settings of the process."""
+    """Return all that a fit might leave behind: attributes of layers, memory formats, hooks, process settings."""
     found: dict[str, Any] = {}
     parts = {"": module, **{f"frozen{k}.": frozen.network for k, frozen in enumerate(module.frozen)}}
     for prefix, part in parts.items():
@@ -260,7 +274,7 @@ ENDS: dict[str, tuple[str, BaseException] | None] = {
 
 
 @pytest.mark.usefixtures("two_threads")
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=needs_compile)])
 @pytest.mark.parametrize("end", ENDS)
 def test_fast_changes_are_undone_after_fit(end: str, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda function, options, dynamic: function)
@@ -292,7 +306,7 @@ def test_teacher_changes_after_interrupted_fit_take_effect(end: str) -> None:
 
 
 def kd_to_uniform(module: HSAKDModule) -> Tensor:
-    """KD of the class logits to a teacher that finds all classes alike."""
+    """Return the KD of class logits to a uniform teacher."""
     module.eval()
     logits = module.network(module.network.transforms(BATCH[0])).logits / 3
     return 9 * (-math.log(4) - logits.log_softmax(1).mean(1)).mean()
@@ -314,7 +328,7 @@ def test_module_copied_during_fit_has_its_own_teacher() -> None:
 
 @pytest.mark.slow
 def test_bf16_losses_stay_near_float32(cifar_mini: Path) -> None:
-    """Over 32 steps on real images its losses are nearer to float32's than three seeds of float32 are to each other."""
+    """Compare 32 steps on real images: bf16 differs less from float32 than three seeds of float32 from each other."""
 
     def curve(seed: int, precision: str) -> Tensor:
         pl.seed_everything(seed)
@@ -323,7 +337,7 @@ def test_bf16_losses_stay_near_float32(cifar_mini: Path) -> None:
         module = StudentModule("resnet8", teacher, lr=0.01)
         options = {"limit_train_batches": 32, "limit_val_batches": 0, "precision": precision}
         trainer(callbacks=[kept], **options).fit(module, datamodule=data)
-        return torch.tensor(kept.found).view(4, 8).mean(1)
+        return torch.tensor(kept.values).view(4, 8).mean(1)
 
     seeds = torch.stack([curve(seed, "32-true") for seed in range(3)])
     spread = seeds.max(0).values - seeds.min(0).values
@@ -335,6 +349,7 @@ def test_bf16_losses_stay_near_float32(cifar_mini: Path) -> None:
 COMPILE = torch.compile
 
 
+@needs_compile
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "backend"),
@@ -345,7 +360,7 @@ COMPILE = torch.compile
     ],
 )
 def test_compiled_losses_equal_eager(kind: str, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In one graph for one batch size; ``aot_eager`` is the compiler without its code generator."""
+    """Compile one graph per batch size; ``aot_eager`` is the compiler without its code generator."""
 
     def compiler(function: Callable[..., Any], options: dict[str, Any], dynamic: bool) -> Callable[..., Any]:
         return COMPILE(function, backend=backend, dynamic=dynamic)
@@ -362,9 +377,12 @@ def test_compiled_losses_equal_eager(kind: str, backend: str, tmp_path: Path, mo
     assert losses_of(module(compile=True)) == pytest.approx(eager, rel=1e-9)
     counters = torch._dynamo.utils.counters
     assert not counters["graph_break"]
-    assert counters["stats"]["unique_graphs"] == 1 + (2 if kind == "mutual" else 1)  # the step; a validation a network
+    assert counters["stats"]["unique_graphs"] == 1 + (
+        2 if kind == "mutual" else 1
+    )  # the step, and a validation per network
 
 
+@needs_compile
 @pytest.mark.parametrize(
     ("sizes", "compiled"),
     [
@@ -393,6 +411,16 @@ def test_repeated_largest_batch_is_compiled(
     assert seen == compiled
 
 
+def test_compile_with_older_torch_names_needed_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.6.0+cu124"))
+    message = (
+        "compile: PyTorch 2.9 or newer is needed, but 2.6.0+cu124 is installed; update PyTorch, or leave compile out"
+    )
+    with pytest.raises(UsageError, match=re.escape(message)):
+        Compiled(torch.relu, {})
+
+
+@needs_compile
 def test_compile_options_reach_code_generator(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[dict[str, Any]] = []
     monkeypatch.setattr(torch, "compile", lambda function, options, dynamic: given.append(options) or function)
@@ -406,7 +434,7 @@ def test_compile_options_reach_code_generator(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_validation_during_fit_creates_no_inference_tensors() -> None:
-    """With which CUDA graphs do not go together."""
+    """Check for inference tensors, which CUDA graphs do not support."""
 
     class Look(pl.Callback):
         def on_validation_batch_start(self, *_: Any) -> None:

@@ -1,4 +1,4 @@
-"""Files that are read as text, or written whole or not at all."""
+"""Test files that are read as text, or written completely or not at all."""
 
 from pathlib import Path
 

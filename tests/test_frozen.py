@@ -1,4 +1,4 @@
-"""Frozen parts - a student's teacher, a frozen backbone, a probed network - never move, whatever Lightning calls."""
+"""Test that frozen parts - a teacher, a frozen backbone, a probed network - never change, whatever Lightning calls."""
 
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ def module(request: pytest.FixtureRequest) -> HSAKDModule:
 
 
 class Meddler(Callback):
-    """Puts every layer into train mode whenever it can."""
+    """Put every layer into train mode in every hook."""
 
     def _meddle(self, trainer: pl.Trainer, module: HSAKDModule, *_: Any) -> None:
         for layer in (*module.modules(), *(layer for part in module.frozen for layer in part.modules())):

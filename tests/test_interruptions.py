@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM, kills and second writers: a run ends as it should, and goes on as if nothing had been."""
+"""Test that Ctrl-C, SIGTERM, kills and second writers end a run properly, and that it resumes exactly."""
 
 import json
 import os
@@ -24,7 +24,7 @@ TESTS = Path(__file__).parent
 
 
 class Signal(pl.Callback):
-    """Sends itself a signal in the middle of step ``at``, or while it validates epoch ``validating``."""
+    """Send a signal to this process in step ``at``, or during the validation of epoch ``validating``."""
 
     def __init__(self, signum: int, at: int = -1, validating: int = -1) -> None:
         self.signum, self.at, self.validating = signum, at, validating
@@ -45,14 +45,14 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def fit(*options: str, folder: str = "run", callbacks: list[Any] | None = None, **trainer: Any) -> Any:
-    """Train 2 epochs of 4 batches; returns the last checkpoint."""
+    """Train 2 epochs of 4 batches and return the last checkpoint."""
     limits = {"max_epochs": 2, "limit_train_batches": 4, "limit_val_batches": 1, "default_root_dir": folder}
     run("fit", *options, trainer={**limits, "callbacks": callbacks, **trainer})
     return torch.load(Path(folder, "last.ckpt"), weights_only=True)
 
 
 def interrupted(capsys: pytest.CaptureFixture[str], **init_args: Any) -> tuple[int, str]:
-    """Exit status of a fit that gets a signal, and what it says."""
+    """Return the exit status and output of a fit that gets a signal."""
     with pytest.raises(SystemExit) as end:
         fit(callbacks=[{"class_path": "test_interruptions.Signal", "init_args": init_args}])
     assert isinstance(end.value.code, int)
@@ -70,7 +70,7 @@ def row(folder: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a run that nothing interrupts."""
+    """Return the folder of an uninterrupted run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("whole"))
         patch.setattr(sys, "argv", ["main.py"])
@@ -134,7 +134,7 @@ def test_non_positive_save_every_minutes_raises(minutes: str, capsys: pytest.Cap
 
 
 class Count(pl.Callback):
-    """Notes the steps at which a checkpoint is written."""
+    """Record the steps at which a checkpoint is written."""
 
     def __init__(self) -> None:
         self.path = Path("saved")
@@ -178,7 +178,7 @@ def test_lock_is_not_inherited_and_not_a_link(tmp_path: Path) -> None:
 
 
 def test_runs_killed_at_random_moments_resume() -> None:
-    """A short one; `python tests/kills.py` does it 200 times."""
+    """Run a short version; `python tests/kills.py` kills 200 times."""
     command = [sys.executable, str(TESTS / "kills.py"), "--kills", "2", "--aimed", "4"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]

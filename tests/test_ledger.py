@@ -1,4 +1,4 @@
-"""What a run writes down of itself, and which runs share a row."""
+"""Test what a run records, and which runs share a row."""
 
 import csv
 import json
@@ -34,7 +34,7 @@ OUTSIDE = {
     *("config", "seed_everything", "ckpt_path", "weights_only", "save_every_minutes"),
     *(f"data.init_args.{name}" for name in ("seed", "root", "download", "predict_dir")),
     *(f"model.init_args.{name}" for name in ("weights", "teacher_weights", "teacher_sha256")),  # their hashes count
-    "model.init_args.ensemble",  # what a test tells beside the result
+    "model.init_args.ensemble",  # extra output of a test
     *(f"trainer.{name}" for name in ("default_root_dir", "logger", "profiler", "num_sanity_val_steps", "max_time")),
     *(f"trainer.enable_{name}" for name in ("checkpointing", "progress_bar", "model_summary", "autolog_hparams")),
     *(f"trainer.{name}" for name in ("log_every_n_steps", "detect_anomaly", "fast_dev_run", "barebones")),
@@ -49,7 +49,7 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def parsed(*options: str) -> dict[str, Any]:
-    """The options of a fit as they would take effect."""
+    """Return the effective options of a fit."""
     given = ["fit", "--config", str(CONFIGS / f"{STUDENT}.yaml"), *options]
     return options_of(ParsedFit(args=given, seed_everything_default=False).config.fit)
 
@@ -60,7 +60,7 @@ def options() -> dict[str, Any]:
 
 
 def row(options: dict[str, Any], seed: int = 0, folder: str = "a", acc: float = 0.5, **changes: Any) -> Row:
-    """A row as a run of these options leaves it."""
+    """Return a row as written by a run with these options."""
     kept = kept_options(options)
     protocol = {"hash": protocol_hash(kept), "options": kept, "epochs": 240}
     made = {"config": ["x.yaml"], "recipe": STUDENT, "seed": seed, "finished": True, "epochs": 240, "folder": folder}
@@ -192,7 +192,7 @@ def test_run_writes_its_files() -> None:
     assert protocol.items() >= facts.items()
     assert protocol["augmentation"] == "PadCropFlip(padding=2, flip=False)" and protocol["validated_on"] == "test split"
     assert protocol["limited"] == {"trainer.limit_train_batches": 2}
-    assert protocol["options"]["model.init_args.num_classes"] == 10  # what ran, not the default
+    assert protocol["options"]["model.init_args.num_classes"] == 10  # the value used, not the default
     saved = yaml.safe_load((folder / "config.yaml").read_text())
     assert saved["seed_everything"] == 3 and saved["model"]["init_args"]["lr"] == 0.01
 
@@ -259,7 +259,7 @@ def test_report_plots_curves_of_several_runs(capsys: pytest.CaptureFixture[str])
 
 
 class Plain(pl.LightningModule):
-    """A module of the user's own: it has no networks and no views, and some of its steps no loss."""
+    """Provide a custom module without networks and views, whose steps may return no loss."""
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()

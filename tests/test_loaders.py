@@ -1,4 +1,4 @@
-"""Loaders of one's own: any DataLoader of (images, labels) trains, validates and tests a module."""
+"""Test that any DataLoader of (images, labels) trains, validates and tests a module."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ IMAGES, LABELS = BATCH
 
 
 def batches(images: Tensor = IMAGES, labels: Tensor = LABELS, **options: Any) -> DataLoader[Any]:
-    """Two batches of two images."""
+    """Return two batches of two images."""
     return DataLoader(TensorDataset(images, labels), batch_size=2, **options)
 
 

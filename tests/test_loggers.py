@@ -1,4 +1,4 @@
-"""TensorBoard, Weights & Biases and MLflow: what they keep of a run is read back from their own files."""
+"""Test TensorBoard, Weights & Biases and MLflow by reading back their own files."""
 
 import json
 import os
@@ -21,15 +21,15 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 OVERLAYS = Path(__file__).parents[1] / "configs/trainer"
 NAMES = ["tensorboard", "wandb", "mlflow"]
-Points = dict[str, list[tuple[int, float]]]  # of each metric: step and value, as they were logged
+Points = dict[str, list[tuple[int, float]]]  # metric -> logged steps and values
 
 
 class KilledError(Exception):
-    """Something killed the process."""
+    """Raised to end the process."""
 
 
 class Kill(pl.Callback):
-    """Ends the process before step ``at``, unless it was started again."""
+    """End the process before step ``at``, unless it was restarted."""
 
     def __init__(self, at: int) -> None:
         self.at = at
@@ -42,14 +42,14 @@ class Kill(pl.Callback):
 
 @pytest.fixture(scope="module", autouse=True)
 def no_process_left() -> Iterator[None]:
-    """W&B's service ends with the last test: a process starts it but once."""
+    """Stop W&B's service after the last test: a process starts it only once."""
     yield
     wandb.teardown()
 
 
 @pytest.fixture(autouse=True)
 def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The working folder, without a network; what the loggers leave in the process is undone."""
+    """Change to an empty working folder without a network, and undo what the loggers change in the process."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["main.py"])
     for name, value in {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "MLFLOW_DISABLE_TELEMETRY": "true"}.items():
@@ -62,7 +62,7 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
 
 
 def fit(logger: str, *options: str, folder: str = "run", **changes: Any) -> Path:
-    """Two epochs of two steps with the overlay of a logger."""
+    """Train two epochs of two steps with the overlay of a logger."""
     Path(folder).mkdir(exist_ok=True)
     limits = {"max_epochs": 2, "limit_val_batches": 1, "default_root_dir": folder}
     overlay = ["--config", str(OVERLAYS / f"{logger}.yaml")]
@@ -70,20 +70,20 @@ def fit(logger: str, *options: str, folder: str = "run", **changes: Any) -> Path
 
 
 def killed_fit(logger: str) -> None:
-    """In its second epoch, whose learning rate has been logged; nothing of that is in the checkpoint."""
+    """Kill a fit in its second epoch after the learning rate was logged, which is in no checkpoint."""
     with pytest.raises(KilledError):
         fit(logger, trainer={"callbacks": [{"class_path": "test_loggers.Kill", "init_args": {"at": 3}}]})
     wandb.finish()
 
 
 def events() -> EventAccumulator:
-    """Of TensorBoard's only run."""
+    """Return the events of TensorBoard's only run."""
     (folder,) = Path("run/tensorboard").iterdir()
     return EventAccumulator(str(folder)).Reload()
 
 
 def records(path: Path) -> Iterator[Record]:
-    """Of a file of W&B: a header of 7 bytes, blocks of 32 KiB, in them parts of records with CRC, length and type."""
+    """Return the records of a W&B file: a 7-byte header, 32 KiB blocks of record parts with CRC, length and type."""
     content, record, at = path.read_bytes(), b"", 7
     while at + 7 < len(content):
         if 2**15 - at % 2**15 < 7:
@@ -91,16 +91,16 @@ def records(path: Path) -> Iterator[Record]:
             continue
         length, kind = struct.unpack_from("<HB", content, at + 4)
         if at + 7 + length > len(content):
-            return  # it is being written
+            return  # still being written
         record += content[at + 7 : at + 7 + length]
         at += 7 + length
-        if kind in (1, 4):  # whole, or its last part
+        if kind in (1, 4):  # a complete record or its last part
             yield Record.FromString(record)
             record = b""
 
 
 def wandb_records() -> list[Record]:
-    """Of all starts of W&B's only run; its service may write the last of them after the run has finished."""
+    """Return the records of all starts of W&B's only run; its service may write the last ones after the run."""
     files = sorted(Path("run/wandb").glob("offline-run-*/*.wandb"))
     assert len({path.name for path in files}) == 1
     while not all("exit" in [record.WhichOneof("record_type") for record in records(path)] for path in files):

@@ -1,4 +1,4 @@
-"""The optimizer and the schedule of a user in place of the recipe's, in Python, in checkpoints and by class path."""
+"""Test custom optimizers and schedulers in Python, in checkpoints and by class path."""
 
 import math
 from functools import partial
@@ -20,7 +20,7 @@ COSINE = [0.04 * (1 + math.cos(math.pi * epoch / 4)) / 2 for epoch in range(4)]
 
 
 class Rates(pl.Callback):
-    """The learning rate of each step."""
+    """Record the learning rate of each step."""
 
     def __init__(self) -> None:
         self.rates: list[float] = []

@@ -1,4 +1,4 @@
-"""The modules of the methods to compare with: they train, resume, run on two devices, in bf16, and compile."""
+"""Test the comparison methods' modules: they train, resume, run on two devices and in bf16, and compile."""
 
 import contextlib
 import inspect
@@ -15,7 +15,7 @@ import torch.nn as nn
 from ddp_run import train
 from methods import CUT, METHODS, OF_A_BATCH, PAIR, make_data, make_method
 from pytorch_lightning.callbacks import ModelCheckpoint
-from small import run, trainer
+from small import needs_compile, run, trainer
 from test_ddp import compare
 from torch import Tensor
 
@@ -32,15 +32,14 @@ from hsakd_pl import (
 )
 from hsakd_pl.cli.main import main
 from hsakd_pl.errors import UsageError
-from hsakd_pl.methods.negatives import Negatives
-from hsakd_pl.networks.memory import contrast_scores
+from hsakd_pl.methods.crd import Negatives, contrast_scores
 
 BATCH = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.arange(8)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def cut(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Real images for these tests where they are at hand."""
+    """Use the CIFAR-100 cut for these tests."""
     with pytest.MonkeyPatch.context() as patch:
         with contextlib.suppress(pytest.skip.Exception):
             patch.setenv(CUT, str(request.getfixturevalue("cifar_mini")))
@@ -48,7 +47,7 @@ def cut(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def fit(name: str, folder: Path, resumed: str | None = None) -> tuple[HSAKDModule, pl.Trainer]:
-    """Two epochs of two batches, saved after every step."""
+    """Train two epochs of two batches, saving after every step."""
     saving = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=1, save_top_k=-1)
     module = make_method(name)
     fitted = trainer(folder, max_epochs=2, limit_train_batches=2, limit_val_batches=0, callbacks=[saving])
@@ -58,7 +57,7 @@ def fit(name: str, folder: Path, resumed: str | None = None) -> tuple[HSAKDModul
 
 @pytest.fixture(scope="module", params=METHODS)
 def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A method's name, module and trainer after a run, and the folder of its checkpoints."""
+    """Return a method's name, module and trainer after a run, and the folder of its checkpoints."""
     folder = tmp_path_factory.mktemp("whole")
     return request.param, *fit(request.param, folder), folder
 
@@ -83,7 +82,7 @@ def test_method_resumes_mid_epoch_bitwise(whole: Any, tmp_path: Path) -> None:
 
 
 def test_training_only_parts_are_not_in_the_student(whole: Any) -> None:
-    """It is in the checkpoint, from which the module is made again, and from which a bare network takes its own."""
+    """Check that they are in the checkpoint, which rebuilds the module and from which a bare network loads its part."""
     name, module, _, folder = whole
     checkpoint = folder / "step=4.ckpt"
     again = type(module).load_from_checkpoint(checkpoint)
@@ -95,7 +94,7 @@ def test_training_only_parts_are_not_in_the_student(whole: Any) -> None:
 
 
 def test_method_student_can_be_probed(whole: Any, tmp_path: Path) -> None:
-    """On its checkpoint, or of several peers on the one that was exported; it gives what it gave, and none moves."""
+    """Probe its checkpoint, or the exported one of several peers; outputs are unchanged and nothing moves."""
     name, module, _, folder = whole
     if name == "sskd1":
         pytest.skip("trains no student")
@@ -133,6 +132,7 @@ def test_method_losses_are_finite_in_bf16(name: str) -> None:
     assert all(weight.grad.isfinite().all() for weight in module.parameters() if weight.requires_grad)
 
 
+@needs_compile
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_method_compiles_without_graph_break(name: str) -> None:
@@ -176,7 +176,7 @@ def test_loss_function_compiles_without_graph_break(name: str) -> None:
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_half_precision_loss_is_computed_in_float32(name: str) -> None:
-    """Autocast would multiply matrices in half precision, too coarse for differences of distances."""
+    """Compare with full precision: matrix products in half precision are too coarse for differences of distances."""
     loss = getattr(methods, name)
 
     def cast(inputs: Any, dtype: torch.dtype) -> Any:
@@ -192,7 +192,7 @@ def test_half_precision_loss_is_computed_in_float32(name: str) -> None:
 
 @pytest.mark.parametrize("kind", ["FitNetModule", "AttentionModule", "VIDModule", "ReviewKDModule"])
 def test_feature_map_methods_connect_other_families(kind: str) -> None:
-    """Stages of wrn_16_2 give maps of 32, 16 and 8 pixels a side, those of shufflenetv1 of 16, 8 and 4."""
+    """Pair wrn_16_2, whose maps have sides of 32, 16 and 8 pixels, with shufflenetv1, whose maps have 16, 8 and 4."""
     for student, teacher in (("wrn_16_2", "shufflenetv1"), ("shufflenetv1", "wrn_16_2")):
         module = getattr(methods, kind)(student, teacher, teacher_weights="random", num_classes=4).train()
         loss = module.training_step((torch.randn(2, 3, 32, 32), torch.arange(2)), 0)
@@ -207,26 +207,26 @@ def test_method_parts_do_not_change_initial_student_weights() -> None:
 
 
 class Terms(pl.Callback):
-    """Keeps what an epoch logged."""
+    """Record what each epoch logs."""
 
     def __init__(self) -> None:
-        self.found: list[dict[str, float]] = []
+        self.epochs: list[dict[str, float]] = []
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.found.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+        self.epochs.append({name: float(value) for name, value in trainer.callback_metrics.items()})
 
 
 def test_weight_warmup_grows_over_first_epochs() -> None:
     terms = Terms()
     fitted = trainer(max_epochs=3, limit_train_batches=1, limit_val_batches=0, callbacks=[terms])
     fitted.fit(make_method("dkd", dkd_weight=3.0, weight_warmup_epochs=2), datamodule=make_data(batch_size=8))
-    for factor, epoch in zip((1.5, 3.0, 3.0), terms.found, strict=True):
+    for factor, epoch in zip((1.5, 3.0, 3.0), terms.epochs, strict=True):
         expected = epoch["train/loss_ce"] + factor * epoch["train/loss_dkd"]
         assert epoch["train/loss"] == pytest.approx(expected, rel=1e-5)
 
 
 class Halves:
-    """Takes the two halves of a batch, as two devices have them, one after the other."""
+    """Process both halves of a batch one after the other, as two devices hold them."""
 
     def losses(self, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
         one, other = (super(Halves, self).losses(tuple(part[half::2] for part in batch)) for half in (0, 1))
@@ -235,7 +235,7 @@ class Halves:
 
 @pytest.mark.slow
 def test_methods_on_two_processes_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Losses, gradients and banks; where a loss compares images of a batch, those of one that sees it in two parts."""
+    """Compare losses, gradients and banks; losses that relate images of a batch are compared with two halves."""
     out, runs = tmp_path / "out.pt", [f"{name} fixed" for name in METHODS]
     command = [sys.executable, str(Path(__file__).with_name("ddp_run.py")), *runs, str(out)]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=900)
@@ -283,7 +283,7 @@ def test_sskd_stage_two_uses_projection_of_stage_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("by", ["name", "network"])
 def test_dml_equals_mutual_kd_without_branches(by: str, tmp_path: Path) -> None:
-    """Peers and options are given alike; without their branches the two train the same numbers."""
+    """Pass equal peers and options; without branches both modules train the same numbers."""
     names, classes = ["resnet8", "resnet14"], make_data().num_classes
     torch.manual_seed(0)
     published = published_state_dict([create_network(name, classes) for name in names])
@@ -326,7 +326,7 @@ def test_crd_without_indices_raises() -> None:
 
 
 def contrasted(folder: Path, fraction: float = 1.0, resumed: Path | None = None, **options: Any) -> HSAKDModule:
-    """Two steps of CRD on a part of the images."""
+    """Train two steps of CRD on a subset of the images."""
     module, fitted = make_method("crd", **options), trainer(folder, limit_train_batches=2, limit_val_batches=0)
     data = make_data(batch_size=8, seed=0, train_fraction=fraction)
     fitted.fit(module, datamodule=data, ckpt_path=resumed and str(resumed))
@@ -335,7 +335,7 @@ def contrasted(folder: Path, fraction: float = 1.0, resumed: Path | None = None,
 
 @pytest.mark.filterwarnings("ignore:.*load_from_checkpoint|.*ckpt_path")
 def test_crd_banks_take_size_of_training_split(tmp_path: Path) -> None:
-    """As if it had been given; a checkpoint says it to all that reads it, and another split does not go on from it."""
+    """Check that the size acts as if given, is stored in the checkpoint, and that another split refuses to resume."""
     found = contrasted(tmp_path / "found", fraction=0.5)
     data = make_data()
     data.setup("fit")
@@ -361,7 +361,7 @@ def test_crd_banks_take_size_of_training_split(tmp_path: Path) -> None:
 
 
 class Plain(nn.Module):
-    """Shows its logits alone."""
+    """Return only logits."""
 
     def forward(self, images: Tensor) -> Tensor:
         return images.mean((2, 3))

@@ -1,4 +1,4 @@
-"""Modules: loss terms and their weights, what is logged and when, and the mistakes they name."""
+"""Test modules: loss terms and their weights, logging, and error messages."""
 
 import csv
 import math
@@ -33,7 +33,7 @@ def test_loss_terms_are_logged_by_name(kind: str, tmp_path: Path) -> None:
     assert {name for name in logged if name.startswith("train/")} == {"train/loss"} | {f"train/{t}" for t in terms}
     assert logged["train/loss"] == pytest.approx(sum(logged[f"train/{term}"] for term in terms), rel=1e-5)
     assert all(math.isfinite(value) for value in logged.values())
-    wanted = {"val/loss", "val/acc"}  # the five best of four classes would always be right
+    wanted = {"val/loss", "val/acc"}  # top-5 of four classes would always be right
     if kind == "mutual":
         wanted |= {f"val/peer{peer}_{name}" for peer in (1, 2) for name in ("loss", "acc")}
         assert logged["val/acc"] == pytest.approx((logged["val/peer1_acc"] + logged["val/peer2_acc"]) / 2)
@@ -45,7 +45,7 @@ def test_loss_terms_are_logged_by_name(kind: str, tmp_path: Path) -> None:
 
 
 class LossesAndMeans(Losses):
-    """Each step's loss, and what is logged as the mean of each epoch."""
+    """Record each step's loss and the logged mean of each epoch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,10 +59,10 @@ class LossesAndMeans(Losses):
 def test_logged_loss_is_mean_over_images_of_epoch(steps: int) -> None:
     uneven = DataLoader(TensorDataset(torch.randn(7, 3, 8, 8), torch.arange(7) % 4), batch_size=3)
     module = make("student", lr=1e-3)
-    for _ in range(2):  # the second fit begins afresh
+    for _ in range(2):  # the second fit starts afresh
         kept = LossesAndMeans()
         trainer(max_epochs=3, max_steps=steps, callbacks=[kept], num_sanity_val_steps=0).fit(module, uneven, loader())
-        epochs = [kept.found[start : start + 3] for start in (0, 3, 6)]
+        epochs = [kept.values[start : start + 3] for start in (0, 3, 6)]
         assert kept.means == pytest.approx([np.average(losses, weights=[3, 3, 1][: len(losses)]) for losses in epochs])
 
 
@@ -79,7 +79,7 @@ def test_nan_in_evaluation_raises(verb: str, spoilt: str) -> None:
 
 
 def read_column(folder: Path, name: str) -> list[int]:
-    """Epochs in which a metric was logged."""
+    """Return the epochs in which a metric was logged."""
     with (folder / "logs/version_0/metrics.csv").open() as file:
         return [int(row["epoch"]) + 1 for row in csv.DictReader(file) if row.get(name)]
 

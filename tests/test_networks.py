@@ -1,4 +1,4 @@
-"""Networks: initial weights, image sizes, output shapes, the registry and backbones of one's own."""
+"""Test networks: initial weights, image sizes, output shapes, the registry and custom backbones."""
 
 import math
 
@@ -36,7 +36,7 @@ FAMILIES = {
 
 @pytest.fixture(autouse=True)
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names registered in a test end with it."""
+    """Undo registrations after a test."""
     from hsakd_pl.networks import registry
 
     torch.manual_seed(0)
@@ -44,7 +44,7 @@ def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def assert_drawn(values: Tensor, rule: str | float, fan_in: int, fan_out: int = 1) -> None:
-    """The sample has the rule's standard deviation and, where it is large enough to tell, its distribution."""
+    """Check the sample's standard deviation and, if it is large enough, its distribution."""
     std = {"default": 1 / math.sqrt(3 * fan_in), "fan_out": math.sqrt(2 / fan_out)}.get(str(rule)) or float(rule)
     # standard error of a normal sample's standard deviation, 5 times; a uniform sample's is smaller
     assert values.square().mean().sqrt().item() == pytest.approx(std, rel=5 / math.sqrt(2 * values.numel()), abs=1e-12)
@@ -178,7 +178,7 @@ def test_invalid_network_names_and_class_counts_raise() -> None:
 
 
 def assert_trains(module: TeacherModule, size: int) -> None:
-    """Every parameter gets a gradient, and a few steps on one batch lower the loss."""
+    """Check that every parameter gets a gradient and that a few steps on one batch lower the loss."""
     batch = torch.randn(4, 3, size, size), torch.arange(4)
     optimizer = module.configure_optimizers()["optimizer"]
     losses = []
@@ -212,7 +212,7 @@ def test_custom_backbone_gets_branches_and_trains() -> None:
 def test_torchvision_backbone_gets_branches() -> None:
     @register_network("mobilenet_v3_small")
     class MobileNetV3Small(StagedBackbone):
-        """torchvision's network, cut into stages where its feature maps shrink."""
+        """Cut torchvision's network into stages where its feature maps shrink."""
 
         def __init__(self, num_classes: int) -> None:
             stem = mobilenet_v3_small().features[:2]

@@ -1,4 +1,4 @@
-"""The notebooks are what their scripts make, show what a fresh execution shows, and claim what it bears out."""
+"""Test that notebooks match their scripts and that a fresh execution gives the same outputs and claims."""
 
 import re
 import runpy
@@ -15,7 +15,7 @@ NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 # By which a measured percentage may differ. Other processors and threads round otherwise, and so short a training then
 # ends where another seed's might: three times what two seeds of the student alone differ by on average (RESULTS.md).
 POINTS = 20
-IN_CI = ("own_method", "quickstart")  # a minute each on one thread; the others are executed by -m nightly
+IN_CI = ("own_method", "quickstart")  # one minute each on one thread; -m nightly executes the others
 # What the texts say of the results; a tenth of the test images is chance
 CLAIMS = {
     "own_images": ["accuracy['teacher'] > 70", "abs(accuracy['student'] - accuracy['exported']) < 1"],
@@ -38,7 +38,7 @@ def committed(name: str) -> Any:
 
 
 def text_of(cell: Any) -> str:
-    """All that a cell prints."""
+    """Return the printed output of a cell."""
     return "".join(output.text for output in cell.get("outputs", []) if output.output_type == "stream")
 
 
@@ -47,14 +47,14 @@ def pictures_of(cell: Any) -> int:
 
 
 def same_text(cell: Any, shown: str, found: str) -> bool:
-    """Whether two printed texts agree: exactly, or, in a cell tagged ``measured``, all but the numbers."""
+    """Return whether two printed texts agree; numbers may differ in cells tagged ``measured``."""
     if "measured" not in cell.metadata.get("tags", []):
         return shown == found
     return NUMBER.sub("#", shown) == NUMBER.sub("#", found)
 
 
 def distant(shown: str, found: str) -> list[tuple[str, str]]:
-    """Percentages of two texts, by place, that are further apart than rounding takes a training."""
+    """Return percentages of two texts, by position, that differ more than rounding explains."""
     percentages = (re.findall(rf"({NUMBER.pattern}) %", text) for text in (shown, found))
     return [pair for pair in zip(*percentages, strict=True) if abs(float(pair[0]) - float(pair[1])) > POINTS]
 

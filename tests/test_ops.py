@@ -1,4 +1,4 @@
-"""Properties of transformations, joint labels, class logits and the losses."""
+"""Test transformations, joint labels, class logits and the losses."""
 
 import sys
 from types import SimpleNamespace
@@ -113,7 +113,7 @@ def test_class_logits_sum_over_transformations(transforms: Transforms) -> None:
 
 
 def gradients_at(dtype: torch.dtype) -> tuple[list[Tensor], list[float]]:
-    """Of each loss by its logits, which are bfloat16 numbers in any case, and its value."""
+    """Return the gradients of each loss by its logits (bfloat16 values in any dtype), and the loss values."""
     drawn = torch.randn(2, 2, 32, 40, generator=torch.Generator().manual_seed(0)).mul(4).bfloat16()
     labels = torch.randint(40, (32,), generator=torch.Generator().manual_seed(1))
     found, values = [], []

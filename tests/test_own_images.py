@@ -1,4 +1,4 @@
-"""The README's way from six classes of photographs to a student that runs without this package, on real photographs."""
+"""Test the README's path from six classes of photographs to a student that runs without this package."""
 
 import json
 import os
@@ -34,9 +34,9 @@ exec(lines)
 
 @pytest.fixture
 def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unpack: Callable[[str], Path]) -> Path:
-    """A working folder with photos of mixed sizes in six classes, and weights of a network of a thousand others.
+    """Create a working folder with photos of mixed sizes in six classes, and weights for a thousand other classes.
 
-    The weights are timm's fresh ones, in place of those that it publishes: tests have no network.
+    The weights are timm's initial ones instead of the published ones, since tests have no network.
     """
     monkeypatch.chdir(tmp_path)
     imagenet_mini = unpack("imagenet-mini.tar.gz") / "imagenet-mini"
@@ -57,7 +57,7 @@ def test_commands_turn_photographs_into_a_standalone_graph(
 ) -> None:
     for command in OWN_COMMANDS:
         words = arguments(command)
-        if words[0] == "export":  # nothing but the run is needed from here on; int8 wants the test images
+        if words[0] == "export":  # only the run is needed from here on; int8 needs the test images
             shutil.rmtree(photographs / "train")
             shutil.rmtree("runs/teacher")
             Path("regnety_002.safetensors").unlink()

@@ -1,4 +1,4 @@
-"""What is published: version, command, extras, the distributions' content, and a wheel that runs alone."""
+"""Test what is published: version, command, extras, the distributions' content, and a standalone wheel."""
 
 import os
 import re
@@ -43,7 +43,7 @@ def test_example_dependencies_are_not_required() -> None:
 
 @pytest.fixture(scope="module")
 def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the source distribution and of the wheel that is built from it, as ``python -m build`` makes them."""
+    """Return the folder of the source distribution and the wheel built from it by ``python -m build``."""
     pytest.importorskip("build")
     source = tmp_path_factory.mktemp("source")
     for path in (path for path in ROOT.iterdir() if path.is_file() and path.name != ".git"):
@@ -75,7 +75,7 @@ def test_distributions_pass_twine_check(distributions: Path) -> None:
 
 @pytest.mark.slow
 def test_wheel_runs_without_the_checkout(distributions: Path, tmp_path: Path) -> None:
-    """In an environment of its own, which sees what this one has installed but nothing of this checkout."""
+    """Install the wheel into an environment that sees this one's packages but not this checkout."""
     venv.create(tmp_path / "venv", symlinks=True)
     [packages] = (tmp_path / "venv").glob("lib/python*/site-packages")
     installed = [path for path in sys.path if "-packages" in path]  # .pth files in there do not count
@@ -113,7 +113,7 @@ def test_changelog_is_ready_for_the_next_version() -> None:
 
 
 def test_contributor_commands_exist() -> None:
-    """What CONTRIBUTING.md, the workflow and the hooks call is a target of the Makefile or a file."""
+    """Check that the commands in CONTRIBUTING.md, the workflow and the hooks are Makefile targets or files."""
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     texts = [(ROOT / name).read_text() for name in ("CONTRIBUTING.md", ".github/workflows/ci.yml")]
     called = {target for text in texts for target in re.findall(r"^[ \-]*(?:run: )?make ([a-z]+)", text, re.MULTILINE)}

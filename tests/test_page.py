@@ -1,4 +1,4 @@
-"""The page of three experiments with three seeds each: what it holds, and how a real browser shows it."""
+"""Test the page of three experiments with three seeds each, also in a real browser."""
 
 import re
 import shutil
@@ -31,7 +31,7 @@ EVIL = "<script>document.title='evil'</script>\"'&"
 
 @pytest.fixture(scope="module")
 def groups(tmp_path_factory: pytest.TempPathFactory) -> list[Group]:
-    """Three experiments with three seeds, each trained in 2 epochs and tested on a batch."""
+    """Return three experiments with three seeds, each trained for 2 epochs and tested on a batch."""
     found = []
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("page"))
@@ -66,23 +66,24 @@ def page(groups: list[Group], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Elements(HTMLParser):
-    """Collects the elements of a page, with their attributes, and checks that each is closed."""
+    """Collect the elements of a page with their attributes, and check that each is closed."""
 
     VOID = ("meta", "link", "img", "br")  # SVG closes its own
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.found, self.open = list[tuple[str, dict[str, str | None]]](), list[str]()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
         self.feed(text)
         assert self.open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
+        self.elements.append((tag, dict(attrs)))
         if tag not in self.VOID:
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
+        self.elements.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
@@ -94,22 +95,22 @@ def text_of(groups: list[Group], path: Path) -> str:
 
 
 def changed(group: Group, **entries: Any) -> Group:
-    """A group whose first run has other entries."""
+    """Return a group whose first run has other entries."""
     return group._replace(rows=[{**group.rows[0], **entries}, *group.rows[1:]])
 
 
 def test_page_loads_nothing_from_the_network(page: Path) -> None:
     text = page.read_text()
     assert not re.findall(r"https?://|@import|url\(|<iframe", text)
-    links = [attributes.get(name) for _, attributes in Elements(text).found for name in ("src", "href")]
+    links = [attributes.get(name) for _, attributes in Elements(text).elements for name in ("src", "href")]
     assert {link[0] for link in links if link} == {"d", "#"}
     assert {link[:5] for link in links if link and link[0] == "d"} == {"data:"}
 
 
 def test_page_pictures_have_alternative_text(page: Path) -> None:
-    elements = Elements(page.read_text()).found
+    elements = Elements(page.read_text()).elements
     pictures = [attributes for tag, attributes in elements if tag == "svg" and "aria-hidden" not in attributes]
-    assert len(pictures) == 3 + 9 * 2  # curves, and a diagram and an embedding a run
+    assert len(pictures) == 3 + 9 * 2  # curves, and a diagram and an embedding per run
     assert all(each["role"] == "img" and len(each["aria-label"] or "") > 30 for each in pictures)
     assert [len(each["alt"] or "") > 10 for tag, each in elements if tag == "img"] == [True] * 9 * 4
     assert dict(elements)["html"] == {"lang": "en"}
@@ -146,8 +147,8 @@ def test_page_escapes_text_from_files(groups: list[Group], tmp_path: Path) -> No
         [evil._replace(others=[{"folder": EVIL, "seed": EVIL}]), changed(groups[1], test=None)], tmp_path / "p"
     )
     assert "&lt;script&gt;document" in text and text.count("<script>") == 1
-    assert {tag for tag, _ in Elements(text).found} == {
-        tag for tag, _ in Elements(text_of(groups, tmp_path / "p")).found
+    assert {tag for tag, _ in Elements(text).elements} == {
+        tag for tag, _ in Elements(text_of(groups, tmp_path / "p")).elements
     } | {"strong", "ul", "li"}
 
 
@@ -203,7 +204,7 @@ def test_page_lines_differ_without_colours() -> None:
 
 
 def browse(page: Path, *options: str, fragment: str = "") -> tuple[str, str]:
-    """Open a page in a browser without a screen; returns what it is asked to print, and its log."""
+    """Open a page in a headless browser; return its output and its log."""
     assert CHROMIUM is not None
     quiet = [
         "--headless",
@@ -220,14 +221,14 @@ def browse(page: Path, *options: str, fragment: str = "") -> tuple[str, str]:
 
 
 def with_script(page: Path, script: str) -> Path:
-    """A copy of a page with a script at its end."""
+    """Return a copy of a page with a script at its end."""
     copy = page.with_name("copy.html")
     copy.write_text(page.read_text().replace("</body>", f"<script>{script}</script></body>"))
     return copy
 
 
 def column(text: str, number: int) -> list[str]:
-    """What the browser has in a column of the first table, from the top."""
+    """Return a column of the first table as the browser shows it, from the top."""
     body = text[text.index("<tbody>") : text.index("</tbody>")]
     return [
         re.sub("<[^>]*>", "", re.findall(r"<t[hd].*?</t[hd]>", row, re.DOTALL)[number]).strip()
@@ -239,7 +240,7 @@ def column(text: str, number: int) -> list[str]:
 def test_page_causes_no_browser_errors(page: Path, tmp_path: Path) -> None:
     assert "CONSOLE" not in browse(page, "--dump-dom")[1]
     broken = with_script(page, "missing()")
-    assert re.search("CONSOLE.*missing is not defined", browse(broken, "--dump-dom")[1])  # it would be seen
+    assert re.search("CONSOLE.*missing is not defined", browse(broken, "--dump-dom")[1])  # an error would be detected
 
 
 @needs_browser
@@ -264,13 +265,13 @@ def test_browser_draws_the_page(page: Path, tmp_path: Path) -> None:
     colours = shot.getcolors(1 << 24)
     assert colours is not None and len(colours) > 500
     drawn = {colour for _, colour in colours}
-    assert {(0, 0x72, 0xB2), (0xD5, 0x5E, 0), (0, 0x9E, 0x73)} <= drawn  # a line each
+    assert {(0, 0x72, 0xB2), (0xD5, 0x5E, 0), (0, 0x9E, 0x73)} <= drawn  # one line each
 
 
 @needs_browser
 @pytest.mark.parametrize("width", [320, 390, 1280])
 def test_page_is_no_wider_than_the_screen(page: Path, width: int) -> None:
-    """In a frame, since the browser's own windows are at least 500 pixels wide."""
+    """Use a frame, since the browser's own windows are at least 500 pixels wide."""
     script = """
     const frame = document.createElement("iframe");
     frame.style = "width: WIDTHpx; height: 800px; border: 0";

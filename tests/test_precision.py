@@ -1,4 +1,4 @@
-"""Mixed precision with a loss scale: what overflows because of the scale is skipped, and is no divergence."""
+"""Test mixed precision: an overflow of the loss scale skips a step and is not a divergence."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from hsakd_pl.errors import UsageError
 
 
 def fit(scale: float, lr: float = 0.01) -> tuple[float, int]:
-    """Train two epochs of two batches in float16; returns the loss scale and the number of weights that changed."""
+    """Train two epochs of two batches in float16; return the loss scale and the number of changed weights."""
     module = make("student", lr=lr)
     before = {name: weight.clone() for name, weight in module.named_parameters()}
     scaler = torch.amp.GradScaler("cpu", init_scale=scale)

@@ -1,4 +1,4 @@
-"""``hsakd predict SOURCE PICTURES``: a run, a checkpoint or an export, and nothing else."""
+"""Test ``hsakd predict SOURCE PICTURES`` with a run, a checkpoint or an export."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ INIT = {"root": "photos", "image_size": 16, "num_workers": 0, "batch_size": 4}
 
 @pytest.fixture
 def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a run whose training images and configuration are gone."""
+    """Return the folder of a run whose training images and configuration are deleted."""
     monkeypatch.chdir(tmp_path)
     photographs(tmp_path / "photos")
     folder = run("fit", data=DATA | {"init_args": INIT})

@@ -1,4 +1,4 @@
-"""The table that ``predict`` writes: a row an image, broken ones too, and never half of it in another's place."""
+"""Test the table written by ``predict``: one row per image, broken ones included, and never partly replaced."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ FILES = ["predictions.csv", "predictions.jsonl"]
 
 
 def photos(folder: Path, *names: str) -> Path:
-    """An image by each name; one that holds "broken" is cut off."""
+    """Write an image per name; names with "broken" get truncated files."""
     for number, name in enumerate(names):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,7 +35,7 @@ def photos(folder: Path, *names: str) -> Path:
 def predict(
     folder: Path, module: Any = None, data: Any = DigitsDataModule, names: list[str] | None = None, **options: Any
 ) -> list[dict[str, str]]:
-    """Rows of the table that is written beside ``folder``."""
+    """Return the rows of the table written next to ``folder``."""
     options = {"batch_size": 2, "num_workers": 0, "predict_dir": folder, **options}
     source, target = data(**options), folder.parent / "out"
     if names:
@@ -55,7 +55,7 @@ def test_broken_image_becomes_a_row_with_its_error(
     tmp_path: Path, on_device: bool | None, num_workers: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = photos(tmp_path / "photos", "a.png", "b_broken.png", "c.jpg", "d_broken.jpg", "e.png")
-    (folder / "f.jpg").write_bytes((folder / "c.jpg").read_bytes()[:-200])  # whose head is whole
+    (folder / "f.jpg").write_bytes((folder / "c.jpg").read_bytes()[:-200])  # with a complete header
     (folder / "g.png").symlink_to("nowhere.png")
     if on_device is None:
         found = predict(folder, num_workers=num_workers)
@@ -93,14 +93,16 @@ def test_broken_image_ends_training(tmp_path: Path) -> None:
 
 
 class Watching(BaselineModule):
-    """Looks at the folder before every batch, and may stop there."""
+    """Record the folder's state before every batch, and optionally stop there."""
 
     def __init__(self, folder: Path, error: BaseException | None = None) -> None:
         super().__init__("resnet8", num_classes=10)
-        self.folder, self.error, self.found = folder, error, list[int]()
+        self.folder = folder
+        self.error = error
+        self.lines: list[int] = []
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
-        self.found.append((self.folder / "predictions.csv.partial").read_text().count("\n"))
+        self.lines.append((self.folder / "predictions.csv.partial").read_text().count("\n"))
         if self.error is not None and batch_idx == 1:
             raise self.error
         return super().predict_step(batch, batch_idx)
@@ -109,7 +111,7 @@ class Watching(BaselineModule):
 def test_predictions_are_written_batch_by_batch(tmp_path: Path) -> None:
     module = Watching(tmp_path / "out")
     assert len(predict(photos(tmp_path / "photos", "a.png", "b.png", "c.png", "d.png", "e.png"), module)) == 5
-    assert module.found == [1, 3, 5]
+    assert module.lines == [1, 3, 5]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
 
 
@@ -215,7 +217,7 @@ def test_predict_batches_name_broken_images(tmp_path: Path) -> None:
 
 
 class Tiny(pl.LightningModule):
-    """Costs nothing, so that memory is the writer's and the loader's."""
+    """Use no memory, so that only the writer and the loader are measured."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -234,5 +236,5 @@ def test_predicting_20_000_images_keeps_memory_flat(tmp_path: Path) -> None:
     folder = photos(tmp_path / "photos", "0.png")
     for number in range(1, 20_000):
         os.link(folder / "0.png", folder / f"{number}.png")
-    predict(photos(tmp_path / "one" / "photos", "0.png"), Tiny())  # what a first run loads
+    predict(photos(tmp_path / "one" / "photos", "0.png"), Tiny())  # loads what only a first run loads
     assert grown_by(lambda: predict(folder, Tiny(), batch_size=64)) < 100

@@ -1,4 +1,4 @@
-"""The linear probe: every network, from every kind of file; on features as on images; nearest neighbours."""
+"""Test the linear probe: every network, every kind of file, features instead of images, nearest neighbours."""
 
 import gc
 import sys
@@ -21,12 +21,12 @@ from hsakd_pl import (
     load_weights,
 )
 from hsakd_pl.errors import UsageError
-from hsakd_pl.networks.weights import published_state_dict
+from hsakd_pl.networks.keys import published_state_dict
 
 
 @pytest.fixture(autouse=True)
 def collected() -> Iterator[None]:
-    """Large networks lie in reference cycles: free one before the next is built."""
+    """Collect garbage: large networks are in reference cycles."""
     yield
     gc.collect()
 

@@ -1,8 +1,7 @@
-"""What a run shows while it runs: in a pipe, on a terminal, in a notebook; before it and after it."""
+"""Test what a run prints before, during and after training: in a pipe, on a terminal, in a notebook."""
 
 import csv
 import hashlib
-import json
 import os
 import re
 import subprocess
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 import rich
 import torch
+from parity.recordings import read
 from small import BATCH, loader, make, run, trainer
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -45,7 +45,7 @@ def epochs(printed: str) -> list[str]:
 
 
 def on_a_terminal(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> str:
-    """All that an action writes to a terminal, escape sequences included."""
+    """Return everything that an action writes to a terminal, escape sequences included."""
     terminal, program = os.openpty()
     written: list[bytes] = []
 
@@ -74,7 +74,7 @@ def on_a_terminal(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object])
 
 
 def plain(written: str) -> str:
-    """What a terminal is told, without colours and movements."""
+    """Return a terminal's text without colours and cursor movements."""
     return re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", written).replace("\r", "\n")
 
 
@@ -113,7 +113,7 @@ def test_evaluation_and_prediction_show_a_bar(command: str, monkeypatch: pytest.
     weights = {"init_args": {"weights": "random"}}
     shown = on_a_terminal(monkeypatch, lambda: run(command, trainer=SHOWN, data=data, model=weights))
     assert re.search(r"(validation|test|predict) ━+ +(9/9|1/1)", plain(shown))
-    if command != "predict":  # the table comes above the bar, which goes in the end
+    if command != "predict":  # the table is printed above the bar, which disappears
         assert plain(shown).rfind(" 9/9") > plain(shown).rfind("━┓") > 0
 
 
@@ -131,7 +131,7 @@ def test_resumed_run_continues_epoch_count_and_best(capsys: pytest.CaptureFixtur
 
 
 class Endless(IterableDataset):  # type: ignore[type-arg]
-    """Two batches, which it does not tell."""
+    """Provide two batches without a length."""
 
     def __iter__(self) -> Iterator[Any]:
         return iter([tuple(part[:2] for part in BATCH)] * 2)
@@ -212,8 +212,8 @@ def test_introduction_names_teacher_with_hash_and_accuracy(capsys: pytest.Captur
     assert "1,257 train, 540 test images, 16 x 16, 10 classes" in block
 
 
-def test_multiply_adds_equal_recordings(golden: Path) -> None:
-    recorded = json.loads((golden / "manifest.json").read_text())["networks"]
+def test_multiply_adds_equal_recordings() -> None:
+    recorded = read("networks.json")["networks"]
     for name in ("wrn_16_2", "resnet20"):
         network = create_network(name, 100)
         assert multiply_adds(network, 32) == recorded[f"{name}_aux"]["multi_adds"]

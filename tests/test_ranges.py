@@ -1,4 +1,4 @@
-"""Options out of their range, and numbers that are none, end in one error that names them."""
+"""Test that options out of range and non-finite numbers raise one error that names them."""
 
 import math
 import re
@@ -59,7 +59,7 @@ def test_non_finite_images_raise_naming_the_images(spoilt: float) -> None:
 
 
 class Spoil(torch.nn.Module):
-    """A network whose weights a single step makes infinite."""
+    """Provide a network whose weights become infinite in a single step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Spoil(torch.nn.Module):
 
 @pytest.mark.parametrize("validated", [True, False])
 def test_diverging_last_step_raises(validated: bool, tmp_path: Any) -> None:
-    """The loss of the only batch is still finite: what comes after it is not."""
+    """Diverge in the only step, whose loss is still finite."""
     module = BaselineModule(Spoil(), num_classes=3, lr=3e38, momentum=0.9)
     images = DataLoader(TensorDataset(BATCH[0], BATCH[1] % 3), batch_size=4)
     with pytest.raises(UsageError, match="NaN or infinite in epoch 0"):

@@ -1,4 +1,4 @@
-"""The commands and examples of the README and of the site's pages run as they stand, only on less data."""
+"""Test that the commands and examples of the README and the site's pages run unchanged on less data."""
 
 import re
 import shlex
@@ -25,7 +25,7 @@ FENCE = re.compile(r"(?:<!-- not run: (.+?) -->\n)?^( *)```(.*?)\n(.*?)^\2```$",
 
 
 class Block(NamedTuple):
-    """A fenced block: where it stands, its language, its text, and why it is not run, if it is not."""
+    """Hold a fenced block: position, language, text, and the reason why it is not run, if any."""
 
     document: str
     language: str
@@ -34,7 +34,7 @@ class Block(NamedTuple):
 
     @property
     def commands(self) -> list[str]:
-        """Its lines, continued ones joined."""
+        """Return the lines, with continued ones joined."""
         return re.sub(r"\\\n *", "", self.text).splitlines() if self.language == "bash" else []
 
 
@@ -48,7 +48,7 @@ RUN = [block for block in BLOCKS if not block.reason]
 [OWN_COMMANDS] = {tuple(block.commands) for block in RUN if any("timm:" in line for line in block.commands)}
 [OWN_EXAMPLE] = {block.text for block in RUN if block.language == "python" and "timm:" in block.text}
 COMMANDS = [*dict.fromkeys(line for block in RUN for line in block.commands if line not in OWN_COMMANDS)]
-FIRST: dict[str, str] = {}  # where an example stands, or stands first: it is run there alone
+FIRST: dict[str, str] = {}  # the document in which an example first appears and is run
 for block in RUN:
     if block.language == "python" and block.text != OWN_EXAMPLE:
         FIRST.setdefault(block.text, block.document)
@@ -56,7 +56,7 @@ EXAMPLES = {name: [text for text, document in FIRST.items() if document == name]
 
 
 def arguments(command: str) -> list[str]:
-    """What ``hsakd`` is given."""
+    """Return the arguments of an ``hsakd`` command."""
     program, *words = shlex.split(command)
     assert program == "hsakd", f"it cannot be run, so a comment has to say why: {command}"
     return words
@@ -118,7 +118,7 @@ def test_documented_commands_run(
     for command in COMMANDS:
         epochs = 2 if "--ckpt_path last" in command else 1
         words = arguments(command)
-        if words[0] == "export":  # on pictures, in place of the whole test split
+        if words[0] == "export":  # on pictures instead of the whole test split
             words += ["--images", "photos"]
         elif words[0] == "bench" and "--list" not in words:  # one of its runs, in this process
             words += [
@@ -146,7 +146,7 @@ def test_documented_commands_run(
 
 @pytest.fixture
 def example(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """Run the examples of a document, one after the other, and give the names that they define."""
+    """Run the examples of a document in order and return the names that they define."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
     monkeypatch.setattr(pl, "Trainer", partial(pl.Trainer, fast_dev_run=1, accelerator="cpu", logger=False))
@@ -160,7 +160,7 @@ def example(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     return run
 
 
-SHOWN = {"docs/index.md", "docs/your-network.md", "docs/your-method.md"}  # what becomes of these is looked at below
+SHOWN = {"docs/index.md", "docs/your-network.md", "docs/your-method.md"}  # their results are checked below
 
 
 @pytest.mark.parametrize("name", [name for name, texts in EXAMPLES.items() if texts and name not in SHOWN])

@@ -1,4 +1,4 @@
-"""A run's row, the table of many, and a recipe over several seeds."""
+"""Test a run's row, the table of many runs, and sweeps over seeds."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""What a job does that SLURM started, stopped or started again; tests/slurm does it with SLURM itself."""
+"""Test jobs that SLURM starts, stops or requeues; tests/slurm does this with SLURM itself."""
 
 import os
 import signal
@@ -15,13 +15,13 @@ TASK = {"NTASKS": "1", "NTASKS_PER_NODE": "1", "NNODES": "1", "PROCID": "0", "LO
 
 
 class KilledError(Exception):
-    """SLURM killed the process."""
+    """Raised as if SLURM killed the process."""
 
 
 class Signal(pl.Callback):
-    """Sends SLURM's signal in the middle of step ``at``, and ends the process once it has been requeued.
+    """Send SLURM's signal in step ``at``, and end the process once it has been requeued.
 
-    With ``killed_at`` it ends it before that step instead, without a signal.
+    With ``killed_at``, end the process before that step instead, without a signal.
     """
 
     def __init__(self, at: int = -1, killed_at: int = -1, signum: int = int(signal.SIGUSR1)) -> None:
@@ -40,7 +40,7 @@ class Signal(pl.Callback):
 
 @pytest.fixture(autouse=True)
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """The only task of job 7, at its first start, with an ``scontrol`` that notes its arguments."""
+    """Simulate the only task of job 7 at its first start, with an ``scontrol`` that records its arguments."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["main.py"])
     for name, value in {**TASK, "JOB_ID": "7"}.items():
@@ -54,7 +54,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 def fit(*options: str, folder: str = "job", interrupted: dict[str, Any] | None = None, **trainer: Any) -> Any:
-    """Train 2 epochs of 4 batches; returns the last checkpoint. With ``interrupted`` the run ends on the way."""
+    """Train 2 epochs of 4 batches and return the last checkpoint, unless the run is ``interrupted``."""
     trainer = {"max_epochs": 2, "limit_train_batches": 4, "limit_val_batches": 1, **trainer}
     if interrupted is not None:
         trainer["callbacks"] = [{"class_path": "test_requeue.Signal", "init_args": interrupted}]
@@ -103,7 +103,7 @@ def test_either_signal_requeues_the_array_task(job: pytest.MonkeyPatch, signum: 
 
 
 def test_custom_signal_handler_runs_after_saving(job: pytest.MonkeyPatch) -> None:
-    """As submitit installs one, which starts its job again by itself."""
+    """Install a handler like submitit's, which restarts its job by itself."""
 
     def handler(signum: int, frame: Any) -> None:
         Path("requeued").write_text(f"step {torch.load('job/last.ckpt', weights_only=True)['global_step']}")

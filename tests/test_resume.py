@@ -1,4 +1,4 @@
-"""A run that is interrupted after an epoch and resumed by the command line equals an uninterrupted one, bit by bit."""
+"""Test that a run interrupted after an epoch and resumed on the command line equals an uninterrupted one bit by bit."""
 
 import sys
 from pathlib import Path
@@ -19,7 +19,7 @@ NETWORKS = {
 
 
 def fit(module: str, root: Path, folder: str, epochs: int, *options: str) -> dict[str, Any]:
-    """Train up to ``epochs``; returns the checkpoint."""
+    """Train up to ``epochs`` and return the checkpoint."""
     run(
         "fit",
         *options,

@@ -1,4 +1,4 @@
-"""What a resumed run takes over, what it may do otherwise, and that its record says so."""
+"""Test which options a resumed run keeps, which may change, and that its record says so."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def resume(*options: str, **changes: Any) -> dict[str, Any]:
-    """Train one epoch more, and give the row."""
+    """Train one more epoch and return the row."""
     changes["trainer"] = {"max_epochs": 2, **changes.get("trainer", {})}
     folder = run("fit", "--ckpt_path", "last", *options, **changes)
     return row(folder)
@@ -85,7 +85,7 @@ def test_changed_option_of_resumed_run_is_logged_and_recorded(
 
 
 class OtherDigits(DigitsDataModule):
-    """Digits under another name."""
+    """Provide the digits under another name."""
 
 
 def test_option_changes_of_several_resumes_accumulate() -> None:
@@ -169,7 +169,7 @@ def test_better_old_best_survives_move_or_copy(how: str) -> None:
 
 
 def test_checkpoint_of_older_version_resumes_with_best_score() -> None:
-    """What it lacks - options, metrics - is not compared, and its callbacks had other names."""
+    """Remove options and metrics, which are then not compared, and use the older callback names."""
     folder = run("fit")
     content = torch.load(folder / "last.ckpt", weights_only=True)
     states = content["callbacks"]

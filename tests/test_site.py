@@ -1,4 +1,4 @@
-"""The site is built strictly, and what its pages and the README state is what the package and its results hold."""
+"""Test that the site builds strictly, and that pages and README state what the package and its results hold."""
 
 import ast
 import json
@@ -22,14 +22,14 @@ LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|srcset|href)=\"([^\"]+)\"")
 
 
 def cells(document: str, first: str) -> list[str]:
-    """The other cells of the table row that begins with ``first``."""
+    """Return the other cells of the table row that begins with ``first``."""
     [row] = re.findall(rf"^\| {re.escape(first)} \|(.*)\|$", DOCUMENTS[document], re.MULTILINE)
     return [cell.strip().replace("±", "+-").strip("*") for cell in row.split("|")]
 
 
 @pytest.mark.slow
 def test_site_builds_without_warnings(tmp_path: Path) -> None:
-    """Links between pages, their anchors, the navigation and every name of the API are checked on the way."""
+    """Build strictly, which checks links between pages, anchors, the navigation and every name of the API."""
     for module in ("mkdocs", "material", "mkdocstrings_handlers"):
         if find_spec(module) is None:
             pytest.skip(f"{module} is not installed: pip install mkdocs-material 'mkdocstrings[python]'")
@@ -44,7 +44,7 @@ def test_site_builds_without_warnings(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_documentation_links_resolve(name: str) -> None:
-    """Those of pages among each other are mkdocs' to check, and those of others are not followed."""
+    """Check local links; mkdocs checks those between pages, and external links are not followed."""
     for target in ("".join(found) for found in LINK.findall(PROSE[name])):
         parts = urlsplit(target)
         if parts.scheme:
@@ -111,13 +111,13 @@ def test_network_table_lists_every_network() -> None:
 
 @pytest.mark.parametrize("name", [name for name in DOCUMENTS if name.startswith("docs/")])
 def test_documented_code_fits_the_page_width(name: str) -> None:
-    """96 columns on a screen of 1,280 pixels; what a program prints may be longer."""
+    """Check 96 columns, which fit a screen of 1,280 pixels; printed output may be longer."""
     blocks = re.findall(r"^```(?:python|bash|yaml)\n(.*?)^```", DOCUMENTS[name], re.MULTILINE | re.DOTALL)
     assert [line for block in blocks for line in block.splitlines() if len(line) > 96] == []
 
 
 def literal(node: ast.AST) -> str:
-    """The text of a string in the source, with … for what it is filled with."""
+    """Return the text of a string in the source, with … for its placeholders."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.JoinedStr):

@@ -1,4 +1,4 @@
-"""No step waits for the device: a run on ``meta`` tensors, which have no numbers, fails where one is read."""
+"""Test that no step waits for the device: a run on ``meta`` tensors fails where a value is read."""
 
 from pathlib import Path
 from typing import Any
@@ -19,28 +19,28 @@ from hsakd_pl.runs.checkpoints import LastCheckpoint
 
 
 class Unreadable(CPUAccelerator):
-    """An accelerator whose results cannot be known."""
+    """Simulate an accelerator whose values cannot be read."""
 
     def setup_device(self, device: torch.device) -> None:
         assert device.type == "meta"
 
 
 class OnMeta(SingleDeviceStrategy):
-    """Trains there."""
+    """Train on ``meta``."""
 
     def __init__(self) -> None:
         super().__init__(torch.device("meta"))
 
     def reduce(self, tensor: Any, *_: Any, **__: Any) -> Tensor:
-        return torch.ones(())  # to Lightning's question before the first step: is there a batch?
+        return torch.ones(())  # answers Lightning's check for a batch before the first step
 
 
 class Reached(Exception):  # noqa: N818  # the end of a test, no error
-    """So many steps were made without reading a number."""
+    """Raised after the last step, if no value was read."""
 
 
 class Steps(pl.Callback):
-    """Ends the fit after a few steps, before the end of the epoch, where results are read; reads one if told to."""
+    """End the fit after a few steps, before the epoch's results are read; optionally read a value."""
 
     def __init__(self, reads: bool) -> None:
         self.reads = reads
@@ -60,7 +60,7 @@ class Steps(pl.Callback):
 
 @pytest.fixture(autouse=True)
 def nothing_is_brought_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the last step Lightning would copy weights and results to the host."""
+    """Skip the copy of weights and results to the host after the last step."""
     monkeypatch.setattr(pl.Trainer, "_teardown", lambda self: None)
 
 

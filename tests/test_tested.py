@@ -1,4 +1,4 @@
-"""What ``test`` writes: the numbers against the logits themselves, and what stands beside them."""
+"""Test the files written by ``test``, compared with the logits themselves."""
 
 import base64
 import hashlib
@@ -35,7 +35,7 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def digits() -> tuple[Tensor, Tensor]:
-    """All 540 test images, normalised, and their labels."""
+    """Return all 540 test images, normalised, and their labels."""
     data = DigitsDataModule(num_workers=0)
     data.setup("test")
     images, labels = zip(*(data.on_after_batch_transfer(batch, 0) for batch in data.test_dataloader()), strict=True)
@@ -77,7 +77,7 @@ def test_test_details_equal_metrics_of_the_logits() -> None:
         assert count == int(((labels == true) & (logits.argmax(1) == predicted)).sum()) > 0
     assert sum(full[0] for full in details["reliability"] if full) == 540
     gaps = [full[0] * abs(full[1] - full[2]) / 540 for full in details["reliability"] if full]
-    assert 100 * sum(gaps) == pytest.approx(results["ece"], abs=1e-3)  # the diagram shows what the number says
+    assert 100 * sum(gaps) == pytest.approx(results["ece"], abs=1e-3)  # the diagram matches the number
     assert details["embedding"]["labels"] == labels.tolist() and len(details["embedding"]["points"]) == 540
 
     example = details["example"]
@@ -143,7 +143,7 @@ def test_second_test_replaces_first_and_trial_writes_nothing() -> None:
 
 
 class Silent(BaselineModule):
-    """Keeps its logits to itself, as modules of users may."""
+    """Return no logits, as users' modules may."""
 
     def test_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
         super().test_step(batch, batch_idx)

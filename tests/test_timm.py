@@ -1,4 +1,4 @@
-"""timm's models by name: their own logits, branches, folding, weights; and networks by import path."""
+"""Test timm's models by name: their logits, branches, folding and weights; and networks by import path."""
 
 import sys
 from dataclasses import replace
@@ -157,7 +157,7 @@ def test_timm_branches_start_with_fresh_weights() -> None:
 
 @pytest.fixture
 def whole(tmp_path: Path) -> Path:
-    """Weights of 1,000 classes as timm publishes them."""
+    """Write weights of 1,000 classes as published by timm."""
     torch.manual_seed(1)
     save_file(timm.create_model("lcnet_050").state_dict(), tmp_path / "lcnet_050.safetensors")
     return tmp_path / "lcnet_050.safetensors"
@@ -209,7 +209,7 @@ def test_new_head_without_weights_or_on_frozen_backbone_raises(whole: Path) -> N
 
 
 def publish(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
-    """Let timm find what it publishes for lcnet_050 in a file."""
+    """Make timm find its published lcnet_050 weights in a file."""
     known = replace(timm.get_pretrained_cfg("lcnet_050"), file=str(path))
     monkeypatch.setitem(timm.models._registry._model_pretrained_cfgs, "lcnet_050", known)
 
@@ -252,7 +252,7 @@ def test_unknown_timm_model_suggests_close_names(monkeypatch: pytest.MonkeyPatch
         create_network("timm:regnety_02")
     with pytest.raises(UsageError, match=r"timm:resnet18\.mine cannot be made"):
         create_network("timm:resnet18.mine")
-    monkeypatch.setitem(sys.modules, "timm", None)  # as where it is not installed
+    monkeypatch.setitem(sys.modules, "timm", None)  # as if it were not installed
     with pytest.raises(UsageError, match=r"^timm:resnet18 needs timm: pip install 'hsakd_pl\[timm\]'$"):
         create_network("timm:resnet18")
 

@@ -1,4 +1,4 @@
-"""Other transformations than rotations, from the command line: teacher, student, test and resume on the digits."""
+"""Test transformations other than rotations on the command line: teacher, student, test and resume on the digits."""
 
 import csv
 import json

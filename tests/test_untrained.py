@@ -1,4 +1,4 @@
-"""An untrained network takes a trained one's place only where that is asked for; a checkpoint is enough."""
+"""Test that an untrained network never silently replaces a trained one, and that a checkpoint suffices."""
 
 import sys
 from pathlib import Path
@@ -56,7 +56,7 @@ def test_evaluation_without_trained_weights_raises(
 
 
 def files(kind: str) -> dict[str, str]:
-    """The files that a module is made from, and which a checkpoint makes superfluous."""
+    """Return the files that a module is built from and that its checkpoint replaces."""
     torch.save(create_network("resnet8", 4).state_dict(), "initial.pth")
     torch.save(create_network("resnet14", 4).state_dict(), "teacher.pth")
     if kind == "mutual":

@@ -1,4 +1,4 @@
-"""Weight files that cannot be read or do not fit: one message that says why, and nothing has changed."""
+"""Test that unreadable or mismatched weight files raise one message with the reason and change nothing."""
 
 import os
 import pickle
@@ -18,7 +18,7 @@ from hsakd_pl.errors import UsageError
 
 @pytest.fixture
 def targets() -> Iterator[list[nn.Module]]:
-    """Two networks of 4 and of 6 classes, which must come out of the test bit by bit as they went in."""
+    """Return networks of 4 and 6 classes and check that the test leaves them unchanged."""
     made = [create_network("resnet8", num_classes) for num_classes in (4, 6)]
     before = [deepcopy(network.state_dict()) for network in made]
     yield made
@@ -27,7 +27,7 @@ def targets() -> Iterator[list[nn.Module]]:
 
 
 class Malicious:
-    """Leaves a trace if it is ever unpickled."""
+    """Create a file if unpickled."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace

@@ -1,4 +1,4 @@
-"""Weight files whose pickle or header is broken or forged, beside those of test_weight_forgeries."""
+"""Test weight files with a broken or forged pickle or header, in addition to test_weight_forgeries."""
 
 import argparse
 import io
@@ -31,7 +31,7 @@ def state() -> dict[str, torch.Tensor]:
 
 
 def refusal(source: Any) -> str:
-    """The one short reason, after which the network is what it was."""
+    """Return the one short reason, and check that the network is unchanged."""
     target = network(seed=1)
     with pytest.raises(UsageError) as error:
         load_weights(target, source)
@@ -46,7 +46,7 @@ def test_partial_key_prefix_is_named() -> None:
 
 
 def rewritten(source: Path, target: Path, change: Callable[[str, bytes], bytes], compress: bool = False) -> None:
-    """A zip with the same members, some of them with other content and the check sum that belongs to it."""
+    """Return a zip with the same members, some with other content and its checksum."""
     kind = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", kind) as new:
         for name in old.namelist():
@@ -54,7 +54,7 @@ def rewritten(source: Path, target: Path, change: Callable[[str, bytes], bytes],
 
 
 def forged(core: bytes) -> bytes:
-    """A pickle whose dtype claims, by forged flags, that eight bytes of the file are a pointer to an object."""
+    """Return a pickle whose dtype claims, by forged flags, that eight bytes of the file point to an object."""
     dtype = b"cnumpy\ndtype\n(V\x4f\x38\nI00\nI01\ntR(I3\nV|\nNNNI8\nI8\nI63\ntb".replace(b"\x4f", b"V")
     array = b"c" + core + b".multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
     return array + b"(I1\n(I1\nt" + dtype + b"I00\nS'AAAAAAAA'\ntb."

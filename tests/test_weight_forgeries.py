@@ -1,4 +1,4 @@
-"""Weight files of every origin: harmless ones are read, all others are refused for their own cause, at no cost."""
+"""Test that harmless weight files of every origin load and that others are refused for their own reason, cheaply."""
 
 import argparse
 import datetime
@@ -18,13 +18,14 @@ import torch.nn as nn
 from safetensors.torch import save_file
 
 from hsakd_pl.errors import UsageError
-from hsakd_pl.networks.weights import file_sha256, load_weights
+from hsakd_pl.files.weights import file_sha256
+from hsakd_pl.networks.weights import load_weights
 
 FEW = OrderedDict[str, torch.Tensor]
 
 
 class Small(nn.Module):
-    """A network with every kind of entry: weights, running statistics, a counter."""
+    """Provide a network with every kind of entry: weights, running statistics, a counter."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -43,7 +44,7 @@ def assert_loads(source: Any) -> None:
 
 
 def refusal(source: Any, strict: bool = True) -> str:
-    """The one short message, after which the network is what it was."""
+    """Return the one short message, and check that the network is unchanged."""
     target = Small(2)
     with pytest.raises(UsageError) as error:
         load_weights(target, source, strict)
@@ -190,7 +191,7 @@ def text(value: str) -> bytes:
 def tensor(
     elements: int = 6, offset: int = 0, size: tuple[int, ...] = (2, 3), stride: tuple[int, ...] = (3, 1)
 ) -> bytes:
-    """The opcodes of a float tensor over the storage 0, of which 24 bytes are in the file."""
+    """Return the opcodes of a float tensor over storage 0, of which 24 bytes are in the file."""
     number = [b"J" + struct.pack("<i", value) for value in (elements, offset)]
     shapes = [b"(" + b"".join(b"J" + struct.pack("<i", n) for n in shape) + b"t" for shape in (size, stride)]
     storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + number[0] + b"tQ"
@@ -199,12 +200,12 @@ def tensor(
 
 
 def tower(floors: int = 60) -> bytes:
-    """Opcodes of a tuple of the same tuple twice, and so on: small, but its hash takes 2 to the power of ``floors``."""
+    """Return opcodes of nested pairs of one tuple: small, but hashing takes 2 to the power of ``floors``."""
     return b")q\x00" + b"".join(b"h%ch%c\x86q%c" % (floor, floor, floor + 1) for floor in range(floors))
 
 
 def grown(doublings: int = 24) -> bytes:
-    """Opcodes of 1,000 letters that a codec doubles again and again."""
+    """Return opcodes of 1,000 letters that a codec doubles repeatedly."""
     encode = b"c_codecs\nencode\n"
     letters = encode + text("x" * 1000) + text("latin1") + b"\x86R"
     return encode * doublings + letters + (text("hex") + b"\x86R") * doublings

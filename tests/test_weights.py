@@ -1,4 +1,4 @@
-"""Weight files: every envelope, key style and kind of network loads."""
+"""Test that every envelope, key style and kind of network loads."""
 
 import argparse
 from collections.abc import Callable, Mapping
@@ -15,13 +15,14 @@ from torch import Tensor
 from torchvision.models import resnet34
 
 from hsakd_pl.networks import create_network, list_networks
-from hsakd_pl.networks.weights import load_weights, published_state_dict
+from hsakd_pl.networks.keys import published_state_dict
+from hsakd_pl.networks.weights import load_weights
 
 State = dict[str, Tensor]
 
 
 def network(seed: int = 0, name: str = "resnet8", num_classes: int = 4, branches: bool = True) -> nn.Module:
-    """A network whose every float, running statistics included, is drawn with ``seed``."""
+    """Return a network whose floats, running statistics included, are drawn with ``seed``."""
     torch.manual_seed(seed)
     made = create_network(name, num_classes, branches)
     for tensor in made.state_dict().values():
@@ -63,7 +64,7 @@ def test_weight_envelopes_load(
 
 
 def test_harmless_companions_of_weights_are_ignored(tmp_path: Path) -> None:
-    """CRD stores its options, others a numpy accuracy beside the weights."""
+    """Store options as CRD does, and a numpy accuracy."""
     state = {"opt": argparse.Namespace(lr=0.05), "acc": np.float64(0.7), "model": published_state_dict(network(1))}
     torch.save(state, tmp_path / "last.pth")
     assert same(load_weights(network(2), tmp_path / "last.pth").state_dict(), network(1).state_dict())

@@ -1,4 +1,4 @@
-"""Convolutions by Winograd's algorithm: PyTorch's results and gradients up to rounding, used where they pay."""
+"""Test convolutions by Winograd's algorithm: PyTorch's results and gradients up to rounding, used where faster."""
 
 import copy
 import logging
@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from small import needs_kernel
+from small import needs_compile, needs_kernel
 from torch import Tensor
 
 from hsakd_pl.fast.winograd import convert, layers, ops, revert
@@ -51,7 +51,7 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     [
         (1, 16, 32, 4, 4),  # a single tile
         (3, 32, 16, 8, 8),
-        (2, 48, 80, 7, 5),  # tiles that reach beyond the image; channels that fill no register block
+        (2, 48, 80, 7, 5),  # tiles beyond the image; channels that do not fill a register block
         (5, 16, 16, 1, 3),
         (9, 32, 32, 32, 32),  # several blocks
         (3, 128, 128, 9, 8),  # blocks of the fewest tiles
@@ -77,7 +77,7 @@ def test_winograd_results_and_gradients_equal_convolution(
 
 @needs_kernel
 def test_winograd_second_derivatives_equal_convolution() -> None:
-    """As a gradient penalty takes them."""
+    """Differentiate twice, as gradient penalties do."""
 
     def penalty(convolution: Callable[[Tensor, Tensor], Tensor], *given: Tensor) -> list[Tensor]:
         images, weight = (each.clone().requires_grad_() for each in given)
@@ -102,7 +102,7 @@ def test_winograd_operator_passes_opcheck() -> None:
 
 @needs_kernel
 def test_winograd_is_deterministic() -> None:
-    """And the results, unlike sums over threads, with any number of threads."""
+    """Repeat with any number of threads: results are equal, unlike sums over threads."""
     images, weight, gradient = draw(16, 32, 16, 16), draw(48, 32, 3, 3), draw(16, 48, 16, 16)
     found = []
     for number in (1, 2, 2, 2):
@@ -202,6 +202,7 @@ def test_copied_winograd_layer_uses_its_own_weights(frozen: bool) -> None:
     assert network(images).std() > 0.1
 
 
+@needs_compile
 @needs_kernel
 def test_winograd_layer_compiles_in_one_graph() -> None:
     network, images = nn.Sequential(layer(), nn.ReLU(), layer()), draw(64, 32, 16, 16)
@@ -223,7 +224,7 @@ def test_layer_with_replaced_method_is_not_converted(name: str) -> None:
 
 
 class Own(nn.Conv2d):
-    """A layer of a user's, which may do anything."""
+    """Provide a custom layer with arbitrary behaviour."""
 
 
 @needs_kernel
@@ -289,7 +290,7 @@ def test_frozen_winograd_weights_are_transformed_once(monkeypatch: pytest.Monkey
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where the library is kept: an empty place."""
+    """Return an empty cache folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     library.cache_clear()
     yield tmp_path / "hsakd_pl"
@@ -376,7 +377,7 @@ UNSAFE = [link, link_file, dangling_link, open_to_all, writable_file, file_in_it
 def test_cached_library_writable_by_others_is_not_loaded(
     cache: Path, place: Callable[[Path, str], None], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "FLAGS", ("-O0", *build.FLAGS[1:]))  # built twice, and not to be fast
+    monkeypatch.setattr(build, "FLAGS", ("-O0", *build.FLAGS[1:]))  # built twice, so build quickly
     if place is another_user and os.getuid() != 0:
         pytest.skip("only root can give a folder to another user")
     loaded_anew()

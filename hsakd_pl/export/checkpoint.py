@@ -14,8 +14,9 @@ from hsakd_pl.export.student import Student
 from hsakd_pl.files import local_path
 from hsakd_pl.files.weights import StateDict, read_weights, unwrap
 from hsakd_pl.networks import Network, create_network
+from hsakd_pl.networks.keys import split_peers
 from hsakd_pl.networks.registry import trusted
-from hsakd_pl.networks.weights import load_weights, split_peers
+from hsakd_pl.networks.weights import load_weights
 
 
 class Trained(NamedTuple):

@@ -10,6 +10,8 @@ from torch.utils._pytree import tree_leaves
 
 from hsakd_pl.errors import UsageError
 
+MINIMUM_TORCH = "2.9"  # older versions split the training step of several methods into many graphs
+
 
 class Compiled:
     """``function`` compiled for the largest batch that comes a second time; others run eagerly.
@@ -20,6 +22,11 @@ class Compiled:
     """
 
     def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
+        if torch.__version__ < MINIMUM_TORCH:
+            raise UsageError(
+                f"compile: PyTorch {MINIMUM_TORCH} or newer is needed, but {torch.__version__} is installed; "
+                "update PyTorch, or leave compile out"
+            )
         try:
             self.compiled = torch.compile(function, options=options, dynamic=False)
         except RuntimeError as error:

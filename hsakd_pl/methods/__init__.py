@@ -10,11 +10,10 @@ from hsakd_pl.methods.dml import DMLModule
 from hsakd_pl.methods.fitnet import FitNetModule, hint_loss
 from hsakd_pl.methods.kd import KDModule
 from hsakd_pl.methods.pkt import PKTModule, pkt_loss
-from hsakd_pl.methods.projection import SSKDProjectionModule
 from hsakd_pl.methods.reviewkd import ReviewKDModule, hierarchical_context_loss
 from hsakd_pl.methods.rkd import RKDModule, rkd_loss
 from hsakd_pl.methods.similarity import SimilarityModule, similarity_loss
-from hsakd_pl.methods.sskd import SSKDModule, sskd_terms
+from hsakd_pl.methods.sskd import SSKDModule, SSKDProjectionModule, sskd_terms
 from hsakd_pl.methods.standardized import StandardizedKDModule, standardized_kd_loss
 from hsakd_pl.methods.vid import VIDModule, vid_loss
 

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.methods.maps import Maps, paired, pooled_alike
 from hsakd_pl.networks import NetworkOutput
-from hsakd_pl.networks.connectors import Maps, paired, pooled_alike
 from hsakd_pl.ops import full_precision, total
 
 
@@ -18,9 +18,16 @@ def attention_loss(student_maps: Maps, teacher_maps: Maps, power: float = 2.0) -
     Attention is the mean over channels of activations to a power, normalised over an image's positions; the larger of
     two maps is average-pooled. Raises UsageError for unequal numbers of maps.
     """
-    pairs = (pooled_alike(*pair) for pair in paired(student_maps, teacher_maps))
-    attention = ([F.normalize(each.pow(power).mean(1).flatten(1)) for each in pair] for pair in pairs)
-    return total((ours - theirs).square().mean() for ours, theirs in attention)
+    losses = []
+    for student_map, teacher_map in paired(student_maps, teacher_maps):
+        student_pooled, teacher_pooled = pooled_alike(student_map, teacher_map)
+        difference = _attention(student_pooled, power) - _attention(teacher_pooled, power)
+        losses.append(difference.square().mean())
+    return total(losses)
+
+
+def _attention(feature_map: Tensor, power: float) -> Tensor:
+    return F.normalize(feature_map.pow(power).mean(1).flatten(1))
 
 
 class AttentionModule(DistilledModule):
@@ -31,4 +38,5 @@ class AttentionModule(DistilledModule):
         self.shapes("features")
 
     def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
-        return super().terms(student, teacher, labels) | {"loss_at": attention_loss(student.features, teacher.features)}
+        loss = attention_loss(student.features, teacher.features)
+        return super().terms(student, teacher, labels) | {"loss_at": loss}

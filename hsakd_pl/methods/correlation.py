@@ -29,7 +29,9 @@ class CorrelationModule(DistilledModule):
 
     def __init__(self, network: Net, teacher: Net, width: int = 128, cc_weight: float = 0.02, **rest: Any) -> None:
         super().__init__(network, teacher, {"loss_cc": cc_weight}, **rest)
-        self.embed_student, self.embed_teacher = (nn.Linear(each.width, width) for each in self.shapes("embedding"))
+        student_shapes, teacher_shapes = self.shapes("embedding")
+        self.embed_student = nn.Linear(student_shapes.width, width)
+        self.embed_teacher = nn.Linear(teacher_shapes.width, width)
 
     def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
         loss = correlation_loss(self.embed_student(student.embedding), self.embed_teacher(teacher.embedding))

@@ -1,14 +1,24 @@
 """Contrastive representation distillation (CRD; Tian et al., ICLR 2020)."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil
 from typing import Any, cast
 
+import pytorch_lightning as pl
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
 from torch import Tensor
 
+from hsakd_pl.data.base import ImageDataModule
+from hsakd_pl.data.seeding import CONTRAST, derive_seed
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.methods.distilled import DistilledModule, Net
-from hsakd_pl.methods.negatives import Negatives
-from hsakd_pl.networks.memory import ContrastMemory
 from hsakd_pl.ops import full_precision, total
+
+EPSILON = 1e-7  # added to the noise, as in the published code
+BANK_SEED = 0  # of the banks' first embeddings, which are equal on all devices
 
 
 @full_precision
@@ -17,9 +27,138 @@ def contrast_loss(scores: Tensor, samples: int) -> Tensor:
 
     Normalised scores, the pair's in the first column (Eq. 9 to 11 of the paper).
     """
-    noise = (scores.shape[1] - 1) / samples
-    pair, negatives, added = scores[:, 0], scores[:, 1:], noise + 1e-7  # as published
-    return -((pair / (pair + added)).log().sum() + (noise / (negatives + added)).log().sum()) / len(scores)
+    pair_scores = scores[:, 0]
+    negative_scores = scores[:, 1:]
+    noise = negative_scores.shape[1] / samples
+    pair_log = (pair_scores / (pair_scores + (noise + EPSILON))).log()
+    negative_log = (noise / (negative_scores + (noise + EPSILON))).log()
+    return -(pair_log.sum() + negative_log.sum()) / len(scores)
+
+
+@full_precision
+def contrast_scores(embedding: Tensor, memory: Tensor, contrast: Tensor, temperature: float) -> Tensor:
+    """Give exponentials of cosines over a temperature, of (B, D) with rows of a bank (samples, D): (B, K + 1) of them.
+
+    ``contrast`` (B, K + 1) are the indices of the rows.
+    """
+    cosines = (embedding @ memory.T).gather(1, contrast)
+    return (cosines / temperature).exp()
+
+
+class ContrastMemory(nn.Module):
+    """Linear embeddings of student and teacher, both trained, and a bank (samples, width) of each one's embeddings.
+
+    A bank scores the other network's embeddings; the first call fixes the ``normalizers`` (2,) of the student's and the
+    teacher's scores.
+    """
+
+    memory_student: Tensor
+    memory_teacher: Tensor
+    normalizers: Tensor
+
+    def __init__(self, widths: tuple[int, int], samples: int, width: int, temperature: float, momentum: float) -> None:
+        super().__init__()
+        student_width, teacher_width = widths
+        self.embed_student = nn.Linear(student_width, width)
+        self.embed_teacher = nn.Linear(teacher_width, width)
+        self.temperature = temperature
+        self.momentum = momentum
+        self.register_buffer("memory_student", torch.empty(0, width))
+        self.register_buffer("memory_teacher", torch.empty(0, width))
+        self.register_buffer("normalizers", torch.zeros(2))
+        self.resize(samples)
+
+    def resize(self, samples: int) -> None:
+        """Draw both banks anew for so many samples, unless they are for as many."""
+        if samples == len(self.memory_student):
+            return
+        width = self.embed_student.out_features
+        generator = torch.Generator().manual_seed(BANK_SEED)
+        for name in ("memory_student", "memory_teacher"):  # uniform, of length 1 on average, as published
+            uniform = 2 * torch.rand(samples, width, generator=generator, device="cpu") - 1
+            bank = uniform * (3 / width) ** 0.5
+            self.register_buffer(name, bank.to(self.normalizers))
+
+    def forward(
+        self, student: Tensor, teacher: Tensor, contrast: Tensor, gather: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Give normalised scores (B, K + 1) of embeddings (B, D) and (B, D'), then move the banks' rows of the samples.
+
+        ``contrast`` (B, K + 1) are indices of the samples and of K negatives for each; ``gather`` joins the rows of all
+        devices, whose banks stay equal.
+        """
+        student_embedding = F.normalize(self.embed_student(student))
+        teacher_embedding = F.normalize(self.embed_teacher(teacher))
+        # of copies, which the backward pass reads when the banks have moved
+        memory_student = self.memory_student.clone()
+        memory_teacher = self.memory_teacher.clone()
+        student_scores = contrast_scores(student_embedding, memory_teacher, contrast, self.temperature)
+        teacher_scores = contrast_scores(teacher_embedding, memory_student, contrast, self.temperature)
+        local_means = torch.stack([student_scores.detach().mean(), teacher_scores.detach().mean()])
+        means = gather(local_means[None]).mean(0)
+        normalizers = torch.where(self.normalizers > 0, self.normalizers, len(self.memory_student) * means)
+        self.normalizers.copy_(normalizers)
+        indices = gather(contrast[:, 0])
+        self._update(self.memory_student, indices, gather(student_embedding.detach()))
+        self._update(self.memory_teacher, indices, gather(teacher_embedding.detach()))
+        return student_scores / normalizers[0], teacher_scores / normalizers[1]
+
+    def _update(self, memory: Tensor, indices: Tensor, embedding: Tensor) -> None:
+        moved = self.momentum * memory[indices] + (1 - self.momentum) * embedding.to(memory.dtype)
+        memory[indices] = F.normalize(moved)
+
+
+@dataclass(eq=False)
+class Negatives:
+    """Draws ``count`` samples of other classes for each of a batch, none twice while there are enough.
+
+    ``labels`` (samples,) of the training split. Numbers come from (seed, epoch, step) alone, on a kind of device;
+    device ``rank`` of ``world_size`` has its part of all devices' draw.
+    """
+
+    labels: Tensor
+    count: int
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        self.largest_class = int(self.labels.bincount().max())
+
+    @classmethod
+    def in_training(cls, trainer: pl.Trainer, count: int) -> "Negatives":
+        """Draw from what a trainer trains on; UsageError where that is no :class:`hsakd_pl.data.ImageDataModule`."""
+        data = getattr(trainer, "datamodule", None)
+        if not isinstance(data, ImageDataModule):
+            raise UsageError("negatives are drawn by indices and labels: pass fit(datamodule=...) an ImageDataModule")
+        return cls(
+            labels=data.splits["train"].targets,
+            count=count,
+            seed=data.seed or 0,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        )
+
+    def draw(self, indices: Tensor, epoch: int, step: int) -> Tensor:
+        """Give the ``indices`` (B,) of this device's samples and, for each, others: (B, 1 + count).
+
+        Each sample takes the next ones, from a random place on, of one random order of all.
+        """
+        device = indices.device
+        self.labels = self.labels.to(device)  # once
+        samples = len(self.labels)
+        generator = torch.Generator(device).manual_seed(derive_seed(self.seed, CONTRAST, epoch, step))
+        order = torch.randperm(samples, generator=generator, device=device)
+        starts = torch.randint(samples, (len(indices) * self.world_size, 1), generator=generator, device=device)
+        # enough for `count` others wherever the sample's own class lies in the order, which is walked as a circle
+        other_classes = max(samples - self.largest_class, 1)
+        length = ceil((self.count + self.largest_class) * samples / other_classes)
+        positions = starts[self.rank :: self.world_size] + torch.arange(length, device=device)
+        candidates = order[positions % samples]
+        same_class = self.labels[candidates] == self.labels[indices, None]
+        others_first = same_class.to(torch.uint8).argsort(dim=1, stable=True)
+        negatives = candidates.gather(1, others_first[:, : self.count])
+        return torch.cat([indices[:, None], negatives], 1)
 
 
 class CRDModule(DistilledModule):
@@ -53,26 +192,29 @@ class CRDModule(DistilledModule):
     ) -> None:
         super().__init__(network, teacher, {"loss_crd": crd_weight}, **rest)
         require(negatives >= 1, "negatives", negatives, "at least 1")
-        ours, theirs = (each.width for each in self.shapes("embedding"))
-        self.contrast = ContrastMemory((ours, theirs), samples or 0, width, contrast_temperature, bank_momentum)
-        self.samples, self.negatives = samples, negatives
+        student_shapes, teacher_shapes = self.shapes("embedding")
+        widths = (student_shapes.width, teacher_shapes.width)
+        self.contrast = ContrastMemory(widths, samples or 0, width, contrast_temperature, bank_momentum)
+        self.samples = samples
+        self.negatives = negatives
         self._ddp_params_and_buffers_to_ignore = [f"contrast.{name}" for name, _ in self.contrast.named_buffers()]
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit":
             self.drawn = Negatives.in_training(self.trainer, self.negatives)
-            self._take(len(self.drawn.labels), "the training split's images")
+            self._resize(len(self.drawn.labels), "the training split's images")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         bank = checkpoint["state_dict"].get("contrast.memory_student", self.contrast.memory_student)
-        self._take(bank.shape[:1].numel(), "the checkpoint's")
+        self._resize(bank.shape[:1].numel(), "the checkpoint's")
         super().on_load_checkpoint(checkpoint)
 
-    def _take(self, samples: int, whose: str) -> None:
-        require(self.samples in (None, samples), "samples", self.samples, f"{samples}, {whose}")
+    def _resize(self, samples: int, origin: str) -> None:
+        require(self.samples in (None, samples), "samples", self.samples, f"{samples}, {origin}")
         self.contrast.resize(samples)
-        self.samples = self.hparams["samples"] = samples or None
+        self.samples = samples or None
+        self.hparams["samples"] = self.samples
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         if len(batch) != 3 or self.drawn is None:
@@ -83,11 +225,14 @@ class CRDModule(DistilledModule):
 
     def losses(self, batch: Any) -> dict[str, Tensor]:
         images, labels, contrast = batch
-        student, teacher = self.network.outputs(images), self.teacher(images)
-        both = self.contrast(student.embedding, teacher.embedding, contrast, self._gathered)
-        loss = total(contrast_loss(scores, len(self.contrast.memory_student)) for scores in both)
+        student = self.network.outputs(images)
+        teacher = self.teacher(images)
+        all_scores = self.contrast(student.embedding, teacher.embedding, contrast, self._gathered)
+        samples = len(self.contrast.memory_student)
+        loss = total(contrast_loss(scores, samples) for scores in all_scores)
         return self.terms(student, teacher, labels) | {"loss_crd": loss}
 
     def _gathered(self, rows: Tensor) -> Tensor:
-        alone = self._trainer is None or self.trainer.world_size == 1
-        return rows if alone else cast(Tensor, self.all_gather(rows)).flatten(0, 1)
+        if self._trainer is None or self.trainer.world_size == 1:
+            return rows
+        return cast(Tensor, self.all_gather(rows)).flatten(0, 1)

@@ -8,6 +8,8 @@ from hsakd_pl.methods.distilled import DistilledModule, Net
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import full_precision
 
+EPSILON = 1e-8  # keeps the correlation of constant probabilities finite, as in the published code
+
 
 @full_precision
 def dist_loss(
@@ -21,14 +23,17 @@ def dist_loss(
 
     Logits twice (B, N) -> a scalar, times ``temperature ** 2`` (Eq. 9 and 10 of the paper).
     """
-    ours, theirs = ((logits / temperature).softmax(1) for logits in (student_logits, teacher_logits))
-    inter, intra = 1 - _correlation(ours, theirs, 1).mean(), 1 - _correlation(ours, theirs, 0).mean()
-    return temperature**2 * (inter_weight * inter + intra_weight * intra)
+    student_probabilities = (student_logits / temperature).softmax(1)
+    teacher_probabilities = (teacher_logits / temperature).softmax(1)
+    inter_loss = 1 - _correlation(student_probabilities, teacher_probabilities, dim=1).mean()
+    intra_loss = 1 - _correlation(student_probabilities, teacher_probabilities, dim=0).mean()
+    return temperature**2 * (inter_weight * inter_loss + intra_weight * intra_loss)
 
 
-def _correlation(one: Tensor, other: Tensor, dim: int) -> Tensor:
-    one, other = (each - each.mean(dim, keepdim=True) for each in (one, other))
-    return (one * other).sum(dim) / (one.norm(dim=dim) * other.norm(dim=dim) + 1e-8)  # as published
+def _correlation(student: Tensor, teacher: Tensor, dim: int) -> Tensor:
+    student = student - student.mean(dim, keepdim=True)
+    teacher = teacher - teacher.mean(dim, keepdim=True)
+    return (student * teacher).sum(dim) / (student.norm(dim=dim) * teacher.norm(dim=dim) + EPSILON)
 
 
 class DISTModule(DistilledModule):
@@ -46,8 +51,9 @@ class DISTModule(DistilledModule):
         **rest: Any,
     ) -> None:
         super().__init__(network, teacher, {"loss_dist": dist_weight}, **rest)
-        self.factors = inter_weight, intra_weight
+        self.inter_weight = inter_weight
+        self.intra_weight = intra_weight
 
     def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
-        loss = dist_loss(student.logits, teacher.logits, *self.factors, self.temperature)
+        loss = dist_loss(student.logits, teacher.logits, self.inter_weight, self.intra_weight, self.temperature)
         return super().terms(student, teacher, labels) | {"loss_dist": loss}

@@ -51,15 +51,19 @@ class DistilledModule(StudentModule):
             **rest,
         )
         require(weight_warmup_epochs >= 0, "weight_warmup_epochs", weight_warmup_epochs, "at least 0")
-        self.own_weights, self.image_size = own_weights or {}, image_size
+        self.own_weights = own_weights or {}
         self.set_loss_weights(**self.own_weights)
         self.weight_warmup_epochs = weight_warmup_epochs
+        self.image_size = image_size
 
     def loss_weight(self, name: str) -> float:
-        grown = (self.current_epoch + 1) / max(1, self.weight_warmup_epochs) if name in self.own_weights else 1.0
-        return min(1.0, grown) * super().loss_weight(name)
+        weight = super().loss_weight(name)
+        if name in self.own_weights and self.current_epoch < self.weight_warmup_epochs:
+            weight *= (self.current_epoch + 1) / self.weight_warmup_epochs
+        return weight
 
     def shapes(self, *parts: str) -> tuple[NetworkOutput, NetworkOutput]:
         """Give the shapes of what student and teacher make of an image; UsageError where one lacks one of ``parts``."""
-        ours, theirs = (each.shapes(self.image_size, *parts) for each in (self.network, self.teacher.network))
-        return ours, theirs
+        student = self.network.shapes(self.image_size, *parts)
+        teacher = self.teacher.network.shapes(self.image_size, *parts)
+        return student, teacher

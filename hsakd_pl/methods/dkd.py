@@ -9,6 +9,8 @@ from hsakd_pl.methods.distilled import DistilledModule, Net
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import full_precision, kd_loss
 
+MASKED_LOGIT = -1000.0  # of the target among the others: probability exactly 0, finite logarithm, as published
+
 
 @full_precision
 def dkd_loss(
@@ -23,11 +25,19 @@ def dkd_loss(
 
     Logits twice (B, N), labels (B,) -> a scalar, times ``temperature ** 2``.
     """
-    target, both = labels[:, None], (student_logits / temperature, teacher_logits / temperature)
-    others = [logits.scatter(1, target, -1000.0) for logits in both]  # as published: exactly 0, of finite logarithm
-    pairs = [(one.gather(1, target), rest.logsumexp(1, keepdim=True)) for one, rest in zip(both, others, strict=True)]
-    ours, theirs = (torch.cat(pair, 1) for pair in pairs)  # of the target, and of all others as one class
-    return temperature**2 * (alpha * kd_loss(ours, theirs, 1.0) + beta * kd_loss(others[0], others[1], 1.0))
+    student_binary, student_others = _decoupled(student_logits / temperature, labels)
+    teacher_binary, teacher_others = _decoupled(teacher_logits / temperature, labels)
+    target_loss = kd_loss(student_binary, teacher_binary, 1.0)
+    others_loss = kd_loss(student_others, teacher_others, 1.0)
+    return temperature**2 * (alpha * target_loss + beta * others_loss)
+
+
+def _decoupled(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return logits (B, 2) of the target and of all others as one class, and (B, N) with the target masked."""
+    target = labels[:, None]
+    others = logits.scatter(1, target, MASKED_LOGIT)
+    binary = torch.cat([logits.gather(1, target), others.logsumexp(1, keepdim=True)], 1)
+    return binary, others
 
 
 class DKDModule(DistilledModule):
@@ -49,8 +59,9 @@ class DKDModule(DistilledModule):
         **rest: Any,
     ) -> None:
         super().__init__(network, teacher, {"loss_dkd": dkd_weight}, weight_warmup_epochs, **rest)
-        self.factors = alpha, beta
+        self.alpha = alpha
+        self.beta = beta
 
     def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
-        loss = dkd_loss(student.logits, teacher.logits, labels, *self.factors, self.temperature)
+        loss = dkd_loss(student.logits, teacher.logits, labels, self.alpha, self.beta, self.temperature)
         return super().terms(student, teacher, labels) | {"loss_dkd": loss}

@@ -2,13 +2,13 @@
 
 from typing import Any
 
+import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.methods.distilled import DistilledModule, Net
 from hsakd_pl.networks import NetworkOutput
-from hsakd_pl.networks.connectors import make_regressor
 from hsakd_pl.ops import full_precision
 
 
@@ -18,10 +18,37 @@ def hint_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
 
     Raises UsageError where their shapes differ, since the regressor was made for images of another size.
     """
-    if student_map.shape != teacher_map.shape:
-        found = [tuple(each.shape[1:]) for each in (student_map, teacher_map)]
-        raise UsageError(f"image_size: the maps to compare are {found[0]} and {found[1]}: set it to that of the images")
+    student_shape = tuple(student_map.shape[1:])
+    teacher_shape = tuple(teacher_map.shape[1:])
+    if student_shape != teacher_shape:
+        raise UsageError(
+            f"image_size: the maps to compare are {student_shape} and {teacher_shape}: set it to that of the images"
+        )
     return F.mse_loss(student_map, teacher_map)
+
+
+def make_regressor(student_map: Tensor, teacher_map: Tensor) -> nn.Sequential:
+    """Build a regressor from a map (B, C, H, W) to another's shape: convolution, norm, ReLU.
+
+    At twice the size its stride is 2, at half of it the convolution is transposed, at any larger size it is as wide as
+    needed. Raises UsageError for a student's map that is smaller in another way.
+    """
+    _, in_channels, height, width = student_map.shape
+    _, out_channels, teacher_height, teacher_width = teacher_map.shape
+    convolution: nn.Module
+    if (height, width) == (2 * teacher_height, 2 * teacher_width):
+        convolution = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1)
+    elif (2 * height, 2 * width) == (teacher_height, teacher_width):
+        convolution = nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1)
+    elif height >= teacher_height and width >= teacher_width:
+        kernel_size = (1 + height - teacher_height, 1 + width - teacher_width)
+        convolution = nn.Conv2d(in_channels, out_channels, kernel_size)
+    else:
+        raise UsageError(
+            f"stage: no regressor connects maps of {(height, width)} and {(teacher_height, teacher_width)}, "
+            "the student's and the teacher's: choose another"
+        )
+    return nn.Sequential(convolution, nn.BatchNorm2d(out_channels), nn.ReLU())
 
 
 class FitNetModule(DistilledModule):
@@ -33,11 +60,13 @@ class FitNetModule(DistilledModule):
 
     def __init__(self, network: Net, teacher: Net, stage: int = 2, fitnet_weight: float = 100.0, **rest: Any) -> None:
         super().__init__(network, teacher, {"loss_fitnet": fitnet_weight}, **rest)
-        both = [each.features for each in self.shapes("features")]
-        last = min(map(len, both))
-        require(1 <= stage <= last, "stage", stage, f"from 1 to {last}")
-        self.stage, self.regressor = stage, make_regressor(*(maps[stage - 1] for maps in both))
+        student_shapes, teacher_shapes = self.shapes("features")
+        last_stage = min(len(student_shapes.features), len(teacher_shapes.features))
+        require(1 <= stage <= last_stage, "stage", stage, f"from 1 to {last_stage}")
+        self.stage = stage
+        self.regressor = make_regressor(student_shapes.features[stage - 1], teacher_shapes.features[stage - 1])
 
     def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
-        ours, theirs = (each.features[self.stage - 1] for each in (student, teacher))
-        return super().terms(student, teacher, labels) | {"loss_fitnet": hint_loss(self.regressor(ours), theirs)}
+        regressed_map = self.regressor(student.features[self.stage - 1])
+        loss = hint_loss(regressed_map, teacher.features[self.stage - 1])
+        return super().terms(student, teacher, labels) | {"loss_fitnet": loss}

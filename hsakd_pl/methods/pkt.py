@@ -8,6 +8,8 @@ from hsakd_pl.methods.distilled import DistilledModule, Net
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import full_precision
 
+EPSILON = 1e-7  # keeps norms and logarithms finite, as in the published code
+
 
 @full_precision
 def pkt_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -15,14 +17,16 @@ def pkt_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
     Embeddings (B, D) and (B, D') -> a scalar (Eq. 8 of the paper, cosine similarity).
     """
-    ours, theirs = _neighbours(student), _neighbours(teacher)
-    return (theirs * ((theirs + 1e-7) / (ours + 1e-7)).log()).mean()  # as published
+    student_neighbours = _neighbours(student)
+    teacher_neighbours = _neighbours(teacher)
+    ratio = (teacher_neighbours + EPSILON) / (student_neighbours + EPSILON)
+    return (teacher_neighbours * ratio.log()).mean()
 
 
-def _neighbours(rows: Tensor) -> Tensor:
+def _neighbours(embedding: Tensor) -> Tensor:
     """Cosine similarities (B, B), shifted to [0, 1], that sum to 1 in each row."""
-    rows = rows / (rows.norm(dim=1, keepdim=True) + 1e-7)  # as published
-    similarity = (rows @ rows.T + 1) / 2
+    directions = embedding / (embedding.norm(dim=1, keepdim=True) + EPSILON)
+    similarity = (directions @ directions.T + 1) / 2
     return similarity / similarity.sum(1, keepdim=True)
 
 
@@ -34,4 +38,5 @@ class PKTModule(DistilledModule):
         self.shapes("embedding")
 
     def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
-        return super().terms(student, teacher, labels) | {"loss_pkt": pkt_loss(student.embedding, teacher.embedding)}
+        loss = pkt_loss(student.embedding, teacher.embedding)
+        return super().terms(student, teacher, labels) | {"loss_pkt": loss}

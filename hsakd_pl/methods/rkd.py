@@ -10,6 +10,8 @@ from hsakd_pl.methods.distilled import DistilledModule, Net
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import full_precision
 
+LEAST_DISTANCE = 1e-12  # of the squares before the root, and of the mean distance, as in the published code
+
 
 @full_precision
 def rkd_loss(student: Tensor, teacher: Tensor, distance_weight: float = 25.0, angle_weight: float = 50.0) -> Tensor:
@@ -17,21 +19,25 @@ def rkd_loss(student: Tensor, teacher: Tensor, distance_weight: float = 25.0, an
 
     Embeddings (B, D) and (B, D') -> a scalar (Eq. 5 to 8 of the paper).
     """
-    distance = F.smooth_l1_loss(_distances(student), _distances(teacher))
-    return distance_weight * distance + angle_weight * F.smooth_l1_loss(_cosines(student), _cosines(teacher))
+    distance_loss = F.smooth_l1_loss(_distances(student), _distances(teacher))
+    angle_loss = F.smooth_l1_loss(_cosines(student), _cosines(teacher))
+    return distance_weight * distance_loss + angle_weight * angle_loss
 
 
-def _distances(rows: Tensor) -> Tensor:
+def _distances(embedding: Tensor) -> Tensor:
     """Euclidean distances (B, B) over their mean between different rows."""
-    squares = rows.square().sum(1)
-    distances = (squares[:, None] + squares - 2 * rows @ rows.T).clamp(min=1e-12).sqrt()  # as published
-    distances = distances.masked_fill(torch.eye(len(rows), dtype=torch.bool, device=rows.device), 0.0)
-    return distances / (distances.sum() / max(len(rows) * (len(rows) - 1), 1)).clamp(min=1e-12)
+    images = len(embedding)
+    squares = embedding.square().sum(1)
+    squared_distances = squares[:, None] + squares - 2 * embedding @ embedding.T
+    distances = squared_distances.clamp(min=LEAST_DISTANCE).sqrt()
+    distances = distances.masked_fill(torch.eye(images, dtype=torch.bool, device=embedding.device), 0.0)
+    mean = distances.sum() / max(images * (images - 1), 1)
+    return distances / mean.clamp(min=LEAST_DISTANCE)
 
 
-def _cosines(rows: Tensor) -> Tensor:
+def _cosines(embedding: Tensor) -> Tensor:
     """Cosines (B, B, B) of the angle at the first of three rows."""
-    directions = F.normalize(rows[None] - rows[:, None], dim=2)
+    directions = F.normalize(embedding[None] - embedding[:, None], dim=2)
     return directions @ directions.transpose(1, 2)
 
 
@@ -51,8 +57,9 @@ class RKDModule(DistilledModule):
     ) -> None:
         super().__init__(network, teacher, {"loss_rkd": rkd_weight}, **rest)
         self.shapes("embedding")
-        self.relations = distance_weight, angle_weight
+        self.distance_weight = distance_weight
+        self.angle_weight = angle_weight
 
     def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
-        loss = rkd_loss(student.embedding, teacher.embedding, *self.relations)
+        loss = rkd_loss(student.embedding, teacher.embedding, self.distance_weight, self.angle_weight)
         return super().terms(student, teacher, labels) | {"loss_rkd": loss}

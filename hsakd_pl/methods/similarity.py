@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.methods.maps import Maps, paired
 from hsakd_pl.networks import NetworkOutput
-from hsakd_pl.networks.connectors import Maps, paired
 from hsakd_pl.ops import full_precision, total
 
 
@@ -17,9 +17,16 @@ def similarity_loss(student_maps: Maps, teacher_maps: Maps) -> Tensor:
 
     Similarities are the rows of the batch's Gram matrix (B, B), each normalised (Eq. 2 to 4 of the paper).
     """
-    rows = ([features.flatten(1) for features in pair] for pair in paired(student_maps, teacher_maps))
-    similarity = ([F.normalize(each @ each.T) for each in pair] for pair in rows)
-    return total((ours - theirs).square().mean() for ours, theirs in similarity)
+    losses = []
+    for student_map, teacher_map in paired(student_maps, teacher_maps):
+        difference = _similarities(student_map) - _similarities(teacher_map)
+        losses.append(difference.square().mean())
+    return total(losses)
+
+
+def _similarities(feature_map: Tensor) -> Tensor:
+    rows = feature_map.flatten(1)
+    return F.normalize(rows @ rows.T)
 
 
 class SimilarityModule(DistilledModule):

@@ -1,17 +1,23 @@
-"""Knowledge distillation meets self-supervision (SSKD; Xu et al., ECCV 2020): what transformed images resemble."""
+"""Knowledge distillation meets self-supervision (SSKD; Xu et al., ECCV 2020): what transformed images resemble.
 
+Stage one, :class:`SSKDProjectionModule`, trains a projection head on the teacher's embedding; stage two,
+:class:`SSKDModule`, trains the student.
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.methods.distilled import DistilledModule, Net
-from hsakd_pl.modules import Frozen
-from hsakd_pl.modules.build import load_initial, require_trained
-from hsakd_pl.networks import NetworkOutput
-from hsakd_pl.networks.connectors import ProjectedTeacher, make_projection
+from hsakd_pl.modules import Frozen, HSAKDModule
+from hsakd_pl.modules.build import build_network, load_initial, require_trained
+from hsakd_pl.modules.evaluated import Batch
+from hsakd_pl.networks import Network, NetworkOutput
 from hsakd_pl.ops import ROTATIONS, Transforms, cross_entropy, full_precision, kd_loss
 
 
@@ -26,10 +32,10 @@ def contrast(projection: Tensor, transforms: Transforms = ROTATIONS) -> tuple[Te
 
     Projections (M * B, D) -> ((M - 1) * B, B) and ((M - 1) * B,).
     """
-    rows = F.normalize(projection, dim=1)
-    originals = transforms.by_transform(rows)[0]
-    own = torch.arange(len(originals), device=rows.device).repeat_interleave(transforms.count - 1)
-    return image_by_image(rows, transforms) @ originals.T, own
+    directions = F.normalize(projection, dim=1)
+    originals = transforms.by_transform(directions)[0]
+    targets = torch.arange(len(originals), device=projection.device).repeat_interleave(transforms.count - 1)
+    return image_by_image(directions, transforms) @ originals.T, targets
 
 
 def kept_rows(scores: Tensor, targets: Tensor, keep: float) -> Tensor:
@@ -37,17 +43,21 @@ def kept_rows(scores: Tensor, targets: Tensor, keep: float) -> Tensor:
 
     And for the part ``keep`` of the others, those that rank it best, of equals the earlier (Sec. 3.4 of the paper).
     """
-    rank = (scores.argsort(1, descending=True) == targets[:, None]).to(torch.uint8).argmax(1)
-    wrong = (rank > 0).sum()
-    return rank.argsort(stable=True).argsort() < len(rank) - wrong + (wrong.double() * keep).floor()
+    ranking = scores.argsort(1, descending=True)
+    rank_of_target = (ranking == targets[:, None]).to(torch.uint8).argmax(1)
+    wrong = (rank_of_target > 0).sum()
+    right = len(rank_of_target) - wrong
+    place = rank_of_target.argsort(stable=True).argsort()
+    return place < right + (wrong.double() * keep).floor()
 
 
 @full_precision
 def kept_kd_loss(student: Tensor, teacher: Tensor, targets: Tensor, temperature: float, keep: float) -> Tensor:
     """Average :func:`kd_loss` over the rows that are kept: scores twice (rows, K), targets (rows,) -> a scalar."""
     kept = kept_rows(teacher, targets, keep)
-    ours, theirs = (torch.where(kept[:, None], scores, 0.0) for scores in (student, teacher))
-    return kd_loss(ours, theirs, temperature) * len(kept) / kept.sum().clamp(min=1)
+    student_kept = torch.where(kept[:, None], student, 0.0)  # equal rows of zeros add no loss
+    teacher_kept = torch.where(kept[:, None], teacher, 0.0)
+    return kd_loss(student_kept, teacher_kept, temperature) * len(kept) / kept.sum().clamp(min=1)
 
 
 def sskd_terms(
@@ -67,15 +77,82 @@ def sskd_terms(
 
     Logits (M * B, N), projections (M * B, D) and (M * B, D'), transformation by transformation; labels (B,).
     """
-    upright, teacher_upright = student_logits[: len(labels)], teacher_logits[: len(labels)]
-    ours, theirs = (image_by_image(logits, transforms) for logits in (student_logits, teacher_logits))
-    (cosines, own), (others, _) = (contrast(each, transforms) for each in (student_projection, teacher_projection))
+    student_upright = student_logits[: len(labels)]
+    teacher_upright = teacher_logits[: len(labels)]
+    student_transformed = image_by_image(student_logits, transforms)
+    teacher_transformed = image_by_image(teacher_logits, transforms)
+    student_cosines, targets = contrast(student_projection, transforms)
+    teacher_cosines, _ = contrast(teacher_projection, transforms)
     return {
-        "loss_ce": cross_entropy(upright, labels),
-        "loss_kd": kd_loss(upright, teacher_upright, kd_temperature),
-        "loss_transformed_kd": kept_kd_loss(ours, theirs, labels[own], transformed_temperature, keep_transformed),
-        "loss_contrast": kept_kd_loss(cosines, others, own, contrast_temperature, keep_contrast),
+        "loss_ce": cross_entropy(student_upright, labels),
+        "loss_kd": kd_loss(student_upright, teacher_upright, kd_temperature),
+        "loss_transformed_kd": kept_kd_loss(
+            student_transformed, teacher_transformed, labels[targets], transformed_temperature, keep_transformed
+        ),
+        "loss_contrast": kept_kd_loss(student_cosines, teacher_cosines, targets, contrast_temperature, keep_contrast),
     }
+
+
+def make_projection(width: int) -> nn.Sequential:
+    """Build the projection head of two linear layers: (B, width) -> (B, width)."""
+    return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+
+
+class ProjectedTeacher(Network):
+    """A teacher, which never learns, whose embedding (B, width) passes a projection head, which may."""
+
+    def __init__(self, teacher: Network, width: int) -> None:
+        super().__init__(teacher.num_classes, teacher.transforms)
+        self.teacher = teacher
+        self.projection = make_projection(width)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.teacher(images)
+
+    def outputs(self, images: Tensor) -> NetworkOutput:
+        with torch.no_grad():
+            output = self.teacher.outputs(images)
+        return output._replace(embedding=self.projection(output.embedding))
+
+
+class SSKDProjectionModule(HSAKDModule):
+    """Minimises the cross-entropy of finding a transformed image's original by the cosines of their projections.
+
+    The head alone learns, for 60 epochs as published; its checkpoint is stage two's ``projection_weights``. A device
+    contrasts its own images. ``val/acc`` is the teacher's, which does not change.
+
+    Args:
+        network: the teacher, a registry name or a network.
+        weights: file of the teacher; ``random`` for a fresh one.
+        num_classes: of a teacher by name.
+        image_size: pixels a side of the images, by which the width of the embedding is found.
+    """
+
+    def __init__(
+        self,
+        network: Net,
+        weights: str | None = None,
+        num_classes: int = 100,
+        image_size: int = 32,
+        milestones: Sequence[int] = (30, 45),
+        **rest: Any,
+    ) -> None:
+        require_trained("weights", network, weights)
+        teacher = build_network(network, num_classes, branches=False)
+        weight_files = load_initial("weights", weights, teacher)
+        projected = ProjectedTeacher(teacher, teacher.shapes(image_size, "embedding").width)
+        super().__init__([projected], milestones=milestones, **rest)
+        self.weight_files = weight_files
+        self.frozen.append(Frozen(teacher))
+        self.views = self.network.transforms.count
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        images, labels = batch
+        return self.terms(self.network.outputs(self.network.transforms(images)), None, labels)
+
+    def terms(self, student: NetworkOutput, teacher: None, labels: Tensor) -> dict[str, Tensor]:
+        cosines, targets = contrast(student.embedding, self.network.transforms)
+        return {"loss_contrast": cross_entropy(cosines, targets)}
 
 
 class SSKDModule(DistilledModule):
@@ -108,19 +185,42 @@ class SSKDModule(DistilledModule):
         require_trained("projection_weights", "the teacher's projection head", projection_weights)
         require(0 <= keep_transformed <= 1, "keep_transformed", keep_transformed, "from 0 to 1")
         require(0 <= keep_contrast <= 1, "keep_contrast", keep_contrast, "from 0 to 1")
-        own = {"loss_transformed_kd": transformed_kd_weight, "loss_contrast": contrast_weight}
-        super().__init__(network, teacher, own, ce_weight=ce_weight, kd_weight=kd_weight, **rest)
-        width, teacher_width = (each.width for each in self.shapes("embedding"))
-        projected, before = ProjectedTeacher(self.teacher.network, teacher_width), self.teacher.state_dict()
-        self.projection, before = make_projection(width), {key: tensor.clone() for key, tensor in before.items()}
-        self.weight_files |= load_initial("projection_weights", projection_weights, projected)
-        if not all(map(torch.equal, before.values(), projected.teacher.state_dict().values())):
-            raise UsageError(f"projection_weights: {projection_weights} was made for another teacher: name its own")
+        own_weights = {"loss_transformed_kd": transformed_kd_weight, "loss_contrast": contrast_weight}
+        super().__init__(network, teacher, own_weights, ce_weight=ce_weight, kd_weight=kd_weight, **rest)
+        student_shapes, teacher_shapes = self.shapes("embedding")
+        projected = self._project(teacher_shapes.width, projection_weights)
+        self.projection = make_projection(student_shapes.width)
         training_files = [file for option, file in self.weight_files.items() if option != "weights"]
-        self.teacher = self.frozen[0] = Frozen(projected, *training_files)
-        self.transform_images, self.views = True, self.network.transforms.count
-        self.constants = transformed_temperature, contrast_temperature, keep_transformed, keep_contrast
+        self.teacher = Frozen(projected, *training_files)
+        self.frozen[0] = self.teacher
+        self.transform_images = True
+        self.views = self.network.transforms.count
+        self.transformed_temperature = transformed_temperature
+        self.contrast_temperature = contrast_temperature
+        self.keep_transformed = keep_transformed
+        self.keep_contrast = keep_contrast
+
+    def _project(self, width: int, projection_weights: str | None) -> ProjectedTeacher:
+        """Return the teacher with the projection head of a file; raises UsageError for another teacher's file."""
+        projected = ProjectedTeacher(self.teacher.network, width)
+        before = {key: tensor.clone() for key, tensor in projected.teacher.state_dict().items()}
+        self.weight_files |= load_initial("projection_weights", projection_weights, projected)
+        after = projected.teacher.state_dict()
+        if not all(torch.equal(before[key], after[key]) for key in before):
+            raise UsageError(f"projection_weights: {projection_weights} was made for another teacher: name its own")
+        return projected
 
     def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
-        outputs = student.logits, teacher.logits, self.projection(student.embedding), teacher.embedding
-        return sskd_terms(*outputs, labels, self.network.transforms, self.temperature, *self.constants)
+        return sskd_terms(
+            student.logits,
+            teacher.logits,
+            self.projection(student.embedding),
+            teacher.embedding,
+            labels,
+            self.network.transforms,
+            kd_temperature=self.temperature,
+            transformed_temperature=self.transformed_temperature,
+            contrast_temperature=self.contrast_temperature,
+            keep_transformed=self.keep_transformed,
+            keep_contrast=self.keep_contrast,
+        )

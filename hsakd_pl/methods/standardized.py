@@ -8,13 +8,18 @@ from hsakd_pl.methods.distilled import DistilledModule, Net
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import full_precision, kd_loss
 
+EPSILON = 1e-7  # added to the standard deviation, as in the published code
+
 
 @full_precision
 def standardized_kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 2.0) -> Tensor:
     """KD of logits in (unbiased) standard deviations from an image's mean: twice (B, N) -> a scalar."""
-    both = (logits - logits.mean(1, keepdim=True) for logits in (student_logits, teacher_logits))
-    ours, theirs = (logits / (logits.std(1, keepdim=True) + 1e-7) for logits in both)  # as published
-    return kd_loss(ours, theirs, temperature)
+    return kd_loss(_standardized(student_logits), _standardized(teacher_logits), temperature)
+
+
+def _standardized(logits: Tensor) -> Tensor:
+    centred = logits - logits.mean(1, keepdim=True)
+    return centred / (centred.std(1, keepdim=True) + EPSILON)
 
 
 class StandardizedKDModule(DistilledModule):

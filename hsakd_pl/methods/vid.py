@@ -1,14 +1,20 @@
 """Variational information distillation (VID; Ahn et al., CVPR 2019)."""
 
+import math
 from typing import Any
 
+import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from torch import Tensor
 
+from hsakd_pl.errors import require
 from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.methods.maps import paired, pooled_alike
 from hsakd_pl.networks import NetworkOutput
-from hsakd_pl.networks.connectors import Variational, paired
 from hsakd_pl.ops import full_precision, total
+
+LEAST_VARIANCE = 1e-5  # as in the published code
 
 
 @full_precision
@@ -17,7 +23,31 @@ def vid_loss(mean: Tensor, teacher_map: Tensor, variance: Tensor) -> Tensor:
 
     ``mean`` and ``teacher_map`` (B, C, H, W), ``variance`` (C,) (Eq. 5 of the paper).
     """
-    return ((mean - teacher_map).square() / variance[:, None, None] + variance.log()[:, None, None]).mean() / 2
+    error = (mean - teacher_map).square() / variance[:, None, None]
+    return (error + variance.log()[:, None, None]).mean() / 2
+
+
+class Variational(nn.Module):
+    """VID's guess of a teacher's map: a mean by three 1x1 convolutions, channels' variances."""
+
+    def __init__(self, channels: int, out_channels: int, variance: float = 5.0) -> None:
+        super().__init__()
+        require(LEAST_VARIANCE < variance < math.inf, "variance", variance, f"above {LEAST_VARIANCE}")
+        self.regressor = nn.Sequential(
+            nn.Conv2d(channels, out_channels, 1, bias=False),
+            nn.ReLU(),
+            nn.Conv2d(out_channels, out_channels, 1, bias=False),
+            nn.ReLU(),
+            nn.Conv2d(out_channels, out_channels, 1, bias=False),
+        )
+        log_scale = math.log(math.expm1(variance - LEAST_VARIANCE))  # the inverse of softplus
+        self.log_scale = nn.Parameter(torch.full((out_channels,), log_scale))
+
+    def forward(self, student_map: Tensor, teacher_map: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Give mean and truth, (B, out_channels, H, W) at the smaller map's size, and variances (out_channels,)."""
+        student_map, teacher_map = pooled_alike(student_map, teacher_map)
+        variance = F.softplus(self.log_scale) + LEAST_VARIANCE
+        return self.regressor(student_map), teacher_map, variance
 
 
 class VIDModule(DistilledModule):
@@ -29,10 +59,15 @@ class VIDModule(DistilledModule):
 
     def __init__(self, network: Net, teacher: Net, variance: float = 5.0, vid_weight: float = 1.0, **rest: Any) -> None:
         super().__init__(network, teacher, {"loss_vid": vid_weight}, **rest)
-        pairs = paired(*(each.features for each in self.shapes("features")))
-        self.stages = nn.ModuleList(Variational(ours.shape[1], theirs.shape[1], variance) for ours, theirs in pairs)
+        student_shapes, teacher_shapes = self.shapes("features")
+        self.stages = nn.ModuleList(
+            Variational(student_map.shape[1], teacher_map.shape[1], variance)
+            for student_map, teacher_map in paired(student_shapes.features, teacher_shapes.features)
+        )
 
     def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
-        triples = zip(self.stages, student.features, teacher.features, strict=True)
-        loss = total(vid_loss(*stage(ours, theirs)) for stage, ours, theirs in triples)
-        return super().terms(student, teacher, labels) | {"loss_vid": loss}
+        losses = []
+        for stage, student_map, teacher_map in zip(self.stages, student.features, teacher.features, strict=True):
+            mean, pooled_teacher_map, variance = stage(student_map, teacher_map)
+            losses.append(vid_loss(mean, pooled_teacher_map, variance))
+        return super().terms(student, teacher, labels) | {"loss_vid": total(losses)}

@@ -29,7 +29,7 @@ from hsakd_pl.modules.optimization import (
 )
 from hsakd_pl.modules.options import FullSignature, save_options
 from hsakd_pl.networks import Network, NetworkOutput
-from hsakd_pl.networks.weights import fit
+from hsakd_pl.networks.weights import match_weights
 from hsakd_pl.ops import all_finite, cross_entropy, total
 
 
@@ -211,7 +211,7 @@ class HSAKDModule(EvaluatedModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         origin = f"checkpoint {getattr(self._trainer, 'ckpt_path', None) or 'given'}"
-        fit(self, checkpoint["state_dict"], self.strict_loading, origin)
+        match_weights(self, checkpoint["state_dict"], self.strict_loading, origin)
         transforms = self._transform_names()
         saved_transforms = checkpoint.get("transforms", transforms)
         if saved_transforms != transforms:

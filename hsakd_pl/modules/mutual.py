@@ -76,8 +76,8 @@ class MutualModule(HSAKDModule):
     ) -> dict[str, Tensor]:
         others = len(student) - 1
         pairs = [(student[peer], teacher[other]) for peer, other in permutations(range(len(student)), 2)]
-        ce = total(cross_entropy(peer.logits[: len(labels)], labels) for peer in student)
         kd = total(kd_loss(peer.logits, other.logits, self.temperature) for peer, other in pairs)
+        ce = total(cross_entropy(peer.logits[: len(labels)], labels) for peer in student)
         terms = {"loss_ce": ce, "loss_kd": kd / others}
         if student[0].joint_logits:
             joint_labels = self.network.transforms.joint_labels(labels)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from math import prod
+from typing import Protocol
 
 import torch.nn as nn
 from torch import Tensor
@@ -19,6 +20,16 @@ RESNET_KEYS: KeyRules = (
 )
 
 
+class PartMaker(Protocol):
+    """Builds the stages and the head of a backbone, or of one branch."""
+
+    def make_stage(self, stage: int, in_channels: int, stride: int) -> nn.Module:
+        """Build a fresh stage 1..L: (B, in_channels, S, S) -> (B, channels[stage], S / stride, S / stride)."""
+
+    def make_head(self, num_outputs: int) -> nn.Module:
+        """Build a fresh head, a sequence that ends in its linear layer: (B, channels[-1], S, S) -> (B, num_outputs)."""
+
+
 class StagedBackbone(Network):
     """Stem, stages 1..L and a class head; images (B, 3, S, S) -> logits (B, N).
 
@@ -33,15 +44,24 @@ class StagedBackbone(Network):
     backbone_init: Initializers = ()
     branch_init: Initializers = ()
 
-    def __init__(self, stem: nn.Module, channels: Sequence[int], strides: Sequence[int], num_classes: int) -> None:
+    def __init__(
+        self,
+        stem: nn.Module,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        num_classes: int,
+        maker: PartMaker | None = None,
+    ) -> None:
         super().__init__(num_classes)
-        self.channels, self.strides = tuple(channels), tuple(strides)
-        self.least_size = prod(strides)  # pixels a side that leave something after all strides
+        maker = maker or self
+        self.channels = tuple(channels)
+        self.strides = tuple(strides)
+        self.least_size = prod(strides)  # side in pixels that leaves something after all strides
         self.stem = stem
         self.stages = nn.ModuleList(
-            self.make_stage(stage, self.channels[stage - 1], self.strides[stage]) for stage in range(1, len(channels))
+            maker.make_stage(stage, channels[stage - 1], strides[stage]) for stage in range(1, len(channels))
         )
-        head = self.make_head(num_classes)
+        head = maker.make_head(num_classes)
         self.head = head if isinstance(head, nn.Sequential) else nn.Sequential(head)
         for initialize in self.backbone_init:
             self.apply(initialize)
@@ -53,6 +73,10 @@ class StagedBackbone(Network):
     def make_head(self, num_outputs: int) -> nn.Module:
         """Build a fresh head, a sequence that ends in its linear layer: (B, channels[-1], S, S) -> (B, num_outputs)."""
         raise NotImplementedError(f"{type(self).__name__} must implement make_head")
+
+    def branch_maker(self) -> PartMaker:
+        """Return what builds the stages and the head of one branch."""
+        return self
 
     def check_image_size(self, height: int, width: int) -> None:
         if min(height, width) < self.least_size:

@@ -14,13 +14,15 @@ def make_branch(backbone: StagedBackbone, tap: int, num_outputs: int) -> nn.Sequ
 
     The last stage has none to follow: its branch repeats it with equal input and output channels and stride 1.
     """
-    channels, last = backbone.channels, len(backbone.stages)
+    maker = backbone.branch_maker()
+    channels = backbone.channels
+    last = len(backbone.stages)
     if tap == last:
-        stages = [backbone.make_stage(last, channels[last], stride=1)]
+        stages = [maker.make_stage(last, channels[last], stride=1)]
     else:
         later = range(tap + 1, last + 1)
-        stages = [backbone.make_stage(stage, channels[stage - 1], backbone.strides[stage]) for stage in later]
-    branch = named(stages=nn.Sequential(*stages), head=backbone.make_head(num_outputs))
+        stages = [maker.make_stage(stage, channels[stage - 1], backbone.strides[stage]) for stage in later]
+    branch = named(stages=nn.Sequential(*stages), head=maker.make_head(num_outputs))
     for initialize in backbone.branch_init:
         branch.apply(initialize)
     return branch
@@ -32,7 +34,8 @@ class HSAKDNet(Network):
     def __init__(self, backbone: StagedBackbone, transforms: Transforms = ROTATIONS) -> None:
         super().__init__(backbone.num_classes, transforms)
         backbone.transforms = transforms
-        self.backbone, self.name = backbone, backbone.name
+        self.backbone = backbone
+        self.name = backbone.name
         taps = range(1, len(backbone.stages) + 1)
         self.branches = nn.ModuleList(make_branch(backbone, tap, self.num_joint_classes) for tap in taps)
 

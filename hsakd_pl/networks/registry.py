@@ -12,6 +12,7 @@ from hsakd_pl.networks.backbone import StagedBackbone
 from hsakd_pl.networks.hsakd import HSAKDNet
 from hsakd_pl.networks.network import Network, as_network
 from hsakd_pl.networks.timm import make_timm, pretrained_weights
+from hsakd_pl.networks.weights import load_weights
 from hsakd_pl.ops import ROTATIONS, Transforms
 
 BackboneMaker = Callable[[int], StagedBackbone]
@@ -66,8 +67,6 @@ def create_network(
         )
     network = network if branches else network.without_branches
     if pretrained:
-        from hsakd_pl.networks.weights import load_weights  # above this file in the house
-
         load_weights(network, pretrained_weights(name) if pretrained is True else pretrained, new_head=None)
     return network
 

@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import torch.nn as nn
 from torch import Tensor
 
 from hsakd_pl.errors import UsageError, did_you_mean
 from hsakd_pl.networks.backbone import StagedBackbone
-from hsakd_pl.networks.cut import Layers, UncutError, cut, in_sequence, last_stage_repeated, measured_parts
+from hsakd_pl.networks.cut import CutModel, UncutError, cut, in_sequence, measured_parts
 from hsakd_pl.networks.network import Classifier, Network
 
 
@@ -59,42 +58,34 @@ class TimmClassifier(Classifier):
     """A timm model that cannot be cut into stages: class logits alone."""
 
     def check_image_size(self, height: int, width: int) -> None:
-        facts: Any = self.network.pretrained_cfg
-        if facts.get("fixed_input_size") and (height, width) != tuple(facts["input_size"][1:]):
-            wanted = " x ".join(map(str, facts["input_size"][1:]))
-            raise UsageError(f"the network takes images of {wanted} pixels alone, got {height} x {width}")
+        config: Any = self.network.pretrained_cfg
+        _, input_height, input_width = config["input_size"]
+        if config.get("fixed_input_size") and (height, width) != (input_height, input_width):
+            raise UsageError(
+                f"the network takes images of {input_height} x {input_width} pixels alone, got {height} x {width}"
+            )
 
 
 class TimmBackbone(StagedBackbone):
     """A timm model whose last four taps are its stages 1..4, under timm's own keys.
 
-    It is made of ``model``, its branches of fresh copies. The branch of the last stage is what in that stage follows
-    the last layer that shrinks the map, after a 1x1 convolution and a norm where the channels differ.
+    It consists of the layers of ``model``, each branch of those of a fresh model. The branch of the last stage is what
+    follows the last layer in that stage that shrinks the map, after a 1x1 convolution and a norm where the channels
+    differ.
     """
 
     def __init__(self, model: Any, name: str, num_classes: int) -> None:
-        self.model_name, path = name, model.pretrained_cfg["classifier"]
-        # what nobody has taken yet of the copy that a backbone or a branch is being built of
-        self.parts, channels, strides = measured_parts(model, name)
-        super().__init__(in_sequence(self.parts[0]), channels, strides, num_classes)
+        self.model_name = name
+        parts, channels, strides = measured_parts(model, name)
+        cut_model = CutModel(parts, channels, strides, name)
+        super().__init__(in_sequence(parts[0]), channels, strides, num_classes, cut_model)
+        classifier = model.pretrained_cfg["classifier"]
+        last_layer = classifier.rpartition(".")[2]  # timm may keep it in a part of its head
         self.published_keys = (
             (r"^(stem|head|stages\.\d+)\.", ""),
-            (rf"^{path.rpartition('.')[2]}\.", f"{path}."),  # the last layer, which timm may keep in a part of its head
+            (rf"^{last_layer}\.", f"{classifier}."),
         )
 
-    def make_stage(self, stage: int, in_channels: int, stride: int) -> nn.Module:
-        layers = self._take(stage)
-        if (in_channels, stride) == (self.channels[stage - 1], self.strides[stage]):
-            return in_sequence(layers)
-        return last_stage_repeated([*layers.values()], self.channels[stage - 1], in_channels, self.model_name)
-
-    def make_head(self, num_outputs: int) -> nn.Module:
-        head: Any = in_sequence(self._take(-1))
-        if num_outputs != head[-1].out_features:
-            head[-1] = nn.Linear(head[-1].in_features, num_outputs)  # as timm's reset_classifier does
-        self.parts = []  # the head is the last to be taken
-        return head
-
-    def _take(self, part: int) -> Layers:
-        self.parts = self.parts or cut(create_model(self.model_name, self.num_classes))
-        return self.parts[part]
+    def branch_maker(self) -> CutModel:
+        model = create_model(self.model_name, self.num_classes)
+        return CutModel(cut(model), self.channels, self.strides, self.model_name)

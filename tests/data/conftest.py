@@ -1,4 +1,4 @@
-"""A trainer that only trains."""
+"""Provide a trainer that only trains."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 
 @pytest.fixture(scope="session")
 def make_trainer() -> Callable[..., pl.Trainer]:
-    """Function that gives a silent CPU trainer."""
+    """Return a function that makes a silent CPU trainer."""
 
     def _make_trainer(**arguments: Any) -> pl.Trainer:
         silent = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}

@@ -1,4 +1,4 @@
-"""Batched augmentation equals torchvision's, pixel by pixel and in distribution."""
+"""Test that batched augmentation equals torchvision's, pixel by pixel and in distribution."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def test_crop_and_flip_equals_torchvision_for_every_draw(padding: int, device: s
 
 
 def test_torchvision_random_crop_is_among_crop_and_flip_results() -> None:
-    """torchvision's own RandomCrop, draws included, so that its notion of padding and offsets is ours."""
+    """Compare with torchvision's RandomCrop, draws included, so that padding and offsets mean the same."""
     image = random_images(1, 3, 8, 8)
     offsets = torch.cartesian_prod(torch.arange(5), torch.arange(5), torch.arange(1))
     ours = crop_and_flip(image.expand(25, -1, -1, -1), offsets, 2)

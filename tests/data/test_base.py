@@ -1,4 +1,4 @@
-"""What every data module does: arguments, splits, normalisation, devices, prediction."""
+"""Test what all data modules share: arguments, splits, normalisation, devices, prediction."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -107,7 +107,7 @@ def test_uint8_images_are_normalised_and_float_images_unchanged() -> None:
 
 
 class FloatDataModule(ImageDataModule):
-    """Images that a user has normalised already, larger than the network takes them."""
+    """Provide images that a user has already normalised, larger than the network's input."""
 
     num_classes, image_size = 4, 8
     mean = std = (0.5, 0.5, 0.5)
@@ -137,7 +137,7 @@ def test_float_images_are_augmented_read_once_and_not_normalised(augment: bool) 
             expected = resized_center_crop(8, 8)(data.splits[split].images)
             found = torch.cat(batches)
             torch.testing.assert_close(found.flatten().sort().values, expected.flatten().sort().values)
-        assert torch.cat(batches).min() < 0  # neither cut to bytes nor scaled
+        assert torch.cat(batches).min() < 0  # neither converted to bytes nor scaled
 
 
 @pytest.mark.parametrize("kind", ["in memory", "by workers"])
@@ -157,7 +157,7 @@ def test_device_without_images_gets_empty_batch(kind: str, make_trainer: MakeTra
 
 
 class Counter(pl.LightningModule):
-    """Remembers what it is given."""
+    """Record the batches it gets."""
 
     def __init__(self) -> None:
         super().__init__()

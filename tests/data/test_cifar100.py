@@ -1,4 +1,4 @@
-"""CIFAR-100 in every form it may have on disk, and the files it refuses."""
+"""Test CIFAR-100 in every form on disk, and the files that are refused."""
 
 import os
 import pickle
@@ -16,7 +16,7 @@ from hsakd_pl.errors import UsageError
 
 
 def write(folder: Path, protocol: int = 2, **changes: Any) -> Path:
-    """A data set of 100 images in the canonical layout; ``changes`` replace entries of train."""
+    """Write a data set of 100 images in the canonical layout; ``changes`` replace entries of train."""
     folder.mkdir(parents=True, exist_ok=True)
     data = np.random.default_rng(0).integers(256, size=(100, 3072), dtype=np.uint8)
     content = {
@@ -112,7 +112,7 @@ def test_failed_cifar100_download_raises_usage_error(tmp_path: Path, monkeypatch
 
 
 class Malicious:
-    """Would create a file when unpickled."""
+    """Create a file when unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

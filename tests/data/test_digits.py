@@ -1,4 +1,4 @@
-"""The embedded digits."""
+"""Test the embedded digits."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Features as a data set: computed once a split, batched and resumed as images are, and nothing written back."""
+"""Test features as a data set: computed once per split, batched and resumed like images, and never written back."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ MakeTrainer = Callable[..., pl.Trainer]
 
 
 class Encoder:
-    """Means over rows, and how often it was asked."""
+    """Return means over rows and count the calls."""
 
     def __init__(self) -> None:
         self.batches = 0
@@ -75,7 +75,7 @@ def test_feature_training_requires_augment_false_but_knn_does_not() -> None:
 
 
 class Classifier(pl.LightningModule):
-    """A linear layer on features that remembers its batches."""
+    """Train a linear layer on features and record its batches."""
 
     def __init__(self) -> None:
         super().__init__()

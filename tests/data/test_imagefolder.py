@@ -1,4 +1,4 @@
-"""Class folders of one's own: layouts, sizes, statistics, augmentation, and the same batches wherever they are made."""
+"""Test custom class folders: layouts, sizes, statistics, augmentation, and equal batches wherever they are made."""
 
 import json
 import os
@@ -27,14 +27,14 @@ QUIET = {"num_workers": 0, "image_size": 16, "batch_size": 4}
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of the user's."""
+    """Set an empty cache folder."""
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     return folder
 
 
 def pictures(folder: Path, classes: tuple[str, ...] = CLASSES, count: int = 5) -> Path:
-    """Class folders of pictures of several sizes, modes and formats."""
+    """Write class folders of pictures of several sizes, modes and formats."""
     generator = np.random.default_rng(len(folder.name))
     for name in classes:
         (folder / name).mkdir(parents=True)
@@ -48,7 +48,7 @@ def pictures(folder: Path, classes: tuple[str, ...] = CLASSES, count: int = 5) -
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """``train`` and ``val``."""
+    """Write the folders ``train`` and ``val``."""
     pictures(tmp_path / "photos" / "train")
     return pictures(tmp_path / "photos" / "val").parent
 
@@ -233,7 +233,7 @@ def test_changed_folder_or_size_is_measured_again(root: Path) -> None:
 def test_statistics_of_read_only_folder_are_cached_in_home(
     root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (root / f"{FILE}.partial").mkdir()  # which nobody can replace, root included
+    (root / f"{FILE}.partial").mkdir()  # which cannot be replaced, even by root
     with caplog.at_level("INFO"):
         first = ready(root)
         assert ready(root).mean == first.mean
@@ -295,7 +295,7 @@ def test_resized_crops_come_from_full_size_pictures(root: Path, resident_mib: in
 
 
 def test_flip_false_disables_flips(root: Path) -> None:
-    still = ready(root, augmentation="crop", flip=False, image_size=7)  # an eighth of 7 pads nothing
+    still = ready(root, augmentation="crop", flip=False, image_size=7)  # an eighth of 7 is a padding of 0
     assert equal(sorted_by_sum(epoch_of(still, 0)), sorted_by_sum(list(still.plain_loader(still.splits["train"]))))
     assert "Flip" not in str(ready(root, augmentation="resized_crop", flip=False).train_transform)
 

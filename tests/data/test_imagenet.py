@@ -1,4 +1,4 @@
-"""Class folders of photographs, and the original archives."""
+"""Test class folders of photographs, and the original archives."""
 
 import io
 import tarfile
@@ -81,7 +81,7 @@ def archive(path: Path, members: dict[str, bytes]) -> None:
 
 
 def test_imagenet_reads_original_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two classes in the layout of the archives; torchvision unpacks them."""
+    """Unpack two classes from archives in the original layout with torchvision."""
     wnids, jpeg, root = ("n01", "n02"), io.BytesIO(), tmp_path / "root"
     root.mkdir()
     Image.new("RGB", (40, 30)).save(jpeg, "JPEG")

@@ -1,4 +1,4 @@
-"""Image files of every mode, turned, oversized or broken, and what systems leave between them."""
+"""Test image files of every mode, rotated, oversized or broken, and files that operating systems leave behind."""
 
 import os
 import struct
@@ -28,7 +28,7 @@ WIDE = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)  # the same in 
 
 
 def pixels(path: Path) -> Tensor:
-    """int16 (3, H, W), so that differences have a sign."""
+    """Return int16 (3, H, W), so that differences have a sign."""
     return pil_to_tensor(open_image(str(path))).short()
 
 
@@ -49,7 +49,7 @@ def png(path: Path, size: tuple[int, int], depth: int, colour: int, rows: bytes,
 
 
 def tiff(path: Path, content: bytes, size: tuple[int, int], bits: int, **tags: int) -> Path:
-    """Uncompressed grey; ``tags`` by their number after a letter."""
+    """Write an uncompressed grey TIFF; ``tags`` are named by a letter and their number."""
     width, height = size
     known = {256: width, 257: height, 258: bits, 259: 1, 262: 1, 273: 0, 277: 1, 278: height, 279: len(content)}
     known |= {int(name[1:]): value for name, value in tags.items()}
@@ -119,7 +119,7 @@ def test_signed_tiff_is_refused(tmp_path: Path) -> None:
 
 
 def half_transparent(mode: str) -> Image.Image:
-    """The left half is solid black, the right half transparent, with black behind it."""
+    """Return an image whose left half is solid black and whose right half is transparent black."""
     image = Image.new("RGBA", (8, 8), (0, 0, 0, 255))
     image.paste((0, 0, 0, 0), (4, 0, 8, 8))
     if mode in ("L", "RGB"):  # a level is the transparent one
@@ -186,7 +186,7 @@ def test_animation_is_read_by_its_first_frame(tmp_path: Path, ending: str) -> No
 
 
 def turned(orientation: int) -> tuple[Image.Image, Image.Exif]:
-    """A picture, red at its upper left and blue at its upper right corner once it is upright, as it is stored."""
+    """Return a picture stored in an orientation; upright, it is red at the upper left and blue at the upper right."""
     upright = Image.new("RGB", (64, 32))
     upright.paste("red", (0, 0, 32, 16))
     upright.paste("blue", (32, 0, 64, 16))
@@ -211,7 +211,7 @@ def test_exif_orientation_is_applied(tmp_path: Path, ending: str, orientation: i
     path = saved(tmp_path / f"a.{ending}", image, exif=exif)
     assert is_upright(pixels(path))
     encoded = read_image(str(path))
-    assert (encoded.ndim == 1) == (ending == "jpg" and orientation == 1)  # the device's decoder turns nothing
+    assert (encoded.ndim == 1) == (ending == "jpg" and orientation == 1)  # the device's decoder ignores orientation
     assert encoded.ndim == 1 or is_upright(encoded)
 
 
@@ -247,7 +247,7 @@ def test_unreadable_exif_is_ignored(tmp_path: Path, damage: bytes) -> None:
 
 
 def left_by_systems(folder: Path) -> None:
-    """Files that are no images and folders that are no classes, whatever is in them."""
+    """Write files that are not images and folders that are not classes, whatever they contain."""
     image = Image.new("RGB", (32, 32))
     for hidden in (".ipynb_checkpoints", "__MACOSX", "@eaDir", ".git", "$RECYCLE.BIN", ".Trash-1000"):
         saved(folder / hidden / "0.png", image)
@@ -291,7 +291,7 @@ def test_system_files_are_not_predicted(tmp_path: Path) -> None:
     found = image_paths(tmp_path / "photos", "predict_dir")
     assert found == [str(tmp_path / "photos" / name / "0.png") for name in ("cat", "dog")]
     hidden = saved(tmp_path / ".cache" / "photos" / "0.png", Image.new("RGB", (8, 8))).parent
-    assert image_paths(hidden, "predict_dir") == [str(hidden / "0.png")]  # a folder that is asked for by name
+    assert image_paths(hidden, "predict_dir") == [str(hidden / "0.png")]  # a folder given by name
 
 
 def test_system_archives_do_not_stop_training(tmp_path: Path) -> None:
@@ -319,10 +319,10 @@ def test_links_to_images_are_followed_and_loops_terminate(tmp_path: Path) -> Non
     (train / "cat").symlink_to(elsewhere / "cat")
     saved(train / "dog" / "1.png", Image.new("RGB", (32, 32)))
     (train / "dog" / "2.png").symlink_to(elsewhere / "dog" / "0.png")
-    (train / "dog" / "up").symlink_to(train)  # would make every cat a dog
+    (train / "dog" / "up").symlink_to(train)  # would label every cat a dog
     (train / "again").symlink_to(train)
     (train / "root").symlink_to("/")
-    for one in range(12):  # more ways through them than can be counted
+    for one in range(12):  # exponentially many paths
         for other in range(12):
             (train / "dog" / f"folder{one}").mkdir(exist_ok=True)
             (train / "dog" / f"folder{one}" / str(other)).symlink_to(train / "dog" / f"folder{other}")
@@ -361,7 +361,7 @@ def test_predict_dir_that_is_no_folder_raises(tmp_path: Path, kind: str) -> None
 
 
 def test_multi_picture_jpeg_is_read_by_its_first_picture(tmp_path: Path) -> None:
-    """What phones write as .jpg."""
+    """Read multi-picture files, which phones write as .jpg."""
     image, exif = turned(6)
     path = tmp_path / "a.jpg"
     image.save(path, "MPO", save_all=True, append_images=[Image.new("RGB", (8, 8))], exif=exif)
@@ -450,9 +450,9 @@ def test_oblong_images_are_read(tmp_path: Path, size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp", "tif", "gif", "bmp", "ppm"])
-@pytest.mark.filterwarnings("ignore")  # what PIL says of odd files
+@pytest.mark.filterwarnings("ignore")  # PIL's warnings about odd files
 def test_any_pil_error_becomes_usage_error(tmp_path: Path, ending: str) -> None:
-    """Bytes of a file's head changed at random: an image, or an error."""
+    """Change bytes of a file's header at random: an image or a UsageError results."""
     image, exif = turned(6)
     path = saved(tmp_path / f"a.{ending}", image, **({} if ending in ("bmp", "gif", "ppm") else {"exif": exif}))
     content, generator = path.read_bytes(), np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""JPEGs decoded on the device, here a CPU: the same batches as the workers' own, whatever a folder holds."""
+"""Test JPEGs decoded on the device, here a CPU: the batches equal those of the workers for all kinds of files."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ def mini(unpack: Any) -> Path:
 
 
 def photographs(folder: Path) -> list[str]:
-    """A gradient in the forms that ImageNet's files have, and as a PNG."""
+    """Write a gradient in the forms that ImageNet's files have, and as a PNG."""
     image = Image.linear_gradient("L").resize((40, 30))
     for name, mode in (("colour.jpg", "RGB"), ("grey.jpg", "L"), ("print.jpg", "CMYK"), ("lossless.png", "RGB")):
         image.convert(mode).save(folder / name)
@@ -58,7 +58,7 @@ def test_device_decoding_batch_mixes_all_file_kinds(tmp_path: Path, num_workers:
 
 
 def test_device_decoded_training_batches_match_workers(mini: Path) -> None:
-    """The same images, crops and flips; a few levels apart, as resizing tensors rounds otherwise than PIL."""
+    """Compare images, crops and flips; pixels differ by a few levels, as resized tensors round differently than PIL."""
 
     def batches(train: bool, **options: Any) -> list[Any]:
         data = ImageNetDataModule(mini, batch_size=50, image_size=64, seed=3, **options)

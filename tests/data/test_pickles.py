@@ -1,4 +1,4 @@
-"""The reader of pickles against every writer of good ones, and against files made to harm."""
+"""Test the reader of pickles with valid files of every writer, and with malicious ones."""
 
 import contextlib
 import pickle
@@ -21,13 +21,13 @@ LABELS = np.arange(100)
 
 
 def read(tmp_path: Path, content: bytes, *keys: str) -> list[Any]:
-    """The entries ``keys`` of a file that holds the pickle ``content``."""
+    """Return the entries ``keys`` of a file that holds the pickle ``content``."""
     (tmp_path / "file").write_bytes(content)
     return read_entries(tmp_path / "file", *keys)
 
 
 def of_numpy_1(content: bytes) -> bytes:
-    """The same pickle as numpy 1 writes it."""
+    """Return the same pickle as numpy 1 writes it."""
     for part in (b"multiarray", b"numeric"):
         short = b"\x8c%c" % (len(part) + 11) + b"numpy.core." + part
         content = content.replace(b"\x8c%c" % (len(part) + 12) + b"numpy._core." + part, short)
@@ -35,7 +35,7 @@ def of_numpy_1(content: bytes) -> bytes:
 
 
 def of_python_2(content: bytes) -> bytes:
-    """A pickle of protocol 2 with its short texts as Python 2's strings."""
+    """Return a pickle of protocol 2 with its short texts as Python 2's strings."""
     for opcode, value, position in reversed([*pickletools.genops(content)]):
         if opcode.name == "BINUNICODE":
             encoded = value.encode("latin1")  # Python 2's strings are bytes
@@ -127,7 +127,7 @@ SOUND = {
 
 
 def entry(value: bytes, key: str) -> bytes:
-    """A data set of one image and the names of 100 classes, with ``value`` under ``key``."""
+    """Return a pickled data set of one image and the names of 100 classes, with ``value`` under ``key``."""
     return b"\x80\x03}" + b"".join(text(name) + {**SOUND, key: value}[name] + b"s" for name in SOUND) + b"."
 
 
@@ -147,7 +147,7 @@ FORGED = {
         b"K\x01\x85", dtype("V8", b"K\x03" + text("|") + b"N" + text("f") + b"\x85}K\x08K\x01K\x10"), OBJECT_POINTER
     ),
     "a dtype that is an expression": array(b"K\x01\x85", dtype("u1,O", plain_state()), OBJECT_POINTER),
-    "a dtype that is no dtype": array(b"K\x01\x85", b"]", b"C\x01a"),
+    "a dtype that is a list": array(b"K\x01\x85", b"]", b"C\x01a"),
     "a dtype that holds itself": array(b"K\x01\x85", BYTES + b"q\x01h\x01b", b"C\x01a"),
     "more pixels than bytes": array(HUGE + b"M\x00\x0c\x86", BYTES, b"C\x04abcd"),
     "fewer pixels than bytes": array(b"K\x01\x85", BYTES, b"C\x04abcd"),
@@ -232,7 +232,7 @@ PICKLES: dict[str, Callable[[], bytes]] = {
 
 
 def refused(tmp_path: Path, content: bytes) -> str:
-    """The one short line that a data module, made to read ``content``, ends with."""
+    """Return the one-line error of a data module that reads ``content``."""
     for name in ("train", "test"):
         (tmp_path / name).write_bytes(pickle.dumps({"data": IMAGES, "fine_labels": [*range(100)]}))
     (tmp_path / "train").write_bytes(content)
@@ -315,7 +315,7 @@ def test_unneeded_pickle_opcodes_are_refused(tmp_path: Path, content: bytes) -> 
 
 
 def mutated(content: bytes, seeds: Iterable[int]) -> Iterable[bytes]:
-    """Copies with bits flipped, parts cut out, doubled, or exchanged for opcodes."""
+    """Yield copies with bits flipped, parts cut out, doubled, or replaced by opcodes."""
     for seed in seeds:
         draw, copy = np.random.default_rng(seed), bytearray(content)
         for _ in range(draw.integers(1, 6)):

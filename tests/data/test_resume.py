@@ -1,4 +1,4 @@
-"""A run that was interrupted and resumed sees exactly the batches of one that was not."""
+"""Test that a resumed run sees exactly the batches of an uninterrupted one."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ from hsakd_pl.data.augment import PadCropFlip, random_resized_crop
 
 
 class RandomImages(ImageDataModule):
-    """26 images in memory, augmented in batches on the device or one by one in workers."""
+    """Provide 26 images in memory, augmented in batches on the device or one by one in workers."""
 
     num_classes = 2
     image_size = 8
@@ -31,7 +31,7 @@ class RandomImages(ImageDataModule):
 
 
 class Recorder(pl.LightningModule):
-    """Keeps (epoch, batch index) and the images of every training batch."""
+    """Record (epoch, batch index) and the images of every training batch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ def run(make_trainer: MakeTrainer, data: RandomImages, folder: Path, resume: Pat
 
 @pytest.fixture(scope="module", params=[False, True], ids=["resident", "workers"])
 def whole(request: pytest.FixtureRequest, make_trainer: MakeTrainer, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """An uninterrupted run of 3 epochs of 5 batches, saved after each step, each epoch, each validation."""
+    """Run 3 epochs of 5 batches, saving after each step, each epoch and each validation."""
     folder = tmp_path_factory.mktemp("whole")
     every_step = run(make_trainer, RandomImages(request.param), folder / "step", None, every_n_train_steps=1)
     assert every_step.steps == [(epoch, batch) for epoch in range(3) for batch in range(5)]

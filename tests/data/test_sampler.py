@@ -1,4 +1,4 @@
-"""Global batches: what each device gets, and that an order depends on (seed, epoch) alone."""
+"""Test each device's share of global batches, and that the order depends only on seed and epoch."""
 
 import math
 from itertools import chain

@@ -1,4 +1,4 @@
-"""Batches depend on (seed, epoch, index) alone, and a broken image is named."""
+"""Test that batches depend only on seed, epoch and index, and that errors name a broken image."""
 
 from pathlib import Path
 
@@ -48,13 +48,13 @@ def test_epoch_is_repeatable_and_differs_from_others(in_workers: bool) -> None:
     torch.manual_seed(123)
     state = torch.get_rng_state()
     assert equal(first, epoch_of(source, 0))
-    assert torch.equal(state, torch.get_rng_state())  # nobody else's random numbers are touched
+    assert torch.equal(state, torch.get_rng_state())  # the global generator is untouched
     assert not equal(first, epoch_of(loader(in_workers, seed=1), 0))
 
 
 def test_persistent_workers_match_main_process() -> None:
     alone, workers = loader(True), loader(True, num_workers=2)
-    next(iter(workers))  # an abandoned epoch leaves nothing behind
+    next(iter(workers))  # an abandoned epoch has no effect
     for epoch in (0, 1, 3):
         assert equal(epoch_of(alone, epoch), epoch_of(workers, epoch))
 

@@ -1,4 +1,4 @@
-"""What is checked of a split, of its class names and of a data module's numbers before a network sees it."""
+"""Test the checks of splits, class names and a data module's numbers."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
 
 
 class MyData(ImageDataModule):
-    """A data set of a user's, which gives what it is told to."""
+    """Provide a user's data set with a given split."""
 
     num_classes, image_size = 3, 8
     mean = std = (0.5, 0.5, 0.5)

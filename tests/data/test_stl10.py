@@ -1,4 +1,4 @@
-"""STL-10's binary layout."""
+"""Test STL-10's binary layout."""
 
 import shutil
 from collections.abc import Callable

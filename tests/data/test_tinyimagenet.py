@@ -1,4 +1,4 @@
-"""TinyImageNet as distributed and prepared."""
+"""Test TinyImageNet as distributed and as commonly prepared."""
 
 import shutil
 from collections.abc import Callable
@@ -20,10 +20,10 @@ def original(unpack: Unpack) -> Path:
 
 
 def prepare(original: Path, root: Path, inner: str) -> Path:
-    """Copy of the validation images, sorted into ``val/<wnid>/inner``; train is shared."""
+    """Copy the validation images, sorted into ``val/<wnid>/inner``; link to train."""
     root.mkdir()
     (root / "train").symlink_to(original / "train")
-    (root / "val" / "images").mkdir(parents=True)  # what the usual script leaves behind
+    (root / "val" / "images").mkdir(parents=True)  # left by the usual script
     for line in (original / "val" / "val_annotations.txt").read_text().splitlines():
         name, wnid, *_ = line.split("\t")
         (root / "val" / wnid / inner).mkdir(parents=True, exist_ok=True)
@@ -102,7 +102,7 @@ def test_wrong_annotation_line_raises_naming_line(original: Path, tmp_path: Path
         (f"{name}\t{'n' * 100_000}", f"'{'n' * 40}' is none of the classes"),
     ):
         annotations.write_text("\n".join([*lines[:3], line, *lines[4:]]))
-        if not message:  # another class's image, which nobody can know
+        if not message:  # an image of another class is undetectable
             TinyImageNetDataModule(tmp_path / "copy").setup("test")
             continue
         with pytest.raises(UsageError, match=f"val_annotations.txt(, line 4:)? .*{message}") as error:

@@ -1,1 +1,1 @@
-"""Damaged, forged and hostile files of every kind that the package reads."""
+"""Fuzz the package's readers with damaged, forged and hostile files."""

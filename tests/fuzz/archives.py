@@ -1,4 +1,4 @@
-"""Weight files, forged: members of torch's zip, the pickles of its older format, the header of safetensors."""
+"""Forge weight files: members of torch's zip, the pickles of its older format, the header of safetensors."""
 
 import argparse
 import io
@@ -27,7 +27,7 @@ LENIENT = {"sparse", "an array", "None as a key", "keys of bytes", "deep", "cycl
 
 
 def saved(content: Any, legacy: bool = False) -> bytes:
-    """torch.save to bytes, the same at every call: the older format names storages by their addresses."""
+    """Return the bytes of torch.save, equal at every call: the older format names storages by their addresses."""
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -36,7 +36,7 @@ def saved(content: Any, legacy: bool = False) -> bytes:
 
 
 class Stub(dict[Any, Any]):
-    """What takes the place of any object of a pickle."""
+    """Replace any object of a pickle."""
 
     __hash__ = object.__hash__  # type: ignore[assignment]
 
@@ -48,7 +48,7 @@ class Stub(dict[Any, Any]):
 
 
 def in_order(data: bytes) -> bytes:
-    """The older format with storages numbered, and lying, in the order of their use, not by their addresses."""
+    """Return the older format with storages numbered and stored in the order of their use instead of by address."""
     sizes: dict[str, int] = {}
 
     class Storages(pickle.Unpickler):
@@ -73,21 +73,21 @@ def in_order(data: bytes) -> bytes:
 
 
 def text_of(raw: bytes) -> bytes:
-    """BINUNICODE of ASCII bytes."""
+    """Return BINUNICODE of ASCII bytes."""
     return b"X" + struct.pack("<I", len(raw)) + raw
 
 
 def members_of(data: bytes) -> Members:
-    """Names and contents of a zip's members."""
+    """Return the names and contents of a zip's members."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         return [(info.filename, archive.read(info)) for info in archive.infolist()]
 
 
 def zipped(members: Members, compression: int = zipfile.ZIP_STORED) -> bytes:
-    """A zip with right check sums."""
+    """Return a zip with correct checksums."""
     file = io.BytesIO()
     with warnings.catch_warnings(), zipfile.ZipFile(file, "w", compression) as archive:
-        warnings.simplefilter("ignore")  # names that occur twice
+        warnings.simplefilter("ignore")  # duplicate names
         for name, content in members:
             archive.writestr(zipfile.ZipInfo(name), content, compression)
     return file.getvalue()
@@ -95,7 +95,7 @@ def zipped(members: Members, compression: int = zipfile.ZIP_STORED) -> bytes:
 
 @lru_cache
 def zeros_deflated(mebibytes: int) -> tuple[bytes, int]:
-    """Deflated zeros and their check sum."""
+    """Return deflated zeros and their checksum."""
     piece = bytes(1 << 20)
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     one = packer.compress(piece) + packer.flush(zlib.Z_FULL_FLUSH)
@@ -106,7 +106,7 @@ def zeros_deflated(mebibytes: int) -> tuple[bytes, int]:
 
 
 def bomb(members: Members, mebibytes: int, victim: str) -> bytes:
-    """A zip whose members that end in ``victim`` unpack to so many MiB of zeros."""
+    """Return a zip whose members ending in ``victim`` unpack to the given MiB of zeros."""
     local, central = b"", b""
     for name, content in members:
         raw, crc, size, method = content, zlib.crc32(content), len(content), 0
@@ -121,7 +121,7 @@ def bomb(members: Members, mebibytes: int, victim: str) -> bytes:
 
 
 def forge_zip(rng: Random, data: bytes) -> Change:
-    """Change a member and repair the check sums."""
+    """Change a member and repair the checksums."""
     members = members_of(data)
     index = rng.randrange(len(members))
     pickle_at = next(i for i, (name, _) in enumerate(members) if name.endswith("data.pkl"))
@@ -136,9 +136,9 @@ def forge_zip(rng: Random, data: bytes) -> Change:
         members[pickle_at] = (members[pickle_at][0], changed)
         return Change(f"data.pkl: {what}", zipped(members), forged=True)
     if way == 4:
-        made = rng.choice((hostile, exhausting, forged_dtype))
-        members[pickle_at] = (members[pickle_at][0], made(rng))
-        return Change(f"data.pkl: {made.__name__}", zipped(members), forged=True, refuse=True)
+        make_pickle = rng.choice((hostile, exhausting, forged_dtype))
+        members[pickle_at] = (members[pickle_at][0], make_pickle(rng))
+        return Change(f"data.pkl: {make_pickle.__name__}", zipped(members), forged=True, refuse=True)
     if way == 5:
         del members[index]
         return Change(f"{name} removed", zipped(members), forged=True)
@@ -170,19 +170,21 @@ def forge_zip(rng: Random, data: bytes) -> Change:
 
 
 def forge_legacy(rng: Random, data: bytes) -> Change:
-    """Change an instruction in one of the pickles that follow one another, or put a hostile one in a pickle's place."""
+    """Change an instruction in one of the consecutive pickles, or replace a pickle by a hostile one."""
     starts = pickle_starts(data)
     index = rng.randrange(len(starts) - 1)
     start, end = starts[index : index + 2]
     if rng.random() < 0.3:
-        made = rng.choice((hostile, exhausting, forged_dtype))
-        return Change(f"pickle {index}: {made.__name__}", data[:start] + made(rng) + data[end:], forged=True)
+        make_pickle = rng.choice((hostile, exhausting, forged_dtype))
+        return Change(
+            f"pickle {index}: {make_pickle.__name__}", data[:start] + make_pickle(rng) + data[end:], forged=True
+        )
     what, changed = reassembled(rng, data[start:end])
     return Change(f"pickle {index}: {what}", data[:start] + changed + data[end:], forged=True)
 
 
 def pickle_starts(data: bytes) -> list[int]:
-    """Where the older format's five pickles begin, and where the last of them ends."""
+    """Return the offsets of the older format's five pickles and the end of the last."""
     file, starts = io.BytesIO(data), [0]
     for _ in range(5):
         for opcode, _argument, _at in pickletools.genops(file):
@@ -193,7 +195,7 @@ def pickle_starts(data: bytes) -> list[int]:
 
 
 def forge_header(rng: Random, data: bytes) -> Change:
-    """Change safetensors' JSON header, with its length right unless that is the change."""
+    """Change safetensors' JSON header, with a correct length unless that is the change."""
     size = struct.unpack("<Q", data[:8])[0]
     header, body = json.loads(data[8 : 8 + size]), data[8 + size :]
     name = rng.choice([key for key in header if key != "__metadata__"])
@@ -254,7 +256,7 @@ def forge_header(rng: Random, data: bytes) -> Change:
 
 
 def odd_state(rng: Random, state: dict[str, Tensor]) -> tuple[str, Any, bool]:
-    """A state dict with something odd in it: its name, the content, and whether it has to be refused."""
+    """Return a state dict with an oddity: its name, the content, and whether it must be refused."""
     key = rng.choice([key for key in state if state[key].is_floating_point()])
     weight = state[key]
     cyclic: dict[str, Any] = {}
@@ -331,7 +333,7 @@ def odd_state(rng: Random, state: dict[str, Tensor]) -> tuple[str, Any, bool]:
 
 
 def resaved(legacy: bool, state: dict[str, Tensor]) -> Any:
-    """Mutation that writes an odd state dict as torch does."""
+    """Return a mutation that writes an odd state dict as torch does."""
 
     def mutation(rng: Random, _: bytes) -> Change:
         name, content, refuse = odd_state(rng, state)

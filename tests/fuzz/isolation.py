@@ -1,4 +1,4 @@
-"""Reads mutants in forked children, so that a crash, a hang or too much memory is a finding and no end."""
+"""Read mutants in forked children, so that a crash, a hang or excessive memory is reported and does not end the run."""
 
 import faulthandler
 import json
@@ -26,8 +26,8 @@ from fuzz.readers import READERS, MalformedError, Reader
 from hsakd_pl.errors import UsageError
 
 MEBIBYTE = 1 << 20
-MOST_MEMORY = 2048 * MEBIBYTE  # above what the process held before
-MOST_ADDRESSES = 8192 * MEBIBYTE  # ends what would take the machine down, before it does
+MOST_MEMORY = 2048 * MEBIBYTE  # above the memory before
+MOST_ADDRESSES = 8192 * MEBIBYTE  # protects the machine
 BATCH = 100
 PROGRAMS = {"os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "socket.connect"}
 # An import of it leaves a trace
@@ -36,9 +36,9 @@ PAYLOAD = "import os\nos.mkdir('executed')\ndef boom(*_): os.environ['FUZZ_EXECU
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a mutant: ``unchanged`` (accepted, as if undamaged), ``accepted``, ``refused`` or ``fault``.
+    """Report the result of a mutant: ``unchanged`` (accepted as if undamaged), ``accepted``, ``refused`` or ``fault``.
 
-    ``nameless``: the refusal does not say which file is meant.
+    ``nameless``: the refusal does not name the file.
     """
 
     index: int
@@ -50,7 +50,7 @@ class Outcome:
 
 
 def examine(name: str, inputs: range, seed: int, seconds: float, scratch: Path) -> Iterator[Outcome]:
-    """Read so many mutants of a reader, each within ``seconds``; ``scratch`` is an empty folder."""
+    """Read the mutants ``inputs`` of a reader, each within ``seconds``; ``scratch`` is an empty folder."""
     (scratch / "fuzz_payload.py").write_text(PAYLOAD)
     rest = list(inputs)
     while rest:
@@ -60,16 +60,16 @@ def examine(name: str, inputs: range, seed: int, seconds: float, scratch: Path) 
 
 
 def _batch(name: str, indices: list[int], seed: int, seconds: float, scratch: Path) -> Iterator[Outcome]:
-    """Outcomes of as many of ``indices`` as one child lives through; at least one."""
+    """Return the outcomes of as many of ``indices`` as one child survives, at least one."""
     receiving, sending = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that threads of this process are not in the child
+        warnings.simplefilter("ignore")  # threads of this process do not exist in the child
         child = os.fork()
     if child == 0:
         try:
             os.close(receiving)
             _child(name, indices, seed, scratch, sending)
-        except BaseException:  # in the valid files, or in making a mutant: the harness's own
+        except BaseException:  # an error in the valid files or in mutating: the harness's own
             traceback.print_exc()
         finally:
             os._exit(0)
@@ -77,10 +77,10 @@ def _batch(name: str, indices: list[int], seed: int, seconds: float, scratch: Pa
     try:
         buffered = b""
         for index in indices:
-            while b"\n" not in buffered:  # a dot comes when the mutant is made, and time begins anew
+            while b"\n" not in buffered:  # a dot arrives when the mutant is made, and the clock restarts
                 ready, _, _ = select.select([receiving], [], [], seconds)
                 if not ready:
-                    os.kill(child, signal.SIGUSR1)  # faulthandler says where
+                    os.kill(child, signal.SIGUSR1)  # faulthandler prints the stack
                     time.sleep(0.5)
                     yield Outcome(index, "fault", f"hang over {seconds:g} s: {_said(scratch)}")
                     return
@@ -98,7 +98,7 @@ def _batch(name: str, indices: list[int], seed: int, seconds: float, scratch: Pa
 
 
 def _said(scratch: Path) -> str:
-    """What faulthandler wrote last: the innermost places."""
+    """Return the innermost frames that faulthandler wrote last."""
     log = (scratch / "log").read_text(errors="replace")
     return (
         (re.findall(r"Fatal Python error.*|^\w*Error: .*", log, re.MULTILINE) or [""])[0]
@@ -108,11 +108,11 @@ def _said(scratch: Path) -> str:
 
 
 def _child(name: str, indices: list[int], seed: int, scratch: Path, sending: int) -> None:
-    """Read the mutants one by one and send a line about each."""
+    """Read the mutants one by one and send one line about each."""
     log = os.open(scratch / "log", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     for descriptor in (1, 2):
         os.dup2(log, descriptor)
-    # under pytest these are others
+    # pytest replaces these
     sys.stdout, sys.stderr = (os.fdopen(descriptor, "w", buffering=1, closefd=False) for descriptor in (1, 2))
     faulthandler.enable(log)
     faulthandler.register(signal.SIGUSR1, log, all_threads=False)
@@ -137,7 +137,7 @@ def _child(name: str, indices: list[int], seed: int, scratch: Path, sending: int
 
 
 def _right(reader: Reader, files: Any) -> str | None:
-    """Digest of what a valid file gives, where the reader accepts its kind."""
+    """Return the digest of a valid file, if the reader accepts its kind."""
     try:
         return _read(reader, files)
     except (UsageError, SystemExit):
@@ -155,7 +155,7 @@ def _read(reader: Reader, files: Any) -> str:
 def _outcome(reader: Reader, index: int, mutant: Mutant, right: set[str], started: list[str]) -> dict[str, Any]:
     """Read one mutant and return the fields of an :class:`Outcome`."""
     started.clear()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     memory_before = _memory("VmHWM")
     time_before = time.monotonic()
     verdict, why = _verdict(reader, mutant, right)
@@ -217,20 +217,20 @@ def _fault_behind(verdict: str, why: str, peak: int, started: list[str]) -> str 
 
 
 def _checked(reader: Reader, mutant: Mutant) -> bool:
-    """Whether the format has check sums."""
+    """Return whether the format has checksums."""
     contents = (content for content in mutant.files.values() if isinstance(content, bytes))
     return reader.checked is not None and any(content.startswith(reader.checked) for content in contents)
 
 
 def _memory(field: str) -> int:
-    """Bytes, from the kernel's account of this process."""
-    found = re.search(rf"{field}:\s+(\d+)", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) * 1024
+    """Return bytes from the kernel's account of this process."""
+    match = re.search(rf"{field}:\s+(\d+)", Path("/proc/self/status").read_text())
+    assert match is not None
+    return int(match[1]) * 1024
 
 
 def summary(name: str, outcomes: list[Outcome]) -> str:
-    """A line about a reader."""
+    """Return one line about a reader."""
     counted = Counter(outcome.verdict for outcome in outcomes)
     refused = f"{counted['refused']} refused ({sum(o.nameless for o in outcomes)} without the file's name)"
     most = f"at most {max(o.seconds for o in outcomes):.1f} s and {max(o.mebibytes for o in outcomes)} MiB"

@@ -1,4 +1,4 @@
-"""Mutants of files: seeded and deterministic damage that needs no knowledge of the format, and what a mutant is."""
+"""Mutate files: seeded, deterministic damage that needs no knowledge of the format."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -12,8 +12,11 @@ GIBIBYTE = 1 << 30
 
 @dataclass(frozen=True)
 class Special:
-    """What may lie in a file's place: a ``folder``, a ``pipe``, nothing (``missing``), a ``link`` to ``target``, or the
-    file followed by so many bytes that take no room on the disk (``sparse``)."""
+    """Describe what replaces a file.
+
+    It is a ``folder``, a ``pipe``, nothing (``missing``), a ``link`` to ``target``, or the file followed by ``size``
+    bytes that take no space on the disk (``sparse``).
+    """
 
     kind: str
     content: bytes = b""
@@ -21,7 +24,7 @@ class Special:
     size: int = 0
 
     def write(self, path: Path) -> None:
-        """Put it at ``path``, where nothing is yet."""
+        """Write it to ``path``, which must not exist."""
         if self.kind == "folder":
             path.mkdir()
         elif self.kind == "pipe":
@@ -38,10 +41,10 @@ Files = dict[str, bytes | Special]
 
 @dataclass(frozen=True)
 class Mutant:
-    """Files with damage called ``name``.
+    """Hold files with damage called ``name``.
 
-    ``forged``: check sums are right again, or the content was written whole, so that another result is no fault.
-    ``refuse``: what is wrong can be seen, so that acceptance is a fault.
+    ``forged``: checksums are correct or the content was written whole, so that another result is not a fault.
+    ``refuse``: the damage is detectable, so that acceptance is a fault.
     """
 
     name: str
@@ -52,7 +55,7 @@ class Mutant:
 
 @dataclass(frozen=True)
 class Change:
-    """One file's content after a mutation; the fields are those of :class:`Mutant`."""
+    """Hold one file's content after a mutation; the fields are those of :class:`Mutant`."""
 
     name: str
     content: bytes | Special
@@ -64,20 +67,20 @@ Mutation = Callable[[Random, bytes], Change]
 
 
 def position(rng: Random, data: bytes) -> int:
-    """An index into ``data``: as often in its first or last 256 bytes, where headers lie, as anywhere."""
+    """Return an index into ``data``, half of the time in its first or last 256 bytes, where headers are."""
     edge = min(256, len(data))
     start = rng.choice((0, len(data) - edge, None))
     return rng.randrange(len(data)) if start is None else start + rng.randrange(edge)
 
 
 def block(rng: Random, data: bytes) -> slice:
-    """A stretch of 1 to 300 bytes."""
+    """Return a slice of 1 to 300 bytes."""
     start = position(rng, data)
     return slice(start, start + rng.choice((1, 2, 3, 4, 7, 8, 16, 60, 300)))
 
 
 def replaced(data: bytes, where: slice, by: bytes) -> bytes:
-    """``data`` with ``by`` in the place of a stretch."""
+    """Return ``data`` with a slice replaced by ``by``."""
     return data[: where.start] + by + data[where.stop :]
 
 
@@ -90,7 +93,7 @@ def flip(rng: Random, data: bytes) -> Change:
 
 
 def overwrite(rng: Random, data: bytes) -> Change:
-    """Replace a stretch by random bytes."""
+    """Replace a slice by random bytes."""
     where = block(rng, data)
     return Change("bytes overwritten", replaced(data, where, rng.randbytes(len(data[where]))))
 
@@ -113,18 +116,18 @@ def insert(rng: Random, data: bytes) -> Change:
 
 
 def delete(rng: Random, data: bytes) -> Change:
-    """Take a stretch out."""
+    """Remove a slice."""
     return Change("block deleted", replaced(data, block(rng, data), b""))
 
 
 def duplicate(rng: Random, data: bytes) -> Change:
-    """Repeat a stretch."""
+    """Repeat a slice."""
     where = block(rng, data)
     return Change("block duplicated", replaced(data, where, data[where] * rng.randint(2, 5)))
 
 
 def swap(rng: Random, data: bytes) -> Change:
-    """Exchange two stretches of one length."""
+    """Swap two slices of equal length."""
     first, second = sorted((position(rng, data), position(rng, data)))
     size = min(rng.choice((1, 4, 16, 300)), second - first, len(data) - second)
     a, b = data[first : first + size], data[second : second + size]
@@ -132,7 +135,7 @@ def swap(rng: Random, data: bytes) -> Change:
 
 
 def extreme(rng: Random, data: bytes) -> Change:
-    """Put an extreme number where a length may stand."""
+    """Write an extreme number where a length may be."""
     width = rng.choice((1, 2, 4, 8))
     number = (rng.choice(EXTREMES) % 256**width).to_bytes(width, rng.choice(("little", "big")))
     start = position(rng, data)
@@ -140,7 +143,7 @@ def extreme(rng: Random, data: bytes) -> Change:
 
 
 def strange(rng: Random, data: bytes) -> Change:
-    """Put something else in the whole file's place, or behind it."""
+    """Replace the whole file, or append to it."""
     page = b"<!DOCTYPE html><html><body>404: not found</body></html>\n"
     return rng.choice(
         (
@@ -156,7 +159,7 @@ def strange(rng: Random, data: bytes) -> Change:
 
 
 def misplaced(rng: Random, data: bytes) -> Change:
-    """Put something that is no such file in its place."""
+    """Replace the file by something that is not a regular file."""
     return rng.choice(
         (
             Change("a folder", Special("folder")),
@@ -186,7 +189,7 @@ BYTES: tuple[Mutation, ...] = (
 
 
 def anywhere(rng: Random, data: bytes) -> Change:
-    """Apply one mutation of bytes, sometimes several; rarely put something that is no file in the place."""
+    """Apply one mutation of bytes, sometimes several; rarely replace the file by something else."""
     if not data or rng.random() < 0.02:
         return misplaced(rng, data)
     change = rng.choice(BYTES)(rng, data)
@@ -197,7 +200,7 @@ def anywhere(rng: Random, data: bytes) -> Change:
 
 
 def mutated(rng: Random, files: Files, targets: Sequence[str], mutations: Sequence[Mutation]) -> Mutant:
-    """Files of which one, out of ``targets``, went through one of ``mutations``."""
+    """Return files of which one, out of ``targets``, went through one of ``mutations``."""
     target = rng.choice(targets)
     original = files[target]
     assert isinstance(original, bytes)

@@ -1,4 +1,4 @@
-"""Pickles, forged: opcodes changed, counts made extreme, foreign globals, and whole pickles that want to run code."""
+"""Forge pickles: opcodes changed, counts made extreme, foreign globals, and whole pickles that try to run code."""
 
 import pickle
 import pickletools
@@ -44,18 +44,18 @@ BASES = ("V8", "O", "O8", "u1", "S8", "M8", "U2", "i8", "V0", "S0", "f8", "V3072
 
 
 def text(value: str) -> bytes:
-    """BINUNICODE."""
+    """Return BINUNICODE of a text."""
     raw = value.encode("utf-8", "surrogatepass")
     return b"X" + struct.pack("<I", len(raw)) + raw
 
 
 def called(module: str, name: str, argument: bytes) -> bytes:
-    """A call of a global with one argument."""
+    """Return a call of a global with one argument."""
     return f"c{module}\n{name}\n(".encode() + argument + b"tR"
 
 
 def python2(value: Any) -> bytes:
-    """Opcodes of dicts, lists, strings, integers and uint8 arrays as Python 2 wrote them: the published CIFAR files."""
+    """Return opcodes of dicts, lists, strings, integers and uint8 arrays in the form of Python 2 and CIFAR's files."""
     if isinstance(value, dict):
         return b"(" + b"".join(python2(part) for item in value.items() for part in item) + b"d"
     if isinstance(value, list):
@@ -70,21 +70,20 @@ def python2(value: Any) -> bytes:
 
 
 def array(shape: bytes, base: str, order: bytes, sizes: tuple[int, int, int], data: bytes) -> bytes:
-    """Opcodes of an array whose dtype is built as ``base`` and then given the state (order, item size, alignment,
-    flags)."""
+    """Return opcodes of an array with the dtype ``base``, given the state (order, item size, alignment, flags)."""
     state = b"(I3\nS'" + order + b"'\nNNN" + b"".join(b"I%d\n" % size for size in sizes) + b"tb"
     dtype = b"cnumpy\ndtype\n(S'" + base.encode() + b"'\nI0\nI1\ntR" + state
-    made = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
-    return made + b"(I1\n" + shape + dtype + b"I00\n" + data + b"tb"
+    reconstruct = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
+    return reconstruct + b"(I1\n" + shape + dtype + b"I00\n" + data + b"tb"
 
 
 def whole(content: bytes) -> bytes:
-    """A pickle of protocol 2 with these opcodes."""
+    """Return a pickle of protocol 2 with these opcodes."""
     return b"\x80\x02" + content + b"."
 
 
 def forged_dtype(rng: Random) -> bytes:
-    """An array whose dtype's state lies about its items, so that bytes of the file may be taken for pointers."""
+    """Return an array whose dtype's state lies about its items, so that bytes of the file may be taken for pointers."""
     count = rng.choice((1, 3, 8))
     sizes = (
         rng.choice((-1, 0, 1, 8, 3072, 2**31 - 1)),
@@ -100,7 +99,7 @@ def forged_dtype(rng: Random) -> bytes:
 
 
 def hostile(rng: Random) -> bytes:
-    """A pickle that would run something, by one of the opcodes that call, alone or inside a dict."""
+    """Return a pickle that tries to run something by one of the calling opcodes, alone or inside a dict."""
     module, name, argument = rng.choice(HOSTILE)
     value = text(argument)
     calls = (
@@ -121,9 +120,9 @@ def hostile(rng: Random) -> bytes:
 
 
 def exhausting(rng: Random) -> bytes:
-    """A short pickle that asks for much memory, time or stack."""
+    """Return a short pickle that asks for much memory, time or stack."""
     depth = rng.choice((200, 5000, 200_000))
-    tuples = b"I1\n" + b"".join(b"2\x86" for _ in range(60))  # each a pair of the one before: 2**60 leaves
+    tuples = b"I1\n" + b"".join(b"2\x86" for _ in range(60))  # each is a pair of the previous one: 2**60 leaves
     return whole(
         rng.choice(
             (
@@ -150,21 +149,23 @@ def exhausting(rng: Random) -> bytes:
 
 
 def opcodes(data: bytes) -> list[tuple[Any, Any, slice]]:
-    """Opcode, argument and place of each instruction of the first pickle in ``data``."""
-    found = list(pickletools.genops(data))
-    ends = [at for _, _, at in found[1:]] + [found[-1][2] + 1]
-    return [(opcode, argument, slice(at, end)) for (opcode, argument, at), end in zip(found, ends, strict=True)]
+    """Return opcode, argument and position of each instruction of the first pickle in ``data``."""
+    instructions = list(pickletools.genops(data))
+    ends = [at for _, _, at in instructions[1:]] + [instructions[-1][2] + 1]
+    return [(opcode, argument, slice(at, end)) for (opcode, argument, at), end in zip(instructions, ends, strict=True)]
 
 
 def reassembled(rng: Random, data: bytes, start: int = 0) -> tuple[str, bytes]:
-    """One instruction of the pickle that begins at ``start`` changed, removed, repeated, exchanged or put in."""
+    """Change, remove, repeat, swap or insert one instruction of the pickle that begins at ``start``."""
     pickled = data[start:]
-    found = opcodes(pickled)
-    _, _, where = rng.choice(found)
-    raw, other = pickled[where], pickled[rng.choice(found)[2]]
+    instructions = opcodes(pickled)
+    _, _, where = rng.choice(instructions)
+    raw, other = pickled[where], pickled[rng.choice(instructions)[2]]
     module, name, value = rng.choice(HOSTILE)
-    ints = [op for op in found if op[0].name.startswith(("BININT", "INT", "LONG", "BINPUT", "BINGET", "LONG_BIN"))]
-    names = [op for op in found if op[0].name in ("GLOBAL", "STACK_GLOBAL", "INST")]
+    ints = [
+        op for op in instructions if op[0].name.startswith(("BININT", "INT", "LONG", "BINPUT", "BINGET", "LONG_BIN"))
+    ]
+    names = [op for op in instructions if op[0].name in ("GLOBAL", "STACK_GLOBAL", "INST")]
     way = rng.randrange(8)
     if way == 0:
         name_of, by = "opcode changed", bytes([rng.choice(OPCODES)]) + raw[1:]
@@ -190,25 +191,25 @@ def reassembled(rng: Random, data: bytes, start: int = 0) -> tuple[str, bytes]:
 
 
 def mutate_opcodes(rng: Random, data: bytes) -> Change:
-    """One to three changes of instructions, as far as what comes out can still be taken apart."""
+    """Change one to three instructions, as long as the result can still be parsed."""
     names = []
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         try:
             name, data = reassembled(rng, data)
-        except Exception:  # the change before left no pickle: that is mutant enough
+        except Exception:  # the previous change left no valid pickle, which suffices
             break
         names.append(name)
     return Change(", ".join(names), data, forged=True)
 
 
 def mutate_whole(rng: Random, data: bytes) -> Change:
-    """Another pickle in the file's place: hostile, exhausting, or with a forged dtype."""
-    made = rng.choice((hostile, hostile, exhausting, forged_dtype))
-    return Change(made.__name__, made(rng), forged=True, refuse=made is not forged_dtype)
+    """Replace the file by a hostile or exhausting pickle, or one with a forged dtype."""
+    make_pickle = rng.choice((hostile, hostile, exhausting, forged_dtype))
+    return Change(make_pickle.__name__, make_pickle(rng), forged=True, refuse=make_pickle is not forged_dtype)
 
 
 def odd_value(rng: Random) -> Any:
-    """Something that a field does not expect."""
+    """Return a value that a field does not expect."""
     return rng.choice(
         (
             None,
@@ -252,5 +253,5 @@ def odd_value(rng: Random) -> Any:
 
 
 def pickled(rng: Random, content: Any) -> bytes:
-    """``content`` under any protocol."""
+    """Return ``content`` pickled with any protocol."""
     return pickle.dumps(content, rng.choice((0, 1, 2, 3, 4, 5)))

@@ -1,4 +1,4 @@
-"""Image files, forged: dimensions, chunks, tags and EXIF changed with check sums repaired, bombs, and other formats."""
+"""Forge image files: dimensions, chunks, tags and EXIF changed with checksums repaired, bombs, and other formats."""
 
 import io
 import struct
@@ -19,7 +19,7 @@ Chunks = list[tuple[bytes, bytes]]
 
 
 def ramp(dtype: Any, top: float, channels: int = 1) -> np.ndarray:
-    """(32, 32) or (32, 32, channels) rising from 0 to ``top`` along both sides."""
+    """Return (32, 32) or (32, 32, channels) rising from 0 to ``top`` along both sides."""
     rise = np.add.outer(np.arange(SIZE), np.arange(SIZE)) / (2 * SIZE - 2) * top
     values = np.stack([np.roll(rise, 5 * channel, axis=0) for channel in range(channels)], axis=2)
     return (values[..., 0] if channels == 1 else values).astype(dtype)
@@ -27,11 +27,11 @@ def ramp(dtype: Any, top: float, channels: int = 1) -> np.ndarray:
 
 @lru_cache
 def pictures() -> dict[str, bytes]:
-    """Small valid images by name: each format in its modes."""
+    """Return small valid images by name: each format in its modes."""
     colour = Image.fromarray(ramp(np.uint8, 255, 3))
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "a ramp"
-    made: dict[str, tuple[Image.Image, dict[str, Any]]] = {
+    images: dict[str, tuple[Image.Image, dict[str, Any]]] = {
         **{f"{mode}.png": (colour.convert(mode), {}) for mode in ("RGB", "L", "LA", "P", "RGBA", "1")},
         "transparent.png": (colour.convert("P"), {"transparency": 3}),
         "exif.png": (colour, {"exif": exif}),
@@ -42,7 +42,7 @@ def pictures() -> dict[str, bytes]:
         "CMYK.jpg": (colour.convert("CMYK"), {}),
         "progressive.jpg": (colour, {"progressive": True, "exif": exif}),
         **{f"{m}.tif": (colour.convert(m), {}) for m in ("RGB", "L", "RGBA", "CMYK", "1", "P", "YCbCr")},
-        "LAB.tif": (colour.convert("LAB"), {"icc_profile": b""}),  # its profile would tell the time
+        "LAB.tif": (colour.convert("LAB"), {"icc_profile": b""}),  # its profile would contain the time
         "16bit.tif": (Image.fromarray(ramp(np.uint16, 65535)), {}),
         "int32.tif": (Image.fromarray(ramp(np.int32, 2**31 - 1)), {}),
         "float.tif": (Image.fromarray(ramp(np.float32, 1.0)), {}),
@@ -61,29 +61,30 @@ def pictures() -> dict[str, bytes]:
     formats = {"jpg": "JPEG", "tif": "TIFF", "pgm": "PPM"}
     return {
         name: encoded(image, formats.get(name[-3:], name.split(".")[1].upper()), **o)
-        for name, (image, o) in made.items()
+        for name, (image, o) in images.items()
     }
 
 
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
-    """The image as a file."""
+    """Return the encoded image."""
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
 
 
 def chunks_of(data: bytes) -> Chunks:
-    """Type and content of each chunk of a PNG."""
-    found, at = [], 8
+    """Return type and content of each chunk of a PNG."""
+    chunks: list[tuple[bytes, bytes]] = []
+    at = 8
     while at < len(data):
         size = int.from_bytes(data[at : at + 4], "big")
-        found.append((data[at + 4 : at + 8], data[at + 8 : at + 8 + size]))
+        chunks.append((data[at + 4 : at + 8], data[at + 8 : at + 8 + size]))
         at += 12 + size
-    return found
+    return chunks
 
 
 def png(chunks: Chunks) -> bytes:
-    """A PNG with right check sums."""
+    """Return a PNG with correct checksums."""
     packed = (struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks)
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
@@ -158,7 +159,7 @@ def forge_jpeg(rng: Random, data: bytes) -> Change:
 
 
 def loop_exif(rng: Random) -> bytes:
-    """EXIF whose orientation is odd, or whose tables refer to themselves."""
+    """Return EXIF with an odd orientation, or with tables that refer to themselves."""
     kind, count = rng.choice((1, 2, 3, 4, 5, 7, 12, 99)), rng.choice((0, 1, 2, 10**6, 2**32 - 1))
     orientation = struct.pack("<HHII", 0x0112, kind, count, rng.choice((0, 6, 8, 9, 255, 2**31)))
     inner = struct.pack("<HHII", 0x8769, 4, 1, 8)
@@ -183,7 +184,7 @@ def forge_tiff(rng: Random, data: bytes) -> Change:
 
 
 def fields(places: tuple[tuple[int, str], ...]) -> Callable[[Random, bytes], Change]:
-    """Mutation of one number of a header, at an offset, as struct's letter says."""
+    """Return a mutation of one number of a header, at an offset, in struct's notation."""
 
     def mutation(rng: Random, data: bytes) -> Change:
         changed = bytearray(data)
@@ -218,7 +219,7 @@ FORGERS: dict[str, Callable[[Random, bytes], Change]] = {
 
 @lru_cache(maxsize=4)
 def bomb(width: int, height: int, bits: int, colour: int) -> bytes:
-    """A PNG of zeros of that size."""
+    """Return a PNG of zeros of the given size."""
     row = bytes(1 + (width * bits * {0: 1, 2: 3, 3: 1, 6: 4}[colour] + 7) // 8)
     packer = zlib.compressobj(9)
     content = b"".join([packer.compress(row) for _ in range(height)]) + packer.flush()
@@ -228,7 +229,7 @@ def bomb(width: int, height: int, bits: int, colour: int) -> bytes:
 
 
 def whole(rng: Random, _: bytes) -> Change:
-    """A bomb of pixels, or a file of another format under the image's name."""
+    """Return a decompression bomb, or a file of another format under the image's name."""
     if rng.random() < 0.4:
         width, height = rng.choice(
             ((1, 10**6), (10**6, 1), (13000, 13000), (9000, 9000), (3, 300000), (30000, 5900), (2, 10**5))

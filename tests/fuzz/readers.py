@@ -1,4 +1,4 @@
-"""The readers that are tried: valid small files, the damage that is done to them, and how the package reads them."""
+"""Define the tested readers: small valid files, how they are damaged, and how the package reads them."""
 
 import hashlib
 import io
@@ -35,14 +35,19 @@ Read = Callable[[Path], str]
 
 
 class MalformedError(Exception):
-    """What was accepted is not well formed."""
+    """Raised if accepted data are not well formed."""
 
 
 @dataclass(frozen=True)
 class Reader:
-    """``seeds``: valid files; ``mutations``: for each file that may be changed (by the end of its name);
-    ``read``: reads a folder of them and returns a digest of what was read, or raises UsageError, or SystemExit(2);
-    ``checked``: how files begin whose check sums show every change of bytes, so that another result is a fault."""
+    """Hold how a reader of the package is tested.
+
+    Args:
+        seeds: a function that returns valid sets of files.
+        mutations: mutations by the ending of the file names that they apply to.
+        read: a function that reads a folder and returns a digest of the content, or raises UsageError or SystemExit(2).
+        checked: first bytes of files whose checksums reveal every changed byte, so that another result is a fault.
+    """
 
     seeds: Callable[[], list[Files]]
     mutations: dict[str, Sequence[Mutation]] = field(default_factory=dict)
@@ -50,7 +55,7 @@ class Reader:
     checked: bytes | None = None
 
     def mutant(self, seed: int, index: int, name: str) -> Mutant:
-        """The mutant with this number, always the same."""
+        """Return the mutant with this number, always the same."""
         rng = Random(f"{name} {seed} {index}")
         files = rng.choice(self.seeds())
         targets = [(file, end) for file in files for end in self.mutations if file.endswith(end)]
@@ -65,7 +70,7 @@ def demand(valid: bool, what: str) -> None:
 
 
 def digest(*parts: Any) -> str:
-    """SHA-256 of tensors' bytes and of other parts' texts."""
+    """Return SHA-256 of tensors' bytes and of the texts of other parts."""
     sha = hashlib.sha256()
     for part in parts:
         sha.update(part.numpy().tobytes() if isinstance(part, Tensor) else repr(part).encode("utf-8", "surrogatepass"))
@@ -76,21 +81,21 @@ def digest(*parts: Any) -> str:
 
 
 def network() -> nn.Module:
-    """The network that weights are loaded into."""
+    """Return the network that weights are loaded into."""
     torch.manual_seed(1)
     return nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(4, 3))
 
 
 @cache
 def state() -> dict[str, Tensor]:
-    """The weights in the seeds."""
+    """Return the weights in the seeds."""
     generator = torch.Generator().manual_seed(2)
     draw = partial(torch.rand, generator=generator)
     return {k: draw(t.shape) if t.is_floating_point() else torch.tensor(7) for k, t in network().state_dict().items()}
 
 
 def read_weights(folder: Path) -> str:
-    """Load what is in the folder; finite, of the network's shapes and types, and all or nothing."""
+    """Load the folder's weights: finite, of the network's shapes and dtypes, and completely or not at all."""
     net = network()
     before = {key: tensor.clone() for key, tensor in net.state_dict().items()}
     try:
@@ -108,7 +113,7 @@ def read_weights(folder: Path) -> str:
 
 @cache
 def torch_seeds(legacy: bool) -> list[Files]:
-    """State dicts alone and in envelopes, with what others save beside them."""
+    """Return state dicts alone and in envelopes, with the entries others save next to them."""
     weights = state()
     contents = (
         weights,
@@ -122,16 +127,18 @@ def torch_seeds(legacy: bool) -> list[Files]:
 
 @cache
 def safetensors_seeds() -> list[Files]:
-    """State dicts with and without metadata."""
+    """Return state dicts with and without metadata."""
     half = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in state().items()}
-    return [{"weights.safetensors": save(*given)} for given in ((state(),), (state(), {"format": "pt"}), (half,))]
+    return [
+        {"weights.safetensors": save(*arguments)} for arguments in ((state(),), (state(), {"format": "pt"}), (half,))
+    ]
 
 
 # Data sets
 
 
 def read_split(module: Callable[..., ImageDataModule], stage: str, folder: Path) -> str:
-    """Set the data module up as a command does and look at its splits and names."""
+    """Set the data module up as a command does and read its splits and names."""
     data = module(folder, num_workers=0)
     data.setup(stage)
     names = data.class_names
@@ -148,11 +155,11 @@ def read_split(module: Callable[..., ImageDataModule], stage: str, folder: Path)
 
 @cache
 def cifar_seeds() -> list[Files]:
-    """Three images, as Python 2 pickled them and under protocols 2, 4 and 5."""
+    """Return three images, as Python 2 pickled them and with protocols 2, 4 and 5."""
     data = np.random.default_rng(0).integers(256, size=(3, 3072), dtype=np.uint8)
     content = {"data": data, "fine_labels": [3, 0, 99], "coarse_labels": [1, 2, 3], "filenames": ["a", "b", "c"]}
     meta = {"fine_label_names": [f"class {i}" for i in range(100)]}
-    old = {name: pickles.whole(pickles.python2(each)) for name, each in (("train", content), ("meta", meta))}
+    old = {name: pickles.whole(pickles.python2(entries)) for name, entries in (("train", content), ("meta", meta))}
     rows: list[Files] = [{**old, "test": old["train"]}]
     for protocol in (2, 4, 5):
         train = pickles.pickle.dumps(content, protocol)
@@ -161,7 +168,7 @@ def cifar_seeds() -> list[Files]:
 
 
 def cifar_content(rng: Random, data: bytes) -> Change:
-    """A field of another kind, missing, or under a key of another type."""
+    """Return content with a field of another kind, missing, or under a key of another type."""
     content = pickles.pickle.loads(data, encoding="latin1")
     key = rng.choice(list(content))
     way = rng.randrange(4)
@@ -182,7 +189,7 @@ def cifar_content(rng: Random, data: bytes) -> Change:
 
 @cache
 def stl_seeds() -> list[Files]:
-    """Three images of 96 x 96."""
+    """Return three images of 96 x 96."""
     pixels = np.random.default_rng(0).integers(256, size=3 * 3 * 96 * 96, dtype=np.uint8).tobytes()
     split = {"X.bin": pixels, "y.bin": bytes([1, 10, 5])}
     names = "\n".join(("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"))
@@ -191,14 +198,14 @@ def stl_seeds() -> list[Files]:
 
 
 def other_labels(rng: Random, data: bytes) -> Change:
-    """Labels out of range, too few, too many."""
+    """Return labels out of range, too few, or too many."""
     labels = rng.choice((b"\0", b"\x0b", b"\xff", b"")), rng.choice((data, data[:-1], b""))
     return Change("labels", b"".join(labels), forged=True, refuse=labels[0] != b"" or labels[1] != data)
 
 
 @cache
 def tiny_seeds() -> list[Files]:
-    """Two classes, four images for validation."""
+    """Return two classes with four validation images."""
     rng = np.random.default_rng(0)
 
     def jpeg() -> bytes:
@@ -212,18 +219,18 @@ def tiny_seeds() -> list[Files]:
 
 @cache
 def tiny_pixels() -> set[str]:
-    """Digests of the validation images of the seed."""
+    """Return digests of the validation images of the seed."""
     files = tiny_seeds()[0]
     opened = (Image.open(io.BytesIO(raw)) for name, raw in files.items() if name.startswith("val/i"))  # type: ignore[arg-type]
     return {digest(torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()) for image in opened}
 
 
 def read_annotations(folder: Path) -> str:
-    """Read the validation images with their annotations: each of them, and once."""
+    """Read the validation images with their annotations, each exactly once."""
     read_split(TinyImageNetDataModule, "test", folder)
     split = TinyImageNetDataModule(folder).read(train=False)
     demand(len(split.images) == 4, f"there are {len(split.images)} images")
-    demand({digest(image) for image in split.images} == tiny_pixels(), "not each of the images is there once")
+    demand({digest(image) for image in split.images} == tiny_pixels(), "some image is missing or duplicated")
     return digest(*split)
 
 
@@ -232,18 +239,18 @@ def read_annotations(folder: Path) -> str:
 
 @cache
 def picture_seeds() -> list[Files]:
-    """A file of each format and mode; the name does not give its format away."""
+    """Return a file of each format and mode; the name does not reveal its format."""
     return [{f"image.{name.split('.')[1]}": data} for name, data in pictures.pictures().items()]
 
 
 def forge_picture(rng: Random, data: bytes) -> Change:
-    """Change what the file's own format has in its header."""
+    """Change the header of the file's own format."""
     kinds = {b"\x89P": "png", b"\xff\xd8": "jpg", b"II": "tif", b"MM": "tif", b"BM": "bmp", b"GI": "gif", b"RI": "webp"}
     return pictures.FORGERS[kinds.get(data[:2], "ppm")](rng, data)
 
 
 def read_picture(folder: Path) -> str:
-    """Open and crop as predict does, and decode as a data set in memory does."""
+    """Open and crop as predict does, and decode as an in-memory data set does."""
     path = str(next(folder.iterdir(), folder / "missing.png"))
     image = resized_center_crop(32, 32)(open_image(path))
     demand(image.dtype == torch.uint8 and image.shape == (3, 32, 32), f"the crop is {tuple(image.shape)}")
@@ -257,17 +264,17 @@ def read_picture(folder: Path) -> str:
 
 
 class ParsingCLI(lightning_cli.HSAKDCLI):
-    """The command line up to the point where it would build what the configuration names."""
+    """Parse the command line without instantiating the configured classes."""
 
-    made: Any = None
+    parsers: Any = None
     parsed = ""
 
     def setup_parser(self, *arguments: Any) -> None:
         """Build the parsers once."""
-        if ParsingCLI.made is None:
+        if ParsingCLI.parsers is None:
             super().setup_parser(*arguments)
-            ParsingCLI.made = self.parser, self._subcommand_parsers
-        self.parser, self._subcommand_parsers = ParsingCLI.made
+            ParsingCLI.parsers = self.parser, self._subcommand_parsers
+        self.parser, self._subcommand_parsers = ParsingCLI.parsers
 
     def instantiate_classes(self) -> None:
         ParsingCLI.parsed = repr(self.config.as_dict())
@@ -288,7 +295,7 @@ def read_configuration(folder: Path) -> str:
 
 @cache
 def yaml_seeds() -> list[Files]:
-    """A student's and a probe's configuration."""
+    """Return a student's and a probe's configuration."""
     student = """\
 seed_everything: 3
 model:
@@ -322,7 +329,7 @@ trainer:
 
 @cache
 def row_seeds() -> list[Files]:
-    """Two runs of one configuration."""
+    """Return two runs of one configuration."""
     row = {
         "config": ["configs/a.yaml", "configs/trainer/b.yaml"],
         "seed": 1,
@@ -353,12 +360,12 @@ def row_seeds() -> list[Files]:
 
 def read_rows(folder: Path) -> str:
     """Collect the rows, and write their table and their page."""
-    found = groups(collect(folder))
-    table = lines(found)
+    rows = groups(collect(folder))
+    table = lines(rows)
     demand(len(table) >= 1, "the table is empty")
     for form in FORMATS:
-        demand(not re.search(r"\bnan\b|\binf\b", as_text(found, form)), "a number of the table is none")
-    write_page(found, folder / "page.html")
+        demand(not re.search(r"\bnan\b|\binf\b", as_text(rows, form)), "a number of the table is not finite")
+    write_page(rows, folder / "page.html")
     for accuracy in (line[column] for line in table for column in ("last epoch", "best epoch") if line.get(column)):
         demand(0 <= float(accuracy.split()[0]) <= 100, f"an accuracy is {accuracy} %")
     return digest([list(line.values()) for line in table])

@@ -1,4 +1,4 @@
-"""Texts, forged: encodings, annotations' columns, YAML's aliases, nesting and types, fields of JSON rows."""
+"""Forge texts: encodings, annotation columns, YAML aliases, nesting and types, fields of JSON rows."""
 
 import json
 from collections.abc import Callable
@@ -43,7 +43,7 @@ CODINGS = ("utf-16", "utf-16-le", "utf-32", "utf-8-sig", "cp037", "utf-7", "lati
 
 
 def recoded(rng: Random, data: bytes) -> Change:
-    """The text in another encoding, with a letter outside of ASCII, or with bytes that no text has."""
+    """Return the text in another encoding, with a non-ASCII letter, or with bytes that are not text."""
     coding = rng.choice(CODINGS)
     text = data.decode()
     at = rng.randrange(len(text) + 1)
@@ -55,7 +55,7 @@ def recoded(rng: Random, data: bytes) -> Change:
 
 
 def lines(rng: Random, data: bytes) -> Change:
-    """Lines dropped, repeated, exchanged, emptied, or ended in another way."""
+    """Drop, repeat, swap, empty or re-terminate lines."""
     rows = data.decode().splitlines()
     at, other = rng.randrange(len(rows)), rng.randrange(len(rows))
     ways: dict[str, list[str]] = {
@@ -74,7 +74,7 @@ def lines(rng: Random, data: bytes) -> Change:
 
 
 def annotations(rng: Random, data: bytes) -> Change:
-    """A column of one annotation changed."""
+    """Change a column of one annotation."""
     rows = [line.split("\t") for line in data.decode().splitlines()]
     row = rng.choice(rows)
     values = (
@@ -120,16 +120,16 @@ def annotations(rng: Random, data: bytes) -> Change:
 
 
 def names(rng: Random, data: bytes) -> Change:
-    """Class names: too few, too many, none, equal ones."""
-    found = data.decode().splitlines()
+    """Return class names: too few, too many, none, or duplicates."""
+    class_names = data.decode().splitlines()
     ways = (
-        found[:-1],
-        [*found, "more"],
+        class_names[:-1],
+        [*class_names, "more"],
         [],
-        [""] * len(found),
-        found[:1] * len(found),
-        [" ".join(found)],
-        [f"{n} {n}" for n in found],
+        [""] * len(class_names),
+        class_names[:1] * len(class_names),
+        [" ".join(class_names)],
+        [f"{n} {n}" for n in class_names],
     )
     return Change("class names", "\n".join(rng.choice(ways)).encode(), forged=True)
 
@@ -202,7 +202,7 @@ YAML_VALUES = (
 
 
 def yaml_value(rng: Random, data: bytes) -> Change:
-    """The value of one key replaced."""
+    """Replace the value of one key."""
     rows = data.decode().splitlines()
     at = rng.choice([i for i, row in enumerate(rows) if ":" in row])
     value = rng.choice(YAML_VALUES)
@@ -217,7 +217,7 @@ def yaml_value(rng: Random, data: bytes) -> Change:
 
 
 def yaml_keys(rng: Random, data: bytes) -> Change:
-    """A key twice with different values, unknown, or of another type."""
+    """Add a key twice with different values, an unknown key, or one of another type."""
     rows = data.decode().splitlines()
     at = rng.choice([i for i, row in enumerate(rows) if row.partition(":")[2].strip()])
     key, _, value = rows[at].partition(":")
@@ -236,7 +236,7 @@ def yaml_keys(rng: Random, data: bytes) -> Change:
 
 
 def yaml_bomb(rng: Random, data: bytes) -> Change:
-    """Nesting, aliases and sizes that cost stack, time or memory."""
+    """Return nesting, aliases and sizes that cost stack, time or memory."""
     depth = rng.choice((100, 1000, 20_000))
     laughs = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     laughs += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, rng.choice((3, 6, 9, 12)))]
@@ -278,14 +278,14 @@ def yaml_bomb(rng: Random, data: bytes) -> Change:
 
 
 def row_fields(rng: Random, data: bytes) -> Change:
-    """Fields of a JSON row missing, of another type or value, at any depth."""
+    """Remove fields of a JSON row or change their type or value, at any depth."""
     row = {"metrics": {}, "versions": {}, **json.loads(data)}
     what = []
     for _ in range(rng.choice((1, 1, 2, 4))):
         protocol = row.get("protocol")
         inner = [protocol, protocol.get("options")] if isinstance(protocol, dict) else []
         places = [row, row, row, row["metrics"], row["versions"], *inner]
-        place = rng.choice([each for each in places if isinstance(each, dict)])
+        place = rng.choice([node for node in places if isinstance(node, dict)])
         key = rng.choice(list(place) or ["x"])
         if rng.random() < 0.3:
             place.pop(key, None)
@@ -299,7 +299,7 @@ def row_fields(rng: Random, data: bytes) -> Change:
 
 
 def row_whole(rng: Random, data: bytes) -> Change:
-    """JSON that is no row, or nests too deep."""
+    """Return JSON that is not a row, or is nested too deeply."""
     depth = rng.choice((500, 5000, 10**6))
     text = data.decode()
     whole = (

@@ -1,4 +1,4 @@
-"""What only an NVIDIA GPU can show (``make gpu``): CUDA graphs, no host syncs, bf16, NCCL, nvJPEG, memory."""
+"""Test what needs an NVIDIA GPU (``make gpu``): CUDA graphs, no host syncs, bf16, NCCL, nvJPEG, memory."""
 
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ KINDS = ("baseline", "teacher", "student", "mutual", "probe")
 
 @pytest.fixture(autouse=True)
 def exact() -> Iterator[None]:
-    """No TF32, and nothing compiled for another test."""
+    """Disable TF32 and reset compiled code."""
     torch._dynamo.reset()
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
@@ -42,11 +42,11 @@ def on_gpu(**options: Any) -> pl.Trainer:
 
 
 def losses(module: HSAKDModule, steps: int = 20, batch_size: int = 32, **options: Any) -> torch.Tensor:
-    """Of each step of a fit on the digits."""
+    """Return the loss of each step of a fit on the digits."""
     kept = Losses()
     run = on_gpu(max_steps=steps, callbacks=[kept, *options.pop("callbacks", [])], limit_val_batches=2, **options)
     run.fit(module, datamodule=DigitsDataModule(batch_size=batch_size))
-    return torch.tensor(kept.found)
+    return torch.tensor(kept.values)
 
 
 def module(kind: str, **options: Any) -> HSAKDModule:
@@ -69,18 +69,18 @@ def test_compiled_step_replays_cuda_graphs_and_equals_eager(kind: str, monkeypat
 
 
 def test_compiled_run_resumes_at_last_smaller_batch(tmp_path: Path) -> None:
-    """1,257 images in batches of 32: the last of an epoch has 9."""
+    """Train on 1,257 images in batches of 32: the last batch of an epoch has 9."""
     whole = losses(module("student", compile=True), steps=44)
     saved = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=39, save_top_k=-1)
     losses(module("student", compile=True), steps=39, callbacks=[saved], enable_checkpointing=True)
     kept = Losses()
     run = on_gpu(max_steps=44, callbacks=[kept], limit_val_batches=2)
     run.fit(module("student", compile=True), DigitsDataModule(batch_size=32), ckpt_path=tmp_path / "step=39.ckpt")
-    torch.testing.assert_close(torch.tensor(kept.found), whole[39:], rtol=1e-4, atol=0)
+    torch.testing.assert_close(torch.tensor(kept.values), whole[39:], rtol=1e-4, atol=0)
 
 
 class Strict(pl.Callback):
-    """Makes every wait of the host for the GPU an error inside training steps and validation batches."""
+    """Raise if the host waits for the GPU inside training steps or validation batches."""
 
     def __init__(self, after: int) -> None:
         self.after, self.steps = after, 0
@@ -101,7 +101,7 @@ class Strict(pl.Callback):
 
 @pytest.mark.parametrize(("kind", "compiled"), [*((kind, False) for kind in KINDS), ("student", True)])
 def test_training_step_never_synchronises_with_gpu(kind: str, compiled: bool) -> None:
-    strict = Strict(after=8)  # compiling and recording may wait
+    strict = Strict(after=8)  # compiling and recording may synchronise
     try:
         run = on_gpu(max_steps=20, limit_val_batches=2, callbacks=[strict], precision="bf16-mixed")
         run.fit(module(kind, compile=compiled), datamodule=DigitsDataModule(batch_size=32))
@@ -111,7 +111,7 @@ def test_training_step_never_synchronises_with_gpu(kind: str, compiled: bool) ->
 
 
 def test_bf16_losses_on_gpu_stay_near_float32() -> None:
-    """Its losses are nearer to float32's than three seeds of float32 are to each other."""
+    """Compare with float32: bf16 differs less from it than three seeds of float32 differ from each other."""
 
     def curve(seed: int, precision: str, **options: Any) -> torch.Tensor:
         pl.seed_everything(seed)

@@ -1,43 +1,44 @@
-"""Losses, their single terms and their gradients for recorded logits, by the functions and the modules."""
+"""Test losses, their terms and gradients for recorded logits, computed by functions and modules."""
 
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hsakd_pl.networks import HSAKDNet
 from hsakd_pl.ops import ROTATIONS, kd_loss
 
-from . import fill
+from . import fill, inputs
 from .recipes import build_module, is_distillation, network_count, recipe_of
 from .recorded import head_of, recorded_network
+from .recordings import deviation, read, recorded_arrays
 
-LOSSES = fill.read_json("losses.json")
-RECORDS: dict[str, Any] = LOSSES.get("losses", {})
+LOSSES = read("losses.json")
+RECORDS: dict[str, Any] = LOSSES["losses"]
 TOLERANCE = 1e-9
 
 
 class Recording:
-    """Logits of the two networks in the recorded row order, image by image, and the recorded gradients."""
+    """Hold the logits of both networks in the recorded row order, image by image, and the recorded gradients."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self) -> None:
         self.meta = LOSSES["meta"]
-        arrays = np.load(folder / self.meta["arrays"])
-        self.arrays = {key: torch.from_numpy(value) for key, value in arrays.items()}
-        self.targets = self.arrays["targets"]
+        self.inputs = inputs.loss_inputs(self.meta)
+        self.gradients = recorded_arrays(LOSSES["gradients"], self.meta["arrays"])
+        self.targets = self.inputs["targets"]
         self.images = fill.images(7, self.meta["B"], 4)
 
+    def names(self, prefix: str) -> list[str]:
+        """Return the names of a network's class head and branches; ``t_``: of the teacher or second peer."""
+        return [f"{prefix}logits", *(f"{prefix}ss_logits_{branch}" for branch in range(self.meta["branches"]))]
+
     def logits(self, prefix: str = "") -> list[Tensor]:
-        """Class head, then branches; ``t_``: of the teacher or second peer; ``grad_<run>_``: a gradient."""
-        branches = [f"{prefix}ss_logits_{branch}" for branch in range(self.meta["branches"])]
-        return [self.arrays[name] for name in (f"{prefix}logits", *branches)]
+        """Return the logits of a network's class head, then of its branches."""
+        return [self.inputs[name] for name in self.names(prefix)]
 
     def by_rotation(self, rows: Tensor) -> Tensor:
-        """Rows ordered image by image -> rotation by rotation, the library's order."""
+        """Reorder rows from image by image to rotation by rotation, the library's order."""
         return rows.unflatten(0, (-1, 4)).transpose(0, 1).flatten(0, 1)
 
     def network(self, prefix: str = "") -> HSAKDNet:
@@ -52,18 +53,13 @@ class Recording:
 
 
 @pytest.fixture(scope="module")
-def recording(golden: Path) -> Recording:
-    return Recording(golden)
-
-
-def test_loss_recordings_exist(golden: Path) -> None:
-    assert len(RECORDS) > 0
-    assert all(record["cls_terms_in_call_order"] for record in RECORDS.values())
+def recording() -> Recording:
+    return Recording()
 
 
 def terms_from_ops(name: str, recording: Recording) -> tuple[list[Tensor], list[Tensor]]:
-    """Classification and distillation terms of a run in the published order, from the library's functions."""
-    ours, others = ([recording.by_rotation(rows) for rows in recording.logits(prefix)] for prefix in ("", "t_"))
+    """Return classification and distillation terms of a run in the published order, by the library's functions."""
+    first, second = ([recording.by_rotation(rows) for rows in recording.logits(prefix)] for prefix in ("", "t_"))
     labels, joint = recording.targets, ROTATIONS.joint_labels(recording.targets)
     temperature = float(recording.meta["T"])
 
@@ -73,14 +69,14 @@ def terms_from_ops(name: str, recording: Recording) -> tuple[list[Tensor], list[
     def divergence(pair: tuple[Tensor, Tensor]) -> Tensor:
         return kd_loss(*pair, temperature)
 
-    recipe, pairs = recipe_of(name), list(zip(ours, others, strict=True))
+    recipe, pairs = recipe_of(name), list(zip(first, second, strict=True))
     if recipe == "student":
-        return [class_loss(ours[0])], [*map(divergence, pairs[1:]), divergence(pairs[0])]
+        return [class_loss(first[0])], [*map(divergence, pairs[1:]), divergence(pairs[0])]
     if recipe == "mutual":
-        joint_terms = [F.cross_entropy(logits, joint) for logits in ours[1:] + others[1:]]
-        both_ways = [divergence(way) for mine, other in pairs for way in ((mine, other), (other, mine))]
-        return [class_loss(ours[0]), class_loss(others[0]), *joint_terms], both_ways
-    return [*(F.cross_entropy(logits, joint) for logits in ours[1:]), class_loss(ours[0])], []
+        joint_terms = [F.cross_entropy(logits, joint) for logits in first[1:] + second[1:]]
+        both_ways = [divergence(way) for pair in pairs for way in (pair, pair[::-1])]
+        return [class_loss(first[0]), class_loss(second[0]), *joint_terms], both_ways
+    return [*(F.cross_entropy(logits, joint) for logits in first[1:]), class_loss(first[0])], []
 
 
 @pytest.mark.parametrize("name", RECORDS)
@@ -107,7 +103,7 @@ def test_module_loss_terms_match_published_code(name: str, recording: Recording)
 
 @pytest.mark.parametrize("name", RECORDS)
 def test_training_step_loss_and_gradients_match_published_code(name: str, recording: Recording) -> None:
-    """The scalar loss and its gradient by every logit: where gradients stop is part of the method."""
+    """Compare the loss and its gradient by every logit: where gradients stop is part of the method."""
     module, networks = recording.module(name)
     loss = module.training_step((recording.images, recording.targets), 0)
     assert loss.item() == pytest.approx(RECORDS[name]["total"], rel=TOLERANCE)
@@ -115,11 +111,11 @@ def test_training_step_loss_and_gradients_match_published_code(name: str, record
     compared = 0
     for network, prefix in zip(networks, (f"grad_{name}_", f"grad_{name}_t_"), strict=False):
         heads = [head_of(network, branch) for branch in (None, *range(recording.meta["branches"]))]
-        if f"{prefix}logits" not in recording.arrays:
+        if f"{prefix}logits" not in recording.gradients:
             assert all(head.grad is None for head in heads)
             continue
-        for head, gradient in zip(heads, recording.logits(prefix), strict=True):
+        for head, gradient in zip(heads, recording.names(prefix), strict=True):
             assert head.grad is not None
-            assert fill.deviation(head.grad, gradient) < TOLERANCE
+            assert deviation(head.grad, recording.gradients[gradient]) < TOLERANCE
             compared += 1
     assert compared > 0

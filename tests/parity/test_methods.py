@@ -1,10 +1,9 @@
-"""Losses and gradients of the methods to compare with, against their authors' code, in float64."""
+"""Test losses and gradients of the comparison methods against their authors' code in float64."""
 
-import json
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn as nn
@@ -25,28 +24,36 @@ from hsakd_pl.methods import (
     standardized_kd_loss,
     vid_loss,
 )
-from hsakd_pl.methods.crd import contrast_loss
+from hsakd_pl.methods.crd import ContrastMemory, contrast_loss
+from hsakd_pl.methods.fitnet import make_regressor
+from hsakd_pl.methods.reviewkd import Review
 from hsakd_pl.methods.sskd import contrast, image_by_image, kept_rows
-from hsakd_pl.networks.connectors import Review, Variational, make_regressor
-from hsakd_pl.networks.memory import ContrastMemory
+from hsakd_pl.methods.vid import Variational
 from hsakd_pl.ops import ROTATIONS, total
 
-from .fill import GOLDEN, deviation
+from . import inputs
+from .recordings import DATA, deviation, read, recorded_arrays
 
-CASES = sorted(path.stem for path in (GOLDEN / "methods").glob("*.npz"))
+RECORDINGS = sorted(path.name for path in DATA.glob("methods_*.json"))
 LOSS, GRADIENT = 1e-9, 1e-7
-ROUNDING = 1e-8  # of the largest gradient: what a bias before a norm has is smaller, and rounding alone
+ROUNDING = 1e-8  # relative to the largest gradient; the gradient of a bias before a norm is rounding noise
 
 
 class Case:
-    """Arrays and hyperparameters of one method in one recording."""
+    """Inputs, hyperparameters and results of one method in one recording."""
 
-    def __init__(self, folder: Path, name: str, method: str) -> None:
-        arrays = np.load(folder / f"{name}.npz")
-        start = f"{method}/"
-        self.arrays = {key[len(start) :]: torch.from_numpy(arrays[key]) for key in arrays if key.startswith(start)}
-        self.options: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())[method]
-        self.inputs = {key[3:]: value for key, value in self.arrays.items() if key.startswith("in/")}
+    def __init__(self, name: str, method: str) -> None:
+        recording = read(name)
+        drawn = inputs.method_inputs(recording["seed"], recording["draws"])
+        for key, values in recording["stored"].items():
+            drawn[key] = torch.tensor(values, dtype=torch.float64)
+        record = recording[method]
+        self.options: dict[str, Any] = record["options"]
+        self.drawn = {key: drawn[source] for key, source in record["inputs"].items()}
+        self.inputs = {key[3:]: value.clone() for key, value in self.drawn.items() if key.startswith("in/")}
+        summaries = {key: entry for key, entry in record["results"].items() if isinstance(entry, dict)}
+        arrays = recorded_arrays(summaries, f"methods/{name.removesuffix('.json')}.npz", f"{method}/")
+        self.results: dict[str, Any] = record["results"] | arrays
 
     def option(self, *names: str) -> dict[str, Any]:
         return {name: self.options[name] for name in names}
@@ -57,36 +64,32 @@ class Case:
         ]
 
     def learn(self) -> None:
-        """Ask for the gradients that were recorded."""
+        """Require the gradients that were recorded."""
         for key, value in self.inputs.items():
-            value.requires_grad_(f"grad/{key}" in self.arrays)
+            value.requires_grad_(f"grad/{key}" in self.results)
 
     def fill(self, module: nn.Module, prefix: str, separator: str = "_") -> dict[str, nn.Parameter]:
-        """Give a module the recorded weights; returns its parameters by their recorded names."""
+        """Load the recorded weights into a module and return its parameters by their recorded names."""
         names = {f"{prefix}{name.replace('.', separator)}": weight for name, weight in module.named_parameters()}
         for name, weight in names.items():
             weight.data.copy_(self.inputs[name])
         return names
 
     def compare(self, loss: Tensor, weights: dict[str, nn.Parameter] | None = None) -> None:
-        assert deviation(loss, self.arrays["loss"]) < LOSS
+        assert deviation(loss, self.results["loss"]) < LOSS
         loss.backward()
-        recorded = {key[5:]: value for key, value in self.arrays.items() if key.startswith("grad/")}
+        recorded = {key[5:]: value for key, value in self.results.items() if key.startswith("grad/")}
         learnt = {**self.inputs, **(weights or {})}
-        sizes = {key: float(gradient.abs().max()) for key, gradient in recorded.items()}
+        sizes = {key: gradient.summary["largest"] for key, gradient in recorded.items()}
         least = ROUNDING * max(sizes.values())
         for key, gradient in recorded.items():
             assert deviation(learnt[key].grad, gradient, max(sizes[key], least)) < GRADIENT, key
         assert all(value.grad is None for key, value in learnt.items() if key not in recorded)
 
 
-@pytest.fixture(params=CASES)
-def case(request: pytest.FixtureRequest, golden: Path):
-    return lambda method: Case(golden / "methods", request.param, method)
-
-
-def test_method_recordings_exist(golden: Path) -> None:
-    assert CASES
+@pytest.fixture(params=RECORDINGS)
+def case(request: pytest.FixtureRequest) -> Callable[[str], Case]:
+    return partial(Case, request.param)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +146,7 @@ def test_vid_loss_matches_published_code(case) -> None:
     recorded = case("vid")
     student, teacher = recorded.inputs["student"], recorded.inputs["teacher"]
     variational = Variational(student.shape[1], teacher.shape[1], recorded.options["init_variance"]).double()
-    assert deviation(variational.log_scale[0], recorded.options["init_log_scale"]) < 1e-6  # made in float32
+    assert deviation(variational.log_scale[0], recorded.options["init_log_scale"]) < 1e-6  # computed in float32
     weights = recorded.fill(variational, "")
     recorded.learn()
     recorded.compare(vid_loss(*variational(student, teacher)), weights)
@@ -163,33 +166,34 @@ def test_reviewkd_loss_and_fusion_match_published_code(case) -> None:
 
 
 def test_crd_loss_and_banks_match_published_code(case) -> None:
-    """Two calls in a row: losses, gradients, both banks, and constants that the first call fixes."""
+    """Compare two consecutive calls: losses, gradients, both banks, and the constants fixed by the first call."""
     recorded = case("crd")
-    inputs, options = recorded.inputs, recorded.options
-    width, samples = inputs["embed_s.linear.weight"].shape[0], options["samples"]
-    widths = (inputs["embed_s.linear.weight"].shape[1], inputs["embed_t.linear.weight"].shape[1])
+    options, start = recorded.options, recorded.inputs
+    width, samples = start["embed_s.linear.weight"].shape[0], options["samples"]
+    widths = (start["embed_s.linear.weight"].shape[1], start["embed_t.linear.weight"].shape[1])
     banks = ContrastMemory(widths, samples, width, options["temperature"], options["momentum"]).double()
     for side, embed in (("s", banks.embed_student), ("t", banks.embed_teacher)):
-        embed.load_state_dict({part: inputs[f"embed_{side}.linear.{part}"] for part in ("weight", "bias")})
+        embed.load_state_dict({part: start[f"embed_{side}.linear.{part}"] for part in ("weight", "bias")})
     for name in ("memory_student", "memory_teacher"):
-        getattr(banks, name).copy_(inputs[name])
+        getattr(banks, name).copy_(start[name])
     for call in ("call1", "call2"):
         banks.zero_grad()
-        found = {key[len(call) + 1 :]: value for key, value in recorded.arrays.items() if key.startswith(call)}
-        student = found["student"].requires_grad_()
-        scores = banks(student, found["teacher"], found["contrast_index"], gather=torch.clone)
-        loss = total(contrast_loss(each, samples) for each in scores)
+        student, teacher, index = (
+            recorded.drawn[f"{call}/{name}"] for name in ("student", "teacher", "contrast_index")
+        )
+        scores = banks(student.requires_grad_(), teacher, index, gather=torch.clone)
+        loss = total(contrast_loss(side, samples) for side in scores)
         loss.backward()
-        assert deviation(loss, found["loss"]) < LOSS
+        assert deviation(loss, recorded.results[f"{call}/loss"]) < LOSS
         gradients = student.grad, banks.embed_student.weight.grad, banks.embed_teacher.weight.grad
         for name, gradient in zip(("grad_student", "grad_embed_s", "grad_embed_t"), gradients, strict=True):
-            assert deviation(gradient, found[name]) < GRADIENT, name
+            assert deviation(gradient, recorded.results[f"{call}/{name}"]) < GRADIENT, name
         for name in ("memory_student", "memory_teacher", "normalizers"):
-            assert deviation(getattr(banks, name), found[name]) < LOSS, name
+            assert deviation(getattr(banks, name), recorded.results[f"{call}/{name}"]) < LOSS, name
 
 
 def by_rotation(rows: Tensor) -> Tensor:
-    """Rows ordered image by image -> rotation by rotation, the library's order."""
+    """Reorder rows from image by image to rotation by rotation, the library's order."""
     return rows.unflatten(0, (-1, 4)).transpose(0, 1).flatten(0, 1)
 
 
@@ -202,7 +206,7 @@ def test_sskd_losses_match_published_code(case) -> None:
     )
     terms = sskd_terms(*rows.values(), recorded.inputs["labels"], ROTATIONS, **options)
     for name, term in zip(("ce", "kd", "transformed_kd", "contrast"), terms.values(), strict=True):
-        assert deviation(term, recorded.arrays[f"part/{name}"]) < LOSS, name
+        assert deviation(term, recorded.results[f"part/{name}"]) < LOSS, name
     weighted = zip(recorded.options["weights"], terms.values(), strict=True)
     recorded.compare(total(weight * term for weight, term in weighted))
 
@@ -215,4 +219,4 @@ def test_sskd_keeps_rows_of_published_code(case) -> None:
     ranked = {"transformed": (image_by_image(logits), labels[originals]), "contrast": (cosines, originals)}
     for name, (scores, targets) in ranked.items():
         kept = kept_rows(scores, targets, recorded.options[f"keep_{name}"])
-        assert torch.equal(kept.nonzero()[:, 0], recorded.arrays[f"kept_{name}"]), name
+        assert kept.nonzero()[:, 0].tolist() == recorded.results[f"kept_{name}"], name

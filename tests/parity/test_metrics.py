@@ -1,9 +1,7 @@
-"""Accuracies and raw counts of the public modules' validation, for recorded logits, batch by batch."""
+"""Test accuracies and raw counts of the public modules' validation for recorded logits, batch by batch."""
 
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -11,14 +9,16 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from hsakd_pl.networks import HSAKDNet
 
-from . import fill
+from . import fill, inputs
 from .recipes import build_module, network_count, recipe_of
 from .recorded import recorded_network
+from .recordings import read
 
-METRICS = fill.read_json("metrics.json")
-RECORDS: dict[str, Any] = METRICS.get("metrics", {})
-META: dict[str, Any] = METRICS.get("meta", {})
-# our names of a branch's accuracies, their recorded raw counts and their recorded rounded fractions
+METRICS = read("metrics.json")
+RECORDS: dict[str, Any] = METRICS["metrics"]
+META: dict[str, Any] = METRICS["meta"]
+INPUTS = inputs.metric_inputs(META)
+# Names of a branch's accuracies, of their recorded counts and of their recorded rounded fractions
 BRANCH_NAMES = (
     ("joint", "ss_top1_num", "ss_accuracy_top1"),
     ("joint_top5", "ss_top5_num", "ss_accuracy_top5"),
@@ -35,19 +35,15 @@ def image_batch() -> torch.Tensor:
     return fill.images(8, sum(META["batches"]), 4).float()
 
 
-def network_of(golden: Path, number: int) -> HSAKDNet:
-    """Network 1 or 2 of the recording."""
-    arrays = np.load(golden / "metrics.npz")
-    logits, *joint_logits = (
-        torch.from_numpy(arrays[f"net{number}_{name}"])
-        for name in ("logits", *(f"ss_logits_{branch}" for branch in range(META["branches"])))
-    )
-    return recorded_network(image_batch(), logits, joint_logits)
+def network_of(number: int) -> HSAKDNet:
+    """Return network 1 or 2 of the recording."""
+    joint_logits = [INPUTS[f"net{number}_ss_logits_{branch}"] for branch in range(META["branches"])]
+    return recorded_network(image_batch(), INPUTS[f"net{number}_logits"], joint_logits)
 
 
-def validate(module: pl.LightningModule, golden: Path) -> dict[str, float]:
-    """Metrics of a real validation run over the recorded batches."""
-    data = TensorDataset(image_batch(), torch.from_numpy(np.load(golden / "metrics.npz")["targets"]))
+def validate(module: pl.LightningModule) -> dict[str, float]:
+    """Return the metrics of a validation run over the recorded batches."""
+    data = TensorDataset(image_batch(), INPUTS["targets"])
     batches = torch.arange(len(data)).split(META["batches"])
     trainer = pl.Trainer(
         accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False
@@ -57,7 +53,7 @@ def validate(module: pl.LightningModule, golden: Path) -> dict[str, float]:
 
 
 def compare(metrics: dict[str, float], record: dict[str, Any], peer: int | None) -> None:
-    """The metrics of a run, or of one of its peers, against the recorded counts and rounded fractions."""
+    """Compare the metrics of a run, or of one of its peers, with the recorded counts and rounded fractions."""
     prefix = "val/" if peer is None else f"val/peer{peer + 1}_"
     images, rows = record["total"], 4 * record["total"]
 
@@ -75,15 +71,11 @@ def compare(metrics: dict[str, float], record: dict[str, Any], peer: int | None)
             assert accuracy == pytest.approx(recorded(record[fraction])[branch], abs=5.1e-5)
 
 
-def test_metric_recordings_exist(golden: Path) -> None:
-    assert len(RECORDS) > 0
-
-
 @pytest.mark.parametrize("name", RECORDS)
-def test_validation_metrics_match_published_code(name: str, golden: Path) -> None:
+def test_validation_metrics_match_published_code(name: str) -> None:
     record, recipe = RECORDS[name], recipe_of(name)
-    networks = [network_of(golden, number) for number in range(1, network_count(recipe) + 1)]
-    metrics = validate(build_module(recipe, list(networks)), golden)
+    networks = [network_of(number) for number in range(1, network_count(recipe) + 1)]
+    metrics = validate(build_module(recipe, list(networks)))
     for peer in range(len(networks)) if recipe == "mutual" else [None]:
         compare(metrics, record, peer)
     if recipe == "mutual":

@@ -1,4 +1,4 @@
-"""A SLURM cluster of one node on this machine, from Debian's slurm-wlm and munge, in a folder of its own."""
+"""Run a SLURM cluster of one node on this machine, from Debian's slurm-wlm and munge, in its own folder."""
 
 import os
 import shutil
@@ -42,13 +42,14 @@ PartitionName=all Nodes=localhost Default=YES MaxTime=INFINITE State=UP
 
 
 class ClusterError(Exception):
-    """Why there is no cluster."""
+    """Raised if SLURM is not installed or does not start."""
 
 
 class Cluster:
-    """Daemons that run until :meth:`stop`; the GPUs that the node claims to have are but numbers.
+    """Run the daemons until :meth:`stop`; the GPUs that the node declares are only numbers.
 
-    Raises ClusterError where SLURM is not installed or does not start.
+    Raises:
+        ClusterError: if SLURM is not installed or does not start.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -56,7 +57,7 @@ class Cluster:
             raise ClusterError(f"needs {', '.join(missing)}: as root, tests/install.sh")
         if os.geteuid() != 0:
             raise ClusterError("SLURM's daemons start jobs, which only root may do")
-        folder.chmod(0o755)  # munged refuses a folder others could write to
+        folder.chmod(0o755)  # munged refuses a folder that others can write to
         self.folder = folder
         for name in ("state", "spool"):
             (folder / name).mkdir()
@@ -96,17 +97,17 @@ class Cluster:
             time.sleep(0.2)
 
     def run(self, *command: str, cwd: Path | None = None, check: bool = True) -> str:
-        """What one of SLURM's commands prints."""
+        """Return the output of a SLURM command."""
         done = subprocess.run(command, cwd=cwd, env=self.environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0 or not check, f"{command}: {done.stderr}"
         return done.stdout
 
     def state(self, job: str) -> dict[str, str]:
-        """The fields of ``scontrol show job``."""
+        """Return the fields of ``scontrol show job``."""
         return dict(pair.partition("=")[::2] for pair in self.run("scontrol", "show", "job", job).split())
 
     def log(self) -> str:
-        """The end of what the daemons logged, which says why a job does not run."""
+        """Return the end of the daemons' logs, which tells why a job does not run."""
         return "".join((self.folder / f"{daemon}.log").read_text()[-1000:] for daemon in ("slurmctld", "slurmd"))
 
     def stop(self) -> None:
@@ -126,11 +127,11 @@ class Cluster:
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ports that nobody listens to."""
+    """Return different free ports."""
     sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
+    for listener in sockets:
+        listener.bind(("127.0.0.1", 0))
+    ports = [listener.getsockname()[1] for listener in sockets]
+    for listener in sockets:
+        listener.close()
     return ports

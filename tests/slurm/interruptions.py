@@ -1,4 +1,4 @@
-"""What a run under test does to its own job; each start and task notes the steps it took."""
+"""Interrupt the job of a run under test; each start and task records its steps."""
 
 import os
 import subprocess
@@ -12,9 +12,9 @@ from hsakd_pl.runs.checkpoints import STEPS_BETWEEN_TALKS, LastCheckpoint
 
 
 class Interruptions(pl.Callback):
-    """At its first start the job gets SLURM's signal in step 2; at its second one it is killed in step 26.
+    """Send SLURM's signal in step 2 of the first start, and kill the second start in step 26.
 
-    ``folder`` receives ``<start>.<rank>``: the checkpoint's step, if there was one, then those trained.
+    ``folder`` receives ``<start>.<rank>``: the checkpoint's step, if there was one, then the trained steps.
     """
 
     def __init__(self, folder: str) -> None:

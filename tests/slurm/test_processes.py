@@ -1,4 +1,4 @@
-"""Two tasks of a real SLURM job, interrupted twice, and two processes of torchrun give the same weights, bit by bit."""
+"""Test that a real SLURM job of two tasks, interrupted twice, equals two processes of torchrun bit by bit."""
 
 import json
 import os
@@ -21,14 +21,14 @@ from slurm.cluster import Cluster, ClusterError, free_ports
 REPOSITORY = Path(__file__).parents[2]
 CPU = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
 STEPS, EPOCHS = 12, 3
-PATIENCE = 900  # seconds, for what takes a tenth of it
+PATIENCE = 900  # seconds; ten times the usual duration
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def recipe(cifar_mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small student on real images."""
+    """Return the configuration of a small student on real images."""
     folder = tmp_path_factory.mktemp("recipe")
     torch.manual_seed(0)
     torch.save(create_network("resnet14", 100).state_dict(), folder / "teacher.pth")
@@ -49,7 +49,7 @@ def recipe(cifar_mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def options(recipe: Path, folder: Path) -> list[str]:
-    """What is put on the command line for a run that leaves everything in ``folder``."""
+    """Return the command line options of a run that writes everything to ``folder``."""
     noting = ["--trainer.callbacks+", "slurm.interruptions.Interruptions", "--trainer.callbacks.folder", str(folder)]
     return ["--config", str(recipe), *CPU, "--trainer.default_root_dir", str(folder), *noting]
 
@@ -60,7 +60,7 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def noted(folder: Path, start: int) -> list[str]:
-    """What a start of the run noted, which is the same in both tasks."""
+    """Return the record of a start, which is equal in both tasks."""
     first, second = ((folder / f"{start}.{rank}").read_text().split("\n")[:-1] for rank in range(2))
     assert first == second
     return first
@@ -68,7 +68,7 @@ def noted(folder: Path, start: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def whole(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of an uninterrupted run with torchrun."""
+    """Return the folder of an uninterrupted run with torchrun."""
     folder = tmp_path_factory.mktemp("whole")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*torchrun, "main.py", "fit", "--config", "configs/trainer/ddp.yaml", "--trainer.devices", "2"]
@@ -104,14 +104,16 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 
 def finish(cluster: Cluster, job: str, log: Path) -> None:
-    """Wait for the end of the job, which SLURM would start again only minutes after it was requeued."""
+    """Wait for the end of the job; SLURM by itself restarts a requeued job only after minutes."""
     end, requeued = time.monotonic() + PATIENCE, 0
     while (state := cluster.state(job))["JobState"] != "COMPLETED":
-        # a job that is being requeued is for a moment in many states, FAILED among them: only the last one tells
+        # a job being requeued passes through many states, FAILED among them: only the last one counts
         assert time.monotonic() < end, log.read_text()[-3000:] + cluster.log()
         if (state["JobState"], state["Reason"]) == ("PENDING", "BeginTime"):
             requeued = requeued or int(time.time())
-            if int(time.time()) > requeued + 1:  # a node's clock has whole seconds: none starts in that of its end
+            if (
+                int(time.time()) > requeued + 1
+            ):  # a node's clock has whole seconds: a job never starts in the second of its end
                 cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
         else:
             requeued = 0

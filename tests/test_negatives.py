@@ -1,12 +1,9 @@
-"""Negatives are of other classes, distinct while there are enough, and drawn for all devices alike."""
+"""Test that negatives are of other classes, distinct if there are enough, and equal for all numbers of devices."""
 
 import pytest
-import pytorch_lightning as pl
 import torch
-from torch import Tensor
 
-from hsakd_pl import DigitsDataModule
-from hsakd_pl.methods.negatives import Negatives
+from hsakd_pl.methods.crd import Negatives
 
 LABELS = torch.arange(100) % 7
 INDICES = torch.tensor([0, 93, 14, 50])
@@ -40,31 +37,3 @@ def test_negatives_are_drawn_uniformly() -> None:
     frequency = drawn.bincount(minlength=100)[LABELS[0] != LABELS] / 1000
     assert frequency.mean() == pytest.approx(20 / 85, rel=1e-3)
     assert frequency.std() < 0.03
-
-
-class Asking(pl.LightningModule):
-    """Keeps its training batches."""
-
-    def __init__(self, needs_indices: bool) -> None:
-        super().__init__()
-        self.needs_indices, self.layer = needs_indices, torch.nn.Linear(1, 1)
-        self.batches: list[list[Tensor]] = []
-
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        self.batches.append(batch)
-        return self.layer(torch.ones(1, 1)).sum()
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), 0.1)
-
-
-@pytest.mark.parametrize("augment", [False, True])
-def test_batches_hold_sample_indices_only_if_module_needs_them(make_trainer, augment: bool) -> None:
-    plain, asking = Asking(False), Asking(True)
-    for module in (plain, asking):
-        data = DigitsDataModule(batch_size=8, augment=augment)
-        make_trainer(max_epochs=1, limit_train_batches=2, limit_val_batches=0).fit(module, datamodule=data)
-    for (images, labels), (same_images, same_labels, indices) in zip(plain.batches, asking.batches, strict=True):
-        assert torch.equal(images, same_images)
-        assert torch.equal(labels, same_labels)
-        assert torch.equal(data.splits["train"].targets[indices], labels)

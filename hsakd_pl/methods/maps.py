@@ -1,0 +1,26 @@
+"""Feature maps of student and teacher, paired and brought to a common size: what several methods share."""
+
+from collections.abc import Iterator, Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from hsakd_pl.errors import require
+
+Maps = Tensor | Sequence[Tensor]  # one map (B, C, H, W), or one per stage
+
+
+def paired(student: Maps, teacher: Maps) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pair two maps, or the maps of equal stages; raises UsageError where one network has more of them."""
+    student_maps = [student] if isinstance(student, Tensor) else student
+    teacher_maps = [teacher] if isinstance(teacher, Tensor) else teacher
+    equal = len(student_maps) == len(teacher_maps)
+    require(equal, "teacher's number of feature maps", len(teacher_maps), f"the student's, {len(student_maps)}")
+    return zip(student_maps, teacher_maps, strict=True)
+
+
+def pooled_alike(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Average-pool the larger of two maps (B, C, H, W) to the smaller one's height and width."""
+    height = min(student.shape[2], teacher.shape[2])
+    width = min(student.shape[3], teacher.shape[3])
+    return F.adaptive_avg_pool2d(student, (height, width)), F.adaptive_avg_pool2d(teacher, (height, width))

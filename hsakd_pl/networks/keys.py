@@ -1,0 +1,135 @@
+"""Map the names of weights: published names to the network's state-dict keys, and back."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from itertools import takewhile
+
+import torch.nn as nn
+from torch import Tensor
+
+from hsakd_pl.networks.hsakd import HSAKDNet
+from hsakd_pl.networks.network import Network
+
+Weights = dict[str, Tensor]
+Peers = nn.ModuleList | list[nn.Module] | tuple[nn.Module, ...]
+
+# The prefix of a peer's weights, in a published pair or in a module's checkpoint.
+PEER = re.compile(r"net(?:works\.\d+\.(?:network\.)?|\d+\.)")
+# The last layer of mobilenetv2, which some code bases wrap in a sequence.
+CLASSIFIER = re.compile(r"classifier\.(?:0\.)?(weight|bias)$")
+CLASSIFIER_FORMS = (r"classifier.\1", r"classifier.0.\1")
+MOST_PREFIXES = 6  # tried on the keys of a file
+
+
+def published_key(network: nn.Module, key: str) -> str:
+    """Return the published name of a state-dict key; networks that were never published keep theirs."""
+    rules = network.without_branches.published_keys if isinstance(network, Network) else ()
+    if not rules:
+        return key
+    published_prefixes = {"branches": "auxiliary_classifier.", "backbone": "backbone."}
+    published_prefix = published_prefixes.get(key.split(".")[0], "")
+    key = key.removeprefix("backbone.")
+    for pattern, replacement in rules:
+        if isinstance(replacement, str):
+            key = re.sub(pattern, replacement, key)
+        elif match := re.search(pattern, key):
+            numbers = [int(group) for group in match.groups()]
+            key = key[: match.start()] + replacement(*numbers) + key[match.end() :]
+    return published_prefix + key
+
+
+def published_state_dict(network: nn.Module | Peers) -> Weights:
+    """Return the network's weights under the published keys, in the published order.
+
+    Peers of mutual distillation (a list or ModuleList of networks) get the prefixes ``net1.``, ``net2.``, ...
+
+    Examples:
+        >>> network = create_network("wrn_40_2")
+        >>> torch.save({"net": published_state_dict(network)}, "wrn_40_2_aux.pth.tar")
+    """
+    if isinstance(network, nn.Module) and not isinstance(network, nn.ModuleList):
+        weights = {published_key(network, key): tensor for key, tensor in network.state_dict().items()}
+        return {key: weights[key] for key in sorted(weights, key=_published_order)}
+    weights_of_peers: Weights = {}
+    for number, peer in enumerate(network, start=1):
+        weights_of_peers |= {f"net{number}.{key}": tensor for key, tensor in published_state_dict(peer).items()}
+    return weights_of_peers
+
+
+def _published_order(key: str) -> str:
+    """Return a sort key: the backbone, the stages of all branches, then their heads, layer by layer."""
+    if not key.startswith("auxiliary_classifier."):
+        return "0"
+    head = re.match(r"auxiliary_classifier\.(?!block_extractor)([a-z]+)", key)
+    return f"2 {head[1]}" if head else "1"
+
+
+def network_keys(network: nn.Module, weights: Weights) -> tuple[Weights, list[str]]:
+    """Return weights under the network's keys, and the keys that more than one of the weights map to.
+
+    A prefix of all keys, and ``student.`` of mdistiller's checkpoints, are removed if the keys fit better without; keys
+    that the network does not have remain.
+    """
+    key_of_name = _names(network)
+    candidates = [_adapt_to_part(network, candidate) for candidate in _without_prefixes(weights)]
+    renamed = max(candidates, key=lambda candidate: sum(name in key_of_name for name in candidate))
+    counts = Counter(key_of_name.get(name, name) for name in renamed)
+    repeated = [key for key, count in counts.items() if count > 1]
+    return {key_of_name.get(name, name): tensor for name, tensor in renamed.items()}, repeated
+
+
+def _names(network: nn.Module) -> dict[str, str]:
+    """Return the network's key of each name that its weights may have in a file."""
+    key_of_name = {}
+    for form in CLASSIFIER_FORMS:
+        for key in network.state_dict():
+            name = CLASSIFIER.sub(form, published_key(network, key))
+            key_of_name[name] = key
+    return key_of_name | {key: key for key in network.state_dict()}
+
+
+def _without_prefixes(weights: Weights) -> Iterator[Weights]:
+    """Yield the weights without each prefix that may be removed, first with all of it."""
+    prefix = common_prefix(weights)
+    prefixes = ["", "student.", *(prefix[: dot.end()] for dot in re.finditer(r"\.", prefix))]
+    for removed in prefixes[:MOST_PREFIXES]:
+        yield {key.removeprefix(removed): tensor for key, tensor in weights.items() if key.startswith(removed)}
+
+
+def _adapt_to_part(network: nn.Module, weights: Weights) -> Weights:
+    """Select the backbone of a whole network's weights, or name a backbone's weights as those of a part."""
+    backbone = {key.removeprefix("backbone."): t for key, t in weights.items() if key.startswith("backbone.")}
+    if not isinstance(network, HSAKDNet):
+        return backbone or weights
+    if backbone:
+        return weights
+    return {f"backbone.{key}": tensor for key, tensor in weights.items()}
+
+
+def split_peers(weights: Weights) -> list[Weights]:
+    """Split the weights of a pair (``net1.``, ...) or of a module (``networks.0.``, ...) by network.
+
+    Weights of one network are returned as a list of one. Other weights of a module, which only its training needs, are
+    left out.
+    """
+    if any(key.startswith("networks.0.") for key in weights):
+        weights = {key: tensor for key, tensor in weights.items() if key.startswith("networks.")}
+    start = 0
+    if not any(PEER.match(key) for key in weights):
+        start = len(common_prefix(weights))
+    parts: dict[str, Weights] = {}
+    for key, tensor in weights.items():
+        if peer := PEER.match(key, start):
+            parts.setdefault(peer[0], {})[key[peer.end() :]] = tensor
+        else:
+            parts.setdefault("", {})[key] = tensor
+    return list(parts.values())
+
+
+def common_prefix(weights: Weights) -> str:
+    """Return the prefix of all keys, up to and including its last dot."""
+    first = min(weights, default="").split(".")[:-1]
+    last = max(weights, default="").split(".")[:-1]
+    common = takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+    return "".join(f"{part}." for part, _ in common)
