@@ -15,7 +15,7 @@ from small import history
 
 from hsakd_pl import create_network
 from hsakd_pl.report.rows import collect
-from hsakd_pl.runs.checkpoints import STEPS_BETWEEN_TALKS
+from hsakd_pl.runs.checkpoints import STEPS_BETWEEN_AGREEMENTS
 from slurm.cluster import Cluster, ClusterError, free_ports
 
 REPOSITORY = Path(__file__).parents[2]
@@ -132,8 +132,8 @@ def test_interrupted_slurm_job_equals_uninterrupted_job(
     job = cluster.run(*sbatch, *options(recipe, folder), cwd=REPOSITORY).strip()
     finish(cluster, job, log)
     first, second, third = (noted(folder, start) for start in range(3))
-    assert first == [str(step) for step in range(STEPS_BETWEEN_TALKS)]
-    assert second == [f"from {STEPS_BETWEEN_TALKS}", *map(str, range(STEPS_BETWEEN_TALKS, 27))]
+    assert first == [str(step) for step in range(STEPS_BETWEEN_AGREEMENTS)]
+    assert second == [f"from {STEPS_BETWEEN_AGREEMENTS}", *map(str, range(STEPS_BETWEEN_AGREEMENTS, 27))]
     assert third == [f"from {2 * STEPS}", *map(str, range(2 * STEPS, EPOCHS * STEPS))]
     assert "last.ckpt is written, the job is handed back" in log.read_text()
     one, other = saved(whole), saved(folder)
