@@ -1,4 +1,4 @@
-"""The callback that makes a module fast for as long as a fit lasts."""
+"""The callback that makes a module faster during a fit."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -31,15 +31,15 @@ class TrainedNetworks(Protocol):
 
 
 class Fast(pl.Callback):
-    """Converts a module when a run starts and takes all of it back when it ends, by an exception too.
+    """Convert a module when a run starts, and revert it when the run ends, also after an exception.
 
-    Every module brings one along (``fast=True``). Weights lie channels_last in memory; in a fit, teachers answer by a
-    folded copy, 3x3 convolutions on a CPU take Winograd's algorithm, and ``compile`` compiles the training step and the
-    validation of the class head. Where ``trainer.deterministic`` asks for it, all that sums in an order which depends
-    on the number of threads stays off.
+    Every module adds this callback unless ``fast=False``. Weights are stored channels_last; in a fit, teachers are
+    replaced by a folded copy, 3x3 convolutions on a CPU use Winograd's algorithm, and ``compile`` compiles the training
+    step and the validation of the class head. With ``trainer.deterministic``, implementations whose order of summation
+    depends on the number of threads are not used.
 
     Args:
-        compile: whether to compile; a dictionary is settings of PyTorch's code generator for it.
+        compile: compile; a dictionary holds settings of PyTorch's code generator.
     """
 
     def __init__(self, compile: bool | dict[str, Any] = False) -> None:

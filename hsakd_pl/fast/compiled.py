@@ -1,4 +1,4 @@
-"""Compilation of what runs every step."""
+"""Compilation of the functions that run in every step."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,11 +14,11 @@ MINIMUM_TORCH = "2.9"  # older versions split the training step of several metho
 
 
 class Compiled:
-    """``function`` compiled for the largest batch that comes a second time; others run eagerly.
+    """A function, compiled for the largest batch size once it occurs a second time; other sizes run eagerly.
 
-    So nothing is compiled for the batch that ends an epoch, wherever a resumed run begins. With CUDA graphs a GPU
-    replays the whole of it: its outputs, gradients included, last until the next call. Raises UsageError for
-    ``options`` that PyTorch's code generator does not have.
+    Thus nothing is compiled for the smaller last batch of an epoch, wherever a resumed run begins. With CUDA graphs the
+    outputs, gradients included, are valid until the next call. Raises UsageError for ``options`` that PyTorch's code
+    generator does not have.
     """
 
     def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:

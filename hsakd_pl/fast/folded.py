@@ -1,4 +1,4 @@
-"""A frozen network made ready for inference: norms folded into convolutions, weights cast once."""
+"""Frozen networks prepared for inference: BatchNorm folded into convolutions, weights cast once."""
 
 import ctypes
 from collections import Counter
@@ -18,16 +18,16 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from hsakd_pl.fast import winograd
 from hsakd_pl.networks import Classifier, Network, NetworkOutput
 
-ROWS_AT_ONCE = 64  # on a CPU, whose caches then hold a layer's output until the next layer reads it
+ROWS_AT_ONCE = 64  # on a CPU: its caches then keep a layer's output until the next layer reads it
 
 
 class Folded:
-    """A copy of ``network`` for its fixed weights: the same outputs up to rounding, for less work.
+    """A copy of a network with fixed weights, which computes the same outputs up to rounding with less work.
 
-    Batch norms become part of the convolution right before them. With ``dtype``, convolutions and linear layers
-    compute in it, outside of autocast, which would cast their weights at every step; the norms that are left keep
-    their statistics. A user's own network keeps its norms: its layers may be used twice. With ``parts``, on a CPU,
-    filters of 3x3 convolutions are transformed for Winograd's algorithm and each thread takes a part of the images.
+    BatchNorm layers are folded into the convolutions before them, except in networks that the package did not build,
+    whose layers may be used twice. With ``dtype``, convolutions and linear layers compute in that type, outside
+    autocast, which would cast their weights in every step. With ``parts``, on a CPU, 3x3 filters are transformed once
+    for Winograd's algorithm, and each thread computes a part of the images.
     """
 
     def __init__(self, network: Network, dtype: torch.dtype | None = None, parts: bool = True) -> None:
@@ -71,7 +71,7 @@ class Folded:
 
 
 def _openmp() -> Callable[[int], None] | None:
-    """Find OpenMP's ``omp_set_num_threads``, which speaks for the calling thread alone, where PyTorch has loaded it."""
+    """Return OpenMP's ``omp_set_num_threads``, which acts on the calling thread alone, if PyTorch has loaded it."""
     try:
         return ctypes.CDLL(None).omp_set_num_threads
     except (AttributeError, OSError, TypeError):
@@ -102,22 +102,22 @@ def _joined_lists(parts: list[list[Tensor]]) -> list[Tensor]:
 
 
 def is_norm(layer: nn.Module) -> bool:
-    """Whether it is a batch norm alone, or timm's, whose children, called in turn, are what follows the norm in it."""
+    """Return True for BatchNorm2d itself and timm's BatchNormAct2d, whose children are applied after the norm."""
     kind = type(layer)
     return kind is nn.BatchNorm2d or (issubclass(kind, nn.BatchNorm2d) and kind.__name__ == "BatchNormAct2d")
 
 
 class NormsWhole(Tracer):
-    """Traces calls of layers, and into none of the norms."""
+    """Trace the calls of layers, without looking into norms."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return is_norm(m) or super().is_leaf_module(m, module_qualified_name)
 
 
 def fold(module: nn.Module) -> None:
-    """Make batch norms part of the convolutions right before them, in place, in eval mode.
+    """Fold BatchNorm layers into the convolutions before them, in place, in eval mode.
 
-    In the largest parts that can be traced: not those whose Python code looks at the images' shape.
+    Works on the largest parts that can be traced: not on those whose Python code depends on the images' shape.
     """
     try:
         nodes = NormsWhole().trace(module).nodes

@@ -1,4 +1,4 @@
-"""What all modules share of training: loss terms, optimizer, schedule, logging. A method overrides some of it."""
+"""The base of all modules: loss terms, optimizer, schedule, logging and checkpoints."""
 
 import math
 from collections.abc import Sequence
@@ -35,32 +35,34 @@ from hsakd_pl.signatures import FullSignature
 
 
 class HSAKDModule(EvaluatedModule):
-    """Trains and evaluates one or more networks of the same classes; as it stands, by cross-entropy alone.
+    """Train and evaluate one or more networks of the same classes; this class itself uses cross-entropy alone.
 
-    A method overrides :meth:`losses`, one pass through its networks, and :meth:`terms`, what it makes of their outputs.
-    The defaults are the paper's recipe for CIFAR-100 (Sec. 4.1).
+    A method overrides :meth:`losses`, the one pass through its networks, and :meth:`terms`, the loss terms of their
+    outputs. The defaults are the paper's recipe for CIFAR-100 (Sec. 4.1).
 
     Args:
-        networks: the networks that are trained.
+        networks: networks to train.
         lr: learning rate of SGD.
-        momentum: of SGD.
-        nesterov: whether SGD looks ahead.
-        weight_decay: of SGD, on all weights.
-        milestones: epochs, counted after the warm-up, where ``lr`` falls to a tenth.
-        warmup_epochs: in which ``lr`` grows linearly.
-        optimizer: makes another optimizer from the parameters, in place of SGD and its four options: a class path with
-            its arguments in a configuration, a ``functools.partial`` in Python.
-        lr_scheduler: makes another schedule from the optimizer, in place of warm-up and milestones. It steps once an
-            epoch, one that watches a metric on ``val/loss`` unless it names another. Checkpoints hold the state of both
-            but not the functions: give them again to ``load_from_checkpoint`` to go on training.
-        branch_metrics_every: joint and class accuracies of the branches, over all transformations, are measured in
-            every n-th epoch's validation and in every test, at several times the cost of the class head's; 0: never.
-        fast: whether ``fit`` uses what makes it fast (:mod:`hsakd_pl.fast`); the same numbers up to rounding.
-        compile: whether ``fit`` compiles the training step and the validation of the class head, with CUDA graphs on
-            one GPU; a dictionary is settings of PyTorch's code generator (``torch._inductor.config``) for it.
-        backbone_lr: rate, on the same schedule, of all but branches and the class head's last layer, for fine-tuning.
-        ensemble: whether ``test`` also reports what all heads together make of the images as they are (``identity``),
-            or under every transformation too (``all``), and early exits, each with its multiply-adds; needs branches.
+        momentum: momentum of SGD.
+        nesterov: use Nesterov momentum.
+        weight_decay: weight decay of SGD, applied to all parameters.
+        milestones: epochs, counted after the warm-up, at which ``lr`` is divided by 10.
+        warmup_epochs: number of epochs in which ``lr`` grows linearly from almost 0.
+        optimizer: function that makes another optimizer from the parameters; it replaces SGD and its four options. In a
+            configuration a class path with its arguments, in Python for example a ``functools.partial``.
+        lr_scheduler: function that makes another schedule from the optimizer; it replaces warm-up and milestones. It
+            steps once per epoch; a schedule that watches a metric watches ``val/loss`` unless it names another.
+            Checkpoints hold the state of optimizer and schedule but not these functions: pass them to
+            ``load_from_checkpoint`` again to resume training.
+        branch_metrics_every: measure the joint and class accuracies of the branches, over all transformations, in
+            every n-th validation and in every test; 0 switches them off. They cost several times the class head's.
+        fast: use the faster implementations of :mod:`hsakd_pl.fast` in ``fit``; results are equal up to rounding.
+        compile: compile the training step and the validation of the class head in ``fit``, with CUDA graphs on a single
+            GPU; a dictionary holds settings of PyTorch's code generator (``torch._inductor.config``).
+        backbone_lr: learning rate, on the same schedule, of all parameters but those of the branches and of the class
+            head's last layer, for fine-tuning.
+        ensemble: report ensembles of all heads and early exits in ``test``, with their multiply-adds: on the
+            untransformed images (``identity``) or under every transformation too (``all``); needs branches.
         loss_weights: weights of loss terms by name, such as ``loss_mine``, in place of the module's own; a term without
             a weight counts 1.
     """
@@ -123,7 +125,7 @@ class HSAKDModule(EvaluatedModule):
         self.loss_weights |= weights | self.chosen_weights
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Pass once through the networks and name the loss terms, for images (B, 3, S, S) and labels (B,)."""
+        """Pass once through the networks and return the named loss terms, for images (B, 3, S, S) and labels (B,)."""
         images, labels = batch
         return self.terms(self.network.outputs(images), None, labels)
 
@@ -140,7 +142,7 @@ class HSAKDModule(EvaluatedModule):
         return {"loss_ce": cross_entropy(student.logits[: len(labels)], labels)}
 
     def loss_weight(self, name: str) -> float:
-        """Give the factor of a term in the current epoch."""
+        """Return the weight of a loss term in the current epoch."""
         return self.loss_weights.get(name, 1.0)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -160,7 +162,7 @@ class HSAKDModule(EvaluatedModule):
         return loss
 
     def configure_optimizers(self) -> Any:
-        """Optimize what is not frozen, at rates that ``lr_scheduler``, or warm-up and milestones, decide."""
+        """Return the optimizer of all parameters that are not frozen, and its learning rate schedule."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         groups = parameter_groups(trained, self.networks, self.backbone_lr)
         if self.optimizer is not None:
@@ -181,11 +183,11 @@ class HSAKDModule(EvaluatedModule):
         return one_schedule(optimizer, MultiStepLR(optimizer, self.milestones, gamma=0.1))
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """Bring along what makes a fit fast."""
+        """Return the callback that makes a fit faster, unless ``fast`` is off."""
         return [Fast(self.compile_step)] if self.fast else []
 
     def setup(self, stage: str) -> None:
-        self.means.clear()  # of a fit that was interrupted
+        self.means.clear()  # those of an interrupted fit
         data = getattr(self.trainer, "datamodule", None)
         data_classes = getattr(data, "num_classes", self.num_classes)
         if data_classes != self.num_classes:

@@ -1,4 +1,4 @@
-"""From what a user passes to networks."""
+"""Build networks from the options of a module, and load their weights."""
 
 from dataclasses import replace
 
@@ -12,8 +12,8 @@ from hsakd_pl.networks.timm import pretrained_weights
 from hsakd_pl.networks.weights import describe, load_weights
 from hsakd_pl.ops import ROTATIONS, Transforms, named_transforms
 
-RANDOM = "random"  # in a file's place: the weights of a fresh network
-PRETRAINED = "pretrained"  # in a file's place: the weights that timm publishes
+RANDOM = "random"  # instead of a file: randomly initialised weights
+PRETRAINED = "pretrained"  # instead of a file: the weights that timm publishes
 Net = str | nn.Module  # a name, or a network
 
 
@@ -23,10 +23,10 @@ def build_network(
     branches: bool,
     transforms: str | Transforms | None = None,
 ) -> Network:
-    """Make a network by name, or take the given one.
+    """Create a network by name, or return the given one.
 
-    Without ``branches`` a network that has some is taken without them; with ``branches`` it must have some. Raises
-    UsageError for that, and where a given network has other ``transforms``.
+    Without ``branches`` a network's branches are left out; with ``branches`` it must have some. Raises UsageError if it
+    has none, and if a given network has other ``transforms``.
     """
     if isinstance(transforms, str):
         transforms = named_transforms(transforms)
@@ -83,7 +83,7 @@ def load_pretrained(networks: Network | list[nn.Module], new_head: bool) -> Weig
 
 
 def require_trained(option: str, network: str | nn.Module, weights: str | None) -> None:
-    """Raise UsageError if a network by name would take a trained one's place without weights."""
+    """Raise UsageError if a network that must be trained is given by name and without weights."""
     if isinstance(network, str) and weights is None:
         timm = f", or {PRETRAINED}" if network.startswith("timm:") else ""
         raise UsageError(f"{option}: {network} would be untrained: name the file of its weights, or {RANDOM}{timm}")

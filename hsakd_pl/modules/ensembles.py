@@ -1,4 +1,4 @@
-"""What ensembles of heads and transformations, and early exits, make of a test: sums over images, batch by batch."""
+"""Ensembles of heads and transformations, and early exits, in a test: sums over images, batch by batch."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, cast
@@ -19,10 +19,10 @@ CASCADE = ("class_head", "all_heads", "all_heads_all_views")  # each contains th
 
 
 def ensemble_logits(heads: Tensor) -> dict[str, Tensor]:
-    """Average the logits (L + 1, V, B, N) of branches and class head, seen under V views, to logits (B, N) by name.
+    """Average the logits (L + 1, V, B, N) of branches and class head under V views; return logits (B, N) by name.
 
     Logits are averaged, not probabilities, as in the aggregated inference of self-supervised label augmentation (Lee et
-    al., ICML 2020), where a branch says of view m what it gives the joint labels of transformation m.
+    al., ICML 2020), where a branch classifies view m by its joint logits of transformation m.
     """
     logits = {"class_head": heads[-1, 0], "all_heads": heads[:, 0].mean(0)}
     if heads.shape[1] > 1:
@@ -32,10 +32,10 @@ def ensemble_logits(heads: Tensor) -> dict[str, Tensor]:
 
 
 def scores(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Sum over images, for each of A answers (A, B, N) to labels (B,), what its scores are made of.
+    """Return sums over images for the logits of A ensembles (A, B, N) and labels (B,).
 
-    ``right`` and ``loss`` (A,); ``gaps`` (A, BINS + 1), probability minus correctness by the bin of the probability, of
-    which 1 has its own.
+    ``right`` and ``loss`` (A,); ``gaps`` (A, BINS + 1), probability minus correctness by the bin of the probability,
+    with a bin for probability 1.
     """
     probability, predicted = logits.softmax(2).max(2)
     right = (predicted == labels).float()
@@ -46,17 +46,17 @@ def scores(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
 
 
 def exit_counts(logits: Tensor, labels: Tensor) -> Tensor:
-    """Count how many images leave at each of K exits (K, B, N), and how many of those are right: (2, thresholds, K)."""
+    """Count the images that leave at each of K exits (K, B, N), and the right ones among them: (2, thresholds, K)."""
     leaving = first_sure(logits, THRESHOLDS)[..., None] == torch.arange(len(logits), device=labels.device)
     right = leaving & (logits.argmax(2) == labels).T
     return torch.stack([leaving.sum(1), right.sum(1)])
 
 
 class EnsembleMetrics(Metric):
-    """Sums :func:`scores` and :func:`exit_counts` over a test, for a network with branches or several peers.
+    """Sum :func:`scores` and :func:`exit_counts` over a test, for a network with branches or several peers.
 
-    ``early_exit`` leads through the branches to the class head, ``cascade`` from the class head to larger ensembles. Of
-    several peers each answer is the mean of theirs. Raises UsageError for networks without branches.
+    ``early_exit`` goes through the branches to the class head, ``cascade`` from the class head to larger ensembles. The
+    logits of several peers are averaged. Raises UsageError for networks without branches.
     """
 
     def __init__(self, networks: Sequence[Network], views: Views) -> None:
@@ -73,7 +73,7 @@ class EnsembleMetrics(Metric):
             self.add_state(name, zeros, "sum")
 
     def update(self, outputs: Sequence[NetworkOutput], labels: Tensor) -> None:
-        """Add what each peer made of a batch with labels (B,), under these views at least."""
+        """Add the outputs of each peer for a batch with labels (B,), under at least the views to be summed."""
         views = range(len(outputs[0].logits) // len(labels))
         peer_heads = [head_logits(output, self.transforms, views)[:, : self.views] for output in outputs]
         heads = torch.stack(peer_heads).mean(0)

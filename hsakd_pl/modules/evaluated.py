@@ -1,4 +1,4 @@
-"""What all modules share around training: their networks, the frozen ones among them, and evaluation."""
+"""The networks of a module, trained and frozen, and their evaluation."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -21,17 +21,17 @@ Batch = tuple[Tensor, Tensor]
 
 
 class EvaluatedModule(pl.LightningModule):
-    """Holds one or more networks of the same classes, and evaluates them.
+    """Hold one or more networks of the same classes, and evaluate them.
 
     ``frozen`` holds the frozen networks, teachers or parts of trained networks; teachers are not registered as
     submodules. ``weight_files`` holds the facts about the weight files that the options name, by option.
     ``branch_metrics_every`` and ``ensemble``: see :class:`hsakd_pl.HSAKDModule`.
     """
 
-    networks: Any  # a ModuleList of Network, which cannot say of what it is a list
-    description: Description | None = None  # of the data that the networks learn, or learnt
+    networks: Any  # a ModuleList of Network; ModuleList is not generic
+    description: Description | None = None  # description of the training data
     views: int = 1  # transformed copies of an image in a training step
-    needs_indices: bool = False  # whether training batches end in the samples' indices (B,) in the training split
+    needs_indices: bool = False  # training batches end in the samples' indices (B,) in the training split
 
     def __init__(self, networks: Sequence[Network], branch_metrics_every: int, ensemble: Views | None = None) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class EvaluatedModule(pl.LightningModule):
 
     @property
     def num_classes(self) -> int:
-        """N, of all networks."""
+        """Number of classes N of all networks."""
         return self.network.num_classes
 
     def forward(self, images: Tensor) -> Any:
@@ -63,7 +63,7 @@ class EvaluatedModule(pl.LightningModule):
         return self.network(images)
 
     def classify(self, peer: int, images: Tensor) -> Tensor:
-        """Give class logits (B, N) of images (B, 3, S, S), without the branches of the network."""
+        """Return the class logits (B, N) of images (B, 3, S, S); the branches are not computed."""
         return self.networks[peer].without_branches(images)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -71,7 +71,7 @@ class EvaluatedModule(pl.LightningModule):
         self._evaluate(batch, "val", self._branches_are_due())
 
     def _branches_are_due(self) -> bool:
-        """Whether this validation measures the branches: in a fit, in every n-th epoch and in the last."""
+        """Return True if this validation measures the branches: in a fit, in every n-th epoch and in the last."""
         every = self.branch_metrics_every
         if every == 0:
             return False
@@ -83,14 +83,15 @@ class EvaluatedModule(pl.LightningModule):
             self.ensembles.reset()
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Tensor]]:
-        """Evaluate a batch and give the class ``logits`` (B, N) of each peer."""
+        """Evaluate a batch and return the class ``logits`` (B, N) of each peer."""
         self._check_batch(batch, batch_idx)
         return {"logits": self._evaluate(batch, "test", self.branch_metrics_every > 0)}
 
     def predict_step(self, batch: tuple[Tensor, list[tuple[str, str]]], batch_idx: int) -> dict[str, Any]:
-        """Class, its probability, in what fraction of the transformations it wins; source and error of each image.
+        """Return the class, its probability, the source and the error of each image.
 
-        ``top_class`` and ``top_probability``, (B, k), are the most probable of the classes, at most five.
+        ``agreement`` is the fraction of the transformations under which the same class is predicted. ``top_class`` and
+        ``top_probability`` (B, k) are the k <= 5 most probable classes.
         """
         self._prepare()
         images, sources = batch
@@ -148,7 +149,7 @@ class EvaluatedModule(pl.LightningModule):
         return [str(network.transforms) for network in self.networks]
 
     def _check_batch(self, batch: Any, batch_idx: int) -> None:
-        """Refuse what a network cannot learn from; the package's data modules vouch for their batches."""
+        """Raise UsageError for a batch that cannot be used; the package's data modules check theirs themselves."""
         data = getattr(self._trainer, "datamodule", None)
         if self._trainer is not None and not isinstance(data, ImageDataModule | FeatureDataModule):
             check_batch(batch, self.num_classes, self.dtype, batch_idx == 0)

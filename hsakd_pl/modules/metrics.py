@@ -1,4 +1,4 @@
-"""What an evaluation measures, with torchmetrics."""
+"""The metrics of an evaluation."""
 
 from collections.abc import Sequence
 from itertools import chain
@@ -13,11 +13,11 @@ from hsakd_pl.networks import Network, NetworkOutput
 from hsakd_pl.ops import cross_entropy
 
 Metrics = dict[str, Metric]
-TOP_K = 5  # the second accuracy of the paper's ImageNet tables
+TOP_K = 5  # as in the paper's ImageNet tables
 
 
 class Accuracy(MulticlassAccuracy):
-    """torchmetrics' over all samples, that takes the empty batch of a device without images."""
+    """torchmetrics' accuracy over all samples, which also accepts the empty batch of a device without images."""
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Add predictions (B, N) for labels (B,)."""
@@ -26,7 +26,7 @@ class Accuracy(MulticlassAccuracy):
 
 
 def accuracies(name: str, num_classes: int) -> Metrics:
-    """Make top-1 and, of more than five classes, top-5 accuracy over all samples, in [0, 1]."""
+    """Return metrics of the top-1 and, for more than five classes, top-5 accuracy over all samples, in [0, 1]."""
     ranks = {name: 1}
     if num_classes > TOP_K:
         ranks[f"{name}_top{TOP_K}"] = TOP_K
@@ -37,13 +37,13 @@ def accuracies(name: str, num_classes: int) -> Metrics:
 
 
 def head_metrics(num_classes: int, prefix: str = "") -> Metrics:
-    """Make cross-entropy and accuracies of a class head on untransformed images: the result of a network."""
+    """Return metrics of the cross-entropy and the accuracies of a class head on untransformed images."""
     metrics: Metrics = {f"{prefix}loss": Mean()}
     return metrics | accuracies(f"{prefix}acc", num_classes)
 
 
 def branch_metrics(network: Network, prefix: str = "") -> list[tuple[Metrics, Metrics]]:
-    """Make, for each branch over all transformations, accuracies on joint labels and on classes from joint logits."""
+    """Return, per branch, accuracies on joint labels and on classes from joint logits, over all transformations."""
     names = [f"{prefix}branch{number}" for number in range(1, len(network.branches) + 1)]
     return [
         (accuracies(f"{name}_joint", network.num_joint_classes), accuracies(f"{name}_class", network.num_classes))
@@ -52,7 +52,7 @@ def branch_metrics(network: Network, prefix: str = "") -> list[tuple[Metrics, Me
 
 
 class Evaluation(nn.Module):
-    """Metrics of one network, or of several peers: pooled over them, which is their mean, and of each alone."""
+    """Metrics of one network, or of several peers: the mean over the peers, and of each peer."""
 
     def __init__(self, networks: Sequence[Network]) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Evaluation(nn.Module):
             self.registered.extend([*joint_metrics.values(), *class_metrics.values()])
 
     def add_head(self, peer: int, logits: Tensor, labels: Tensor) -> Metrics:
-        """Add a batch of untransformed images (logits (B, N), labels (B,)) and return the metrics that it changed."""
+        """Add the logits (B, N) of untransformed images with labels (B,), and return the updated metrics."""
         heads = [self.pooled]
         if self.heads:
             heads.append(self.heads[peer])
@@ -89,7 +89,7 @@ class Evaluation(nn.Module):
         return changed
 
     def add_branches(self, peer: int, output: NetworkOutput, labels: Tensor) -> Metrics:
-        """Add what the branches make of all M * B rows of a batch and return the metrics that it changed."""
+        """Add the outputs of the branches for all M * B rows of a batch, and return the updated metrics."""
         changed: Metrics = {}
         transforms = self.transforms[peer]
         joint_labels = transforms.joint_labels(labels)

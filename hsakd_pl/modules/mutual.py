@@ -18,23 +18,25 @@ from hsakd_pl.signatures import Unpack
 
 
 class MutualModule(HSAKDModule):
-    """Minimises, for each peer, the teacher's loss plus KD of class and joint logits towards every other peer.
+    """Minimise, for each peer, the teacher's loss plus KD of class and joint logits towards every other peer.
 
-    The other peer is detached; with more than two, KD is averaged over the others (deep mutual learning, Zhang et al.,
-    CVPR 2018). The result, ``val/acc``, is the mean over the peers; each peer's stands beside it. With both joint
+    The other peer is detached; with more than two peers, KD is averaged over the others (deep mutual learning, Zhang et
+    al., CVPR 2018). ``val/acc`` is the mean over the peers; the accuracy of each peer is logged too. With both joint
     weights at 0 the branches are left out, and images are not transformed.
 
     Args:
-        networks: two or more names or networks, equal or not, with equal classes, branches and transforms.
-        weights: file with the weights of all peers; ``pretrained`` for those that timm publishes.
-        num_classes: of networks by name.
-        transforms: of networks by name: an object, or ``rotations``, ``flips``, ``colours``, an import path, a product.
-        temperature: of both KD terms; T = 3: Sec. 4.1 of the paper.
-        ce_weight: factor of the class heads' cross-entropy.
-        joint_ce_weight: factor of the branches' cross-entropy.
-        kd_weight: factor of the class heads' KD.
-        joint_kd_weight: factor of the branches' KD.
-        new_head: whether the class head's and the branches' last layers stay fresh, for ``weights`` of other classes.
+        networks: two or more names or networks, with equal classes, branches and transforms.
+        weights: weight file of all peers, or ``pretrained`` for the weights that timm publishes.
+        num_classes: number of classes of networks given by name.
+        transforms: transformations of networks given by name: an object, ``rotations``, ``flips``, ``colours``, an
+            import path, or a product of these.
+        temperature: temperature of both KD terms; T = 3: Sec. 4.1 of the paper.
+        ce_weight: weight of the class heads' cross-entropy.
+        joint_ce_weight: weight of the branches' cross-entropy.
+        kd_weight: weight of the class heads' KD.
+        joint_kd_weight: weight of the branches' KD.
+        new_head: keep the last layers of the class head and of the branches freshly initialised, for ``weights`` of
+            other classes.
 
     Other arguments: :class:`HSAKDModule`.
     """

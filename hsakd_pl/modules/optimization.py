@@ -1,4 +1,4 @@
-"""SGD and its learning rates, as the published recipes have them."""
+"""SGD and its learning rates, as in the published recipes."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ from hsakd_pl.networks import Network
 OptimizerMaker = Callable[[Iterable[Tensor]], Optimizer]
 Scheduler = Callable[[Optimizer], LRScheduler]
 
-REPLACED = ("lr", "momentum", "nesterov", "weight_decay")  # what an optimizer of the user's takes the place of
+REPLACED = ("lr", "momentum", "nesterov", "weight_decay")  # replaced by a user's optimizer
 RATES = ("lr", "backbone_lr", "momentum", "nesterov", "weight_decay", "milestones", "warmup_epochs")
 
 
@@ -28,7 +28,7 @@ def check_rates(
     warmup_epochs: int,
     backbone_lr: float | None = None,
 ) -> None:
-    """Raise UsageError for the first of these options that is out of its range."""
+    """Raise UsageError for the first option that is out of range."""
     options = {
         "lr": lr,
         "backbone_lr": backbone_lr or 0.0,
@@ -43,7 +43,7 @@ def check_rates(
 
 
 def check_same_rates(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise UsageError for an option of a resumed run which its optimizer's and its schedule's state would overrule."""
+    """Raise UsageError for an option of a resumed run that the state of its optimizer or schedule would overrule."""
     for option in RATES:
         if option not in before or option not in now:
             continue
@@ -58,9 +58,10 @@ def check_same_rates(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
 
 
 def parameter_groups(parameters: Sequence[Tensor], networks: Iterable[Network], backbone_lr: float | None) -> Any:
-    """Part off what is neither branch nor a class head's last layer, where it has a rate of its own, as a second group.
+    """Return the parameters, with a second group for the backbone if it has its own learning rate.
 
-    Raises UsageError where a network has no linear layer that would be its head.
+    The first group then holds the branches and the last layer of the class head. Raises UsageError for a network
+    without a linear layer, which would be its head.
     """
     if backbone_lr is None:
         return parameters
@@ -76,22 +77,22 @@ def parameter_groups(parameters: Sequence[Tensor], networks: Iterable[Network], 
 
 
 def can_fuse(module: pl.LightningModule) -> bool:
-    """Whether SGD can update all parameters of a module in one kernel: on a CPU or a CUDA device, without clipping.
+    """Return True if SGD can be fused: on a CPU or a CUDA device, without gradient clipping.
 
-    Lightning cannot clip for a fused optimizer in mixed precision, since that unscales gradients by itself.
+    Lightning cannot clip gradients for a fused optimizer in mixed precision, since that unscales them itself.
     """
     clipped = module._trainer is not None and bool(module._trainer.gradient_clip_val)
     return module.device.type in ("cpu", "cuda") and not clipped
 
 
 def one_schedule(optimizer: Optimizer, schedule: LRScheduler) -> dict[str, Any]:
-    """Let a schedule step once an epoch, on ``val/loss`` if it watches a metric and names no other."""
+    """Let a schedule step once per epoch, on ``val/loss`` if it watches a metric and names no other."""
     monitor = getattr(schedule, "monitor", "val/loss")
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch", "monitor": monitor}}
 
 
 def with_warmup(optimizer: Optimizer, milestones: Sequence[int], epochs: int, trainer: pl.Trainer) -> Any:
-    """Warm up linearly in steps over ``epochs``, then take a tenth of the rate at each milestone after it."""
+    """Warm up linearly, step by step, over ``epochs``; then divide the rate by 10 at each milestone."""
     decay = MultiStepLR(optimizer, [epochs + epoch for epoch in milestones], gamma=0.1)
     steps = max(1, round(epochs * trainer.estimated_stepping_batches / (trainer.max_epochs or 1)))
     warmup = LinearLR(optimizer, 1 / steps, total_iters=max(1, steps - 1))

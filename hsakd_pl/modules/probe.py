@@ -1,4 +1,4 @@
-"""Linear probe: how good a frozen network's features are on other data (Sec. 4.5, transfer)."""
+"""Linear probe: the quality of a frozen network's features on other data (Sec. 4.5, transfer)."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -44,23 +44,23 @@ class ProbeNetwork(Network):
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Give the features (B, D) of images (B, 3, S, S)."""
+        """Return the features (B, D) of images (B, 3, S, S)."""
         return self.features(images)
 
 
 class LinearProbeModule(HSAKDModule):
-    """Minimises the cross-entropy of a fresh classifier; nothing of the network moves, BN statistics included.
+    """Minimise the cross-entropy of a new classifier on a frozen network, whose BatchNorm statistics are fixed too.
 
-    Without rotation and weight decay, as published. Where data have ``augment`` off, each image is needed once:
-    ``fit(probe, FeatureDataModule(data, probe.encode))`` trains on what :meth:`encode` made of them.
+    Without rotation and weight decay, as published. If the data are not augmented, features can be computed once:
+    ``fit(probe, FeatureDataModule(data, probe.encode))`` trains on the features that :meth:`encode` returns.
 
     Args:
-        network: a name (:func:`hsakd_pl.create_network`), or a network, of which a copy is made.
-        num_classes: of the data that are probed.
-        weights: file of the network; ``pretrained`` for those that timm publishes, ``random`` for a fresh one.
-        source_classes: how many classes that has.
-        knn: accuracy of so many nearest neighbours (cosine) among the training images, beside the classifier's, as
-            ``val/knn_acc``; it needs the package's data modules, 0 leaves it out.
+        network: name (see :func:`hsakd_pl.create_network`) or network, which is copied.
+        num_classes: number of classes of the probed data.
+        weights: weight file of the network, ``pretrained`` for the weights that timm publishes, or ``random``.
+        source_classes: number of classes of the network.
+        knn: number of nearest neighbours (cosine distance, among the training images) whose vote is logged as
+            ``val/knn_acc``; 0 leaves it out. It needs a data module of the package.
 
     Other arguments: :class:`HSAKDModule`.
     """
@@ -97,7 +97,7 @@ class LinearProbeModule(HSAKDModule):
         self.knn = knn
 
     def encode(self, images: Tensor) -> Tensor:
-        """Give the frozen network's features (B, D) of normalised images (B, 3, S, S)."""
+        """Return the frozen network's features (B, D) of normalised images (B, 3, S, S)."""
         self._prepare()
         return self.networks[0].encode(images)
 

@@ -19,27 +19,28 @@ from hsakd_pl.signatures import Unpack
 
 
 class StudentModule(HSAKDModule):
-    """Minimises CE(class logits, y) + KD(class logits) + sum over branches KD(joint logits), Eq. 5 to 7.
+    """Minimise CE(class logits, y) + KD(class logits) + sum over branches KD(joint logits), Eq. 5 to 7.
 
-    The teacher stays in eval mode and out of the optimizer, the checkpoint and everything else that Lightning walks
-    over; one given as a network is frozen in place. Without branches, and on the images as they are, this is Hinton's
-    distillation. Raises UsageError where the two networks differ in classes, branches or transforms.
+    The teacher stays in eval mode and is not a submodule: optimizer and checkpoint do not contain it. A network given
+    as the teacher is frozen in place. Without branches, and on untransformed images, this is Hinton's distillation.
+    Raises UsageError if the two networks differ in classes, branches or transforms.
 
     Args:
-        network: a name (:func:`hsakd_pl.create_network`), or a network.
-        teacher: a name, or a network.
-        weights: file that the student starts from; ``pretrained`` for those that timm publishes.
-        teacher_weights: file of a teacher by name, which ``fit`` alone needs; ``pretrained``, or ``random`` for a fresh
-            one.
-        teacher_sha256: hash that this file must have; by default that of the run that ``fit`` resumes.
-        num_classes: of networks by name, or of a user's own.
-        transforms: of networks by name: an object, or ``rotations``, ``flips``, ``colours``, an import path, a product.
-        temperature: of both KD terms; T = 3: Sec. 4.1 of the paper.
-        ce_weight: factor of the cross-entropy, on the images as they are.
-        kd_weight: factor of the class heads' KD.
-        joint_kd_weight: factor of the branches' KD; 0 leaves the branches out.
-        transform_images: whether the KD terms cover all transformations, or the images as they are alone.
-        new_head: whether the class head's and the branches' last layers stay fresh, for ``weights`` of other classes.
+        network: name (see :func:`hsakd_pl.create_network`) or network.
+        teacher: name or network.
+        weights: weight file that the student starts from, or ``pretrained`` for the weights that timm publishes.
+        teacher_weights: weight file of a teacher given by name, ``pretrained`` or ``random``; only ``fit`` needs it.
+        teacher_sha256: SHA-256 that this file must have; by default that of the run that ``fit`` resumes.
+        num_classes: number of classes of networks given by name, or of any other ``nn.Module``.
+        transforms: transformations of networks given by name: an object, ``rotations``, ``flips``, ``colours``, an
+            import path, or a product of these.
+        temperature: temperature of both KD terms; T = 3: Sec. 4.1 of the paper.
+        ce_weight: weight of the cross-entropy on untransformed images.
+        kd_weight: weight of the class heads' KD.
+        joint_kd_weight: weight of the branches' KD; 0 leaves the branches out.
+        transform_images: compute the KD terms under all transformations, not only on the untransformed images.
+        new_head: keep the last layers of the class head and of the branches freshly initialised, for ``weights`` of
+            other classes.
 
     Other arguments: :class:`HSAKDModule`.
     """
