@@ -17,7 +17,7 @@ from hsakd_pl.commands.tasks import Bench, Task, select_cells
 from hsakd_pl.errors import UsageError
 from hsakd_pl.recipes import BENCH_TABLES
 from hsakd_pl.report.matrix import matrix, published
-from hsakd_pl.report.table import FORMATS, written
+from hsakd_pl.report.table import TABLE_FORMATS, format_table
 
 
 def parse_teachers(text: str) -> tuple[str, str]:
@@ -47,7 +47,7 @@ def command(parser: ArgumentParser, args: list[str]) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="show the tasks, and how long they take, from a few steps"
     )
-    parser.add_argument("--format", choices=FORMATS, default="table", help="of the table that is printed")
+    parser.add_argument("--format", choices=TABLE_FORMATS, default="table", help="of the table that is printed")
     tables = list(takewhile(lambda arg: not arg.startswith("-"), args))
     asked, options = parser.parse_known_args(args[len(tables) :])
     if not tables:
@@ -55,7 +55,7 @@ def command(parser: ArgumentParser, args: list[str]) -> None:
     cells, recipes = select_cells(tables, asked.methods, asked.pairs)
     if asked.list:
         table = published(cells)
-        print(written(table, table, asked.format))
+        print(format_table(table, table, asked.format))
         return
     bench = Bench(cells, recipes, asked.seeds, asked.folder, dict(asked.teachers), options)
     tasks = bench.tasks()

@@ -1,1 +1,1 @@
-"""What runs have left in their folders, read and compared: tables, curves, a page."""
+"""Tables, curves and pages from the files of runs."""

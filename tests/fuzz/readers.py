@@ -29,7 +29,7 @@ from hsakd_pl.errors import UsageError
 from hsakd_pl.report.groups import groups
 from hsakd_pl.report.page import write_page
 from hsakd_pl.report.rows import collect
-from hsakd_pl.report.table import FORMATS, as_text, lines
+from hsakd_pl.report.table import TABLE_FORMATS, as_text, lines
 
 Read = Callable[[Path], str]
 
@@ -361,7 +361,7 @@ def read_rows(folder: Path) -> str:
     found = groups(collect(folder))
     table = lines(found)
     demand(len(table) >= 1, "the table is empty")
-    for form in FORMATS:
+    for form in TABLE_FORMATS:
         demand(not re.search(r"\bnan\b|\binf\b", as_text(found, form)), "a number of the table is none")
     write_page(found, folder / "page.html")
     for accuracy in (line[column] for line in table for column in ("last epoch", "best epoch") if line.get(column)):
