@@ -45,15 +45,9 @@ class History(pl.Callback):
         self.rows.append({"epoch": self.trainer.current_epoch + 1, "step": step + 1, "lr": self._lr, **metrics})
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        row: dict[str, float] = {
-            "epoch": trainer.current_epoch + 1,
-            "step": trainer.global_step,
-            "lr": self._lr,
-        }
-        for name, value in finite(trainer.callback_metrics).items():
-            if value is not None:
-                row[name] = value
-        self.rows.append(row)
+        metrics = finite(trainer.callback_metrics)
+        place = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, "lr": self._lr}
+        self.rows.append(place | {name: value for name, value in metrics.items() if value is not None})
         self._write(trainer)
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
