@@ -172,7 +172,7 @@ def test_page_shows_rows_of_older_versions(tmp_path: Path) -> None:
     "broken", [{"confused": []}, [], "text", {"class_names": 1, "reliability": [], "confused": []}]
 )
 def test_page_refuses_details_not_written_by_test(groups: list[Group], tmp_path: Path, broken: Any) -> None:
-    with pytest.raises(UsageError, match=r"seed0/test_details.json is not what test writes: remove it, or run hsakd"):
+    with pytest.raises(UsageError, match=r"seed0/test_details.json was not written by 'test': remove it, or run hsakd"):
         write_page([changed(groups[0], details=broken or [0])], tmp_path / "page.html")
     assert not list(tmp_path.iterdir())
 
