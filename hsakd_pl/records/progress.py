@@ -175,7 +175,7 @@ class Progress(ProgressBar):
         return f"epoch {epoch:{len(str(epochs))}}/{epochs}" if epochs > 0 else f"epoch {epoch}"
 
     def _numbers(self, with_accuracy: bool = True) -> list[str]:
-        """Return loss, accuracies, learning rate, images/s and remaining time as texts, as far as they are known."""
+        """Return loss, accuracies, learning rate, images/s and remaining time as texts; unknown ones are left out."""
         numbers = []
         if not math.isnan(self._loss):
             digits = "5.2f" if self._loss >= 1 else "5.3f"
