@@ -126,9 +126,9 @@ class EvaluationWriter(pl.Callback):
         results["nll"] = float(metrics["test/loss"])
         results["ece"] = mean(errors)
         if len(errors) > 1:
-            for peer, error in enumerate(errors, 1):
+            for peer, peer_error in enumerate(errors, 1):
                 results[f"peer{peer}_nll"] = float(metrics[f"test/peer{peer}_loss"])
-                results[f"peer{peer}_ece"] = error
+                results[f"peer{peer}_ece"] = peer_error
         results["seconds"] = round(time.monotonic() - self._start, 2)
         return results | machine(trainer)
 
