@@ -262,7 +262,7 @@ def test_ensemble_averages_mutual_peers() -> None:
 def test_ensemble_without_branches_raises() -> None:
     with pytest.raises(UsageError, match="ensemble is all: it needs a network with branches"):
         StudentModule("resnet8", "resnet8", teacher_weights="random", joint_kd_weight=0, ensemble="all")
-    with pytest.raises(UsageError, match="ensemble is some: it must be identity or all"):
+    with pytest.raises(UsageError, match="ensemble must be identity or all, got some"):
         TeacherModule("resnet8", ensemble="some")  # type: ignore[arg-type]
 
 

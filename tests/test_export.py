@@ -99,7 +99,7 @@ def test_export_takes_best_peer_unless_named(tmp_path: Path) -> None:
     torch.save(content, path)
     assert torch.equal(student_from_checkpoint(path)(digits()), logits(module, digits(), 1))
     assert torch.equal(student_from_checkpoint(path, peer=1)(digits()), logits(module, digits(), 0))
-    with pytest.raises(UsageError, match="peer is 3"):
+    with pytest.raises(UsageError, match="peer must be a number from 1 to 2, got 3"):
         student_from_checkpoint(path, peer=3)
 
 
@@ -428,8 +428,8 @@ def test_export_command_mistakes_are_one_line(
     run = "runs/TeacherModule"
     for options, message in (
         (["nowhere"], "nowhere does not exist"),
-        ([run, "--int8", "half"], "int8 is half"),
-        ([run, "--input", "int"], "input is int"),
+        ([run, "--int8", "half"], "int8 must be dynamic or static, got half"),
+        ([run, "--input", "int"], "input must be float or uint8, got int"),
         ([run, "--formats", "onnxx"], "onnxx"),
         ([run, "--formts", "onnx"], "formts"),
         ([run, "--checkpoint", "hpc"], "hpc_ckpt"),

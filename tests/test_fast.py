@@ -164,8 +164,8 @@ def winograd_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return a list that grows with each Winograd convolution, which are enabled for small images."""
     called: list[int] = []
     monkeypatch.setattr(layers, "conv3x3", lambda *given: called.append(1) or conv3x3(*given))
-    monkeypatch.setattr(layers, "LEAST_WORK", 0)
-    monkeypatch.setattr(layers, "LEAST_TILES", 0)
+    monkeypatch.setattr(layers, "MIN_WORK", 0)
+    monkeypatch.setattr(layers, "MIN_TILES", 0)
     return called
 
 

@@ -69,7 +69,12 @@ def export_student(
         images: folder of pictures to compare on, in place of the test split.
         data: data module whose test split the files are verified on; by default sample photographs are used.
     """
-    require(bool(formats) and {*formats} <= {*FORMATS}, "formats", ", ".join(formats), f"of {', '.join(FORMATS)}")
+    require(
+        bool(formats) and {*formats} <= {*FORMATS},
+        "formats",
+        ", ".join(formats),
+        f"one or more of {', '.join(FORMATS)}",
+    )
     require(input in ("float", "uint8"), "input", input, "float or uint8")
     require(int8 in (None, "dynamic", "static"), "int8", int8, "dynamic or static")
     require(int8 is None or "onnx" in formats, "int8", int8, "left out, or onnx one of the formats")
