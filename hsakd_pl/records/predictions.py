@@ -4,7 +4,7 @@ import csv
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import BasePredictionWriter
 
-from hsakd_pl.errors import require
+from hsakd_pl.errors import UsageError, require
 from hsakd_pl.files import replacing
 from hsakd_pl.modules.metrics import TOP
 
@@ -106,7 +106,8 @@ class PredictionWriter(BasePredictionWriter):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Keep the predictions of an earlier run."""
-        self._open_files.__exit__(type(exception), exception, exception.__traceback__)
+        with suppress(UsageError):  # names the files, but the exception is not about them
+            self._open_files.__exit__(type(exception), exception, exception.__traceback__)
 
 
 def _rows_of(prediction: Any) -> Iterator[dict[str, Any]]:
