@@ -390,7 +390,7 @@ def test_method_signature_shows_every_option() -> None:
     shown = list(inspect.signature(methods.DKDModule).parameters)
     assert shown[:4] == ["network", "teacher", "alpha", "beta"]
     assert {"weight_warmup_epochs", "kd_weight", "teacher_weights", "lr", "compile"} <= set(shown)
-    assert not {"rest", "own_weights", "joint_kd_weight"} & set(shown)
+    assert not {"options", "joint_kd_weight", "transform_images"} & set(shown)
     assert "networks" in inspect.signature(methods.DMLModule).parameters
 
 

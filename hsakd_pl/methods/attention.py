@@ -1,12 +1,12 @@
 """Attention transfer (AT; Zagoruyko and Komodakis, ICLR 2017)."""
 
-from typing import Any
-
 import torch.nn.functional as F
 from torch import Tensor
 
 from hsakd_pl.methods.distilled import DistilledModule, Net
 from hsakd_pl.methods.maps import Maps, paired, pooled_alike
+from hsakd_pl.methods.options import DistilledOptions
+from hsakd_pl.modules.options import Unpack
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import full_precision, total
 
@@ -33,8 +33,11 @@ def _attention(feature_map: Tensor, power: float) -> Tensor:
 class AttentionModule(DistilledModule):
     """Minimises CE + ``at_weight`` times the difference of attention after all stages."""
 
-    def __init__(self, network: Net, teacher: Net, at_weight: float = 1000.0, **rest: Any) -> None:
-        super().__init__(network, teacher, {"loss_at": at_weight}, **rest)
+    def __init__(
+        self, network: Net, teacher: Net, at_weight: float = 1000.0, **options: Unpack[DistilledOptions]
+    ) -> None:
+        super().__init__(network, teacher, **options)
+        self.set_loss_weights(loss_at=at_weight)
         self.shapes("features")
 
     def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:

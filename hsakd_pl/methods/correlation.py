@@ -1,11 +1,11 @@
 """Correlation congruence (CC; Peng et al., ICCV 2019), as the published tables' code has it."""
 
-from typing import Any
-
 import torch.nn as nn
 from torch import Tensor
 
 from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.methods.options import DistilledOptions
+from hsakd_pl.modules.options import Unpack
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import full_precision
 
@@ -27,8 +27,11 @@ class CorrelationModule(DistilledModule):
         width: of the linear embeddings, both of which are trained.
     """
 
-    def __init__(self, network: Net, teacher: Net, width: int = 128, cc_weight: float = 0.02, **rest: Any) -> None:
-        super().__init__(network, teacher, {"loss_cc": cc_weight}, **rest)
+    def __init__(
+        self, network: Net, teacher: Net, width: int = 128, cc_weight: float = 0.02, **options: Unpack[DistilledOptions]
+    ) -> None:
+        super().__init__(network, teacher, **options)
+        self.set_loss_weights(loss_cc=cc_weight)
         student_shapes, teacher_shapes = self.shapes("embedding")
         self.embed_student = nn.Linear(student_shapes.width, width)
         self.embed_teacher = nn.Linear(teacher_shapes.width, width)

@@ -15,6 +15,8 @@ from hsakd_pl.data.base import ImageDataModule
 from hsakd_pl.data.seeding import CONTRAST, derive_seed
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.methods.options import DistilledOptions
+from hsakd_pl.modules.options import Unpack
 from hsakd_pl.ops import full_precision, total
 
 EPSILON = 1e-7  # added to the noise, as in the published code
@@ -188,9 +190,10 @@ class CRDModule(DistilledModule):
         contrast_temperature: float = 0.07,
         bank_momentum: float = 0.5,
         crd_weight: float = 0.8,
-        **rest: Any,
+        **options: Unpack[DistilledOptions],
     ) -> None:
-        super().__init__(network, teacher, {"loss_crd": crd_weight}, **rest)
+        super().__init__(network, teacher, **options)
+        self.set_loss_weights(loss_crd=crd_weight)
         require(negatives >= 1, "negatives", negatives, "at least 1")
         student_shapes, teacher_shapes = self.shapes("embedding")
         widths = (student_shapes.width, teacher_shapes.width)

@@ -1,10 +1,10 @@
 """Distillation by correlations instead of KL (DIST; Huang et al., NeurIPS 2022)."""
 
-from typing import Any
-
 from torch import Tensor
 
 from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.methods.options import DistilledOptions
+from hsakd_pl.modules.options import Unpack
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import full_precision
 
@@ -48,9 +48,10 @@ class DISTModule(DistilledModule):
         inter_weight: float = 2.0,
         intra_weight: float = 2.0,
         dist_weight: float = 1.0,
-        **rest: Any,
+        **options: Unpack[DistilledOptions],
     ) -> None:
-        super().__init__(network, teacher, {"loss_dist": dist_weight}, **rest)
+        super().__init__(network, teacher, **options)
+        self.set_loss_weights(loss_dist=dist_weight)
         self.inter_weight = inter_weight
         self.intra_weight = intra_weight
 

@@ -1,11 +1,11 @@
 """Decoupled knowledge distillation (DKD; Zhao et al., CVPR 2022)."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.methods.options import KDOptions
+from hsakd_pl.modules.options import Unpack
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import full_precision, kd_loss
 
@@ -56,9 +56,10 @@ class DKDModule(DistilledModule):
         beta: float = 8.0,
         dkd_weight: float = 1.0,
         weight_warmup_epochs: int = 20,
-        **rest: Any,
+        **options: Unpack[KDOptions],
     ) -> None:
-        super().__init__(network, teacher, {"loss_dkd": dkd_weight}, weight_warmup_epochs, **rest)
+        super().__init__(network, teacher, weight_warmup_epochs=weight_warmup_epochs, **options)
+        self.set_loss_weights(loss_dkd=dkd_weight)
         self.alpha = alpha
         self.beta = beta
 

@@ -1,10 +1,11 @@
 """Deep mutual learning (DML; Zhang et al., CVPR 2018)."""
 
 from collections.abc import Sequence
-from typing import Any
 
+from hsakd_pl.methods.options import DMLOptions
 from hsakd_pl.modules import MutualModule
 from hsakd_pl.modules.build import Net
+from hsakd_pl.modules.options import Unpack
 
 
 class DMLModule(MutualModule):
@@ -14,5 +15,12 @@ class DMLModule(MutualModule):
         temperature: of the KD terms.
     """
 
-    def __init__(self, networks: Sequence[Net], temperature: float = 1.0, **rest: Any) -> None:
-        super().__init__(networks, temperature=temperature, joint_ce_weight=0.0, joint_kd_weight=0.0, **rest)
+    def __init__(self, networks: Sequence[Net], temperature: float = 1.0, **options: Unpack[DMLOptions]) -> None:
+        super().__init__(
+            networks,
+            temperature=temperature,
+            transforms=None,
+            joint_ce_weight=0.0,
+            joint_kd_weight=0.0,
+            **options,
+        )

@@ -1,13 +1,13 @@
 """FitNet (Romero et al., ICLR 2015): a hint for the student's map in the middle."""
 
-from typing import Any
-
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.methods.options import DistilledOptions
+from hsakd_pl.modules.options import Unpack
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import full_precision
 
@@ -58,8 +58,16 @@ class FitNetModule(DistilledModule):
         stage: 1..L, after which the maps are compared.
     """
 
-    def __init__(self, network: Net, teacher: Net, stage: int = 2, fitnet_weight: float = 100.0, **rest: Any) -> None:
-        super().__init__(network, teacher, {"loss_fitnet": fitnet_weight}, **rest)
+    def __init__(
+        self,
+        network: Net,
+        teacher: Net,
+        stage: int = 2,
+        fitnet_weight: float = 100.0,
+        **options: Unpack[DistilledOptions],
+    ) -> None:
+        super().__init__(network, teacher, **options)
+        self.set_loss_weights(loss_fitnet=fitnet_weight)
         student_shapes, teacher_shapes = self.shapes("features")
         last_stage = min(len(student_shapes.features), len(teacher_shapes.features))
         require(1 <= stage <= last_stage, "stage", stage, f"from 1 to {last_stage}")

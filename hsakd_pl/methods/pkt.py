@@ -1,10 +1,10 @@
 """Probabilistic knowledge transfer (PKT; Passalis and Tefas, ECCV 2018)."""
 
-from typing import Any
-
 from torch import Tensor
 
 from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.methods.options import DistilledOptions
+from hsakd_pl.modules.options import Unpack
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import full_precision
 
@@ -33,8 +33,11 @@ def _neighbours(embedding: Tensor) -> Tensor:
 class PKTModule(DistilledModule):
     """Minimises CE + ``pkt_weight`` times the divergence of neighbourhoods; a device sees its own images."""
 
-    def __init__(self, network: Net, teacher: Net, pkt_weight: float = 30000.0, **rest: Any) -> None:
-        super().__init__(network, teacher, {"loss_pkt": pkt_weight}, **rest)
+    def __init__(
+        self, network: Net, teacher: Net, pkt_weight: float = 30000.0, **options: Unpack[DistilledOptions]
+    ) -> None:
+        super().__init__(network, teacher, **options)
+        self.set_loss_weights(loss_pkt=pkt_weight)
         self.shapes("embedding")
 
     def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:

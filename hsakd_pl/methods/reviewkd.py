@@ -1,7 +1,6 @@
 """Knowledge review (ReviewKD; Chen et al., CVPR 2021): each stage learns from the teacher's earlier ones too."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn as nn
@@ -10,6 +9,8 @@ from torch import Tensor
 
 from hsakd_pl.methods.distilled import DistilledModule, Net
 from hsakd_pl.methods.maps import paired
+from hsakd_pl.methods.options import KDOptions
+from hsakd_pl.modules.options import Unpack
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import full_precision, total
 
@@ -96,9 +97,10 @@ class ReviewKDModule(DistilledModule):
         mid_channels: int | None = None,
         reviewkd_weight: float = 5.0,
         weight_warmup_epochs: int = 20,
-        **rest: Any,
+        **options: Unpack[KDOptions],
     ) -> None:
-        super().__init__(network, teacher, {"loss_reviewkd": reviewkd_weight}, weight_warmup_epochs, **rest)
+        super().__init__(network, teacher, weight_warmup_epochs=weight_warmup_epochs, **options)
+        self.set_loss_weights(loss_reviewkd=reviewkd_weight)
         student_shapes, teacher_shapes = self.shapes("features", "embedding")
         student_channels = []
         teacher_channels = []

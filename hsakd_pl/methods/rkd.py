@@ -1,12 +1,12 @@
 """Relational knowledge distillation (RKD; Park et al., CVPR 2019)."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.methods.options import DistilledOptions
+from hsakd_pl.modules.options import Unpack
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import full_precision
 
@@ -53,9 +53,10 @@ class RKDModule(DistilledModule):
         distance_weight: float = 25.0,
         angle_weight: float = 50.0,
         rkd_weight: float = 1.0,
-        **rest: Any,
+        **options: Unpack[DistilledOptions],
     ) -> None:
-        super().__init__(network, teacher, {"loss_rkd": rkd_weight}, **rest)
+        super().__init__(network, teacher, **options)
+        self.set_loss_weights(loss_rkd=rkd_weight)
         self.shapes("embedding")
         self.distance_weight = distance_weight
         self.angle_weight = angle_weight

@@ -1,12 +1,12 @@
 """Similarity-preserving distillation (SP; Tung and Mori, ICCV 2019)."""
 
-from typing import Any
-
 import torch.nn.functional as F
 from torch import Tensor
 
 from hsakd_pl.methods.distilled import DistilledModule, Net
 from hsakd_pl.methods.maps import Maps, paired
+from hsakd_pl.methods.options import DistilledOptions
+from hsakd_pl.modules.options import Unpack
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import full_precision, total
 
@@ -32,8 +32,11 @@ def _similarities(feature_map: Tensor) -> Tensor:
 class SimilarityModule(DistilledModule):
     """Minimises CE + ``sp_weight`` times the difference of similarities in the last map, of a device's images."""
 
-    def __init__(self, network: Net, teacher: Net, sp_weight: float = 3000.0, **rest: Any) -> None:
-        super().__init__(network, teacher, {"loss_sp": sp_weight}, **rest)
+    def __init__(
+        self, network: Net, teacher: Net, sp_weight: float = 3000.0, **options: Unpack[DistilledOptions]
+    ) -> None:
+        super().__init__(network, teacher, **options)
+        self.set_loss_weights(loss_sp=sp_weight)
         self.shapes("features")
 
     def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:

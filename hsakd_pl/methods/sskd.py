@@ -5,7 +5,6 @@ Stage one, :class:`SSKDProjectionModule`, trains a projection head on the teache
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn as nn
@@ -14,9 +13,11 @@ from torch import Tensor
 
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.methods.options import PairOptions
 from hsakd_pl.modules import Frozen, HSAKDModule
 from hsakd_pl.modules.build import build_network, load_initial, require_trained
 from hsakd_pl.modules.evaluated import Batch
+from hsakd_pl.modules.options import SharedOptions, Unpack
 from hsakd_pl.networks import Network, NetworkOutput
 from hsakd_pl.ops import ROTATIONS, Transforms, cross_entropy, full_precision, kd_loss
 
@@ -135,13 +136,15 @@ class SSKDProjectionModule(HSAKDModule):
         num_classes: int = 100,
         image_size: int = 32,
         milestones: Sequence[int] = (30, 45),
-        **rest: Any,
+        lr: float = 0.05,
+        weight_decay: float = 5e-4,
+        **options: Unpack[SharedOptions],
     ) -> None:
         require_trained("weights", network, weights)
         teacher = build_network(network, num_classes, branches=False)
         weight_files = load_initial("weights", weights, teacher)
         projected = ProjectedTeacher(teacher, teacher.shapes(image_size, "embedding").width)
-        super().__init__([projected], milestones=milestones, **rest)
+        super().__init__([projected], milestones=milestones, lr=lr, weight_decay=weight_decay, **options)
         self.weight_files = weight_files
         self.frozen.append(Frozen(teacher))
         self.views = self.network.transforms.count
@@ -180,13 +183,23 @@ class SSKDModule(DistilledModule):
         contrast_temperature: float = 0.5,
         keep_transformed: float = 1.0,
         keep_contrast: float = 0.75,
-        **rest: Any,
+        temperature: float = 4.0,
+        weight_warmup_epochs: int = 0,
+        **options: Unpack[PairOptions],
     ) -> None:
         require_trained("projection_weights", "the teacher's projection head", projection_weights)
         require(0 <= keep_transformed <= 1, "keep_transformed", keep_transformed, "from 0 to 1")
         require(0 <= keep_contrast <= 1, "keep_contrast", keep_contrast, "from 0 to 1")
-        own_weights = {"loss_transformed_kd": transformed_kd_weight, "loss_contrast": contrast_weight}
-        super().__init__(network, teacher, own_weights, ce_weight=ce_weight, kd_weight=kd_weight, **rest)
+        super().__init__(
+            network,
+            teacher,
+            ce_weight=ce_weight,
+            kd_weight=kd_weight,
+            temperature=temperature,
+            weight_warmup_epochs=weight_warmup_epochs,
+            **options,
+        )
+        self.set_loss_weights(loss_transformed_kd=transformed_kd_weight, loss_contrast=contrast_weight)
         student_shapes, teacher_shapes = self.shapes("embedding")
         projected = self._project(teacher_shapes.width, projection_weights)
         self.projection = make_projection(student_shapes.width)

@@ -1,10 +1,10 @@
 """Knowledge distillation with logit standardisation (Sun et al., CVPR 2024)."""
 
-from typing import Any
-
 from torch import Tensor
 
 from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.methods.options import PairOptions
+from hsakd_pl.modules.options import Unpack
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import full_precision, kd_loss
 
@@ -32,9 +32,9 @@ class StandardizedKDModule(DistilledModule):
         ce_weight: float = 0.1,
         kd_weight: float = 9.0,
         temperature: float = 2.0,
-        **rest: Any,
+        **options: Unpack[PairOptions],
     ) -> None:
-        super().__init__(network, teacher, ce_weight=ce_weight, kd_weight=kd_weight, temperature=temperature, **rest)
+        super().__init__(network, teacher, ce_weight=ce_weight, kd_weight=kd_weight, temperature=temperature, **options)
 
     def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
         loss = standardized_kd_loss(student.logits, teacher.logits, self.temperature)

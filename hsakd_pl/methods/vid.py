@@ -1,7 +1,6 @@
 """Variational information distillation (VID; Ahn et al., CVPR 2019)."""
 
 import math
-from typing import Any
 
 import torch
 import torch.nn as nn
@@ -11,6 +10,8 @@ from torch import Tensor
 from hsakd_pl.errors import require
 from hsakd_pl.methods.distilled import DistilledModule, Net
 from hsakd_pl.methods.maps import paired, pooled_alike
+from hsakd_pl.methods.options import DistilledOptions
+from hsakd_pl.modules.options import Unpack
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import full_precision, total
 
@@ -57,8 +58,16 @@ class VIDModule(DistilledModule):
         variance: of each channel, which is learnt, at first.
     """
 
-    def __init__(self, network: Net, teacher: Net, variance: float = 5.0, vid_weight: float = 1.0, **rest: Any) -> None:
-        super().__init__(network, teacher, {"loss_vid": vid_weight}, **rest)
+    def __init__(
+        self,
+        network: Net,
+        teacher: Net,
+        variance: float = 5.0,
+        vid_weight: float = 1.0,
+        **options: Unpack[DistilledOptions],
+    ) -> None:
+        super().__init__(network, teacher, **options)
+        self.set_loss_weights(loss_vid=vid_weight)
         student_shapes, teacher_shapes = self.shapes("features")
         self.stages = nn.ModuleList(
             Variational(student_map.shape[1], teacher_map.shape[1], variance)
