@@ -1,4 +1,4 @@
-"""Correlation congruence (CC; Peng et al., ICCV 2019), as the published tables' code has it."""
+"""Correlation congruence (CC; Peng et al., ICCV 2019), as in the code of the published tables (CRD's repository)."""
 
 import torch.nn as nn
 from torch import Tensor
@@ -12,19 +12,30 @@ from hsakd_pl.ops import full_precision
 
 @full_precision
 def correlation_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Average over neighbours in the batch the product of their absolute differences, summed over D.
+    """Return the mean over i of sum_d |s_i - t_i| * |s_(i+1) - t_(i+1)|, a scalar.
 
-    Linear embeddings, twice (B, D) -> a scalar.
+    Args:
+        student: linear embeddings (B, D) of the student.
+        teacher: linear embeddings (B, D) of the teacher.
+
+    Examples:
+        >>> correlation_loss(torch.ones(3, 2), torch.zeros(3, 2))
+        tensor(2.)
     """
     difference = (student - teacher).abs()
     return (difference[:-1] * difference[1:]).sum() / max(len(difference) - 1, 1)
 
 
 class CorrelationModule(DistilledModule):
-    """Minimises CE + ``cc_weight`` times differences of both networks' linear embeddings; a device sees its own images.
+    """Minimise CE + ``cc_weight`` * :func:`correlation_loss` of linear embeddings; each device sees its own images.
 
     Args:
-        width: of the linear embeddings, both of which are trained.
+        network: registry name of the student, or a network.
+        teacher: registry name of the teacher, or a network.
+        width: width of the two linear embeddings, both trained.
+        cc_weight: weight of the loss; 0.02 in the field's tables.
+
+    Other arguments: :class:`DistilledModule`.
     """
 
     def __init__(

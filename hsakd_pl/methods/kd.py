@@ -1,4 +1,4 @@
-"""Knowledge distillation (KD; Hinton et al. 2015)."""
+"""Knowledge distillation (KD; Hinton et al. 2015); its loss is :func:`hsakd_pl.ops.kd_loss`."""
 
 from hsakd_pl.methods.distilled import DistilledModule, Net
 from hsakd_pl.methods.options import PairOptions
@@ -6,7 +6,17 @@ from hsakd_pl.modules.options import Unpack
 
 
 class KDModule(DistilledModule):
-    """Minimises 0.1 CE + 0.9 KD at T = 4, the weights of the field's tables."""
+    """Minimise 0.1 CE + 0.9 KD at T = 4, as in the field's tables.
+
+    Args:
+        network: registry name of the student, or a network.
+        teacher: registry name of the teacher, or a network.
+        ce_weight: weight of the cross-entropy.
+        kd_weight: weight of the KD term.
+        temperature: temperature of the KD term.
+
+    Other arguments: :class:`DistilledModule`.
+    """
 
     def __init__(
         self,

@@ -40,6 +40,7 @@ class DMLOptions(BranchOptions, total=False):
 
     weights: str | None
     num_classes: int
+    transforms: str | Transforms | None
     ce_weight: float
     kd_weight: float
     new_head: bool
