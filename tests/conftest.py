@@ -14,7 +14,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: workers share the cores
 
 if find_spec("pl_bolts"):
-    import_module("hsakd_pl.integrations.bolts")  # pytest-xdist's controller makes its classes of warnings again
+    import_module("hsakd_pl.integrations.bolts")  # pytest-xdist's controller unpickles its warning classes
 
 SHARED = Path(os.environ.get("HSAKD_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 

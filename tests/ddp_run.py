@@ -49,7 +49,7 @@ def make(kind: str) -> HSAKDModule:
         return BaselineModule("resnet8", compile=kind == "compiled", **options)
     if kind == "frozen":
         return TeacherModule("resnet8", freeze_backbone=True, weights="random", **options)
-    if kind in ("baseline", "few"):  # of a network with branches, which nobody asked for
+    if kind in ("baseline", "few"):  # unrequested metrics of a network with branches
         return BaselineModule(create_network("resnet8", 10), **options)
     if kind == "hinton":
         networks = (create_network("resnet8", 10), create_network("resnet14", 10))

@@ -206,7 +206,7 @@ def run_all(kills: int, aimed: int, seed: int) -> bool:
         assert wait(start(whole, every_step=False), PATIENCE) == 0, (whole / "log").read_text()
         since = time.monotonic()
         expected = outcome(whole / "run")
-        with prepared(Path(name, "again")) as again:  # saving after each step, which takes the longest
+        with prepared(Path(name, "again")) as again:  # saving after each step takes longest
             assert wait(start(again, every_step=True), PATIENCE) == 0, (again / "log").read_text()
             seconds = time.monotonic() - since
             assert not differing(outcome(again / "run"), expected)

@@ -15,8 +15,8 @@ from small import error_of
 import hsakd_pl
 from hsakd_pl import list_networks
 from hsakd_pl.cli.main import main
-from hsakd_pl.commands.sweep import ParsedFit
-from hsakd_pl.commands.tasks import Bench, Task, select_cells
+from hsakd_pl.commands.bench.tasks import Bench, Task, select_cells
+from hsakd_pl.commands.seeds import ParsedFit
 from hsakd_pl.files.weights import file_sha256
 from hsakd_pl.recipes import ALL_RECIPES, BENCH_TABLES, PAIRS, RECIPES, read_table
 from hsakd_pl.recipes.bench import COLUMNS
@@ -252,11 +252,14 @@ def test_bench_runs_resumes_and_compares(mine: Path, capsys: pytest.CaptureFixtu
     assert options["sp_weight"] == 100.0
     before = (student / "last.ckpt").stat().st_mtime_ns
     capsys.readouterr()
-    main(run)  # all of it has a result
+    main(run)  # everything has a result
     assert (student / "last.ckpt").stat().st_mtime_ns == before
     heading, _, names, _, line = capsys.readouterr().out.rstrip().splitlines()
     assert (heading, names.split()) == ("limit_train_batches 2, max_epochs 1", ["method", "resnet14-resnet8"])
-    assert line.split() == ["SP", f"{100 * row['last_val_acc']:.2f}"]  # a short run stands beside no published number
+    assert line.split() == [
+        "SP",
+        f"{100 * row['last_val_acc']:.2f}",
+    ]  # a short run is not compared with a published number
 
 
 @pytest.mark.slow

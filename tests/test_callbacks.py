@@ -92,7 +92,7 @@ CASES = [(name, fast) for name in CALLBACKS for fast in (True, False) if name !=
 def test_lightning_callbacks_work_with_modules(
     name: str, fast: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # finders leave a file where they run
+    monkeypatch.chdir(tmp_path)  # finders write a file to the working folder
     make_callback, done = CALLBACKS[name]
     callback, module = make_callback(tmp_path), make("student", num_classes=10, lr=0.01, fast=fast)
     run = pl.Trainer(

@@ -64,7 +64,7 @@ def test_resumed_fit_refuses_another_teacher(tmp_path: Path, teacher: str) -> No
     (tmp_path / "teacher.pth").rename(tmp_path / "moved.pth")
     moved = make("student", teacher_weights=str(tmp_path / "moved.pth"))
     trainer(max_epochs=2).fit(moved, loader(), ckpt_path=last)
-    trainer().validate(make("student", **options), loader(), ckpt_path=last, verbose=False)  # asks no teacher
+    trainer().validate(make("student", **options), loader(), ckpt_path=last, verbose=False)  # needs no teacher
 
 
 def test_resumed_fit_takes_another_teacher_on_request(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Test that each mistake on the command line ends in one error with culprit and remedy."""
 
+import os
 import pickle
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import torch
 from small import error_of, run
 
 from hsakd_pl import DigitsDataModule, create_network
+from hsakd_pl.cli.main import main
 
 CIFAR = "hsakd_pl.CIFAR100DataModule"
 COSINE = {"class_path": "torch.optim.lr_scheduler.CosineAnnealingLR", "init_args": {"T_max": 2}}
@@ -91,3 +94,106 @@ def test_data_module_without_num_classes_raises(
 ) -> None:
     monkeypatch.delattr(DigitsDataModule, "num_classes")
     assert "DigitsDataModule has no num_classes" in error_of(capsys, lambda: run("fit"))
+
+
+USERS_CODE = """
+import pytorch_lightning as pl
+from hsakd_pl import BaselineModule, DigitsDataModule
+
+
+class Module(BaselineModule):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        open("lables.txt")
+
+
+class Data(DigitsDataModule):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.names["one"]
+
+    names = {}
+
+
+class Callback(pl.Callback):
+    def on_train_start(self, trainer, module):
+        import a_missing_package
+
+
+class Counting(DigitsDataModule):
+    @property
+    def num_classes(self):
+        raise RuntimeError("no classes")
+
+    @num_classes.setter
+    def num_classes(self, value):
+        pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "changes"),
+    [
+        (FileNotFoundError, {"model": {"class_path": "users_code.Module"}}),
+        (KeyError, {"data": {"class_path": "users_code.Data"}}),
+        (ModuleNotFoundError, {"trainer": {"callbacks": [{"class_path": "users_code.Callback"}]}}),
+        (RuntimeError, {"data": {"class_path": "users_code.Counting"}}),
+        (NameError, {"model": {"class_path": "broken_code.Module"}}),
+    ],
+    ids=["module", "data module", "callback", "property that jsonargparse asks for", "import"],
+)
+def test_error_in_users_code_keeps_its_traceback(
+    error: type[Exception], changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("users_code.py").write_text(USERS_CODE)
+    Path("broken_code.py").write_text("undefined_name\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "users_code", raising=False)
+    with pytest.raises(error) as raised:
+        run("fit", **changes)
+    places = {Path(entry.path).name for entry in raised.traceback}
+    assert places & {"users_code.py", "broken_code.py"}
+
+
+def test_error_in_users_code_exits_with_status_1(tmp_path: Path) -> None:
+    Path("users_code.py").write_text(USERS_CODE)
+    words = ["fit", "--model", "users_code.Module", "--model.network", "resnet8", "--data", "DigitsDataModule"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-m", "hsakd_pl", *words]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert 'users_code.py", line 9, in __init__' in done.stderr
+    assert done.stderr.splitlines()[-1] == "FileNotFoundError: [Errno 2] No such file or directory: 'lables.txt'"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["fit", "--model", "StudentModul", "--debug"],
+        ["--debug", "report", "nowhere"],
+        ["bench", "--debug", "nowhere.csv", "--list"],
+    ],
+    ids=" ".join,
+)
+def test_debug_shows_the_traceback_of_a_usage_error(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(args)
+    printed = capsys.readouterr().err
+    assert end.value.code == 2
+    assert "Traceback (most recent call last)" in printed and "raise UsageError" in printed
+    message = error_of(capsys, lambda: main([arg for arg in args if arg != "--debug"]))
+    assert printed.endswith(f"error: {message}\n")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"callbacks": "EarlyStopping"}, "trainer.callbacks.monitor is missing: EarlyStopping needs it"),
+        ({"precision": "17"}, "trainer.precision: 17 is not valid; expected "),
+    ],
+    ids=str,
+)
+def test_wrong_trainer_options_are_one_line(
+    changes: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert error_of(capsys, lambda: run("fit", trainer=changes)).startswith(message)

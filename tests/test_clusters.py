@@ -11,7 +11,7 @@ import pytest
 from slurm.cluster import free_ports
 
 from hsakd_pl.errors import UsageError
-from hsakd_pl.report.rows import read_row
+from hsakd_pl.records.formats import read_row
 from hsakd_pl.runs.processes import match_torchrun
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,7 +83,7 @@ def test_two_cpu_processes_train(nodes: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("script", sorted((ROOT / "scripts").rglob("*.s[bh]*")), ids=lambda path: path.name)
 def test_slurm_scripts_are_valid_bash(script: Path) -> None:
     subprocess.run(["bash", "-n", script], check=True)
-    # what a user switches on by removing signs is bash, or an option of sbatch, as well
+    # commented-out lines are bash or options of sbatch as well
     lines = [line.removeprefix("# ") for line in script.read_text().splitlines() if line.startswith("# ")]
     commands = "\n".join(line for line in lines if line.split()[0] in ("source", "module", "export", "srun", "set"))
     subprocess.run(["bash", "-n"], input=commands, text=True, check=True)

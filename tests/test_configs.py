@@ -163,7 +163,7 @@ def test_config_contents_match_their_names(name: str) -> None:
 def test_config_weights_come_from_another_config(name: str) -> None:
     for key, network in (("weights", "network"), ("teacher_weights", "teacher")):
         if path := model_of(name).get(key):
-            if path.startswith("weights/"):  # a published file that the user puts there
+            if path.startswith("weights/"):  # a published file that the user provides
                 assert name.startswith("imagenet/teacher_frozen")
                 continue
             source = path.removeprefix("runs/").removesuffix("/last.ckpt")

@@ -101,5 +101,5 @@ def test_checkpoint_names_network_passed_as_object(tmp_path: Path) -> None:
     small.trainer(tmp_path).fit(module, small.loader(), small.loader())
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert saved["networks"] == ["resnet8"]
-    assert "data" not in saved  # loaders of one's own describe nothing
+    assert "data" not in saved  # custom loaders have no description
     assert DigitsDataModule().resize is None

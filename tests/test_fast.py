@@ -52,7 +52,7 @@ def assert_same(found: NetworkOutput, expected: NetworkOutput, **tolerance: floa
     torch.testing.assert_close(tuple(found), tuple(expected), **tolerance)
 
 
-@pytest.mark.parametrize("branches", [True, pytest.param(False, marks=pytest.mark.nightly)])  # a part of the former
+@pytest.mark.parametrize("branches", [True, pytest.param(False, marks=pytest.mark.nightly)])  # a subset of the former
 @pytest.mark.parametrize("name", list_networks())
 def test_folded_network_gives_same_outputs(name: str, branches: bool) -> None:
     network = with_statistics(create_network(name, 7, branches)).double()
@@ -111,7 +111,7 @@ def test_folded_network_gives_each_thread_a_part() -> None:
 
 @pytest.mark.usefixtures("two_threads")
 def test_error_in_folded_part_is_raised() -> None:
-    with Folded(create_network("resnet8", CLASSES)) as folded, pytest.raises(UsageError, match="at least 4 pixels"):
+    with Folded(create_network("resnet8", CLASSES)) as folded, pytest.raises(UsageError, match="at least 4 x 4 pixels"):
         folded(torch.randn(2, 3, 2, 2))
     assert torch.get_num_threads() == 2
 
@@ -164,8 +164,8 @@ def winograd_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return a list that grows with each Winograd convolution, which are enabled for small images."""
     called: list[int] = []
     monkeypatch.setattr(layers, "conv3x3", lambda *given: called.append(1) or conv3x3(*given))
-    monkeypatch.setattr(layers, "LEAST_WORK", 0)
-    monkeypatch.setattr(layers, "LEAST_TILES", 0)
+    monkeypatch.setattr(layers, "MIN_WORK", 0)
+    monkeypatch.setattr(layers, "MIN_TILES", 0)
     return called
 
 
@@ -377,7 +377,9 @@ def test_compiled_losses_equal_eager(kind: str, backend: str, tmp_path: Path, mo
     assert losses_of(module(compile=True)) == pytest.approx(eager, rel=1e-9)
     counters = torch._dynamo.utils.counters
     assert not counters["graph_break"]
-    assert counters["stats"]["unique_graphs"] == 1 + (2 if kind == "mutual" else 1)  # the step; a validation a network
+    assert counters["stats"]["unique_graphs"] == 1 + (
+        2 if kind == "mutual" else 1
+    )  # the step, and a validation per network
 
 
 @needs_compile

@@ -123,7 +123,7 @@ def test_second_ctrl_c_ends_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     signals = LastCheckpoint(tmp_path, 10, "").signals
     signals._note(signal.SIGINT, None)
     signals._note(signal.SIGINT, None)  # which torchrun repeats
-    monkeypatch.setattr(time, "monotonic", lambda: signals.since + 3)
+    monkeypatch.setattr(time, "monotonic", lambda: signals.received_at + 3)
     with pytest.raises(Interrupted):
         signals._note(signal.SIGINT, None)
 

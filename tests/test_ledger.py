@@ -18,13 +18,14 @@ from small import error_of, history, run
 from hsakd_pl.cli.configuration import options_of
 from hsakd_pl.cli.lightning_cli import HSAKDCLI
 from hsakd_pl.cli.main import main
-from hsakd_pl.commands.sweep import ParsedFit
+from hsakd_pl.commands.seeds import ParsedFit
 from hsakd_pl.files.weights import read_weight_file
 from hsakd_pl.recipes import RECIPES
+from hsakd_pl.records.formats import Row
 from hsakd_pl.records.protocol import kept_options, protocol_hash
 from hsakd_pl.report.differences import differing, expected
 from hsakd_pl.report.groups import groups
-from hsakd_pl.report.rows import Row, collect
+from hsakd_pl.report.rows import collect
 from hsakd_pl.report.table import as_text, chosen, lines, records
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -34,7 +35,7 @@ OUTSIDE = {
     *("config", "seed_everything", "ckpt_path", "weights_only", "save_every_minutes"),
     *(f"data.init_args.{name}" for name in ("seed", "root", "download", "predict_dir")),
     *(f"model.init_args.{name}" for name in ("weights", "teacher_weights", "teacher_sha256")),  # their hashes count
-    "model.init_args.ensemble",  # what a test tells beside the result
+    "model.init_args.ensemble",  # extra output of a test
     *(f"trainer.{name}" for name in ("default_root_dir", "logger", "profiler", "num_sanity_val_steps", "max_time")),
     *(f"trainer.enable_{name}" for name in ("checkpointing", "progress_bar", "model_summary", "autolog_hparams")),
     *(f"trainer.{name}" for name in ("log_every_n_steps", "detect_anomaly", "fast_dev_run", "barebones")),
@@ -192,7 +193,7 @@ def test_run_writes_its_files() -> None:
     assert protocol.items() >= facts.items()
     assert protocol["augmentation"] == "PadCropFlip(padding=2, flip=False)" and protocol["validated_on"] == "test split"
     assert protocol["limited"] == {"trainer.limit_train_batches": 2}
-    assert protocol["options"]["model.init_args.num_classes"] == 10  # what ran, not the default
+    assert protocol["options"]["model.init_args.num_classes"] == 10  # the value used, not the default
     saved = yaml.safe_load((folder / "config.yaml").read_text())
     assert saved["seed_everything"] == 3 and saved["model"]["init_args"]["lr"] == 0.01
 
@@ -202,7 +203,7 @@ def test_saved_configuration_suffices_for_other_commands() -> None:
     Path("config.yaml").unlink()
     main(["test", "--config", str(folder / "config.yaml"), "--ckpt_path", "last"])
     assert json.loads((folder / "test.json").read_text())["acc"] == pytest.approx(
-        100 * history(folder)[-1]["val/acc"], abs=1e-3
+        history(folder)[-1]["val/acc"], abs=1e-5
     )
 
 
@@ -255,7 +256,7 @@ def test_report_plots_curves_of_several_runs(capsys: pytest.CaptureFixture[str])
         path.unlink()
     assert "has a metrics.csv" in error_of(capsys, lambda: main(["report", "runs", "--plot", "curves.png"]))
     Path("runs/0/metrics.csv").write_text("epoch,val/acc\n1,many\n")
-    assert "runs/0/metrics.csv is no result" in error_of(capsys, lambda: main(["report", "runs"]))
+    assert "runs/0/metrics.csv is not a result" in error_of(capsys, lambda: main(["report", "runs"]))
 
 
 class Plain(pl.LightningModule):
@@ -300,9 +301,9 @@ def test_accuracy_is_read_from_weight_file(content: dict[str, Any], accuracy: fl
 
 @pytest.mark.parametrize("epoch", [239, None, "240", 241])
 def test_test_of_other_weights_is_not_a_result_of_the_run(options: dict[str, Any], epoch: Any) -> None:
-    own = row(options, 0, "a", test={"acc": 70.0, "epoch": 240, "checkpoint": "a/last.ckpt"})
-    of_others = row(options, 1, "b", test={"acc": 90.0, "epoch": epoch, "checkpoint": "other.pth"})
+    own = row(options, 0, "a", test={"acc": 0.7, "epoch": 240, "checkpoint": "a/last.ckpt"})
+    of_others = row(options, 1, "b", test={"acc": 0.9, "epoch": epoch, "checkpoint": "other.pth"})
     (found,) = groups([own, of_others])
-    assert records([found])[0]["test_mean"] == 70 and found.marks == [
+    assert records([found])[0]["test_mean"] == pytest.approx(70) and found.marks == [
         "the test in b is not of its last epoch: other.pth"
     ]

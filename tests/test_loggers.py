@@ -21,7 +21,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 OVERLAYS = Path(__file__).parents[1] / "configs/trainer"
 NAMES = ["tensorboard", "wandb", "mlflow"]
-Points = dict[str, list[tuple[int, float]]]  # of each metric: step and value, as they were logged
+Points = dict[str, list[tuple[int, float]]]  # metric -> logged steps and values
 
 
 class KilledError(Exception):
@@ -91,10 +91,10 @@ def records(path: Path) -> Iterator[Record]:
             continue
         length, kind = struct.unpack_from("<HB", content, at + 4)
         if at + 7 + length > len(content):
-            return  # it is being written
+            return  # still being written
         record += content[at + 7 : at + 7 + length]
         at += 7 + length
-        if kind in (1, 4):  # whole, or its last part
+        if kind in (1, 4):  # a complete record or its last part
             yield Record.FromString(record)
             record = b""
 

@@ -33,7 +33,7 @@ def test_loss_terms_are_logged_by_name(kind: str, tmp_path: Path) -> None:
     assert {name for name in logged if name.startswith("train/")} == {"train/loss"} | {f"train/{t}" for t in terms}
     assert logged["train/loss"] == pytest.approx(sum(logged[f"train/{term}"] for term in terms), rel=1e-5)
     assert all(math.isfinite(value) for value in logged.values())
-    wanted = {"val/loss", "val/acc"}  # the five best of four classes would always be right
+    wanted = {"val/loss", "val/acc"}  # top-5 of four classes would always be right
     if kind == "mutual":
         wanted |= {f"val/peer{peer}_{name}" for peer in (1, 2) for name in ("loss", "acc")}
         assert logged["val/acc"] == pytest.approx((logged["val/peer1_acc"] + logged["val/peer2_acc"]) / 2)
@@ -59,7 +59,7 @@ class LossesAndMeans(Losses):
 def test_logged_loss_is_mean_over_images_of_epoch(steps: int) -> None:
     uneven = DataLoader(TensorDataset(torch.randn(7, 3, 8, 8), torch.arange(7) % 4), batch_size=3)
     module = make("student", lr=1e-3)
-    for _ in range(2):  # the second fit begins afresh
+    for _ in range(2):  # the second fit starts afresh
         kept = LossesAndMeans()
         trainer(max_epochs=3, max_steps=steps, callbacks=[kept], num_sanity_val_steps=0).fit(module, uneven, loader())
         epochs = [kept.values[start : start + 3] for start in (0, 3, 6)]
@@ -179,7 +179,7 @@ def test_invalid_module_options_raise_with_reason(kind: str, options: dict[str, 
 
 @pytest.mark.parametrize("stage", ["fit", "validate", "test"])
 def test_too_small_images_are_refused_before_computation(stage: str) -> None:
-    with pytest.raises(UsageError, match="at least 32 pixels a side, got 16 x 16"):
+    with pytest.raises(UsageError, match=r"image size 16 x 16: .* at least 32 x 32 pixels"):
         getattr(trainer(), stage)(make("baseline", network="resnet18_imagenet", num_classes=10), DigitsDataModule())
 
 

@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 from safetensors.torch import save_file
+from small import needs_onnx
 from test_export import ALONE
 from test_readme import OWN_COMMANDS, OWN_EXAMPLE, REPOSITORY, arguments
 
 from hsakd_pl.cli.main import main
 
+pytestmark = needs_onnx
 timm = pytest.importorskip("timm", reason="timm is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 CLASSES = 6
@@ -57,7 +59,7 @@ def test_commands_turn_photographs_into_a_standalone_graph(
 ) -> None:
     for command in OWN_COMMANDS:
         words = arguments(command)
-        if words[0] == "export":  # nothing but the run is needed from here on; int8 wants the test images
+        if words[0] == "export":  # only the run is needed from here on; int8 needs the test images
             shutil.rmtree(photographs / "train")
             shutil.rmtree("runs/teacher")
             Path("regnety_002.safetensors").unlink()

@@ -110,7 +110,7 @@ def test_page_loads_nothing_from_the_network(page: Path) -> None:
 def test_page_pictures_have_alternative_text(page: Path) -> None:
     elements = Elements(page.read_text()).elements
     pictures = [attributes for tag, attributes in elements if tag == "svg" and "aria-hidden" not in attributes]
-    assert len(pictures) == 3 + 9 * 2  # curves, and a diagram and an embedding a run
+    assert len(pictures) == 3 + 9 * 2  # curves, and a diagram and an embedding per run
     assert all(each["role"] == "img" and len(each["aria-label"] or "") > 30 for each in pictures)
     assert [len(each["alt"] or "") > 10 for tag, each in elements if tag == "img"] == [True] * 9 * 4
     assert dict(elements)["html"] == {"lang": "en"}
@@ -121,15 +121,15 @@ def test_page_shows_options_and_results_of_each_run(page: Path, groups: list[Gro
     for name in ("trainer.max_epochs", "model.init_args.lr", "0123456789ab", "limited batches", "78.67 ± 0.20"):
         assert name in text
     for row in (row for group in groups for row in group.rows):
-        assert row["folder"] in text and f"{row['test']['acc']:.2f} % in the test" in text
+        assert row["folder"] in text and f"{100 * row['test']['acc']:.2f} % in the test" in text
         assert row["test"]["sha256"][:12] in text
     student = groups[2].rows[1]
     for number in (1, 2, 3):
         cells = [student["test"][f"branch{number}_{kind}"] for kind in ("class", "class_top5", "joint")]
-        row = f"branch {number}</th>" + "".join(f"<td>{cell:.2f}</td>" for cell in cells)
+        row = f"branch {number}</th>" + "".join(f"<td>{100 * cell:.2f}</td>" for cell in cells)
         assert row in text
     for found in groups[1].rows[0]["test"]["cascade"]:
-        cells = f"<td>{found['acc']:.2f}</td><td>{found['multiply_adds'] / 1e6:.1f}</td>"
+        cells = f"<td>{100 * found['acc']:.2f}</td><td>{found['multiply_adds'] / 1e6:.1f}</td>"
         assert text.count(f"cascade at {found['threshold']}</th>{cells}") == 1
     assert text.count("class head, all views</th>") == 1
     true, predicted, count = student["details"]["confused"][0]
@@ -240,7 +240,7 @@ def column(text: str, number: int) -> list[str]:
 def test_page_causes_no_browser_errors(page: Path, tmp_path: Path) -> None:
     assert "CONSOLE" not in browse(page, "--dump-dom")[1]
     broken = with_script(page, "missing()")
-    assert re.search("CONSOLE.*missing is not defined", browse(broken, "--dump-dom")[1])  # it would be seen
+    assert re.search("CONSOLE.*missing is not defined", browse(broken, "--dump-dom")[1])  # an error would be detected
 
 
 @needs_browser
@@ -265,7 +265,7 @@ def test_browser_draws_the_page(page: Path, tmp_path: Path) -> None:
     colours = shot.getcolors(1 << 24)
     assert colours is not None and len(colours) > 500
     drawn = {colour for _, colour in colours}
-    assert {(0, 0x72, 0xB2), (0xD5, 0x5E, 0), (0, 0x9E, 0x73)} <= drawn  # a line each
+    assert {(0, 0x72, 0xB2), (0xD5, 0x5E, 0), (0, 0x9E, 0x73)} <= drawn  # one line each
 
 
 @needs_browser

@@ -1,4 +1,4 @@
-"""Test ``hsakd predict SOURCE PICTURES`` with a run, a checkpoint or an export."""
+"""Test ``hsakd predict SOURCE IMAGES`` with a run, a checkpoint or an export."""
 
 import json
 import shutil
@@ -77,7 +77,7 @@ def test_predict_options_top_batch_size_and_folder_apply(trained: Path, capsys: 
         (["runs/BaselineModule", "nothing"], "nothing"),
         (["runs/BaselineModule", "photos/val", "--top", "9"], "top"),
         (["runs/BaselineModule", "photos/val", "--on_error", "stop"], "on_error"),
-        (["runs/BaselineModule"], "PICTURES"),
+        (["runs/BaselineModule"], "IMAGES"),
     ],
 )
 def test_invalid_predict_arguments_raise_usage_error(

@@ -55,7 +55,7 @@ def test_broken_image_becomes_a_row_with_its_error(
     tmp_path: Path, on_device: bool | None, num_workers: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = photos(tmp_path / "photos", "a.png", "b_broken.png", "c.jpg", "d_broken.jpg", "e.png")
-    (folder / "f.jpg").write_bytes((folder / "c.jpg").read_bytes()[:-200])  # whose head is whole
+    (folder / "f.jpg").write_bytes((folder / "c.jpg").read_bytes()[:-200])  # with a complete header
     (folder / "g.png").symlink_to("nowhere.png")
     if on_device is None:
         found = predict(folder, num_workers=num_workers)
@@ -236,5 +236,5 @@ def test_predicting_20_000_images_keeps_memory_flat(tmp_path: Path) -> None:
     folder = photos(tmp_path / "photos", "0.png")
     for number in range(1, 20_000):
         os.link(folder / "0.png", folder / f"{number}.png")
-    predict(photos(tmp_path / "one" / "photos", "0.png"), Tiny())  # what a first run loads
+    predict(photos(tmp_path / "one" / "photos", "0.png"), Tiny())  # loads what only a first run loads
     assert grown_by(lambda: predict(folder, Tiny(), batch_size=64)) < 100

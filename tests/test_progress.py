@@ -113,7 +113,7 @@ def test_evaluation_and_prediction_show_a_bar(command: str, monkeypatch: pytest.
     weights = {"init_args": {"weights": "random"}}
     shown = on_a_terminal(monkeypatch, lambda: run(command, trainer=SHOWN, data=data, model=weights))
     assert re.search(r"(validation|test|predict) ━+ +(9/9|1/1)", plain(shown))
-    if command != "predict":  # the table comes above the bar, which goes in the end
+    if command != "predict":  # the table is printed above the bar, which disappears
         assert plain(shown).rfind(" 9/9") > plain(shown).rfind("━┓") > 0
 
 
@@ -240,7 +240,7 @@ def test_long_reading_shows_a_bar_only_on_terminals(
 ) -> None:
     assert list(tracked("abc", 3, "Reading")) == [*"abc"] and capsys.readouterr().err == ""
     assert on_a_terminal(monkeypatch, lambda: list(tracked("abc", 3, "Reading"))) == "\x04"
-    monkeypatch.setattr(sys.modules[tracked.__module__], "SECONDS", 0.0)
+    monkeypatch.setattr(sys.modules[tracked.__module__], "SECONDS_BEFORE_BAR", 0.0)
     assert "Reading ━" in plain(on_a_terminal(monkeypatch, lambda: list(tracked("abc", 3, "Reading"))))
     assert list(tracked("abc", 3, "Reading")) == [*"abc"] and capsys.readouterr().err == ""
 

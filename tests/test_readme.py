@@ -48,7 +48,7 @@ RUN = [block for block in BLOCKS if not block.reason]
 [OWN_COMMANDS] = {tuple(block.commands) for block in RUN if any("timm:" in line for line in block.commands)}
 [OWN_EXAMPLE] = {block.text for block in RUN if block.language == "python" and "timm:" in block.text}
 COMMANDS = [*dict.fromkeys(line for block in RUN for line in block.commands if line not in OWN_COMMANDS)]
-FIRST: dict[str, str] = {}  # where an example stands, or stands first: it is run there alone
+FIRST: dict[str, str] = {}  # the document in which an example first appears and is run
 for block in RUN:
     if block.language == "python" and block.text != OWN_EXAMPLE:
         FIRST.setdefault(block.text, block.document)
@@ -118,7 +118,7 @@ def test_documented_commands_run(
     for command in COMMANDS:
         epochs = 2 if "--ckpt_path last" in command else 1
         words = arguments(command)
-        if words[0] == "export":  # on pictures, in place of the whole test split
+        if words[0] == "export":  # on pictures instead of the whole test split
             words += ["--images", "photos"]
         elif words[0] == "bench" and "--list" not in words:  # one of its runs, in this process
             words += [
@@ -160,7 +160,7 @@ def example(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     return run
 
 
-SHOWN = {"docs/index.md", "docs/your-network.md", "docs/your-method.md"}  # what becomes of these is looked at below
+SHOWN = {"docs/index.md", "docs/your-network.md", "docs/your-method.md"}  # their results are checked below
 
 
 @pytest.mark.parametrize("name", [name for name, texts in EXAMPLES.items() if texts and name not in SHOWN])

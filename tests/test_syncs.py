@@ -32,7 +32,7 @@ class OnMeta(SingleDeviceStrategy):
         super().__init__(torch.device("meta"))
 
     def reduce(self, tensor: Any, *_: Any, **__: Any) -> Tensor:
-        return torch.ones(())  # to Lightning's question before the first step: is there a batch?
+        return torch.ones(())  # answers Lightning's check for a batch before the first step
 
 
 class Reached(Exception):  # noqa: N818  # the end of a test, no error

@@ -1,4 +1,4 @@
-"""Arguments of the command line, and the configurations among them, before anything large is imported."""
+"""Arguments of the command line and the configurations among them, read before anything large is imported."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,50 +11,79 @@ from hsakd_pl.files import read_text
 from hsakd_pl.files.careful import load_yaml
 
 MOST_BYTES = 100_000  # of a configuration; those of this package have 1,000
+CLASS_PATH = "class_path"
 
 
 def check_files(args: list[str]) -> None:
-    """Read configurations once, so that one which is none is an error that names it."""
+    """Read all configurations that exist; raises UsageError naming a file that is not a configuration."""
     for flag, value in pairs(args):
         if flag in ("-c", "--config") and Path(value).exists():
             configuration(value)
 
 
 def pairs(args: list[str]) -> Iterator[tuple[str, str]]:
-    """Options with their values: those behind a sign of equality, or the next argument."""
-    for arg, following in zip(args, [*args[1:], ""], strict=False):
+    """Yield options with their values: the text after an equals sign, or the next argument."""
+    for arg, following in zip(args, [*args[1:], ""], strict=True):
         flag, sign, value = arg.partition("=")
         if flag.startswith("-"):
             yield flag, value if sign else following
 
 
 def configuration(path: str) -> dict[str, Any]:
-    """Read a configuration; raises UsageError for what is none."""
+    """Read a configuration; raises UsageError where the file is not one."""
     try:
         content = load_yaml(read_text(path, MOST_BYTES))
     except yaml.YAMLError as error:
-        raise UsageError(f"{path} is no valid YAML: {error}") from error
+        raise UsageError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
-        raise UsageError(f"{path} is no configuration, which has options by name: it is a {type(content).__name__}")
+        raise UsageError(f"{path}: expected a YAML mapping, got a {type(content).__name__}")
     return content
 
 
-def settings(args: list[str]) -> dict[str, str]:
-    """What configurations and options set, the later ones last: option, as on the command line -> value."""
-    found: dict[str, str] = {}
+def option_tree(args: list[str]) -> dict[str, Any]:
+    """Return what configurations and options set, later ones replacing earlier ones.
+
+    A class is a dictionary of its options with its import path under ``class_path``, or that path alone.
+    """
+    tree: dict[str, Any] = {}
     for flag, value in pairs(args):
         if flag in ("-c", "--config"):
-            found |= _flat("", configuration(value))
+            tree = _merged(tree, _without_init_args(configuration(value)))
         elif flag.startswith("--"):
-            found[flag.removeprefix("--").replace(".init_args.", ".")] = value
-    return found
+            keys = flag.removeprefix("--").rstrip("+").split(".")  # --trainer.callbacks+=CLASS appends
+            branch = _without_init_args(_parsed(flag, value))
+            for key in reversed([key for key in keys if key != "init_args"]):
+                branch = {key: branch}
+            tree = _merged(tree, branch)
+    return tree
 
 
-def _flat(path: str, content: Any) -> dict[str, str]:
+def _parsed(flag: str, value: str) -> Any:
+    try:
+        return load_yaml(value)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{flag}: {error}") from error
+
+
+def _without_init_args(content: Any) -> Any:
+    """Return configuration values with the ``init_args`` of each class next to its ``class_path``."""
+    if isinstance(content, list):
+        return [_without_init_args(item) for item in content]
     if not isinstance(content, dict):
-        return {path: "" if content is None else str(content).lower() if isinstance(content, bool) else str(content)}
-    found: dict[str, str] = {}
-    for key, value in content.items():
-        inside = path if key in ("class_path", "init_args") else f"{path}.{key}".strip(".")
-        found |= _flat(inside, value)
-    return found
+        return content
+    inner = content.get("init_args")
+    options = {key: value for key, value in content.items() if key != "init_args"}
+    if isinstance(inner, dict):
+        options |= inner
+    return {key: _without_init_args(value) for key, value in options.items()}
+
+
+def _merged(before: Any, after: Any) -> Any:
+    """Return ``before`` with the values of ``after``; a class keeps its options if only its path is given again."""
+    if isinstance(before, str) and isinstance(after, dict):
+        before = {CLASS_PATH: before}
+    if isinstance(before, dict) and isinstance(after, str):
+        after = {CLASS_PATH: after}
+    if not (isinstance(before, dict) and isinstance(after, dict)):
+        return after
+    return before | {key: _merged(before.get(key), value) for key, value in after.items()}

@@ -1,80 +1,109 @@
-"""The commands, and the parsers of those that stand beside LightningCLI's, made without importing what they do."""
+"""The commands and their parsers, which need neither PyTorch nor Lightning."""
 
-import ast
 import shutil
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from pathlib import Path
+from argparse import ArgumentParser, HelpFormatter, Namespace
+from importlib import import_module
 from textwrap import fill
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
-from hsakd_pl.cli.signatures import plain
-from hsakd_pl.cli.source import find, source_of, value
+from hsakd_pl.errors import UsageError
 
-WIDEST = 120  # characters of a line
+WIDEST = 120  # characters of a line of help
 DIGITS = "configs/digits/teacher_joint_resnet20.yaml"
 RUN = "runs/digits/teacher_joint_resnet20"
-PICTURES = "hsakd_pl.commands.predict"  # with folders in place of options
 
 
 class Command(NamedTuple):
-    """What a command does, an example, and the module that does it, or "": LightningCLI."""
+    """A command: a sentence, an example, and the module that runs it ("" for LightningCLI's own)."""
 
-    does: str
+    summary: str
     example: str
     module: str = ""
 
 
 COMMANDS = {  # in the order in which they are needed
     "recipes": Command("List the experiments, or write them into a folder.", "configs", "hsakd_pl.commands.recipes"),
-    "fit": Command("Train: everything that a run leaves lies in one folder.", f"--config {DIGITS}"),
-    "validate": Command("Measure a checkpoint on the validation split.", f"--config {DIGITS} --ckpt_path last"),
-    "test": Command(
-        "Measure a checkpoint on the test split, with its branches.", f"--config {DIGITS} --ckpt_path last"
+    "fit": Command("Train a model; all outputs go to one folder.", f"--config {DIGITS}"),
+    "validate": Command("Evaluate a checkpoint on the validation split.", f"--config {DIGITS} --ckpt_path last"),
+    "test": Command("Evaluate a checkpoint and its branches on the test split.", f"--config {DIGITS} --ckpt_path last"),
+    "predict": Command(
+        "Classify images with a run, a checkpoint or an export.", f"{RUN} photos", "hsakd_pl.commands.predict"
     ),
-    "predict": Command("Find the classes of pictures, by a run or an export.", f"{RUN} photos"),
     "sweep": Command("Train and test with several seeds.", f"--seeds 0-2 --config {DIGITS}", "hsakd_pl.commands.sweep"),
-    "report": Command("Compare runs, as a table or a page.", "runs --html report.html", "hsakd_pl.commands.report"),
-    "bench": Command("Compare methods by the protocol of a table.", "classic --list", "hsakd_pl.commands.bench"),
-    "export": Command("Write a student as files that stand alone, with a card.", RUN, "hsakd_pl.commands.export"),
+    "report": Command("Compare runs in a table or a page.", "runs --html report.html", "hsakd_pl.commands.report"),
+    "bench": Command("Run the methods of a published table.", "classic --list", "hsakd_pl.commands.bench"),
+    "export": Command(
+        "Export a student as files that stand alone, with a model card.", RUN, "hsakd_pl.commands.export"
+    ),
 }
 
 
-def make_parser(name: str, module: str) -> ArgumentParser:
-    """Make the parser of a command, still without arguments, from what its module says of it."""
-    said = ast.get_docstring(source_of(module) or ast.Module([], [])) or ""
-    description = "\n\n".join(fill(plain(paragraph), width()) for paragraph in said.split("\n\n"))
-    return ArgumentParser(
+class ParagraphFormatter(HelpFormatter):
+    """Fills each paragraph of a description separately."""
+
+    def __init__(self, prog: str, **options: Any) -> None:
+        super().__init__(prog, **options | {"width": width()})
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = text.split("\n\n")
+        return "\n\n".join(super(ParagraphFormatter, self)._fill_text(part, width, indent) for part in paragraphs)
+
+
+class CommandParser(ArgumentParser):
+    """Parser of a command, which raises its errors instead of printing its usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+def make_parser(name: str) -> ArgumentParser:
+    """Return the parser of a command that has a module of its own."""
+    command = COMMANDS[name]
+    module = import_module(command.module)
+    parser = CommandParser(
         f"hsakd {name}",
-        description=description,
-        epilog=f"example:\n  hsakd {name} {COMMANDS[name].example}",
-        formatter_class=RawDescriptionHelpFormatter,
+        description=str(module.__doc__).replace("``", ""),
+        epilog=f"Example: hsakd {name} {command.example}",
+        formatter_class=ParagraphFormatter,
         allow_abbrev=False,
     )
-
-
-def parser_of(name: str, module: str) -> ArgumentParser:
-    """Make the parser of a command with the arguments that its module adds, read off its source."""
-    parser, found = make_parser(name, module), find(f"{module}.command")
-    for node in ast.walk(found.node) if found else ():
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "parser.usage":
-            parser.usage = ast.unparse(node.value)[2:-1].replace("{parser.prog}", parser.prog)
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "parser.add_argument":
-            options = {str(each.arg): _value(module, each.value) for each in node.keywords}
-            known = {option: given for option, given in options.items() if given is not ...}
-            parser.add_argument(*map(ast.literal_eval, node.args), **known)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of every error")
+    module.add_arguments(parser)
     return parser
 
 
+def parse(parser: ArgumentParser, args: list[str]) -> Namespace:
+    """Parse the arguments of a command; ``fit_options`` of one that has them receives what it does not know itself."""
+    if parser.get_default("fit_options") is None:
+        return parser.parse_args(args)
+    known: list[str] = []
+    fit_options: list[str] = []
+    target = known
+    for position, arg in enumerate(args):
+        previous = args[position - 1] if position else ""
+        if arg.startswith("-"):
+            target = known if arg.partition("=")[0] in parser._option_string_actions else fit_options
+        elif target is fit_options and (not previous.startswith("-") or "=" in previous):
+            target = known  # an option of fit has one value
+        target.append(arg)
+    options = parser.parse_args(known)
+    options.fit_options = fit_options
+    return options
+
+
+def front_page() -> str:
+    """Return the help of the program: each command with an example."""
+    lines = ["usage: hsakd COMMAND [OPTIONS]     (or: python main.py, python -m hsakd_pl)", ""]
+    for name, command in COMMANDS.items():
+        lines.append(f"  {name:<9} {command.summary}")
+        lines.append(f"{'':12}hsakd {name} {command.example}")
+    more = (
+        "More: hsakd COMMAND --help; hsakd fit --model.help CLASS or --data.help CLASS shows the options of a class; "
+        "--debug, after any command, shows the traceback of an error."
+    )
+    return "\n".join([*lines, "", fill(more, width())])
+
+
 def width() -> int:
-    """Characters of a line of help."""
+    """Return the number of characters in a line of help."""
     return min(shutil.get_terminal_size().columns, WIDEST)
-
-
-def _value(module: str, node: ast.expr) -> Any:
-    """The value of what is handed to an argument; an ellipsis where only a running program has it."""
-    if ast.unparse(node) == "Path":
-        return Path
-    try:
-        return value(module, node)
-    except ValueError:
-        return ...

@@ -2,27 +2,32 @@
 
 import shlex
 import sys
+from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
 from lightning_fabric.plugins import CheckpointIO
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_info
 
 from hsakd_pl.cli.configuration import ConfigWriter, changes, options_of
-from hsakd_pl.cli.parser import Parser, again, folder_of, program
+from hsakd_pl.cli.help import describe_command
+from hsakd_pl.cli.mistakes import explain, first_and_last_line, unwrapped
+from hsakd_pl.cli.parser import Parser, program, resume_command, run_folder
 from hsakd_pl.data import Description, FeatureDataModule, ImageDataModule
 from hsakd_pl.data.description import read_description
 from hsakd_pl.errors import UsageError
 from hsakd_pl.methods import DistilledModule  # noqa: F401  (so that the methods' names alone are found)
 from hsakd_pl.modules import HSAKDModule, LinearProbeModule
-from hsakd_pl.records import observers
 from hsakd_pl.records.loggers import logger_maker
+from hsakd_pl.records.observers import observers
 from hsakd_pl.records.results import ResultWriter
 from hsakd_pl.records.summary import conclusion
+from hsakd_pl.runs.accelerator import check_accelerator, check_strategy
 from hsakd_pl.runs.checkpoints import (
     BestCheckpoint,
     LastCheckpoint,
@@ -52,19 +57,26 @@ class HSAKDCLI(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         parser = Parser(**kwargs)
-        parser.add_argument("-c", "--config", action=ActionConfigFile, help="Path to a configuration file in YAML.")
+        parser.add_argument("-c", "--config", action=ActionConfigFile)
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the arguments; raises UsageError for arguments that the parser refuses."""
         self.given = sys.argv[1:] if args is None else list(args)
-        super().parse_arguments(parser, args)
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            if not self.given or self.given[0] not in self._subcommand_parsers:
+                raise UsageError(first_and_last_line(str(error))) from error
+            options = [action.dest for action in self._subcommand_parsers[self.given[0]]._actions]
+            raise explain(error, self.given, options) from error
 
     def _parse_ckpt_path(self) -> None:
         """Find and check the file, a requeued job's own first, and leave the rest: Lightning would take its options."""
         config = self.config.get(str(self.config.get("subcommand")), self.config)
         if not isinstance(config.trainer, Namespace):
             raise UsageError("trainer has no options: give it some, or leave it out")
-        folder, training = folder_of(config.trainer), self.config.get("subcommand") == "fit"
+        folder, training = run_folder(config.trainer), self.config.get("subcommand") == "fit"
         own = filter(saved_by_this_job, saved_checkpoints(folder, "last") if training else [])
         begun: dict[str, Any] = {}
         if (given := next(own, config.get("ckpt_path"))) is not None:
@@ -89,9 +101,14 @@ class HSAKDCLI(LightningCLI):
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
         super()._add_subcommands(parser, **kwargs)
-        for parser_of in self._subcommand_parsers.values():  # all read the config.yaml of a fit
-            parser_of.add_argument("--cache_features", type=bool, default=False)
-            parser_of.add_argument("--save_every_minutes", type=float, default=10.0)
+        for name, command_parser in self._subcommand_parsers.items():  # all of them read the config.yaml of a fit
+            command_parser.add_argument(
+                "--cache_features", type=bool, default=False, help="Run a probe's frozen network once per image."
+            )
+            command_parser.add_argument(
+                "--save_every_minutes", type=float, default=10.0, help="Time between two checkpoints within an epoch."
+            )
+            describe_command(command_parser, name)
 
     def before_instantiate_classes(self) -> None:
         if self._get(self.config, "lr_scheduler") and not self._get(self.config, "optimizer"):
@@ -100,32 +117,56 @@ class HSAKDCLI(LightningCLI):
                 "model.init_args.lr_scheduler is the schedule of the recipe's own optimizer"
             )
 
+    def instantiate_classes(self) -> None:
+        """Build model, data and trainer; raises their constructors' errors without those that jsonargparse adds."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            original = unwrapped(error)
+            if original is error:
+                raise
+            raise original from original.__cause__
+
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         config = self._get(self.config_init, "trainer")
-        folder = config.default_root_dir = str(folder_of(config))
+        config.default_root_dir = str(run_folder(config))
         if config.benchmark is None:
             config.benchmark = not config.deterministic  # cuDNN tries its algorithms: batches have one size
+        check_accelerator(config.accelerator)
+        check_strategy(config.strategy)
         match_torchrun(config)
+        best = BestCheckpoint(config.default_root_dir)
         files = [str(file) for file in self._get(self.config, "config") or []]
-        best = BestCheckpoint(folder)
         seed = self._get(self.config, "seed_everything", default=0)
-        self.result = ResultWriter(folder, files, seed, best, options_of(self.config.get(self.subcommand)))
-        if config.barebones:
-            return super().instantiate_trainer(**kwargs)
-        if config.logger in (None, True):
-            kwargs["logger"] = False  # metrics.csv holds it all
-        callbacks = observers(config, folder, self.result)
-        plugins = config.plugins if isinstance(config.plugins, list) else [config.plugins] if config.plugins else []
-        if config.enable_checkpointing is not False and not config.fast_dev_run:
-            minutes = self._get(self.config, "save_every_minutes", default=10.0)
-            callbacks += [best, LastCheckpoint(folder, minutes, again(self.given))]
-            if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-                kwargs["plugins"] = [*plugins, WholeFiles()]
-        self.trainer_defaults["callbacks"] = callbacks  # LightningCLI adds them to those of the configuration
-        trainer = super().instantiate_trainer(**kwargs)
+        options = options_of(self.config.get(self.subcommand))
+        self.result = ResultWriter(config.default_root_dir, files, seed, best, options)
+        if not config.barebones:
+            kwargs |= self._recording_options(config, best)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except MisconfigurationException as error:  # Lightning's, of options that do not fit together or this machine
+            raise UsageError(f"trainer: {error}") from error
         if config.sync_batchnorm and trainer.strategy.root_device.type != "cuda":
             raise UsageError("trainer.sync_batchnorm needs GPUs: leave it out, or choose --trainer.accelerator gpu")
         return trainer
+
+    def _recording_options(self, config: Namespace, best: BestCheckpoint) -> dict[str, Any]:
+        """Return options of the trainer for what a run shows and leaves; its callbacks go to ``trainer_defaults``."""
+        options: dict[str, Any] = {}
+        if config.logger in (None, True):
+            options["logger"] = False  # metrics.csv holds it all
+        callbacks = observers(config, config.default_root_dir, self.result)
+        if config.enable_checkpointing is not False and not config.fast_dev_run:
+            minutes = self._get(self.config, "save_every_minutes", default=10.0)
+            last = LastCheckpoint(config.default_root_dir, minutes, resume_command(self.given))
+            callbacks += [best, last]
+            plugins = config.plugins or []
+            if not isinstance(plugins, list):
+                plugins = [plugins]
+            if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+                options["plugins"] = [*plugins, WholeFiles()]
+        self.trainer_defaults["callbacks"] = callbacks  # LightningCLI adds them to those of the configuration
+        return options
 
     def _run_subcommand(self, subcommand: str) -> None:
         # Lightning sets fast_dev_run without declaring it

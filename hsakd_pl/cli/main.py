@@ -4,16 +4,17 @@ import logging
 import os
 import re
 import sys
+import traceback
 import warnings
 from importlib import import_module
 
 from hsakd_pl.cli.arguments import check_files
-from hsakd_pl.cli.commands import COMMANDS, PICTURES, make_parser
-from hsakd_pl.cli.help import help_for
+from hsakd_pl.cli.commands import COMMANDS, front_page, make_parser, parse
 from hsakd_pl.errors import UsageError, did_you_mean
-from hsakd_pl.runs.interrupted import Interrupted, stopped_by_signals
+from hsakd_pl.runs.signals import Interrupted, stopped_by_signals
 
-USER_MISTAKES = (UsageError, OSError, ModuleNotFoundError, UnicodeError)
+USER_MISTAKES = (UsageError,)  # shown in one line; everything else keeps its traceback
+DEBUG = "--debug"  # shows the traceback of a user's mistake as well
 # What Lightning says of itself and of what is not there; the package tells the rest in its own words
 ADVERTS = r"Seed set|GPU available|TPU available|💡|LOCAL_RANK|`Trainer\.fit` stopped: `max_|Using .* Mixed Precision"
 
@@ -34,25 +35,22 @@ def main(args: list[str] | None = None) -> None:
         logging.getLogger(module).addFilter(_is_no_advert)
     if args is None and os.getcwd() not in sys.path and not getattr(sys.flags, "safe_path", False):
         sys.path.insert(0, os.getcwd())  # as python does for a script there, so that the user's modules are found
-    given = sys.argv[1:] if args is None else args
+    arguments = sys.argv[1:] if args is None else list(args)
+    debug = DEBUG in arguments
     try:
         with stopped_by_signals():
-            _run(given, args)
-    except BrokenPipeError:  # whoever reads has seen enough
+            _run([argument for argument in arguments if argument != DEBUG], debug)
+    except BrokenPipeError:  # the reader of a pipe has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
     except Interrupted as signal:
         if int(os.environ.get("LOCAL_RANK", 0)) == 0:
             print(signal, file=sys.stderr)
         raise SystemExit(signal.status) from None
-    except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None and not _is_mistake(cause):
-            cause = cause.__cause__  # jsonargparse wraps what a constructor raises
-        if cause is None:
-            raise
-        remedy = ": use --trainer.accelerator cpu" if "backend found" in str(cause) else ""
-        print(f"error: {cause}{remedy}", file=sys.stderr)
+    except USER_MISTAKES as error:
+        if debug:
+            traceback.print_exception(error)
+        print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
@@ -60,23 +58,25 @@ def _is_no_advert(record: logging.LogRecord) -> bool:
     return not re.match(ADVERTS, record.getMessage())
 
 
-def _is_mistake(error: BaseException) -> bool:
-    return isinstance(error, USER_MISTAKES) or type(error).__name__ == "MisconfigurationException"  # Lightning's
-
-
-def _run(given: list[str], args: list[str] | None) -> None:
-    check_files(given)
-    if (text := help_for(given)) is not None:
-        print(text)
-        raise SystemExit(0 if given else 2)
-    name = given[0]
-    if name not in COMMANDS and not name.startswith("-"):
+def _run(args: list[str], debug: bool) -> None:
+    """Run the command that ``args`` begin with."""
+    if not args or args[0] in ("-h", "--help"):
+        print(front_page())
+        raise SystemExit(0 if args else 2)
+    name = args[0]
+    if name not in COMMANDS:
         raise UsageError(f"there is no command {name}: {did_you_mean(name, COMMANDS)}'hsakd --help' lists them")
-    pictures = name == "predict" and len(given) > 1 and not given[1].startswith("-")
-    module = PICTURES if pictures else name in COMMANDS and COMMANDS[name].module
-    if module:
-        parser = make_parser(name, module)
-        parser.error = import_module("hsakd_pl.cli.mistakes").one_error  # type: ignore[method-assign]
-        import_module(module).command(parser, given[1:])
-    else:
-        import_module("hsakd_pl.cli.lightning_cli").HSAKDCLI(args=args)
+    if COMMANDS[name].module and not _is_lightnings(name, args[1:]):
+        parser = make_parser(name)
+        options = parse(parser, args[1:])
+        options.debug = debug
+        options.arguments = args
+        import_module(COMMANDS[name].module).run(options)
+        return
+    check_files(args)
+    import_module("hsakd_pl.cli.lightning_cli").HSAKDCLI(args=args)
+
+
+def _is_lightnings(name: str, options: list[str]) -> bool:
+    """Return whether ``predict`` has options alone, as ``fit`` has, instead of a source and images."""
+    return name == "predict" and bool(options) and options[0].startswith("-") and options[0] not in ("-h", "--help")

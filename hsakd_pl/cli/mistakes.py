@@ -1,115 +1,213 @@
-"""What a parser says at length about a mistake, in a line: the culprit, what may have been meant, and the remedy."""
+"""Explanations, in one line, of arguments that jsonargparse refuses.
+
+Nothing here decides that arguments are wrong, and no message is parsed: once jsonargparse has refused them, they are
+compared with the classes they name to find the option, what it may have been meant to be, and the remedy.
+"""
 
 import inspect
 import pkgutil
-import re
-import sys
-from collections.abc import Callable, Iterable, Iterator
+import traceback
+from argparse import ArgumentError
+from collections.abc import Iterable, Iterator
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple
 
-from hsakd_pl.errors import did_you_mean
+import pytorch_lightning as pl
+import torch
+from jsonargparse import ArgumentParser
+from jsonargparse._parameter_resolvers import ParamData, get_signature_parameters
+from pytorch_lightning.loggers import Logger
 
-MOST_SHOWN = 800  # characters of what a message quotes
-BASES = {  # of what an option names by class path
-    "model": "hsakd_pl.modules.HSAKDModule",
-    "data": "pytorch_lightning.LightningDataModule",
-    "optimizer": "torch.optim.Optimizer",
-    "lr_scheduler": "torch.optim.lr_scheduler.LRScheduler",
-    "callbacks": "pytorch_lightning.Callback",
-    "logger": "pytorch_lightning.loggers.Logger",
+from hsakd_pl.cli.arguments import CLASS_PATH, option_tree, pairs
+from hsakd_pl.errors import UsageError, did_you_mean
+from hsakd_pl.modules import HSAKDModule
+
+LONGEST_VALUE = 200  # characters of a value that a message quotes
+BASES: dict[str, type] = {  # of the options whose value is a class
+    "model": HSAKDModule,
+    "data": pl.LightningDataModule,
+    "optimizer": torch.optim.Optimizer,
+    "lr_scheduler": torch.optim.lr_scheduler.LRScheduler,
+    "callbacks": pl.Callback,
+    "logger": Logger,
+}
+PROVIDED = {  # what such a class is given by the data module, the model or the run
+    "model": ("num_classes",),
+    "optimizer": ("params",),
+    "lr_scheduler": ("optimizer",),
+    "logger": ("save_dir",),
 }
 
 
-def one_error(message: str, keys: Iterable[str] = ()) -> NoReturn:
-    """Report what arguments get wrong, ``keys`` being those that there are, without pages of usage."""
-    if "No module named 'pl_bolts'" in message:
+class Place(NamedTuple):
+    """A value among the arguments: its dotted option, and the command, for ``--help``."""
+
+    option: str
+    command: str
+
+    def __truediv__(self, name: str) -> "Place":
+        return Place(f"{self.option}.{name}".strip("."), self.command)
+
+
+def explain(error: ArgumentError, args: list[str], options: Iterable[str]) -> UsageError:
+    """Return the error to show for arguments of ``fit``, ``validate``, ``test`` or ``predict``.
+
+    Importing a class that the arguments name may raise whatever the user's module raises.
+
+    Args:
+        error: what jsonargparse says.
+        args: the command and its arguments.
+        options: the dotted options of the command.
+    """
+    try:
+        for flag, value in pairs(args):
+            if flag in ("--model.help", "--data.help"):
+                name = flag.removeprefix("--").removesuffix(".help")
+                _load_class(Place(name, args[0]), name, value)
+        _check(args[0], option_tree(args), {option.partition(".")[0] for option in options})
+    except UsageError as found:
+        return found
+    return UsageError(first_and_last_line(str(error)))
+
+
+def first_and_last_line(message: str) -> str:
+    """Return the culprit and the value that it has, which jsonargparse puts around its reasons."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    ends = lines[:1] + lines[1:][-1:]
+    return " ".join(shortened(line) for line in ends)
+
+
+def unwrapped(error: BaseException) -> BaseException:
+    """Return the error that code outside of jsonargparse raised, and that jsonargparse raised another one from."""
+    while error.__cause__ is not None and error.__traceback__ is not None:
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if not str(frame.f_globals.get("__name__")).startswith("jsonargparse."):
+            break
+        error = error.__cause__
+    return error
+
+
+def shortened(value: object) -> str:
+    """Return the text of a value, cut where it is too long for a message."""
+    text = str(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]} ..."
+
+
+def _check(command: str, tree: dict[str, Any], options: set[str]) -> None:
+    for name in tree:
+        if name not in options:
+            raise UsageError(
+                f"there is no option {name}: {did_you_mean(name, options)}'hsakd {command} --help' lists the options"
+            )
+    top = Place("", command)
+    if isinstance(tree.get("trainer"), dict):
+        _check_options(top / "trainer", pl.Trainer, tree["trainer"])
+    for name in BASES:
+        if tree.get(name) is not None:
+            _check_value(top / name, name, tree[name])
+    missing = [name for name in ("data", "model") if name not in tree]
+    if missing:
+        named = " and ".join(f"--{name} CLASS" for name in missing)
+        raise UsageError(f"{' and '.join(missing)} missing: name a configuration with --config FILE, or use {named}")
+
+
+def _check_value(place: Place, name: str, value: Any) -> None:
+    """Check what the value of an option names: a class, or classes in a list."""
+    if isinstance(value, list):
+        for item in value:
+            _check_value(place, name, item)
+    elif isinstance(value, dict) and CLASS_PATH in value:
+        options = {key: option for key, option in value.items() if key != CLASS_PATH}
+        _check_options(place, _load_class(place, name, str(value[CLASS_PATH])), options)
+    elif isinstance(value, str) and name in BASES and not Path(value).exists():
+        _check_options(place, _load_class(place, name, value), {})
+
+
+def _check_options(place: Place, kind: type, options: dict[str, Any]) -> None:
+    parameters = {parameter.name: parameter for parameter in get_signature_parameters(kind, "__init__")}
+    prefix = f"{place.option}."
+    for name in options:
+        if name not in parameters:
+            raise UsageError(
+                f"there is no option {(place / name).option}: {did_you_mean(name, parameters, prefix)}"
+                f"{_remedy(place, kind, parameters)}"
+            )
+    for name, value in options.items():
+        _check_value(place / name, name, value)
+    provided = PROVIDED.get(place.option.rpartition(".")[2], ())
+    for name, parameter in parameters.items():
+        required = parameter.default is inspect.Parameter.empty and parameter.kind is not inspect.Parameter.VAR_KEYWORD
+        if required and name not in provided and options.get(name) is None:
+            raise UsageError(
+                f"{(place / name).option} is missing: {kind.__name__} needs it; set --{(place / name).option}"
+            )
+    for name, value in options.items():
+        _check_type(place / name, parameters[name], value)
+
+
+def _check_type(place: Place, parameter: ParamData, value: Any) -> None:
+    if value is None or parameter.annotation is inspect.Parameter.empty:
+        return
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=parameter.annotation)
+    try:
+        parser.parse_object({"value": value})
+    except ArgumentError:
+        wanted = inspect.formatannotation(parameter.annotation).replace("typing.", "")
+        raise UsageError(f"{place.option}: {shortened(value)} is not valid; expected {wanted}") from None
+
+
+def _remedy(place: Place, kind: type, names: Iterable[str]) -> str:
+    if place.option in ("model", "data"):
+        return f"'hsakd {place.command} --{place.option}.help {kind.__name__}' lists the options of {kind.__name__}"
+    if kind is pl.Trainer:
+        return f"'hsakd {place.command} --help' lists the options"
+    return f"{kind.__name__} has {', '.join(names)}"
+
+
+def _load_class(place: Place, name: str, path: str) -> Any:
+    module_name, _, class_name = path.rpartition(".")
+    if not module_name:
+        return _class_by_name(place, BASES.get(name, object), path)
+    module = _load_module(place, path, module_name)
+    if not hasattr(module, class_name):
+        public = [attribute for attribute in dir(module) if not attribute.startswith("_")]
+        hint = did_you_mean(class_name, public, f"{module_name}.") or "check the import path"
+        raise UsageError(f"{place.option}: {path} does not exist: {hint}".strip())
+    return getattr(module, class_name)
+
+
+def _class_by_name(place: Place, base: type, name: str) -> type:
+    classes: dict[str, type] = {kind.__name__: kind for kind in _subclasses(base)}
+    if name not in classes:
+        hint = did_you_mean(name, classes) or "give the import path of a class"
+        raise UsageError(f"{place.option}: {name} is not a known class: {hint}".strip())
+    return classes[name]
+
+
+def _load_module(place: Place, path: str, name: str) -> Any:
+    """Import a module; raises UsageError where it does not exist, and whatever else it raises itself."""
+    package, _, child = name.rpartition(".")
+    if package:
+        parent = _load_module(place, path, package)
+        searched = getattr(parent, "__path__", [])
+        where = f"in {package}"
+    else:
+        searched = [str(Path.cwd())]
+        where = "in the working folder, PYTHONPATH and the environment"
+    if name == "pl_bolts":
         import_module("hsakd_pl.integrations.bolts")  # raises the error that says how to install it
-    shown = explained(message, [*keys])
-    print(f"error: {shown if len(shown) <= MOST_SHOWN else f'{shown[:MOST_SHOWN]} ...'}", file=sys.stderr)
-    raise SystemExit(2)
+    if (package and not searched) or find_spec(name) is None:
+        names = (module.name for module in pkgutil.iter_modules(searched))
+        hint = did_you_mean(child, names, f"{package}." if package else "") or "check the import path"
+        raise UsageError(f"{place.option}: {path}: there is no module {name} {where}: {hint}".strip())
+    return import_module(name)
 
 
-def explained(message: str, keys: list[str]) -> str:
-    """Give the one line for the mistakes that are known, and the message itself for others."""
-    for pattern, explain in MISTAKES.items():
-        if found := [*re.finditer(pattern, message)]:  # the last one is what all others quote
-            return explain(found[-1], message, keys)
-    return message
-
-
-def _unknown_option(found: re.Match[str], message: str, keys: list[str]) -> str:
-    path, option = found["path"], found["option"]
-    known = [*inspect.signature(_load(path)).parameters]
-    group = next((group for group in ("model", "data") if issubclass(_load(path), _load(BASES[group]))), None)
-    remedy = f"'fit --{group}.help {path}' lists those it has" if group else f"it has {', '.join(known)}"
-    return f"{path} has no option {option!r}: {did_you_mean(option, known)}{remedy}"
-
-
-def _unknown_attribute(found: re.Match[str], message: str, keys: list[str]) -> str:
-    module, name = found.groups()
-    public = [each for each in dir(import_module(module)) if not each.startswith("_")]
-    hint = did_you_mean(name, public, f"{module}.") or f"name what is in {module}, or where yours is"
-    return f"{module}.{name} does not exist: {hint}".strip()
-
-
-def _unknown_module(found: re.Match[str], message: str, keys: list[str]) -> str:
-    package, dot, name = found["module"].rpartition(".")
-    searched = import_module(package).__path__ if package else [str(Path.cwd())]
-    hint = did_you_mean(name, (each.name for each in pkgutil.iter_modules(searched)), package + dot)
-    where = f"in {package}" if package else "in the working folder, PYTHONPATH and the environment"
-    return f"{found['path'] or found['module']}: there is no module {found['module']} {where}: {hint}".strip(": ")
-
-
-def _unknown_name(found: re.Match[str], message: str, keys: list[str]) -> str:
-    options = re.findall(r'(?:Parser key "|^--)([\w.]+?)(?:\.help)?[":]', message)
-    key = options[-1].rpartition(".")[2]
-    known = {each.__name__ for each in _subclasses(_load(BASES[key]))} if key in BASES else set()
-    hint = did_you_mean(found["name"], sorted(known)) or "give the whole import path of a class"
-    return f"{key}: {found['name']} is no class that is known: {hint}".strip()
-
-
-def _unknown_key(found: re.Match[str], message: str, keys: list[str]) -> str:
-    given = found["key"].replace(".init_args.", ".")
-    head = given.partition(".")[0]
-    inside = [key for key in keys if key.startswith(f"{head}.")]
-    hint = did_you_mean(given, inside) if inside else did_you_mean(head, {key.partition(".")[0] for key in keys})
-    return f"there is no option {given}: {hint}'hsakd fit --help' lists them"
-
-
-def _wrong_type(found: re.Match[str], message: str, keys: list[str]) -> str:
-    path = re.findall(r'Parser key "([\w.]+)"', message[: found.end()])
-    return f"{'.'.join(path)} is {found['value']}: it must be {found['type']}"
-
-
-def _missing(found: re.Match[str], message: str, keys: list[str]) -> str:
-    names = [name.rpartition(".")[2] for name in found["names"].split(", ")]
-    return f"{' and '.join(names)} missing: name a configuration by --config FILE, or {_options(names)}"
-
-
-def _options(names: list[str]) -> str:
-    return " and ".join(f"--{name} CLASS" for name in names)
-
-
-MISTAKES: dict[str, Callable[[re.Match[str], str, list[str]], str]] = {
-    r"class_path '(?P<path>\S+)':\s+Option '(?P<option>\S+)' is not accepted": _unknown_option,
-    r"Option '(?P<option>\S+)' is not accepted\. Got value: \w+\(class_path='(?P<path>[^']+)'": _unknown_option,
-    r"module '([\w.]+)' has no attribute '(\w+)'": _unknown_attribute,
-    r"(?:class_path '(?P<path>\S+)'|callable class):\s+No module named '(?P<module>[\w.]+)'": _unknown_module,
-    r"Expected a dot import path string: (?P<name>\w+)": _unknown_name,
-    r"(?:does not accept option '|unrecognized arguments: --)(?P<key>[\w.]+)": _unknown_key,
-    r"Expected a <class '(?P<type>(?!NoneType)\w+)'>\. Got value: (?P<value>.*)": _wrong_type,
-    r"arguments are required: (?P<names>(?:fit|validate|test|predict)\..*)": _missing,
-}
-
-
-def _load(path: str) -> Any:
-    module, _, name = path.rpartition(".")
-    return getattr(import_module(module), name)
-
-
-def _subclasses(base: Any) -> Iterator[type]:
-    for each in base.__subclasses__():
-        yield each
-        yield from _subclasses(each)
+def _subclasses(base: type) -> Iterator[type]:
+    kinds: list[type] = base.__subclasses__()
+    for kind in kinds:
+        yield kind
+        yield from _subclasses(kind)

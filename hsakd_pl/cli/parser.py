@@ -1,19 +1,18 @@
 """How the command line reads its arguments, and says in one line what is wrong with them."""
 
-import re
 import shlex
 import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from jsonargparse import set_parsing_settings
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.loggers import Logger
 
 from hsakd_pl.cli.configuration import MODE
-from hsakd_pl.cli.mistakes import one_error
+from hsakd_pl.cli.formatter import OptionFormatter
 from hsakd_pl.files import local_path
 
 if find_spec("pl_bolts"):
@@ -21,18 +20,19 @@ if find_spec("pl_bolts"):
 set_parsing_settings(config_read_mode_fsspec_enabled=False)  # Lightning's would fetch what a configuration names
 
 
+USUAL: dict[str, Any] = {
+    "parser_mode": MODE,
+    "exit_on_error": False,
+    "formatter_class": OptionFormatter,
+    "allow_abbrev": False,
+}
+
+
 class Parser(LightningArgumentParser):
-    """Lightning's, with YAML read with care, short errors, and loggers whose folder may be left out."""
+    """Lightning's parser, which reads YAML carefully, raises its errors, and makes ``save_dir`` of loggers optional."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{**kwargs, "parser_mode": MODE})
-
-    def error(self, message: str, *args: Any) -> NoReturn:  # type: ignore[override]
-        """Report what the configuration gets wrong, without the pages of usage that the parser puts around it."""
-        if self.exit_on_error:
-            commands = self._subcommands_action._name_parser_map.values() if self._subcommands_action else ()
-            one_error(message, {action.dest for parser in (self, *commands) for action in parser._actions})
-        super().error(message, *args)
+        super().__init__(*args, **USUAL | kwargs)
 
     def add_class_arguments(self, theclass: Any, *args: Any, **kwargs: Any) -> Any:
         added = super().add_class_arguments(theclass, *args, **kwargs)
@@ -44,19 +44,27 @@ class Parser(LightningArgumentParser):
         return added
 
 
-def folder_of(trainer: Any) -> Path:
-    """Where a run's files go: ``default_root_dir``, or ``runs``."""
+def run_folder(trainer: Any) -> Path:
+    """Return the folder of a run: ``default_root_dir`` of the trainer's options, or ``runs``."""
     return local_path("trainer.default_root_dir", trainer.default_root_dir or "runs")
 
 
 def program() -> list[str]:
-    """How this program was called."""
+    """Return the words with which this program was called."""
     path = Path(sys.argv[0])
-    known = {"hsakd": ["hsakd"], "__main__": ["python", "-m", "hsakd_pl"]}
-    return known.get(path.stem, ["python", str(path)])
+    names = {"hsakd": ["hsakd"], "__main__": ["python", "-m", "hsakd_pl"]}
+    return names.get(path.stem, ["python", str(path)])
 
 
-def again(args: list[str]) -> str:
-    """The command line that continues the run that was started with ``args``."""
-    without = re.sub(r"\0--ckpt_path[\0=][^\0]*", "", "".join(f"\0{arg}" for arg in args))
-    return shlex.join([*program(), *without.split("\0")[1:], "--ckpt_path", "last"])
+def resume_command(args: list[str]) -> str:
+    """Return the command line that resumes the run that was started with ``args``."""
+    kept: list[str] = []
+    skip = False
+    for arg in args:
+        if skip:
+            skip = False
+        elif arg == "--ckpt_path":
+            skip = True
+        elif not arg.startswith("--ckpt_path="):
+            kept.append(arg)
+    return shlex.join([*program(), *kept, "--ckpt_path", "last"])

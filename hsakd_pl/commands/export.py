@@ -1,49 +1,104 @@
 """Export the student of a run: model.safetensors, model.pt2 and model.onnx, each compared with PyTorch, and a card.
 
-The student has no branches, normalises by itself and takes batches of any size. The test split of the run's data
-verifies it where that is there; other data are named as for fit, by --data and its options.
+The student has no branches, normalises its input and takes batches of any size. It is verified on the test split of the
+run's data where that is available; --data and its options, as for fit, name other data.
 """
 
-from argparse import ArgumentParser
+from argparse import ArgumentError, ArgumentParser, Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hsakd_pl.export.export import Export, export_student
-from hsakd_pl.export.formats import FORMATS
-from hsakd_pl.export.pictures import data_of
-from hsakd_pl.files import local_path
-from hsakd_pl.records.summary import aligned
-from hsakd_pl.report.table import plain
-from hsakd_pl.runs.checkpoints import find_checkpoint
+from hsakd_pl.errors import UsageError
+
+if TYPE_CHECKING:
+    from hsakd_pl.data import ImageDataModule
+    from hsakd_pl.export.export import Export
 
 
-def command(parser: ArgumentParser, args: list[str]) -> None:
-    """Export, then show what was written."""
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of the command; all others are options of ``fit`` for the data."""
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, a checkpoint, or a weight file")
-    parser.add_argument("folder", type=Path, nargs="?", help="where to write; by default export beside the checkpoint")
-    parser.add_argument("--checkpoint", default="last", help="of the run: last, best or a path; by default last")
-    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS, help="by default all of them")
-    parser.add_argument("--input", default="float", help="of pt2 and onnx: float in [0, 1], or uint8")
+    parser.add_argument("folder", type=Path, nargs="?", help="where to write (default: export next to the checkpoint)")
+    parser.add_argument("--checkpoint", default="last", help="last, best or a path (default: last)")
+    parser.add_argument("--formats", nargs="+", metavar="FORMAT", help="safetensors, pt2 and onnx (default: all three)")
+    parser.add_argument("--input", default="float", help="input of pt2 and onnx: float in [0, 1] (default), or uint8")
     parser.add_argument(
         "--int8", help="also write model.int8.onnx: dynamic, or static with ranges from training images"
     )
-    parser.add_argument("--images", type=Path, metavar="DIR", help="pictures in place of the data's")
-    parser.add_argument("--network", metavar="NAME", help="where the file does not know it")
-    parser.add_argument("--peer", type=int, metavar="NUMBER", help="from 1; by default the most accurate")
-    asked, options = parser.parse_known_intermixed_args(args)
-    run = local_path("RUN", asked.run)
-    path = find_checkpoint(asked.checkpoint, run) if run.is_dir() else run
-    data = data_of(path.parent, options)
-    given = {name: getattr(asked, name) for name in ("formats", "network", "peer", "input", "int8", "images")}
-    print(summary(export_student(path, asked.folder or path.parent / "export", data=data, **given)))
+    parser.add_argument("--images", type=Path, metavar="DIR", help="images to verify on, instead of the test split")
+    parser.add_argument("--network", metavar="NAME", help="name of the network, if the file does not know it")
+    parser.add_argument("--peer", type=int, metavar="NUMBER", help="peer, from 1 (default: the most accurate one)")
+    parser.set_defaults(fit_options=[])
 
 
-def summary(export: Export) -> str:
-    """Tell what was exported, and each file with its size, difference and accuracy."""
-    known, student = export.trained.student.description, export.trained.student
+def run(options: Namespace) -> None:
+    """Export, then print what was written."""
+    from hsakd_pl.export.export import export_student
+    from hsakd_pl.export.formats import EXPORT_FORMATS
+    from hsakd_pl.files import local_path
+    from hsakd_pl.runs.checkpoints import find_checkpoint
+
+    source = local_path("RUN", options.run)
+    checkpoint = find_checkpoint(options.checkpoint, source) if source.is_dir() else source
+    exported = export_student(
+        checkpoint,
+        options.folder or checkpoint.parent / "export",
+        formats=options.formats or EXPORT_FORMATS,
+        network=options.network,
+        peer=options.peer,
+        input=options.input,
+        int8=options.int8,
+        images=options.images,
+        data=data_of(checkpoint.parent, options.fit_options),
+    )
+    print(summary(exported))
+
+
+def data_of(folder: Path, fit_options: list[str]) -> "ImageDataModule | None":
+    """Return the data module of a run's ``config.yaml``, with ``fit_options``, ``--data ...``, replacing its options.
+
+    Return None where neither names an image data module; raises UsageError where it cannot be built.
+    """
+    import pytorch_lightning as pl
+    import yaml
+
+    from hsakd_pl.cli.mistakes import first_and_last_line
+    from hsakd_pl.cli.parser import Parser
+    from hsakd_pl.data import ImageDataModule
+    from hsakd_pl.files import read_text
+    from hsakd_pl.files.careful import load_yaml
+
+    parser = Parser()
+    parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True, required=False)
+    config = folder / "config.yaml"
+    given = " ".join(fit_options) or "no options"
+    try:
+        content = load_yaml(read_text(config)) if config.is_file() else {}
+        data_options = content.get("data") if isinstance(content, dict) else None
+        if data_options is not None:
+            parser.set_defaults({"data": data_options})
+        data = parser.instantiate_classes(parser.parse_args(fit_options)).get("data")
+    except (ArgumentError, yaml.YAMLError, TypeError) as error:
+        raise UsageError(f"the data of {config}, with {given}: {first_and_last_line(str(error))}") from error
+    return data if isinstance(data, ImageDataModule) else None
+
+
+def summary(export: "Export") -> str:
+    """Return what was exported, and each file with its size, difference and accuracy."""
+    from hsakd_pl.records.summary import aligned
+    from hsakd_pl.records.text_table import text_table
+
+    student = export.trained.student
+    description = student.description
     name = student.network.name or type(student.network).__name__
-    size = f"{len(known.class_names)} classes, {known.image_size} x {known.image_size}"
     peer = f", peer {export.trained.peer}" if export.trained.peer else ""
-    lines = [("student", f"{name}{peer}, {size}, from {export.trained.path}"), ("compared", f"over {export.checked}")]
-    columns = "file", "MB", "difference", "accuracy"
-    table = plain([dict(zip(columns, file.cells, strict=True)) for file in export.files])
-    return "\n".join([aligned(lines), table, aligned([("folder", str(export.folder))])])
+    size = f"{len(description.class_names)} classes, {description.image_size} x {description.image_size}"
+    columns = ("file", "MB", "difference", "accuracy")
+    files = text_table([dict(zip(columns, file.cells, strict=True)) for file in export.files])
+    head = aligned(
+        [
+            ("student", f"{name}{peer}, {size}, from {export.trained.path}"),
+            ("compared", f"over {export.checked}"),
+        ]
+    )
+    return "\n".join([head, files, aligned([("folder", str(export.folder))])])

@@ -1,54 +1,77 @@
-"""Predict the classes of pictures by a run, a checkpoint or an exported student: hsakd predict SOURCE PICTURES.
+"""Classify images with a run, a checkpoint or an exported student: hsakd predict SOURCE IMAGES.
 
-Neither configuration nor training images are needed. With options alone, hsakd predict is LightningCLI's, as fit is.
+Neither a configuration nor training images are needed. With options alone, as in hsakd predict --config FILE, the
+command takes the options of fit.
 """
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pytorch_lightning as pl
+if TYPE_CHECKING:
+    from hsakd_pl.export import Student
 
-from hsakd_pl.data import ImageDataModule
-from hsakd_pl.export import Student, load_student, student_from_checkpoint
-from hsakd_pl.export.student import CONFIG
-from hsakd_pl.modules import BaselineModule
-from hsakd_pl.modules.metrics import TOP
-from hsakd_pl.records.predictions import PredictionWriter
-from hsakd_pl.records.progress import Progress
+TOP_CLASSES = 5  # of an image in predictions.jsonl
 
 
-def command(parser: ArgumentParser, args: list[str]) -> None:
-    """Predict, and say where the predictions are."""
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument(
-        "source", metavar="SOURCE", help="a run's folder, a checkpoint, an export, or its id on the hub"
+        "source", metavar="SOURCE", help="folder of a run, a checkpoint, an export, or the id of an export on the hub"
     )
-    parser.add_argument("pictures", metavar="PICTURES", help="folder; images in folders inside count too")
-    parser.add_argument("--folder", default=".", help="where predictions.csv and predictions.jsonl go; by default here")
-    parser.add_argument("--top", type=int, default=TOP, help=f"classes in a line of JSON, at most and by default {TOP}")
-    parser.add_argument("--batch_size", type=int, default=64, help="images at a time; by default 64")
-    parser.add_argument("--num_workers", type=int, help="processes that open images; by default what the machine has")
-    parser.add_argument("--on_error", default="row", help="of a broken image: row, by default, or raise")
-    parser.add_argument("--accelerator", default="auto", help="auto, cpu, gpu, mps")
-    parser.add_argument("--network", metavar="NAME", help="where the source has none, or an import path")
-    asked = parser.parse_args(args)
-    student = find_student(asked.source, asked.network)
-    options = {name: getattr(asked, name) for name in ("batch_size", "num_workers", "on_error")}
-    data = ImageDataModule(predict_dir=asked.pictures, **options)
+    parser.add_argument("images", metavar="IMAGES", help="folder of images, including those in subfolders")
+    parser.add_argument("--folder", default=".", help="where predictions.csv and predictions.jsonl go (default: here)")
+    parser.add_argument(
+        "--top", type=int, default=TOP_CLASSES, help="classes per image in predictions.jsonl (default: %(default)s)"
+    )
+    parser.add_argument("--batch_size", type=int, default=64, help="images per batch (default: %(default)s)")
+    parser.add_argument("--num_workers", type=int, help="processes that open images (default: chosen by CPU count)")
+    parser.add_argument(
+        "--on_error", default="row", help="for broken images: row, an empty row, or raise (default: row)"
+    )
+    parser.add_argument("--accelerator", default="auto", help="auto, cpu, gpu or mps (default: auto)")
+    parser.add_argument(
+        "--network", metavar="NAME", help="name or import path, if the source does not know its network"
+    )
+
+
+def run(options: Namespace) -> None:
+    """Predict, and print where the predictions are."""
+    import pytorch_lightning as pl
+
+    from hsakd_pl.data import ImageDataModule
+    from hsakd_pl.modules import BaselineModule
+    from hsakd_pl.records.predictions import PredictionWriter
+    from hsakd_pl.records.progress import Progress
+    from hsakd_pl.runs.accelerator import check_accelerator
+
+    check_accelerator(options.accelerator, "accelerator")
+    student = find_student(options.source, options.network)
+    data = ImageDataModule(
+        predict_dir=options.images,
+        batch_size=options.batch_size,
+        num_workers=options.num_workers,
+        on_error=options.on_error,
+    )
     data.num_classes = len(student.class_names)
     data.adopt(student.description)
     trainer = pl.Trainer(
-        accelerator=asked.accelerator,
+        accelerator=options.accelerator,
         devices=1,
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
-        callbacks=[PredictionWriter(asked.folder, asked.top), Progress()],
+        callbacks=[PredictionWriter(options.folder, options.top), Progress()],
     )
     trainer.predict(BaselineModule(student.network), data, return_predictions=False)
 
 
-def find_student(source: str, network: str | None = None) -> Student:
-    """Load what an export wrote, here or on the hub, or take it out of a run's folder or a checkpoint."""
+def find_student(source: str, network: str | None = None) -> "Student":
+    """Return the student of an export, local or on the hub, or of a run's folder or a checkpoint."""
+    from hsakd_pl.export import load_student, student_from_checkpoint
+    from hsakd_pl.export.student import CONFIG_FILE
+
     path = Path(source).expanduser()
-    exported = (path / CONFIG).is_file() or not path.exists()
-    return load_student(source, network) if exported else student_from_checkpoint(source, network)
+    if (path / CONFIG_FILE).is_file() or not path.exists():
+        return load_student(source, network)
+    return student_from_checkpoint(source, network)

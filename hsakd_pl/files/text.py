@@ -17,6 +17,15 @@ def local_path(option: str, path: str | Path) -> Path:
     return Path(path).expanduser()
 
 
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Raise UsageError naming ``path`` for what the operating system says about it inside of this context."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}") from error
+
+
 def cache_folder() -> Path:
     """Where the package keeps what it can make again, in the user's cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "hsakd_pl"
@@ -29,7 +38,8 @@ def read_text(path: str | Path, most: int = 10_000_000) -> str:
     if (size := Path(path).stat().st_size) > most:
         raise UsageError(f"{path} has {size:,} bytes, at most {most:,} are read: is it the right file?")
     try:
-        text = Path(path).read_text("utf-8-sig")
+        with naming(path):
+            text = Path(path).read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from error
     if "\0" in text:  # UTF-16 of plain letters
@@ -44,21 +54,22 @@ def replacing(path: str | Path, mode: str = "w", **options: Any) -> Iterator[IO[
     It is written beside its place, under the name ``path`` with ``.partial``; a symbolic link at either is replaced.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
-    partial.unlink(missing_ok=True)
     if "b" not in mode:
-        options = {"encoding": "utf-8", "errors": "surrogateescape", **options}
-    try:
-        with open(partial, mode.replace("w", "x"), **options) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
+        options = {"encoding": "utf-8", "errors": "surrogateescape"} | options
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         partial.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+        try:
+            with open(partial, mode.replace("w", "x"), **options) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:

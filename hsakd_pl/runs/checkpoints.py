@@ -16,54 +16,63 @@ from hsakd_pl.files import local_path, replacing
 from hsakd_pl.files.weights import read_weights
 from hsakd_pl.runs.signals import Signals
 
-KEYWORDS = {"last": ("last.ckpt", "hpc_ckpt_*.ckpt"), "best": ("best.ckpt",), "hpc": ("hpc_ckpt_*.ckpt",)}
-WEIGHTS = {"state_dict": dict, "pytorch-lightning_version": str}
-TRAINING = {"optimizer_states": list, "lr_schedulers": list, "loops": dict, "callbacks": dict, "epoch": int}
-STEPS_BETWEEN_TALKS = 8  # with several processes, which then agree on what each of them was told
+FILES_BY_KEYWORD = {"last": ("last.ckpt", "hpc_ckpt_*.ckpt"), "best": ("best.ckpt",), "hpc": ("hpc_ckpt_*.ckpt",)}
+EVALUATION_PARTS: dict[str, type] = {"state_dict": dict, "pytorch-lightning_version": str}
+TRAINING_PARTS: dict[str, type] = EVALUATION_PARTS | {
+    "optimizer_states": list,
+    "lr_schedulers": list,
+    "loops": dict,
+    "callbacks": dict,
+    "epoch": int,
+    "global_step": int,
+}
+STEPS_BETWEEN_AGREEMENTS = 8  # of several processes on what each of them received
 
 
 def saved_checkpoints(folder: str | Path, keyword: str) -> list[Path]:
-    """The files in ``folder`` that a keyword means, the newest first: names that the package gives, and Lightning's."""
-    found = [path for name in KEYWORDS[keyword] for path in Path(folder).glob(name)]
-    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+    """Return the files in ``folder`` that a keyword means, the newest first: the package's own and Lightning's."""
+    paths = [path for pattern in FILES_BY_KEYWORD[keyword] for path in Path(folder).glob(pattern)]
+    return sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)
 
 
 def find_checkpoint(ckpt_path: str, folder: str | Path) -> Path:
     """Resolve ``last``, ``best``, ``hpc`` or a path to a file; raises UsageError where there is none."""
-    if ckpt_path not in KEYWORDS:
+    if ckpt_path not in FILES_BY_KEYWORD:
         return local_path("ckpt_path", ckpt_path)
-    found = saved_checkpoints(folder, ckpt_path)
-    if not found:
-        names = " or ".join(KEYWORDS[ckpt_path])
-        raise UsageError(f"ckpt_path {ckpt_path}: {folder} holds no {names}: name the file, or leave ckpt_path out")
-    return found[0]
+    paths = saved_checkpoints(folder, ckpt_path)
+    if not paths:
+        names = " or ".join(FILES_BY_KEYWORD[ckpt_path])
+        raise UsageError(f"ckpt_path {ckpt_path}: {folder} has no {names}: name the file, or leave ckpt_path out")
+    return paths[0]
 
 
 def read_checkpoint(path: Path, training: bool) -> dict[str, Any]:
     """Read a checkpoint with all that evaluation, or ``training``, needs; raises UsageError for any other file."""
     content = read_weights(path)
-    found = content if isinstance(content, dict) else {}
-    parts = WEIGHTS | (TRAINING | {"global_step": int} if training else {})
-    missing = [part for part, kind in parts.items() if not isinstance(found.get(part), kind)]
-    if missing or not all(isinstance(tensor, torch.Tensor) for tensor in found["state_dict"].values()):
-        remedy = "weights go to model.init_args.weights" if WEIGHTS.keys() & {*missing} else "it holds weights alone"
+    if not isinstance(content, dict):
+        content = {}
+    parts = TRAINING_PARTS if training else EVALUATION_PARTS
+    missing = [part for part, kind in parts.items() if not isinstance(content.get(part), kind)]
+    if missing or not all(isinstance(tensor, torch.Tensor) for tensor in content["state_dict"].values()):
+        lacks_weights = bool(EVALUATION_PARTS.keys() & {*missing})
+        remedy = "weights go to model.init_args.weights" if lacks_weights else "it holds weights alone"
         raise UsageError(
-            f"ckpt_path {path} is no Lightning checkpoint, {', '.join(missing) or 'a tensor'} is missing: {remedy}"
+            f"ckpt_path {path} is not a Lightning checkpoint, {', '.join(missing) or 'a tensor'} is missing: {remedy}"
         )
-    return found
+    return content
 
 
 def saved_by_this_job(path: Path) -> bool:
-    """Whether an earlier start of this SLURM job, before it was requeued, wrote the checkpoint."""
+    """Return whether an earlier start of this SLURM job, before it was requeued, wrote the checkpoint."""
     requeued = int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
     return requeued and read_weights(path).get("slurm_job") == os.environ["SLURM_JOB_ID"]
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Writes checkpoints beside their place and renames them once they are on the disk.
+    """Writes checkpoints under a temporary name in the same folder and renames them once they are on the disk.
 
-    Lightning's own writes into the system's folder for temporary files: from another file system the last step is a
-    copy, and a process that is killed leaves half of one.
+    Lightning writes into the system's folder for temporary files: from another file system its last step is a copy, and
+    a process that is killed leaves half of a file.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -84,8 +93,9 @@ class BestCheckpoint(ModelCheckpoint):
     ) -> None:
         """Find the state of checkpoints that were written when this class was Lightning's own."""
         states = checkpoint["callbacks"]
-        if (old := states.get(self.state_key.replace("Best", "Model", 1))) is not None:
-            states.setdefault(self.state_key, old)
+        lightnings_state = states.get(self.state_key.replace("Best", "Model", 1))
+        if lightnings_state is not None:
+            states.setdefault(self.state_key, lightnings_state)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the scores over; the paths are those of this run's folder."""
@@ -97,20 +107,22 @@ class BestCheckpoint(ModelCheckpoint):
 class LastCheckpoint(ModelCheckpoint):
     """Keeps ``last.ckpt``: after every epoch, every few minutes inside one, and when the run is told to stop.
 
-    A signal is heeded after a whole optimizer step, after the same one in all processes; one that comes with the last
-    batch of an epoch waits for the validation after it, one in between ends the run with what the epoch has saved.
+    A signal is obeyed after a whole optimizer step, after the same one in all processes; one that arrives with the last
+    batch of an epoch waits for the validation after it, and one during validation ends the run with what the epoch has
+    saved.
 
     Args:
-        folder: of the run.
-        every_minutes: how much time may pass within an epoch without a checkpoint.
-        again: the command that continues.
+        folder: folder of the run.
+        every_minutes: time between two checkpoints within an epoch.
+        resume_command: command line that resumes the run.
     """
 
-    def __init__(self, folder: str | Path, every_minutes: float, again: str) -> None:
+    def __init__(self, folder: str | Path, every_minutes: float, resume_command: str) -> None:
         super().__init__(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
         require(every_minutes > 0, "save_every_minutes", every_minutes, "above 0")
-        self.seconds, self.saved_at = 60 * every_minutes, 0.0
-        self.signals = Signals(str(Path(folder, "last.ckpt")), again)
+        self.seconds = 60 * every_minutes
+        self.saved_at = 0.0
+        self.signals = Signals(str(Path(folder, "last.ckpt")), resume_command)
 
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.signals.take_over(trainer)  # workers are started from here on, and inherit what a signal does
@@ -130,15 +142,16 @@ class LastCheckpoint(ModelCheckpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and not trainer.is_last_batch
-        if not stepped or (trainer.world_size > 1 and (batch_idx + 1) % STEPS_BETWEEN_TALKS):
+        if not stepped or (trainer.world_size > 1 and (batch_idx + 1) % STEPS_BETWEEN_AGREEMENTS):
             return
-        told = bool(self.signals.received)
-        if self._agreed(trainer, told or time.monotonic() > self.saved_at + self.seconds):
+        is_signalled = bool(self.signals.received)
+        is_due = time.monotonic() > self.saved_at + self.seconds
+        if self._agreed(trainer, is_signalled or is_due):
             for logger in trainer.loggers:
                 logger.save()
             trainer.save_checkpoint(self._path(), weights_only=False)
             self.saved_at = time.monotonic()
-            if self._agreed(trainer, told):
+            if self._agreed(trainer, is_signalled):
                 self.signals.obey(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -156,12 +169,14 @@ class LastCheckpoint(ModelCheckpoint):
     def _path(self) -> str:
         return str(Path(str(self.dirpath), "last.ckpt"))
 
-    def _agreed(self, trainer: pl.Trainer, mine: bool) -> bool:
-        """Whether it is so in any of the processes."""
-        return bool(trainer.strategy.reduce_boolean_decision(mine, all=False))
+    def _agreed(self, trainer: pl.Trainer, decision: bool) -> bool:
+        """Return whether any of the processes decided so."""
+        return bool(trainer.strategy.reduce_boolean_decision(decision, all=False))
 
 
 def _moved(value: Any, old: str, new: str) -> Any:
     if isinstance(value, dict):
-        return {_moved(key, old, new): each for key, each in value.items()}
-    return new + value.removeprefix(old) if isinstance(value, str) and value.startswith(old) else value
+        return {_moved(key, old, new): score for key, score in value.items()}
+    if isinstance(value, str) and value.startswith(old):
+        return new + value.removeprefix(old)
+    return value

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hsakd_pl.errors import UsageError
+from hsakd_pl.files import naming
 
 FILE = ".writer"
 
@@ -19,8 +20,9 @@ def sole_writer(folder: str | Path) -> Iterator[None]:
     A record lock of POSIX: it dies with its process, and processes that this one starts do not inherit it. The file
     that carries it says whose it is, and stays.
     """
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(Path(folder, FILE), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    with naming(folder):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(Path(folder, FILE), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,60 +1,98 @@
-"""Signals that ask a run to stop: heeded between two steps, after everything has been saved."""
+"""Signals that stop a program, and a run between two steps, after everything has been saved.
+
+PyTorch and Lightning are imported inside of functions: the command line needs this module to start.
+"""
 
 import os
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
 
-import pytorch_lightning as pl
-from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
 
-from hsakd_pl.runs.interrupted import STOPPING
-from hsakd_pl.runs.interrupted import Interrupted as Interrupted
-
+STOPPING = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and what an operating system or a scheduler sends
 REQUEUEING = (signal.SIGUSR1, signal.SIGUSR2)  # SLURM's in Lightning and in scripts/slurm, and submitit's
-SECONDS_TO_INSIST = 2  # torchrun repeats to its processes what the terminal has told them already
+SECONDS_BEFORE_INSISTING = 2  # torchrun repeats to its processes what the terminal has sent them already
+
+
+class Interrupted(Exception):  # noqa: N818 it is not an error
+    """A signal ended the run, with the status that a shell expects: 128 + its number."""
+
+    def __init__(self, signum: int, message: str = "") -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name} {message}".strip())
+        self.status = 128 + signum
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM raise :class:`Interrupted` wherever the program is, inside of this context."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {signum: signal.signal(signum, _stop) for signum in STOPPING}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    raise Interrupted(signum)
 
 
 class Signals:
-    """Notes signals while a run trains, until it can obey; Ctrl-C once more, after two seconds, is obeyed at once.
+    """Notes signals while a run trains, until it can obey; a second Ctrl-C, after two seconds, is obeyed at once.
 
-    SIGUSR1 and SIGUSR2 are noted where something waits for them: a handler of the user's own, such as submitit's, or
-    SLURM, which is then told to start the job again.
+    SIGUSR1 and SIGUSR2 are noted where something waits for them: a handler of the user's, such as submitit's, or SLURM,
+    which is then told to requeue the job.
 
     Args:
-        checkpoint: the file that the run keeps.
-        again: the command that continues the run from there.
+        checkpoint: file that the run keeps.
+        resume_command: command line that resumes the run from there.
     """
 
-    def __init__(self, checkpoint: str, again: str) -> None:
-        self.checkpoint, self.again, self.received, self.since = checkpoint, again, 0, 0.0
+    def __init__(self, checkpoint: str, resume_command: str) -> None:
+        self.checkpoint = checkpoint
+        self.resume_command = resume_command
+        self.received = 0
+        self.received_at = 0.0
         self.listeners: dict[int, Callable[[int, None], object]] = {}
 
-    def take_over(self, trainer: pl.Trainer) -> None:
-        """Note signals from now on; Lightning has set its own by now, and restores what was there when it ends."""
+    def take_over(self, trainer: "pl.Trainer") -> None:
+        """Note signals from now on; Lightning has set its own handlers by now, and restores the former ones itself."""
+        from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+
         if threading.current_thread() is not threading.main_thread():
             return
         environment = trainer._accelerator_connector.cluster_environment
         requeued = isinstance(environment, SLURMEnvironment) and environment.auto_requeue
         for signum in REQUEUEING:
             handler = signal.getsignal(signum)
-            if callable(handler) and handler != self._note and type(handler).__module__.split(".")[0] != pl.__name__:
+            if callable(handler) and handler != self._note and not _is_lightnings(handler):
                 self.listeners[signum] = handler
             elif requeued:
                 self.listeners.setdefault(signum, _requeue)
-        for each in (*STOPPING, *self.listeners):
-            signal.signal(each, self._note)
+        for watched in (*STOPPING, *self.listeners):
+            signal.signal(watched, self._note)
 
-    def obey(self, trainer: pl.Trainer) -> None:
-        """End the run by :class:`Interrupted`, or hand the job back; the checkpoint has just been written."""
-        signum, self.received = self.received, 0
+    def obey(self, trainer: "pl.Trainer") -> None:
+        """End the run with :class:`Interrupted`, or hand the job back; the checkpoint has just been written."""
+        from pytorch_lightning.utilities import rank_zero_info
+
+        signum = self.received
+        self.received = 0
         if trainer.strategy.reduce_boolean_decision(signum in STOPPING, all=False):
-            where = f"epoch {trainer.current_epoch}, after {trainer.global_step} steps"
-            message = f"in {where}: {self.checkpoint} holds all of it. This continues:\n{self.again}"
+            message = (
+                f"in epoch {trainer.current_epoch}, after {trainer.global_step} steps: {self.checkpoint} holds all of "
+                f"it. To resume:\n{self.resume_command}"
+            )
             raise Interrupted(signum if signum in STOPPING else signal.SIGTERM, message)
         # Lightning's handler of SIGTERM talks to the other processes, in the middle of anything: end at once
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -63,18 +101,24 @@ class Signals:
             self.listeners[signum](signum, None)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        insisting = signum == self.received == signal.SIGINT and time.monotonic() > self.since + SECONDS_TO_INSIST
-        if insisting:
+        waited = time.monotonic() > self.received_at + SECONDS_BEFORE_INSISTING
+        if signum == self.received == signal.SIGINT and waited:
             raise Interrupted(signum)
         if not self.received:
-            self.since = time.monotonic()
+            self.received_at = time.monotonic()
         self.received = signum
+
+
+def _is_lightnings(handler: Callable[..., object]) -> bool:
+    return type(handler).__module__.partition(".")[0] == "pytorch_lightning"
 
 
 def _requeue(signum: int, frame: None) -> None:
     """Ask SLURM to start this job, or this task of an array, again."""
-    array, task = (os.environ.get(f"SLURM_ARRAY_{part}_ID") for part in ("JOB", "TASK"))
-    job = os.environ["SLURM_JOB_ID"] if array is None else f"{array}_{task}"
+    from pytorch_lightning.utilities import rank_zero_warn
+
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    job = os.environ["SLURM_JOB_ID"] if array is None else f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}"
     done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
     if done.returncode:
         rank_zero_warn(f"scontrol requeue {job} failed: {done.stderr.strip()}")

@@ -147,7 +147,7 @@ FORGED = {
         b"K\x01\x85", dtype("V8", b"K\x03" + text("|") + b"N" + text("f") + b"\x85}K\x08K\x01K\x10"), OBJECT_POINTER
     ),
     "a dtype that is an expression": array(b"K\x01\x85", dtype("u1,O", plain_state()), OBJECT_POINTER),
-    "a dtype that is no dtype": array(b"K\x01\x85", b"]", b"C\x01a"),
+    "a dtype that is a list": array(b"K\x01\x85", b"]", b"C\x01a"),
     "a dtype that holds itself": array(b"K\x01\x85", BYTES + b"q\x01h\x01b", b"C\x01a"),
     "more pixels than bytes": array(HUGE + b"M\x00\x0c\x86", BYTES, b"C\x04abcd"),
     "fewer pixels than bytes": array(b"K\x01\x85", BYTES, b"C\x04abcd"),

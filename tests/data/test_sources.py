@@ -20,11 +20,11 @@ LABELS = torch.arange(20)
 def loader(in_workers: bool, num_workers: int = 0, seed: int = 0) -> ResumableLoader:
     sampler = GlobalBatchSampler(20, 6, shuffle=True, seed=seed)
     if not in_workers:
-        source = ResidentTensors(IMAGES, LABELS).make_batches
+        source = ResidentTensors(IMAGES, LABELS)
         augmented = AugmentedBatches(source, PadCropFlip(2), 20, seed, torch.device("cpu"))
-        return ResumableLoader(augmented.make_batches, sampler)
+        return ResumableLoader(augmented, sampler)
     batches = TransformedBatches(Split(IMAGES, LABELS), random_resized_crop(16), 16, seed)
-    return ResumableLoader(WorkerBatches(batches, num_workers, False).make_batches, sampler)
+    return ResumableLoader(WorkerBatches(batches, num_workers, False), sampler)
 
 
 def epoch_of(source: ResumableLoader, epoch: int) -> list[Batch]:
@@ -48,13 +48,13 @@ def test_epoch_is_repeatable_and_differs_from_others(in_workers: bool) -> None:
     torch.manual_seed(123)
     state = torch.get_rng_state()
     assert equal(first, epoch_of(source, 0))
-    assert torch.equal(state, torch.get_rng_state())  # nobody else's random numbers are touched
+    assert torch.equal(state, torch.get_rng_state())  # the global generator is untouched
     assert not equal(first, epoch_of(loader(in_workers, seed=1), 0))
 
 
 def test_persistent_workers_match_main_process() -> None:
     alone, workers = loader(True), loader(True, num_workers=2)
-    next(iter(workers))  # an abandoned epoch leaves nothing behind
+    next(iter(workers))  # an abandoned epoch has no effect
     for epoch in (0, 1, 3):
         assert equal(epoch_of(alone, epoch), epoch_of(workers, epoch))
 
@@ -94,6 +94,6 @@ def test_undecodable_image_raises_naming_file(tmp_path: Path, num_workers: int) 
 
 
 def test_empty_index_list_gives_empty_batch() -> None:
-    for source in (loader(False), loader(True)):
-        [(images, labels)] = source.make_batches(0, [torch.arange(0)])
+    for made_in_workers in (False, True):
+        [(images, labels)] = loader(made_in_workers).source.make_batches(0, [torch.arange(0)])
         assert images.shape == (0, 3, 16, 16) and labels.shape == (0,)

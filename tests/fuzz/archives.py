@@ -87,7 +87,7 @@ def zipped(members: Members, compression: int = zipfile.ZIP_STORED) -> bytes:
     """Return a zip with correct checksums."""
     file = io.BytesIO()
     with warnings.catch_warnings(), zipfile.ZipFile(file, "w", compression) as archive:
-        warnings.simplefilter("ignore")  # names that occur twice
+        warnings.simplefilter("ignore")  # duplicate names
         for name, content in members:
             archive.writestr(zipfile.ZipInfo(name), content, compression)
     return file.getvalue()
@@ -136,9 +136,9 @@ def forge_zip(rng: Random, data: bytes) -> Change:
         members[pickle_at] = (members[pickle_at][0], changed)
         return Change(f"data.pkl: {what}", zipped(members), forged=True)
     if way == 4:
-        made = rng.choice((hostile, exhausting, forged_dtype))
-        members[pickle_at] = (members[pickle_at][0], made(rng))
-        return Change(f"data.pkl: {made.__name__}", zipped(members), forged=True, refuse=True)
+        make_pickle = rng.choice((hostile, exhausting, forged_dtype))
+        members[pickle_at] = (members[pickle_at][0], make_pickle(rng))
+        return Change(f"data.pkl: {make_pickle.__name__}", zipped(members), forged=True, refuse=True)
     if way == 5:
         del members[index]
         return Change(f"{name} removed", zipped(members), forged=True)
@@ -175,8 +175,10 @@ def forge_legacy(rng: Random, data: bytes) -> Change:
     index = rng.randrange(len(starts) - 1)
     start, end = starts[index : index + 2]
     if rng.random() < 0.3:
-        made = rng.choice((hostile, exhausting, forged_dtype))
-        return Change(f"pickle {index}: {made.__name__}", data[:start] + made(rng) + data[end:], forged=True)
+        make_pickle = rng.choice((hostile, exhausting, forged_dtype))
+        return Change(
+            f"pickle {index}: {make_pickle.__name__}", data[:start] + make_pickle(rng) + data[end:], forged=True
+        )
     what, changed = reassembled(rng, data[start:end])
     return Change(f"pickle {index}: {what}", data[:start] + changed + data[end:], forged=True)
 

@@ -26,8 +26,8 @@ from fuzz.readers import READERS, MalformedError, Reader
 from hsakd_pl.errors import UsageError
 
 MEBIBYTE = 1 << 20
-MOST_MEMORY = 2048 * MEBIBYTE  # above what the process held before
-MOST_ADDRESSES = 8192 * MEBIBYTE  # ends what would take the machine down, before it does
+MOST_MEMORY = 2048 * MEBIBYTE  # above the memory before
+MOST_ADDRESSES = 8192 * MEBIBYTE  # protects the machine
 BATCH = 100
 PROGRAMS = {"os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "socket.connect"}
 # An import of it leaves a trace
@@ -63,13 +63,13 @@ def _batch(name: str, indices: list[int], seed: int, seconds: float, scratch: Pa
     """Return the outcomes of as many of ``indices`` as one child survives, at least one."""
     receiving, sending = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that threads of this process are not in the child
+        warnings.simplefilter("ignore")  # threads of this process do not exist in the child
         child = os.fork()
     if child == 0:
         try:
             os.close(receiving)
             _child(name, indices, seed, scratch, sending)
-        except BaseException:  # in the valid files, or in making a mutant: the harness's own
+        except BaseException:  # an error in the valid files or in mutating: the harness's own
             traceback.print_exc()
         finally:
             os._exit(0)
@@ -77,10 +77,10 @@ def _batch(name: str, indices: list[int], seed: int, seconds: float, scratch: Pa
     try:
         buffered = b""
         for index in indices:
-            while b"\n" not in buffered:  # a dot comes when the mutant is made, and time begins anew
+            while b"\n" not in buffered:  # a dot arrives when the mutant is made, and the clock restarts
                 ready, _, _ = select.select([receiving], [], [], seconds)
                 if not ready:
-                    os.kill(child, signal.SIGUSR1)  # faulthandler says where
+                    os.kill(child, signal.SIGUSR1)  # faulthandler prints the stack
                     time.sleep(0.5)
                     yield Outcome(index, "fault", f"hang over {seconds:g} s: {_said(scratch)}")
                     return
@@ -112,7 +112,7 @@ def _child(name: str, indices: list[int], seed: int, scratch: Path, sending: int
     log = os.open(scratch / "log", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     for descriptor in (1, 2):
         os.dup2(log, descriptor)
-    # under pytest these are others
+    # pytest replaces these
     sys.stdout, sys.stderr = (os.fdopen(descriptor, "w", buffering=1, closefd=False) for descriptor in (1, 2))
     faulthandler.enable(log)
     faulthandler.register(signal.SIGUSR1, log, all_threads=False)
@@ -155,7 +155,7 @@ def _read(reader: Reader, files: Any) -> str:
 def _outcome(reader: Reader, index: int, mutant: Mutant, right: set[str], started: list[str]) -> dict[str, Any]:
     """Read one mutant and return the fields of an :class:`Outcome`."""
     started.clear()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     memory_before = _memory("VmHWM")
     time_before = time.monotonic()
     verdict, why = _verdict(reader, mutant, right)
@@ -224,9 +224,9 @@ def _checked(reader: Reader, mutant: Mutant) -> bool:
 
 def _memory(field: str) -> int:
     """Return bytes from the kernel's account of this process."""
-    found = re.search(rf"{field}:\s+(\d+)", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) * 1024
+    match = re.search(rf"{field}:\s+(\d+)", Path("/proc/self/status").read_text())
+    assert match is not None
+    return int(match[1]) * 1024
 
 
 def summary(name: str, outcomes: list[Outcome]) -> str:

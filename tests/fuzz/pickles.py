@@ -73,8 +73,8 @@ def array(shape: bytes, base: str, order: bytes, sizes: tuple[int, int, int], da
     """Return opcodes of an array with the dtype ``base``, given the state (order, item size, alignment, flags)."""
     state = b"(I3\nS'" + order + b"'\nNNN" + b"".join(b"I%d\n" % size for size in sizes) + b"tb"
     dtype = b"cnumpy\ndtype\n(S'" + base.encode() + b"'\nI0\nI1\ntR" + state
-    made = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
-    return made + b"(I1\n" + shape + dtype + b"I00\n" + data + b"tb"
+    reconstruct = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
+    return reconstruct + b"(I1\n" + shape + dtype + b"I00\n" + data + b"tb"
 
 
 def whole(content: bytes) -> bytes:
@@ -122,7 +122,7 @@ def hostile(rng: Random) -> bytes:
 def exhausting(rng: Random) -> bytes:
     """Return a short pickle that asks for much memory, time or stack."""
     depth = rng.choice((200, 5000, 200_000))
-    tuples = b"I1\n" + b"".join(b"2\x86" for _ in range(60))  # each a pair of the one before: 2**60 leaves
+    tuples = b"I1\n" + b"".join(b"2\x86" for _ in range(60))  # each is a pair of the previous one: 2**60 leaves
     return whole(
         rng.choice(
             (
@@ -150,20 +150,22 @@ def exhausting(rng: Random) -> bytes:
 
 def opcodes(data: bytes) -> list[tuple[Any, Any, slice]]:
     """Return opcode, argument and position of each instruction of the first pickle in ``data``."""
-    found = list(pickletools.genops(data))
-    ends = [at for _, _, at in found[1:]] + [found[-1][2] + 1]
-    return [(opcode, argument, slice(at, end)) for (opcode, argument, at), end in zip(found, ends, strict=True)]
+    instructions = list(pickletools.genops(data))
+    ends = [at for _, _, at in instructions[1:]] + [instructions[-1][2] + 1]
+    return [(opcode, argument, slice(at, end)) for (opcode, argument, at), end in zip(instructions, ends, strict=True)]
 
 
 def reassembled(rng: Random, data: bytes, start: int = 0) -> tuple[str, bytes]:
     """Change, remove, repeat, swap or insert one instruction of the pickle that begins at ``start``."""
     pickled = data[start:]
-    found = opcodes(pickled)
-    _, _, where = rng.choice(found)
-    raw, other = pickled[where], pickled[rng.choice(found)[2]]
+    instructions = opcodes(pickled)
+    _, _, where = rng.choice(instructions)
+    raw, other = pickled[where], pickled[rng.choice(instructions)[2]]
     module, name, value = rng.choice(HOSTILE)
-    ints = [op for op in found if op[0].name.startswith(("BININT", "INT", "LONG", "BINPUT", "BINGET", "LONG_BIN"))]
-    names = [op for op in found if op[0].name in ("GLOBAL", "STACK_GLOBAL", "INST")]
+    ints = [
+        op for op in instructions if op[0].name.startswith(("BININT", "INT", "LONG", "BINPUT", "BINGET", "LONG_BIN"))
+    ]
+    names = [op for op in instructions if op[0].name in ("GLOBAL", "STACK_GLOBAL", "INST")]
     way = rng.randrange(8)
     if way == 0:
         name_of, by = "opcode changed", bytes([rng.choice(OPCODES)]) + raw[1:]
@@ -194,7 +196,7 @@ def mutate_opcodes(rng: Random, data: bytes) -> Change:
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         try:
             name, data = reassembled(rng, data)
-        except Exception:  # the change before left no pickle: that is mutant enough
+        except Exception:  # the previous change left no valid pickle, which suffices
             break
         names.append(name)
     return Change(", ".join(names), data, forged=True)
@@ -202,8 +204,8 @@ def mutate_opcodes(rng: Random, data: bytes) -> Change:
 
 def mutate_whole(rng: Random, data: bytes) -> Change:
     """Replace the file by a hostile or exhausting pickle, or one with a forged dtype."""
-    made = rng.choice((hostile, hostile, exhausting, forged_dtype))
-    return Change(made.__name__, made(rng), forged=True, refuse=made is not forged_dtype)
+    make_pickle = rng.choice((hostile, hostile, exhausting, forged_dtype))
+    return Change(make_pickle.__name__, make_pickle(rng), forged=True, refuse=make_pickle is not forged_dtype)
 
 
 def odd_value(rng: Random) -> Any:

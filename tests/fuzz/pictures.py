@@ -31,7 +31,7 @@ def pictures() -> dict[str, bytes]:
     colour = Image.fromarray(ramp(np.uint8, 255, 3))
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "a ramp"
-    made: dict[str, tuple[Image.Image, dict[str, Any]]] = {
+    images: dict[str, tuple[Image.Image, dict[str, Any]]] = {
         **{f"{mode}.png": (colour.convert(mode), {}) for mode in ("RGB", "L", "LA", "P", "RGBA", "1")},
         "transparent.png": (colour.convert("P"), {"transparency": 3}),
         "exif.png": (colour, {"exif": exif}),
@@ -42,7 +42,7 @@ def pictures() -> dict[str, bytes]:
         "CMYK.jpg": (colour.convert("CMYK"), {}),
         "progressive.jpg": (colour, {"progressive": True, "exif": exif}),
         **{f"{m}.tif": (colour.convert(m), {}) for m in ("RGB", "L", "RGBA", "CMYK", "1", "P", "YCbCr")},
-        "LAB.tif": (colour.convert("LAB"), {"icc_profile": b""}),  # its profile would tell the time
+        "LAB.tif": (colour.convert("LAB"), {"icc_profile": b""}),  # its profile would contain the time
         "16bit.tif": (Image.fromarray(ramp(np.uint16, 65535)), {}),
         "int32.tif": (Image.fromarray(ramp(np.int32, 2**31 - 1)), {}),
         "float.tif": (Image.fromarray(ramp(np.float32, 1.0)), {}),
@@ -61,7 +61,7 @@ def pictures() -> dict[str, bytes]:
     formats = {"jpg": "JPEG", "tif": "TIFF", "pgm": "PPM"}
     return {
         name: encoded(image, formats.get(name[-3:], name.split(".")[1].upper()), **o)
-        for name, (image, o) in made.items()
+        for name, (image, o) in images.items()
     }
 
 
@@ -74,12 +74,13 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 def chunks_of(data: bytes) -> Chunks:
     """Return type and content of each chunk of a PNG."""
-    found, at = [], 8
+    chunks: list[tuple[bytes, bytes]] = []
+    at = 8
     while at < len(data):
         size = int.from_bytes(data[at : at + 4], "big")
-        found.append((data[at + 4 : at + 8], data[at + 8 : at + 8 + size]))
+        chunks.append((data[at + 4 : at + 8], data[at + 8 : at + 8 + size]))
         at += 12 + size
-    return found
+    return chunks
 
 
 def png(chunks: Chunks) -> bytes:

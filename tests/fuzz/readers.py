@@ -26,10 +26,11 @@ from hsakd_pl.cli import main as cli
 from hsakd_pl.data.augment import resized_center_crop
 from hsakd_pl.data.images import decode_images, open_image
 from hsakd_pl.errors import UsageError
+from hsakd_pl.report import TABLE_FORMATS
 from hsakd_pl.report.groups import groups
 from hsakd_pl.report.page import write_page
 from hsakd_pl.report.rows import collect
-from hsakd_pl.report.table import FORMATS, as_text, lines
+from hsakd_pl.report.table import as_text, lines
 
 Read = Callable[[Path], str]
 
@@ -129,7 +130,9 @@ def torch_seeds(legacy: bool) -> list[Files]:
 def safetensors_seeds() -> list[Files]:
     """Return state dicts with and without metadata."""
     half = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in state().items()}
-    return [{"weights.safetensors": save(*given)} for given in ((state(),), (state(), {"format": "pt"}), (half,))]
+    return [
+        {"weights.safetensors": save(*arguments)} for arguments in ((state(),), (state(), {"format": "pt"}), (half,))
+    ]
 
 
 # Data sets
@@ -157,7 +160,7 @@ def cifar_seeds() -> list[Files]:
     data = np.random.default_rng(0).integers(256, size=(3, 3072), dtype=np.uint8)
     content = {"data": data, "fine_labels": [3, 0, 99], "coarse_labels": [1, 2, 3], "filenames": ["a", "b", "c"]}
     meta = {"fine_label_names": [f"class {i}" for i in range(100)]}
-    old = {name: pickles.whole(pickles.python2(each)) for name, each in (("train", content), ("meta", meta))}
+    old = {name: pickles.whole(pickles.python2(entries)) for name, entries in (("train", content), ("meta", meta))}
     rows: list[Files] = [{**old, "test": old["train"]}]
     for protocol in (2, 4, 5):
         train = pickles.pickle.dumps(content, protocol)
@@ -228,7 +231,7 @@ def read_annotations(folder: Path) -> str:
     read_split(TinyImageNetDataModule, "test", folder)
     split = TinyImageNetDataModule(folder).read(train=False)
     demand(len(split.images) == 4, f"there are {len(split.images)} images")
-    demand({digest(image) for image in split.images} == tiny_pixels(), "not each of the images is there once")
+    demand({digest(image) for image in split.images} == tiny_pixels(), "some image is missing or duplicated")
     return digest(*split)
 
 
@@ -264,15 +267,15 @@ def read_picture(folder: Path) -> str:
 class ParsingCLI(lightning_cli.HSAKDCLI):
     """Parse the command line without instantiating the configured classes."""
 
-    made: Any = None
+    parsers: Any = None
     parsed = ""
 
     def setup_parser(self, *arguments: Any) -> None:
         """Build the parsers once."""
-        if ParsingCLI.made is None:
+        if ParsingCLI.parsers is None:
             super().setup_parser(*arguments)
-            ParsingCLI.made = self.parser, self._subcommand_parsers
-        self.parser, self._subcommand_parsers = ParsingCLI.made
+            ParsingCLI.parsers = self.parser, self._subcommand_parsers
+        self.parser, self._subcommand_parsers = ParsingCLI.parsers
 
     def instantiate_classes(self) -> None:
         ParsingCLI.parsed = repr(self.config.as_dict())
@@ -358,12 +361,12 @@ def row_seeds() -> list[Files]:
 
 def read_rows(folder: Path) -> str:
     """Collect the rows, and write their table and their page."""
-    found = groups(collect(folder))
-    table = lines(found)
+    rows = groups(collect(folder))
+    table = lines(rows)
     demand(len(table) >= 1, "the table is empty")
-    for form in FORMATS:
-        demand(not re.search(r"\bnan\b|\binf\b", as_text(found, form)), "a number of the table is none")
-    write_page(found, folder / "page.html")
+    for form in TABLE_FORMATS:
+        demand(not re.search(r"\bnan\b|\binf\b", as_text(rows, form)), "a number of the table is not finite")
+    write_page(rows, folder / "page.html")
     for accuracy in (line[column] for line in table for column in ("last epoch", "best epoch") if line.get(column)):
         demand(0 <= float(accuracy.split()[0]) <= 100, f"an accuracy is {accuracy} %")
     return digest([list(line.values()) for line in table])

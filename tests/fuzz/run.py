@@ -24,26 +24,26 @@ from fuzz.readers import READERS  # noqa: E402
 def main() -> None:
     """Run the command."""
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--inputs", type=int, default=2000, help="of each reader")
-    parser.add_argument("--reader", choices=READERS, action="append", help="this alone; may be given again")
-    parser.add_argument("--seed", type=int, default=0, help="of the mutants")
+    parser.add_argument("--inputs", type=int, default=2000, help="number of mutants of each reader")
+    parser.add_argument("--reader", choices=READERS, action="append", help="run only this reader; may be repeated")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the mutants")
     parser.add_argument("--first", type=int, default=0, help="number of the first mutant, to repeat one")
-    parser.add_argument("--seconds", type=float, default=20, help="that an input may take")
+    parser.add_argument("--seconds", type=float, default=20, help="time limit of a mutant")
     parser.add_argument("--failures", type=Path, default=Path("fuzz_failures"), help="folder to write failures into")
-    given = parser.parse_args()
-    print(f"{Path(str(hsakd_pl.__file__)).parent}, seed {given.seed}", flush=True)
+    options = parser.parse_args()
+    print(f"{Path(str(hsakd_pl.__file__)).parent}, seed {options.seed}", flush=True)
     failed = False
-    for name in given.reader or READERS:
+    for name in options.reader or READERS:
         outcomes = []
-        shutil.rmtree(given.failures / name, ignore_errors=True)
+        shutil.rmtree(options.failures / name, ignore_errors=True)
         with tempfile.TemporaryDirectory() as scratch:
-            inputs = range(given.first, given.first + given.inputs)
-            for outcome in examine(name, inputs, given.seed, given.seconds, Path(scratch)):
+            inputs = range(options.first, options.first + options.inputs)
+            for outcome in examine(name, inputs, options.seed, options.seconds, Path(scratch)):
                 outcomes.append(outcome)
                 if outcome.verdict == "fault":
                     failed = True
-                    mutant = READERS[name].mutant(given.seed, outcome.index, name)
-                    folder = given.failures / name / str(outcome.index)
+                    mutant = READERS[name].mutant(options.seed, outcome.index, name)
+                    folder = options.failures / name / str(outcome.index)
                     write_files(folder / "input", mutant.files)
                     (folder / "why.txt").write_text(f"{mutant.name!r}\n{outcome.why}\n")
         print(summary(name, outcomes), flush=True)

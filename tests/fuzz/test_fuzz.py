@@ -13,7 +13,7 @@ from hsakd_pl.data.images import open_image
 from hsakd_pl.errors import UsageError
 
 INPUTS = 60
-SECONDS = 120  # an input takes milliseconds; machines may be slow
+SECONDS = 120  # inputs take milliseconds, but machines may be slow
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -34,7 +34,7 @@ def test_undamaged_seed_files_are_read(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", pictures())
 def test_pictures_of_all_modes_are_read_correctly_or_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(pictures()[name])
-    if name in ("int32.tif", "float.tif"):  # what range their values have is written nowhere
+    if name in ("int32.tif", "float.tif"):  # the range of their values is undefined
         with pytest.raises(UsageError, match=name):
             open_image(str(tmp_path / name))
         return

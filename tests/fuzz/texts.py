@@ -121,15 +121,15 @@ def annotations(rng: Random, data: bytes) -> Change:
 
 def names(rng: Random, data: bytes) -> Change:
     """Return class names: too few, too many, none, or duplicates."""
-    found = data.decode().splitlines()
+    class_names = data.decode().splitlines()
     ways = (
-        found[:-1],
-        [*found, "more"],
+        class_names[:-1],
+        [*class_names, "more"],
         [],
-        [""] * len(found),
-        found[:1] * len(found),
-        [" ".join(found)],
-        [f"{n} {n}" for n in found],
+        [""] * len(class_names),
+        class_names[:1] * len(class_names),
+        [" ".join(class_names)],
+        [f"{n} {n}" for n in class_names],
     )
     return Change("class names", "\n".join(rng.choice(ways)).encode(), forged=True)
 
@@ -285,7 +285,7 @@ def row_fields(rng: Random, data: bytes) -> Change:
         protocol = row.get("protocol")
         inner = [protocol, protocol.get("options")] if isinstance(protocol, dict) else []
         places = [row, row, row, row["metrics"], row["versions"], *inner]
-        place = rng.choice([each for each in places if isinstance(each, dict)])
+        place = rng.choice([node for node in places if isinstance(node, dict)])
         key = rng.choice(list(place) or ["x"])
         if rng.random() < 0.3:
             place.pop(key, None)

@@ -101,7 +101,7 @@ class Strict(pl.Callback):
 
 @pytest.mark.parametrize(("kind", "compiled"), [*((kind, False) for kind in KINDS), ("student", True)])
 def test_training_step_never_synchronises_with_gpu(kind: str, compiled: bool) -> None:
-    strict = Strict(after=8)  # compiling and recording may wait
+    strict = Strict(after=8)  # compiling and recording may synchronise
     try:
         run = on_gpu(max_steps=20, limit_val_batches=2, callbacks=[strict], precision="bf16-mixed")
         run.fit(module(kind, compile=compiled), datamodule=DigitsDataModule(batch_size=32))

@@ -1,1 +1,1 @@
-"""Parity with numbers recorded from the published code."""
+"""Test parity with numbers recorded from the published code."""

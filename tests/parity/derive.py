@@ -46,7 +46,7 @@ DRAWN_FOR_ANOTHER = {
     "sp/in/teacher.0": "at/in/teacher.1",
     "sskd/in/labels": "dkd/in/labels",
 }
-BANK_BOUND = 1 / (16 / 3) ** 0.5  # of the banks' initial rows, whose width is 16
+BANK_BOUND = 1 / (16 / 3) ** 0.5  # bound of the banks' initial rows, whose width is 16
 
 
 def recording(name: str) -> Any:
@@ -58,12 +58,12 @@ def recording(name: str) -> Any:
 def check(drawn: Mapping[str, Any], recorded: Mapping[str, np.ndarray]) -> None:
     """Raise if inputs drawn by rule are not those that were recorded."""
     for name, array in drawn.items():
-        if not np.allclose(array, recorded[name], rtol=1e-15, atol=1e-16):  # one rounding
+        if not np.allclose(array, recorded[name], rtol=1e-15, atol=1e-16):  # up to one rounding
             raise ValueError(f"{name} does not follow from its rule")
 
 
 def shortened(arrays: Mapping[str, np.ndarray], names: Iterable[str]) -> dict[str, Any]:
-    """Return results by their names: numbers and integers as they are, other arrays as summaries."""
+    """Return results by their names: scalars and integers unchanged, other arrays as summaries."""
     short: dict[str, Any] = {}
     for name in names:
         array = arrays[name]

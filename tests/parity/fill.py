@@ -1,4 +1,4 @@
-"""Weights, inputs and calibration of the recorded runs, rebuilt by the rules of the recordings' README."""
+"""Rebuild weights, inputs and calibration of the recorded runs by rule."""
 
 import math
 import zlib
@@ -32,27 +32,27 @@ PEER_NAMES = {
 
 
 def our_name(published: str) -> tuple[str, bool]:
-    """Published name of one network -> (our name, with branches)."""
+    """Return our name of a published network, and whether it has branches."""
     plain = published.removesuffix("_aux")
     return OUR_NAMES.get(plain, plain), plain != published
 
 
 def peer_names(published: str) -> list[str]:
-    """Published name of a pair, such as ``mbv2_mbv2`` -> our names of its two equal peers."""
+    """Return our names of the two equal peers of a published pair, such as ``mbv2_mbv2``."""
     half = published[: len(published) // 2]
     assert published == f"{half}_{half}", f"not a pair of equal peers: {published}"
     return [PEER_NAMES.get(half, half.lower())] * 2
 
 
 def build(published: str, num_classes: int, pair: bool = False) -> list[nn.Module]:
-    """Float64 network of a published name, or the two peers of a pair, on the meta device: no weights yet."""
+    """Return the float64 network of a published name, or the two peers of a pair, on the meta device."""
     names = [(peer, True) for peer in peer_names(published)] if pair else [our_name(published)]
     with torch.device("meta"):
         return [create_network(name, num_classes, branches).double() for name, branches in names]
 
 
 def fill_array(key: str, shape: Sequence[int]) -> np.ndarray:
-    """Value of a published state-dict key."""
+    """Return the value of a published state-dict key."""
     rng = np.random.default_rng(zlib.crc32(key.encode()))
     if len(shape) >= 2:
         value = rng.standard_normal(shape)
@@ -70,35 +70,35 @@ def fill_array(key: str, shape: Sequence[int]) -> np.ndarray:
 
 
 def filled_state(network: nn.Module, prefix: str = "") -> dict[str, Tensor]:
-    """Filled values under the network's published keys; a value is drawn by ``prefix`` + key."""
+    """Return filled values under the network's published keys; each is drawn by ``prefix`` + key."""
     shapes = {key: tuple(value.shape) for key, value in published_state_dict(network).items()}
     return {key: torch.from_numpy(fill_array(prefix + key, shape)) for key, shape in shapes.items()}
 
 
 def materialize(network: nn.Module, state: Mapping[str, Tensor], dtype: torch.dtype = torch.float64) -> nn.Module:
-    """Bring a network from the meta device to the CPU and load ``state`` the way a user does."""
+    """Move a network from the meta device to the CPU and load ``state`` as a user does."""
     return load_weights(network.to(dtype).to_empty(device="cpu"), dict(state))
 
 
 def filled_network(published: str, num_classes: int) -> nn.Module:
-    """A float64 network with its fill."""
+    """Return a filled float64 network."""
     (network,) = build(published, num_classes)
     return materialize(network, filled_state(network))
 
 
 def filled_peers(published: str, num_classes: int) -> list[nn.Module]:
-    """Float64 peers of a pair, filled by their keys ``net1.*`` and ``net2.*``."""
+    """Return the float64 peers of a pair, filled by their keys ``net1.*`` and ``net2.*``."""
     peers = build(published, num_classes, pair=True)
     return [materialize(peer, filled_state(peer, f"net{number}.")) for number, peer in enumerate(peers, 1)]
 
 
 def images(seed: int, n: int, size: int = 32) -> Tensor:
-    """Recorded input, float64 (n, 3, size, size)."""
+    """Return a recorded input, float64 (n, 3, size, size)."""
     return torch.from_numpy(normal(seed, n, 3, size, size))
 
 
 def targets(seed: int, num_classes: int, n: int) -> Tensor:
-    """Recorded labels, int64 (n,)."""
+    """Return recorded labels, int64 (n,)."""
     return torch.from_numpy(labels(seed, num_classes, n))
 
 
@@ -119,7 +119,7 @@ def calibrate(network: nn.Module) -> nn.Module:
 
 
 def norm_totals(state: Mapping[str, Tensor]) -> dict[str, float]:
-    """Sums over the running statistics of a state dict, as recorded."""
+    """Return sums over the running statistics of a state dict, as recorded."""
     means = [value for key, value in state.items() if key.endswith("running_mean")]
     variances = [value for key, value in state.items() if key.endswith("running_var")]
     return {
@@ -131,16 +131,16 @@ def norm_totals(state: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 def sum_and_l2(tensors: Iterable[Tensor]) -> tuple[float, float]:
-    """Sum and L2 norm over all elements, in float64."""
+    """Return sum and L2 norm over all elements in float64."""
     doubles = [tensor.detach().double().flatten() for tensor in tensors]
     return sum(t.sum().item() for t in doubles), math.sqrt(sum(t.dot(t).item() for t in doubles))
 
 
-def norm_deviation(ours: Mapping[str, float], recorded: Mapping[str, Any]) -> float:
-    """Largest relative difference between norm totals; the channel counts must be equal."""
-    assert ours["channels"] == recorded["channels"]
+def norm_deviation(computed: Mapping[str, float], recorded: Mapping[str, Any]) -> float:
+    """Return the largest relative difference between norm totals; the channel counts must be equal."""
+    assert computed["channels"] == recorded["channels"]
     return max(
-        deviation(ours["running_mean_sum"], recorded["running_mean_sum"], recorded["running_mean_abs_sum"]),
-        deviation(ours["running_mean_abs_sum"], recorded["running_mean_abs_sum"]),
-        deviation(ours["running_var_sum"], recorded["running_var_sum"]),
+        deviation(computed["running_mean_sum"], recorded["running_mean_sum"], recorded["running_mean_abs_sum"]),
+        deviation(computed["running_mean_abs_sum"], recorded["running_mean_abs_sum"]),
+        deviation(computed["running_var_sum"], recorded["running_var_sum"]),
     )

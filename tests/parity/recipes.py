@@ -1,4 +1,4 @@
-"""From the name of a recorded run to the public module that reproduces it."""
+"""Build the public module that reproduces a recorded run."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ import hsakd_pl
 
 
 def recipe_of(name: str) -> str:
-    """``teacher``, ``teacher_frozen``, ``student``, ``mutual`` or ``linear``, from a record's name."""
+    """Return ``teacher``, ``teacher_frozen``, ``student``, ``mutual`` or ``linear`` for a record's name."""
     if "teacher" in name:
         return "teacher_frozen" if "frozen" in name else "teacher"
     for word, recipe in (("online", "mutual"), ("student", "student"), ("linear", "linear")):
@@ -19,12 +19,12 @@ def recipe_of(name: str) -> str:
 
 
 def network_count(recipe: str) -> int:
-    """How many networks a recipe takes: [trained], [trained, teacher] or two peers."""
+    """Return the number of networks of a recipe: [trained], [trained, teacher] or two peers."""
     return 2 if recipe in ("student", "mutual") else 1
 
 
 def build_module(recipe: str, networks: list[nn.Module], **options: Any) -> Any:
-    """The public LightningModule of a recipe, around as many networks as it takes."""
+    """Return the public LightningModule of a recipe."""
     if recipe == "mutual":
         return hsakd_pl.MutualModule(networks=[*networks], **options)
     if recipe == "student":
@@ -37,5 +37,5 @@ def build_module(recipe: str, networks: list[nn.Module], **options: Any) -> Any:
 
 
 def is_distillation(term: str) -> bool:
-    """Whether a named loss term counts as ``div`` in the recordings (otherwise it is a ``cls`` term)."""
+    """Return whether the recordings count a loss term as ``div`` instead of ``cls``."""
     return "kd" in term

@@ -1,4 +1,4 @@
-"""Networks that return recorded logits: a real staged backbone whose parameters are the recorded rows."""
+"""Provide networks that return recorded logits: staged backbones whose parameters are the recorded rows."""
 
 from collections.abc import Sequence
 
@@ -10,12 +10,12 @@ from hsakd_pl.networks import HSAKDNet, StagedBackbone
 
 
 def rows_of(images: Tensor) -> Tensor:
-    """Recorded row order, image 0 with rotations 0..3, then image 1, ...: (B, C, S, S) -> (4B, C, S, S)."""
+    """Return images (B, C, S, S) in the recorded row order (4B, C, S, S): rotations 0..3 of image 0, of image 1, ..."""
     return torch.stack([torch.rot90(images, quarter, (2, 3)) for quarter in range(4)], dim=1).flatten(0, 1)
 
 
 class FindRows(nn.Module):
-    """Stem that recognises its input: images (M, C, S, S) -> their row numbers (M, 1, 1, 1) as recorded."""
+    """Map images (M, C, S, S) to their recorded row numbers (M, 1, 1, 1)."""
 
     def __init__(self, images: Tensor) -> None:
         super().__init__()
@@ -24,12 +24,12 @@ class FindRows(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         distances = torch.cdist(images.flatten(1).double(), self.get_buffer("rows"))
         nearest, numbers = distances.min(dim=1)
-        assert nearest.max() < 1e-4, "an input is none of the recorded images in any of the four rotations"
+        assert nearest.max() < 1e-4, "an input is not one of the recorded images in any of the four rotations"
         return numbers.reshape(-1, 1, 1, 1).double()
 
 
 class RecordedHead(nn.Module):
-    """Head that answers with the recorded row of each image; the rows are its parameter."""
+    """Return the recorded row of each image; the rows are the parameter."""
 
     def __init__(self, logits: Tensor) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class RecordedHead(nn.Module):
 
 
 class RecordedBackbone(StagedBackbone):
-    """One identity stage a branch; heads are handed out in the order in which a network makes them."""
+    """Build one identity stage per branch, and heads in the order in which a network makes them."""
 
     def __init__(self, images: Tensor, logits: Tensor, joint_logits: Sequence[Tensor]) -> None:
         self._heads = iter([logits, *joint_logits])
@@ -57,15 +57,15 @@ class RecordedBackbone(StagedBackbone):
 
 
 def recorded_network(images: Tensor, logits: Tensor, joint_logits: Sequence[Tensor]) -> HSAKDNet:
-    """Network whose class head answers ``logits`` (4B, N) and its branch l ``joint_logits[l]`` (4B, 4N).
+    """Return a network with class logits ``logits`` (4B, N) and joint logits ``joint_logits[l]`` (4B, 4N) of branch l.
 
-    It recognises the rotated ``images`` (B, C, S, S), whatever the order of the rows it is given.
+    It recognises the rotated ``images`` (B, C, S, S) in any order of the rows.
     """
     return HSAKDNet(RecordedBackbone(images, logits, joint_logits))
 
 
 def head_of(network: HSAKDNet, branch: int | None = None) -> nn.Parameter:
-    """The recorded rows of the class head, or of a branch 0..L-1."""
+    """Return the recorded rows of the class head, or of a branch 0..L-1."""
     module = network.backbone if branch is None else network.branches[branch]
     (head,) = (part for part in module.modules() if isinstance(part, RecordedHead))
     return head.logits

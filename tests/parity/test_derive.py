@@ -1,4 +1,4 @@
-"""The short recordings in ``data`` against the whole ones, and what a summary notices."""
+"""Test the short recordings in ``data`` against the whole ones, and what summaries detect."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Losses, their single terms and their gradients for recorded logits, by the functions and the modules."""
+"""Test losses, their terms and gradients for recorded logits, computed by functions and modules."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ TOLERANCE = 1e-9
 
 
 class Recording:
-    """Logits of the two networks in the recorded row order, image by image, and the recorded gradients."""
+    """Hold the logits of both networks in the recorded row order, image by image, and the recorded gradients."""
 
     def __init__(self) -> None:
         self.meta = LOSSES["meta"]
@@ -38,7 +38,7 @@ class Recording:
         return [self.inputs[name] for name in self.names(prefix)]
 
     def by_rotation(self, rows: Tensor) -> Tensor:
-        """Rows ordered image by image -> rotation by rotation, the library's order."""
+        """Reorder rows from image by image to rotation by rotation, the library's order."""
         return rows.unflatten(0, (-1, 4)).transpose(0, 1).flatten(0, 1)
 
     def network(self, prefix: str = "") -> HSAKDNet:
@@ -58,8 +58,8 @@ def recording() -> Recording:
 
 
 def terms_from_ops(name: str, recording: Recording) -> tuple[list[Tensor], list[Tensor]]:
-    """Classification and distillation terms of a run in the published order, from the library's functions."""
-    ours, others = ([recording.by_rotation(rows) for rows in recording.logits(prefix)] for prefix in ("", "t_"))
+    """Return classification and distillation terms of a run in the published order, by the library's functions."""
+    first, second = ([recording.by_rotation(rows) for rows in recording.logits(prefix)] for prefix in ("", "t_"))
     labels, joint = recording.targets, ROTATIONS.joint_labels(recording.targets)
     temperature = float(recording.meta["T"])
 
@@ -69,14 +69,14 @@ def terms_from_ops(name: str, recording: Recording) -> tuple[list[Tensor], list[
     def divergence(pair: tuple[Tensor, Tensor]) -> Tensor:
         return kd_loss(*pair, temperature)
 
-    recipe, pairs = recipe_of(name), list(zip(ours, others, strict=True))
+    recipe, pairs = recipe_of(name), list(zip(first, second, strict=True))
     if recipe == "student":
-        return [class_loss(ours[0])], [*map(divergence, pairs[1:]), divergence(pairs[0])]
+        return [class_loss(first[0])], [*map(divergence, pairs[1:]), divergence(pairs[0])]
     if recipe == "mutual":
-        joint_terms = [F.cross_entropy(logits, joint) for logits in ours[1:] + others[1:]]
-        both_ways = [divergence(way) for mine, other in pairs for way in ((mine, other), (other, mine))]
-        return [class_loss(ours[0]), class_loss(others[0]), *joint_terms], both_ways
-    return [*(F.cross_entropy(logits, joint) for logits in ours[1:]), class_loss(ours[0])], []
+        joint_terms = [F.cross_entropy(logits, joint) for logits in first[1:] + second[1:]]
+        both_ways = [divergence(way) for pair in pairs for way in (pair, pair[::-1])]
+        return [class_loss(first[0]), class_loss(second[0]), *joint_terms], both_ways
+    return [*(F.cross_entropy(logits, joint) for logits in first[1:]), class_loss(first[0])], []
 
 
 @pytest.mark.parametrize("name", RECORDS)
@@ -103,7 +103,7 @@ def test_module_loss_terms_match_published_code(name: str, recording: Recording)
 
 @pytest.mark.parametrize("name", RECORDS)
 def test_training_step_loss_and_gradients_match_published_code(name: str, recording: Recording) -> None:
-    """The scalar loss and its gradient by every logit: where gradients stop is part of the method."""
+    """Compare the loss and its gradient by every logit: where gradients stop is part of the method."""
     module, networks = recording.module(name)
     loss = module.training_step((recording.images, recording.targets), 0)
     assert loss.item() == pytest.approx(RECORDS[name]["total"], rel=TOLERANCE)

@@ -1,4 +1,4 @@
-"""Losses and gradients of the methods to compare with, against their authors' code, in float64."""
+"""Test losses and gradients of the comparison methods against their authors' code in float64."""
 
 from collections.abc import Callable
 from functools import partial
@@ -36,7 +36,7 @@ from .recordings import DATA, deviation, read, recorded_arrays
 
 RECORDINGS = sorted(path.name for path in DATA.glob("methods_*.json"))
 LOSS, GRADIENT = 1e-9, 1e-7
-ROUNDING = 1e-8  # of the largest gradient: what a bias before a norm has is smaller, and rounding alone
+ROUNDING = 1e-8  # relative to the largest gradient; the gradient of a bias before a norm is rounding noise
 
 
 class Case:
@@ -64,12 +64,12 @@ class Case:
         ]
 
     def learn(self) -> None:
-        """Ask for the gradients that were recorded."""
+        """Require the gradients that were recorded."""
         for key, value in self.inputs.items():
             value.requires_grad_(f"grad/{key}" in self.results)
 
     def fill(self, module: nn.Module, prefix: str, separator: str = "_") -> dict[str, nn.Parameter]:
-        """Give a module the recorded weights; returns its parameters by their recorded names."""
+        """Load the recorded weights into a module and return its parameters by their recorded names."""
         names = {f"{prefix}{name.replace('.', separator)}": weight for name, weight in module.named_parameters()}
         for name, weight in names.items():
             weight.data.copy_(self.inputs[name])
@@ -146,7 +146,7 @@ def test_vid_loss_matches_published_code(case) -> None:
     recorded = case("vid")
     student, teacher = recorded.inputs["student"], recorded.inputs["teacher"]
     variational = Variational(student.shape[1], teacher.shape[1], recorded.options["init_variance"]).double()
-    assert deviation(variational.log_scale[0], recorded.options["init_log_scale"]) < 1e-6  # made in float32
+    assert deviation(variational.log_scale[0], recorded.options["init_log_scale"]) < 1e-6  # computed in float32
     weights = recorded.fill(variational, "")
     recorded.learn()
     recorded.compare(vid_loss(*variational(student, teacher)), weights)
@@ -166,7 +166,7 @@ def test_reviewkd_loss_and_fusion_match_published_code(case) -> None:
 
 
 def test_crd_loss_and_banks_match_published_code(case) -> None:
-    """Two calls in a row: losses, gradients, both banks, and constants that the first call fixes."""
+    """Compare two consecutive calls: losses, gradients, both banks, and the constants fixed by the first call."""
     recorded = case("crd")
     options, start = recorded.options, recorded.inputs
     width, samples = start["embed_s.linear.weight"].shape[0], options["samples"]
@@ -193,7 +193,7 @@ def test_crd_loss_and_banks_match_published_code(case) -> None:
 
 
 def by_rotation(rows: Tensor) -> Tensor:
-    """Rows ordered image by image -> rotation by rotation, the library's order."""
+    """Reorder rows from image by image to rotation by rotation, the library's order."""
     return rows.unflatten(0, (-1, 4)).transpose(0, 1).flatten(0, 1)
 
 

@@ -1,4 +1,4 @@
-"""Accuracies and raw counts of the public modules' validation, for recorded logits, batch by batch."""
+"""Test accuracies and raw counts of the public modules' validation for recorded logits, batch by batch."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ METRICS = read("metrics.json")
 RECORDS: dict[str, Any] = METRICS["metrics"]
 META: dict[str, Any] = METRICS["meta"]
 INPUTS = inputs.metric_inputs(META)
-# our names of a branch's accuracies, their recorded raw counts and their recorded rounded fractions
+# Names of a branch's accuracies, of their recorded counts and of their recorded rounded fractions
 BRANCH_NAMES = (
     ("joint", "ss_top1_num", "ss_accuracy_top1"),
     ("joint_top5", "ss_top5_num", "ss_accuracy_top5"),
@@ -42,7 +42,7 @@ def network_of(number: int) -> HSAKDNet:
 
 
 def validate(module: pl.LightningModule) -> dict[str, float]:
-    """Metrics of a real validation run over the recorded batches."""
+    """Return the metrics of a validation run over the recorded batches."""
     data = TensorDataset(image_batch(), INPUTS["targets"])
     batches = torch.arange(len(data)).split(META["batches"])
     trainer = pl.Trainer(
@@ -53,7 +53,7 @@ def validate(module: pl.LightningModule) -> dict[str, float]:
 
 
 def compare(metrics: dict[str, float], record: dict[str, Any], peer: int | None) -> None:
-    """The metrics of a run, or of one of its peers, against the recorded counts and rounded fractions."""
+    """Compare the metrics of a run, or of one of its peers, with the recorded counts and rounded fractions."""
     prefix = "val/" if peer is None else f"val/peer{peer + 1}_"
     images, rows = record["total"], 4 * record["total"]
 

@@ -1,4 +1,4 @@
-"""Architectures against the manifest, and their outputs for filled weights against the recorded ones."""
+"""Test architectures against the manifest, and outputs for filled weights against the recorded ones."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ FLOAT64 = 1e-9
 
 
 def manifest_peers(published: str) -> list[nn.Module]:
-    """Networks of a manifest entry on the meta device: one, or the two peers of a pair."""
+    """Return the networks of a manifest entry on the meta device: one, or the two peers of a pair."""
     record = NETWORKS[published]
     return fill.build(published, record["num_classes"], pair=record["kind"] == "pair")
 
@@ -76,11 +76,11 @@ def test_fill_rule_matches_manifest_examples() -> None:
 
 @pytest.mark.parametrize("published", NETWORKS)
 def test_architecture_matches_published_code(published: str) -> None:
-    """Published keys, shapes and their order; parameters, multiply-adds, taps and branches."""
+    """Compare published keys, shapes and their order; parameters, multiply-adds, taps and branches."""
     record, peers = NETWORKS[published], manifest_peers(published)
     keys = [[key, list(value.shape)] for key, value in published_keys(peers).items()]
     assert len(keys) == record["state_dict_length"]
-    if (GOLDEN / "manifest.json").exists():  # the list itself, which shows where a key differs
+    if (GOLDEN / "manifest.json").exists():  # shows where a key differs
         assert keys == json.loads((GOLDEN / "manifest.json").read_text())["networks"][published]["state_dict"]
     assert hashlib.sha256(json.dumps(keys).encode()).hexdigest() == record["state_dict_sha256"]
     assert sum(parameter_count(peer) for peer in peers) == record["params"]
@@ -130,7 +130,7 @@ def recorded_totals(record: dict[str, Any], prefix: str = "") -> dict[str, float
 
 
 class Case(NamedTuple):
-    """A recording of outputs, its network (weights still to load), the filled values and the image side."""
+    """Hold a recording of outputs, its network without weights, the filled values and the image side."""
 
     record: dict[str, Any]
     arrays: dict[str, Recorded]

@@ -1,4 +1,4 @@
-"""Rotated batches and joint labels against the recorded ones, whose rows run image by image."""
+"""Test rotated batches and joint labels against the recorded ones, whose rows run image by image."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Learning rates through the public modules' ``configure_optimizers``."""
+"""Test learning rates of the public modules' ``configure_optimizers``."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ CLASSES = 5
 
 
 def small_module(name: str, **options: Any) -> Any:
-    """The module of a recipe around small networks."""
+    """Return the module of a recipe with small networks."""
     recipe = recipe_of(name)
     if recipe == "linear":
         options["num_classes"] = CLASSES
@@ -54,7 +54,7 @@ def test_learning_rate_by_epoch_matches_published_code(name: str) -> None:
 
 
 class RecordRates(pl.Callback):
-    """Learning rate of every iteration as the optimizer uses it, by epoch."""
+    """Record the learning rate of every iteration, by epoch."""
 
     def __init__(self) -> None:
         self.rates: dict[int, list[float]] = {}

@@ -1,4 +1,4 @@
-"""The first steps of every recorded run by the modules' own training step and optimizer, in float64."""
+"""Test the first steps of every recorded run with the modules' training step and optimizer in float64."""
 
 import copy
 import json
@@ -24,7 +24,7 @@ BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def networks_of(recipe: str, record: dict[str, Any]) -> list[nn.Module]:
-    """Filled networks of a run: [trained], [trained, teacher] or the peers; calibrated as recorded."""
+    """Return the filled networks of a run: [trained], [trained, teacher] or the peers; calibrated as recorded."""
     num_classes = record["num_classes"]
     if recipe == "mutual":
         return fill.filled_peers(record["pair"], num_classes)
@@ -38,7 +38,7 @@ def networks_of(recipe: str, record: dict[str, Any]) -> list[nn.Module]:
 
 
 def make_run(name: str) -> tuple[Any, list[nn.Module]]:
-    """The module of a run in training mode, and the networks it trains whole (none: a linear probe)."""
+    """Return the module of a run in training mode, and the networks it trains completely (none for a probe)."""
     recipe, record = recipe_of(name), RUNS[name]
     options = {key: record["optimizer"][key] for key in ("lr", "momentum", "nesterov", "weight_decay")}
     if "T" in record:
@@ -56,20 +56,20 @@ def make_run(name: str) -> tuple[Any, list[nn.Module]]:
 
 
 def probe_classifier(module: Any, record: dict[str, Any]) -> dict[str, Tensor]:
-    """Weight and bias of a probe's classifier under their recorded keys."""
+    """Return weight and bias of a probe's classifier under their recorded keys."""
     start = record["final"]["net"]["classifier"]["start"]
     return {f"{start}{part}": getattr(module.network.classifier, part) for part in ("weight", "bias")}
 
 
 def trained_state(module: Any, networks: list[nn.Module], record: dict[str, Any]) -> dict[str, Tensor]:
-    """Weights and buffers of what a run trains, under the recorded keys."""
+    """Return weights and buffers of the trained networks under the recorded keys."""
     if networks:
         return published_state_dict(networks[0] if len(networks) == 1 else networks)
     return published_state_dict(module.network.features) | probe_classifier(module, record)
 
 
 def run_steps(module: Any, record: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the recorded optimizer steps and compare the loss and its parts at each."""
+    """Take the recorded optimizer steps and compare each loss and its parts."""
     terms: dict[str, Tensor] = {}
     losses = module.losses
 

@@ -57,7 +57,7 @@ class Cluster:
             raise ClusterError(f"needs {', '.join(missing)}: as root, tests/install.sh")
         if os.geteuid() != 0:
             raise ClusterError("SLURM's daemons start jobs, which only root may do")
-        folder.chmod(0o755)  # munged refuses a folder others could write to
+        folder.chmod(0o755)  # munged refuses a folder that others can write to
         self.folder = folder
         for name in ("state", "spool"):
             (folder / name).mkdir()
@@ -129,9 +129,9 @@ class Cluster:
 def free_ports(count: int) -> list[int]:
     """Return different free ports."""
     sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
+    for listener in sockets:
+        listener.bind(("127.0.0.1", 0))
+    ports = [listener.getsockname()[1] for listener in sockets]
+    for listener in sockets:
+        listener.close()
     return ports

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from hsakd_pl.runs.checkpoints import STEPS_BETWEEN_TALKS, LastCheckpoint
+from hsakd_pl.runs.checkpoints import STEPS_BETWEEN_AGREEMENTS, LastCheckpoint
 
 
 class Interruptions(pl.Callback):
@@ -26,7 +26,7 @@ class Interruptions(pl.Callback):
         self._note(trainer, f"from {checkpoint['global_step']}")
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        if self.job is not None and (self.start, trainer.global_step) == (0, STEPS_BETWEEN_TALKS):
+        if self.job is not None and (self.start, trainer.global_step) == (0, STEPS_BETWEEN_AGREEMENTS):
             time.sleep(900)  # until SLURM ends this start
         self._note(trainer, str(trainer.global_step))
 

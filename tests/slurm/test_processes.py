@@ -15,13 +15,13 @@ from small import history
 
 from hsakd_pl import create_network
 from hsakd_pl.report.rows import collect
-from hsakd_pl.runs.checkpoints import STEPS_BETWEEN_TALKS
+from hsakd_pl.runs.checkpoints import STEPS_BETWEEN_AGREEMENTS
 from slurm.cluster import Cluster, ClusterError, free_ports
 
 REPOSITORY = Path(__file__).parents[2]
 CPU = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
 STEPS, EPOCHS = 12, 3
-PATIENCE = 900  # seconds, for what takes a tenth of it
+PATIENCE = 900  # seconds; ten times the usual duration
 
 pytestmark = pytest.mark.slow
 
@@ -107,11 +107,13 @@ def finish(cluster: Cluster, job: str, log: Path) -> None:
     """Wait for the end of the job; SLURM by itself restarts a requeued job only after minutes."""
     end, requeued = time.monotonic() + PATIENCE, 0
     while (state := cluster.state(job))["JobState"] != "COMPLETED":
-        # a job that is being requeued is for a moment in many states, FAILED among them: only the last one tells
+        # a job being requeued passes through many states, FAILED among them: only the last one counts
         assert time.monotonic() < end, log.read_text()[-3000:] + cluster.log()
         if (state["JobState"], state["Reason"]) == ("PENDING", "BeginTime"):
             requeued = requeued or int(time.time())
-            if int(time.time()) > requeued + 1:  # a node's clock has whole seconds: none starts in that of its end
+            if (
+                int(time.time()) > requeued + 1
+            ):  # a node's clock has whole seconds: a job never starts in the second of its end
                 cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
         else:
             requeued = 0
@@ -130,8 +132,8 @@ def test_interrupted_slurm_job_equals_uninterrupted_job(
     job = cluster.run(*sbatch, *options(recipe, folder), cwd=REPOSITORY).strip()
     finish(cluster, job, log)
     first, second, third = (noted(folder, start) for start in range(3))
-    assert first == [str(step) for step in range(STEPS_BETWEEN_TALKS)]
-    assert second == [f"from {STEPS_BETWEEN_TALKS}", *map(str, range(STEPS_BETWEEN_TALKS, 27))]
+    assert first == [str(step) for step in range(STEPS_BETWEEN_AGREEMENTS)]
+    assert second == [f"from {STEPS_BETWEEN_AGREEMENTS}", *map(str, range(STEPS_BETWEEN_AGREEMENTS, 27))]
     assert third == [f"from {2 * STEPS}", *map(str, range(2 * STEPS, EPOCHS * STEPS))]
     assert "last.ckpt is written, the job is handed back" in log.read_text()
     one, other = saved(whole), saved(folder)

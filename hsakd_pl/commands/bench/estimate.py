@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 
 from hsakd_pl.cli.lightning_cli import HSAKDCLI
-from hsakd_pl.commands.tasks import Bench, Task
+from hsakd_pl.commands.bench.tasks import Bench, Task
 from hsakd_pl.modules.build import RANDOM
 
 STEPS, WARMUP = 8, 3  # of training; as many more come first

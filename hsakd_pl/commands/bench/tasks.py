@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from hsakd_pl.commands.sweep import run_seed
+from hsakd_pl.commands.seeds import run_seed
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import local_path, replacing
 from hsakd_pl.recipes import ALL_RECIPES, BENCH_TABLES, Cell, Recipe, read_table
-from hsakd_pl.report.rows import ROW, TEST, is_finished
+from hsakd_pl.records.formats import RESULT_FILE, TEST_FILE, is_finished
 
 
 class Task(NamedTuple):
@@ -101,8 +101,8 @@ class Bench:
     def state(self, task: Task) -> str:
         """Whether a task is done, trained but not tested, begun, or still to do."""
         checkpoint = self.checkpoint(task.recipe, task.seed)
-        if is_finished(checkpoint.with_name(ROW)):
-            return "done" if checkpoint.with_name(TEST).exists() else "trained"
+        if is_finished(checkpoint.with_name(RESULT_FILE)):
+            return "done" if checkpoint.with_name(TEST_FILE).exists() else "trained"
         return "begun" if checkpoint.exists() else "to do"
 
     def run(self, task: Task) -> None:

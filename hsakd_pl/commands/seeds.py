@@ -1,0 +1,60 @@
+"""Runs of a recipe with one seed each, which ``sweep`` and ``bench`` share."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from hsakd_pl.cli.lightning_cli import HSAKDCLI
+from hsakd_pl.errors import UsageError
+from hsakd_pl.records.formats import RESULT_FILE, TEST_FILE, is_finished
+from hsakd_pl.runs.signals import Interrupted
+
+
+class ParsedFit(HSAKDCLI):
+    """Parses the options of ``fit`` as they would take effect, and neither builds nor runs anything."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {"fit": HSAKDCLI.subcommands()["fit"]}
+
+    def instantiate_classes(self) -> None:
+        """Build nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run nothing."""
+
+
+def recipe_folder(fit_options: list[str]) -> Path:
+    """Return the folder in which these options of ``fit`` put a run; raises UsageError if they name none."""
+    parsed = ParsedFit(args=["fit", *fit_options], seed_everything_default=False)
+    folder = parsed.config.fit.trainer.default_root_dir
+    if folder is None:
+        raise UsageError("a sweep needs a folder: set --trainer.default_root_dir")
+    return Path(folder)
+
+
+def run_seed(seed: int, fit_options: list[str], recipe: Path) -> None:
+    """Train with one seed in a folder inside the recipe's, or resume there, and test the result."""
+    folder = recipe / f"seed{seed}"
+    if is_finished(folder / RESULT_FILE):
+        print(f"seed {seed} has a result: {folder / RESULT_FILE}")
+    else:
+        resume = ["--ckpt_path", "last"] if (folder / "last.ckpt").exists() else []
+        placed = ["--seed_everything", str(seed), "--trainer.default_root_dir", str(folder)]
+        HSAKDCLI(args=["fit", *fit_options, *placed, *resume])
+    trained = (folder / "last.ckpt").exists() and (folder / "config.yaml").exists()
+    if trained and not (folder / TEST_FILE).exists():
+        HSAKDCLI(args=["test", "--config", str(folder / "config.yaml"), "--ckpt_path", "last"])
+
+
+def run_process(arguments: list[str], debug: bool) -> int:
+    """Run ``hsakd`` in a process of its own and return its status; signals that stop this process reach it too."""
+    shown = ["--debug"] if debug else []
+    process = subprocess.Popen([sys.executable, "-m", "hsakd_pl", *arguments, *shown])
+    try:
+        return process.wait()
+    except Interrupted as interruption:
+        if interruption.status != 128 + signal.SIGINT:  # Ctrl-C reaches all processes of a terminal
+            process.terminate()
+        return process.wait()
