@@ -6,9 +6,9 @@ from torch import Tensor
 from hsakd_pl.methods.distilled import DistilledModule, Net
 from hsakd_pl.methods.maps import Maps, paired, pooled_alike
 from hsakd_pl.methods.options import DistilledOptions
-from hsakd_pl.modules.options import Unpack
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import full_precision, total
+from hsakd_pl.signatures import Unpack
 
 
 @full_precision

@@ -16,8 +16,8 @@ from hsakd_pl.data.seeding import CONTRAST, derive_seed
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.methods.distilled import DistilledModule, Net
 from hsakd_pl.methods.options import DistilledOptions
-from hsakd_pl.modules.options import Unpack
 from hsakd_pl.ops import full_precision, total
+from hsakd_pl.signatures import Unpack
 
 EPSILON = 1e-7  # added to the noise, as in the published code
 BANK_SEED = 0  # seed of the initial banks, which are equal on all devices

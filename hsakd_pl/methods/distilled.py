@@ -4,8 +4,8 @@ from hsakd_pl.errors import require
 from hsakd_pl.methods.options import StudentOptions
 from hsakd_pl.modules import StudentModule
 from hsakd_pl.modules.build import Net as Net
-from hsakd_pl.modules.options import Unpack
 from hsakd_pl.networks import NetworkOutput
+from hsakd_pl.signatures import Unpack
 
 KD_TERMS = ("loss_ce", "loss_kd")  # the terms of every method; only the weights of other terms warm up
 

@@ -5,9 +5,9 @@ from torch import Tensor
 
 from hsakd_pl.methods.distilled import DistilledModule, Net
 from hsakd_pl.methods.options import KDOptions
-from hsakd_pl.modules.options import Unpack
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import full_precision, kd_loss
+from hsakd_pl.signatures import Unpack
 
 MASKED_LOGIT = -1000.0  # of the target among the others: probability exactly 0, finite logarithm, as published
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hsakd_pl.methods.options import DMLOptions
 from hsakd_pl.modules import MutualModule
 from hsakd_pl.modules.build import Net
-from hsakd_pl.modules.options import Unpack
+from hsakd_pl.signatures import Unpack
 
 
 class DMLModule(MutualModule):

@@ -2,7 +2,7 @@
 
 from hsakd_pl.methods.distilled import DistilledModule, Net
 from hsakd_pl.methods.options import PairOptions
-from hsakd_pl.modules.options import Unpack
+from hsakd_pl.signatures import Unpack
 
 
 class KDModule(DistilledModule):

@@ -10,9 +10,9 @@ from torch import Tensor
 from hsakd_pl.methods.distilled import DistilledModule, Net
 from hsakd_pl.methods.maps import paired
 from hsakd_pl.methods.options import KDOptions
-from hsakd_pl.modules.options import Unpack
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import full_precision, total
+from hsakd_pl.signatures import Unpack
 
 POOLED_SIZES = (4, 2, 1)  # height and width of the pooled levels, as in the published code
 MOST_CHANNELS = 512  # limit for the fused maps, as in the published code

@@ -17,9 +17,10 @@ from hsakd_pl.methods.options import PairOptions
 from hsakd_pl.modules import Frozen, HSAKDModule
 from hsakd_pl.modules.build import build_network, load_initial, require_trained
 from hsakd_pl.modules.evaluated import Batch
-from hsakd_pl.modules.options import SharedOptions, Unpack
+from hsakd_pl.modules.options import SharedOptions
 from hsakd_pl.networks import Network, NetworkOutput
 from hsakd_pl.ops import ROTATIONS, Transforms, cross_entropy, full_precision, kd_loss
+from hsakd_pl.signatures import Unpack
 
 
 def image_by_image(rows: Tensor, transforms: Transforms = ROTATIONS) -> Tensor:

@@ -11,9 +11,9 @@ from hsakd_pl.errors import require
 from hsakd_pl.methods.distilled import DistilledModule, Net
 from hsakd_pl.methods.maps import paired, pooled_alike
 from hsakd_pl.methods.options import DistilledOptions
-from hsakd_pl.modules.options import Unpack
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import full_precision, total
+from hsakd_pl.signatures import Unpack
 
 LEAST_VARIANCE = 1e-5  # added to the variances, as in the published code
 
