@@ -98,9 +98,8 @@ def shortened(value: object) -> str:
 def _check(command: str, tree: dict[str, Any], options: set[str]) -> None:
     for name in tree:
         if name not in options:
-            raise UsageError(
-                f"there is no option {name}: {did_you_mean(name, options)}'hsakd {command} --help' lists the options"
-            )
+            hint = did_you_mean(str(name), options)
+            raise UsageError(f"there is no option {name}: {hint}'hsakd {command} --help' lists the options")
     top = Place("", command)
     if isinstance(tree.get("trainer"), dict):
         _check_options(top / "trainer", pl.Trainer, tree["trainer"])
@@ -131,7 +130,7 @@ def _check_options(place: Place, kind: type, options: dict[str, Any]) -> None:
     for name in options:
         if name not in parameters:
             raise UsageError(
-                f"there is no option {(place / name).option}: {did_you_mean(name, parameters, prefix)}"
+                f"there is no option {(place / name).option}: {did_you_mean(str(name), parameters, prefix)}"
                 f"{_remedy(place, kind, parameters)}"
             )
     for name, value in options.items():
