@@ -68,14 +68,14 @@ class HSAKDCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments; raises UsageError for arguments that the parser refuses."""
-        self.given = sys.argv[1:] if args is None else list(args)
+        self.arguments = sys.argv[1:] if args is None else list(args)
         try:
             super().parse_arguments(parser, args)
         except ArgumentError as error:
-            if not self.given or self.given[0] not in self._subcommand_parsers:
+            if not self.arguments or self.arguments[0] not in self._subcommand_parsers:
                 raise UsageError(first_and_last_line(str(error))) from error
-            options = [action.dest for action in self._subcommand_parsers[self.given[0]]._actions]
-            raise explain(error, self.given, options) from error
+            options = [action.dest for action in self._subcommand_parsers[self.arguments[0]]._actions]
+            raise explain(error, self.arguments, options) from error
 
     def _parse_ckpt_path(self) -> None:
         """Find and check the checkpoint, without taking its options over as Lightning does."""
@@ -167,7 +167,7 @@ class HSAKDCLI(LightningCLI):
         callbacks = observers(config, config.default_root_dir, self.result)
         if config.enable_checkpointing is not False and not config.fast_dev_run:
             minutes = self._get(self.config, "save_every_minutes", default=10.0)
-            last = LastCheckpoint(config.default_root_dir, minutes, resume_command(self.given))
+            last = LastCheckpoint(config.default_root_dir, minutes, resume_command(self.arguments))
             callbacks += [best, last]
             plugins = config.plugins or []
             if not isinstance(plugins, list):
