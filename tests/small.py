@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from hsakd_pl import BaselineModule, HSAKDModule, LinearProbeModule, MutualModule, StudentModule, TeacherModule
 from hsakd_pl.cli.main import main
+from hsakd_pl.export.formats import ONNX_MINIMUM_TORCH
 from hsakd_pl.fast.compiled import MINIMUM_TORCH
 from hsakd_pl.fast.winograd.library import library
 from hsakd_pl.networks import create_network
@@ -25,6 +26,10 @@ BATCH = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)), tor
 needs_kernel = pytest.mark.skipif(library() is None, reason="no C compiler with OpenMP, or a CPU without AVX2")
 needs_compile = pytest.mark.skipif(
     torch.__version__ < MINIMUM_TORCH, reason=f"the option compile needs PyTorch {MINIMUM_TORCH} or newer"
+)
+
+needs_onnx = pytest.mark.skipif(
+    torch.__version__ < ONNX_MINIMUM_TORCH, reason=f"the format onnx needs PyTorch {ONNX_MINIMUM_TORCH} or newer"
 )
 
 TEACHER = {"teacher": "resnet14", "teacher_weights": "random"}

@@ -15,6 +15,7 @@ import torch
 from huggingface_hub import HfApi, ModelCard
 from PIL import Image
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
 from hsakd_pl import BaselineModule, DigitsDataModule, create_network, export_student, load_student
 from hsakd_pl.cli.main import main
@@ -22,7 +23,7 @@ from hsakd_pl.data import Description
 from hsakd_pl.data.augment import normalise
 from hsakd_pl.errors import UsageError
 from hsakd_pl.export import Student, student_from_checkpoint
-from hsakd_pl.export.formats import onnx_runner
+from hsakd_pl.export.formats import ONNX_MINIMUM_TORCH, onnx_runner
 from hsakd_pl.modules.base import HSAKDModule
 from hsakd_pl.networks.keys import published_state_dict
 
@@ -71,6 +72,8 @@ def logits(module: HSAKDModule, images: Tensor, peer: int = 0) -> Tensor:
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Export all formats of a student trained for two steps, next to its run's folder."""
+    if torch.__version__ < ONNX_MINIMUM_TORCH:
+        pytest.skip(f"the format onnx needs PyTorch {ONNX_MINIMUM_TORCH} or newer")
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -151,6 +154,7 @@ def test_exported_formats_match_pytorch_for_any_batch_size(exported: Path) -> No
     torch.testing.assert_close(student(digits()), student(images))
 
 
+@small.needs_onnx
 def test_exported_graphs_accept_uint8(tmp_path: Path) -> None:
     path, module = saved(tmp_path)
     export_student(path, tmp_path / "out", input="uint8")
@@ -242,6 +246,7 @@ def test_model_card_omits_accuracies_of_other_checkpoints(tmp_path: Path, monkey
     assert "test accuracy |" not in text.partition("## Files")[0] and "validation accuracy" in text
 
 
+@small.needs_onnx
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["dynamic", "static"])
 def test_int8_is_small_and_reports_accuracy_next_to_float(kind: str, tmp_path: Path) -> None:
@@ -262,6 +267,7 @@ def test_int8_is_small_and_reports_accuracy_next_to_float(kind: str, tmp_path: P
     )
 
 
+@small.needs_onnx
 def test_int8_export_without_test_images_is_refused(tmp_path: Path) -> None:
     path, _ = saved(tmp_path)
     with pytest.raises(UsageError, match="int8: its accuracy is measured on a test split"):
@@ -269,6 +275,7 @@ def test_int8_export_without_test_images_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.partial").exists()
 
 
+@small.needs_onnx
 @pytest.mark.slow
 def test_export_runs_without_teacher_images_and_initial_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -314,6 +321,7 @@ def enlarged(folder: Path, factor: float, *layers: str) -> Path:
     return path
 
 
+@small.needs_onnx
 def test_export_with_differing_logits_is_refused_and_writes_nothing(tmp_path: Path) -> None:
     """Use finite weights whose products overflow float32."""
     with pytest.raises(UsageError, match=r"a logit differs from PyTorch's by nan, more than"):
@@ -321,6 +329,16 @@ def test_export_with_differing_logits_is_refused_and_writes_nothing(tmp_path: Pa
     assert not (tmp_path / "out").exists()
 
 
+def test_onnx_export_with_older_torch_names_needed_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.6.0"))
+    message = (
+        "formats: onnx needs PyTorch 2.7 or newer, but 2.6.0 is installed; update PyTorch, or leave onnx out of formats"
+    )
+    with pytest.raises(UsageError, match=re.escape(message)):
+        export_student(tmp_path / "last.ckpt", tmp_path / "out")
+
+
+@small.needs_onnx
 @pytest.mark.parametrize("factor", [1e3, 1e5])
 def test_large_logits_are_compared_by_relative_error(tmp_path: Path, factor: float) -> None:
     files = export_student(enlarged(tmp_path, factor, "fc"), tmp_path / "out").files

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small import needs_onnx
 from torch import nn
 
 from hsakd_pl import CIFAR100DataModule, ImageNetDataModule, list_networks, load_weights
@@ -17,6 +18,7 @@ NIGHTLY = [pytest.mark.slow, pytest.mark.nightly]
 NETWORKS = [pytest.param(name, marks=() if name in FAMILIES else NIGHTLY) for name in list_networks()]
 
 
+@needs_onnx
 @pytest.mark.parametrize("name", [*NETWORKS, pytest.param("teacher", marks=NIGHTLY)])
 def test_exported_networks_match_pytorch_up_to_rounding(
     name: str, tmp_path: Path, cifar_mini: Path, unpack, teacher_file: Path

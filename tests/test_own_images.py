@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 from safetensors.torch import save_file
+from small import needs_onnx
 from test_export import ALONE
 from test_readme import OWN_COMMANDS, OWN_EXAMPLE, REPOSITORY, arguments
 
 from hsakd_pl.cli.main import main
 
+pytestmark = needs_onnx
 timm = pytest.importorskip("timm", reason="timm is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 CLASSES = 6

@@ -1,12 +1,14 @@
 """Test that the site builds strictly, and that pages and README state what the package and its results hold."""
 
 import ast
+import inspect
 import json
 import re
 import runpy
 import subprocess
 import sys
 from importlib.util import find_spec
+from operator import attrgetter
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -39,6 +41,10 @@ def test_site_builds_without_warnings(tmp_path: Path) -> None:
     assert len(pages) == len(DOCUMENTS)  # one more, 404, for the README
     assert "arithmatex" not in pages["method.html"] and pages["method.html"].count('<svg role="img"') > 6
     assert not re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="https?:', "".join(pages.values()))
+    for name in ("StudentModule", "CIFAR100DataModule", "methods.DKDModule"):
+        section = pages["api.html"].partition(f'id="hsakd_pl.{name}"')[2].partition('<h3 id="')[0]
+        options = inspect.signature(attrgetter(name)(hsakd_pl)).parameters
+        assert [option for option in options if section.count(option) < 2] == [], name  # signature and description
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

@@ -13,7 +13,7 @@ from hsakd_pl.errors import UsageError, require
 from hsakd_pl.export.card import model_card
 from hsakd_pl.export.checkpoint import Trained, read_trained
 from hsakd_pl.export.folder import check_folder, whole_folder
-from hsakd_pl.export.formats import FORMATS, ExportedFile, Run, onnx_runner, optional, quantise, trace, write
+from hsakd_pl.export.formats import FORMATS, ExportedFile, Run, check_onnx, onnx_runner, quantise, trace, write
 from hsakd_pl.export.pictures import (
     CALIBRATED,
     as_input,
@@ -73,8 +73,8 @@ def export_student(
     require(input in ("float", "uint8"), "input", input, "float or uint8")
     require(int8 in (None, "dynamic", "static"), "int8", int8, "dynamic or static")
     require(int8 is None or "onnx" in formats, "int8", int8, "left out, or onnx one of the formats")
-    for library in ("onnx", "onnxscript", "onnxruntime") if "onnx" in formats else ():
-        optional(library)
+    if "onnx" in formats:
+        check_onnx()
     target, path = local_path("folder", folder), local_path("checkpoint", checkpoint)
     check_folder(target)
     trained = read_trained(path, network, description, peer, data)

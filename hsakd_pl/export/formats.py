@@ -15,6 +15,7 @@ from hsakd_pl.errors import UsageError
 from hsakd_pl.export.student import WEIGHTS, Student, load_student
 
 FORMATS = ("safetensors", "pt2", "onnx")
+ONNX_MINIMUM_TORCH = "2.7"  # PyTorch 2.6 cannot convert batch norm from an exported program
 Run = Callable[[Tensor], Tensor]  # images (B, 3, S, S) -> logits (B, N)
 
 
@@ -43,6 +44,17 @@ def optional(library: str) -> Any:
         return import_module(library)
     except ImportError as error:
         raise UsageError(f"ONNX needs {library} ({error}): pip install 'hsakd_pl[export]'") from error
+
+
+def check_onnx() -> None:
+    """Raise UsageError if a library that ONNX export needs is missing or too old."""
+    if torch.__version__ < ONNX_MINIMUM_TORCH:
+        raise UsageError(
+            f"formats: onnx needs PyTorch {ONNX_MINIMUM_TORCH} or newer, but {torch.__version__} is installed; "
+            "update PyTorch, or leave onnx out of formats"
+        )
+    for library in ("onnx", "onnxscript", "onnxruntime"):
+        optional(library)
 
 
 def trace(student: Student, example: Tensor) -> ExportedProgram:
