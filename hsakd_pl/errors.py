@@ -1,24 +1,48 @@
-"""The one error type for mistakes a user can correct, and what may have been meant."""
+"""The exception for mistakes that a user can correct, and helpers for its messages."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class UsageError(ValueError):
-    """A wrong file, option or combination; the message names the culprit and the remedy.
+    """Raised for a wrong file, option or combination of options; the message names the culprit and the remedy.
 
-    The command line prints it without a traceback and exits with status 2.
+    The command line prints the message without a traceback and exits with status 2.
     """
 
 
 def require(valid: bool, option: str, value: object, meaning: str) -> None:
-    """Raise UsageError, that ``option`` must be ``meaning`` and is ``value``, unless ``valid``."""
+    """Raise UsageError unless ``valid``.
+
+    Args:
+        valid: result of the check.
+        option: name of the option that was checked.
+        value: its value.
+        meaning: phrase that completes "must be ...".
+
+    Examples:
+        >>> require(batch_size >= 1, "batch_size", batch_size, "at least 1")  # doctest: +SKIP
+        UsageError: batch_size must be at least 1, got 0.
+    """
     if not valid:
-        raise UsageError(f"{option} is {value}: it must be {meaning}")
+        raise UsageError(f"{option} must be {meaning}, got {value}.")
 
 
-def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """Hint, for a message, at the names that resemble a mistaken one, or nothing; ``prefix`` stands before each."""
-    names = [*known]
-    close = get_close_matches(name, names, n=3, cutoff=0.8) or get_close_matches(name, names, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(prefix + each for each in close)}? " if close else ""
+def did_you_mean(name: str, candidates: Iterable[str], prefix: str = "") -> str:
+    """Return a hint at the candidates that resemble a misspelt name, or an empty string if none does.
+
+    Args:
+        name: the misspelt name.
+        candidates: all valid names.
+        prefix: text to put before each suggested name.
+
+    Examples:
+        >>> did_you_mean("resnet9", ["resnet8", "vgg8"])
+        'did you mean resnet8? '
+    """
+    names = list(candidates)
+    similar = get_close_matches(name, names, n=3, cutoff=0.8) or get_close_matches(name, names, n=3, cutoff=0.5)
+    if not similar:
+        return ""
+    suggestions = " or ".join(prefix + candidate for candidate in similar)
+    return f"did you mean {suggestions}? "

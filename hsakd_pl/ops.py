@@ -1,7 +1,7 @@
 """The method as pure functions: transformations, joint labels, class logits and losses (Sec. 3 of the paper).
 
-M transformations make a batch of B images into M * B rows, transformation by transformation: rows 0..B-1 are the images
-as they are, so ``rows[:B]`` is the untransformed part, without a copy.
+M transformations turn a batch of B images into M * B rows, ordered by transformation. The first transformation is the
+identity, so ``rows[:B]`` are the untransformed images, without a copy.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -16,23 +16,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hsakd_pl.errors import UsageError
+from hsakd_pl.errors import UsageError, require
 
 Inputs = ParamSpec("Inputs")
 Result = TypeVar("Result")
-CHANNEL_ORDERS = tuple(permutations(range(3)))  # the first is the identity
+CHANNEL_ORDERS = tuple(permutations(range(3)))  # of red, green and blue; the first is the identity
 
 
 @dataclass(frozen=True)
 class Transforms:
     """The M transformations of the self-supervised task; a network with branches owns them.
 
-    Calling them transforms a batch: (B, C, S, S) -> (M * B, C, S, S). ``a * b`` is each of ``a`` after each of ``b``.
+    Calling an instance transforms a batch: (B, C, S, S) -> (M * B, C, S, S). The product ``a * b`` applies every
+    transformation of ``a`` after every one of ``b``.
 
     Args:
-        count: M, the identity included.
-        apply: makes of images (B, C, S, S) and m in 1..M-1 the images under transformation m, of the same shape.
-        name: how a configuration names them.
+        count: number of transformations M, including the identity.
+        apply: applies transformation m in 1..M-1 to images (B, C, S, S); the shape must stay the same.
+        name: name in configurations.
+
+    Examples:
+        >>> images = torch.rand(8, 3, 32, 32)
+        >>> ROTATIONS(images).shape
+        torch.Size([32, 3, 32, 32])
+        >>> half_turns = Transforms(2, lambda images, m: images.rot90(2 * m, (2, 3)))
+        >>> (half_turns * FLIPS).count
+        4
     """
 
     count: int
@@ -40,51 +49,66 @@ class Transforms:
     name: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        if self.count < 1:
-            raise UsageError(f"transforms: count is {self.count}, it must be at least 1: the identity is one of them")
+        require(self.count >= 1, "transforms: count", self.count, "at least 1, for the identity")
 
     def __str__(self) -> str:
         return f"{self.count} {self.name or 'unnamed transforms'}"
 
     def __call__(self, images: Tensor) -> Tensor:
-        return torch.cat([images, *(self.apply(images, m) for m in range(1, self.count))])
+        transformed = [self.apply(images, m) for m in range(1, self.count)]
+        return torch.cat([images, *transformed])
 
     def __mul__(self, inner: "Transforms") -> "Transforms":
         name = f"{self.name}*{inner.name}" if self.name and inner.name else ""
         return Transforms(self.count * inner.count, _Product(self, inner), name)
 
     def joint_labels(self, labels: Tensor) -> Tensor:
-        """Give the joint labels ``M * y + m`` of the rows: (B,) in N classes -> (M * B,) in M * N."""
+        """Return the joint labels ``M * y + m`` of the rows: (B,) in N classes -> (M * B,) in M * N.
+
+        Examples:
+            >>> FLIPS.joint_labels(torch.tensor([0, 7]))
+            tensor([ 0, 14,  1, 15])
+        """
         return torch.cat([self.count * labels + m for m in range(self.count)])
 
     def class_labels(self, labels: Tensor) -> Tensor:
-        """Give the class labels of the rows: (B,) -> (M * B,)."""
+        """Return the class labels of the rows: (B,) -> (M * B,)."""
         return labels.repeat(self.count)
 
     def class_logits(self, joint_logits: Tensor) -> Tensor:
-        """Sum joint logits over the transformations of a class: (rows, M * N) -> (rows, N)."""
+        """Sum joint logits over the transformations of each class: (rows, M * N) -> (rows, N)."""
         return joint_logits.unflatten(1, (-1, self.count)).sum(-1)
 
     def view_logits(self, joint_logits: Tensor, views: Sequence[int]) -> Tensor:
-        """Take the class logits of the view that a row shows (Lee et al., ICML 2020): (V * B, M * N) -> (V, B, N)."""
+        """Select the class logits of the transformation that each row shows: (V * B, M * N) -> (V, B, N).
+
+        Lee et al., "Self-supervised label augmentation via input transformations", ICML 2020.
+
+        Args:
+            joint_logits: joint logits of V * B rows, ordered by transformation.
+            views: the V transformations that the rows show.
+        """
         by_class = joint_logits.unflatten(1, (-1, self.count)).unflatten(0, (len(views), -1))
         return torch.stack([by_class[view, ..., m] for view, m in enumerate(views)])
 
     def by_transform(self, rows: Tensor) -> Tensor:
-        """Give each transformation its own dimension: (M * B, ...) -> (M, B, ...)."""
+        """Give the transformations a dimension: (M * B, ...) -> (M, B, ...)."""
         return rows.unflatten(0, (self.count, -1))
 
 
 @dataclass(frozen=True)
 class _Product:
-    """Transformation ``outer.count * inner.count``-fold: ``m = m_outer * inner.count + m_inner``."""
+    """Apply transformation ``m = m_outer * inner.count + m_inner``."""
 
     outer: Transforms
     inner: Transforms
 
     def __call__(self, images: Tensor, m: int) -> Tensor:
-        for transforms, index in ((self.inner, m % self.inner.count), (self.outer, m // self.inner.count)):
-            images = transforms.apply(images, index) if index else images
+        m_outer, m_inner = divmod(m, self.inner.count)
+        if m_inner:
+            images = self.inner.apply(images, m_inner)
+        if m_outer:
+            images = self.outer.apply(images, m_outer)
         return images
 
 
@@ -103,46 +127,55 @@ def _reorder_channels(images: Tensor, m: int) -> Tensor:
     return torch.stack([images[:, channel] for channel in CHANNEL_ORDERS[m]], dim=1)
 
 
-ROTATIONS = Transforms(4, _rotate, "rotations")  # counter-clockwise by 0, 90, 180 and 270 degrees, Sec. 3.1
-FLIPS = Transforms(2, _mirror, "flips")  # as it is, and left to right
-COLOURS = Transforms(len(CHANNEL_ORDERS), _reorder_channels, "colours")  # the orders of red, green and blue
+ROTATIONS = Transforms(4, _rotate, "rotations")  # counter-clockwise by 0, 90, 180 and 270 degrees: Sec. 3.1
+FLIPS = Transforms(2, _mirror, "flips")  # the identity, and left to right
+COLOURS = Transforms(len(CHANNEL_ORDERS), _reorder_channels, "colours")  # orders of the channels: Lee et al. 2020
 
 
 def named_transforms(name: str) -> Transforms:
-    """Find transformations by name: ``rotations``, ``flips``, ``colours``, an import path, or a product of these.
+    """Return transformations by name: ``rotations``, ``flips``, ``colours``, an import path, or a product of these.
 
-    Raises UsageError for a name that leads to none.
+    Raises UsageError for an unknown name.
+
+    Examples:
+        >>> named_transforms("rotations*flips").count
+        8
     """
-    return reduce(mul, (_find(factor.strip()) for factor in name.split("*")))
+    return reduce(mul, (_named_factor(factor.strip()) for factor in name.split("*")))
 
 
-def _find(name: str) -> Transforms:
-    known = {each.name: each for each in (ROTATIONS, FLIPS, COLOURS)}
+def _named_factor(name: str) -> Transforms:
+    named = {transforms.name: transforms for transforms in (ROTATIONS, FLIPS, COLOURS)}
+    if name in named:
+        return named[name]
     path, _, attribute = name.rpartition(".")
     try:
-        found = known[name] if name in known else getattr(import_module(path), attribute)
+        transforms = getattr(import_module(path), attribute)
     except (ImportError, AttributeError, ValueError):
-        found = None
-    if not isinstance(found, Transforms):
-        raise UsageError(f"transforms: {name!r} is none of {', '.join(known)}, nor the import path of a Transforms")
-    return Transforms(found.count, found.apply, name)
+        transforms = None
+    if not isinstance(transforms, Transforms):
+        raise UsageError(
+            f"transforms: {name!r} is neither one of {', '.join(named)} nor the import path of a Transforms object"
+        )
+    return Transforms(transforms.count, transforms.apply, name)
 
 
 def total(terms: Iterable[Tensor]) -> Tensor:
-    """Sum one or more scalars."""
+    """Return the sum of one or more scalars."""
     return torch.stack(list(terms)).sum()
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether none holds NaN or infinite numbers; one look at their device for all."""
-    floats = [tensor.isfinite().all() for tensor in tensors if tensor.is_floating_point()]
-    return not floats or bool(torch.stack(floats).all())
+    """Return False if a floating point tensor contains NaN or inf; waits for the device only once."""
+    finite = [tensor.isfinite().all() for tensor in tensors if tensor.is_floating_point()]
+    return not finite or bool(torch.stack(finite).all())
 
 
 def full_precision(function: Callable[Inputs, Result]) -> Callable[Inputs, Result]:
-    """Let a loss compute outside of autocast, half precision tensors among its arguments brought to float32.
+    """Decorate a loss so that it computes in float32 or more, outside of autocast.
 
-    The first argument is a tensor, or some.
+    Half precision tensors among the arguments are converted. The first argument must be a tensor or a sequence of
+    tensors.
     """
 
     @wraps(function)
@@ -150,39 +183,76 @@ def full_precision(function: Callable[Inputs, Result]) -> Callable[Inputs, Resul
         first: Any = [*arguments, *options.values()][0]
         device = (first if isinstance(first, Tensor) else first[0]).device.type
         with torch.autocast(device, enabled=False):
-            wide = {name: _widened(value) for name, value in options.items()}
-            return function(*map(_widened, arguments), **wide)  # type: ignore[arg-type]
+            wide_arguments = [_widened(value) for value in arguments]
+            wide_options = {name: _widened(value) for name, value in options.items()}
+            return function(*wide_arguments, **wide_options)  # type: ignore[arg-type]
 
     return computed
 
 
 def _widened(value: Any) -> Any:
+    """Convert half precision in a tensor, or in a list or tuple of tensors, to float32."""
     if type(value) in (list, tuple):
-        return [_widened(each) for each in value]
-    return _full_precision(value) if isinstance(value, Tensor) and value.is_floating_point() else value
+        return [_widened(item) for item in value]
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return _full_precision(value)
+    return value
 
 
 def _full_precision(logits: Tensor) -> Tensor:
-    """Bring half precision to float32: dividing bfloat16 logits by 3 costs a tenth of the gradient."""
+    """Convert half precision to float32: dividing bfloat16 logits by 3 changes the gradient by a tenth."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Average the cross-entropy over the rows: (rows, K) and (rows,) in K -> a scalar."""
+    """Return the mean cross-entropy of the rows, in float32 or more.
+
+    Args:
+        logits: logits (rows, K).
+        labels: int64 labels (rows,) in 0..K-1.
+
+    Examples:
+        >>> cross_entropy(torch.zeros(8, 100), torch.arange(8))
+        tensor(4.6052)
+    """
     return F.cross_entropy(_full_precision(logits), labels)
 
 
 def joint_cross_entropy(joint_logits: Sequence[Tensor], joint_labels: Tensor) -> Tensor:
-    """Sum the cross-entropy over the branches: L tensors (M * B, M * N) and (M * B,) -> a scalar, Eq. 3."""
+    """Return the sum of the branches' mean cross-entropies, Eq. 3.
+
+    Args:
+        joint_logits: joint logits of the L branches, (M * B, M * N) each.
+        joint_labels: joint labels (M * B,) in 0..M*N-1.
+
+    Examples:
+        >>> joint_labels = ROTATIONS.joint_labels(torch.arange(8))
+        >>> joint_cross_entropy([torch.zeros(32, 400)] * 3, joint_labels)
+        tensor(17.9744)
+    """
     branches = len(joint_logits)
     return branches * cross_entropy(torch.cat(tuple(joint_logits)), joint_labels.repeat(branches))
 
 
 def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """Average ``KL(student || teacher)`` at a temperature over the rows, times ``temperature ** 2``.
+    r"""Return the knowledge distillation loss, averaged over the rows, Eq. 5 and 6.
 
-    Both (rows, K), or (L, rows, K) for the sum of L such losses; no gradient reaches ``teacher_logits``. Eq. 5 and 6 of
-    the paper, after Hinton et al. 2015.
+    .. math:: \mathcal{L} = \frac{\tau^2}{\text{rows}} \sum_\text{rows}
+        \text{KL}(\text{softmax}(t / \tau) \parallel \text{softmax}(s / \tau))
+
+    After Hinton et al., "Distilling the knowledge in a neural network", 2015. (The paper writes the arguments of KL the
+    other way round; its published code computes this.)
+
+    Args:
+        student_logits: student logits s (rows, K), or (L, rows, K) for the sum of L such losses.
+        teacher_logits: teacher logits t of the same shape; they receive no gradient.
+        temperature: temperature tau.
+
+    Examples:
+        >>> student_logits = torch.tensor([[1.0, 2.0, 3.0]])
+        >>> teacher_logits = torch.tensor([[3.0, 2.0, 1.0]])
+        >>> kd_loss(student_logits, teacher_logits, temperature=3.0)
+        tensor(1.3092)
     """
     divergence = F.kl_div(
         F.log_softmax(_full_precision(student_logits) / temperature, dim=-1),
@@ -193,5 +263,16 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) 
 
 
 def joint_kd_loss(student_logits: Sequence[Tensor], teacher_logits: Sequence[Tensor], temperature: float) -> Tensor:
-    """Sum :func:`kd_loss` over the branches: twice L tensors (M * B, M * N) -> a scalar, Eq. 5."""
+    """Return the sum of :func:`kd_loss` over the branches, Eq. 5.
+
+    Args:
+        student_logits: joint logits of the student's L branches, (M * B, M * N) each.
+        teacher_logits: joint logits of the teacher's branches, of the same shapes; they receive no gradient.
+        temperature: temperature tau.
+
+    Examples:
+        >>> logits = [torch.eye(32, 400)] * 3
+        >>> joint_kd_loss(logits, logits, temperature=3.0)
+        tensor(0.)
+    """
     return kd_loss(torch.stack(tuple(student_logits)), torch.stack(tuple(teacher_logits)), temperature)

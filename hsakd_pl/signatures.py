@@ -1,6 +1,7 @@
-"""Options that a base class declares once and its subclasses take as ``**options``."""
+"""Signatures of classes whose options a base class declares once, and which take them as ``**options``."""
 
 import inspect
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -8,46 +9,44 @@ if TYPE_CHECKING:
 else:
 
     class Unpack:
-        """Stand for ``Any`` at run time.
+        """Stand in for ``typing.Unpack`` at run time.
 
-        Type checkers and editors see the real ``Unpack`` and read the options' names and types from a TypedDict.
-        jsonargparse would read them there too, but a TypedDict has no defaults and no sentences; it finds both if it
-        follows ``**options`` into the base class, as it does for ``Any``.
+        Type checkers and editors read names and types of the options from an unpacked TypedDict. jsonargparse would
+        list them too, but without defaults and descriptions. Without the annotation it follows ``**options`` into
+        ``super().__init__`` and finds all of it there.
         """
 
-        def __class_getitem__(cls, options: type) -> Any:
+        def __class_getitem__(cls, options: Any) -> Any:
             return Any
 
 
 class FullSignature:
-    """Make ``inspect.signature`` and ``help`` show the options that a class passes on to its bases.
+    """The signature of a class with the options of its bases, computed when ``inspect.signature`` or ``help`` ask."""
 
-    Examples:
-        >>> class Base:
-        ...     __signature__ = FullSignature()
-        ...
-        ...     def __init__(self, root: str = "data", *, seed: int = 0) -> None: ...
-        >>> class Mine(Base):
-        ...     def __init__(self, *args, my_option: int = 1, **options) -> None: ...
-        >>> inspect.signature(Mine)
-        <Signature (root: str = 'data', *, my_option: int = 1, seed: int = 0)>
+    def __get__(self, instance: object, owner: type) -> inspect.Signature:
+        if instance is not None:
+            raise AttributeError("__signature__")  # the signature of an instance is that of its __call__
+        return full_signature(owner)
+
+
+@cache
+def full_signature(cls: type) -> inspect.Signature:
+    """Return the signature of a class where ``*args`` and ``**options`` are replaced by what its bases take for them.
+
+    jsonargparse decides which these are, so that Python and the command line agree.
     """
+    from jsonargparse import ArgumentParser
 
-    def __get__(self, instance: object, cls: type) -> inspect.Signature:
-        """Return the signature of ``cls`` with its bases' parameters in place of ``*args`` and ``**options``."""
-        parameters: dict[str, inspect.Parameter] = {}
-        positional = True
-        for base in cls.__mro__:
-            if "__init__" not in vars(base):
-                continue
-            _, *declared = inspect.signature(vars(base)["__init__"]).parameters.values()
-            kinds = {parameter.kind for parameter in declared}
-            for parameter in declared:
-                if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                    continue
+    names = ArgumentParser(exit_on_error=False).add_class_arguments(cls, fail_untyped=False)
+    parameters: dict[str, inspect.Parameter] = {}
+    positional = True
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        _, *declared = inspect.signature(vars(base)["__init__"]).parameters.values()
+        for parameter in declared:
+            if parameter.name in names and parameter.name not in parameters:
                 kind = parameter.kind if positional else parameter.KEYWORD_ONLY
-                parameters.setdefault(parameter.name, parameter.replace(kind=kind))
-            positional = positional and inspect.Parameter.VAR_POSITIONAL in kinds
-            if inspect.Parameter.VAR_KEYWORD not in kinds:
-                break
-        return inspect.Signature(sorted(parameters.values(), key=lambda parameter: parameter.kind))
+                parameters[parameter.name] = parameter.replace(kind=kind)
+        positional = positional and any(parameter.kind is parameter.VAR_POSITIONAL for parameter in declared)
+    return inspect.Signature(sorted(parameters.values(), key=lambda parameter: parameter.kind))

@@ -69,11 +69,11 @@ print(f"left against right: {attention_distance([left], [right]):.3f}")
 # %% [markdown]
 # ## The term in a module
 #
-# `super().terms(...)` returns HSAKD's three terms; the subclass adds a fourth and sets its weight in `loss_weights`
-# (the default is 1). `student` and `teacher` are the outputs of the single forward pass through both networks:
-# `logits`, `joint_logits`, the `features` after each stage and the `embedding` before the last layer. So the term
-# needs no second forward pass, and batch norm statistics are updated only once. Like HSAKD's terms, it covers all four
-# rotations.
+# `super().terms(...)` returns HSAKD's three terms; the subclass adds a fourth and sets its weight with
+# `set_loss_weights` (the default is 1). `student` and `teacher` are the outputs of the single forward pass through
+# both networks: `logits`, `joint_logits`, the `features` after each stage and the `embedding` before the last layer.
+# So the term needs no second forward pass, and batch norm statistics are updated only once. Like HSAKD's terms, it
+# covers all four rotations.
 
 
 # %%
@@ -82,7 +82,7 @@ class AttentionStudent(StudentModule):
 
     def __init__(self, *args: Any, attention_weight: float = 10.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.loss_weights["loss_attention"] = attention_weight
+        self.set_loss_weights(loss_attention=attention_weight)
 
     def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
         attention = attention_distance(student.features, teacher.features)
@@ -171,7 +171,8 @@ for name, value in distance.items():
 #
 # ## From the command line
 #
-# Save the class in a file `mine.py` to use it in YAML. The weight in the constructor is an option there:
+# Save the class in a file `mine.py` to use it in YAML, where the weight in the constructor is an option. Without a
+# constructor, set `loss_weights: {loss_attention: 10.0}` instead.
 #
 # ```yaml
 # model:

@@ -70,10 +70,10 @@ class ChannelModule(DistilledModule):
         channel_weight: float = 1.0,
         ce_weight: float = 0.1,
         kd_weight: float = 0.9,
-        **rest: Any,
+        **options: Any,
     ) -> None:
-        own = {"loss_channel": channel_weight}
-        super().__init__(network, teacher, own, ce_weight=ce_weight, kd_weight=kd_weight, **rest)
+        weights = {"loss_channel": channel_weight}
+        super().__init__(network, teacher, weights, ce_weight=ce_weight, kd_weight=kd_weight, **options)
 
     def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
         channel = channel_loss(student.features, teacher.features)

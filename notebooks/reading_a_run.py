@@ -23,7 +23,7 @@ import numpy as np
 import yaml
 
 from hsakd_pl.cli.main import main
-from hsakd_pl.report.rows import read_history
+from hsakd_pl.records.formats import read_history
 
 for name in ("pytorch_lightning", "lightning_fabric"):
     logging.getLogger(name).setLevel(logging.ERROR)
@@ -144,14 +144,14 @@ plt.show()
 # %% [markdown]
 # ## Test metrics
 #
-# Accuracies and the calibration error are in percent. `branch1_joint` is the accuracy of branch 1 on the joint labels
-# of class and rotation, `branch1_class` that on the class.
+# Accuracies and the calibration error are fractions in [0, 1]. `branch1_joint` is the accuracy of branch 1 on the
+# joint labels of class and rotation, `branch1_class` that on the class.
 
 # %% tags=["measured"]
 test = json.loads((run / "test.json").read_text())
 for name in ("acc", "acc_top5", *(f"branch{number}_{kind}" for kind in ("class", "joint") for number in (1, 2, 3))):
-    print(f"{name:14} {test[name]:5.1f} %")
-print(f"negative log-likelihood {test['nll']:.2f}, expected calibration error {test['ece']:.1f} %")
+    print(f"{name:14} {100 * test[name]:5.1f} %")
+print(f"negative log-likelihood {test['nll']:.2f}, expected calibration error {100 * test['ece']:.1f} %")
 
 # %% [markdown]
 # ## Confusion and calibration

@@ -18,7 +18,7 @@ from hsakd_pl.export.formats import ONNX_MINIMUM_TORCH
 from hsakd_pl.fast.compiled import MINIMUM_TORCH
 from hsakd_pl.fast.winograd.library import library
 from hsakd_pl.networks import create_network
-from hsakd_pl.report.rows import read_history
+from hsakd_pl.records.formats import read_history
 
 CLASSES = 4
 BATCH = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(CLASSES)

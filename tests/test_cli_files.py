@@ -198,13 +198,13 @@ ROWS: dict[str, tuple[Any, str]] = {
     "a list for a number": ({**ROW, "last_val_acc": [1]}, "last_val_acc"),
     "true for a number": ({**ROW, "seconds": True}, "seconds is True"),
     "no names": ({**ROW, "config": "a.yaml"}, "config is a.yaml"),
-    "numbers for names": ({**ROW, "config": [1]}, "config is no list"),
+    "numbers for names": ({**ROW, "config": [1]}, "config is not a list"),
     "an option for a protocol": ({**ROW, "protocol": 3}, "protocol is 3"),
     "a protocol without its hash": ({**ROW, "protocol": {"options": {}}}, "protocol.hash is None"),
     "a text for whether it ended": ({**ROW, "finished": "no"}, "finished is no"),
     "a negative seed": ({**ROW, "seed": -1}, "seed is -1"),
-    "a list": ([ROW], "it is no object"),
-    "nothing": (None, "it is no object"),
+    "a list": ([ROW], "it is not an object"),
+    "nothing": (None, "it is not an object"),
 }
 
 

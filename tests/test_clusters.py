@@ -11,7 +11,7 @@ import pytest
 from slurm.cluster import free_ports
 
 from hsakd_pl.errors import UsageError
-from hsakd_pl.report.rows import read_row
+from hsakd_pl.records.formats import read_row
 from hsakd_pl.runs.processes import match_torchrun
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -21,10 +21,11 @@ from hsakd_pl.cli.main import main
 from hsakd_pl.commands.seeds import ParsedFit
 from hsakd_pl.files.weights import read_weight_file
 from hsakd_pl.recipes import RECIPES
+from hsakd_pl.records.formats import Row
 from hsakd_pl.records.protocol import kept_options, protocol_hash
 from hsakd_pl.report.differences import differing, expected
 from hsakd_pl.report.groups import groups
-from hsakd_pl.report.rows import Row, collect
+from hsakd_pl.report.rows import collect
 from hsakd_pl.report.table import as_text, chosen, lines, records
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -202,7 +203,7 @@ def test_saved_configuration_suffices_for_other_commands() -> None:
     Path("config.yaml").unlink()
     main(["test", "--config", str(folder / "config.yaml"), "--ckpt_path", "last"])
     assert json.loads((folder / "test.json").read_text())["acc"] == pytest.approx(
-        100 * history(folder)[-1]["val/acc"], abs=1e-3
+        history(folder)[-1]["val/acc"], abs=1e-5
     )
 
 
@@ -255,7 +256,7 @@ def test_report_plots_curves_of_several_runs(capsys: pytest.CaptureFixture[str])
         path.unlink()
     assert "has a metrics.csv" in error_of(capsys, lambda: main(["report", "runs", "--plot", "curves.png"]))
     Path("runs/0/metrics.csv").write_text("epoch,val/acc\n1,many\n")
-    assert "runs/0/metrics.csv is no result" in error_of(capsys, lambda: main(["report", "runs"]))
+    assert "runs/0/metrics.csv is not a result" in error_of(capsys, lambda: main(["report", "runs"]))
 
 
 class Plain(pl.LightningModule):
@@ -300,9 +301,9 @@ def test_accuracy_is_read_from_weight_file(content: dict[str, Any], accuracy: fl
 
 @pytest.mark.parametrize("epoch", [239, None, "240", 241])
 def test_test_of_other_weights_is_not_a_result_of_the_run(options: dict[str, Any], epoch: Any) -> None:
-    own = row(options, 0, "a", test={"acc": 70.0, "epoch": 240, "checkpoint": "a/last.ckpt"})
-    of_others = row(options, 1, "b", test={"acc": 90.0, "epoch": epoch, "checkpoint": "other.pth"})
+    own = row(options, 0, "a", test={"acc": 0.7, "epoch": 240, "checkpoint": "a/last.ckpt"})
+    of_others = row(options, 1, "b", test={"acc": 0.9, "epoch": epoch, "checkpoint": "other.pth"})
     (found,) = groups([own, of_others])
-    assert records([found])[0]["test_mean"] == 70 and found.marks == [
+    assert records([found])[0]["test_mean"] == pytest.approx(70) and found.marks == [
         "the test in b is not of its last epoch: other.pth"
     ]

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from hsakd_pl.errors import UsageError
+from hsakd_pl.records.formats import read_row
 from hsakd_pl.records.progress import Progress
 from hsakd_pl.records.results import ResultWriter
 from hsakd_pl.records.summary import Introduction
 from hsakd_pl.records.tested import EvaluationWriter
-from hsakd_pl.report.rows import read_row
 
 IMAGES, LABELS = BATCH
 
@@ -55,12 +55,12 @@ def dictionaries(pairs: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"images": (IMAGES * 40 + 128).clamp(0, 255).byte()}, r"uint8.*v2\.Normalize.*or take ImageFolderDataModule"),
+        ({"images": (IMAGES * 40 + 128).clamp(0, 255).byte()}, r"uint8.*v2\.Normalize.*or use ImageFolderDataModule"),
         ({"images": IMAGES[:, :1]}, r"\(2, 1, 8, 8\), not floating point \(B, 3, H, W\)"),
         ({"images": IMAGES.permute(0, 2, 3, 1)}, r"\(2, 8, 8, 3\), not floating point"),
         ({"images": IMAGES.long()}, "torch.int64.*not floating point"),
-        ({"images": IMAGES.double()}, r"torch.float64.*the network is torch.float32: take images\.float\(\)"),
-        ({"labels": LABELS + 7}, r"labels from 7 to 8, the network has 4 classes, 0\.\.3: set num_classes"),
+        ({"images": IMAGES.double()}, r"torch.float64.*the network is torch.float32: use images\.float\(\)"),
+        ({"labels": LABELS + 7}, r"labels from 7 to 8, but the network has 4 classes, 0\.\.3: set num_classes"),
         ({"labels": LABELS - 2}, "labels from -2 to -1"),
         ({"labels": LABELS.float()}, r"labels of torch.float32 \(2,\), not torch.int64 \(2,\)"),
         ({"labels": torch.eye(4)}, r"labels of torch.float32 \(2, 4\)"),
@@ -70,7 +70,7 @@ def dictionaries(pairs: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
 )
 @pytest.mark.parametrize("stage", ["fit", "test"])
 def test_invalid_loader_batches_raise_usage_error(changed: dict[str, Any], message: str, stage: str) -> None:
-    with pytest.raises(UsageError, match=f"the loader gives .*{message}"):
+    with pytest.raises(UsageError, match=f"the loader returns .*{message}"):
         getattr(trainer(), stage)(make("teacher"), batches(**changed))
 
 

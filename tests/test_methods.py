@@ -353,10 +353,10 @@ def test_crd_banks_take_size_of_training_split(tmp_path: Path) -> None:
     student = load_student(export_student(last, tmp_path / "exported", ["safetensors"]).folder)
     torch.testing.assert_close(student.network.state_dict(), given.network.state_dict(), rtol=0, atol=0)
     for options, what in (
-        ({"samples": 50}, "50: it must be {}"),
-        ({"resumed": last}, r"\d+: it must be {}, the check"),
+        ({"samples": 50}, "{}, .*, got 50"),
+        ({"resumed": last}, r"{}, the check.*, got \d+"),
     ):
-        with pytest.raises(UsageError, match=f"samples is {what.format(samples)}"):
+        with pytest.raises(UsageError, match=f"samples must be {what.format(samples)}"):
             contrasted(tmp_path, **{"fraction": 0.5 if "samples" in options else 1.0, **options})
 
 
@@ -370,11 +370,11 @@ class Plain(nn.Module):
 @pytest.mark.parametrize(
     ("kind", "student", "teacher", "options", "message"),
     [
-        ("RKDModule", Plain(), Plain(), {"num_classes": 3}, "shows no embedding"),
-        ("AttentionModule", Plain(), Plain(), {"num_classes": 3}, "shows no features"),
-        ("VIDModule", "wrn_16_2", "vgg8", {}, "teacher's number of feature maps is 4: it must be the student's, 3"),
-        ("FitNetModule", "resnet8", "resnet14", {"stage": 4}, "stage is 4: it must be from 1 to 3"),
-        ("DKDModule", "resnet8", "resnet14", {"dkd_weight": -1.0}, "dkd_weight is -1.0: it must be at least 0"),
+        ("RKDModule", Plain(), Plain(), {"num_classes": 3}, "returns no embedding"),
+        ("AttentionModule", Plain(), Plain(), {"num_classes": 3}, "returns no features"),
+        ("VIDModule", "wrn_16_2", "vgg8", {}, "teacher's number of feature maps must be the student's, 3, got 4"),
+        ("FitNetModule", "resnet8", "resnet14", {"stage": 4}, "stage must be from 1 to 3, got 4"),
+        ("DKDModule", "resnet8", "resnet14", {"dkd_weight": -1.0}, "dkd_weight must be at least 0, .*got -1.0"),
         ("SSKDModule", "resnet8", "resnet14", {}, "projection_weights: the teacher's projection head would be untr"),
     ],
 )

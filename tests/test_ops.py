@@ -82,10 +82,10 @@ def test_named_transforms_resolve_names_and_import_paths(monkeypatch: pytest.Mon
     assert named_transforms("mine.SHEARS").name == "mine.SHEARS"
     for name in ("rotation", "mine.nothing", "nowhere.SHEARS", "mine.other", "", "flips*"):
         with pytest.raises(
-            UsageError, match=r"transforms: .* is none of rotations, flips, colours, nor the import path"
+            UsageError, match=r"transforms: .* is neither one of rotations, flips, colours nor the import path"
         ):
             named_transforms(name)
-    with pytest.raises(UsageError, match="count is 0"):
+    with pytest.raises(UsageError, match="count must be at least 1, for the identity, got 0"):
         Transforms(0, SHEARS.apply)
 
 

@@ -121,15 +121,15 @@ def test_page_shows_options_and_results_of_each_run(page: Path, groups: list[Gro
     for name in ("trainer.max_epochs", "model.init_args.lr", "0123456789ab", "limited batches", "78.67 ± 0.20"):
         assert name in text
     for row in (row for group in groups for row in group.rows):
-        assert row["folder"] in text and f"{row['test']['acc']:.2f} % in the test" in text
+        assert row["folder"] in text and f"{100 * row['test']['acc']:.2f} % in the test" in text
         assert row["test"]["sha256"][:12] in text
     student = groups[2].rows[1]
     for number in (1, 2, 3):
         cells = [student["test"][f"branch{number}_{kind}"] for kind in ("class", "class_top5", "joint")]
-        row = f"branch {number}</th>" + "".join(f"<td>{cell:.2f}</td>" for cell in cells)
+        row = f"branch {number}</th>" + "".join(f"<td>{100 * cell:.2f}</td>" for cell in cells)
         assert row in text
     for found in groups[1].rows[0]["test"]["cascade"]:
-        cells = f"<td>{found['acc']:.2f}</td><td>{found['multiply_adds'] / 1e6:.1f}</td>"
+        cells = f"<td>{100 * found['acc']:.2f}</td><td>{found['multiply_adds'] / 1e6:.1f}</td>"
         assert text.count(f"cascade at {found['threshold']}</th>{cells}") == 1
     assert text.count("class head, all views</th>") == 1
     true, predicted, count = student["details"]["confused"][0]

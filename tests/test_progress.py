@@ -240,7 +240,7 @@ def test_long_reading_shows_a_bar_only_on_terminals(
 ) -> None:
     assert list(tracked("abc", 3, "Reading")) == [*"abc"] and capsys.readouterr().err == ""
     assert on_a_terminal(monkeypatch, lambda: list(tracked("abc", 3, "Reading"))) == "\x04"
-    monkeypatch.setattr(sys.modules[tracked.__module__], "SECONDS", 0.0)
+    monkeypatch.setattr(sys.modules[tracked.__module__], "SECONDS_BEFORE_BAR", 0.0)
     assert "Reading ━" in plain(on_a_terminal(monkeypatch, lambda: list(tracked("abc", 3, "Reading"))))
     assert list(tracked("abc", 3, "Reading")) == [*"abc"] and capsys.readouterr().err == ""
 

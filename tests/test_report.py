@@ -15,7 +15,8 @@ from small import run
 from hsakd_pl.cli.main import main
 from hsakd_pl.commands import seeds, sweep
 from hsakd_pl.errors import UsageError
-from hsakd_pl.report.rows import ROW, collect
+from hsakd_pl.records.formats import RESULT_FILE, TEST_FORMAT, read_test
+from hsakd_pl.report.rows import collect
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -27,7 +28,7 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def row_of(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / ROW).read_text())
+    return json.loads((folder / RESULT_FILE).read_text())
 
 
 def test_fit_writes_a_complete_result_row() -> None:
@@ -62,10 +63,10 @@ def _states(checkpoint: Path) -> list[dict[str, Any]]:
 
 def test_trial_and_failed_runs_write_no_row() -> None:
     folder = run("fit", trainer={"fast_dev_run": True})
-    assert not (folder / ROW).exists()
+    assert not (folder / RESULT_FILE).exists()
     with pytest.raises(SystemExit):
         run("fit", model={"init_args": {"lr": 1e30}}, trainer={"max_epochs": 3})
-    assert not (folder / ROW).exists()
+    assert not (folder / RESULT_FILE).exists()
 
 
 def test_student_row_names_its_teacher() -> None:
@@ -79,7 +80,7 @@ def test_report_table_averages_seeds(capsys: pytest.CaptureFixture[str]) -> None
     common = {"config": ["a/one.yaml"], "images_per_second": 100.0, "seconds": 10.0, "best_val_acc": 0.9}
     for seed, accuracy in enumerate((0.70, 0.72, 0.74)):
         Path("runs", f"seed{seed}").mkdir(parents=True)
-        Path("runs", f"seed{seed}", ROW).write_text(json.dumps({**common, "last_val_acc": accuracy}))
+        Path("runs", f"seed{seed}", RESULT_FILE).write_text(json.dumps({**common, "last_val_acc": accuracy}))
     main(["report", "runs"])
     shown = capsys.readouterr().out
     assert "72.00 +- 2.00" in shown and "90.00 +- 0.00" in shown and " 3 " in shown
@@ -91,8 +92,8 @@ def test_report_table_averages_seeds(capsys: pytest.CaptureFixture[str]) -> None
 def test_report_without_results_raises() -> None:
     with pytest.raises(UsageError, match=r"result\.json"):
         collect(Path())
-    Path(ROW).write_text("{")
-    with pytest.raises(UsageError, match="is no result"):
+    Path(RESULT_FILE).write_text("{")
+    with pytest.raises(UsageError, match="is not a result"):
         collect(Path())
 
 
@@ -143,3 +144,60 @@ def test_sweep_runs_all_seeds_and_is_repeatable() -> None:
     assert rows[1] == {"folder": "runs/seed1", **before}
     assert all(Path(f"runs/seed{seed}/test.json").exists() for seed in (0, 1))
     assert rows[0]["metrics"]["train/loss"] != rows[1]["metrics"]["train/loss"]
+
+
+# As version 0.10 wrote it, with percentages and without a format
+OLD_TEST = """{
+ "checkpoint": "runs/a/last.ckpt", "epoch": 2, "sha256": "00", "split": "test", "images": 200, "limited": {},
+ "acc": 79.5, "acc_top5": 95.0, "branch1_class": 70.25, "branch1_joint_top5": 68.0, "peer2_acc": 0.5,
+ "nll": 1.25, "ece": 4.125, "peer1_ece": 0.5, "peer1_nll": 3.5,
+ "ensemble": {"all_heads": {"acc": 80.5, "nll": 0.75, "ece": 3.0, "multiply_adds": 1000}},
+ "early_exit": [{"threshold": 0.5, "acc": 75.5, "multiply_adds": 600, "left": [60.0, 40.0]}],
+ "seconds": 30.5, "device": "CPU, 2 cores", "devices": 1
+}"""
+
+
+def test_percentages_of_old_test_file_are_read_as_fractions(tmp_path: Path) -> None:
+    path = tmp_path / "test.json"
+    path.write_text(OLD_TEST)
+    test = read_test(path)
+    assert test == {
+        "checkpoint": "runs/a/last.ckpt",
+        "epoch": 2,
+        "sha256": "00",
+        "split": "test",
+        "images": 200,
+        "limited": {},
+        "acc": 0.795,
+        "acc_top5": 0.95,
+        "branch1_class": 0.7025,
+        "branch1_joint_top5": 0.68,
+        "peer2_acc": 0.005,
+        "nll": 1.25,
+        "ece": 0.04125,
+        "peer1_ece": 0.005,
+        "peer1_nll": 3.5,
+        "ensemble": {"all_heads": {"acc": 0.805, "nll": 0.75, "ece": 0.03, "multiply_adds": 1000}},
+        "early_exit": [{"threshold": 0.5, "acc": 0.755, "multiply_adds": 600, "left": [0.6, 0.4]}],
+        "seconds": 30.5,
+        "device": "CPU, 2 cores",
+        "devices": 1,
+    }
+    path.write_text(json.dumps({"format": TEST_FORMAT, **test}))
+    assert read_test(path) == {"format": TEST_FORMAT, **test}
+    path.write_text(json.dumps({"format": TEST_FORMAT + 1, **test}))
+    with pytest.raises(UsageError, match=r"test\.json has format 3.*update hsakd_pl"):
+        read_test(path)
+
+
+def test_report_shows_tests_of_both_formats_in_one_row(capsys: pytest.CaptureFixture[str]) -> None:
+    result = {"config": ["a/one.yaml"], "epochs": 2, "last_val_acc": 0.7, "best_val_acc": 0.7}
+    result |= {"images_per_second": 100.0, "seconds": 10.0}
+    new_test = json.dumps({"format": TEST_FORMAT, "epoch": 2, "acc": 0.775})
+    for name, test in (("old", OLD_TEST), ("new", new_test)):
+        folder = Path("runs", name)
+        folder.mkdir(parents=True)
+        folder.joinpath(RESULT_FILE).write_text(json.dumps(result))
+        folder.joinpath("test.json").write_text(test)
+    main(["report", "runs"])
+    assert "78.50 +- 1.41" in capsys.readouterr().out

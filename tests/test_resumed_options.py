@@ -107,7 +107,7 @@ def test_data_options_cannot_change_mid_epoch(capsys: pytest.CaptureFixture[str]
         run("fit", trainer={"limit_train_batches": 4, "callbacks": [stop]})
     for option, value in {"batch_size": 32, "train_fraction": 0.5, "seed": 5}.items():
         changed = {"data": {"init_args": {option: value}}, "trainer": {"limit_train_batches": 4}}
-        assert "the epoch that is resumed was begun with" in error_of(capsys, partial(resume, **changed))
+        assert "the epoch that is resumed began with" in error_of(capsys, partial(resume, **changed))
     resume(trainer={"limit_train_batches": 4})
 
 

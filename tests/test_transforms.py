@@ -50,7 +50,9 @@ def test_incompatible_or_unknown_transforms_raise(module: str, capsys: pytest.Ca
         module, {"networks": ["resnet8", "resnet8"], "transforms": "mirrors"}
     )
     message = error_of(capsys, lambda: fit(module, "refused", 1, **arguments))
-    assert ("(20, 64)" if module == "StudentModule" else "'mirrors' is none of rotations, flips, colours") in message
+    assert (
+        "(20, 64)" if module == "StudentModule" else "'mirrors' is neither one of rotations, flips, colours"
+    ) in message
 
 
 def test_custom_transforms_load_by_import_path(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,7 +125,7 @@ def test_winograd_propagates_non_finite_values() -> None:
 @needs_kernel
 @pytest.mark.parametrize("size", [(64, 48, 16, 16), (64, 16, 16), (64,)])
 def test_winograd_refuses_wrong_shapes(size: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"do not go with weights of \(64, 32, 3, 3\)"):
+    with pytest.raises(ValueError, match=r"do not fit weights of \(64, 32, 3, 3\)"):
         conv3x3(draw(*size), draw(64, 32, 3, 3), None, None)
 
 
@@ -284,7 +284,7 @@ def test_frozen_winograd_weights_are_transformed_once(monkeypatch: pytest.Monkey
     expected = convolution(images)
     convert(convolution, frozen=True)
     monkeypatch.setattr(ops, "transformed", None)
-    monkeypatch.setattr(layers, "LEAST_TILES", 10**9)
+    monkeypatch.setattr(layers, "MIN_TILES", 10**9)
     close(convolution(images), expected)
 
 
@@ -390,7 +390,7 @@ def test_cached_library_writable_by_others_is_not_loaded(
         kernel = loaded_anew()
     assert kernel is not None and not Path(kernel._name).is_relative_to(cache.parent)
     (said,) = (record.message for record in caplog.records)
-    assert said.startswith("The C kernel was built for this process alone") and "hsakd_pl" in said
+    assert said.startswith("The C kernel was compiled for this process only") and "hsakd_pl" in said
     assert {path: path.lstat().st_mtime_ns for path in cache.parent.rglob("*")} == before
 
 
@@ -410,11 +410,11 @@ def test_hanging_compiler_is_stopped(
     compiler.write_text("#!/bin/sh\nexec sleep 300\n")
     compiler.chmod(0o755)
     monkeypatch.setenv("CC", str(compiler))
-    monkeypatch.setattr(build, "PATIENCE", 0.1)
+    monkeypatch.setattr(build, "COMPILER_TIMEOUT", 0.1)
     with caplog.at_level(logging.INFO):
         assert loaded_anew() is None
     (said,) = (record.message for record in caplog.records)
-    assert said.startswith("Convolutions stay PyTorch's") and "hangs" in said and "timed out" in said
+    assert said.startswith("Using PyTorch's convolutions") and "hangs" in said and "timed out" in said
 
 
 @pytest.mark.usefixtures("cache")
@@ -432,7 +432,7 @@ def test_missing_compiler_keeps_layers_and_logs_reason(
             convert(convolution)
         assert not converted(convolution)
         (said,) = (record.message for record in caplog.records)
-        assert said.startswith("Convolutions stay PyTorch's") and compiler in said
+        assert said.startswith("Using PyTorch's convolutions") and compiler in said
 
 
 @pytest.mark.usefixtures("cache")

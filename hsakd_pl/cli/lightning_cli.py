@@ -24,8 +24,8 @@ from hsakd_pl.data.description import read_description
 from hsakd_pl.errors import UsageError
 from hsakd_pl.methods import DistilledModule  # noqa: F401  (makes the methods' names known to jsonargparse)
 from hsakd_pl.modules import HSAKDModule, LinearProbeModule
-from hsakd_pl.records import observers
 from hsakd_pl.records.loggers import logger_maker
+from hsakd_pl.records.observers import observers
 from hsakd_pl.records.results import ResultWriter
 from hsakd_pl.records.summary import conclusion
 from hsakd_pl.runs.accelerator import check_accelerator, check_strategy

@@ -34,7 +34,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     """Export, then print what was written."""
     from hsakd_pl.export.export import export_student
-    from hsakd_pl.export.formats import FORMATS
+    from hsakd_pl.export.formats import EXPORT_FORMATS
     from hsakd_pl.files import local_path
     from hsakd_pl.runs.checkpoints import find_checkpoint
 
@@ -43,7 +43,7 @@ def run(options: Namespace) -> None:
     exported = export_student(
         checkpoint,
         options.folder or checkpoint.parent / "export",
-        formats=options.formats or FORMATS,
+        formats=options.formats or EXPORT_FORMATS,
         network=options.network,
         peer=options.peer,
         input=options.input,
@@ -86,7 +86,7 @@ def data_of(folder: Path, fit_options: list[str]) -> "ImageDataModule | None":
 def summary(export: "Export") -> str:
     """Return what was exported, and each file with its size, difference and accuracy."""
     from hsakd_pl.records.summary import aligned
-    from hsakd_pl.report.table import plain
+    from hsakd_pl.records.text_table import text_table
 
     student = export.trained.student
     description = student.description
@@ -94,7 +94,7 @@ def summary(export: "Export") -> str:
     peer = f", peer {export.trained.peer}" if export.trained.peer else ""
     size = f"{len(description.class_names)} classes, {description.image_size} x {description.image_size}"
     columns = ("file", "MB", "difference", "accuracy")
-    files = plain([dict(zip(columns, file.cells, strict=True)) for file in export.files])
+    files = text_table([dict(zip(columns, file.cells, strict=True)) for file in export.files])
     head = aligned(
         [
             ("student", f"{name}{peer}, {size}, from {export.trained.path}"),

@@ -49,7 +49,7 @@ def report(
     table = groups(rows)
     print(as_text(table, form, None if against is None else chosen(table, against)))
     if plot is not None:
-        from hsakd_pl.report.curves import save_curves
+        from hsakd_pl.records.curves import save_curves
 
         histories = {group.name: [row["history"] for row in group.rows] for group in table if group.rows}
         if not any(any(runs) for runs in histories.values()):

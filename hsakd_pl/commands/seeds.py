@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hsakd_pl.cli.lightning_cli import HSAKDCLI
 from hsakd_pl.errors import UsageError
-from hsakd_pl.report.rows import ROW, TEST, is_finished
+from hsakd_pl.records.formats import RESULT_FILE, TEST_FILE, is_finished
 from hsakd_pl.runs.signals import Interrupted
 
 
@@ -37,14 +37,14 @@ def recipe_folder(fit_options: list[str]) -> Path:
 def run_seed(seed: int, fit_options: list[str], recipe: Path) -> None:
     """Train with one seed in a folder inside the recipe's, or resume there, and test the result."""
     folder = recipe / f"seed{seed}"
-    if is_finished(folder / ROW):
-        print(f"seed {seed} has a result: {folder / ROW}")
+    if is_finished(folder / RESULT_FILE):
+        print(f"seed {seed} has a result: {folder / RESULT_FILE}")
     else:
         resume = ["--ckpt_path", "last"] if (folder / "last.ckpt").exists() else []
         placed = ["--seed_everything", str(seed), "--trainer.default_root_dir", str(folder)]
         HSAKDCLI(args=["fit", *fit_options, *placed, *resume])
     trained = (folder / "last.ckpt").exists() and (folder / "config.yaml").exists()
-    if trained and not (folder / TEST).exists():
+    if trained and not (folder / TEST_FILE).exists():
         HSAKDCLI(args=["test", "--config", str(folder / "config.yaml"), "--ckpt_path", "last"])
 
 

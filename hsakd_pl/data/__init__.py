@@ -1,4 +1,4 @@
-"""Data modules; a data set of your own derives from ImageDataModule."""
+"""Data modules; subclass ImageDataModule for a new data set."""
 
 from hsakd_pl.data.base import ImageDataModule
 from hsakd_pl.data.cifar100 import CIFAR100DataModule

@@ -1,4 +1,4 @@
-"""Crop, flip and normalise uint8 images: pure functions, and the recipes built from them."""
+"""Crop, flip and normalise uint8 images: pure functions, and the transforms built from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +12,19 @@ from hsakd_pl.errors import require
 
 
 def crop_and_flip(images: Tensor, draws: Tensor, padding: int) -> Tensor:
-    """Pad with zeros, cut the original size out again at an offset per image, mirror some images.
+    """Pad images with zeros, crop them to their size at random offsets, and mirror some of them.
 
-    ``images`` (B, C, H, W) of any dtype and device; ``draws`` (B, 3) int64 on that device: top offset,
-    left offset (0..2*padding), whether to flip. Returns (B, C, H, W) by one gather for the batch: pixel by
-    pixel torchvision's ``RandomCrop(size, padding=padding)`` and ``RandomHorizontalFlip`` for that draw.
+    Equals torchvision's ``RandomCrop(size, padding=padding)`` and ``RandomHorizontalFlip`` pixel by pixel, but is one
+    gather for the whole batch.
+
+    Args:
+        images: images (B, C, H, W) of any dtype and device.
+        draws: random numbers (B, 3), int64, on the same device: top offset and left offset in 0..2*padding, and 1 to
+            mirror the image, otherwise 0.
+        padding: pixels to pad on every side.
+
+    Returns:
+        Images (B, C, H, W).
     """
     count, channels, height, width = images.shape
     device = images.device
@@ -32,15 +40,22 @@ def crop_and_flip(images: Tensor, draws: Tensor, padding: int) -> Tensor:
 
 @dataclass(frozen=True)
 class PadCropFlip:
-    """The CIFAR recipe: a random crop out of the zero-padded image, then a flip with probability 1/2."""
+    """CIFAR's augmentation: a random crop of the zero-padded image, mirrored with probability 1/2.
+
+    Args:
+        padding: pixels to pad on every side.
+        flip: mirror half of the images.
+    """
 
     padding: int
     flip: bool = True
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draws for :func:`crop_and_flip`: (count, 3) int64, every offset equally likely."""
+        """Return the random numbers (count, 3) for :func:`crop_and_flip`; every offset is equally likely."""
         offsets = torch.randint(2 * self.padding + 1, (count, 2), generator=generator)
-        flips = torch.randint(2, (count, 1), generator=generator) * self.flip
+        flips = torch.randint(2, (count, 1), generator=generator)
+        if not self.flip:
+            flips = torch.zeros_like(flips)
         return torch.cat([offsets, flips], dim=1)
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
@@ -48,23 +63,31 @@ class PadCropFlip:
 
 
 def random_resized_crop(size: int, flip: bool = True) -> v2.Transform:
-    """ImageNet's training recipe for one PIL image or uint8 tensor; gives a uint8 tensor (3, size, size)."""
-    crop, flips = v2.RandomResizedCrop(size, antialias=True), [v2.RandomHorizontalFlip()] * flip
-    return v2.Compose([crop, *flips, v2.PILToTensor()])
+    """Return ImageNet's training transform: from a PIL image or uint8 tensor to a uint8 tensor (3, size, size)."""
+    transforms: list[v2.Transform] = [v2.RandomResizedCrop(size, antialias=True)]
+    if flip:
+        transforms.append(v2.RandomHorizontalFlip())
+    return v2.Compose([*transforms, v2.PILToTensor()])
 
 
 def resized_center_crop(size: int, resize: int) -> v2.Transform:
-    """Short side to ``resize`` (bilinear, antialiased), then the central ``size`` x ``size``, as uint8."""
+    """Return the test transform: resize the short side (bilinear, antialiased) and crop the centre, as uint8."""
     return v2.Compose([v2.Resize(resize, antialias=True), v2.CenterCrop(size), v2.PILToTensor()])
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """uint8 images (B, C, H, W) -> float32 ``(images / 255 - mean) / std`` per channel; statistics (C, 1, 1)."""
+    """Return ``(images / 255 - mean) / std`` as float32: uint8 images (B, C, H, W), statistics (C, 1, 1)."""
     return images.to(torch.float32).div_(255).sub_(mean).div_(std)
 
 
 def check_statistics(name: str, mean: Sequence[float], std: Sequence[float]) -> None:
-    """Raise UsageError, naming the data module ``name``, unless both are three finite numbers and ``std`` above 0."""
-    for option, values in (("mean", torch.as_tensor(mean)), ("std", torch.as_tensor(std))):
-        valid = values.shape == (3,) and bool(values.isfinite().all()) and (option == "mean" or bool(values.min() > 0))
-        require(valid, f"{name}.{option}", values.tolist(), f"three finite numbers{', above 0' * (option == 'std')}")
+    """Raise UsageError, naming their owner, unless mean and std are three finite numbers each, and std is above 0."""
+    means = torch.as_tensor(mean)
+    stds = torch.as_tensor(std)
+    require(_three_finite(means), f"{name}.mean", means.tolist(), "three finite numbers")
+    valid_stds = _three_finite(stds) and bool(stds.min() > 0)
+    require(valid_stds, f"{name}.std", stds.tolist(), "three finite numbers, above 0")
+
+
+def _three_finite(values: Tensor) -> bool:
+    return values.shape == (3,) and bool(values.isfinite().all())

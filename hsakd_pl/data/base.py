@@ -1,4 +1,4 @@
-"""What every data module shares: arguments, and splits that are read, checked and parted."""
+"""The base class of all data modules: its options, and reading, checking and dividing of splits."""
 
 import os
 from pathlib import Path
@@ -30,31 +30,49 @@ class DataOptions(TypedDict, total=False):
 
 
 class ImageDataModule(BatchedDataModule):
-    """Base of all data modules; a data set of your own is a subclass with these attributes and :meth:`read`.
+    """Base class of all data modules; a new data set is a subclass with the attributes below and :meth:`read`.
 
-    Batches are uint8 images (B, 3, S, S) with int64 labels (B,), and become normalised float32 on the device.
+    Batches hold uint8 images (B, 3, S, S) and int64 labels (B,); the images are normalised to float32 on the device.
 
     Args:
         root: folder of the data set.
-        batch_size: samples of all devices together.
-        train_fraction: few-shot part of the training split, with the indices of scikit-learn's
+        batch_size: number of samples per batch, over all devices together.
+        train_fraction: fraction of the training split to train on (few-shot), with the indices of scikit-learn's
             ``StratifiedShuffleSplit(n_splits=1, test_size=1 - train_fraction, random_state=0)``.
-        val_fraction: part of the (few-shot) training split held out for validation, stratified and seeded. 0
-            is the paper's protocol: validation on the test split.
-        seed: of shuffling, augmentation and the held-out part; by default that of ``pl.seed_everything``.
-        augment: off, training images are treated like test images.
-        num_workers: processes that open images, per device; by default what the machine has.
-        predict_dir: folder whose images ``predict`` takes, turned upright as their EXIF data say.
-        on_error: what becomes of a broken image in ``predict``: a ``row`` that says so, or ``raise`` ends it.
+        val_fraction: fraction of the (few-shot) training split to hold out for validation, stratified and seeded; 0
+            validates on the test split, as in the paper.
+        seed: seed of shuffling, augmentation and the held-out part; by default that of ``pl.seed_everything``.
+        augment: augment training images; otherwise they are treated like test images.
+        num_workers: number of processes per device that open images; by default chosen for the machine.
+        predict_dir: folder of the images for ``predict``, which are turned upright as their EXIF data say.
+        on_error: ``row`` reports a broken image in ``predict`` in its row, ``raise`` ends with an error.
 
-    Raises UsageError naming the argument that is out of range.
+    Raises UsageError naming an argument that is out of range.
+
+    Examples:
+        >>> import torch
+        >>> from hsakd_pl.data.augment import PadCropFlip
+        >>> class NoiseDataModule(ImageDataModule):
+        ...     num_classes = 2
+        ...     image_size = 8
+        ...     mean = std = (0.5, 0.5, 0.5)
+        ...     train_transform = PadCropFlip(padding=1)
+        ...
+        ...     def read(self, train: bool) -> Split:
+        ...         images = torch.randint(256, (20, 3, 8, 8), dtype=torch.uint8)
+        ...         return Split(images, torch.arange(20) % 2)
+        >>> data = NoiseDataModule(batch_size=4)
+        >>> data.setup("fit")
+        >>> images, labels = next(iter(data.train_dataloader()))
+        >>> images.shape, labels.shape
+        (torch.Size([4, 3, 8, 8]), torch.Size([4]))
     """
 
     __signature__ = FullSignature()
-    folder_name: ClassVar[str] = ""  # of the data set inside root
+    folder_name: ClassVar[str] = ""  # name of the data set's folder in root
     num_classes: int
-    class_names: list[str]  # after setup
-    resize: int | None = None  # short side of a photograph before its centre is cut out; by default image_size
+    class_names: list[str]  # available after setup
+    resize: int | None = None  # short side of an image before its centre is cut out; by default image_size
 
     def __init__(
         self,
@@ -86,111 +104,120 @@ class ImageDataModule(BatchedDataModule):
         self.predict_dir = predict_dir
         self.on_error = on_error
         self.splits: dict[str, Split] = {}
-        self.known: Description | None = None
+        self.adopted: Description | None = None
 
     @property
     def folder(self) -> Path:
-        """Where the files are: ``folder_name`` in ``root``, or ``root`` itself."""
-        inner = self.root / self.folder_name
-        return inner if inner.is_dir() else self.root
+        """Return the folder of the files: ``folder_name`` in ``root`` if that exists, otherwise ``root``."""
+        subfolder = self.root / self.folder_name
+        return subfolder if subfolder.is_dir() else self.root
 
     def read(self, train: bool) -> Split:
-        """The training or the test split as it is on disk; raises UsageError if it is missing or broken."""
+        """Return the training or the test split; raise UsageError if it is missing or broken."""
         raise NotImplementedError(f"{type(self).__name__} must implement read")
 
     def read_class_names(self) -> list[str]:
-        """Names in the order of the labels; none where the data set has none, or is not there to ask."""
+        """Return the class names in label order; an empty list if the data set has none or is missing."""
         return []
 
-    def known_names(self) -> list[str]:
-        """Names of the classes in the order of the labels, those that a trained network knows first; else numbers."""
-        names = self.known.class_names if self.known else self.read_class_names()
-        return names if not isinstance(names, list) or names else [str(label) for label in range(self.num_classes)]
+    def label_names(self) -> list[str]:
+        """Return the class names in label order: those of an adopted description, of the data set, or numbers."""
+        names = self.adopted.class_names if self.adopted else self.read_class_names()
+        if isinstance(names, list) and not names:
+            return [str(label) for label in range(self.num_classes)]
+        return names
 
     @property
-    def held_out(self) -> float:
-        """Part of what ``read(train=True)`` gives that validates instead."""
+    def held_out_fraction(self) -> float:
+        """Return the fraction of the training split that :meth:`read_training` holds out for validation."""
         return self.val_fraction
 
     @property
     def validated_on(self) -> str:
-        """Which images validate."""
+        """Return a phrase for the images that validate."""
         return f"{self.val_fraction:g} of the training split" if self.val_fraction else "test split"
 
     @property
     def roles(self) -> str:
-        """What validates and what tests, in a line for the log."""
+        """Return a line for the log that says which images validate and which test."""
         if self.val_fraction:
             return f"Validating on {self.validated_on} (val_fraction)"
-        return "Validating on the test split, as the paper does (val_fraction: hold out instead)"
+        return "Validating on the test split, as the paper does (val_fraction holds out images instead)"
 
     @property
     def description(self) -> Description:
-        """What a network that learns these data has to know of them."""
+        """Return what a network trained on these data stores about them."""
         resize = self.resize or self.image_size
-        return Description(self.known_names(), self.image_size, resize, tuple(self.mean), tuple(self.std))
+        return Description(self.label_names(), self.image_size, resize, tuple(self.mean), tuple(self.std))
 
     def adopt(self, description: Description) -> None:
-        """Take over what a trained network knows of its data, in place of asking the training images.
+        """Use a trained network's description of its data in place of the training images.
 
-        Raises UsageError where those are there and have other classes.
+        Raises UsageError if training images exist and have other classes.
         """
-        found = list(self.read_class_names())
-        if found and found != description.class_names:
+        class_names = list(self.read_class_names())
+        if class_names and class_names != description.class_names:
             raise UsageError(
-                f"{type(self).__name__}: {self.folder} has the classes {shorten(found)}, the trained network has "
-                f"{shorten(description.class_names)}: name the data that it was trained for"
+                f"{type(self).__name__}: {self.folder} has the classes {shorten(class_names)}, but the trained network "
+                f"has {shorten(description.class_names)}: choose the data that it was trained on"
             )
-        self.known, self.num_classes = description, len(description.class_names)
-        self.image_size, self.resize = description.image_size, description.resize
-        self.mean, self.std = description.mean, description.std
+        self.adopted = description
+        self.num_classes = len(description.class_names)
+        self.image_size = description.image_size
+        self.resize = description.resize
+        self.mean = description.mean
+        self.std = description.std
         if self.test_transform is not None:
             self.test_transform = description.transform
 
     def setup(self, stage: str | None = None) -> None:
-        """Read what ``stage`` needs and is not there yet; UsageError if a fraction leaves a class empty."""
+        """Read what ``stage`` needs and has not been read; raise UsageError if a fraction leaves a class empty."""
         name = type(self).__name__
         check_statistics(name, self.mean, self.std)
         require(self.image_size >= 1, "image_size", self.image_size, "at least 1")
-        self.class_names = check_class_names(self.known_names(), self.num_classes, f"{name}.read_class_names()")
-        validating = stage in ("fit", "validate", None) and "val" not in self.splits
-        if validating:
+        self.class_names = check_class_names(self.label_names(), self.num_classes, f"{name}.read_class_names()")
+        needs_validation = stage in ("fit", "validate", None) and "val" not in self.splits
+        if needs_validation:
             rank_zero_info(self.roles)
-        if stage in ("fit", None) or (validating and self.held_out):
+        if stage in ("fit", None) or (needs_validation and self.held_out_fraction):
             self.read_training()
         if stage in ("test", None):
             self.read_test()
-        if validating and not self.held_out:
+        if needs_validation and not self.held_out_fraction:
             self.splits["val"] = self.read_validation()
 
-    def _read(self, train: bool) -> Split:
-        return check_split(self.read(train), self.num_classes, f"{type(self).__name__}.read(train={train})")
-
     def read_test(self) -> Split:
-        """The test split, read and checked once."""
+        """Return the test split, read and checked once."""
         if "test" not in self.splits:
             self.splits["test"] = self._read(train=False)
         return self.splits["test"]
 
     def read_validation(self) -> Split:
-        """The validation split where none is held out of the training split: the test split."""
+        """Return the validation split if none is held out of the training split: by default the test split."""
         return self.read_test()
 
     def read_training(self) -> Split:
-        """The training split without what is held out of it, read, checked and parted once."""
+        """Return the training split without its held-out part, read and checked once."""
         if "train" not in self.splits:
-            self._part(self._read(train=True))
+            self._divide(self._read(train=True))
         return self.splits["train"]
 
-    def _part(self, train: Split) -> None:
+    def _read(self, train: bool) -> Split:
+        return check_split(self.read(train), self.num_classes, f"{type(self).__name__}.read(train={train})")
+
+    def _divide(self, training: Split) -> None:
+        """Store the few-shot part of the training split, and hold out a part of that for validation."""
         if self.seed is None:
             self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         if self.train_fraction < 1:
             option = f"train_fraction={self.train_fraction}"
-            train = train.take(stratified_indices(train.targets, 1 - self.train_fraction, 0, option)[0])
-        if self.held_out:
+            few_shot, _ = stratified_indices(training.targets, 1 - self.train_fraction, 0, option)
+            training = training.take(few_shot)
+        if self.held_out_fraction:
             option = f"val_fraction={self.val_fraction}"
-            kept, held = stratified_indices(train.targets, self.held_out, self.seed, option)
-            train, self.splits["val"] = train.take(kept), train.take(held)
-        require(len(train.targets) > 1, "the training split's number of images", len(train.targets), "at least 2")
-        self.splits["train"] = train
+            kept, held_out = stratified_indices(training.targets, self.held_out_fraction, self.seed, option)
+            self.splits["val"] = training.take(held_out)
+            training = training.take(kept)
+        num_images = len(training.targets)
+        require(num_images > 1, "the training split's number of images", num_images, "at least 2")
+        self.splits["train"] = training

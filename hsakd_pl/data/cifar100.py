@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,12 +20,12 @@ from hsakd_pl.signatures import Unpack
 
 
 class CIFAR100DataModule(ImageDataModule):
-    """CIFAR-100 with the paper's augmentation: random crop with 4 pixels of padding, and flip (Sec. 4.1).
+    """CIFAR-100 with the paper's augmentation: random crops after 4 pixels of padding, and flips (Sec. 4.1).
 
     Args:
-        root: folder that holds ``cifar-100-python/``, or that folder itself, whatever its checksums; or class
-            folders ``train/<class>/`` and ``test/<class>/`` of 32 x 32 images.
-        download: fetch the data set into ``root`` with torchvision if it is not there.
+        root: folder that contains ``cifar-100-python/``, or that folder itself, with any checksums; or the folder of
+            ``train/<class>/`` and ``test/<class>/`` with 32 x 32 images.
+        download: download the data set to ``root`` with torchvision if it is missing.
 
     Other arguments: :class:`ImageDataModule`.
     """
@@ -47,7 +48,7 @@ class CIFAR100DataModule(ImageDataModule):
         self.num_classes = len(class_names_of(self.folder / "train")) or self.num_classes
 
     def prepare_data(self) -> None:
-        """Download if asked for and needed."""
+        """Download the data set if ``download`` is set and it is missing."""
         if self.download and not (self.folder / "train").exists():
             obtain("CIFAR-100", self.root, partial(CIFAR100, self.root, download=True))
 
@@ -56,28 +57,39 @@ class CIFAR100DataModule(ImageDataModule):
         if any((self.folder / file).is_file() for file in ("train", "test")):
             return _read_pickle(self.folder / name, self.num_classes)
         if class_names_of(self.folder / name):
-            paths, labels = class_folders(self.folder / name, self.known_names())
+            paths, labels = class_folders(self.folder / name, self.label_names())
             return Split(decode_images(paths, self.image_size), labels)
         raise UsageError(
-            f"no CIFAR-100 in {self.root}: point --data.init_args.root at the folder that holds "
+            f"no CIFAR-100 in {self.root}: point --data.init_args.root at the folder that contains "
             f"cifar-100-python/ (or train/ and test/ in class folders), or set --data.init_args.download true"
             f"{advice(self.root)}"
         )
 
     def read_class_names(self) -> list[str]:
-        if (meta := self.folder / "meta").is_file():
-            return check_class_names(read_entries(meta, "fine_label_names")[0], self.num_classes, meta)
-        return class_names_of(self.folder / "train")
+        meta = self.folder / "meta"
+        if not meta.is_file():
+            return class_names_of(self.folder / "train")
+        [names] = read_entries(meta, "fine_label_names")
+        return check_class_names(names, self.num_classes, meta)
 
 
 def _read_pickle(path: Path, num_classes: int) -> Split:
+    """Read images and labels from one of CIFAR's pickles; raise UsageError if they have another form."""
     data, labels = read_entries(path, "data", "fine_labels")
-    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (3072,) or not len(data):
-        found = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
-        raise UsageError(f"{path}: data is {found}, not uint8 (N, 3072): fetch the file again")
-    labels = labels.tolist() if isinstance(labels, np.ndarray) and labels.shape == (len(data),) else labels
-    listed = isinstance(labels, list | tuple) and len(labels) == len(data)
-    if not listed or not all(type(label) is int and 0 <= label < num_classes for label in labels):
-        message = f"{path}: fine_labels are not {len(data)} integers below {num_classes}: fetch the file again"
-        raise UsageError(message)
+    if not isinstance(data, np.ndarray):
+        raise UsageError(f"{path}: data is {type(data).__name__}, not uint8 (N, 3072): download the file again")
+    if data.dtype != np.uint8 or data.shape[1:] != (3072,) or len(data) == 0:
+        raise UsageError(f"{path}: data is {data.dtype} {data.shape}, not uint8 (N, 3072): download the file again")
+    if isinstance(labels, np.ndarray) and labels.ndim == 1:
+        labels = labels.tolist()
+    if not _are_labels(labels, len(data), num_classes):
+        raise UsageError(
+            f"{path}: fine_labels are not {len(data)} integers below {num_classes}: download the file again"
+        )
     return Split(torch.from_numpy(data.reshape(-1, 3, 32, 32)), torch.tensor(labels))
+
+
+def _are_labels(labels: Any, count: int, num_classes: int) -> bool:
+    if not isinstance(labels, list | tuple) or len(labels) != count:
+        return False
+    return all(type(label) is int and 0 <= label < num_classes for label in labels)

@@ -1,4 +1,4 @@
-"""What a trained network has to know of its data: the names of its classes, and how a picture becomes its input."""
+"""Describe the data that a network was trained on: the names of its classes, and how a picture becomes its input."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,11 +13,19 @@ from hsakd_pl.errors import UsageError, require
 
 @dataclass(frozen=True)
 class Description:
-    """Travels in checkpoints and exports, so that neither training images nor a data set's name are needed later.
+    """The classes and the preprocessing of a trained network, stored in checkpoints and exports.
 
-    A picture is brought to ``resize`` pixels on its short side, its central ``image_size`` x ``image_size`` is cut out,
-    and its pixels in [0, 1] are normalised by ``mean`` and ``std`` of each channel. Raises UsageError where these are
-    impossible.
+    With it, testing, prediction and export need neither the training images nor the name of the data set. A picture is
+    resized, cropped and normalised: ``(pixels / 255 - mean) / std``.
+
+    Args:
+        class_names: names of the classes in label order.
+        image_size: side of the square that is cut out of the centre.
+        resize: short side to resize to before that.
+        mean: mean of each channel, in [0, 1].
+        std: standard deviation of each channel.
+
+    Raises UsageError for impossible values.
     """
 
     class_names: list[str]
@@ -32,22 +40,27 @@ class Description:
 
     @property
     def transform(self) -> v2.Transform:
-        """PIL image of any size -> uint8 (3, image_size, image_size)."""
+        """Return the transform from a PIL image of any size to uint8 (3, image_size, image_size)."""
         return resized_center_crop(self.image_size, self.resize)
 
     def saved(self) -> dict[str, Any]:
-        """As plain data: numbers, texts and lists of them."""
-        return {name: list(each) if isinstance(each, tuple) else each for name, each in asdict(self).items()}
+        """Return the description as numbers, strings and lists of them."""
+        return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
 
 
 def read_description(content: Any, origin: str) -> Description:
-    """Read what :meth:`Description.saved` gave; raises UsageError naming ``origin`` where it is anything else."""
+    """Read what :meth:`Description.saved` returned; raise UsageError naming ``origin`` if it is anything else."""
     try:
         if not isinstance(content, Mapping):
-            raise TypeError(f"a {type(content).__name__} instead of names with values")
+            raise TypeError(f"a {type(content).__name__} instead of a mapping")
         names = check_class_names(content["class_names"], len(content["class_names"]), origin)
-        mean, std = (tuple(map(float, content[name])) for name in ("mean", "std"))
-        return Description(names, int(content["image_size"]), int(content["resize"]), mean, std)
+        return Description(
+            class_names=names,
+            image_size=int(content["image_size"]),
+            resize=int(content["resize"]),
+            mean=tuple(map(float, content["mean"])),
+            std=tuple(map(float, content["std"])),
+        )
     except (KeyError, TypeError, ValueError) as error:
         message = f"{origin} does not describe its data ({type(error).__name__}: {error}): write it again"
         raise UsageError(message) from error

@@ -10,24 +10,33 @@ from hsakd_pl.data.splits import Split, stratified_indices
 
 
 class DigitsDataModule(ImageDataModule):
-    """1,797 digits, 8 x 8 scaled to 16 x 16, 70 % for training, augmented by shifts of up to 2 pixels.
+    """1,797 digits of 8 x 8 pixels, resized to 16 x 16, 70 % of them for training, augmented by shifts of 2 pixels.
 
-    The images come with scikit-learn, so ``root`` has no effect: a config may change the data set alone.
-    Arguments: :class:`ImageDataModule`.
+    The images come with scikit-learn, so ``root`` has no effect; a configuration can switch to this data set by its
+    class alone. Arguments: :class:`ImageDataModule`.
+
+    Examples:
+        >>> data = DigitsDataModule(batch_size=64)
+        >>> data.setup("fit")
+        >>> images, labels = next(iter(data.train_dataloader()))
+        >>> images.shape, labels.shape
+        (torch.Size([64, 3, 16, 16]), torch.Size([64]))
     """
 
     num_classes = 10
     image_size = 16
     mean = (0.3056,) * 3  # of the training images, computed
     std = (0.3188,) * 3
-    train_transform = PadCropFlip(padding=2, flip=False)  # a mirrored digit is no digit
+    train_transform = PadCropFlip(padding=2, flip=False)  # a mirrored digit is not a digit
 
     def read_class_names(self) -> list[str]:
         return [str(digit) for digit in range(self.num_classes)]
 
     def read(self, train: bool) -> Split:
         digits = load_digits()
-        pixels = torch.from_numpy(digits.images / 16 * 255).round().to(torch.uint8)  # from 0..16
-        images = resize(pixels[:, None], [16, 16], antialias=True).expand(-1, 3, -1, -1).contiguous()
+        pixels = torch.from_numpy(digits.images / 16 * 255).round().to(torch.uint8)  # from levels 0..16
+        grey = resize(pixels[:, None], [16, 16], antialias=True)
+        images = grey.expand(-1, 3, -1, -1).contiguous()
         labels = torch.from_numpy(digits.target).long()
-        return Split(images, labels).take(stratified_indices(labels, 0.3, 0, "digits")[0 if train else 1])
+        training, test = stratified_indices(labels, held_out=0.3, seed=0, option="digits")
+        return Split(images, labels).take(training if train else test)

@@ -1,4 +1,4 @@
-"""What a frozen network makes of a data set's images, as a data set of its own."""
+"""Serve the features that a frozen network computes from a data set's images, as a data set."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,31 +16,33 @@ from hsakd_pl.errors import UsageError
 
 
 class FeatureDataModule(pl.LightningDataModule):
-    """Batches of features (B, D) with labels (B,), computed once for each split when they are first asked for.
+    """Batches of features (B, D) with labels (B,); the features of a split are computed once, on first use.
 
     Args:
-        images: the data set; to train on its features, ``augment`` must be off.
-        encode: makes features (B, D) of normalised images (B, 3, S, S), such as :meth:`LinearProbeModule.encode`.
+        images: data set; to train on its features, its ``augment`` must be off.
+        encode: computes features (B, D) from normalised images (B, 3, S, S), such as
+            :meth:`LinearProbeModule.encode`.
     """
 
     def __init__(self, images: ImageDataModule, encode: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.images, self.encode = images, encode
+        self.images = images
+        self.encode = encode
         self.num_classes = images.num_classes
         self._features: dict[str, Tensor] = {}
 
     @property
     def description(self) -> Description:
-        """Of the images."""
+        """Return the description of the images."""
         return self.images.description
 
     @property
     def batch_size(self) -> int:
-        """Of the data set: samples of all devices together."""
+        """Return the batch size of the data set: samples of all devices together."""
         return self.images.batch_size
 
     def prepare_data(self) -> None:
-        """Obtain the images where that is asked for."""
+        """Download the images if the data set is set to do so."""
         self.images.prepare_data()
 
     def setup(self, stage: str | None = None) -> None:
@@ -49,52 +51,54 @@ class FeatureDataModule(pl.LightningDataModule):
         self.images.setup(stage)
 
     def state_dict(self) -> dict[str, Any]:
-        """That of the images."""
+        """Return the state of the images' data module."""
         return self.images.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Give the images theirs back."""
+        """Restore the state of the images' data module."""
         self.images.load_state_dict(state_dict)
 
     @torch.no_grad()
     def features(self, split: str) -> Tensor:
-        """Features (N, D) of a split's images without augmentation, on the trainer's device, all on every device."""
+        """Return features (N, D) of a split's images without augmentation, all of them on every device."""
         if split not in self._features:
             self.images.trainer = self.trainer
             device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
-            batches = self.images.plain_loader(self.images.splits[split], everywhere=True)
-            shown = tracked(batches, len(batches), f"Encoding the {split} images")
-            inputs = (self.images.on_after_batch_transfer((images.to(device), None), 0)[0] for images, _ in shown)
-            self._features[split] = torch.cat([self.encode(images) for images in inputs])
+            loader = self.images.plain_loader(self.images.splits[split], on_every_device=True)
+            features = []
+            for images, labels in tracked(loader, len(loader), f"Encoding the {split} images"):
+                normalised, _ = self.images.on_after_batch_transfer((images.to(device), labels), 0)
+                features.append(self.encode(normalised))
+            self._features[split] = torch.cat(features)
         return self._features[split]
 
     def targets(self, split: str) -> Tensor:
-        """Labels (N,) of a split."""
+        """Return the labels (N,) of a split."""
         return self.images.splits[split].targets
 
     def train_dataloader(self) -> ResumableLoader:
-        """Shuffled batches of the training split's features; UsageError where its images are augmented."""
+        """Return shuffled batches of the training split's features; raise UsageError if its images are augmented."""
         if self.images.augment:
-            raise UsageError("features are made once of each image: set augment to false, or train on the images")
+            raise UsageError("features are computed once per image: set augment to false, or train on the images")
         return self._loader("train", shuffle=True)
 
     def val_dataloader(self) -> ResumableLoader:
-        """Batches of the validation split's features, each sample once over all devices."""
+        """Return batches of the validation split's features; each sample is on exactly one device."""
         return self._loader("val")
 
     def test_dataloader(self) -> ResumableLoader:
-        """Batches of the test split's features, each sample once over all devices."""
+        """Return batches of the test split's features; each sample is on exactly one device."""
         return self._loader("test")
 
     def predict_dataloader(self) -> ResumableLoader:
-        """Images below ``predict_dir``, as the data set gives them."""
+        """Return batches of the images below ``predict_dir``."""
         return self.images.predict_dataloader()
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Normalise images; features pass through untouched."""
+        """Normalise images; leave features unchanged."""
         return self.images.on_after_batch_transfer(batch, dataloader_idx)
 
     def _loader(self, split: str, shuffle: bool = False) -> ResumableLoader:
         features = self.features(split)
-        resident = ResidentTensors(features, self.targets(split).to(features.device))
-        return ResumableLoader(resident.make_batches, self.images.make_sampler(len(features), shuffle))
+        source = ResidentTensors(features, self.targets(split).to(features.device))
+        return ResumableLoader(source, self.images.make_sampler(len(features), shuffle))

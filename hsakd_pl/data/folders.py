@@ -1,4 +1,4 @@
-"""What data sets in class folders share."""
+"""The base class of data sets in class folders."""
 
 from torchvision.transforms import v2
 
@@ -9,31 +9,42 @@ from hsakd_pl.data.splits import Split
 from hsakd_pl.data.walk import class_folders, class_names_of, visible
 from hsakd_pl.errors import UsageError
 
-# The statistics that torchvision's weights were trained with
+# The statistics of ImageNet that torchvision's weights were trained with
 MEAN: tuple[float, ...] = (0.485, 0.456, 0.406)
 STD: tuple[float, ...] = (0.229, 0.224, 0.225)
 
 
 class ClassFolderDataModule(ImageDataModule):
-    """Base of data sets in ``train/<class>/`` and, for testing, ``val/<class>/``, with ImageNet's statistics."""
+    """Base class of data sets in ``train/<class>/`` and, for testing, ``val/<class>/``, with ImageNet's statistics."""
 
-    mean, std = MEAN, STD
+    mean = MEAN
+    std = STD
 
     def use_size(self, image_size: int, resize: int, train_transform: PadCropFlip | v2.Transform) -> None:
-        """Test on the central ``image_size`` pixels after bringing the short side to ``resize``."""
-        self.image_size, self.resize = image_size, resize
-        self.train_transform, self.test_transform = train_transform, resized_center_crop(image_size, resize)
+        """Set the size of the images, and the transforms for training and testing.
+
+        Args:
+            image_size: side of the images.
+            resize: short side to resize to before the centre is cut out for testing.
+            train_transform: transform for training.
+        """
+        self.image_size = image_size
+        self.resize = resize
+        self.train_transform = train_transform
+        self.test_transform = resized_center_crop(image_size, resize)
 
     def read(self, train: bool) -> Split:
         folder = self.folder / ("train" if train else "val")
         if any(visible(archive.name) for archive in folder.glob("*.tar")):
-            raise UsageError(f"{folder} still holds archives, so it was unpacked in part: remove it, start again")
+            raise UsageError(
+                f"{folder} still contains archives, so it was unpacked only in part: remove it and start again"
+            )
         if not class_names_of(folder):
             raise UsageError(
-                f"{folder} is missing or holds no class folders: point --data.init_args.root at the data set's "
+                f"{folder} is missing or contains no class folders: point --data.init_args.root at the data set's "
                 f"folder, or extract its archive again, completely{advice(self.root)}"
             )
-        return Split(*class_folders(folder, self.known_names()))
+        return Split(*class_folders(folder, self.label_names()))
 
     def read_class_names(self) -> list[str]:
         return class_names_of(self.folder / "train")

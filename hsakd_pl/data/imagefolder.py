@@ -1,4 +1,4 @@
-"""Class folders of any images of one's own."""
+"""Class folders of images of any size, format and mode."""
 
 from collections.abc import Sequence
 from functools import cached_property, partial
@@ -21,32 +21,36 @@ from hsakd_pl.signatures import Unpack
 
 
 class ImageFolderDataModule(ClassFolderDataModule):
-    """Your images in class folders, of any sizes, formats and modes, brought to one size.
+    """Images in class folders, of any size, format and mode.
 
-    ``root`` holds ``train/<class>/`` with ``val/`` (or ``valid/``) and ``test/``, or with one of them, which then both
-    validates, as in the paper, and tests; or the class folders themselves, of which ``val_fraction``, the same images
-    whatever the seed, validates and tests. Pictures are turned upright as their EXIF data say, and what is transparent
-    in them is white. To test, the short side is brought to ``image_size`` and the central square is cut out.
+    ``root`` contains ``train/<class>/`` and one or both of ``val/<class>/`` (or ``valid/``) and ``test/<class>/``; a
+    single one serves for validation, as in the paper, and for testing. If ``root`` contains the class folders
+    themselves, ``val_fraction`` of the images, the same for every seed, are held out for both. Pictures are turned
+    upright as their EXIF data say, and transparent pixels are white. For testing, the short side is resized to
+    ``image_size`` and the central square is cut out.
 
     Args:
         root: folder of the splits, or of the classes.
         image_size: side of the network's input; 32 or 64 suits the networks for CIFAR, 224 those for ImageNet.
-        mean: of each channel in [0, 1]; ``imagenet`` for the numbers that go with published weights; ``auto`` measures
-            the training images at their size in tests, once: the numbers are stored beside the data and in checkpoints.
-        std: of each channel, where ``mean`` gives numbers.
-        augmentation: ``crop`` pads by an eighth of the size and cuts a random square out; ``resized_crop`` is
-            ImageNet's recipe (tests then cut the centre out of 256/224 of the size); ``none``; or a class path of a
-            torchvision transform, which takes the opened picture (PIL, RGB, any size). What it makes of another size
-            is then brought to size as in tests.
-        flip: whether ``crop`` and ``resized_crop`` mirror half of the images.
-        resident_mib: a split of at most so many MiB at its final size is decoded once and kept on the device; files of
-            a larger one, and those of ``resized_crop`` and transforms, are opened by workers in every epoch. The
-            batches are the same.
+        mean: mean of each channel, in [0, 1]; ``imagenet`` for the statistics of published weights; ``auto`` measures
+            the training images as resized for testing, once: the result is stored next to the data and in checkpoints.
+        std: standard deviation of each channel, if ``mean`` is three numbers.
+        augmentation: ``crop`` pads by an eighth of the size and crops randomly; ``resized_crop`` is ImageNet's random
+            resized crop (tests then cut the centre out of 256/224 of the size); ``none``; or the class path of a
+            torchvision transform that takes an opened picture (PIL, RGB, any size); its output is resized as in tests.
+        flip: mirror half of the images in ``crop`` and ``resized_crop``.
+        resident_mib: largest size in MiB of a resized split that is decoded once and kept on the device; files of a
+            larger split, or with ``resized_crop`` or a transform, are opened by workers in every epoch. The batches are
+            equal.
 
     Other arguments: :class:`ImageDataModule`.
+
+    Examples:
+        >>> data = ImageFolderDataModule("pictures", image_size=32, val_fraction=0.2)  # doctest: +SKIP
+        >>> trainer.fit(BaselineModule("resnet20", num_classes=data.num_classes), data)  # doctest: +SKIP
     """
 
-    mean: tuple[float, ...] = ()  # until it is measured
+    mean: tuple[float, ...] = ()  # empty until it is measured
     std: tuple[float, ...] = ()
 
     def __init__(
@@ -64,137 +68,156 @@ class ImageFolderDataModule(ClassFolderDataModule):
         largest = int(MAX_PIXELS**0.5)
         require(1 <= image_size <= largest, "image_size", image_size, f"from 1 to {largest}")
         require(resident_mib >= 0, "resident_mib", resident_mib, "at least 0")
-        self.resident_mib, self.measures = resident_mib, mean == "auto"
+        self.resident_mib = resident_mib
+        self.measures_statistics = mean == "auto"
         self._use_statistics(mean, std)
         resize = image_size * 256 // 224 if augmentation == "resized_crop" else image_size
-        self.use_size(image_size, resize, self._augmentation(augmentation, image_size, flip))
+        self.use_size(image_size, resize, self._train_transform(augmentation, image_size, flip))
 
     def _use_statistics(self, mean: Any, std: Any) -> None:
         if not isinstance(mean, str):
-            require(std is not None and not isinstance(std, str), "std", std, "three numbers too, since mean is")
+            require(std is not None and not isinstance(std, str), "std", std, "three numbers if mean is")
             check_statistics(type(self).__name__, mean, std)
-            self.mean, self.std = tuple(mean), tuple(std)
+            self.mean = tuple(mean)
+            self.std = tuple(std)
             return
         require(mean in ("auto", "imagenet"), "mean", mean, "auto, imagenet or three numbers")
-        require(std in (None, mean), "std", std, f"left out, or mean be three numbers: it is {mean}")
+        require(std in (None, mean), "std", std, f"left out with mean {mean}")
         if mean == "imagenet":
-            self.mean, self.std = MEAN, STD
+            self.mean = MEAN
+            self.std = STD
 
-    def _augmentation(self, augmentation: Any, size: int, flip: bool) -> PadCropFlip | v2.Transform:
+    def _train_transform(self, augmentation: Any, size: int, flip: bool) -> PadCropFlip | v2.Transform:
         if not isinstance(augmentation, str):
             require(callable(augmentation), "augmentation", augmentation, "a transform, or the name of one")
             return v2.Compose([augmentation, resized_center_crop(size, size)])
-        known = {
-            "crop": PadCropFlip(size // 8, flip),  # CIFAR's 4 of 32
+        transforms = {
+            "crop": PadCropFlip(padding=size // 8, flip=flip),  # as CIFAR's 4 pixels for images of 32
             "resized_crop": random_resized_crop(size, flip),
-            "none": PadCropFlip(0, flip=False),
+            "none": PadCropFlip(padding=0, flip=False),
         }
-        meaning = f"{', '.join(known)}, or the class path of a torchvision.transforms.v2 transform"
-        require(augmentation in known, "augmentation", augmentation, meaning)
-        self.augment &= augmentation != "none"
-        return known[augmentation]
+        meaning = f"{', '.join(transforms)}, or the class path of a torchvision.transforms.v2 transform"
+        require(augmentation in transforms, "augmentation", augmentation, meaning)
+        if augmentation == "none":
+            self.augment = False
+        return transforms[augmentation]
 
     @cached_property
     def num_classes(self) -> int:  # type: ignore[override]
-        """Number of class folders; raises UsageError where there are not at least two."""
-        return len(self._checked_names())
+        """Return the number of class folders; raise UsageError if there are fewer than two."""
+        return len(self._checked_class_names())
 
     @cached_property
-    def found(self) -> Layout:
-        """Where ``root`` keeps its splits, looked for once."""
+    def layout(self) -> Layout:
+        """Return the folders of the splits in ``root``."""
         return find_layout(self.root)
 
-    def _checked_names(self) -> list[str]:
-        if not (names := self.read_class_names()):
+    def _checked_class_names(self) -> list[str]:
+        names = self.read_class_names()
+        if not names:
             raise UsageError(
-                f"{self.root} holds no class folders: point --data.init_args.root at a folder with train/<class>/ and "
-                f"val/<class>/ or test/<class>/, or with <class>/ and --data.init_args.val_fraction{self._inner()}"
+                f"{self.root} contains no class folders: point --data.init_args.root at a folder with train/<class>/ "
+                "and val/<class>/ or test/<class>/, or with <class>/ and --data.init_args.val_fraction"
+                f"{self._suggested_root()}"
             )
         if len(names) < 2:
             raise UsageError(
-                f"{self.found.train} holds one class, {names[0]}: a classifier needs at least two{self._inner()}"
+                f"{self.layout.train} contains one class, {names[0]}: a classifier needs at least two"
+                f"{self._suggested_root()}"
             )
         return names
 
-    def _inner(self) -> str:
-        """Point to a folder in ``root`` that looks like the one that is meant."""
-        inner = [self.root / name for name in class_names_of(self.root)]
-        meant = [folder for folder in inner if find_layout(folder).train]
-        return f" ({meant[0]} looks like what is meant)" if meant else ""
+    def _suggested_root(self) -> str:
+        """Return a hint at a folder in ``root`` that has a training folder; an empty string if there is none."""
+        for name in class_names_of(self.root):
+            if find_layout(self.root / name).train:
+                return f" ({self.root / name} looks like the folder you want)"
+        return ""
 
     def read_class_names(self) -> list[str]:
-        return class_names_of(self.found.train) if self.found.train else []
+        return class_names_of(self.layout.train) if self.layout.train else []
 
-    def _layout(self) -> Layout:
-        """Where the splits are; raises UsageError where val_fraction is missing, or what it would hold out is there."""
-        found = self.found
-        if found.val and self.val_fraction:
-            raise UsageError(f"val_fraction: {found.val} validates and {found.test} tests: leave it out")
-        if found.train and not found.test and not self.val_fraction:
-            self._checked_names()
+    def _checked_layout(self) -> Layout:
+        """Return the layout; raise UsageError if val_fraction is missing, or set although there is a folder for it."""
+        layout = self.layout
+        if layout.val and self.val_fraction:
+            raise UsageError(f"val_fraction: {layout.val} validates and {layout.test} tests: leave val_fraction out")
+        if layout.train and not layout.test and not self.val_fraction:
+            self._checked_class_names()
             raise UsageError(
                 f"{self.root} has no val/, valid/ or test/ with class folders to validate and test on: add one, or set "
-                f"--data.init_args.val_fraction (0.2 holds out a fifth of the images){self._inner()}"
+                "--data.init_args.val_fraction (0.2 holds out a fifth of the images)"
+                f"{self._suggested_root()}"
             )
-        return found
+        return layout
 
     @property
-    def held_out(self) -> float:
-        return self.val_fraction if self._layout().test else 0.0
+    def held_out_fraction(self) -> float:
+        return self.val_fraction if self._checked_layout().test else 0.0
 
     @property
     def validated_on(self) -> str:
-        return "validation folder" if self._layout().val else super().validated_on
+        return "validation folder" if self._checked_layout().val else super().validated_on
 
     @property
     def roles(self) -> str:
-        found, part = self._layout(), f"{self.val_fraction:g} of the images in"
-        if found.val:
-            return f"Validating on {found.val}, testing on {found.test}"
-        if not found.test:
-            return f"Validating and testing on {part} {self.root} (val_fraction)"
+        layout = self._checked_layout()
+        held_out = f"{self.val_fraction:g} of the images in"
+        if layout.val:
+            return f"Validating on {layout.val}, testing on {layout.test}"
+        if not layout.test:
+            return f"Validating and testing on {held_out} {self.root} (val_fraction)"
         if self.val_fraction:
-            return f"Validating on {part} {found.train} (val_fraction), testing on {found.test}"
+            return f"Validating on {held_out} {layout.train} (val_fraction), testing on {layout.test}"
         return (
-            f"Validating and testing on {found.test}, as the paper does (val_fraction: hold out some of train/ instead)"
+            f"Validating and testing on {layout.test}, as the paper does "
+            "(val_fraction holds out images of train/ instead)"
         )
 
     def read(self, train: bool) -> Split:
-        found, names = self._layout(), self.known_names()
-        if found.test and not train:
-            return Split(*class_folders(found.test, names))
-        if not found.train:
+        layout = self._checked_layout()
+        names = self.label_names()
+        if layout.test and not train:
+            return Split(*class_folders(layout.test, names))
+        if not layout.train:
             raise UsageError(f"{self.root} has no train/ with class folders: set --data.init_args.root")
-        whole = Split(*class_folders(found.train, names))
-        if found.test:
-            return whole
-        kept, held = stratified_indices(whole.targets, self.val_fraction, 0, f"val_fraction={self.val_fraction}")
-        return whole.take(kept if train else held)
+        split = Split(*class_folders(layout.train, names))
+        if layout.test:
+            return split
+        option = f"val_fraction={self.val_fraction}"
+        kept, held_out = stratified_indices(split.targets, self.val_fraction, 0, option)
+        return split.take(kept if train else held_out)
 
     def read_validation(self) -> Split:
-        if not (folder := self._layout().val):
+        folder = self._checked_layout().val
+        if not folder:
             return super().read_validation()
-        return check_split(Split(*class_folders(folder, self.known_names())), self.num_classes, str(folder))
+        return check_split(Split(*class_folders(folder, self.label_names())), self.num_classes, str(folder))
 
     def prepare_data(self) -> None:
-        """Measure mean and std where that is asked for, in one process for all."""
-        if self.measures and not self.mean:
-            train = self.read_training()
-            paths, size = [*map(str, train.images)], self.image_size
-            batches = partial(self.plain_loader, train, everywhere=True)
-            self.mean, self.std = measure_once(self.root, paths, (size, self.resize or size), batches)
+        """Measure mean and std if ``mean`` is ``auto``, in one process for all."""
+        if self.measures_statistics and not self.mean:
+            training = self.read_training()
+            paths = [str(path) for path in training.images]
+            geometry = (self.image_size, self.resize or self.image_size)
+            make_loader = partial(self.plain_loader, training, on_every_device=True)
+            self.mean, self.std = measure_once(self.root, paths, geometry, make_loader)
 
     def setup(self, stage: str | None = None) -> None:
-        self.prepare_data()  # where Lightning did not call it
+        self.prepare_data()  # Lightning calls it in fit, but not if setup is called directly
         super().setup(stage)
 
     def state_dict(self) -> dict[str, Any]:
-        """What was measured."""
-        return {"mean": list(self.mean), "std": list(self.std)} if self.measures else {}
+        """Return the mean and std if they were measured."""
+        return {"mean": list(self.mean), "std": list(self.std)} if self.measures_statistics else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with what was measured when the run began."""
-        if self.measures and self.mean != (mean := tuple(state_dict["mean"])):
+        """Keep the mean and std that were measured when the run began."""
+        if not self.measures_statistics:
+            return
+        mean = tuple(state_dict["mean"])
+        if self.mean != mean:
             rank_zero_info("Mean and std stay those that the run began with")
-            self.mean, self.std = mean, tuple(state_dict["std"])
+            self.mean = mean
+            self.std = tuple(state_dict["std"])
             self._statistics_on.clear()

@@ -14,16 +14,16 @@ from hsakd_pl.signatures import Unpack
 
 
 class ImageNetDataModule(ClassFolderDataModule):
-    """Class folders, opened in worker processes: random resized crops to train on, the centre to test on.
+    """ImageNet: random resized crops for training, the centre for testing; worker processes open the files.
 
-    Photographs are turned upright as their EXIF data say, and what is transparent in them is white.
+    Photographs are turned upright as their EXIF data say, and transparent pixels are white.
 
     Args:
-        root: folder with ``train/<class>/`` and ``val/<class>/``, which is for testing, or with the archives
+        root: folder with ``train/<class>/`` and, for testing, ``val/<class>/``; or with the archives
             ``ILSVRC2012_*.tar`` and the devkit, which torchvision then unpacks there.
-        image_size: side of the crops; evaluation first takes the short side to 256/224 of it.
-        decode_on_device: workers read files, the device decodes and crops: on NVIDIA GPUs with nvJPEG, for hosts with
-            too few cores. The pixels are those of another decoder: evaluate with the one that you trained with.
+        image_size: side of the crops; for testing, the short side is first resized to 256/224 of it.
+        decode_on_device: decode and crop on the device (NVIDIA GPUs with nvJPEG), for hosts with too few cores; workers
+            only read files. Pixels differ slightly between decoders: evaluate with the decoder used in training.
 
     Other arguments: :class:`ImageDataModule`.
     """
@@ -43,7 +43,7 @@ class ImageNetDataModule(ClassFolderDataModule):
         self.decode_on_device = decode_on_device
 
     def prepare_data(self) -> None:
-        """Unpack the original archives where the class folders are not there yet."""
+        """Unpack the original archives if the class folders do not exist yet."""
         if (self.root / ARCHIVE_META["devkit"][0]).is_file():
             for split in ("train", "val"):
                 if not (self.root / split).is_dir():

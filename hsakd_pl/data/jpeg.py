@@ -1,5 +1,6 @@
-"""JPEGs decoded on the device: by nvJPEG on an NVIDIA GPU, by libjpeg-turbo on a CPU. Workers only read files."""
+"""Decode JPEGs on the device, by nvJPEG on an NVIDIA GPU or libjpeg-turbo on a CPU; workers only read files."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,77 +13,95 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from hsakd_pl.data.images import check_pixels, header, open_image, orientation
 from hsakd_pl.data.loader import Batch
-from hsakd_pl.data.sources import TransformedBatches, WorkerBatches
+from hsakd_pl.data.sources import BatchKey, TransformedBatches, WorkerBatches
 from hsakd_pl.errors import UsageError
 
 
 def read_image(path: str, size: int = 224) -> Tensor:
-    """uint8: the bytes (n,) of a JPEG in colour that stands upright, or the pixels (3, H, W) of any other image.
+    """Return the bytes (n,) of an upright RGB JPEG, or the pixels (3, H, W) of any other image, both uint8.
 
     Raises UsageError as :func:`open_image` does.
     """
     with header(path) as image:
         check_pixels(image, size)
-        if (image.format, image.mode) == ("JPEG", "RGB") and orientation(image) == 1:  # decoders leave it as stored
+        is_upright = orientation(image) == 1  # decoders on the device ignore the orientation
+        if image.format == "JPEG" and image.mode == "RGB" and is_upright:
             return torch.from_numpy(np.fromfile(path, np.uint8))
     return pil_to_tensor(open_image(path, size))
 
 
 def decode_jpegs(jpegs: list[Tensor], device: torch.device) -> list[Tensor]:
-    """Bytes (n,) of each JPEG -> uint8 (3, H, W) on ``device``; RuntimeError where one cannot be decoded."""
-    return torchvision.io.decode_jpeg(jpegs, torchvision.io.ImageReadMode.RGB, device=device) if jpegs else []
+    """Decode the bytes (n,) of each JPEG to uint8 (3, H, W) on a device; raise RuntimeError if one is broken."""
+    if not jpegs:
+        return []
+    return torchvision.io.decode_jpeg(jpegs, torchvision.io.ImageReadMode.RGB, device=device)
 
 
 class FileBatches(Dataset[Any]):
-    """(epoch, indices) -> what :func:`read_image` gives for each file, in one tensor, with shapes and errors.
+    """Contents of a batch's files, read but not decoded.
 
-    One tensor, since each that a worker sends takes one of the few file descriptors of the process that receives it.
+    The item of (epoch, indices) is ``((content, shapes), errors)``, where ``content`` (n,) concatenates what
+    :func:`read_image` returns for each file. A tensor per file would need a file descriptor per file in the process
+    that receives the batch.
     """
 
     def __init__(self, batches: TransformedBatches) -> None:
         self.batches = batches
 
-    def __getitem__(self, key: tuple[int, list[int]]) -> Any:
+    def __getitem__(self, key: BatchKey) -> Any:
+        _, indices = key
         errors: list[str] = []
         try:
-            images = list(self.batches.opened(key[1], read_image, errors))
+            images = list(self.batches.opened(indices, read_image, errors))
         except UsageError as error:
             return error
-        flat = torch.cat([torch.empty(0, dtype=torch.uint8), *(image.flatten() for image in images)])
-        return (flat, [tuple(image.shape) for image in images]), errors
+        no_content = torch.empty(0, dtype=torch.uint8)  # torch.cat needs at least one tensor
+        content = torch.cat([no_content, *(image.flatten() for image in images)])
+        shapes = [tuple(image.shape) for image in images]
+        return (content, shapes), errors
 
 
 class DeviceDecodedBatches:
-    """Batches whose files ``num_workers`` processes read, and which ``device`` decodes and transforms.
+    """Batches whose files worker processes read, and which a device decodes and transforms.
 
-    Random numbers are those of ``batches``, whose workers do it all; pixels differ as decoders and resizing on a device
-    round otherwise. What a device cannot decode, PIL does. Raises UsageError where torchvision was built without it.
+    Random numbers are those of ``batches`` in workers; pixels differ slightly, since decoders and resizing on a device
+    round differently. PIL decodes what the device cannot decode.
+
+    Args:
+        batches: opens and transforms images.
+        num_workers: number of processes that read files.
+        device: device that decodes and transforms.
+
+    Raises UsageError if torchvision has no JPEG decoder for the device.
     """
 
     def __init__(self, batches: TransformedBatches, num_workers: int, device: torch.device) -> None:
-        self.batches, self.device = batches, device
+        self.batches = batches
+        self.device = device
         self.files = WorkerBatches(FileBatches(batches), num_workers, pin_memory=False)
+        black = torch.zeros(3, 8, 8, dtype=torch.uint8)
         try:
-            decode_jpegs([torchvision.io.encode_jpeg(torch.zeros(3, 8, 8, dtype=torch.uint8))], device)
+            decode_jpegs([torchvision.io.encode_jpeg(black)], device)
         except (AttributeError, RuntimeError) as error:
             reason = str(error).partition("\n")[0]
             raise UsageError(f"decode_on_device: no JPEG decoder for {device} ({reason}): set it to false") from error
 
     def make_batches(self, epoch: int, order: list[Tensor]) -> Iterator[Batch]:
-        """Yield the batch of every index tensor in ``order``; raises UsageError for a broken image."""
-        read = self.files.make_batches(epoch, order)
-        for batch, ((flat, shapes), errors) in zip(order, read, strict=True):
-            indices = batch.tolist()
-            sizes = [torch.Size(shape).numel() for shape in shapes]
-            images = [piece.view(shape) for piece, shape in zip(flat.split(sizes), shapes, strict=True)]
-            found = self._decoded(indices, images, errors)
-            yield self.batches.transformed(epoch, indices, found, self.device), self.batches.targets(indices, errors)
+        """Yield the batch of every index tensor in ``order``; raise UsageError for a broken image."""
+        file_batches = self.files.make_batches(epoch, order)
+        for batch_indices, ((content, shapes), errors) in zip(order, file_batches, strict=True):
+            indices = batch_indices.tolist()
+            sizes = [math.prod(shape) for shape in shapes]
+            files = [part.view(shape) for part, shape in zip(content.split(sizes), shapes, strict=True)]
+            images = self._decoded(indices, files, errors)
+            yield self.batches.transformed(epoch, indices, images, self.device), self.batches.targets(indices, errors)
 
-    def _decoded(self, indices: list[int], images: list[Tensor], errors: list[str]) -> list[Any]:
-        jpegs = [image for image in images if image.ndim == 1]
+    def _decoded(self, indices: list[int], files: list[Tensor], errors: list[str]) -> list[Any]:
+        """Replace the JPEGs, which are one-dimensional, by their pixels; the other images are decoded already."""
+        jpegs = [file for file in files if file.ndim == 1]
         try:
             decoded = iter(decode_jpegs(jpegs, self.device))
         except RuntimeError:
             errors.clear()
             return list(self.batches.opened(indices, open_image, errors))
-        return [next(decoded) if image.ndim == 1 else image for image in images]
+        return [next(decoded) if file.ndim == 1 else file for file in files]

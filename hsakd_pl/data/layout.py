@@ -1,4 +1,4 @@
-"""Where a folder keeps the class folders of its splits."""
+"""Find the class folders of each split in a data set's folder."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -6,11 +6,11 @@ from typing import NamedTuple
 from hsakd_pl.data.walk import class_names_of
 from hsakd_pl.errors import UsageError
 
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}  # by name, in any case
+SPLIT_OF_FOLDER = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}  # in lower case
 
 
 class Layout(NamedTuple):
-    """Folders of class folders: ``train``, ``test``, and ``val`` where validation has a folder of its own beside it."""
+    """Folders that contain class folders: for training, for validation if that is not the test folder, for testing."""
 
     train: Path | None
     val: Path | None
@@ -18,24 +18,30 @@ class Layout(NamedTuple):
 
 
 def find_layout(root: Path) -> Layout:
-    """Look for ``train/``, ``val/`` (or ``valid/``) and ``test/``; without any of them ``root`` itself is ``train``.
+    """Find ``train/``, ``val/`` (or ``valid/``) and ``test/`` in ``root``; without any of them, ``root`` is ``train``.
 
-    Raises UsageError where two folders would be the same split.
+    Raises UsageError if two folders are the same split.
     """
-    found: dict[str, Path] = {}
+    folders: dict[str, Path] = {}
     names = class_names_of(root)
     for name in names:
-        if (split := SPLITS.get(name.lower())) and class_names_of(root / name):
-            if split in found:
-                raise UsageError(f"{found[split]} and {root / name} would both be the {split} split: keep one of them")
-            found[split] = root / name
-    if not found and any(name.lower() not in SPLITS for name in names):
-        return Layout(root, None, None)
-    train, val, test = (found.get(split) for split in ("train", "val", "test"))
-    return Layout(train, val, test) if test else Layout(train, None, val)
+        split = SPLIT_OF_FOLDER.get(name.lower())
+        if split is None or not class_names_of(root / name):
+            continue
+        if split in folders:
+            raise UsageError(f"{folders[split]} and {root / name} are both the {split} split: keep one of them")
+        folders[split] = root / name
+    has_classes = any(name.lower() not in SPLIT_OF_FOLDER for name in names)
+    if not folders and has_classes:
+        return Layout(train=root, val=None, test=None)
+    if "test" in folders:
+        return Layout(folders.get("train"), folders.get("val"), folders["test"])
+    return Layout(folders.get("train"), val=None, test=folders.get("val"))
 
 
 def advice(root: Path) -> str:
-    """What the error of another data set adds where ``root`` holds class folders."""
+    """Return a hint for another data set's error if ``root`` contains class folders; otherwise an empty string."""
     train = find_layout(root).train
-    return f"; {train} looks like class folders of your own, which ImageFolderDataModule takes" if train else ""
+    if train is None:
+        return ""
+    return f"; {train} contains class folders: ImageFolderDataModule can read them"

@@ -1,32 +1,43 @@
 """A loader that Lightning can stop and resume in the middle of an epoch."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from hsakd_pl.data.sampler import GlobalBatchSampler
 from hsakd_pl.errors import UsageError
 
-ORDER = ("num_samples", "batch_size", "seed")  # what decides which images a batch has
+SAMPLER_STATE = ("num_samples", "batch_size", "seed")  # attributes of the sampler that decide which images a batch has
 Batch = tuple[Tensor, Tensor | list[tuple[str, str]]]  # uint8 images (B, 3, S, S) with labels (B,) or (path, error)
 
 
-class ResumableLoader:
-    """Batches in the order of ``sampler``, made by ``make_batches(epoch, list of index tensors)``.
+class BatchSource(Protocol):
+    """Make the batches of an epoch."""
 
-    Deliberately no ``torch.utils.data.DataLoader``: Lightning would put a sampler of its own into that.
+    def make_batches(self, epoch: int, order: list[Tensor]) -> Iterator[Batch]:
+        """Yield the batch of every index tensor in ``order``."""
+
+
+class ResumableLoader:
+    """Iterate over the batches of ``source`` in the order of ``sampler``.
+
+    This is deliberately not a ``torch.utils.data.DataLoader``, whose sampler Lightning would replace.
     Lightning calls ``sampler.set_epoch`` before every epoch and stores ``state_dict`` in its checkpoints.
+
+    Args:
+        source: makes the batches.
+        sampler: yields the indices of each batch.
+        with_indices: append the samples' indices (B,) to every batch.
     """
 
-    def __init__(
-        self, make_batches: Callable[[int, list[Tensor]], Iterator[Batch]], sampler: GlobalBatchSampler
-    ) -> None:
-        self.make_batches = make_batches
-        self.sampler = self.batch_sampler = sampler  # Lightning looks at either name
-        self.indexed = False  # whether batches end in the samples' indices
+    def __init__(self, source: BatchSource, sampler: GlobalBatchSampler, with_indices: bool = False) -> None:
+        self.source = source
+        self.sampler = sampler
+        self.batch_sampler = sampler  # Lightning looks for either name
+        self.with_indices = with_indices
         self._yielded = 0
         self._resumed_epoch: int | None = None
 
@@ -40,25 +51,29 @@ class ResumableLoader:
             self._yielded = 0
         self._resumed_epoch = None
         order = list(islice(self.sampler, self._yielded, None))
-        for indices, batch in zip(order, self.make_batches(epoch, order), strict=True):
+        for indices, batch in zip(order, self.source.make_batches(epoch, order), strict=True):
             self._yielded += 1
-            yield (*batch, indices) if self.indexed else batch
+            yield (*batch, indices) if self.with_indices else batch
 
     def state_dict(self) -> dict[str, int]:
-        """Epoch and number of batches handed out in it, and of what; what workers have prefetched does not count."""
-        order = {name: getattr(self.sampler, name) for name in ORDER}
-        return {"epoch": self.sampler.epoch, "batches": self._yielded, **order}
+        """Return the epoch, the number of batches yielded in it, and what decides their content.
+
+        Batches that workers have prefetched do not count.
+        """
+        sampler_state = {name: getattr(self.sampler, name) for name in SAMPLER_STATE}
+        return {"epoch": self.sampler.epoch, "batches": self._yielded} | sampler_state
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Start the stored epoch, if that is the one asked for next, after the stored number of batches.
+        """Skip the batches that were yielded before, if the stored epoch is the next one.
 
-        Raises UsageError where those batches were of other data.
+        Raises UsageError if those batches came from other data.
         """
         self._resumed_epoch = state["epoch"]
         self._yielded = state["batches"]
-        for name in ORDER:
-            old, new = state.get(name), getattr(self.sampler, name)
-            if old not in (None, new) and 0 < self._yielded < math.ceil(state["num_samples"] / state["batch_size"]):
+        for name in SAMPLER_STATE:
+            current = getattr(self.sampler, name)
+            stored = state.get(name, current)
+            if stored != current and 0 < self._yielded < math.ceil(state["num_samples"] / state["batch_size"]):
                 raise UsageError(
-                    f"the epoch that is resumed was begun with {name} {old}, not {new}: finish it with the same data"
+                    f"the epoch that is resumed began with {name} {stored}, not {current}: finish it with the same data"
                 )

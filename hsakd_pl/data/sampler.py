@@ -1,4 +1,4 @@
-"""The order of an epoch, cut into global batches and dealt out to the devices."""
+"""Cut the order of an epoch into global batches and divide them among the devices."""
 
 import math
 from collections.abc import Iterator
@@ -7,20 +7,33 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hsakd_pl.data.seeding import ORDER, seeded_generator
+from hsakd_pl.data.seeding import SHUFFLING, seeded_generator
 from hsakd_pl.errors import UsageError
 
 
 @dataclass(eq=False)
 class GlobalBatchSampler:
-    """Batches of sample indices for one device; every device gets the same number of batches.
+    """Yield batches of sample indices for one device; every device gets the same number of batches.
 
-    ``batch_size`` counts the samples of all devices together: device ``rank`` takes every ``world_size``-th
-    index of a global batch. The last, smaller batch is kept. With ``shuffle`` (training) the order depends on
-    (seed, epoch) and wraps around until it divides among the devices. Without (evaluation) every sample comes
-    exactly once, and a rest too small to reach every device joins the batch before it.
+    Device ``rank`` takes every ``world_size``-th index of a global batch. The last, smaller batch is kept. With
+    ``shuffle`` (training) the order depends on (seed, epoch) and wraps around until it can be divided among the
+    devices. Without (evaluation) every sample is used exactly once, and a last batch with fewer samples than devices
+    joins the one before it.
 
-    Raises UsageError where ``batch_size`` does not divide among the devices.
+    Args:
+        num_samples: number of samples in the split.
+        batch_size: number of samples per batch, over all devices together.
+        shuffle: draw a new order in every epoch.
+        seed: seed of the order.
+        rank: number of this device.
+        world_size: number of devices.
+        epoch: epoch of the order.
+
+    Raises UsageError if ``batch_size`` is not a multiple of ``world_size``.
+
+    Examples:
+        >>> [batch.tolist() for batch in GlobalBatchSampler(num_samples=7, batch_size=4, shuffle=False, seed=0)]
+        [[0, 1, 2, 3], [4, 5, 6]]
     """
 
     num_samples: int
@@ -34,17 +47,18 @@ class GlobalBatchSampler:
     def __post_init__(self) -> None:
         if self.batch_size % self.world_size:
             raise UsageError(
-                f"batch_size={self.batch_size} does not divide among {self.world_size} devices (world size): "
+                f"batch_size={self.batch_size} cannot be divided among {self.world_size} devices (world size): "
                 f"it counts the samples of all devices together, so choose a multiple of {self.world_size}"
             )
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order; Lightning calls this before every epoch."""
+        """Set the epoch of the order; Lightning calls this before every epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        full, rest = divmod(self._num_indices(), self.batch_size)
-        return max(1, full + (rest >= self.world_size))
+        full_batches, rest = divmod(self._num_indices(), self.batch_size)
+        keeps_rest = rest >= self.world_size
+        return max(1, full_batches + 1 if keeps_rest else full_batches)
 
     def __iter__(self) -> Iterator[Tensor]:
         cuts = list(range(self.batch_size, len(self) * self.batch_size, self.batch_size))
@@ -58,5 +72,5 @@ class GlobalBatchSampler:
     def _order(self) -> Tensor:
         if not self.shuffle:
             return torch.arange(self.num_samples)
-        order = torch.randperm(self.num_samples, generator=seeded_generator(self.seed, ORDER, self.epoch))
+        order = torch.randperm(self.num_samples, generator=seeded_generator(self.seed, SHUFFLING, self.epoch))
         return order[torch.arange(self._num_indices()) % self.num_samples]

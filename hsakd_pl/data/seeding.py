@@ -1,19 +1,19 @@
-"""Random numbers out of (seed, epoch, sample) alone: a resumed run draws what it would have drawn."""
+"""Random numbers that depend on (seed, epoch, sample) alone, so that a resumed run draws the same ones."""
 
 import numpy as np
 import torch
 
-# Streams of one seed: shuffling, for example, must not share numbers with augmentation.
-ORDER = 0
+# Independent streams of one seed
+SHUFFLING = 0
 AUGMENTATION = 1
-CONTRAST = 2  # what a contrastive method draws
+CONTRAST = 2  # negatives of contrastive methods
 
 
 def derive_seed(seed: int, *key: int) -> int:
-    """Mix ``seed`` with a key such as (stream, epoch, sample); different keys give unrelated seeds."""
+    """Return an independent seed for each key, such as (stream, epoch, sample)."""
     return int(np.random.SeedSequence(seed, spawn_key=key).generate_state(1)[0])
 
 
 def seeded_generator(seed: int, *key: int) -> torch.Generator:
-    """CPU generator for ``seed`` and a key; the same numbers whatever device the images are on."""
+    """Return a CPU generator for ``seed`` and a key; its numbers do not depend on the device of the images."""
     return torch.Generator().manual_seed(derive_seed(seed, *key))

@@ -1,6 +1,6 @@
-"""The two places batches come from: tensors on the device, or DataLoader workers.
+"""Make the batches of an epoch from tensors on the device or from files that DataLoader workers open.
 
-What they make depends on (seed, epoch, index) alone: not on the device, nor on the number of workers.
+Batches depend on (seed, epoch, index) alone, not on the device or the number of workers.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,18 +15,22 @@ from torchvision.transforms import v2
 
 from hsakd_pl.data.augment import PadCropFlip
 from hsakd_pl.data.images import open_image
-from hsakd_pl.data.loader import Batch
+from hsakd_pl.data.loader import Batch, BatchSource
 from hsakd_pl.data.seeding import AUGMENTATION, derive_seed, seeded_generator
 from hsakd_pl.data.splits import Split
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files.weights import shorten
 
+BatchKey = tuple[int, list[int]]  # epoch and sample indices of a batch
+
 
 @dataclass(eq=False)
 class ResidentTensors:
-    """A whole split on its device: a batch is a gather.
+    """A whole split on its device; a batch is one gather, and nothing is copied from the host inside an epoch.
 
-    ``images`` (N, 3, S, S), or features (N, D), ``labels`` int64 (N,). Nothing is copied from the host inside an epoch.
+    Args:
+        images: images (N, 3, S, S), or features (N, D).
+        labels: int64 labels (N,).
     """
 
     images: Tensor
@@ -34,40 +38,57 @@ class ResidentTensors:
 
     def make_batches(self, epoch: int, order: list[Tensor]) -> Iterator[Batch]:
         """Yield the batch of every index tensor in ``order``."""
-        for indices in _on(self.images.device, order):
+        for indices in _copied_at_once(order, self.images.device):
             yield self.images[indices], self.labels[indices]
 
 
-def _on(device: torch.device, order: list[Tensor]) -> Sequence[Tensor]:
-    """The index tensors on a device, by one copy."""
-    return torch.cat([torch.arange(0), *order]).to(device).split([len(indices) for indices in order])
+def _copied_at_once(order: list[Tensor], device: torch.device) -> Sequence[Tensor]:
+    """Copy the index tensors to a device in one transfer."""
+    no_indices = torch.arange(0)  # torch.cat needs at least one tensor
+    return torch.cat([no_indices, *order]).to(device).split([len(indices) for indices in order])
 
 
 @dataclass(eq=False)
 class AugmentedBatches:
-    """Batches of images of one size, whoever made them, augmented on ``device``; ``samples``: of the whole split."""
+    """Batches of another source, augmented on a device.
 
-    source: Callable[[int, list[Tensor]], Iterator[Batch]]
+    Args:
+        source: makes batches of images that all have one size.
+        augmentation: augments a whole batch.
+        num_samples: number of samples in the split.
+        seed: seed of the augmentation.
+        device: device of the augmented images.
+    """
+
+    source: BatchSource
     augmentation: PadCropFlip
-    samples: int
+    num_samples: int
     seed: int
     device: torch.device
 
     def make_batches(self, epoch: int, order: list[Tensor]) -> Iterator[Batch]:
         """Yield the batch of every index tensor in ``order``."""
         generator = seeded_generator(self.seed, AUGMENTATION, epoch)
-        draws = self.augmentation.draw(self.samples, generator).to(self.device)
-        for indices, batch in zip(_on(self.device, order), self.source(epoch, order), strict=True):
-            images, labels = batch
+        draws = self.augmentation.draw(self.num_samples, generator).to(self.device)
+        batches = self.source.make_batches(epoch, order)
+        for indices, (images, labels) in zip(_copied_at_once(order, self.device), batches, strict=True):
             yield self.augmentation(images.to(self.device, non_blocking=True), draws[indices]), labels
 
 
 @dataclass(eq=False)
 class TransformedBatches(Dataset[Batch | UsageError]):
-    """(epoch, indices) -> batch of images opened and transformed one by one; what a DataLoader worker runs.
+    """Batches whose images are opened and transformed one by one, as in a DataLoader worker.
 
-    ``transform`` takes a PIL image or a tensor (3, H, W) to a tensor (3, size, size), uint8 unless the split is float.
-    For prediction, where targets are paths, they become (path, error); ``on_error`` "row" makes broken images black.
+    The key of a batch is (epoch, indices).
+
+    Args:
+        split: images, or paths of files, with their targets. For prediction the targets are the paths too, and batches
+            hold (path, error) in their place.
+        transform: transforms a PIL image or a tensor (3, H, W) into a tensor (3, size, size), uint8 unless the images
+            of the split are float.
+        size: side of the transformed images.
+        seed: seed of the random transforms.
+        on_error: ``raise`` for a broken image; with ``row``, broken images are black in prediction.
     """
 
     split: Split
@@ -76,7 +97,7 @@ class TransformedBatches(Dataset[Batch | UsageError]):
     seed: int
     on_error: str = "raise"
 
-    def __getitem__(self, key: tuple[int, list[int]]) -> Batch | UsageError:
+    def __getitem__(self, key: BatchKey) -> Batch | UsageError:
         epoch, indices = key
         errors: list[str] = []
         try:
@@ -86,77 +107,101 @@ class TransformedBatches(Dataset[Batch | UsageError]):
         return images, self.targets(indices, errors)
 
     def opened(self, indices: list[int], read: Callable[[str, int], Any], errors: list[str]) -> Iterator[Any]:
-        """Yield what ``read`` makes of each path, a black pixel (3, 1, 1) or UsageError; append an error for each."""
+        """Yield the images at ``indices``, and append an error message, or an empty one, for each to ``errors``.
+
+        Args:
+            indices: samples of the batch.
+            read: opens a path for the size that the image will be resized to.
+            errors: list to append to; a broken image is replaced by one black pixel (3, 1, 1) unless it raises.
+        """
         for image in self.split.take(indices).images:
             errors.append("")
+            if isinstance(image, Tensor):
+                yield image
+                continue
             try:
-                yield read(image, self.size) if isinstance(image, str) else image
+                yield read(image, self.size)
             except UsageError as error:
-                if self.on_error == "raise" or isinstance(self.split.targets, Tensor):
+                predicts = not isinstance(self.split.targets, Tensor)
+                if self.on_error == "raise" or not predicts:
                     raise
                 errors[-1] = str(error)
                 yield torch.zeros(3, 1, 1, dtype=torch.uint8)
 
     def targets(self, indices: list[int], errors: list[str]) -> Any:
-        """Labels (B,), or for prediction a list of (path, error)."""
+        """Return labels (B,), or for prediction a list of (path, error)."""
         targets = self.split.take(indices).targets
-        return targets if isinstance(targets, Tensor) else list(zip(targets, errors, strict=True))
+        if isinstance(targets, Tensor):
+            return targets
+        return list(zip(targets, errors, strict=True))
 
     def transformed(
         self, epoch: int, indices: list[int], images: Iterable[Image.Image | Tensor], device: torch.device | None = None
     ) -> Tensor:
-        """Batch (B, 3, size, size) on ``device``, each image with random numbers out of (seed, epoch, index)."""
+        """Return the transformed images (B, 3, size, size) on a device.
+
+        The random numbers of an image depend on (seed, epoch, index); PyTorch's generator is left as it was.
+        """
         dtype = self.split.images.dtype if isinstance(self.split.images, Tensor) else torch.uint8
-        rows = torch.empty(len(indices), 3, self.size, self.size, dtype=dtype, device=device)
+        batch = torch.empty(len(indices), 3, self.size, self.size, dtype=dtype, device=device)
         with torch.random.fork_rng(devices=[]):
-            for row, index, image in zip(rows, indices, images, strict=True):
+            for row, index, image in zip(batch, indices, images, strict=True):
                 torch.default_generator.manual_seed(derive_seed(self.seed, AUGMENTATION, epoch, index))
-                row.copy_(self._made(image, row))
-        return rows
+                row.copy_(self._transform(image, row.shape, dtype))
+        return batch
 
-    def _made(self, image: Image.Image | Tensor, row: Tensor) -> Tensor:
-        """What the transform makes of an image; UsageError where it fails, or that does not fit into its row."""
+    def _transform(self, image: Image.Image | Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """Transform an image; raise UsageError if that fails or returns another shape or dtype."""
         try:
-            made = self.transform(image)
+            output = self.transform(image)
         except (TypeError, ValueError) as error:
-            raise UsageError(f"the transform {self._name()} fails: {error}") from error
-        if not isinstance(made, Tensor) or (made.shape, made.dtype) != (row.shape, row.dtype):
-            found = f"{made.dtype} {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
-            raise UsageError(
-                f"the transform {self._name()} makes {found} of an image, not {row.dtype} {tuple(row.shape)}: end it "
-                f"before ToDtype, ToTensor and Normalize, since batches are normalised by mean and std on the device"
-            )
-        return made
+            raise UsageError(f"the transform {self._transform_name()} fails: {error}") from error
+        if not isinstance(output, Tensor):
+            description = type(output).__name__
+        elif (output.shape, output.dtype) != (shape, dtype):
+            description = f"{output.dtype} {tuple(output.shape)}"
+        else:
+            return output
+        raise UsageError(
+            f"the transform {self._transform_name()} makes {description} of an image, not {dtype} {tuple(shape)}: end "
+            "it before ToDtype, ToTensor and Normalize, since batches are normalised by mean and std on the device"
+        )
 
-    def _name(self) -> str:
+    def _transform_name(self) -> str:
         return shorten([" ".join(repr(self.transform).split())])
 
 
 class WorkerBatches:
-    """Batches made by ``num_workers`` persistent processes, in pinned memory if they go to a GPU."""
+    """Batches made by persistent worker processes.
+
+    Args:
+        batches: makes a batch from a key (epoch, indices), or returns a UsageError.
+        num_workers: number of processes; 0 makes batches in the main process.
+        pin_memory: put batches into pinned memory, for faster copies to a GPU.
+    """
 
     def __init__(self, batches: Dataset[Any], num_workers: int, pin_memory: bool) -> None:
-        self._keys: list[tuple[int, list[int]]] = []  # holds the epoch, so persistent workers need no telling
+        self._keys: list[BatchKey] = []  # keys hold the epoch, so that persistent workers need not be told
         self._loader = DataLoader(
             batches,
             batch_size=None,
             sampler=self._keys,
-            collate_fn=_as_is,
+            collate_fn=_unchanged,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=pin_memory,
-            generator=torch.Generator(),  # else every epoch takes a number from everybody's generator
+            generator=torch.Generator(),  # otherwise every epoch draws a number from PyTorch's global generator
         )
 
     def make_batches(self, epoch: int, order: list[Tensor]) -> Iterator[Any]:
-        """Yield the batch of every index tensor in ``order``; raises UsageError for a broken image."""
+        """Yield the batch of every index tensor in ``order``; raise UsageError for a broken image."""
         self._keys[:] = [(epoch, indices.tolist()) for indices in order]
         for batch in self._loader:
             if isinstance(batch, UsageError):
                 raise batch
-            images, targets = batch  # pinning turns tuples into lists
-            yield images, targets
+            images, targets = batch
+            yield images, targets  # a tuple, although pinning makes lists of tuples
 
 
-def _as_is(batch: Any) -> Any:
+def _unchanged(batch: Any) -> Any:
     return batch

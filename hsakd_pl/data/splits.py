@@ -1,4 +1,4 @@
-"""A split of a data set, and stratified parts of it."""
+"""Splits of a data set, stratified parts of them, and checks of what data sets and loaders return."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,17 +15,18 @@ INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 class Split(NamedTuple):
-    """Images with what belongs to them, in a fixed order.
+    """Images with their labels, in a fixed order.
 
-    ``images``: uint8 (N, 3, H, W), or float where they are normalised already, or N paths of files; ``targets``: int64
-    labels (N,), or for prediction the list of paths.
+    Args:
+        images: uint8 images (N, 3, H, W), or float images that are normalised already, or N paths of files.
+        targets: int64 labels (N,), or for prediction the list of paths.
     """
 
     images: Tensor | list[str]
     targets: Any
 
     def take(self, indices: Indices) -> "Split":
-        """The samples at ``indices``, in that order."""
+        """Return the samples at ``indices``, in that order."""
         return Split(_take(self.images, indices), _take(self.targets, indices))
 
 
@@ -36,97 +37,136 @@ def _take(items: Any, indices: Indices) -> Any:
 
 
 def stratified_indices(labels: Tensor, held_out: float, seed: int, option: str) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (kept, held out) with the classes in proportion: scikit-learn's StratifiedShuffleSplit.
+    """Return indices (kept, held out) with the classes in proportion, by scikit-learn's StratifiedShuffleSplit.
 
-    Raises UsageError naming ``option`` if a side would be left without a sample of some class.
+    Args:
+        labels: labels (N,).
+        held_out: fraction to hold out.
+        seed: seed of the division.
+        option: option and value to name in errors.
+
+    Raises UsageError if a part would lack samples of a class.
     """
     splitter = StratifiedShuffleSplit(n_splits=1, test_size=held_out, random_state=seed)
     num_classes = len(labels.unique())
     try:
-        kept, held = next(splitter.split(np.zeros(len(labels)), labels.numpy()))
+        parts = next(splitter.split(np.zeros(len(labels)), labels.numpy()))
     except ValueError as error:
         message = f"{option} does not fit {len(labels)} samples of {num_classes} classes: {error}"
         raise UsageError(message) from error
-    for side in (kept, held):
-        if (present := len(labels[side].unique())) < num_classes:
+    for indices in parts:
+        num_missing = num_classes - len(labels[indices].unique())
+        if num_missing:
             raise UsageError(
-                f"{option} leaves {num_classes - present} of {num_classes} classes without a sample: "
-                f"choose a fraction that gives every class at least one on both sides"
+                f"{option} leaves {num_missing} of {num_classes} classes without a sample: "
+                "choose a fraction that gives every class at least one in both parts"
             )
-    return kept, held
+    kept_indices, held_out_indices = parts
+    return kept_indices, held_out_indices
 
 
 def check_split(split: Any, num_classes: int, where: str) -> Split:
-    """The split with its labels as int64; raises UsageError, naming ``where`` it comes from, for any other content.
+    """Return a split with its labels as int64; raise UsageError for other content than described below.
 
-    Images are uint8 or finite floating point (N, 3, H, W), or N paths; labels N integers from 0 to num_classes - 1.
+    Images are uint8 or finite floating point (N, 3, H, W), or N paths; labels are N integers from 0 to num_classes - 1.
+
+    Args:
+        split: what a data set returned.
+        num_classes: number of classes.
+        where: name of the function that returned it, for errors.
     """
     if not isinstance(split, Split):
-        raise UsageError(f"{where} gave a {type(split).__name__}: it must return Split(images, labels)")
+        raise UsageError(f"{where} returned a {type(split).__name__}: return Split(images, labels)")
     images, labels = split
     if isinstance(images, Tensor):
-        found, floating = f"images of {images.dtype} {tuple(images.shape)}", images.is_floating_point()
-        if images.ndim != 4 or images.shape[1] != 3 or not (floating or images.dtype == torch.uint8):
-            raise UsageError(
-                f"{where} gave {found}, not uint8 or floating point (N, 3, H, W): grey ones need "
-                f".expand(-1, 3, -1, -1), channels last .permute(0, 3, 1, 2), integers from 0 to 255 .to(torch.uint8)"
-            )
-        if floating and not images.sum(dtype=torch.float64).isfinite():  # one pass, no copy
-            raise UsageError(f"{where} gave {found} with NaN or infinite pixels: repair or remove those")
-    elif not (isinstance(images, list) and all(isinstance(path, str) for path in images)):
-        raise UsageError(
-            f"{where} gave images that are no tensor and no list of str: make them one, paths by str(path)"
-        )
+        _check_pixels(images, where)
+    elif not isinstance(images, list) or not all(isinstance(path, str) for path in images):
+        raise UsageError(f"{where} returned images that are neither a tensor nor a list of str: use str(path)")
     if 0 in (images.shape if isinstance(images, Tensor) else [len(images)]):
-        raise UsageError(f"{where} gave no image: check that the data set is complete")
+        raise UsageError(f"{where} returned no images: check that the data set is complete")
     if not isinstance(labels, Tensor) or labels.dtype not in INTEGERS or labels.shape != (len(images),):
-        found = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else f"a {type(labels).__name__}"
         raise UsageError(
-            f"{where} gave {len(images)} images with labels of {found}: give as many, an integer tensor (N,)"
+            f"{where} returned {len(images)} images with labels of {_described(labels)}: return an integer tensor "
+            f"({len(images)},)"
         )
-    least, most = labels.min().item(), labels.max().item()
-    if least < 0 or most >= num_classes:
+    smallest = int(labels.min())
+    largest = int(labels.max())
+    if smallest < 0 or largest >= num_classes:
         raise UsageError(
-            f"{where} gave labels from {least} to {most}: num_classes={num_classes} needs 0..{num_classes - 1}"
+            f"{where} returned labels from {smallest} to {largest}: num_classes={num_classes} needs labels "
+            f"0..{num_classes - 1}"
         )
     return split._replace(targets=labels.long())
 
 
-def check_batch(batch: Any, num_classes: int, dtype: str | torch.dtype, wait: bool) -> None:
-    """Raise UsageError unless a batch is what a network of ``num_classes`` in ``dtype`` learns from.
+def _check_pixels(images: Tensor, where: str) -> None:
+    """Raise UsageError unless images are uint8 or finite floating point (N, 3, H, W)."""
+    if images.ndim != 4 or images.shape[1] != 3 or not (images.is_floating_point() or images.dtype == torch.uint8):
+        raise UsageError(
+            f"{where} returned images of {_described(images)}, not uint8 or floating point (N, 3, H, W): use "
+            ".expand(-1, 3, -1, -1) for grey images, .permute(0, 3, 1, 2) if channels are last, and .to(torch.uint8) "
+            "for other integers from 0 to 255"
+        )
+    # the sum is one pass without a copy
+    if images.is_floating_point() and not images.sum(dtype=torch.float64).isfinite():
+        raise UsageError(f"{where} returned images of {_described(images)} with NaN or inf: repair or remove them")
 
-    That is normalised floating point images (B, 3, H, W) with int64 labels (B,) from 0 to num_classes - 1, in a pair.
-    Labels on a device other than the CPU are looked at only with ``wait``: it would have to finish its work first.
+
+def check_batch(batch: Any, num_classes: int, dtype: str | torch.dtype, wait: bool) -> None:
+    """Raise UsageError unless a network can train on a batch.
+
+    It must be a pair of normalised floating point images (B, 3, H, W) and int64 labels (B,) from 0 to num_classes - 1.
+
+    Args:
+        batch: what a loader returned.
+        num_classes: number of classes of the network.
+        dtype: dtype of the network.
+        wait: check labels on an accelerator too, which waits for its work to finish.
     """
-    pair = isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(each, Tensor) for each in batch)
-    if not pair:
-        found = [type(each).__name__ for each in batch] if isinstance(batch, tuple | list) else type(batch).__name__
-        raise UsageError(f"the loader gives {found}, not tensors (images, labels): choose them in its collate_fn")
+    is_pair = isinstance(batch, tuple | list) and len(batch) == 2
+    if not is_pair or not all(isinstance(part, Tensor) for part in batch):
+        types = [type(part).__name__ for part in batch] if isinstance(batch, tuple | list) else type(batch).__name__
+        raise UsageError(f"the loader returns {types}, not tensors (images, labels): select them in its collate_fn")
     images, labels = batch
-    found = f"images of {images.dtype} {tuple(images.shape)}"
+    _check_normalised_images(images, dtype)
+    if labels.dtype != torch.int64 or labels.shape != (len(images),):
+        raise UsageError(
+            f"the loader returns labels of {_described(labels)}, not torch.int64 ({len(images)},): return one "
+            "class per image"
+        )
+    may_look = wait or labels.device.type == "cpu"
+    if may_look and len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
+        raise UsageError(
+            f"the loader returns labels from {labels.min()} to {labels.max()}, but the network has {num_classes} "
+            f"classes, 0..{num_classes - 1}: set num_classes, or number the classes from 0"
+        )
+
+
+def _check_normalised_images(images: Tensor, dtype: str | torch.dtype) -> None:
+    """Raise UsageError unless a loader's images are normalised floating point (B, 3, H, W) that suits ``dtype``."""
+    description = f"images of {_described(images)}"
     if images.dtype == torch.uint8:
         raise UsageError(
-            f"the loader gives {found}, which only a data module normalises: end its transform with "
-            "v2.ToDtype(torch.float32, scale=True) and v2.Normalize(mean, std), or take ImageFolderDataModule"
+            f"the loader returns {description}, which only data modules normalise: end its transform with "
+            "v2.ToDtype(torch.float32, scale=True) and v2.Normalize(mean, std), or use ImageFolderDataModule"
         )
     if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-        raise UsageError(f"the loader gives {found}, not floating point (B, 3, H, W): mend its transform")
+        raise UsageError(f"the loader returns {description}, not floating point (B, 3, H, W): fix its transform")
     if images.dtype == torch.float64 != dtype:
-        raise UsageError(f"the loader gives {found}, the network is {dtype}: take images.float()")
-    if labels.dtype != torch.int64 or labels.shape != (len(images),):
-        found = f"{labels.dtype} {tuple(labels.shape)}"
-        raise UsageError(f"the loader gives labels of {found}, not torch.int64 ({len(images)},): one class an image")
-    if (wait or labels.device.type == "cpu") and len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
-        raise UsageError(
-            f"the loader gives labels from {labels.min()} to {labels.max()}, the network has {num_classes} classes, "
-            f"0..{num_classes - 1}: set num_classes, or number them from 0"
-        )
+        raise UsageError(f"the loader returns {description}, but the network is {dtype}: use images.float()")
+
+
+def _described(value: Any) -> str:
+    """Return the dtype and shape of a tensor, or the type of anything else."""
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def check_class_names(names: Any, num_classes: int, where: str | Path) -> list[str]:
-    """The names as a list; raises UsageError, naming ``where`` they come from, unless each class has one, a text."""
-    listed = isinstance(names, list | tuple | np.ndarray)
-    if not listed or len(names) != num_classes or not all(isinstance(name, str) and "\0" not in name for name in names):
-        found = f"{type(names).__name__} of {len(names)}" if listed else type(names).__name__
-        raise UsageError(f"{where} gives class names as a {found}, not as a list of {num_classes} texts: complete it")
-    return [str(name) for name in names]
+    """Return class names as a list; raise UsageError, naming their origin, unless each class has one string."""
+    if not isinstance(names, list | tuple | np.ndarray):
+        description = type(names).__name__
+    elif len(names) != num_classes or not all(isinstance(name, str) and "\0" not in name for name in names):
+        description = f"{type(names).__name__} of {len(names)}"
+    else:
+        return [str(name) for name in names]
+    raise UsageError(f"{where} gives class names as a {description}, not as a list of {num_classes} strings: fix it")

@@ -1,4 +1,4 @@
-"""Mean and standard deviation of images: measured exactly, and stored so that it is done once."""
+"""Measure mean and standard deviation of images exactly, and store them so that this happens once."""
 
 import hashlib
 import json
@@ -19,85 +19,107 @@ from hsakd_pl.errors import UsageError
 from hsakd_pl.files import cache_folder, read_text, replacing
 
 FILE = "hsakd_statistics.json"
+MAX_LEVEL = 255  # of uint8 pixels
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of each channel
 
 
 def measure(batches: Iterable[Tensor]) -> Statistics:
-    """Mean and standard deviation of all pixels of uint8 images (B, 3, H, W), in [0, 1].
+    """Return mean and standard deviation per channel, in [0, 1], of all pixels of uint8 images (B, 3, H, W).
 
-    Levels are counted and summed as integers, so that the result depends on no order, device or number of processes.
+    Levels are counted and summed as integers, so that the result does not depend on the order of the images, the device
+    or the number of processes.
     """
-    counts = torch.zeros(3, 256, dtype=torch.int64)
+    histograms = torch.zeros(3, MAX_LEVEL + 1, dtype=torch.int64)
     for images in batches:
         channels = images.cpu().transpose(0, 1).flatten(1)
-        counts += torch.stack([channel.bincount(minlength=256) for channel in channels])
-    mean, std = list[float](), list[float]()
-    for channel in counts.tolist():
-        pixels = sum(channel)
-        first, second = (sum(count * level**power for level, count in enumerate(channel)) for power in (1, 2))
-        mean.append(first / (255 * pixels))
-        std.append(sqrt(pixels * second - first**2) / (255 * pixels))
+        histograms += torch.stack([channel.bincount(minlength=MAX_LEVEL + 1) for channel in channels])
+    mean = []
+    std = []
+    for histogram in histograms.tolist():
+        num_pixels = sum(histogram)
+        total = sum(count * level for level, count in enumerate(histogram))
+        total_of_squares = sum(count * level**2 for level, count in enumerate(histogram))
+        mean.append(total / (MAX_LEVEL * num_pixels))
+        std.append(sqrt(num_pixels * total_of_squares - total**2) / (MAX_LEVEL * num_pixels))
     return tuple(mean), tuple(std)
 
 
 def measure_once(
-    root: Path, paths: Sequence[str], geometry: tuple[int, int], batches: Callable[[], ResumableLoader]
+    root: Path, paths: Sequence[str], geometry: tuple[int, int], make_loader: Callable[[], ResumableLoader]
 ) -> Statistics:
-    """What :func:`measure` finds of the images that ``geometry`` makes of files in ``root``; once stored, it is read.
+    """Return what :func:`measure` computes for a data set, from a file if it was measured before.
 
-    The file lies beside the data, or in the user's cache where those are read-only. It counts while paths, sizes and
-    times of the files stay the same. Processes that measure at once find the same; the first one writes.
+    The file is in ``root``, or in the user's cache folder if ``root`` is read-only. It is valid as long as the paths,
+    sizes and modification times of the images stay the same. Processes that measure at the same time get equal results,
+    and the first one writes the file.
+
+    Args:
+        root: folder of the data set.
+        paths: paths of the images.
+        geometry: side of the images, and short side that they are resized to before they are cut.
+        make_loader: makes the loader of the images.
     """
     key = _fingerprint(root, paths, geometry)
-    places = [root / FILE, cache_folder() / FILE]
-    for place in places:
-        if found := _stored(place, key):
-            rank_zero_info(f"Mean and std are those measured before, stored in {place}")
-            return found
-    loader = batches()
+    files = [root / FILE, cache_folder() / FILE]
+    for file in files:
+        statistics = _stored(file, key)
+        if statistics is not None:
+            rank_zero_info(f"Mean and std were measured before and are stored in {file}")
+            return statistics
+    loader = make_loader()
     mean, std = measure(images for images, _ in tracked(loader, len(loader), "Measuring mean and std"))
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # set by Lightning
-        entry = {"mean": mean, "std": std, "images": len(paths), "image_size": geometry[0]}
-        shown = " and ".join(", ".join(f"{value:.4f}" for value in values) for values in (mean, std))
-        where = next((f"in {place}" for place in places if _store(place, key, entry)), "nowhere: no folder is writable")
-        rank_zero_info(f"Mean and std of {len(paths):,} training images are {shown}, stored {where}")
+        image_size, _ = geometry
+        entry = {"mean": mean, "std": std, "images": len(paths), "image_size": image_size}
+        written = next((file for file in files if _store(file, key, entry)), None)
+        where = f"in {written}" if written else "nowhere: no folder is writable"
+        numbers = f"{_rounded(mean)} and {_rounded(std)}"
+        rank_zero_info(f"Mean and std of {len(paths):,} training images are {numbers}, stored {where}")
     return mean, std
+
+
+def _rounded(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.4f}" for value in values)
 
 
 def _fingerprint(root: Path, paths: Sequence[str], geometry: tuple[int, int]) -> str:
     digest = hashlib.sha256(repr(geometry).encode())
     for path in sorted(paths):
         try:
-            found = os.stat(path)
+            status = os.stat(path)
         except OSError as error:
-            raise UsageError(f"{path} cannot be read ({error.strerror}): mend or remove it") from error
-        digest.update(os.fsencode(f"{os.path.relpath(path, root)}\0{found.st_size} {found.st_mtime_ns}\n"))
+            raise UsageError(f"{path} cannot be read ({error.strerror}): repair or remove it") from error
+        relative = os.path.relpath(path, root)
+        digest.update(os.fsencode(f"{relative}\0{status.st_size} {status.st_mtime_ns}\n"))
     return digest.hexdigest()
 
 
-def _stored(place: Path, key: str) -> Statistics | None:
+def _stored(file: Path, key: str) -> Statistics | None:
     try:
-        entry: Any = _entries(place)[key]
-        mean, std = (tuple(map(float, entry[name])) for name in ("mean", "std"))
-        check_statistics(str(place), mean, std)
-    except (KeyError, TypeError, ValueError):  # spoilt: it is measured again
+        entry: Any = _entries(file)[key]
+        mean = tuple(map(float, entry["mean"]))
+        std = tuple(map(float, entry["std"]))
+        check_statistics(str(file), mean, std)
+    except (KeyError, TypeError, ValueError):  # missing or corrupt: they are measured again
         return None
     return mean, std
 
 
-def _store(place: Path, key: str, entry: dict[str, Any]) -> bool:
+def _store(file: Path, key: str, entry: dict[str, Any]) -> bool:
+    """Add an entry to the file; return False if it is not writable."""
     try:
-        with replacing(place) as file:
-            json.dump({**_entries(place), key: entry}, file, indent=1)
-            file.write("\n")
+        with replacing(file) as stream:
+            json.dump(_entries(file) | {key: entry}, stream, indent=1)
+            stream.write("\n")
     except OSError:
         return False
     return True
 
 
-def _entries(place: Path) -> dict[str, Any]:
+def _entries(file: Path) -> dict[str, Any]:
+    """Return all entries of the file; an empty dictionary if it is missing or corrupt."""
     try:
-        found = json.loads(read_text(place))
+        entries = json.loads(read_text(file))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return entries if isinstance(entries, dict) else {}

@@ -16,16 +16,16 @@ from hsakd_pl.errors import UsageError
 from hsakd_pl.files import read_text
 from hsakd_pl.signatures import Unpack
 
-SIZE = 96  # pixels a side on disk
+SIZE = 96  # side of the images on disk
 
 
 class STL10DataModule(ImageDataModule):
     """STL-10's labelled images, 5,000 for training and 8,000 for testing, at 32 x 32 for the linear probe.
 
     Args:
-        root: folder that holds ``stl10_binary/``, or that folder itself, whatever its checksums.
-        image_size: side of the random resized crops in training and of the whole test images.
-        download: fetch the data set into ``root`` with torchvision if it is not there.
+        root: folder that contains ``stl10_binary/``, or that folder itself, with any checksums.
+        image_size: side of the random resized crops in training, and of the resized test images.
+        download: download the data set to ``root`` with torchvision if it is missing.
 
     Other arguments: :class:`ImageDataModule`.
     """
@@ -49,28 +49,32 @@ class STL10DataModule(ImageDataModule):
         self.download = download
 
     def prepare_data(self) -> None:
-        """Download if asked for and needed."""
+        """Download the data set if ``download`` is set and it is missing."""
         if self.download and not (self.folder / "test_y.bin").is_file():
             obtain("STL-10", self.root, partial(STL10, self.root, download=True))
 
     def read(self, train: bool) -> Split:
-        files = [self.folder / f"{'train' if train else 'test'}_{part}.bin" for part in "Xy"]
-        for file in files:
+        split = "train" if train else "test"
+        images_file = self.folder / f"{split}_X.bin"
+        labels_file = self.folder / f"{split}_y.bin"
+        for file in (images_file, labels_file):
             if not file.is_file():
                 raise UsageError(
-                    f"STL-10 lacks {file}: point --data.init_args.root at the folder that holds a complete "
+                    f"STL-10 lacks {file}: point --data.init_args.root at the folder that contains a complete "
                     f"stl10_binary/, or set --data.init_args.download true{advice(self.root)}"
                 )
-        size, count = (file.stat().st_size for file in files)
-        if not count or size != count * 3 * SIZE * SIZE:
+        image_bytes = 3 * SIZE * SIZE
+        actual_bytes = images_file.stat().st_size
+        count = labels_file.stat().st_size
+        if count == 0 or actual_bytes != count * image_bytes:
             raise UsageError(
-                f"{files[0]} has {size} bytes, not {3 * SIZE * SIZE} for each of {count} "
-                f"labels: fetch it and {files[1].name} again"
+                f"{images_file} has {actual_bytes} bytes, not {image_bytes} for each of {count} "
+                f"labels: download it and {labels_file.name} again"
             )
-        labels = np.fromfile(files[1], np.uint8)
+        labels = np.fromfile(labels_file, np.uint8)
         if labels.min() < 1 or labels.max() > self.num_classes:
-            raise UsageError(f"{files[1]} holds labels outside 1..{self.num_classes}: fetch it again")
-        columns_first = np.fromfile(files[0], np.uint8).reshape(-1, 3, SIZE, SIZE)
+            raise UsageError(f"{labels_file} contains labels outside 1..{self.num_classes}: download it again")
+        columns_first = np.fromfile(images_file, np.uint8).reshape(-1, 3, SIZE, SIZE)
         images = np.ascontiguousarray(columns_first.transpose(0, 1, 3, 2))
         return Split(torch.from_numpy(images), torch.from_numpy(labels).long() - 1)
 

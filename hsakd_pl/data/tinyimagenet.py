@@ -19,17 +19,17 @@ from hsakd_pl.signatures import Unpack
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
-SIZE = 64  # pixels a side on disk
+SIZE = 64  # side of the images on disk
 
 
 class TinyImageNetDataModule(ClassFolderDataModule):
-    """TinyImageNet in memory, at 32 x 32 for the linear probe; its validation images are for testing.
+    """TinyImageNet in memory, at 32 x 32 for the linear probe; its validation images are used for testing.
 
     Args:
-        root: folder that holds ``tiny-imagenet-200/``, or that folder. Validation images as distributed,
-            with ``val_annotations.txt``, or sorted into ``val/<class>/`` give the same samples in one order.
-        image_size: side of the random resized crops in training and of the whole test images.
-        download: fetch the data set into ``root`` if it is not there.
+        root: folder that contains ``tiny-imagenet-200/``, or that folder itself. Validation images may be as
+            distributed, with ``val_annotations.txt``, or sorted into ``val/<class>/``: samples and order are equal.
+        image_size: side of the random resized crops in training, and of the resized test images.
+        download: download the data set to ``root`` if it is missing.
 
     Other arguments: :class:`ImageDataModule`.
     """
@@ -50,37 +50,44 @@ class TinyImageNetDataModule(ClassFolderDataModule):
         self.download = download
 
     def prepare_data(self) -> None:
-        """Download if asked for and needed."""
+        """Download the data set if ``download`` is set and it is missing."""
         if self.download and not (self.folder / "val").is_dir():
             download = partial(download_and_extract_archive, URL, str(self.root), md5=MD5)
             obtain("TinyImageNet", self.root, download)
 
     def read(self, train: bool) -> Split:
         val = self.folder / "val"
-        found = [] if train else images_below(val / "images")[0]
-        split = _annotated(val, self.known_names(), found) if found else super().read(train)
-        return split._replace(images=decode_images([*split.images], SIZE))
+        unsorted_images = [] if train else images_below(val / "images")[0]
+        split = _annotated(val, self.label_names(), unsorted_images) if unsorted_images else super().read(train)
+        return split._replace(images=decode_images(list(split.images), SIZE))
 
 
-def _annotated(val: Path, classes: list[str], found: Sequence[str]) -> Split:
-    """Paths and labels out of ``val_annotations.txt``, in the order that class folders would have."""
+def _annotated(val: Path, classes: list[str], image_files: Sequence[str]) -> Split:
+    """Return paths and labels from ``val_annotations.txt``, in the order that class folders would have."""
     annotations = val / "val_annotations.txt"
+    folder = val / "images"
     if not annotations.is_file():
-        raise UsageError(f"{annotations} is missing: was the archive fully extracted?")
-    present = {Path(path).name for path in found}
+        raise UsageError(f"{annotations} is missing: extract the archive again, completely")
+    file_names = {Path(path).name for path in image_files}
     labels: dict[str, int] = {}
-    lines = [(number, line) for number, line in enumerate(read_text(annotations).splitlines(), 1) if line.strip()]
-    for number, line in lines:
-        name, wnid, *_ = [*line.split("\t"), ""]
+    for number, line in enumerate(read_text(annotations).splitlines(), 1):
+        if not line.strip():
+            continue
         where = f"{annotations}, line {number}"
+        name, _, fields = line.partition("\t")
+        wnid, *_ = fields.split("\t")
         if wnid not in classes:
-            raise UsageError(f"{where}: {wnid[:40]!r} is none of the classes in train/ (fields end with a tab)")
-        if name not in present or name in labels:
-            raise UsageError(f"{where}: {name[:40]!r} is named twice or is not in {val / 'images'}: extract again")
+            raise UsageError(
+                f"{where}: {wnid[:40]!r} is not one of the classes in train/ (fields are separated by tabs)"
+            )
+        if name not in file_names or name in labels:
+            raise UsageError(f"{where}: {name[:40]!r} is listed twice or is not in {folder}: extract the archive again")
         labels[name] = classes.index(wnid)
-    if len(labels) != len(present):
+    if len(labels) != len(file_names):
         raise UsageError(
-            f"{annotations} names {len(labels)} images, {val / 'images'} holds {len(present)}: extract again"
+            f"{annotations} lists {len(labels)} images, but {folder} contains {len(file_names)}: extract the archive "
+            "again"
         )
     names = sorted(labels, key=lambda name: (labels[name], name))
-    return Split([str(val / "images" / name) for name in names], torch.tensor([labels[name] for name in names]))
+    paths = [str(folder / name) for name in names]
+    return Split(paths, torch.tensor([labels[name] for name in names]))

@@ -23,10 +23,11 @@ from hsakd_pl.modules.optimization import (
     parameter_groups,
     with_warmup,
 )
-from hsakd_pl.modules.options import FullSignature, save_options
+from hsakd_pl.modules.options import save_options
 from hsakd_pl.networks import Network, NetworkOutput
 from hsakd_pl.networks.weights import match_weights
 from hsakd_pl.ops import all_finite, cross_entropy, total
+from hsakd_pl.signatures import FullSignature
 
 
 class HSAKDModule(EvaluatedModule):

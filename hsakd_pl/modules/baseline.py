@@ -4,7 +4,8 @@ import torch.nn as nn
 
 from hsakd_pl.modules.base import HSAKDModule
 from hsakd_pl.modules.build import build_network, load_initial
-from hsakd_pl.modules.options import TrainingOptions, Unpack
+from hsakd_pl.modules.options import TrainingOptions
+from hsakd_pl.signatures import Unpack
 
 
 class BaselineModule(HSAKDModule):

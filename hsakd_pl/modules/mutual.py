@@ -10,9 +10,10 @@ from hsakd_pl.errors import UsageError, require
 from hsakd_pl.modules.base import HSAKDModule
 from hsakd_pl.modules.build import build_network, load_initial
 from hsakd_pl.modules.evaluated import Batch
-from hsakd_pl.modules.options import BranchOptions, Unpack
+from hsakd_pl.modules.options import BranchOptions
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import Transforms, cross_entropy, joint_cross_entropy, joint_kd_loss, kd_loss, total
+from hsakd_pl.signatures import Unpack
 
 
 class MutualModule(HSAKDModule):

@@ -16,8 +16,7 @@ declares that option itself, and takes :class:`SharedOptions`.
 
 import inspect
 from collections.abc import Sequence
-from functools import cache
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
 import pytorch_lightning as pl
 import torch.nn as nn
@@ -26,20 +25,6 @@ from pytorch_lightning.utilities.parsing import collect_init_args
 from hsakd_pl.modules.ensembles import Views
 from hsakd_pl.modules.optimization import REPLACED, OptimizerMaker, Scheduler
 from hsakd_pl.ops import Transforms
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack as Unpack
-else:
-
-    class Unpack:
-        """Stand in for ``typing.Unpack`` at run time.
-
-        jsonargparse would list the keys of an unpacked TypedDict without their defaults. Without the annotation it
-        follows ``**options`` into ``super().__init__`` and finds types, defaults and descriptions there.
-        """
-
-        def __class_getitem__(cls, options: Any) -> Any:
-            return Any
 
 
 class SharedOptions(TypedDict, total=False):
@@ -69,38 +54,6 @@ class BranchOptions(TrainingOptions, total=False):
     """Options of the modules whose networks have branches."""
 
     ensemble: Views | None
-
-
-class FullSignature:
-    """The signature of a class with the options of its bases, computed when ``inspect.signature`` or ``help`` ask."""
-
-    def __get__(self, instance: object, owner: type) -> inspect.Signature:
-        if instance is not None:
-            raise AttributeError("__signature__")  # a module is called with images
-        return full_signature(owner)
-
-
-@cache
-def full_signature(module: type) -> inspect.Signature:
-    """Return the signature of a class where ``**options`` are replaced by what its bases take through them.
-
-    jsonargparse decides which these are, so that Python and the command line agree.
-    """
-    from jsonargparse import ArgumentParser
-
-    names = ArgumentParser(exit_on_error=False).add_class_arguments(module, fail_untyped=False)
-    parameters: dict[str, inspect.Parameter] = {}
-    positional = True
-    for base in module.__mro__:
-        if "__init__" not in vars(base):
-            continue
-        declared = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
-        for parameter in declared:
-            if parameter.name in names and parameter.name not in parameters:
-                kind = parameter.kind if positional else parameter.KEYWORD_ONLY
-                parameters[parameter.name] = parameter.replace(kind=kind)
-        positional = positional and bool(declared) and declared[0].kind is inspect.Parameter.VAR_POSITIONAL
-    return inspect.Signature(sorted(parameters.values(), key=lambda parameter: parameter.kind))
 
 
 def save_options(module: pl.LightningModule) -> None:

@@ -15,9 +15,10 @@ from hsakd_pl.errors import UsageError, require
 from hsakd_pl.modules.base import HSAKDModule
 from hsakd_pl.modules.build import build_network, load_initial, require_trained
 from hsakd_pl.modules.frozen import Frozen
-from hsakd_pl.modules.options import SharedOptions, Unpack
+from hsakd_pl.modules.options import SharedOptions
 from hsakd_pl.networks import Network
 from hsakd_pl.networks.weights import describe
+from hsakd_pl.signatures import Unpack
 
 
 class ProbeNetwork(Network):

@@ -11,10 +11,11 @@ from hsakd_pl.modules.base import HSAKDModule
 from hsakd_pl.modules.build import build_network, load_initial, require_trained
 from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.modules.frozen import Frozen
-from hsakd_pl.modules.options import BranchOptions, Unpack
+from hsakd_pl.modules.options import BranchOptions
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.networks.weights import describe
 from hsakd_pl.ops import Transforms, joint_kd_loss, kd_loss
+from hsakd_pl.signatures import Unpack
 
 
 class StudentModule(HSAKDModule):

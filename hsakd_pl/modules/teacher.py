@@ -8,9 +8,10 @@ from hsakd_pl.modules.base import HSAKDModule
 from hsakd_pl.modules.build import build_network, load_initial, require_trained
 from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.modules.frozen import Frozen
-from hsakd_pl.modules.options import BranchOptions, Unpack
+from hsakd_pl.modules.options import BranchOptions
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import Transforms, joint_cross_entropy
+from hsakd_pl.signatures import Unpack
 
 
 class TeacherModule(HSAKDModule):

@@ -1,4 +1,4 @@
-"""What ensembles and early exits found in a test: as plain data, as a table, and as a curve against what they cost."""
+"""The results of ensembles and early exits in a test: as plain data, as a table, and as a curve over their cost."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,106 +11,116 @@ from hsakd_pl.errors import UsageError
 from hsakd_pl.modules.ensembles import THRESHOLDS
 from hsakd_pl.networks.cost import multiply_adds_until
 from hsakd_pl.networks.exits import branch_exits, ensemble_exits
-from hsakd_pl.report.charts import COLOURS
-from hsakd_pl.report.curves import blank, save_figure
-from hsakd_pl.report.findings import answer
-from hsakd_pl.report.table import plain
+from hsakd_pl.records.figures import PALETTE, blank_figure, save_figure
+from hsakd_pl.records.text_table import text_table
 
-Found = dict[str, Any]
+Results = dict[str, Any]
 PICTURE = "ensemble.png"
 EXITS = ("early_exit", "cascade")
 
 
-def ensemble_results(sums: dict[str, Tensor], networks: Any, image_size: int) -> Found:
-    """Give, of what :class:`EnsembleMetrics` summed up, percentages, and mean multiply-adds of an image.
+def ensemble_results(sums: dict[str, Tensor], networks: Any, image_size: int) -> Results:
+    """Return accuracies, calibration errors and mean multiply-adds per image, from the sums of `EnsembleMetrics`.
 
-    ``ensemble``: of each ensemble by name; ``early_exit``, which asks the branches first, and ``cascade``, which asks
-    ever larger ensembles: of each threshold, with the percentage of images that ``left`` at each exit.
+    ``ensemble``: for each ensemble by name. ``early_exit``, which asks the branches first, and ``cascade``, which asks
+    larger and larger ensembles: for each threshold, with the part of the images that ``left`` at each exit.
     """
-
-    def costs(exits: Callable[..., Any]) -> list[int]:
-        peers = [multiply_adds_until(network, image_size, exits) for network in networks]
-        return [sum(peer) for peer in zip(*peers, strict=True)]
-
-    cascade, images = costs(ensemble_exits), int(sums["images"])
-    alone, heads, everything = cascade
-    every = {
-        "class_head": alone,
-        "all_heads": heads,
-        "class_head_all_views": networks[0].transforms.count * alone,
-        "all_heads_all_views": everything,
+    images = int(sums["images"])
+    cascade_costs = _costs(networks, image_size, ensemble_exits)
+    class_head_cost, all_heads_cost, all_views_cost = cascade_costs
+    costs = {
+        "class_head": class_head_cost,
+        "all_heads": all_heads_cost,
+        "class_head_all_views": networks[0].transforms.count * class_head_cost,
+        "all_heads_all_views": all_views_cost,
     }
     scores = zip(*((sums[name] / images).tolist() for name in ("right", "loss", "gaps")), strict=True)
+    ensembles = {}
+    for (name, cost), (accuracy, loss, gaps) in zip(costs.items(), scores, strict=False):  # without views the first two
+        ensembles[name] = {
+            "acc": rounded(accuracy),
+            "nll": round(loss, 4),
+            "ece": rounded(sum(map(abs, gaps))),
+            "multiply_adds": cost,
+        }
     return {
-        "ensemble": {
-            name: {
-                "acc": percent(right),
-                "nll": round(loss, 4),
-                "ece": percent(sum(map(abs, gaps))),
-                "multiply_adds": cost,
-            }
-            for (name, cost), (right, loss, gaps) in zip(every.items(), scores, strict=False)
-        },
-        "early_exit": _exits(sums["early_exit"] / images, costs(branch_exits)),
-        "cascade": _exits(sums["cascade"] / images, cascade),
+        "ensemble": ensembles,
+        "early_exit": _exits(sums["early_exit"] / images, _costs(networks, image_size, branch_exits)),
+        "cascade": _exits(sums["cascade"] / images, cascade_costs),
     }
 
 
-def _exits(parts: Tensor, costs: list[int]) -> list[Found]:
+def _costs(networks: Any, image_size: int, exits: Callable[..., Any]) -> list[int]:
+    """Return the multiply-adds of an image until each exit, summed over the peers."""
+    costs_of_peers = [multiply_adds_until(network, image_size, exits) for network in networks]
+    return [sum(costs) for costs in zip(*costs_of_peers, strict=True)]
+
+
+def _exits(parts: Tensor, costs: list[int]) -> list[Results]:
+    """Return the results at each threshold, from the parts of the images (2, thresholds, exits): leaving, and right."""
     return [
         {
             "threshold": threshold,
-            "acc": percent(sum(right)),
+            "acc": rounded(sum(right)),
             "multiply_adds": round(sum(part * cost for part, cost in zip(left, costs, strict=False))),
-            "left": [percent(part) for part in left],
+            "left": [rounded(part) for part in left],
         }
         for threshold, left, right in zip(THRESHOLDS, *parts.tolist(), strict=True)
     ]
 
 
-def percent(fraction: float) -> float:
-    """Round to what float32 knows of it."""
-    return round(100 * fraction, 4)
+def rounded(fraction: float) -> float:
+    """Round a fraction to the digits that float32 holds."""
+    return round(fraction, 6)
 
 
-def show(found: Found, picture: Path) -> None:
+def show(results: Results, picture: Path) -> None:
     """Print the table, and draw the curve where matplotlib is installed."""
-    print(as_table(found), flush=True)
+    print(as_table(results), flush=True)
     try:
-        save_figure(draw(found), picture)
+        save_figure(draw(results), picture)
     except UsageError as error:
         rank_zero_info(f"No {picture.name}: {error}")
 
 
-def as_table(found: Found) -> str:
-    """Write all answers, one a line."""
-    lines = [(answer(name), row) for name, row in found["ensemble"].items()]
-    lines += [(f"{answer(name)} at {row['threshold']}", row) for name in EXITS for row in found[name]]
-    return plain(
+def ensemble_title(name: str) -> str:
+    """Return the words for the name that ``test.json`` has for an ensemble or an early exit."""
+    return name.replace("_all_views", ", all views").replace("_", " ")
+
+
+def as_table(results: Results) -> str:
+    """Format the ensembles and early exits as a table, one per line."""
+    rows = [(ensemble_title(name), row) for name, row in results["ensemble"].items()]
+    for name in EXITS:
+        rows += [(f"{ensemble_title(name)} at {row['threshold']}", row) for row in results[name]]
+    return text_table(
         [
             {
-                "answer": name,
-                "accuracy %": f"{row['acc']:.2f}",
+                "answer": title,
+                "accuracy %": f"{100 * row['acc']:.2f}",
                 "nll": f"{row['nll']:.3f}" if "nll" in row else "",
-                "ece %": f"{row['ece']:.2f}" if "ece" in row else "",
+                "ece %": f"{100 * row['ece']:.2f}" if "ece" in row else "",
                 "M multiply-adds": f"{row['multiply_adds'] / 1e6:,.1f}",
-                "left at each exit %": "  ".join(f"{part:5.1f}" for part in row.get("left", ())),
+                "left at each exit %": "  ".join(f"{100 * part:5.1f}" for part in row.get("left", ())),
             }
-            for name, row in lines
+            for title, row in rows
         ]
     )
 
 
-def draw(found: Found) -> Any:
-    """Draw accuracy against multiply-adds: a mark for each ensemble, a line over the thresholds for early exits."""
-    drawn = blank(7, 4.5)
-    axis = drawn.subplots()
-    for colour, name in zip(COLOURS, EXITS, strict=False):
-        points = [(row["multiply_adds"] / 1e6, row["acc"]) for row in found[name]]
-        axis.plot(*zip(*points, strict=True), marker="o", ms=4, color=colour, label=answer(name))
-    for colour, marker, (name, row) in zip(COLOURS[2:], "s^Dv", found["ensemble"].items(), strict=False):
-        axis.plot(row["multiply_adds"] / 1e6, row["acc"], marker, ms=8, color=colour, label=answer(name))
-    axis.set(xlabel="million multiply-adds an image", ylabel="accuracy (%)")
+def draw(results: Results) -> Any:
+    """Draw accuracy over multiply-adds: a mark for each ensemble, a line over the thresholds for early exits."""
+    figure = blank_figure(7, 4.5)
+    axis = figure.subplots()
+    for colour, name in zip(PALETTE, EXITS, strict=False):
+        costs = [row["multiply_adds"] / 1e6 for row in results[name]]
+        accuracies = [100 * row["acc"] for row in results[name]]
+        axis.plot(costs, accuracies, marker="o", ms=4, color=colour, label=ensemble_title(name))
+    ensembles = results["ensemble"].items()
+    for colour, marker, (name, row) in zip(PALETTE[2:], "s^Dv", ensembles, strict=False):
+        cost = row["multiply_adds"] / 1e6
+        axis.plot(cost, 100 * row["acc"], marker, ms=8, color=colour, label=ensemble_title(name))
+    axis.set(xlabel="million multiply-adds per image", ylabel="accuracy (%)")
     axis.grid(alpha=0.3)
     axis.legend(fontsize="small")
-    return drawn
+    return figure

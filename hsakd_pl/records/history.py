@@ -10,8 +10,8 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import replacing
-from hsakd_pl.report.curves import save_curves
-from hsakd_pl.report.rows import HISTORY, finite, read_history
+from hsakd_pl.records.curves import save_curves
+from hsakd_pl.records.formats import HISTORY_FILE, finite, read_history
 
 
 class History(pl.Callback):
@@ -28,7 +28,7 @@ class History(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.trainer, resumed = trainer, trainer.global_step > 0
-        found = read_history(self.folder / HISTORY) if resumed and trainer.is_global_zero else []
+        found = read_history(self.folder / HISTORY_FILE) if resumed and trainer.is_global_zero else []
         self.rows = [row for row in found if row.get("step", 0) <= trainer.global_step]
         self._written = len(self.rows)
 
@@ -61,7 +61,7 @@ class History(pl.Callback):
         self._written = len(self.rows)
         if trainer.is_global_zero:
             columns = dict.fromkeys(name for row in self.rows for name in row)
-            with replacing(self.folder / HISTORY, newline="") as file:
+            with replacing(self.folder / HISTORY_FILE, newline="") as file:
                 writer = csv.DictWriter(file, columns)
                 writer.writeheader()
                 writer.writerows(self.rows)

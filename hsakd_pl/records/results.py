@@ -13,8 +13,8 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from hsakd_pl.files import replacing
 from hsakd_pl.recipes import recipe_of
+from hsakd_pl.records.formats import RESULT_FILE, finite, is_finished
 from hsakd_pl.records.protocol import machine, protocol_of, weight_facts
-from hsakd_pl.report.rows import ROW, finite, is_finished
 
 
 class ResultWriter(pl.Callback):
@@ -29,7 +29,7 @@ class ResultWriter(pl.Callback):
     def __init__(
         self, folder: str | Path, configs: Iterable[str], seed: int, kept: ModelCheckpoint, options: dict[str, Any]
     ) -> None:
-        self.path, self.configs, self.seed, self.kept = Path(folder, ROW), list(configs), seed, kept
+        self.path, self.configs, self.seed, self.kept = Path(folder, RESULT_FILE), list(configs), seed, kept
         self.options, self.changes, self.commit = options, list[dict[str, Any]](), _commit()
         self.spent = {"seconds": 0.0, "train_seconds": 0.0, "images": 0, "resumes": 0}
         self.metrics, self.weights = dict[str, float | None](), dict[str, Any]()

@@ -18,9 +18,9 @@ from hsakd_pl.files import replacing
 from hsakd_pl.files.weights import file_sha256, read_weights
 from hsakd_pl.modules.ensembles import BINS
 from hsakd_pl.records.details import confused_pairs, describe_example, project, reliability
-from hsakd_pl.records.ensembles import PICTURE, ensemble_results, percent, show
+from hsakd_pl.records.ensembles import PICTURE, ensemble_results, rounded, show
+from hsakd_pl.records.formats import DETAILS_FILE, TEST_FILE, TEST_FORMAT
 from hsakd_pl.records.protocol import machine
-from hsakd_pl.report.rows import DETAILS, TEST
 
 EMBEDDED = 1000  # images, of all devices
 ACCURACIES = re.compile(r"test/((peer\d+_)?(acc|branch\d+_(joint|class))(_top\d+)?)")
@@ -29,11 +29,11 @@ ACCURACIES = re.compile(r"test/((peer\d+_)?(acc|branch\d+_(joint|class))(_top\d+
 class EvaluationWriter(pl.Callback):
     """Writes ``test.json`` and ``test_details.json`` into ``folder`` when ``test`` has ended.
 
-    Accuracies and the expected calibration error (``ece``) are in percent, ``nll`` is the negative log-likelihood; of
-    several peers each is their mean, and each peer's own stands beside it. Images of all devices count. The details:
-    the most confused pairs of classes and the reliability bins of all peers together; of the first peer the embedding
-    of about 1,000 images in two dimensions, and what its heads say of one image under each transformation. Where the
-    module measures ensembles, they are printed, and drawn in ``ensemble.png``, too.
+    Accuracies and the expected calibration error (``ece``) are fractions in [0, 1], ``nll`` is the negative
+    log-likelihood. With several peers these are means, and each peer has its own entries too. Images of all devices
+    count. The details: the most confused pairs of classes and the reliability bins, over all peers; from the first peer
+    the embedding of about 1,000 images in two dimensions, and the predictions of its heads for one image under each
+    transformation. Ensembles, where the module measures them, are also printed, and drawn in ``ensemble.png``.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -84,7 +84,7 @@ class EvaluationWriter(pl.Callback):
         answers, embeddings = ([each for rank in ranks for each in rank[part]] for part in (0, 1))
         if not answers:
             name = type(pl_module).__name__
-            rank_zero_info(f"No {TEST} is written: test_step of {name} does not return what that of its base does")
+            rank_zero_info(f"No {TEST_FILE} is written: test_step of {name} does not return what that of its base does")
             return
         labels, probability, predicted = (torch.cat(parts, -1) for parts in zip(*answers, strict=True))
         details = {
@@ -97,25 +97,26 @@ class EvaluationWriter(pl.Callback):
         results = self._results(trainer, pl_module, labels, probability, predicted)
         if sums is not None:
             results |= ensemble_results(sums, pl_module.networks, self._image_size)
-        for name, content in ((DETAILS, details), (TEST, results)):
+        for name, content in ((DETAILS_FILE, details), (TEST_FILE, results)):
             with replacing(self.folder / name) as file:
                 json.dump(content, file, indent=1 if content is results else None, allow_nan=False)
                 file.write("\n")
         (self.folder / PICTURE).unlink(missing_ok=True)  # an earlier test's
         if sums is not None:
             show(results, self.folder / PICTURE)
-        rank_zero_info(f"The results of the test are in {self.folder / TEST}")
+        rank_zero_info(f"The results of the test are in {self.folder / TEST_FILE}")
 
     def _results(
         self, trainer: pl.Trainer, module: pl.LightningModule, labels: Tensor, probability: Tensor, predicted: Tensor
     ) -> dict[str, Any]:
         # the winning class alone decides: MulticlassCalibrationError makes the same of all classes' probabilities
         pairs = zip(probability, predicted == labels, strict=True)
-        errors = [percent(float(binary_calibration_error(*pair, n_bins=BINS, norm="l1"))) for pair in pairs]
+        errors = [rounded(float(binary_calibration_error(*pair, n_bins=BINS, norm="l1"))) for pair in pairs]
         metrics, limit = trainer.callback_metrics, trainer.limit_test_batches
         peers = [f"peer{peer}" for peer in range(1, len(errors) + 1)] if len(errors) > 1 else []
         checkpoint = trainer.ckpt_path or module.hparams.get("weights")
         return {
+            "format": TEST_FORMAT,
             "checkpoint": None if checkpoint is None else str(checkpoint),
             "epoch": read_weights(trainer.ckpt_path)["epoch"] + 1 if trainer.ckpt_path else None,
             "sha256": weights_sha256(trainer, module),
@@ -123,7 +124,7 @@ class EvaluationWriter(pl.Callback):
             "images": len(labels),
             "limited": {"limit_test_batches": limit} if isinstance(limit, int) or limit < 1 else {},
             **{
-                match[1]: percent(float(metrics[match[0]]))
+                match[1]: rounded(float(metrics[match[0]]))
                 for match in map(ACCURACIES.fullmatch, sorted(metrics))
                 if match
             },

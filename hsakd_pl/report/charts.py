@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from math import ceil, floor, log10
 from typing import NamedTuple
 
-# Okabe and Ito, "Color Universal Design" (2008), without the yellow, which is hardly seen on white
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+from hsakd_pl.records.figures import PALETTE
+
 DASHES = ("none", "7 3", "2 2.5", "9 3 2 3", "4 2")  # five of each: with seven colours, 35 lines that differ
 SHAPES = (
     "m-3,0a3,3 0 1,0 6,0a3,3 0 1,0 -6,0z",  # circle
@@ -24,7 +24,7 @@ class Style(NamedTuple):
     shape: str
 
 
-STYLES = tuple(map(Style, COLOURS * 5, DASHES * 7, SHAPES * 7))
+STYLES = tuple(map(Style, PALETTE * 5, DASHES * 7, SHAPES * 7))
 
 
 def round_numbers(low: float, high: float, least: float = 0) -> list[float]:

@@ -12,18 +12,13 @@ TOLD_APART = 10  # classes that have a colour and a shape of their own in an emb
 
 
 def heads_of(test: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Sort the accuracies of a test by head: its name -> ``class``, ``class_top5`` and ``joint``, in percent."""
+    """Sort the accuracies of a test by head: its name -> ``class``, ``class_top5`` and ``joint``, as fractions."""
     heads: dict[str, dict[str, float]] = {}
     for match in filter(None, map(HEADS.fullmatch, sorted(test))):
         peer, branch, kind, top = match.groups("")
         name = (f"peer {peer}, " if peer else "") + (f"branch {branch}" if branch else "class head")
         heads.setdefault(name, {})[kind.replace("acc", "class") + top] = test[match[0]]
     return heads
-
-
-def answer(name: str) -> str:
-    """Write out the name that ``test.json`` has for an ensemble or a way to stop early."""
-    return name.replace("_all_views", ", all views").replace("_", " ")
 
 
 def findings(details: dict[str, Any]) -> dict[str, Any]:

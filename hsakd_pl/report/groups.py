@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hsakd_pl.recipes import ALL_RECIPES, Recipe
+from hsakd_pl.records.formats import Row
 from hsakd_pl.report.differences import MACHINE, Differences, differing, expected
-from hsakd_pl.report.rows import Row, seed_of
+from hsakd_pl.report.rows import seed_of
 
 
 class Group(NamedTuple):
@@ -61,7 +62,7 @@ def _group(recipe: Recipe | None, members: list[Row], differences: Differences) 
 
 
 def test_of(row: Row) -> float | None:
-    """Give the accuracy, in percent, that the last epoch of a run reached in a test; None where that was of others."""
+    """Return the accuracy that the last epoch of a run reached in a test; None where that was of others."""
     test = row["test"] or {}
     last = test.get("epoch") is not None and test["epoch"] == row.get("epochs")
     return test["acc"] if last and isinstance(test.get("acc"), int | float) else None

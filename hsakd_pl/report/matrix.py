@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from hsakd_pl.recipes import Cell, Recipe
+from hsakd_pl.records.formats import RESULT_FILE
 from hsakd_pl.report.groups import Group, groups
-from hsakd_pl.report.rows import ROW, collect
+from hsakd_pl.report.rows import collect
 from hsakd_pl.report.table import Line, Record, records, spread, written
 
 AS_PUBLISHED = "as the recipes say, [published]"
@@ -41,7 +42,7 @@ def matrix(cells: Sequence[Cell], recipes: Mapping[str, Recipe], folder: Path, f
 
 def _groups(cell: Cell, recipes: Mapping[str, Recipe], folder: Path) -> Iterator[Group]:
     """Yield the runs of a cell, as groups of one protocol each."""
-    if any((folder / cell.recipe).glob(f"**/{ROW}")):
+    if any((folder / cell.recipe).glob(f"**/{RESULT_FILE}")):
         rows = [row | {"recipe": cell.recipe} for row in collect(folder / cell.recipe)]
         yield from groups(rows, recipes)
 

@@ -10,11 +10,12 @@ from jinja2 import Environment, FileSystemLoader
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import replacing
+from hsakd_pl.records.curves import over_seeds
+from hsakd_pl.records.ensembles import ensemble_title
+from hsakd_pl.records.formats import Row
 from hsakd_pl.report.charts import STYLES, Chart, Style, round_numbers
-from hsakd_pl.report.curves import over_seeds
-from hsakd_pl.report.findings import answer, findings, heads_of
+from hsakd_pl.report.findings import findings, heads_of
 from hsakd_pl.report.groups import Group
-from hsakd_pl.report.rows import Row
 from hsakd_pl.report.table import Line, all_lines
 
 CURVES = {"val/acc": "Accuracy in validation, %", "val/loss": "Loss in validation", "train/loss": "Loss in training"}
@@ -31,7 +32,7 @@ def write_page(groups: Sequence[Group], path: str | Path) -> None:
     table = all_lines(groups)
     files = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
     page = files.get_template("page.html").render(
-        answer=answer,
+        ensemble_title=ensemble_title,
         columns=[*COLUMNS],
         groups=[{"style": style, **_group(group, line)} for (style, group), line in zip(styled, table, strict=True)],
         charts=[chart for name, title in CURVES.items() if (chart := _curves(styled, name, title))],

@@ -8,13 +8,10 @@ from io import StringIO
 from statistics import mean, stdev
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from scipy.stats import t as student_t
 
 from hsakd_pl.errors import UsageError
+from hsakd_pl.records.text_table import text_table
 from hsakd_pl.report.groups import Group, test_of
 from hsakd_pl.report.rows import seed_of
 
@@ -29,7 +26,7 @@ def percents(group: Group, which: str) -> dict[Any, float]:
     for row in group.rows:
         value = test_of(row) if which == "test" else row[f"{which}_val_acc"]
         if value is not None:
-            found[seed_of(row)] = value if which == "test" else 100 * value
+            found[seed_of(row)] = 100 * value
     return found
 
 
@@ -129,22 +126,7 @@ def written(table: Sequence[Line], numbers: Sequence[Record], form: str) -> str:
     """Write a table in one of :data:`TABLE_FORMATS`, what csv and json hold being its ``numbers``."""
     if form in ("csv", "json"):
         return {"csv": _csv, "json": _json}[form](numbers)
-    return {"table": plain, "md": _markdown, "latex": _latex}[form](table)
-
-
-def plain(table: Sequence[Line]) -> str:
-    """Align the cells of lines that have the same columns, the first of them to the left, as wide as it is."""
-    grid = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in table[0]:
-        grid.add_column(
-            escape(column), no_wrap=True, justify="left" if column in (next(iter(table[0])), "marks") else "right"
-        )
-    for line in table:
-        grid.add_row(*map(escape, line.values()))
-    console = Console(file=StringIO(), width=10_000, color_system=None)
-    console.print(grid)
-    text: str = console.file.getvalue()  # type: ignore[attr-defined]
-    return "\n".join(line.rstrip() for line in text.strip("\n").splitlines())
+    return {"table": text_table, "md": _markdown, "latex": _latex}[form](table)
 
 
 def _markdown(table: Sequence[Line]) -> str:

@@ -190,7 +190,7 @@ def test_wrong_cifar100_content_raises_naming_file(tmp_path: Path, changes: dict
 )
 def test_wrong_class_names_raise_naming_file(tmp_path: Path, names: Any, found: str) -> None:
     (write(tmp_path) / "meta").write_bytes(pickle.dumps({"fine_label_names": names}))
-    with pytest.raises(UsageError, match=f"meta gives class names as a {found}, not as a list of 100 texts"):
+    with pytest.raises(UsageError, match=f"meta gives class names as a {found}, not as a list of 100 strings"):
         CIFAR100DataModule(tmp_path).setup("fit")
 
 

@@ -127,15 +127,19 @@ def without(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        (lambda root: root / "nowhere", {}, r"nowhere holds no class folders: point --data.init_args.root"),
-        (lambda root: root.parent, {}, r"holds one class, photos.*\(\S+/photos looks like what is meant\)"),
-        (lambda root: root / "train" / "ant", {}, r"train/ant holds no class folders"),
+        (lambda root: root / "nowhere", {}, r"nowhere contains no class folders: point --data.init_args.root"),
+        (lambda root: root.parent, {}, r"contains one class, photos.*\(\S+/photos looks like the folder you want\)"),
+        (lambda root: root / "train" / "ant", {}, r"train/ant contains no class folders"),
         (lambda root: root / "train", {}, r"no val/, valid/ or test/ .*--data.init_args.val_fraction"),
         (lambda root: without(root / "val"), {}, r"no val/, valid/ or test/ .*--data.init_args.val_fraction"),
-        (lambda root: without(root / "train"), {}, r"photos holds no class folders"),
-        (lambda root: without(root / "train/ant").parent, {}, r"val/ant is none of the classes of the training folder"),
-        (lambda root: without(root / "val/ant").parent, {}, r"val: Found no valid file for the classes ant"),
-        (lambda root: pictures(root / "valid").parent, {}, r"val and \S+valid would both be the val split"),
+        (lambda root: without(root / "train"), {}, r"photos contains no class folders"),
+        (
+            lambda root: without(root / "train/ant").parent,
+            {},
+            "val/ant is not one of the classes of the",
+        ),
+        (lambda root: without(root / "val/ant").parent, {}, r"val: no image found for the classes ant"),
+        (lambda root: pictures(root / "valid").parent, {}, r"val and \S+valid are both the val split"),
         (lambda root: pictures(root / "test").parent, {"val_fraction": 0.2}, r"val_fraction: \S+val validates and"),
         (lambda root: root / "train", {"val_fraction": 0.01}, r"val_fraction=0.01 "),
     ],
@@ -148,26 +152,26 @@ def test_folders_without_splits_raise_usage_error(
 
 
 def test_single_class_and_empty_class_raise(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="holds one class, ant: a classifier needs at least two"):
+    with pytest.raises(UsageError, match="contains one class, ant: a classifier needs at least two"):
         ready(pictures(tmp_path / "one", ("ant",)), val_fraction=0.2)
     folder = pictures(tmp_path / "two")
     (folder / "dog").mkdir()
-    with pytest.raises(UsageError, match="Found no valid file for the classes dog"):
+    with pytest.raises(UsageError, match="no image found for the classes dog"):
         ready(folder, val_fraction=0.2)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"image_size": 0}, "image_size is 0: it must be from 1 to 7094"),
-        ({"image_size": 10**5}, "image_size is 100000"),
-        ({"resident_mib": -1}, "resident_mib is -1"),
-        ({"mean": [0.5] * 3}, "std is None: it must be three numbers too"),
+        ({"image_size": 0}, "image_size must be from 1 to 7094, got 0"),
+        ({"image_size": 10**5}, "got 100000"),
+        ({"resident_mib": -1}, "resident_mib must be at least 0, got -1"),
+        ({"mean": [0.5] * 3}, "std must be three numbers if mean is, got None"),
         ({"mean": [0.5] * 3, "std": [0.5, 0.5, 0.0]}, "above 0"),
         ({"mean": [0.5] * 2, "std": [0.5] * 3}, "three finite numbers"),
-        ({"std": [0.5] * 3}, r"std is \[0.5, 0.5, 0.5\]: it must be left out, or mean be three numbers: it is auto"),
-        ({"mean": "cifar"}, "mean is cifar: it must be auto, imagenet or three numbers"),
-        ({"augmentation": "mixup"}, "augmentation is mixup: it must be crop, resized_crop, none, or the class path"),
+        ({"std": [0.5] * 3}, r"std must be left out with mean auto, got \[0.5, 0.5, 0.5\]"),
+        ({"mean": "cifar"}, "mean must be auto, imagenet or three numbers, got cifar"),
+        ({"augmentation": "mixup"}, "augmentation must be crop, resized_crop, none, or the class path"),
     ],
 )
 def test_invalid_imagefolder_options_raise_naming_them(root: Path, options: dict[str, Any], message: str) -> None:
@@ -177,10 +181,10 @@ def test_invalid_imagefolder_options_raise_naming_them(root: Path, options: dict
 
 def test_errors_of_other_data_modules_suggest_imagefolder(root: Path) -> None:
     for data in (CIFAR100DataModule(root / "train"), STL10DataModule(root), ImageNetDataModule(root / "train")):
-        with pytest.raises(UsageError, match="class folders of your own, which ImageFolderDataModule takes"):
+        with pytest.raises(UsageError, match="contains class folders: ImageFolderDataModule can read them"):
             data.setup("fit")
     (root / "val").rename(root / "test")
-    with pytest.raises(UsageError, match="pixels, not 32 x 32: resize it, or take ImageFolderDataModule"):
+    with pytest.raises(UsageError, match="pixels, not 32 x 32: resize it, or use ImageFolderDataModule"):
         CIFAR100DataModule(root).setup("fit")
     with pytest.raises(UsageError, match=r"no CIFAR-100 in \S+nowhere\S* \S+ \S+ \S+ .*true$"):
         CIFAR100DataModule(root / "nowhere").setup("fit")
@@ -212,7 +216,7 @@ def test_statistics_are_measured_once_on_training_images(
     [entry] = json.loads((root / FILE).read_text()).values()
     assert (entry["images"], entry["image_size"]) == (9, 16)
     messages = [record.message for record in caplog.records if "Mean and std" in record.message]
-    assert "of 9 training images" in messages[0] and "measured before, stored in" in messages[1]
+    assert "of 9 training images" in messages[0] and "measured before and are stored in" in messages[1]
     description = data.description
     assert (description.mean, description.std) == (data.mean, data.std)
 
@@ -238,7 +242,7 @@ def test_statistics_of_read_only_folder_are_cached_in_home(
         first = ready(root)
         assert ready(root).mean == first.mean
     assert not (root / FILE).exists() and (cache / "hsakd_pl" / FILE).is_file()
-    assert f"measured before, stored in {cache}" in caplog.text
+    assert f"measured before and are stored in {cache}" in caplog.text
     monkeypatch.setenv("XDG_CACHE_HOME", str(root / "train/ant/0.jpg"))
     with caplog.at_level("INFO"):
         assert ready(root).mean == first.mean
@@ -250,7 +254,7 @@ def test_single_colour_images_raise_for_statistics(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         for number in range(4):
             Image.new("RGB", (9, 9), "red").save(tmp_path / name / f"{number}.png")
-    with pytest.raises(UsageError, match=r"std is \[0.0, 0.0, 0.0\].* above 0"):
+    with pytest.raises(UsageError, match=r"std must be three finite numbers, above 0, got \[0.0, 0.0, 0.0\]"):
         ready(tmp_path, val_fraction=0.5)
 
 

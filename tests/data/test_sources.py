@@ -20,11 +20,11 @@ LABELS = torch.arange(20)
 def loader(in_workers: bool, num_workers: int = 0, seed: int = 0) -> ResumableLoader:
     sampler = GlobalBatchSampler(20, 6, shuffle=True, seed=seed)
     if not in_workers:
-        source = ResidentTensors(IMAGES, LABELS).make_batches
+        source = ResidentTensors(IMAGES, LABELS)
         augmented = AugmentedBatches(source, PadCropFlip(2), 20, seed, torch.device("cpu"))
-        return ResumableLoader(augmented.make_batches, sampler)
+        return ResumableLoader(augmented, sampler)
     batches = TransformedBatches(Split(IMAGES, LABELS), random_resized_crop(16), 16, seed)
-    return ResumableLoader(WorkerBatches(batches, num_workers, False).make_batches, sampler)
+    return ResumableLoader(WorkerBatches(batches, num_workers, False), sampler)
 
 
 def epoch_of(source: ResumableLoader, epoch: int) -> list[Batch]:
@@ -94,6 +94,6 @@ def test_undecodable_image_raises_naming_file(tmp_path: Path, num_workers: int) 
 
 
 def test_empty_index_list_gives_empty_batch() -> None:
-    for source in (loader(False), loader(True)):
-        [(images, labels)] = source.make_batches(0, [torch.arange(0)])
+    for made_in_workers in (False, True):
+        [(images, labels)] = loader(made_in_workers).source.make_batches(0, [torch.arange(0)])
         assert images.shape == (0, 3, 16, 16) and labels.shape == (0,)

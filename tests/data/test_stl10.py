@@ -61,7 +61,7 @@ def test_broken_stl10_files_raise_naming_them(copy: Path) -> None:
         STL10DataModule(copy).setup("fit")
     pixels.write_bytes(whole)
     labels.write_bytes(bytes([0]) + labels.read_bytes()[1:])
-    with pytest.raises(UsageError, match=r"train_y.bin holds labels outside 1..10"):
+    with pytest.raises(UsageError, match=r"train_y.bin contains labels outside 1..10"):
         STL10DataModule(copy).setup("fit")
     labels.unlink()
     with pytest.raises(UsageError, match=r"STL-10 lacks .*train_y.bin: .*download true"):
@@ -86,7 +86,7 @@ def test_stl10_file_sizes_are_checked_before_reading(copy: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"cat\ndog\n", "gives class names as a list of 2, not as a list of 10 texts"),
+        (b"cat\ndog\n", "gives class names as a list of 2, not as a list of 10 strings"),
         (b"", "gives class names as a list of 0, not"),
         ("\n".join("abcdefghij").encode("utf-16"), "is no UTF-8 text"),
         ("\n".join("äbcdefghij").encode("latin1"), "is no UTF-8 text"),

@@ -71,11 +71,11 @@ def test_wrong_annotations_raise_naming_file(original: Path, tmp_path: Path) -> 
     for broken, message in (
         (
             [*lines[:4], "val_0.JPEG\tn99999999\t0\t0\t9\t9\n", *lines[5:]],
-            "line 5: 'n99999999' is none of the",
+            "line 5: 'n99999999' is not one of the",
         ),
-        ([*lines[:2], "val_0.JPEG"], "line 3: '' is none of the"),
-        (lines[:9], "names 9 images, .*images holds 200"),
-        ([], "names 0 images"),
+        ([*lines[:2], "val_0.JPEG"], "line 3: '' is not one of the"),
+        (lines[:9], "lists 9 images, .*images contains 200"),
+        ([], "lists 0 images"),
     ):
         annotations.write_text("".join(broken))
         with pytest.raises(UsageError, match=f"val_annotations.txt,? {message}"):
@@ -90,16 +90,16 @@ def test_wrong_annotation_line_raises_naming_line(original: Path, tmp_path: Path
     lines = annotations.read_text().splitlines()
     name, wnid, *_ = lines[3].split("\t")
     for line, message in (
-        (lines[0], f"'{lines[0].split()[0]}' is named twice or is not in .*images"),
+        (lines[0], f"'{lines[0].split()[0]}' is listed twice or is not in .*images"),
         (f"{name}\t{lines[1].split()[1]}", ""),
-        ("val_99999.JPEG\t" + wnid, "'val_99999.JPEG' is named twice or is not in"),
-        (f"../../train/{wnid}/images/{wnid}_0.JPEG\t{wnid}", "is named twice or is not in"),
-        (f"{name.lower()}\t{wnid}", "is named twice or is not in"),
-        (f"{name} {wnid} 0 0 9 9", "'' is none of the classes in train/"),
-        (f"{wnid}\t{name}", "is none of the classes in train/"),
-        (f"{name},{wnid},0,0", "'' is none of the classes in train/"),
-        ("\t", "names 199 images, .*images holds 200"),
-        (f"{name}\t{'n' * 100_000}", f"'{'n' * 40}' is none of the classes"),
+        ("val_99999.JPEG\t" + wnid, "'val_99999.JPEG' is listed twice or is not in"),
+        (f"../../train/{wnid}/images/{wnid}_0.JPEG\t{wnid}", "is listed twice or is not in"),
+        (f"{name.lower()}\t{wnid}", "is listed twice or is not in"),
+        (f"{name} {wnid} 0 0 9 9", "'' is not one of the classes in train/"),
+        (f"{wnid}\t{name}", "is not one of the classes in train/"),
+        (f"{name},{wnid},0,0", "'' is not one of the classes in train/"),
+        ("\t", "lists 199 images, .*images contains 200"),
+        (f"{name}\t{'n' * 100_000}", f"'{'n' * 40}' is not one of the classes"),
     ):
         annotations.write_text("\n".join([*lines[:3], line, *lines[4:]]))
         if not message:  # an image of another class is undetectable

@@ -9,7 +9,7 @@ from hsakd_pl.commands.seeds import run_seed
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import local_path, replacing
 from hsakd_pl.recipes import ALL_RECIPES, BENCH_TABLES, Cell, Recipe, read_table
-from hsakd_pl.report.rows import ROW, TEST, is_finished
+from hsakd_pl.records.formats import RESULT_FILE, TEST_FILE, is_finished
 
 
 class Task(NamedTuple):
@@ -106,8 +106,8 @@ class Bench:
     def state(self, task: Task) -> str:
         """Return whether a task is ``done``, ``trained`` but not tested, ``begun``, or ``to do``."""
         checkpoint = self.checkpoint(task.recipe, task.seed)
-        if is_finished(checkpoint.with_name(ROW)):
-            is_tested = checkpoint.with_name(TEST).exists()
+        if is_finished(checkpoint.with_name(RESULT_FILE)):
+            is_tested = checkpoint.with_name(TEST_FILE).exists()
             return "done" if is_tested else "trained"
         return "begun" if checkpoint.exists() else "to do"
 

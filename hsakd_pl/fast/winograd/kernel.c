@@ -15,7 +15,7 @@ enum { BYTES = 64, ROWS = 16 };
 enum { BYTES = 32, ROWS = 6 }; /* AVX2 */
 #endif
 enum { PANEL = 16, LANES = BYTES / 4, VECTORS = PANEL / LANES, POINTS = 36 };
-/* A block's transformed tiles take so many bytes, but there are at least so many of them for each reading of filters. */
+/* Bytes of a block's transformed tiles, and the fewest tiles for which the filters are read. */
 enum { BLOCK = 500000, LEAST_TILES = 24 };
 
 #define INLINE static inline __attribute__((always_inline))

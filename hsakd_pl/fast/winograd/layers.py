@@ -1,4 +1,4 @@
-"""Convolutional layers that use the operator where it pays, and how a network's come to do so."""
+"""Let convolutional layers use Winograd's algorithm where it is faster."""
 
 from types import MethodType
 
@@ -9,56 +9,70 @@ from torch import Tensor
 from hsakd_pl.fast.winograd.library import library
 from hsakd_pl.fast.winograd.ops import PANEL, conv3x3, transformed
 
-LEAST_FILTERS = 512  # input times output channels; below, the transforms cost more than is saved
-LEAST_WORK = 1e8  # multiplications and additions of the plain convolution; below, calls cost more
-LEAST_TILES = 256  # of a batch; below, it does not pay to transform weights that change at every step
-MOST_PIXELS = 1.8  # that whole tiles may have, for one of the images
+# Thresholds beyond which PyTorch's convolution is faster
+MIN_FILTERS = 512  # input times output channels; the transforms cost more than they save with fewer
+MIN_WORK = 1e8  # multiplications and additions of the plain convolution; calls cost more than they save with fewer
+MIN_TILES = 256  # tiles of a batch, if weights change at every step and must be transformed again
+MAX_PADDED_PIXELS = 1.8  # pixels of whole tiles per pixel of an image
 
-METHOD, FILTERS = "_conv_forward", "_winograd_filters"  # what a converted layer has of its own
+METHOD = "_conv_forward"  # the method of nn.Conv2d that a converted layer overrides
+FILTERS = "_winograd_filters"  # attribute of a converted layer: its transformed weights if frozen, otherwise None
 
 
 def convert(network: nn.Module, frozen: bool = False) -> None:
-    """Let the layers of ``network`` that suit Winograd's algorithm use it where it pays, in float32 on a CPU.
+    """Let the suitable layers of a network use Winograd's algorithm where it is faster, in float32 on a CPU.
 
-    A layer's method is shadowed on the layer: its class, parameters, hooks and name stay. ``frozen``: the weights will
-    not change, so they are transformed at once. Where the machine has no use for it, or no C compiler, nothing changes.
+    A method of each layer is overridden on the instance; its class, parameters, hooks and name stay the same. Without
+    AVX2 or a C compiler, nothing changes.
+
+    Args:
+        network: network whose layers are converted in place.
+        frozen: transform the weights once, since they will not change.
     """
     for layer in network.modules():
-        if type(layer) is nn.Conv2d and _suits(layer) and library() is not None:
+        if type(layer) is nn.Conv2d and _is_suitable(layer) and library() is not None:
             setattr(layer, METHOD, MethodType(_winograd_forward, layer))
             vars(layer)[FILTERS] = transformed(layer.weight.detach()) if frozen else None
 
 
 def revert(network: nn.Module) -> None:
-    """Take back what :func:`convert` has done."""
+    """Undo :func:`convert`."""
     for layer in network.modules():
-        if vars(layer).pop(FILTERS, layer) is not layer:
+        if FILTERS in vars(layer):
+            del vars(layer)[FILTERS]
             del vars(layer)[METHOD]
 
 
 def _winograd_forward(layer: nn.Conv2d, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     filters = vars(layer)[FILTERS]
-    pays = _pays(images, weight, filters is not None)
-    return conv3x3(images, weight, bias, filters) if pays else nn.Conv2d._conv_forward(layer, images, weight, bias)
+    if _is_faster(images, weight, frozen=filters is not None):
+        return conv3x3(images, weight, bias, filters)
+    return nn.Conv2d._conv_forward(layer, images, weight, bias)
 
 
-def _pays(images: Tensor, weight: Tensor, frozen: bool) -> bool:
-    if (images.dtype, weight.dtype, images.device.type, images.dim()) != (torch.float32, torch.float32, "cpu", 4):
+def _is_faster(images: Tensor, weight: Tensor, frozen: bool) -> bool:
+    if images.dim() != 4 or images.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        return False
+    if images.dtype != torch.float32 or weight.dtype != torch.float32:
         return False
     number, _, height, width = images.shape
-    tiles = -(-height // 4) * -(-width // 4)
+    tiles_per_image = ((height + 3) // 4) * ((width + 3) // 4)
     work = 2 * number * height * width * weight.numel()
-    large = work >= LEAST_WORK and (number * tiles >= LEAST_TILES or frozen)
-    return large and 16 * tiles <= MOST_PIXELS * height * width and not torch.is_autocast_enabled("cpu")
+    enough_tiles = frozen or number * tiles_per_image >= MIN_TILES
+    little_padding = 16 * tiles_per_image <= MAX_PADDED_PIXELS * height * width
+    return work >= MIN_WORK and enough_tiles and little_padding
 
 
-def _suits(layer: nn.Conv2d) -> bool:
-    inputs, outputs = layer.in_channels, layer.out_channels
+def _is_suitable(layer: nn.Conv2d) -> bool:
+    geometry = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+    if geometry != ((3, 3), (1, 1), (1, 1), (1, 1)) or layer.groups != 1 or layer.padding_mode != "zeros":
+        return False
+    if layer.in_channels % PANEL or layer.out_channels % PANEL:
+        return False
+    overridden = {METHOD, "forward"} & vars(layer).keys()  # by a user, or converted already
     return (
-        (layer.kernel_size, layer.stride, layer.padding, layer.dilation) == ((3, 3), (1, 1), (1, 1), (1, 1))
-        and (layer.groups, layer.padding_mode) == (1, "zeros")
-        and inputs % PANEL == outputs % PANEL == 0
-        and inputs * outputs >= LEAST_FILTERS
-        and (layer.weight.device.type, layer.weight.dtype) == ("cpu", torch.float32)
-        and not {METHOD, "forward"} & vars(layer).keys()  # of a user's, or converted already
+        layer.in_channels * layer.out_channels >= MIN_FILTERS
+        and layer.weight.device.type == "cpu"
+        and layer.weight.dtype == torch.float32
+        and not overridden
     )

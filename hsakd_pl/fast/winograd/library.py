@@ -1,4 +1,4 @@
-"""``kernel.c``, compiled once for the machine at hand and kept in the user's cache."""
+"""Compile ``kernel.c`` once for the machine, and keep the library in the user's cache folder."""
 
 import ctypes
 import hashlib
@@ -15,17 +15,17 @@ from pytorch_lightning.utilities import rank_zero_info
 from hsakd_pl.files import cache_folder
 
 SOURCE = Path(__file__).with_name("kernel.c")
-CAPABILITIES = ("AVX2", "AVX512")  # as PyTorch names what the kernel is written for
+CAPABILITIES = ("AVX2", "AVX512")  # instruction sets that the kernel is written for, by PyTorch's names
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC")
-CPUINFO = Path("/proc/cpuinfo")  # part of what a build depends on: machines may share a cache
-PATIENCE = 60  # seconds, for a compiler that takes one
+CPUINFO = Path("/proc/cpuinfo")  # part of a build's name, since machines may share a cache folder
+COMPILER_TIMEOUT = 60  # seconds; compiling takes about one
 
 
 @lru_cache
 def library() -> ctypes.CDLL | None:
-    """Load the functions of the kernel; None, and the reason in the log, where they cannot be had.
+    """Load the functions of the kernel; log the reason and return None if that is impossible.
 
-    They run in the OpenMP threads that PyTorch has loaded: its library is not linked a second time.
+    They run in PyTorch's OpenMP threads: OpenMP is not linked a second time.
     """
     if torch.backends.cpu.get_cpu_capability() not in CAPABILITIES:
         return None
@@ -35,10 +35,11 @@ def library() -> ctypes.CDLL | None:
         except OSError as error:  # read-only, full or somebody else's
             with TemporaryDirectory() as private:
                 loaded = _load(Path(private))
-            rank_zero_info(f"The C kernel was built for this process alone: {error}")
+            rank_zero_info(f"The C kernel was compiled for this process only: {error}")
     except (OSError, subprocess.SubprocessError) as error:
-        reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[0]
-        rank_zero_info(f"Convolutions stay PyTorch's, at half the speed: the C kernel cannot be built ({reason})")
+        message = getattr(error, "stderr", None) or str(error)
+        reason = message.strip().splitlines()[0]
+        rank_zero_info(f"Using PyTorch's convolutions, at half the speed: the C kernel cannot be compiled ({reason})")
         return None
     loaded.winograd_convolve.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_long] * 5
     loaded.winograd_filter_gradients.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_long] * 6
@@ -46,27 +47,41 @@ def library() -> ctypes.CDLL | None:
 
 
 def _load(folder: Path) -> ctypes.CDLL:
-    """Load the library for this source, compiler and processor from ``folder``, built where it is not there or cut."""
+    """Load the library for this source, compiler and processor from ``folder``; compile it if missing or truncated."""
     compiler = (os.environ.get("CC") or "cc").split()
     cpuinfo = CPUINFO.read_text() if CPUINFO.exists() else ""
     processor = sorted(set(re.findall(r"^(?:model name|flags|Features).*", cpuinfo, re.MULTILINE)))
-    facts = [SOURCE.read_text(), *compiler, *FLAGS, _run([*compiler, "--version"]), *processor]
-    path = folder / f"winograd-{hashlib.sha256(chr(0).join(facts).encode()).hexdigest()[:32]}.so"
+    inputs = [SOURCE.read_text(), *compiler, *FLAGS, _run([*compiler, "--version"]), *processor]
+    digest = hashlib.sha256("\0".join(inputs).encode()).hexdigest()
+    path = folder / f"winograd-{digest[:32]}.so"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for place in (folder, path):
-        found = place.lstat() if place.exists() or place.is_symlink() else None
-        if found and (place.is_symlink() or found.st_uid != os.getuid() or found.st_mode & 0o022):
-            raise OSError(f"{place} is a link, another user's or writable by others")
+    _check_private(folder)
+    _check_private(path)
     try:
         return ctypes.CDLL(str(path))
     except OSError:
-        with TemporaryDirectory(dir=folder) as beside:  # renamed, so that no process ever loads a part
-            _run([*compiler, *FLAGS, "-c", str(SOURCE), "-o", f"{beside}/kernel.o"])
-            _run([*compiler, "-shared", f"{beside}/kernel.o", "-o", f"{beside}/kernel.so"])
-            os.chmod(f"{beside}/kernel.so", 0o700)
-            os.replace(f"{beside}/kernel.so", path)
+        _compile(compiler, path)
         return ctypes.CDLL(str(path))
 
 
+def _check_private(path: Path) -> None:
+    """Raise OSError if a path exists and another user could have put a library there."""
+    if path.is_symlink():
+        raise OSError(f"{path} is a link")
+    if path.exists():
+        status = path.lstat()
+        if status.st_uid != os.getuid() or status.st_mode & 0o022:
+            raise OSError(f"{path} belongs to another user or is writable by others")
+
+
+def _compile(compiler: list[str], path: Path) -> None:
+    """Compile the kernel next to ``path`` and rename it, so that no process loads an incomplete library."""
+    with TemporaryDirectory(dir=path.parent) as temporary:
+        _run([*compiler, *FLAGS, "-c", str(SOURCE), "-o", f"{temporary}/kernel.o"])
+        _run([*compiler, "-shared", f"{temporary}/kernel.o", "-o", f"{temporary}/kernel.so"])
+        os.chmod(f"{temporary}/kernel.so", 0o700)
+        os.replace(f"{temporary}/kernel.so", path)
+
+
 def _run(command: list[str]) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE).stdout
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=COMPILER_TIMEOUT).stdout

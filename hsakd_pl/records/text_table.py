@@ -1,0 +1,25 @@
+"""Tables as aligned text."""
+
+from collections.abc import Mapping, Sequence
+from io import StringIO
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+LEFT_ALIGNED = "marks"  # columns of this name, and the first one; numbers are aligned to the right
+
+
+def text_table(lines: Sequence[Mapping[str, str]]) -> str:
+    """Align lines that have the same columns; the table is as wide as its content, whatever the terminal."""
+    columns = list(lines[0])
+    grid = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        is_text = column in (columns[0], LEFT_ALIGNED)
+        grid.add_column(escape(column), no_wrap=True, justify="left" if is_text else "right")
+    for line in lines:
+        grid.add_row(*map(escape, line.values()))
+    output = StringIO()
+    Console(file=output, width=10_000, color_system=None).print(grid)
+    return "\n".join(line.rstrip() for line in output.getvalue().strip("\n").splitlines())
