@@ -34,7 +34,7 @@ def cache_folder() -> Path:
 def read_text(path: str | Path, most: int = 10_000_000) -> str:
     """Read UTF-8 text of at most ``most`` bytes, with or without a byte order mark; raises UsageError otherwise."""
     if not Path(path).is_file():
-        raise UsageError(f"{path} does not exist or is not a file: check the path")
+        raise UsageError(f"{path} is missing or is not a file: check the path")
     if (size := Path(path).stat().st_size) > most:
         raise UsageError(f"{path} has {size:,} bytes, at most {most:,} are read: is it the right file?")
     try:
