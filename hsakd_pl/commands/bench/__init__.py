@@ -50,12 +50,12 @@ def run(options: Namespace) -> None:
     from hsakd_pl.commands.bench.estimate import show_plan
     from hsakd_pl.commands.bench.tasks import Bench, select_cells
     from hsakd_pl.report.matrix import matrix, published
-    from hsakd_pl.report.table import written
+    from hsakd_pl.report.table import format_table
 
     cells, recipes = select_cells(options.tables, options.methods, options.pairs)
     if options.list:
         table = published(cells)
-        print(written(table, table, options.format))
+        print(format_table(table, table, options.format))
         return
     bench = Bench(cells, recipes, options.seeds, options.folder, dict(options.teachers), options.fit_options)
     tasks = bench.tasks()
