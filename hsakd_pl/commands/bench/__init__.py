@@ -51,14 +51,14 @@ def run(options: Namespace) -> None:
     from hsakd_pl.commands.bench.tasks import Bench, select_cells
     from hsakd_pl.recipes import BENCH_TABLES
     from hsakd_pl.report.matrix import matrix, published
-    from hsakd_pl.report.table import written
+    from hsakd_pl.report.table import format_table
 
     if not options.tables:
         raise UsageError(f"bench needs a table: {', '.join(BENCH_TABLES)}, or a CSV file")
     cells, recipes = select_cells(options.tables, options.methods, options.pairs)
     if options.list:
         table = published(cells)
-        print(written(table, table, options.format))
+        print(format_table(table, table, options.format))
         return
     bench = Bench(cells, recipes, options.seeds, options.folder, dict(options.teachers), options.fit_options)
     tasks = bench.tasks()
