@@ -33,7 +33,7 @@ BASES: dict[str, type] = {  # of the options whose value is a class
     "callbacks": pl.Callback,
     "logger": Logger,
 }
-PROVIDED = {  # what such a class is given by the data module, the model or the run
+PROVIDED = {  # required options that the data module, the model or the run sets
     "model": ("num_classes",),
     "optimizer": ("params",),
     "lr_scheduler": ("optimizer",),
@@ -67,8 +67,8 @@ def explain(error: ArgumentError, args: list[str], options: Iterable[str]) -> Us
                 name = flag.removeprefix("--").removesuffix(".help")
                 _load_class(Place(name, args[0]), name, value)
         _check(args[0], option_tree(args), {option.partition(".")[0] for option in options})
-    except UsageError as found:
-        return found
+    except UsageError as explanation:
+        return explanation
     return UsageError(first_and_last_line(str(error)))
 
 
