@@ -18,7 +18,8 @@ WITH_EXAMPLES = [
 
 
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
-def test_docstring_examples_print_what_they_show(name: str) -> None:
+def test_docstring_examples_print_what_they_show(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # examples may write files
     public = {public_name: getattr(hsakd_pl, public_name) for public_name in hsakd_pl.__all__}
     result = doctest.testmod(import_module(name), extraglobs=public | {"torch": torch})
     assert result.failed == 0

@@ -118,7 +118,7 @@ def test_unnamed_network_must_be_passed_to_export(tmp_path: Path) -> None:
     known = Description(KNOWN.class_names, 8, 8, KNOWN.mean, KNOWN.std)
     formats = ("safetensors", "pt2")
     export_student(tmp_path / "last.ckpt", tmp_path / "out", formats, network=other, description=known)
-    with pytest.raises(UsageError, match="no name of its network"):
+    with pytest.raises(UsageError, match="does not name its network"):
         load_student(tmp_path / "out")
     again = make()
     again(torch.zeros(2, 3, 8, 8))
@@ -304,9 +304,9 @@ def test_export_refuses_folder_with_other_files(tmp_path: Path) -> None:
     path, _ = saved(tmp_path)
     (tmp_path / "out").mkdir()
     (tmp_path / "out/README.md").write_text("mine")
-    with pytest.raises(UsageError, match="no export: name another folder"):
+    with pytest.raises(UsageError, match="is not an export; name another folder"):
         export_student(path, tmp_path / "out", ["safetensors"])
-    with pytest.raises(UsageError, match=r"holds last\.ckpt"):
+    with pytest.raises(UsageError, match=r"contains last\.ckpt, which is not part of an export"):
         export_student(path, tmp_path, ["safetensors"])
     assert (tmp_path / "out/README.md").read_text() == "mine"
 
@@ -370,7 +370,7 @@ def test_student_follows_hub_conventions(exported: Path, tmp_path: Path, monkeyp
     [
         (lambda folder: (folder / "model.safetensors").unlink(), r"model\.safetensors does not exist"),
         (lambda folder: (folder / "config.json").unlink(), r"config\.json is missing"),
-        (lambda folder: (folder / "config.json").write_text("{"), r"config\.json is no JSON"),
+        (lambda folder: (folder / "config.json").write_text("{"), r"config\.json is not valid JSON"),
         (lambda folder: (folder / "config.json").write_text("[]"), "does not describe its data"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 100), r"model\.safetensors cannot be read"),
         (lambda folder: rename_network(folder, "resnet14"), r"model\.safetensors does not fit"),
@@ -456,13 +456,13 @@ def test_checkpoint_cannot_run_code_it_names(tmp_path: Path, monkeypatch: pytest
     path, _ = saved(tmp_path / "run", "baseline")
     content = torch.load(path, weights_only=True)
     torch.save(content | {"networks": ["theirs.make"]}, path)
-    with pytest.raises(UsageError, match=r"no code is run because a file says so.*network='theirs\.make'"):
+    with pytest.raises(UsageError, match=r"a file cannot choose code to import.*network='theirs\.make'"):
         export_student(path, "exported", ["safetensors"])
     folder = tmp_path / "exported"
     Student(create_network("resnet8", 4, branches=False), **KNOWN.saved()).save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"network": "theirs.make"}))
-    with pytest.raises(UsageError, match="no code is run because a file says so"):
+    with pytest.raises(UsageError, match="a file cannot choose code to import"):
         load_student(folder)
     assert not Path("imported").exists()
 

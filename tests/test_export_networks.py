@@ -8,8 +8,8 @@ from small import needs_onnx
 from torch import nn
 
 from hsakd_pl import CIFAR100DataModule, ImageNetDataModule, list_networks, load_weights
-from hsakd_pl.export.export import MOST, _compared
-from hsakd_pl.export.formats import FORMATS
+from hsakd_pl.export.export import TOLERANCE, _write_compared
+from hsakd_pl.export.formats import EXPORT_FORMATS
 from hsakd_pl.export.pictures import as_input, first_images
 from hsakd_pl.export.student import Student, save
 
@@ -37,7 +37,7 @@ def test_exported_networks_match_pytorch_up_to_rounding(
             norm.momentum = None  # the mean over all batches, here of these images only
         student.train()(images)
     save(student.eval(), tmp_path)
-    files = _compared(student, FORMATS, tmp_path, images)
+    files = _write_compared(student, EXPORT_FORMATS, tmp_path, images)
     print(name, *(file.cells for file in files))
     assert [file.path.name for file in files] == ["model.safetensors", "model.pt2", "model.onnx"]
-    assert all(file.difference is not None and file.difference <= MOST for file in files)
+    assert all(file.difference is not None and file.difference <= TOLERANCE for file in files)

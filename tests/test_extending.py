@@ -10,12 +10,21 @@ import torch.nn.functional as F
 from small import TEACHER, trainer
 from torch import Tensor
 
-from hsakd_pl import BaselineModule, DigitsDataModule, HSAKDModule, StudentModule, create_network, load_weights
+from hsakd_pl import (
+    BaselineModule,
+    DigitsDataModule,
+    HSAKDModule,
+    StudentModule,
+    TeacherModule,
+    create_network,
+    load_weights,
+)
 from hsakd_pl.data import ImageDataModule, Split
 from hsakd_pl.data.augment import PadCropFlip
 from hsakd_pl.methods import DistilledModule
 from hsakd_pl.modules import Frozen
-from hsakd_pl.networks import NetworkOutput
+from hsakd_pl.networks import NetworkOutput, StagedBackbone
+from hsakd_pl.networks.layers import conv3x3
 from hsakd_pl.ops import kd_loss
 
 
@@ -73,6 +82,20 @@ class Regressed(DistilledModule):
     def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
         loss = F.mse_loss(self.regressor(student.embedding), teacher.embedding)
         return super().terms(student, teacher, labels) | {"loss_regressed": loss}
+
+
+class SmallNet(StagedBackbone):
+    """A backbone of three convolutions."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(conv3x3(3, 8), channels=(8, 16, 32), strides=(1, 2, 2), num_classes=num_classes)
+
+    def make_stage(self, stage: int, in_channels: int, stride: int) -> nn.Module:
+        channels = self.channels[stage]
+        return nn.Sequential(conv3x3(in_channels, channels, stride), nn.BatchNorm2d(channels), nn.ReLU())
+
+    def make_head(self, num_outputs: int) -> nn.Module:
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(self.channels[-1], num_outputs))
 
 
 class StripesDataModule(ImageDataModule):
@@ -175,3 +198,16 @@ def test_term_weight_defaults_to_1_and_weight_without_term_raises() -> None:
         ValueError, match=r"loss_weights names loss_similarty; the terms are loss_ce, .*loss_similarity"
     ):
         module.training_step(batch, 0)
+
+
+def test_new_backbone_trains_as_teacher_and_as_student() -> None:
+    limits: dict[str, Any] = {"limit_train_batches": 2, "limit_val_batches": 1}
+    teacher = TeacherModule("test_extending.SmallNet", num_classes=10, lr=0.01)
+    trainer(**limits).fit(teacher, datamodule=DigitsDataModule(batch_size=16))
+    student = StudentModule("test_extending.SmallNet", teacher.network, num_classes=10, lr=0.01)
+    before = {key: tensor.clone() for key, tensor in student.network.state_dict().items()}
+    run = trainer(**limits)
+    run.fit(student, datamodule=DigitsDataModule(batch_size=16))
+    assert "train/loss_joint_kd" in run.callback_metrics
+    assert len(student.network.branches) == 2
+    assert not torch.equal(student.network.state_dict()["backbone.stem.weight"], before["backbone.stem.weight"])

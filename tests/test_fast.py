@@ -111,7 +111,7 @@ def test_folded_network_gives_each_thread_a_part() -> None:
 
 @pytest.mark.usefixtures("two_threads")
 def test_error_in_folded_part_is_raised() -> None:
-    with Folded(create_network("resnet8", CLASSES)) as folded, pytest.raises(UsageError, match="at least 4 pixels"):
+    with Folded(create_network("resnet8", CLASSES)) as folded, pytest.raises(UsageError, match="at least 4 x 4 pixels"):
         folded(torch.randn(2, 3, 2, 2))
     assert torch.get_num_threads() == 2
 

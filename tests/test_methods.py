@@ -370,8 +370,8 @@ class Plain(nn.Module):
 @pytest.mark.parametrize(
     ("kind", "student", "teacher", "options", "message"),
     [
-        ("RKDModule", Plain(), Plain(), {"num_classes": 3}, "shows no embedding"),
-        ("AttentionModule", Plain(), Plain(), {"num_classes": 3}, "shows no features"),
+        ("RKDModule", Plain(), Plain(), {"num_classes": 3}, "returns no embedding"),
+        ("AttentionModule", Plain(), Plain(), {"num_classes": 3}, "returns no features"),
         ("VIDModule", "wrn_16_2", "vgg8", {}, "teacher's number of feature maps must be the student's, 3, got 4"),
         ("FitNetModule", "resnet8", "resnet14", {"stage": 4}, "stage must be from 1 to 3, got 4"),
         ("DKDModule", "resnet8", "resnet14", {"dkd_weight": -1.0}, "dkd_weight must be at least 0, .*got -1.0"),

@@ -179,7 +179,7 @@ def test_invalid_module_options_raise_with_reason(kind: str, options: dict[str, 
 
 @pytest.mark.parametrize("stage", ["fit", "validate", "test"])
 def test_too_small_images_are_refused_before_computation(stage: str) -> None:
-    with pytest.raises(UsageError, match="at least 32 pixels a side, got 16 x 16"):
+    with pytest.raises(UsageError, match=r"image size 16 x 16: .* at least 32 x 32 pixels"):
         getattr(trainer(), stage)(make("baseline", network="resnet18_imagenet", num_classes=10), DigitsDataModule())
 
 

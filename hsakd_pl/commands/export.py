@@ -34,7 +34,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     """Export, then print what was written."""
     from hsakd_pl.export.export import export_student
-    from hsakd_pl.export.formats import FORMATS
+    from hsakd_pl.export.formats import EXPORT_FORMATS
     from hsakd_pl.files import local_path
     from hsakd_pl.runs.checkpoints import find_checkpoint
 
@@ -43,7 +43,7 @@ def run(options: Namespace) -> None:
     exported = export_student(
         checkpoint,
         options.folder or checkpoint.parent / "export",
-        formats=options.formats or FORMATS,
+        formats=options.formats or EXPORT_FORMATS,
         network=options.network,
         peer=options.peer,
         input=options.input,

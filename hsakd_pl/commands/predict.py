@@ -69,9 +69,9 @@ def run(options: Namespace) -> None:
 def find_student(source: str, network: str | None = None) -> "Student":
     """Return the student of an export, local or on the hub, or of a run's folder or a checkpoint."""
     from hsakd_pl.export import load_student, student_from_checkpoint
-    from hsakd_pl.export.student import CONFIG
+    from hsakd_pl.export.student import CONFIG_FILE
 
     path = Path(source).expanduser()
-    if (path / CONFIG).is_file() or not path.exists():
+    if (path / CONFIG_FILE).is_file() or not path.exists():
         return load_student(source, network)
     return student_from_checkpoint(source, network)

@@ -1,4 +1,4 @@
-"""Students that stand alone: exported into a folder, and loaded from it."""
+"""Export students into folders that need neither the checkpoint nor the data, and load them."""
 
 from hsakd_pl.export.checkpoint import student_from_checkpoint
 from hsakd_pl.export.export import export_student

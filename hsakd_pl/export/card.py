@@ -1,4 +1,4 @@
-"""The model card of an exported student: what it is, how it was made, how good it is, and how it is used."""
+"""Write the model card of an exported student: its origin, accuracy, use, files and licence."""
 
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ from hsakd_pl.networks.cost import multiply_adds
 from hsakd_pl.records.formats import RESULT_FILE, TEST_FILE, read_row, read_test
 from hsakd_pl.report.groups import groups
 
+LISTED_CLASSES = 10
 PAPER = "https://arxiv.org/abs/2107.13715"
 NON_COMMERCIAL = "its photographs belong to their owners, and its terms allow non-commercial research and education"
-# Name on the hub, and the terms, of the sets whose data modules with so many classes are really theirs
-KNOWN_DATA = {
+# Name on the hub and licence of data sets, by data module and number of classes (a subset is another data set)
+DATASETS = {
     ("CIFAR100DataModule", 100): ("cifar100", "CIFAR-100 (Krizhevsky 2009) comes without a licence; cite its author"),
     ("DigitsDataModule", 10): ("digits", "the Optical Recognition of Handwritten Digits (UCI, 1998) are CC BY 4.0"),
     ("ImageNetDataModule", 1000): ("imagenet-1k", f"ImageNet (ILSVRC2012): {NON_COMMERCIAL}"),
@@ -26,68 +27,128 @@ KNOWN_DATA = {
 
 
 def results(trained: Trained) -> tuple[dict[str, Any], dict[str, float]]:
-    """Read ``result.json`` and ``test.json`` beside a checkpoint: the row, and accuracies in percent by name.
+    """Return the row in ``result.json`` next to a checkpoint, and accuracies in percent by name.
 
-    Only accuracies of this very checkpoint, and of the peer that was taken, are given.
+    The accuracies, of ``result.json`` and ``test.json``, are those of this checkpoint and of the exported peer.
     """
-    path, prefix = trained.path, f"peer{trained.peer}_" if trained.peer else ""
-    row = read_row(path.with_name(RESULT_FILE)) if path.with_name(RESULT_FILE).exists() else {}
-    last, best = (row.get(key, 0) == trained.epoch for key in ("epochs", "best_epoch"))
-    reached = row["metrics"].get(f"val/{prefix}acc") if last else row["best_val_acc"] if best and not prefix else None
-    found = {} if reached is None else {"validation accuracy": 100 * reached}
+    path = trained.path
+    peer_prefix = f"peer{trained.peer}_" if trained.peer else ""
+    row: dict[str, Any] = {}
+    if path.with_name(RESULT_FILE).exists():
+        row = read_row(path.with_name(RESULT_FILE))
+    validation_accuracy = None
+    if row.get("epochs", 0) == trained.epoch:
+        validation_accuracy = row["metrics"].get(f"val/{peer_prefix}acc")
+    elif row.get("best_epoch", 0) == trained.epoch and not peer_prefix:
+        validation_accuracy = row["best_val_acc"]
+    accuracies = {}
+    if validation_accuracy is not None:
+        accuracies["validation accuracy"] = 100 * validation_accuracy
     test = read_test(path.with_name(TEST_FILE)) or {}
     if test.get("sha256") == file_sha256(path):
-        named = {"acc": "test accuracy", "acc_top5": "test accuracy, top-5"}
-        found |= {name: 100 * test[prefix + key] for key, name in named.items() if prefix + key in test}
-    return row, found
+        for key, name in (("acc", "test accuracy"), ("acc_top5", "test accuracy, top-5")):
+            if peer_prefix + key in test:
+                accuracies[name] = 100 * test[peer_prefix + key]
+    return row, accuracies
 
 
-def model_card(trained: Trained, place: str, kind: str, checked: str, files: list[ExportedFile], data: str) -> str:
-    """Write the card, Hugging Face's front matter included.
+def model_card(
+    trained: Trained, folder_name: str, input: str, checked: str, files: list[ExportedFile], data_class: str
+) -> str:
+    """Return the model card as Markdown, with Hugging Face's front matter.
 
-    ``place``: the folder's name; ``kind``: ``float`` or ``uint8``; ``checked``: the images of the verification;
-    ``data``: name of the data module's class.
+    Args:
+        trained: the student.
+        folder_name: name of the exported folder.
+        input: input of the graphs, ``float`` or ``uint8``.
+        checked: images that the files were compared on, in words.
+        files: exported files.
+        data_class: name of the data module's class.
     """
-    student, (row, accuracies) = trained.student, results(trained)
-    known, protocol = student.description, row.get("protocol") or {}
-    count, name = len(known.class_names), student.network.name or type(student.network).__name__
-    unknown = "own", "their owner's terms hold, which hsakd_pl does not know"
-    dataset, licence = KNOWN_DATA.get((data, count), unknown)
-    title = f"{name} on {dataset}" if dataset != "own" else name
-    options = protocol.get("options", {})
-    facts = {
-        "recipe": groups([{**row, "folder": "", "test": None}])[0].name if row.get("recipe") else None,
-        "method": options.get("model.class_path"),
-        "teacher": options.get("model.init_args.teacher"),
-        "protocol": protocol.get("hash") and f"{protocol['hash']}, {protocol['epochs']} epochs, seed {row.get('seed')}",
-        "validated on": protocol.get("validated_on"),
-        **{each: f"{value:.2f} %" for each, value in accuracies.items()},
-        "checkpoint": f"{trained.path.name}, epoch {trained.epoch}" if trained.epoch else trained.path.name,
-        "peer": trained.peer and str(trained.peer),
-        "parameters": f"{sum(each.numel() for each in student.parameters()):,}",
-        "multiply-adds": f"{multiply_adds(student.network, known.image_size):,} an image",
-        "classes": ", ".join(known.class_names[:10]) + (f" and {count - 10} more (config.json)" if count > 10 else ""),
-    }
+    row, accuracies = results(trained)
+    student = trained.student
+    description = student.description
+    name = student.network.name or type(student.network).__name__
+    title = name
+    dataset = "own"
+    licence = "hsakd_pl does not know them, ask the owner of the images"
+    if (data_class, len(description.class_names)) in DATASETS:
+        dataset, licence = DATASETS[data_class, len(description.class_names)]
+        title = f"{name} on {dataset}"
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, keep_trailing_newline=True
     )
     text = templates.get_template("card.md").render(
-        **{"title": title, "name": name, "known": known, "kind": kind, "facts": facts, "place": place, "files": files},
-        **{"margin": (known.resize - known.image_size) // 2, "checked": checked, "licence": licence, "paper": PAPER},
+        title=title,
+        name=name,
+        description=description,
+        input=input,
+        facts=facts(trained, row, accuracies),
+        folder_name=folder_name,
+        files=files,
+        margin=(description.resize - description.image_size) // 2,
+        checked=checked,
+        licence=licence,
+        paper=PAPER,
     )
-    return f"---\n{yaml.safe_dump(front_matter(title, dataset, accuracies, files), sort_keys=False)}---\n\n{text}"
+    front = yaml.safe_dump(front_matter(title, dataset, accuracies, files), sort_keys=False)
+    return f"---\n{front}---\n\n{text}"
+
+
+def facts(trained: Trained, row: dict[str, Any], accuracies: dict[str, float]) -> dict[str, str | None]:
+    """Return the rows of the card's first table by name; None for what is not known."""
+    student = trained.student
+    class_names = student.class_names
+    protocol = row.get("protocol") or {}
+    options = protocol.get("options", {})
+    recipe = None
+    if row.get("recipe"):
+        recipe = groups([row | {"folder": "", "test": None}])[0].name
+    training = None
+    if protocol.get("hash"):
+        training = f"{protocol['hash']}, {protocol['epochs']} epochs, seed {row.get('seed')}"
+    listed_classes = ", ".join(class_names[:LISTED_CLASSES])
+    if len(class_names) > LISTED_CLASSES:
+        listed_classes += f" and {len(class_names) - LISTED_CLASSES} more (config.json)"
+    origin = trained.path.name
+    if trained.epoch:
+        origin += f", epoch {trained.epoch}"
+    parameters = sum(parameter.numel() for parameter in student.parameters())
+    return {
+        "recipe": recipe,
+        "method": options.get("model.class_path"),
+        "teacher": options.get("model.init_args.teacher"),
+        "protocol": training,
+        "validated on": protocol.get("validated_on"),
+        **{name: f"{accuracy:.2f} %" for name, accuracy in accuracies.items()},
+        "checkpoint": origin,
+        "peer": str(trained.peer) if trained.peer else None,
+        "parameters": f"{parameters:,}",
+        "multiply-adds": f"{multiply_adds(student.network, student.image_size):,} per image",
+        "classes": listed_classes,
+    }
 
 
 def front_matter(title: str, dataset: str, accuracies: dict[str, float], files: list[ExportedFile]) -> dict[str, Any]:
-    """Give what Hugging Face's hub reads of a card; accuracies there are in [0, 1]."""
-    measured = {**accuracies, **{f"test accuracy of {each.path.name}": each.accuracy for each in files}}
-    known = {name: value for name, value in measured.items() if value is not None}
-    metrics = [{"type": "accuracy", "name": name, "value": round(value / 100, 6)} for name, value in known.items()]
-    front: dict[str, Any] = {"library_name": "hsakd_pl", "pipeline_tag": "image-classification"}
-    front |= {"license": "other", "license_name": "terms-of-the-data", "license_link": "README.md#licence"}
-    front |= {"tags": ["image-classification", "knowledge-distillation", "hsakd", "pytorch_model_hub_mixin"]}
-    front |= {"metrics": ["accuracy"]}
+    """Return the metadata that Hugging Face's hub reads from a card; accuracies there are in [0, 1]."""
+    measured: dict[str, float | None] = dict(accuracies)
+    measured |= {f"test accuracy of {file.path.name}": file.accuracy for file in files}
+    metrics = [
+        {"type": "accuracy", "name": name, "value": round(accuracy / 100, 6)}
+        for name, accuracy in measured.items()
+        if accuracy is not None
+    ]
+    front: dict[str, Any] = {
+        "library_name": "hsakd_pl",
+        "pipeline_tag": "image-classification",
+        "license": "other",
+        "license_name": "terms-of-the-data",
+        "license_link": "README.md#licence",
+        "tags": ["image-classification", "knowledge-distillation", "hsakd", "pytorch_model_hub_mixin"],
+        "metrics": ["accuracy"],
+    }
     if metrics:
-        task, data = {"type": "image-classification"}, {"name": dataset, "type": dataset}
+        task = {"type": "image-classification"}
+        data = {"name": dataset, "type": dataset}
         front["model-index"] = [{"name": title, "results": [{"task": task, "dataset": data, "metrics": metrics}]}]
     return front

@@ -1,4 +1,4 @@
-"""From a checkpoint, or a published weight file, to the student in it."""
+"""Read the student of a checkpoint or of a published weight file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +20,14 @@ from hsakd_pl.networks.weights import load_weights
 
 
 class Trained(NamedTuple):
-    """A student, the file that it is from, the epochs it had, and of several peers the number that it has (from 1)."""
+    """A trained student.
+
+    Args:
+        student: the student.
+        path: file that it was read from.
+        epoch: number of epochs it was trained for, if the file states it.
+        peer: number of the peer, from 1, if there are several.
+    """
 
     student: Student
     path: Path
@@ -34,9 +41,12 @@ def student_from_checkpoint(
     description: Description | None = None,
     peer: int | None = None,
 ) -> Student:
-    """Take the student, or teacher, out of a checkpoint, without the files and images that it was trained with.
+    """Return the student, or teacher, of a checkpoint; the data and files that it was trained with are not needed.
 
     Arguments and errors: :func:`read_trained`.
+
+    Examples:
+        >>> student = student_from_checkpoint("runs/student/last.ckpt")  # doctest: +SKIP
     """
     return read_trained(checkpoint, network, description, peer).student
 
@@ -48,26 +58,29 @@ def read_trained(
     peer: int | None = None,
     data: ImageDataModule | None = None,
 ) -> Trained:
-    """Read a checkpoint of any module, a run's folder (its ``last.ckpt``), or weights alone.
+    """Read the student of a checkpoint of any module, of a run, or of a weight file.
 
-    ``network``: a registry name, or a network, which gets the weights: needed where the file knows no name.
-    ``description``: of the data, by default the file's own, or where it has none that of ``data``. ``peer``: number,
-    from 1, of the peer that is taken, by default the one with the best accuracy. Raises UsageError for what is missing,
-    and for weights that do not fit.
+    Raises UsageError for what is missing, and for weights that do not fit.
+
+    Args:
+        checkpoint: checkpoint, folder of a run (its ``last.ckpt``), or weight file.
+        network: registered name, or a network that the weights are loaded into, if the file does not name one.
+        description: description of the data; by default that of the file, or else that of ``data``.
+        peer: number of the peer, from 1; by default that of the best accuracy.
+        data: data module of the student's data.
     """
     path = local_path("checkpoint", checkpoint)
-    path = path / "last.ckpt" if path.is_dir() else path
+    if path.is_dir():
+        path = path / "last.ckpt"
     content = read_weights(path)
     saved = content if isinstance(content, Mapping) else {}
-    options = saved.get("hyper_parameters", {})
     parts = split_peers(unwrap(content, str(path)))
     if peer is None and len(parts) > 1:
         peer = _best_peer(saved, len(parts))
-        rank_zero_info(f"{path} holds {len(parts)} peers: number {peer} is taken (peer: choose another)")
-    require(1 <= (peer or 1) <= len(parts), "peer", peer, f"a number from 1 to {len(parts)}")
-    weights, index = parts[(peer or 1) - 1], (peer or 1) - 1
-    names = [*(saved.get("networks") or options.get("networks") or []), options.get("network")]
-    network = network or trusted(names[min(index, len(names) - 1)] or options.get("network"), str(path))
+        rank_zero_info(f"{path} contains {len(parts)} peers; peer {peer} is used (choose another by peer)")
+    index = 0 if peer is None else peer - 1
+    require(0 <= index < len(parts), "peer", peer, f"a number from 1 to {len(parts)}")
+    network = network or trusted(_network_name(saved, index), str(path))
     if not isinstance(network, str | nn.Module):
         raise UsageError(f"{path} does not name its network: give network, a registry name or the network itself")
     if description is None and "data" in saved:
@@ -76,28 +89,47 @@ def read_trained(
         description = data.description
     if description is None:
         raise UsageError(f"{path} does not describe its data: give description=hsakd_pl.data.Description(...), or data")
-    made = (
-        create_network(network, len(description.class_names), branches=False) if isinstance(network, str) else network
-    )
-    load_weights(made, _as_classifier(weights, made))
-    transforms = [str(each).partition(" ")[2] for each in saved.get("transforms", [])]  # after their number
+    if isinstance(network, str):
+        network = create_network(network, len(description.class_names), branches=False)
+    load_weights(network, _as_classifier(parts[index], network))
+    student = Student(network, **description.saved(), transforms=_transforms_name(saved, index))
     epoch = saved["epoch"] + 1 if "pytorch-lightning_version" in saved else None
-    student = Student(made, **description.saved(), transforms=transforms[index] if index < len(transforms) else None)
     return Trained(student, path, epoch, peer if len(parts) > 1 else None)
 
 
+def _network_name(saved: Mapping[str, Any], index: int) -> Any:
+    """Return the name of a peer's network that a checkpoint states, if any."""
+    options = saved.get("hyper_parameters", {})
+    names = saved.get("networks") or options.get("networks") or []
+    name = names[index] if index < len(names) else None
+    return name or options.get("network")
+
+
+def _transforms_name(saved: Mapping[str, Any], index: int) -> str | None:
+    """Return the name of a peer's transformations that a checkpoint states, if any."""
+    described = saved.get("transforms", [])
+    if index >= len(described):
+        return None
+    return str(described[index]).partition(" ")[2]  # their number comes first
+
+
 def _best_peer(saved: Mapping[str, Any], count: int) -> int:
-    """The number of the peer with the best validation accuracy that a callback remembers; 1 where none does."""
-    states = [state.get("metrics") for state in saved.get("callbacks", {}).values() if isinstance(state, Mapping)]
-    metrics: Any = next((each for each in states if isinstance(each, Mapping)), {})
+    """Return the number of the peer with the best validation accuracy in a callback's state; 1 if there is none."""
+    metrics: Mapping[str, Any] = {}
+    for state in saved.get("callbacks", {}).values():
+        if isinstance(state, Mapping) and isinstance(state.get("metrics"), Mapping):
+            metrics = state["metrics"]
+            break
     return max(range(1, count + 1), key=lambda number: metrics.get(f"val/peer{number}_acc") or 0)
 
 
 def _as_classifier(weights: StateDict, network: nn.Module) -> StateDict:
-    """Name a linear probe's weights as those of the probed network, whose last linear layer its classifier replaces."""
+    """Return a linear probe's weights as those of the probed network, its classifier in place of the last layer."""
     if not all(key.startswith(("features.", "classifier.")) for key in weights):
         return weights
-    last = [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear)][-1]
-    start = "features." if isinstance(network, Network) else "features.network."
-    moved = {key.removeprefix(start): tensor for key, tensor in weights.items() if key.startswith(start)}
-    return moved | {f"{last}.{leaf}": weights[f"classifier.{leaf}"] for leaf in ("weight", "bias")}
+    *_, last_layer = (name for name, layer in network.named_modules() if isinstance(layer, nn.Linear))
+    prefix = "features." if isinstance(network, Network) else "features.network."
+    probe = {key.removeprefix(prefix): tensor for key, tensor in weights.items() if key.startswith(prefix)}
+    probe[f"{last_layer}.weight"] = weights["classifier.weight"]
+    probe[f"{last_layer}.bias"] = weights["classifier.bias"]
+    return probe

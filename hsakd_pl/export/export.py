@@ -1,4 +1,4 @@
-"""Writes a student into a folder of files that stand alone, each compared with PyTorch before it is kept."""
+"""Export a student into a folder of files, each of which is compared with PyTorch before it is kept."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,23 +13,41 @@ from hsakd_pl.errors import UsageError, require
 from hsakd_pl.export.card import model_card
 from hsakd_pl.export.checkpoint import Trained, read_trained
 from hsakd_pl.export.folder import check_folder, whole_folder
-from hsakd_pl.export.formats import FORMATS, ExportedFile, Run, check_onnx, onnx_runner, quantise, trace, write
+from hsakd_pl.export.formats import (
+    EXPORT_FORMATS,
+    ExportedFile,
+    check_onnx,
+    onnx_runner,
+    quantise,
+    size_in_megabytes,
+    trace,
+    write,
+)
 from hsakd_pl.export.pictures import (
-    CALIBRATED,
+    CALIBRATION_IMAGES,
     as_input,
     batches_of,
     find_pictures,
     first_images,
     folder_pictures,
 )
-from hsakd_pl.export.student import CARD, WEIGHTS, Student, save
+from hsakd_pl.export.student import CARD_FILE, WEIGHTS_FILE, Student, save
 from hsakd_pl.files import local_path, replacing
 
-MOST = 1e-4  # by which a logit may differ from PyTorch's, where none is above 20; of larger ones, in proportion
+# Largest difference of a logit from PyTorch's, for logits up to 20; larger logits may differ in proportion.
+TOLERANCE = 1e-4
+TOLERATED_UP_TO = 20.0
 
 
 class Export(NamedTuple):
-    """A folder that was written, whose student it is, what was compared in words, and the files."""
+    """A written export.
+
+    Args:
+        folder: folder of the files.
+        trained: exported student and where it comes from.
+        checked: images that the files were compared on, in words.
+        files: exported files.
+    """
 
     folder: Path
     trained: Trained
@@ -41,7 +59,7 @@ class Export(NamedTuple):
 def export_student(
     checkpoint: str | Path,
     folder: str | Path,
-    formats: Sequence[str] = FORMATS,
+    formats: Sequence[str] = EXPORT_FORMATS,
     network: str | nn.Module | None = None,
     description: Description | None = None,
     peer: int | None = None,
@@ -52,91 +70,117 @@ def export_student(
 ) -> Export:
     """Export the student of a checkpoint into a folder, with ``config.json`` and a model card, ``README.md``.
 
-    Each file is read again and compared with PyTorch on real images, at once and one alone. The folder is written whole
-    or, after an error, not at all; an earlier export there is replaced. Raises UsageError where a logit differs by more
-    than 1e-4 or 5e-6 of the largest, for a folder of anything else, and for what ``student_from_checkpoint`` refuses.
+    Each file is read again and compared with PyTorch on real images, in a batch and one image alone. The folder is
+    written completely or, after an error, not at all; an earlier export there is replaced.
+
+    Raises UsageError if a logit differs by more than 1e-4 and 5e-6 of the largest, if the folder contains other files,
+    and as :func:`hsakd_pl.export.student_from_checkpoint` does.
 
     Args:
-        checkpoint: of any module, or a run's folder (its ``last.ckpt``), or a published weight file.
-        folder: where to write.
-        formats: of ``safetensors`` (for :func:`hsakd_pl.load_student`), ``pt2`` (torch.export) and ``onnx``.
-        network: a registry name, or a network, where the file knows none.
-        description: of the data, by default the checkpoint's own, or where it has none that of ``data``.
-        peer: number, from 1, of the peer that is taken; by default the one with the best accuracy.
-        input: of ``model.pt2`` and ``model.onnx``: ``float`` in [0, 1] or ``uint8``; in PyTorch both will do.
-        int8: also ``model.int8.onnx``: ``dynamic``, or ``static`` with ranges from training images, or ``images``; its
-            accuracy is measured on the test split.
-        images: folder of pictures to compare on, in place of the test split.
+        checkpoint: checkpoint of any module, folder of a run (its ``last.ckpt``), or published weight file.
+        folder: folder to write.
+        formats: one or more of ``safetensors`` (for :func:`hsakd_pl.load_student`), ``pt2`` (torch.export) and
+            ``onnx``.
+        network: registered name of the network, or a network, if the file does not name one.
+        description: description of the data; by default that of the checkpoint, or else that of ``data``.
+        peer: number of the peer to export, from 1; by default that of the best accuracy.
+        input: input of ``model.pt2`` and ``model.onnx``: ``float`` in [0, 1] or ``uint8``. In PyTorch both work.
+        int8: also write ``model.int8.onnx`` and measure its accuracy on the test split: ``dynamic``, or ``static`` with
+            ranges from training images or ``images``.
+        images: folder of images to compare on, instead of the test split.
         data: data module whose test split the files are verified on; by default sample photographs are used.
+
+    Examples:
+        >>> export = export_student("runs/student/last.ckpt", "exported")  # doctest: +SKIP
+        >>> student = load_student("exported")  # doctest: +SKIP
     """
-    require(
-        bool(formats) and {*formats} <= {*FORMATS},
-        "formats",
-        ", ".join(formats),
-        f"one or more of {', '.join(FORMATS)}",
-    )
-    require(input in ("float", "uint8"), "input", input, "float or uint8")
-    require(int8 in (None, "dynamic", "static"), "int8", int8, "dynamic or static")
-    require(int8 is None or "onnx" in formats, "int8", int8, "left out, or onnx one of the formats")
-    if "onnx" in formats:
-        check_onnx()
-    target, path = local_path("folder", folder), local_path("checkpoint", checkpoint)
+    _check_options(formats, input, int8)
+    target = local_path("folder", folder)
     check_folder(target)
-    trained = read_trained(path, network, description, peer, data)
-    student, known = trained.student, trained.student.description
-    pictures = find_pictures(data, images, known)
+    trained = read_trained(local_path("checkpoint", checkpoint), network, description, peer, data)
+    student = trained.student
+    pictures = find_pictures(data, images, student.description)
     with whole_folder(target) as partial:
         save(student, partial, input=input)
-        files = _compared(student, formats, partial, as_input(pictures.images, input))
+        files = _write_compared(student, formats, partial, as_input(pictures.images, input))
         if int8 is not None:
-            source = folder_pictures(images, known, CALIBRATED).images if images and int8 == "static" else None
-            exact, small = _in_int8(partial / "model.onnx", known, int8, source, input, data)
-            files = [each._replace(accuracy=exact) if each.path.suffix == ".onnx" else each for each in files] + [small]
+            calibration = None
+            if int8 == "static" and images is not None:
+                calibration = folder_pictures(images, student.description, CALIBRATION_IMAGES).images
+            files = _add_int8(partial, files, student.description, int8, calibration, input, data)
         if "safetensors" not in formats:
-            (partial / WEIGHTS).unlink()
+            (partial / WEIGHTS_FILE).unlink()
         card = model_card(trained, target.name, input, pictures.origin, files, type(data).__name__)
-        with replacing(partial / CARD) as file:
+        with replacing(partial / CARD_FILE) as file:
             file.write(card)
     return Export(target, trained, pictures.origin, files)
 
 
-def _compared(student: Student, formats: Sequence[str], folder: Path, images: Tensor) -> list[ExportedFile]:
-    """Write files of these formats; raises UsageError for one that gives other logits for the images (B, 3, S, S)."""
-    wanted, files = student(images), []
-    two = images[:2].repeat(2, 1, 1, 1)[:2]  # one image alone would be taken for the only size of a batch
-    program = trace(student, two) if {"pt2", "onnx"} & {*formats} else None
-    for form in formats:
-        path, run = write(student, form, folder, None if form == "safetensors" else program)
-        parts = ((run(images), wanted), (run(images[:1]), wanted[:1]))
-        difference = float(torch.stack([(one - other).abs().max() for one, other in parts]).max())  # NaN stays NaN
-        most = MOST * max(1.0, float(wanted.abs().max()) / 20)
-        if not difference <= most:
+def _check_options(formats: Sequence[str], input: str, int8: str | None) -> None:
+    """Raise UsageError for options that are not valid, and for missing libraries."""
+    valid_formats = bool(formats) and set(formats) <= set(EXPORT_FORMATS)
+    require(valid_formats, "formats", ", ".join(formats), f"one or more of {', '.join(EXPORT_FORMATS)}")
+    require(input in ("float", "uint8"), "input", input, "float or uint8")
+    require(int8 in (None, "dynamic", "static"), "int8", int8, "dynamic or static")
+    if int8 is not None and "onnx" not in formats:
+        raise UsageError(f"int8 is {int8}, but formats lacks onnx, which it is made from: add onnx, or omit int8")
+    if "onnx" in formats:
+        check_onnx()
+
+
+def _write_compared(student: Student, formats: Sequence[str], folder: Path, images: Tensor) -> list[ExportedFile]:
+    """Write files of these formats; raises UsageError if one returns other logits for the images (B, 3, S, S)."""
+    logits = student(images)
+    largest = float(logits.abs().max())
+    tolerance = TOLERANCE * max(1.0, largest / TOLERATED_UP_TO)
+    program = None
+    if "pt2" in formats or "onnx" in formats:
+        two_images = images[:2].repeat(2, 1, 1, 1)[:2]  # a single image would be taken for the only batch size
+        program = trace(student, two_images)
+    files = []
+    for export_format in formats:
+        path, run = write(student, export_format, folder, None if export_format == "safetensors" else program)
+        difference_of_batch = (run(images) - logits).abs().max()
+        difference_of_one = (run(images[:1]) - logits[:1]).abs().max()
+        difference = float(torch.maximum(difference_of_batch, difference_of_one))  # NaN if either is
+        if not difference <= tolerance:
             raise UsageError(
-                f"{path.name}: a logit differs from PyTorch's by {difference:.1e}, more than {most:.0e} (the largest "
-                f"is {float(wanted.abs().max()):.1e}): nothing was written; leave {form} out of formats"
+                f"{path.name}: a logit differs from PyTorch's by {difference:.1e}, more than {tolerance:.0e} (the "
+                f"largest logit is {largest:.1e}); nothing was written; leave {export_format} out of formats"
             )
-        files.append(ExportedFile(path, _megabytes(path), difference))
+        files.append(ExportedFile(path, size_in_megabytes(path), difference))
     return files
 
 
-def _in_int8(
-    path: Path, known: Description, int8: str, calibration: Tensor | None, input: str, data: ImageDataModule | None
-) -> tuple[float, ExportedFile]:
-    """Write ``model.int8.onnx`` and measure it on the test split; first is the accuracy of the graph at ``path``."""
+def _add_int8(
+    folder: Path,
+    files: list[ExportedFile],
+    description: Description,
+    int8: str,
+    calibration: Tensor | None,
+    input: str,
+    data: ImageDataModule | None,
+) -> list[ExportedFile]:
+    """Write ``model.int8.onnx``; return the files, with the accuracies of both graphs on the test split."""
     if data is None:
         raise UsageError("int8: its accuracy is measured on a test split: name the data, as for fit")
     if int8 == "static" and calibration is None:
-        calibration = first_images(data, known, "train", CALIBRATED)
-    small = quantise(path, None if calibration is None else as_input(calibration, input))
-    runs: list[Run] = [onnx_runner(path), onnx_runner(small)]
-    correct, count = [0, 0], 0
-    for images, labels in batches_of(data, known, "test"):
+        calibration = first_images(data, description, "train", CALIBRATION_IMAGES)
+    graph = folder / "model.onnx"
+    int8_graph = quantise(graph, None if calibration is None else as_input(calibration, input))
+    accuracy, int8_accuracy = _accuracies([graph, int8_graph], description, input, data)
+    files = [file._replace(accuracy=accuracy) if file.path == graph else file for file in files]
+    return [*files, ExportedFile(int8_graph, size_in_megabytes(int8_graph), accuracy=int8_accuracy)]
+
+
+def _accuracies(graphs: list[Path], description: Description, input: str, data: ImageDataModule) -> list[float]:
+    """Return the accuracy in percent of each graph on the test split."""
+    runs = [onnx_runner(graph) for graph in graphs]
+    correct = [0 for _ in graphs]
+    count = 0
+    for images, labels in batches_of(data, description, "test"):
+        inputs = as_input(images, input)
         count += len(labels)
-        for which, run in enumerate(runs):
-            correct[which] += int(run(as_input(images, input)).argmax(1).eq(labels).sum())
-    exact, rounded = (100 * each / count for each in correct)
-    return exact, ExportedFile(small, _megabytes(small), accuracy=rounded)
-
-
-def _megabytes(path: Path) -> float:
-    return path.stat().st_size / 1e6
+        for index, run in enumerate(runs):
+            correct[index] += int(run(inputs).argmax(1).eq(labels).sum())
+    return [100 * number / count for number in correct]

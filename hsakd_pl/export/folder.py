@@ -1,4 +1,4 @@
-"""The folder of an export: written whole or not at all, and never over anything else."""
+"""The folder of an export: written completely or not at all, and never over other files."""
 
 import json
 import shutil
@@ -7,22 +7,30 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hsakd_pl.errors import UsageError
-from hsakd_pl.export.student import CARD, CONFIG, WEIGHTS
+from hsakd_pl.export.student import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 from hsakd_pl.files import read_text
 
-FILES = {WEIGHTS, CONFIG, CARD, "model.pt2", "model.onnx", "model.int8.onnx"}
+EXPORTED_NAMES = {WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, "model.pt2", "model.onnx", "model.int8.onnx"}
 
 
 def check_folder(folder: Path) -> None:
-    """Raise UsageError where a folder holds anything but an earlier export."""
-    found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if others := found - FILES:
-        raise UsageError(f"folder: {folder} holds {min(others)}, which is of no export: name another folder")
-    if folder.is_file() or (found and not _is_export(folder / CONFIG)):
-        raise UsageError(f"folder: {folder} is there already, and no export: name another folder")
+    """Raise UsageError if a folder contains anything but an earlier export."""
+    if folder.is_file():
+        raise UsageError(f"folder: {folder} is a file; name another folder")
+    if not folder.is_dir():
+        return
+    names = {path.name for path in folder.iterdir()}
+    other_names = names - EXPORTED_NAMES
+    if other_names:
+        raise UsageError(
+            f"folder: {folder} contains {min(other_names)}, which is not part of an export; name another folder"
+        )
+    if names and not _is_export(folder / CONFIG_FILE):
+        raise UsageError(f"folder: {folder} exists and is not an export; name another folder")
 
 
 def _is_export(config: Path) -> bool:
+    """Return whether the configuration is that of an export."""
     try:
         return "hsakd_pl" in json.loads(read_text(config))["versions"]
     except (ValueError, KeyError, TypeError):
@@ -31,9 +39,10 @@ def _is_export(config: Path) -> bool:
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """Give an empty folder beside ``folder`` that takes its place at the end, and not at all after an error."""
+    """Yield an empty folder that replaces ``folder`` at the end, and is deleted after an error."""
     check_folder(folder)
-    partial, earlier = (folder.with_name(f"{folder.name}.{end}") for end in ("partial", "earlier"))
+    partial = folder.with_name(f"{folder.name}.partial")
+    earlier = folder.with_name(f"{folder.name}.earlier")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -43,5 +52,5 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             folder.rename(earlier)
         partial.rename(folder)
     finally:
-        for left in (partial, earlier):
-            shutil.rmtree(left, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(earlier, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The files of an exported student: written, read again, and run."""
+"""Write an exported student in each format, read it again and run it."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -12,17 +12,23 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from hsakd_pl.errors import UsageError
-from hsakd_pl.export.student import WEIGHTS, Student, load_student
+from hsakd_pl.export.student import WEIGHTS_FILE, Student, load_student
 
-FORMATS = ("safetensors", "pt2", "onnx")
+EXPORT_FORMATS = ("safetensors", "pt2", "onnx")
 ONNX_MINIMUM_TORCH = "2.7"  # PyTorch 2.6 cannot convert batch norm from an exported program
+CALIBRATION_BATCH = 32  # images that onnxruntime calibrates on at once
+
 Run = Callable[[Tensor], Tensor]  # images (B, 3, S, S) -> logits (B, N)
 
 
 class ExportedFile(NamedTuple):
-    """A file: its size, largest difference of a logit to PyTorch, and accuracy in percent on the test split.
+    """An exported file.
 
-    None where it was not measured.
+    Args:
+        path: path of the file.
+        megabytes: size of the file.
+        difference: largest difference of a logit from PyTorch's; None if it was not measured.
+        accuracy: accuracy in percent on the test split; None if it was not measured.
     """
 
     path: Path
@@ -32,14 +38,21 @@ class ExportedFile(NamedTuple):
 
     @property
     def cells(self) -> list[str]:
-        """Write the file as a row of a table."""
-        difference = "" if self.difference is None else f"{self.difference:.1e}" if self.difference else "0"
+        """Name, size, difference and accuracy as cells of a table."""
+        difference = ""
+        if self.difference is not None:
+            difference = f"{self.difference:.1e}" if self.difference else "0"
         accuracy = "" if self.accuracy is None else f"{self.accuracy:.2f} %"
         return [self.path.name, f"{self.megabytes:.2f}", difference, accuracy]
 
 
-def optional(library: str) -> Any:
-    """Import a library of the extra ``export``; raises UsageError that says how to install it."""
+def size_in_megabytes(path: Path) -> float:
+    """Return the size of a file in megabytes."""
+    return path.stat().st_size / 1e6
+
+
+def import_library(library: str) -> Any:
+    """Import a library of the extra ``export``; raises UsageError saying how to install it."""
     try:
         return import_module(library)
     except ImportError as error:
@@ -54,23 +67,27 @@ def check_onnx() -> None:
             "update PyTorch, or leave onnx out of formats"
         )
     for library in ("onnx", "onnxscript", "onnxruntime"):
-        optional(library)
+        import_library(library)
 
 
 def trace(student: Student, example: Tensor) -> ExportedProgram:
-    """Trace a student for batches of any size, of images like those of the example (B, 3, S, S), two or more."""
+    """Trace a student for batches of any size, with an example (B, 3, S, S) of two or more images."""
     return torch.export.export(student, (example,), dynamic_shapes={"images": {0: Dim("batch", min=1)}})
 
 
-def write(student: Student, form: str, folder: Path, program: ExportedProgram | None) -> tuple[Path, Run]:
-    """Write a format into a folder, and give the file with what runs it, read from the disk again.
+def write(student: Student, export_format: str, folder: Path, program: ExportedProgram | None) -> tuple[Path, Run]:
+    """Write a student in one format; return the file, and a function that runs what it contains.
 
-    ``program`` is the traced student. What ``safetensors`` needs is there already.
+    Args:
+        student: student to write.
+        export_format: ``safetensors``, whose files are in the folder already, ``pt2`` or ``onnx``.
+        folder: folder to write into.
+        program: traced student; None for ``safetensors``.
     """
-    path = folder / (WEIGHTS if form == "safetensors" else f"model.{form}")
     if program is None:
-        return path, load_student(folder, student.network.name or deepcopy(student.network))
-    if form == "pt2":
+        return folder / WEIGHTS_FILE, load_student(folder, student.network.name or deepcopy(student.network))
+    path = folder / f"model.{export_format}"
+    if export_format == "pt2":
         torch.export.save(program, path)
         return path, torch.export.load(path).module()
     write_onnx(student, path, program)
@@ -78,50 +95,69 @@ def write(student: Student, form: str, folder: Path, program: ExportedProgram | 
 
 
 def write_onnx(student: Student, path: Path, program: ExportedProgram) -> None:
-    """Write a graph ``input`` -> ``logits`` whose metadata hold the class names and the size, weights inside."""
-    names = {"input_names": ["input"], "output_names": ["logits"]}
-    found: Any = torch.onnx.export(program, dynamo=True, verbose=False, **names)  # type: ignore[arg-type]
-    classes = json.dumps(student.class_names, ensure_ascii=False)
-    found.model.metadata_props.update({"class_names": classes, "image_size": str(student.image_size)})
-    found.save(str(path), external_data=False)
-    optional("onnx").checker.check_model(str(path), full_check=True)
+    """Write a graph ``input`` -> ``logits`` with its weights, and with class names and image size as metadata."""
+    onnx_program: Any = torch.onnx.export(
+        program,  # type: ignore[arg-type]
+        dynamo=True,
+        verbose=False,
+        input_names=["input"],
+        output_names=["logits"],
+    )
+    metadata = onnx_program.model.metadata_props
+    metadata["class_names"] = json.dumps(student.class_names, ensure_ascii=False)
+    metadata["image_size"] = str(student.image_size)
+    onnx_program.save(str(path), external_data=False)
+    import_library("onnx").checker.check_model(str(path), full_check=True)
 
 
 def onnx_runner(path: Path) -> Run:
-    """Open a graph in onnxruntime, on the CPU."""
-    session = optional("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    """Return a function that runs a graph in onnxruntime on the CPU."""
+    session = import_library("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run(None, {"input": images.numpy()})[0])
 
 
-class Calibration:
-    """What onnxruntime asks for one batch after the other, until there is none."""
+class CalibrationReader:
+    """Hands batches of inputs (B, 3, S, S) to onnxruntime, one after the other."""
 
     def __init__(self, batches: Iterable[Tensor]) -> None:
         self.batches = iter(batches)
 
     def get_next(self) -> dict[str, Any] | None:
-        """Give the next input of the graph."""
+        """Return the next input of the graph, or None at the end."""
         batch = next(self.batches, None)
         return None if batch is None else {"input": batch.numpy()}
 
 
 def quantise(path: Path, calibration: Tensor | None) -> Path:
-    """Write ``model.int8.onnx`` beside a graph: weights in 8 bits, activations in ranges that each image decides.
+    """Write ``model.int8.onnx`` next to a graph, with weights of 8 bits, and return its path.
 
-    With ``calibration`` (B, 3, S, S), inputs of the graph, these decide the ranges once and for all.
+    Args:
+        path: the graph.
+        calibration: inputs (B, 3, S, S) of the graph that determine the ranges of activations; None: each image
+            determines its own.
     """
-    quantization, shapes = (optional(f"onnxruntime.quantization{part}") for part in ("", ".shape_inference"))
-    prepared, small = path.with_suffix(".prepared"), path.with_name("model.int8.onnx")
-    shapes.quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)  # joins norms with convolutions
-    model = optional("onnx").load(str(prepared))
-    del model.graph.value_info[:]  # shapes, which quantising finds again; of weights that it transposes they go wrong
-    optional("onnx").save(model, str(prepared))
-    unsigned, signed = quantization.QuantType.QUInt8, quantization.QuantType.QInt8
+    onnx = import_library("onnx")
+    quantization = import_library("onnxruntime.quantization")
+    shape_inference = import_library("onnxruntime.quantization.shape_inference")
+    prepared = path.with_suffix(".prepared")
+    int8_path = path.with_name("model.int8.onnx")
+    shape_inference.quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)  # folds norms
+    model = onnx.load(str(prepared))
+    del model.graph.value_info[:]  # inferred shapes; quantising transposes some weights and infers the shapes again
+    onnx.save(model, str(prepared))
+    unsigned = quantization.QuantType.QUInt8
     if calibration is None:
-        quantization.quantize_dynamic(str(prepared), str(small), weight_type=unsigned)  # older runtimes have no other
+        # older versions of onnxruntime only run convolutions with unsigned weights
+        quantization.quantize_dynamic(str(prepared), str(int8_path), weight_type=unsigned)
     else:
-        kinds = {"activation_type": unsigned, "weight_type": signed, "per_channel": True}
-        kinds["op_types_to_quantize"] = ["Conv", "Gemm", "MatMul"]  # all that has large weights; norms stay exact
-        quantization.quantize_static(str(prepared), str(small), Calibration(calibration.split(32)), **kinds)
+        quantization.quantize_static(
+            str(prepared),
+            str(int8_path),
+            CalibrationReader(calibration.split(CALIBRATION_BATCH)),
+            activation_type=unsigned,
+            weight_type=quantization.QuantType.QInt8,
+            per_channel=True,
+            op_types_to_quantize=["Conv", "Gemm", "MatMul"],  # operators with large weights; norms stay exact
+        )
     prepared.unlink()
-    return small
+    return int8_path

@@ -1,5 +1,6 @@
-"""Real images that an exported network is verified, calibrated and tested on."""
+"""Load real images to verify, calibrate and test exported students on."""
 
+import math
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -17,69 +18,76 @@ from hsakd_pl.data.walk import image_paths
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import local_path
 
-COUNT = 32  # images whose logits are compared
-CALIBRATED = 256  # images that tell the range of each layer
+COMPARED_IMAGES = 32  # images whose logits are compared
+CALIBRATION_IMAGES = 256  # images that determine the range of each layer
 
 
 class Pictures(NamedTuple):
-    """Images (B, 3, S, S), uint8, and where they are from in words."""
+    """Images (B, 3, S, S), uint8, and their origin in words."""
 
     images: Tensor
     origin: str
 
 
-def batches_of(data: ImageDataModule, known: Description, split: str) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield uint8 images (B, 3, S, S) with labels (B,): all of ``test``, or without augmentation, shuffled, ``train``.
+def batches_of(data: ImageDataModule, description: Description, split: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield uint8 images (B, 3, S, S) and labels (B,) of a split, without augmentation.
 
-    Raises UsageError where the split is missing, of other classes, or normalised already.
+    Raises UsageError if the split is missing, of other classes, or normalised already.
+
+    Args:
+        data: data module.
+        description: description of the student's data, whose classes and size the data must have.
+        split: ``test``, or ``train``, which is shuffled.
     """
-    data.adopt(known)
+    data.adopt(description)
     data.setup("test" if split == "test" else "fit")
     for images, labels in data.plain_loader(data.splits[split], shuffle=split == "train"):
         assert isinstance(labels, Tensor), "splits to predict alone have paths"
         if images.dtype != torch.uint8:
-            raise UsageError(f"{type(data).__name__} gives normalised images: an exported network does that by itself")
+            raise UsageError(f"{type(data).__name__} returns normalised images, but an exported student normalises")
         yield images, labels
 
 
-def first_images(data: ImageDataModule, known: Description, split: str, count: int) -> Tensor:
-    """Take so many images (B, 3, S, S) of :func:`batches_of`."""
-    batches = batches_of(data, known, split)
-    return torch.cat([images for images, _ in islice(batches, -(-count // data.batch_size))])[:count]
+def first_images(data: ImageDataModule, description: Description, split: str, count: int) -> Tensor:
+    """Return the first ``count`` images of :func:`batches_of`."""
+    batch_count = math.ceil(count / data.batch_size)
+    batches = islice(batches_of(data, description, split), batch_count)
+    return torch.cat([images for images, _ in batches])[:count]
 
 
-def folder_pictures(folder: str | Path, known: Description, count: int = COUNT) -> Pictures:
-    """Open images below a folder, brought to the network's size; UsageError where there is none, or a broken one."""
+def folder_pictures(folder: str | Path, description: Description, count: int = COMPARED_IMAGES) -> Pictures:
+    """Return the first ``count`` images below a folder, at the student's size; raises UsageError if there is none."""
     paths = image_paths(local_path("images", folder), "images")[:count]
-    images = torch.stack([known.transform(open_image(path, known.resize)) for path in paths])
+    images = torch.stack([description.transform(open_image(path, description.resize)) for path in paths])
     return Pictures(images, f"{len(images)} images of {folder}")
 
 
-def sample_pictures(known: Description) -> Pictures:
-    """Cut scikit-learn's two photographs into parts of the network's size."""
+def sample_pictures(description: Description) -> Pictures:
+    """Return parts of scikit-learn's two photographs, at the student's size."""
     photographs = [Image.fromarray(pixels) for pixels in load_sample_images().images]  # 640 x 427
     corners = [(left, top) for left in range(0, 640, 160) for top in range(0, 424, 106)]
     parts = [photo.crop((x, y, x + 160, y + 106)) for photo in photographs for x, y in corners]
-    return Pictures(torch.stack([known.transform(part) for part in parts]), f"{len(parts)} parts of two photographs")
+    images = torch.stack([description.transform(part) for part in parts])
+    return Pictures(images, f"{len(images)} parts of two photographs")
 
 
-def find_pictures(data: ImageDataModule | None, folder: str | Path | None, known: Description) -> Pictures:
-    """Give images to verify with: of a folder, or of the test split, or where that is missing sample photographs."""
+def find_pictures(data: ImageDataModule | None, folder: str | Path | None, description: Description) -> Pictures:
+    """Return images to verify on: those of a folder, else of the test split, else sample photographs."""
     if folder is not None:
-        return folder_pictures(folder, known)
+        return folder_pictures(folder, description)
     reason = "no data module is known"
     if data is not None:
         try:
-            images = first_images(data, known, "test", COUNT)
+            images = first_images(data, description, "test", COMPARED_IMAGES)
             return Pictures(images, f"{len(images)} test images of {type(data).__name__}")
         except UsageError as error:
             if data.splits:
                 raise
             reason = str(error)
-    pictures = sample_pictures(known)
-    return pictures._replace(origin=f"{pictures.origin}, since the test images are not there ({reason})")
+    pictures = sample_pictures(description)
+    return pictures._replace(origin=f"{pictures.origin}, because the test images are not available ({reason})")
 
 
 def as_input(images: Tensor, kind: str) -> Tensor:
-    """Bring uint8 images to what a graph takes: ``uint8``, or ``float`` in [0, 1]."""
+    """Return uint8 images as the input of a graph: unchanged for ``uint8``, for ``float`` in [0, 1]."""
     return images if kind == "uint8" else to_dtype(images, torch.float32, scale=True)

@@ -1,4 +1,4 @@
-"""The network that leaves the workshop: class logits alone, its normalisation inside, its classes by name."""
+"""The exported network: it returns class logits, normalises its input, and knows the names of its classes."""
 
 import json
 from collections.abc import Sequence
@@ -26,39 +26,46 @@ try:
 except ImportError:
 
     class PyTorchModelHubMixin:  # type: ignore[no-redef]
-        """Stands in for the hub's class where its library is not installed: what is local works all the same."""
+        """Replaces the class of huggingface_hub if that is not installed; everything local works without it."""
 
         def save_pretrained(self, folder: str | Path) -> None:
             """Write weights and configuration into a folder."""
             self._save_pretrained(Path(folder))  # type: ignore[attr-defined]
 
         def push_to_hub(self, repo_id: str) -> None:
-            """Raise UsageError: this needs the library."""
+            """Raise UsageError, because this needs huggingface_hub."""
             raise no_hub(f"pushing to {repo_id}")
 
 
-WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+CARD_FILE = "README.md"
 
 
-def no_hub(what: str) -> UsageError:
-    """Make the error for what needs a library that is not installed."""
-    return UsageError(f"{what} needs huggingface_hub: pip install 'hsakd_pl[hub]'")
+def no_hub(action: str) -> UsageError:
+    """Return the error for an action that needs huggingface_hub, which is not installed."""
+    return UsageError(f"{action} needs huggingface_hub: pip install 'hsakd_pl[hub]'")
 
 
 class Student(nn.Module, PyTorchModelHubMixin):
-    """Maps images (B, 3, S, S), floating point in [0, 1] or uint8, to logits (B, N); in eval mode, without gradients.
+    """Map images (B, 3, S, S), floating point in [0, 1] or uint8, to logits (B, N).
 
-    It has the methods of huggingface_hub's ``PyTorchModelHubMixin``. Raises UsageError for images of other numbers, and
-    where a network has another number of classes than there are names.
+    The student is in eval mode and frozen. It has the methods of huggingface_hub's ``PyTorchModelHubMixin``. Raises
+    UsageError for images of other dtypes, and if the number of names is not the network's number of classes.
 
     Args:
-        network: a registry name, or a network, which is taken without its branches, and frozen.
+        network: registered name, or a network, which is frozen and used without its branches.
         class_names: names of the classes in the order of the logits.
-        image_size: S of the images that it was trained for.
-        resize: short side of a picture before its centre is cut out.
-        mean: of each channel, in [0, 1], which is subtracted.
-        std: of each channel, by which it is then divided.
-        transforms: those that a prediction compares, by the package's names; by default the network's own.
+        image_size: side S of the images that the network was trained on.
+        resize: short side of an image before its centre is cropped.
+        mean: mean of each channel in [0, 1], which is subtracted from the images.
+        std: standard deviation of each channel, which the images are divided by.
+        transforms: name of the transformations that ``predict`` compares; by default those of the network.
+
+    Examples:
+        >>> student = Student("resnet20", ["cat", "dog"], 32, 36, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+        >>> student(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).shape
+        torch.Size([1, 2])
     """
 
     channel_mean: Tensor
@@ -76,16 +83,18 @@ class Student(nn.Module, PyTorchModelHubMixin):
     ) -> None:
         super().__init__()
         self.description = Description(list(class_names), image_size, resize, tuple(mean), tuple(std))
-        made = create_network(network, len(class_names), branches=False) if isinstance(network, str) else network
-        self.network = as_network(made, len(class_names)).without_branches
+        if isinstance(network, str):
+            network = create_network(network, len(class_names), branches=False)
+        self.network = as_network(network, len(class_names)).without_branches
         if self.network.num_classes != len(class_names):
-            raise UsageError(f"class_names: {len(class_names)} names for {describe(self.network)}: give one a class")
+            raise UsageError(f"class_names: {describe(self.network)} needs one name per class, got {len(class_names)}")
         self.network.check_image_size(image_size, image_size)
         if transforms is not None:
-            self.network.transforms = known_transforms(transforms)
-        for name, numbers in (("channel_mean", mean), ("channel_std", std)):  # config.json keeps them
-            self.register_buffer(name, torch.tensor(numbers)[:, None, None], persistent=False)
-        self.card = ""  # text of the README.md beside the weights
+            self.network.transforms = transforms_of_package(transforms)
+        # not persistent, because config.json contains them
+        self.register_buffer("channel_mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("channel_std", torch.tensor(std)[:, None, None], persistent=False)
+        self.card = ""  # text of the README.md next to the weights
         self.eval().requires_grad_(False)
 
     @property
@@ -95,32 +104,35 @@ class Student(nn.Module, PyTorchModelHubMixin):
 
     @property
     def image_size(self) -> int:
-        """Side S of the images that the network was trained for."""
+        """Side S of the images that the network was trained on."""
         return self.description.image_size
 
     @property
     def transform(self) -> v2.Transform:
-        """RGB picture of any size -> uint8 (3, S, S), as the test images were made."""
+        """Transform of the test images: RGB image of any size -> uint8 (3, S, S)."""
         return self.description.transform
 
     def forward(self, images: Tensor) -> Tensor:
         if not (images.is_floating_point() or images.dtype == torch.uint8):
-            raise UsageError(f"images are {images.dtype}: give floating point numbers in [0, 1], or uint8")
+            raise UsageError(f"images are {images.dtype}; pass floating point numbers in [0, 1], or uint8")
         scale = 255 if images.dtype == torch.uint8 else 1
         return self.network((images.to(self.channel_mean.dtype) / scale - self.channel_mean) / self.channel_std)
 
     def config(self) -> dict[str, Any]:
-        """Give what ``config.json`` holds: all that makes this student again but its weights."""
-        versions = {"hsakd_pl": __version__}
-        versions |= {package.__name__: str(package.__version__) for package in (torch, torchvision)}
-        named = {"network": self.network.name, "transforms": self.network.transforms.name}
-        return {**named, **self.description.saved(), "versions": versions}
+        """Return the content of ``config.json``: everything needed to create this student but its weights."""
+        versions = {
+            "hsakd_pl": __version__,
+            "torch": str(torch.__version__),
+            "torchvision": str(torchvision.__version__),
+        }
+        names = {"network": self.network.name, "transforms": self.network.transforms.name}
+        return names | self.description.saved() | {"versions": versions}
 
     def _save_pretrained(self, save_directory: Path) -> None:
         save(self, save_directory)
 
     def generate_model_card(self, **options: Any) -> Any:
-        """Give the card that was loaded with the weights, or that of huggingface_hub."""
+        """Return the card that was loaded with the weights, or that of huggingface_hub."""
         from huggingface_hub import ModelCard
 
         return ModelCard(self.card) if self.card else super().generate_model_card(**options)
@@ -129,60 +141,80 @@ class Student(nn.Module, PyTorchModelHubMixin):
     def from_pretrained(  # type: ignore[override]
         cls, pretrained_model_name_or_path: str | Path, *, network: str | nn.Module | None = None, **hub: Any
     ) -> "Student":
-        """Load a student as :func:`load_student`; ``hub``: options of ``huggingface_hub.snapshot_download``."""
+        """Load a student as :func:`load_student` does.
+
+        Args:
+            pretrained_model_name_or_path: folder of an export, or id on Hugging Face's hub.
+            network: network of the same architecture, or its name or import path.
+            hub: options of ``huggingface_hub.snapshot_download``.
+        """
         folder = Path(pretrained_model_name_or_path).expanduser()
         if not folder.is_dir():
             folder = download(str(pretrained_model_name_or_path), **hub)
-        path = folder / CONFIG
+        path = folder / CONFIG_FILE
+        text = read_text(path)
         try:
-            config = json.loads(read_text(path))
-            description = read_description(config, str(path))
-            made = trusted(config.get("network"), str(path)) if network is None else network
+            config = json.loads(text)
         except ValueError as error:
-            raise error if isinstance(error, UsageError) else UsageError(f"{path} is no JSON ({error})") from error
-        if not isinstance(made, str | nn.Module):
-            raise UsageError(f"{path} has no name of its network, which was made by hand: give it as network=")
-        student = cls(made, **description.saved(), transforms=config.get("transforms"))
-        load_weights(student, folder / WEIGHTS)
-        student.card = read_text(folder / CARD) if (folder / CARD).is_file() else ""
+            raise UsageError(f"{path} is not valid JSON ({error}); export the student again") from error
+        description = read_description(config, str(path))
+        if network is None:
+            network = trusted(config.get("network"), str(path))
+        if not isinstance(network, str | nn.Module):
+            raise UsageError(f"{path} does not name its network, which was not created by name; pass it as network=")
+        student = cls(network, **description.saved(), transforms=config.get("transforms"))
+        load_weights(student, folder / WEIGHTS_FILE)
+        if (folder / CARD_FILE).is_file():
+            student.card = read_text(folder / CARD_FILE)
         return student
 
 
-def known_transforms(name: str) -> Transforms:
-    """Find transformations by the package's names; only the identity for others, since a file has no code run."""
-    own = {each.name for each in (ROTATIONS, FLIPS, COLOURS)}
-    known = {factor.strip() for factor in str(name).split("*")} <= own
-    return named_transforms(name) if known else Transforms(1, ROTATIONS.apply, "identity")
+def transforms_of_package(name: str) -> Transforms:
+    """Return the package's transformations of this name, or only the identity, because a file must not choose code."""
+    names_of_package = {transforms.name for transforms in (ROTATIONS, FLIPS, COLOURS)}
+    factors = {factor.strip() for factor in str(name).split("*")}
+    if factors <= names_of_package:
+        return named_transforms(name)
+    return Transforms(1, ROTATIONS.apply, "identity")
 
 
-def save(student: Student, folder: Path, **further: Any) -> None:
-    """Write ``model.safetensors`` and ``config.json``, in which ``further`` entries stand."""
-    with replacing(folder / CONFIG) as file:
-        json.dump({**student.config(), **further}, file, indent=1, ensure_ascii=False)
-    own = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in student.state_dict().items()}
-    save_file(own, folder / WEIGHTS, {"format": "pt"})
+def save(student: Student, folder: Path, **entries: Any) -> None:
+    """Write ``model.safetensors`` and ``config.json``, with additional ``entries``, into a folder."""
+    with replacing(folder / CONFIG_FILE) as file:
+        json.dump(student.config() | entries, file, indent=1, ensure_ascii=False)
+    weights = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in student.state_dict().items()}
+    save_file(weights, folder / WEIGHTS_FILE, {"format": "pt"})
 
 
 def download(repository: str, **options: Any) -> Path:
-    """Fetch a student's files from the hub and give the folder that holds them; UsageError where that fails."""
+    """Download a student from the hub and return its folder; raises UsageError if that fails."""
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise no_hub(f"{repository} is no folder here, and to fetch it") from error
+        raise no_hub(f"{repository} is not a folder here, and downloading it") from error
     try:
-        return Path(snapshot_download(repository, allow_patterns=[WEIGHTS, CONFIG, CARD], **options))
+        return Path(snapshot_download(repository, allow_patterns=[WEIGHTS_FILE, CONFIG_FILE, CARD_FILE], **options))
     except (OSError, ValueError) as error:  # no network, no such repository, no possible name
         reason = str(error).strip().partition("\n")[0]
         raise UsageError(
-            f"{repository} is neither a folder here nor a model that could be fetched from the hub ({reason}): check it"
+            f"{repository} is neither a folder here nor a model that can be downloaded from the hub ({reason}): check "
+            "the name"
         ) from error
 
 
 def load_student(source: str | Path, network: str | nn.Module | None = None) -> Student:
-    """Load an exported student, in eval mode, from its folder or by its id on Hugging Face's hub.
+    """Load an exported student, in eval mode, from its folder or from Hugging Face's hub.
 
-    ``network``: one of the same architecture, or its import path, where the exported one is not registered. Raises
-    UsageError for files that are missing, damaged or of another network, and for a name that
-    :func:`hsakd_pl.create_network` does not know or, in a file, that is an import path.
+    Raises UsageError for files that are missing, damaged or of another network, and for a network that a file names but
+    that is not registered.
+
+    Args:
+        source: folder of an export, or id on the hub.
+        network: network of the same architecture, or its name or import path, if the exported one is not registered.
+
+    Examples:
+        >>> student = load_student("exported")  # doctest: +SKIP
+        >>> image = student.transform(Image.open("photo.jpg").convert("RGB"))  # doctest: +SKIP
+        >>> student.class_names[student(image[None]).argmax()]  # doctest: +SKIP
     """
     return Student.from_pretrained(source, network=network)

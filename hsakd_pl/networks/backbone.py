@@ -1,4 +1,4 @@
-"""The staged backbone: what every architecture declares, and all that the auxiliary branches need to know of it."""
+"""The staged backbone: the base class of all architectures that can have auxiliary branches."""
 
 from collections.abc import Callable, Sequence
 from math import prod
@@ -31,14 +31,34 @@ class PartMaker(Protocol):
 
 
 class StagedBackbone(Network):
-    """Stem, stages 1..L and a class head; images (B, 3, S, S) -> logits (B, N).
+    """Map images (B, 3, S, S) to logits (B, N) by a stem, stages 1..L and a class head.
 
-    A backbone of one's own is one subclass: ``__init__`` passes the data below, ``make_stage`` and ``make_head`` build
-    the parts. The branches (:func:`hsakd_pl.networks.hsakd.make_branch`) are built by these same two makers.
-    ``backbone_init`` and ``branch_init`` are applied to all layers where PyTorch's initial weights are not wanted.
+    A new architecture is a subclass that implements :meth:`make_stage` and :meth:`make_head`; the branches
+    (:func:`hsakd_pl.networks.hsakd.make_branch`) are built by these two methods as well. ``backbone_init`` and
+    ``branch_init`` are functions that replace PyTorch's initial weights; they are applied to every layer.
 
-    ``channels``: of the stem's output, then of each stage's output (L + 1 numbers). ``strides``: of the stem, then of
-    each stage.
+    Args:
+        stem: module before the first stage.
+        channels: output channels of the stem and of each stage (L + 1 numbers).
+        strides: strides of the stem and of each stage (L + 1 numbers).
+        num_classes: number of classes N.
+        maker: builds stages and head instead of this object.
+
+    Examples:
+        >>> class SmallNet(StagedBackbone):
+        ...     def __init__(self, num_classes):
+        ...         stem = nn.Conv2d(3, 16, 3, padding=1)
+        ...         super().__init__(stem, channels=(16, 32, 64), strides=(1, 2, 2), num_classes=num_classes)
+        ...
+        ...     def make_stage(self, stage, in_channels, stride):
+        ...         convolution = nn.Conv2d(in_channels, self.channels[stage], 3, stride, padding=1)
+        ...         return nn.Sequential(convolution, nn.BatchNorm2d(self.channels[stage]), nn.ReLU())
+        ...
+        ...     def make_head(self, num_outputs):
+        ...         linear = nn.Linear(self.channels[-1], num_outputs)
+        ...         return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear)
+        >>> SmallNet(10)(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
     """
 
     backbone_init: Initializers = ()
@@ -81,12 +101,12 @@ class StagedBackbone(Network):
     def check_image_size(self, height: int, width: int) -> None:
         if min(height, width) < self.least_size:
             raise UsageError(
-                f"the network reduces an image {self.least_size} times: it needs at least {self.least_size} pixels a "
-                f"side, got {height} x {width}"
+                f"image size {height} x {width}: the network has a total stride of {self.least_size}; use images of at "
+                f"least {self.least_size} x {self.least_size} pixels"
             )
 
     def forward_features(self, images: Tensor) -> list[Tensor]:
-        """Give the feature maps after stages 1..L."""
+        """Return the feature maps (B, C, H, W) after stages 1..L."""
         self.check_image_size(images.shape[-2], images.shape[-1])
         features = self.stem(images)
         taps = []
@@ -96,7 +116,7 @@ class StagedBackbone(Network):
         return taps
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Map the last stage's output to logits (B, N), or with ``pre_logits`` to the embedding (B, D)."""
+        """Return the logits (B, N) for the last feature map, or with ``pre_logits`` the embedding (B, D)."""
         for position, layer in enumerate(self.head):
             if not pre_logits or position < len(self.head) - 1:
                 features = layer(features)

@@ -1,4 +1,4 @@
-"""Auxiliary branches, made for any staged backbone by one rule, and the network that joins the two."""
+"""Build auxiliary branches for any staged backbone, and the network that joins backbone and branches."""
 
 import torch.nn as nn
 from torch import Tensor
@@ -10,9 +10,10 @@ from hsakd_pl.ops import ROTATIONS, Transforms
 
 
 def make_branch(backbone: StagedBackbone, tap: int, num_outputs: int) -> nn.Sequential:
-    """Build the branch that reads the map after stage ``tap`` (1..L): the stages that follow once more, and a head.
+    """Build the branch that reads the feature map after stage ``tap`` (1..L).
 
-    The last stage has none to follow: its branch repeats it with equal input and output channels and stride 1.
+    It repeats the stages that follow and ends in a head of ``num_outputs``. The branch of the last stage repeats that
+    stage with equal input and output channels and stride 1.
     """
     maker = backbone.branch_maker()
     channels = backbone.channels
@@ -29,7 +30,20 @@ def make_branch(backbone: StagedBackbone, tap: int, num_outputs: int) -> nn.Sequ
 
 
 class HSAKDNet(Network):
-    """A backbone with an auxiliary branch of M * N joint logits after each of its stages (Sec. 3.2 of the paper)."""
+    """A backbone with an auxiliary branch of M * N joint logits after each stage (Sec. 3.2 of the paper).
+
+    Args:
+        backbone: backbone of N classes.
+        transforms: the M transformations whose joint labels the branches learn.
+
+    Examples:
+        >>> network = create_network("resnet20", num_classes=10)
+        >>> output = network(torch.zeros(2, 3, 32, 32))
+        >>> output.logits.shape
+        torch.Size([2, 10])
+        >>> [logits.shape for logits in output.joint_logits]
+        [torch.Size([2, 40]), torch.Size([2, 40]), torch.Size([2, 40])]
+    """
 
     def __init__(self, backbone: StagedBackbone, transforms: Transforms = ROTATIONS) -> None:
         super().__init__(backbone.num_classes, transforms)

@@ -1,4 +1,4 @@
-"""MobileNetV2 of half width for 32 x 32 images (Sandler et al., CVPR 2018), first convolution of stride 1 or 2."""
+"""MobileNetV2 of width 0.5 for 32 x 32 images, first convolution with stride 1 or 2 (Sandler et al., CVPR 2018)."""
 
 import torch.nn as nn
 from torch import Tensor
@@ -8,18 +8,18 @@ from hsakd_pl.networks.init import conv_fan_out, linear_normal
 from hsakd_pl.networks.layers import conv1x1, conv3x3, named, pooled_linear
 from hsakd_pl.networks.registry import register_network
 
-# Rows of each stage: expansion, output channels at width 0.5, blocks. T = 6 in the paper's Table 1.
+# Rows of each stage: expansion, output channels at width 0.5, blocks. Expansion 6: Table 2 of MobileNetV2.
 ROWS = (((1, 8, 1), (6, 12, 2)), ((6, 16, 3),), ((6, 32, 4), (6, 48, 3)), ((6, 80, 3), (6, 160, 1)))
-FIRST_ROW = (0, 2, 3, 5, 7)  # number, in the whole network, of a stage's first row; then of all rows
+FIRST_ROW = (0, 2, 3, 5, 7)  # index of each stage's first row in the whole network, and the number of all rows
 
 
 def conv_bn_relu(convolution: nn.Conv2d) -> nn.Sequential:
-    """The convolution, its norm and a ReLU (the published code has no ReLU6)."""
+    """Return the convolution, a norm and a ReLU (the published code has no ReLU6)."""
     return nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU(inplace=True))
 
 
 class InvertedResidual(nn.Module):
-    """Expand, filter each channel, project; an identity shortcut where the shape allows."""
+    """Expand, filter each channel, project; with an identity shortcut if the shape does not change."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -37,13 +37,16 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(StagedBackbone):
-    """Seven rows of inverted residuals in four stages; every head begins with a 1x1 conv-bn-relu to 1,280 channels."""
+    """MobileNetV2: seven rows of inverted residuals in four stages.
+
+    Every head begins with a 1x1 conv-bn-relu to 1,280 channels.
+    """
 
     published_keys = (
         (r"^head\.fc", "classifier"),
         (r"^stages\.(\d+)\.(\d+)", lambda stage, row: f"blocks.{FIRST_ROW[stage] + row}"),
         (
-            # branch l starts with stage l + 1, so its rows are counted from that stage's first
+            # branch l starts with stage l + 1; its rows are counted from the first row of that stage
             r"^branches\.(\d+)\.stages\.(\d+)\.(\d+)",
             lambda branch, stage, row: (
                 f"block_extractor{branch + 1}.{FIRST_ROW[branch + 1 + stage] - FIRST_ROW[branch + 1] + row}"
@@ -65,7 +68,8 @@ class MobileNetV2(StagedBackbone):
         for expansion, out_channels, blocks in ROWS[stage - 1]:
             later = [InvertedResidual(out_channels, out_channels, 1, expansion) for _ in range(blocks - 1)]
             rows.append(nn.Sequential(InvertedResidual(in_channels, out_channels, stride, expansion), *later))
-            in_channels, stride = out_channels, 1
+            in_channels = out_channels
+            stride = 1
         return nn.Sequential(*rows)
 
     def make_head(self, num_outputs: int) -> nn.Module:
@@ -73,7 +77,7 @@ class MobileNetV2(StagedBackbone):
 
 
 class MobileNetV2Stride2(MobileNetV2):
-    """The network of CRD's tables and those that follow them: 64.60 % alone on CIFAR-100, where stride 1 has 73.51."""
+    """MobileNetV2 of CRD's tables and those that follow them; alone 64.60 % on CIFAR-100 (73.51 with stride 1)."""
 
     published_keys = ((r"^head\.fc", "classifier.0"), *MobileNetV2.published_keys[1:])
     stem_stride = 2

@@ -1,4 +1,4 @@
-"""What every network answers, whoever made it."""
+"""The protocol of all networks: what they return, and what the package needs to know of them."""
 
 import re
 from collections.abc import Callable
@@ -12,8 +12,8 @@ from torch import Tensor
 from hsakd_pl.errors import UsageError
 from hsakd_pl.ops import ROTATIONS, Transforms
 
-# Rules (pattern, replacement) that turn our state-dict keys, without "backbone.", into the published ones: applied one
-# after the other by re.sub; a callable gets the pattern's groups as integers.
+# Rules (pattern, replacement) that turn state-dict keys without "backbone." into the published keys. They are applied
+# in order by re.sub; a callable gets the pattern's groups as integers.
 KeyRules = tuple[tuple[str, str | Callable[..., str]], ...]
 
 if TYPE_CHECKING:  # None, too, but methods that checked `shapes` need not rule it out again
@@ -23,11 +23,13 @@ else:
 
 
 class NetworkOutput(NamedTuple):
-    """All that a network makes of B images, in their order; of M * B rows where they were transformed.
+    """The outputs of a network for B images, or for M * B rows if the images were transformed.
 
-    ``logits`` (B, N) of the class head; ``joint_logits``, L tensors (B, M * N), one a branch; ``features``, L maps
-    (B, C, H, W) after the stages; ``embedding`` (B, D), the input of the last linear layer. A network that has no
-    branches, or does not show its inside, leaves the rest empty.
+    Args:
+        logits: class logits (B, N).
+        joint_logits: joint logits (B, M * N) of each of the L branches; empty without branches.
+        features: feature maps (B, C, H, W) after each of the L stages; empty if the network does not return them.
+        embedding: input (B, D) of the last linear layer; None if the network does not return it.
     """
 
     logits: Tensor
@@ -36,65 +38,77 @@ class NetworkOutput(NamedTuple):
     embedding: Embedding
 
     def maps(self) -> list[Tensor]:
-        """Give the features, and the embedding, where there is one, as a map of one position at their end."""
-        return [*self.features, *([] if self.embedding is None else [self.embedding[:, :, None, None]])]
+        """Return the feature maps, followed by the embedding as a map (B, D, 1, 1) if there is one."""
+        if self.embedding is None:
+            return [*self.features]
+        return [*self.features, self.embedding[:, :, None, None]]
 
     @property
     def width(self) -> int:
-        """D of the embedding, 0 without one."""
+        """Width D of the embedding, or 0 without one."""
         return 0 if self.embedding is None else self.embedding.shape[1]
 
 
 class Network(nn.Module):
-    """Base of all networks: a classifier of ``num_classes`` with no, or several, ``branches`` of joint logits.
+    """Base class of all networks: a classifier with or without branches of joint logits.
 
-    ``transforms`` are those whose joint labels the branches learn. Calling a network with branches gives a
-    :class:`NetworkOutput`, calling one without its logits (B, N) alone.
+    Called on images (B, 3, S, S), a network with branches returns a :class:`NetworkOutput`, a network without branches
+    logits (B, N).
+
+    Args:
+        num_classes: number of classes N.
+        transforms: the M transformations whose joint labels the branches learn.
     """
 
     __jit_unused_properties__ = ("without_branches", "num_joint_classes", "output_layers")
     published_keys: KeyRules = ()
-    name: str | None = None  # by which create_network makes it again
+    name: str | None = None  # that create_network builds it from
 
     def __init__(self, num_classes: int, transforms: Transforms = ROTATIONS) -> None:
         super().__init__()
         if num_classes < 2:
             raise UsageError(f"num_classes: a classifier needs at least 2 classes, got {num_classes}")
-        self.num_classes, self.transforms = num_classes, transforms
+        self.num_classes = num_classes
+        self.transforms = transforms
         self.branches: Any = ()  # a ModuleList where there are some
 
     @property
     def num_joint_classes(self) -> int:
-        """M * N, the width of a branch's logits."""
+        """Number of joint labels M * N, the width of a branch's logits."""
         return self.transforms.count * self.num_classes
 
     @property
     def without_branches(self) -> "Network":
-        """The part that gives class logits (B, N) alone; the network itself where it has no branches."""
+        """The part that returns class logits (B, N); the network itself if it has no branches."""
         return self
 
     @property
     def output_layers(self) -> list[str]:
-        """Paths of the linear layers that give logits: the class head's, then each branch's, the last in its part."""
-        linears = [path for path, layer in self.named_modules() if isinstance(layer, nn.Linear)]
-        return [*{re.match(r"(branches\.\d+)?", path)[0]: path for path in linears}.values()]  # type: ignore[index]
+        """Paths of the linear layers that return logits: that of the class head, then those of the branches."""
+        last_linear = {}
+        for path, layer in self.named_modules():
+            if isinstance(layer, nn.Linear):
+                branch = re.match(r"branches\.\d+", path)
+                last_linear[branch[0] if branch else ""] = path
+        return list(last_linear.values())
 
     def outputs(self, images: Tensor) -> NetworkOutput:
-        """Pass once through the whole network: images (B, 3, S, S) -> all that it makes of them."""
+        """Return all outputs for images (B, 3, S, S), in one forward pass."""
         return NetworkOutput(self(images), [], [], None)
 
     def shapes(self, image_size: int, *parts: str) -> NetworkOutput:
-        """Give the outputs for one image without numbers, for their shapes; nothing of the network changes.
+        """Return outputs without numbers for one image (3, image_size, image_size), for their shapes.
 
-        Raises UsageError where these lack one of ``parts``: ``features``, ``embedding``.
+        Raises UsageError if one of ``parts`` (``features``, ``embedding``) is empty.
         """
         copy = deepcopy(self).to("meta").eval()
         dtype = next((weight.dtype for weight in copy.parameters()), torch.float32)
         output = copy.outputs(torch.empty(1, 3, image_size, image_size, dtype=dtype, device="meta"))
-        if missing := [part for part in parts if (found := getattr(output, part)) is None or not len(found)]:
+        missing = [part for part in parts if getattr(output, part) is None or not len(getattr(output, part))]
+        if missing:
             raise UsageError(
-                f"network: {type(self).__name__} shows no {' nor '.join(missing)} to distill: derive it from "
-                "hsakd_pl.networks.Network with outputs of its own, or choose a method that needs logits alone"
+                f"network: {type(self).__name__} returns no {' or '.join(missing)} to distill: derive it from "
+                "hsakd_pl.networks.Network and implement outputs, or choose a method that only needs logits"
             )
         return output
 
@@ -103,7 +117,7 @@ class Network(nn.Module):
 
 
 class Classifier(Network):
-    """Any other ``nn.Module`` of images (B, 3, S, S) -> logits (B, N), as a network without branches."""
+    """Any other ``nn.Module`` that maps images (B, 3, S, S) to logits (B, N), as a network without branches."""
 
     published_keys = ((r"^network\.", ""),)
 
@@ -116,15 +130,16 @@ class Classifier(Network):
 
     def outputs(self, images: Tensor) -> NetworkOutput:
         logits = self(images)
-        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        if found != (len(images), self.num_classes):
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        expected = (len(images), self.num_classes)
+        if shape != expected:
             raise UsageError(
-                f"network: {type(self.network).__name__} gives {found}, not logits {(len(images), self.num_classes)}: "
-                "set num_classes, or derive a network with other outputs from hsakd_pl.networks.Network"
+                f"network: {type(self.network).__name__} returns {shape} instead of logits {expected}: "
+                "set num_classes, or derive the network from hsakd_pl.networks.Network and implement outputs"
             )
         return NetworkOutput(logits, [], [], None)
 
 
 def as_network(network: nn.Module, num_classes: int) -> Network:
-    """Give a network of the package's protocol back as it is, and wrap any other as a :class:`Classifier`."""
+    """Return a :class:`Network` unchanged, and any other module as a :class:`Classifier`."""
     return network if isinstance(network, Network) else Classifier(network, num_classes)

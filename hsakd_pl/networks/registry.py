@@ -1,4 +1,4 @@
-"""Networks by name."""
+"""Create networks by name."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -20,11 +20,19 @@ _REGISTRY: dict[str, BackboneMaker] = {}
 
 
 def register_network(name: str) -> Callable[[BackboneMaker], BackboneMaker]:
-    """Decorator that enters a backbone class or function, called with the number of classes, under ``name``."""
+    """Return a decorator that registers a backbone class, or a function of the number of classes, under ``name``.
+
+    Examples:
+        >>> @register_network("my_resnet")
+        ... def my_resnet(num_classes):
+        ...     return CIFARResNet(num_classes, depth=26)
+        >>> create_network("my_resnet", num_classes=10).num_classes
+        10
+    """
 
     def register(make_backbone: BackboneMaker) -> BackboneMaker:
         if name in _REGISTRY:
-            raise UsageError(f"register_network: the name {name!r} is taken, choose another")
+            raise UsageError(f"register_network: {name!r} is already registered; choose another name")
         _REGISTRY[name] = make_backbone
         return make_backbone
 
@@ -32,7 +40,7 @@ def register_network(name: str) -> Callable[[BackboneMaker], BackboneMaker]:
 
 
 def list_networks() -> list[str]:
-    """Names that :func:`create_network` knows, sorted."""
+    """Return the registered names, sorted."""
     return sorted(_REGISTRY)
 
 
@@ -43,52 +51,68 @@ def create_network(
     transforms: Transforms = ROTATIONS,
     pretrained: bool | str | Path = False,
 ) -> Network:
-    """Build a network with fresh weights.
+    """Create a network with fresh weights.
 
-    ``name``: registered; ``timm:`` and a model of timm's; or the import path of a class or function that makes a module
-    of ``num_classes``. With ``branches``, one after each stage, it returns a :class:`NetworkOutput` for images
-    (B, 3, S, S); without, logits (B, N) alone. ``transforms``: those whose joint labels the branches learn.
-    ``pretrained``: loads the weights that timm publishes, or a file's; heads of other classes stay fresh. Raises
-    UsageError for an unknown name, and where ``branches`` cannot be had.
+    Raises UsageError for an unknown name, and for a network that cannot have the branches that are asked for.
+
+    Args:
+        name: registered name, ``timm:`` followed by the name of a timm model, or the import path of a class or function
+            that is called with ``num_classes``.
+        num_classes: number of classes N.
+        branches: add an auxiliary branch after each stage. The network then returns a :class:`NetworkOutput` for images
+            (B, 3, S, S), otherwise logits (B, N).
+        transforms: transformations whose joint labels the branches learn.
+        pretrained: load the weights that timm publishes, or those of a file; heads for other classes stay fresh.
+
+    Examples:
+        >>> network = create_network("wrn_40_2", num_classes=100)
+        >>> network(torch.zeros(2, 3, 32, 32)).logits.shape
+        torch.Size([2, 100])
     """
+    module: nn.Module
     if name.startswith("timm:"):
-        made: nn.Module = make_timm(name.removeprefix("timm:"), num_classes, branches)
+        module = make_timm(name.removeprefix("timm:"), num_classes, branches)
+    elif name in _REGISTRY:
+        module = _REGISTRY[name](num_classes)
     else:
-        made = _REGISTRY[name](num_classes) if name in _REGISTRY else _import(name)(num_classes=num_classes)
-    network = as_network(made, num_classes)
-    network.without_branches.name = network.name = name
+        module = _import(name)(num_classes=num_classes)
+    network = as_network(module, num_classes)
+    network.name = name
+    network.without_branches.name = name
     if isinstance(network, StagedBackbone):
         network.transforms = transforms
-        network = HSAKDNet(network, transforms) if branches else network
+        if branches:
+            network = HSAKDNet(network, transforms)
     elif branches and not network.branches:
         raise UsageError(
-            f"network {name} is no StagedBackbone, which branches need: derive it from that, or leave the branches out "
-            "(branches=False, joint_kd_weight=0)"
+            f"network {name}: branches need a StagedBackbone; derive the network from it, or create it without "
+            "branches (branches=False, joint_kd_weight=0)"
         )
-    network = network if branches else network.without_branches
+    if not branches:
+        network = network.without_branches
     if pretrained:
         load_weights(network, pretrained_weights(name) if pretrained is True else pretrained, new_head=None)
     return network
 
 
 def trusted(name: Any, origin: str) -> Any:
-    """Give a name that a file holds back; raises UsageError for an import path, since that would run what it names."""
+    """Return the name of a network that a file states; raises UsageError for an import path, which would run code."""
     if isinstance(name, str) and "." in name and name not in _REGISTRY and not name.startswith("timm:"):
         raise UsageError(
-            f"{origin} names its network {name:.200}, which is not registered: no code is run because a file says so. "
-            f"Give network={name[:200]!r} yourself if you trust it"
+            f"{origin} names the network {name:.200}, which is not registered, and a file cannot choose code to "
+            f"import. If you trust it, pass network={name[:200]!r}"
         )
     return name
 
 
 def _import(name: str) -> Callable[..., nn.Module]:
-    """Find what makes a network by its import path; UsageError, with the registered names, where there is none."""
-    path, _, attribute = name.rpartition(".")
+    """Import the class or function that creates a network; raises UsageError, listing the registered names."""
+    module, _, attribute = name.rpartition(".")
     try:
-        return getattr(import_module(path), attribute)
+        return getattr(import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         hint = did_you_mean(name, _REGISTRY)
-        if path:
-            hint += f"as an import path it leads nowhere ({error}; the working folder and PYTHONPATH are searched); "
-        known = f"known are {', '.join(list_networks())}, timm:<model> and import paths"
-        raise UsageError(f"unknown network {name!r}: {hint}{known}") from error
+        if module:
+            hint += f"it cannot be imported ({error}; the working folder and PYTHONPATH are searched); "
+        choices = f"choose one of {', '.join(list_networks())}, timm:<model> or an import path"
+        raise UsageError(f"unknown network {name!r}: {hint}{choices}") from error

@@ -12,14 +12,14 @@ from hsakd_pl.networks.registry import register_network
 
 
 def shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module | None:
-    """Projection where the shape changes, else None for the identity."""
+    """Return a projection if the shape changes, else None for the identity."""
     if stride == 1 and in_channels == out_channels:
         return None
     return nn.Sequential(conv1x1(in_channels, out_channels, stride), nn.BatchNorm2d(out_channels))
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions."""
+    """Residual block of two 3x3 convolutions."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (with the stride), 1x1 convolution; a quarter of the output's width inside."""
+    """Residual block of 1x1, 3x3 (with the stride) and 1x1 convolutions, a quarter as wide inside as its output."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(StagedBackbone):
-    """Stages of ``blocks[stage - 1]`` blocks; subclasses differ in stem and widths."""
+    """Residual network with ``blocks[stage - 1]`` blocks in each stage; subclasses differ in stem and channels."""
 
     published_keys = RESNET_KEYS
     backbone_init: Initializers = (conv_fan_out,)
@@ -71,7 +71,8 @@ class ResNet(StagedBackbone):
         blocks: tuple[int, ...],
         block: type[BasicBlock] | type[Bottleneck] = BasicBlock,
     ) -> None:
-        self.blocks, self.block = blocks, block
+        self.blocks = blocks
+        self.block = block
         super().__init__(stem, channels, strides, num_classes)
 
     def make_stage(self, stage: int, in_channels: int, stride: int) -> nn.Module:
@@ -84,7 +85,7 @@ class ResNet(StagedBackbone):
 
 
 class CIFARResNet(ResNet):
-    """resnet{depth} of 16-16-32-64 channels, or any other ``channels``, with (depth - 2) / 6 blocks a stage."""
+    """resnet{depth} for 32 x 32 images, with (depth - 2) / 6 blocks per stage; by default of 16-16-32-64 channels."""
 
     branch_init = (conv_fan_out, linear_zero_bias)
 
@@ -104,7 +105,7 @@ class CIFARResNet50(ResNet):
 
 
 class ImageNetResNet(ResNet):
-    """Networks of torchvision's shape and names, for 224 x 224 images; bottleneck blocks are four times as wide."""
+    """ResNet for 224 x 224 images, with the shapes and weight names of torchvision."""
 
     def __init__(
         self, num_classes: int, blocks: tuple[int, ...], block: type[BasicBlock] | type[Bottleneck] = BasicBlock

@@ -9,17 +9,20 @@ from hsakd_pl.networks.init import conv_fan_out, linear_zero_bias
 from hsakd_pl.networks.layers import conv1x1, conv3x3, named, pooled_linear
 from hsakd_pl.networks.registry import register_network
 
-BLOCKS = (4, 8, 4)  # of each stage, in both versions
+BLOCKS = (4, 8, 4)  # per stage, in both versions
 
 
 class ShuffleUnit(nn.Module):
-    """Version 1: grouped 1x1, shuffle, depthwise 3x3, grouped 1x1; a pooled shortcut is concatenated at stride 2."""
+    """Unit of version 1: grouped 1x1, shuffle, depthwise 3x3, grouped 1x1.
+
+    At stride 2 the average-pooled input is concatenated instead of added.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
         residual_channels = out_channels - in_channels if stride == 2 else out_channels
         width = residual_channels // 4
-        self.groups = 1 if in_channels == 24 else 3  # the stem's 24 channels are not split, nor then shuffled
+        self.groups = 1 if in_channels == 24 else 3  # the 24 channels of the stem are neither split nor shuffled
         self.conv1 = conv1x1(in_channels, width, groups=self.groups)
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = conv3x3(width, width, stride, groups=width)
@@ -32,12 +35,13 @@ class ShuffleUnit(nn.Module):
         residual = torch.channel_shuffle(self.bn1(self.conv1(features)).relu_(), self.groups)
         residual = self.bn2(self.conv2(residual)).relu_()
         residual = self.bn3(self.conv3(residual))
-        joined = residual.add_(features) if self.pool is None else torch.cat([residual, self.pool(features)], 1)
-        return joined.relu_()
+        if self.pool is None:
+            return residual.add_(features).relu_()
+        return torch.cat([residual, self.pool(features)], 1).relu_()
 
 
 class ShuffleNetV1(StagedBackbone):
-    """Stem 1x1 of 24 channels, then 240, 480 and 960."""
+    """ShuffleNet v1 with a 1x1 stem of 24 channels and stages of 240, 480 and 960 channels."""
 
     published_keys = ((r"^head\.fc", "linear"), *RESNET_KEYS)
     branch_init = (conv_fan_out, linear_zero_bias)
@@ -56,7 +60,7 @@ class ShuffleNetV1(StagedBackbone):
 
 
 class SplitUnit(nn.Module):
-    """Version 2: half of the channels pass as they are, the other half 1x1, depthwise 3x3, 1x1; then a shuffle."""
+    """Unit of version 2 with stride 1: 1x1, depthwise 3x3, 1x1 on half of the channels, then a shuffle of all."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -77,7 +81,7 @@ class SplitUnit(nn.Module):
 
 
 class DownUnit(nn.Module):
-    """Version 2's first unit of a stage: two paths, each with a depthwise 3x3 of the stride, joined and shuffled."""
+    """First unit of a stage of version 2: two paths, each with a strided depthwise 3x3, concatenated and shuffled."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -102,9 +106,13 @@ class DownUnit(nn.Module):
 
 
 class ShuffleNetV2(StagedBackbone):
-    """Stem 1x1 of 24 channels, then 116, 232 and 464; every head begins with a 1x1 conv-bn-relu to 1,024."""
+    """ShuffleNet v2 with a 1x1 stem of 24 channels and stages of 116, 232 and 464 channels.
 
-    # the published branches number that convolution and norm after the branch's stages: two, one and one of them
+    Every head begins with a 1x1 conv-bn-relu to 1,024 channels.
+    """
+
+    # The published branches number this convolution and norm after the stages of the branch, of which there are two,
+    # one and one.
     published_keys = (
         (r"^head\.fc", "linear"),
         (r"^branches\.(\d+)\.head\.conv2", lambda branch: f"block_extractor{branch + 1}.{max(2 - branch, 1)}"),

@@ -1,4 +1,4 @@
-"""timm's models by name: convolutional ones in stages, others as classifiers."""
+"""Create timm's models: convolutional ones as staged backbones, others as classifiers."""
 
 from typing import Any
 
@@ -11,9 +11,9 @@ from hsakd_pl.networks.network import Classifier, Network
 
 
 def make_timm(name: str, num_classes: int, branches: bool) -> Network:
-    """Make timm's model ``name`` with fresh weights: in stages where it can be cut, which ``branches`` need.
+    """Create timm's model ``name`` with fresh weights, as a staged backbone if it can be cut into stages.
 
-    Raises UsageError where it cannot, where timm is missing, and for a model that timm does not know.
+    Raises UsageError if it cannot but ``branches`` are needed, if timm is not installed, and for an unknown model.
     """
     try:
         return TimmBackbone(create_model(name, num_classes), name, num_classes)
@@ -24,45 +24,45 @@ def make_timm(name: str, num_classes: int, branches: bool) -> Network:
 
 
 def create_model(name: str, num_classes: int, **options: Any) -> Any:
-    """Call timm's function of this name; UsageError where timm is missing or does not know the model."""
+    """Create a timm model; raises UsageError if timm is not installed or does not know the model."""
     try:
         import timm
     except ImportError as error:
         raise UsageError(f"timm:{name} needs timm: pip install 'hsakd_pl[timm]'") from error
     if not timm.is_model(name):
         hint = did_you_mean(name, timm.list_models(), "timm:")
-        raise UsageError(f"unknown network 'timm:{name}': {hint}timm.list_models() gives all names")
+        raise UsageError(f"unknown network 'timm:{name}': {hint}timm.list_models() lists all names")
     try:
         return timm.create_model(name, num_classes=num_classes, **options)
     except RuntimeError as error:
-        raise UsageError(f"timm:{name} cannot be made: {error}") from error
+        raise UsageError(f"timm:{name} cannot be created: {error}") from error
 
 
 def pretrained_weights(name: str) -> dict[str, Tensor]:
-    """Fetch the weights, of all their classes, that timm publishes for a network; its cache keeps them.
+    """Download the weights that timm publishes for a network, with all their classes, or read them from timm's cache.
 
-    Raises UsageError for a network that is not timm's, and where the weights cannot be had.
+    Raises UsageError for a network that is not timm's, and if the download fails.
     """
     if not name.startswith("timm:"):
-        raise UsageError(f"weights: {name} has no published weights that could be fetched: name a file of them")
+        raise UsageError(f"weights: {name} has no weights to download; name a file")
     model = name.removeprefix("timm:")
     classes = create_model(model, 2).pretrained_cfg["num_classes"]
     try:
         return create_model(model, classes, pretrained=True).state_dict()
     except Exception as error:  # of the hub's client, of the network, of timm
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UsageError(f"weights: those of {name} cannot be fetched ({reason:.200}): name a file of them") from error
+        raise UsageError(f"weights: those of {name} cannot be downloaded ({reason:.200}); name a file") from error
 
 
 class TimmClassifier(Classifier):
-    """A timm model that cannot be cut into stages: class logits alone."""
+    """A timm model that cannot be cut into stages; it only returns class logits."""
 
     def check_image_size(self, height: int, width: int) -> None:
         config: Any = self.network.pretrained_cfg
         _, input_height, input_width = config["input_size"]
         if config.get("fixed_input_size") and (height, width) != (input_height, input_width):
             raise UsageError(
-                f"the network takes images of {input_height} x {input_width} pixels alone, got {height} x {width}"
+                f"image size {height} x {width}: the network only takes images of {input_height} x {input_width} pixels"
             )
 
 

@@ -9,12 +9,12 @@ from hsakd_pl.networks.init import conv_fan_out, linear_normal
 from hsakd_pl.networks.layers import pooled_linear
 from hsakd_pl.networks.registry import register_network
 
-# depth: convolutions in each of the five blocks (configurations A, B, D and E; 8 is CRD's one a block)
+# Convolutions in each of the five blocks, by depth (configurations A, B, D and E of the paper; 8: CRD's vgg8)
 CONVOLUTIONS = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 
 
 def conv_block(in_channels: int, out_channels: int, convolutions: int) -> nn.Sequential:
-    """3x3 convolutions (with bias) and norms, a ReLU between them but none at the end."""
+    """Return 3x3 convolutions with bias and norms, with a ReLU after each pair but the last."""
     layers: list[nn.Module] = []
     for index in range(convolutions):
         first = in_channels if index == 0 else out_channels
@@ -23,10 +23,10 @@ def conv_block(in_channels: int, out_channels: int, convolutions: int) -> nn.Seq
 
 
 class VGG(StagedBackbone):
-    """Five blocks in four stages (the last holds two); a stage of stride 2 begins with max pooling."""
+    """VGG of five blocks in four stages, of which the last has two; a stage of stride 2 begins with max pooling."""
 
-    # A stage is (pool,) block, relu(, block, relu): an odd or even index inside it tells the block, and three entries
-    # a stage make the published numbering of a branch.
+    # A stage is an optional pool, a block, a ReLU and, in the last stage, another block and ReLU; half the index of an
+    # entry is the index of its block. The published branches number three entries per stage.
     published_keys = (
         (r"^head\.fc", "classifier"),
         (r"^stages\.(\d+)\.(\d+)", lambda stage, entry: f"block{stage + entry // 2}"),

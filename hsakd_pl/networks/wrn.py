@@ -12,7 +12,7 @@ from hsakd_pl.networks.registry import register_network
 
 
 class PreActBlock(nn.Module):
-    """bn-relu-conv twice; where the width changes, a 1x1 convolution of the activated input is the shortcut."""
+    """Block of bn-relu-conv twice; if the width changes, the shortcut is a 1x1 convolution after the first ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class PreActBlock(nn.Module):
 
 
 class WideResNet(StagedBackbone):
-    """WRN-depth-width: three stages of (depth - 4) / 6 blocks; the head begins with bn-relu."""
+    """WRN-depth-width: three stages of (depth - 4) / 6 blocks, and a head that begins with bn-relu."""
 
     published_keys = (
         (r"^stages\.(\d+)", lambda stage: f"block{stage + 1}.layer"),
