@@ -76,10 +76,11 @@ class FeatureStudent(StudentModule):
 class Regressed(DistilledModule):
     """Implement a custom method: a linear layer, trained with the student, predicts the teacher's embedding."""
 
-    def __init__(self, network: Any, teacher: Any, regressed_weight: float = 2.0, **rest: Any) -> None:
-        super().__init__(network, teacher, {"loss_regressed": regressed_weight}, **rest)
-        ours, theirs = (each.width for each in self.shapes("embedding"))
-        self.regressor = nn.Linear(ours, theirs)
+    def __init__(self, network: Any, teacher: Any, regressed_weight: float = 2.0, **options: Any) -> None:
+        super().__init__(network, teacher, **options)
+        self.set_loss_weights(loss_regressed=regressed_weight)
+        student_shapes, teacher_shapes = self.shapes("embedding")
+        self.regressor = nn.Linear(student_shapes.width, teacher_shapes.width)
 
     def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
         loss = F.mse_loss(self.regressor(student.embedding), teacher.embedding)
