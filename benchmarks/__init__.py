@@ -1,4 +1,4 @@
-"""How fast training is, beside a plain PyTorch loop measured in the same process: ``python -m benchmarks --help``.
+"""The speed of training, compared with a plain PyTorch loop in the same process: ``python -m benchmarks --help``.
 
-``results/`` keeps numbers by device, with the versions and the commit that made them.
+``results/`` keeps numbers by device, with versions and commit.
 """

@@ -1,4 +1,4 @@
-"""What is measured: the methods and networks of the paper's tables, and any other of the registry, by name."""
+"""The cases that are measured: the pairs and networks of the paper's tables, and any others of the registry."""
 
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -8,18 +8,20 @@ from hsakd_pl import HSAKDModule, methods
 from hsakd_pl.errors import UsageError
 from hsakd_pl.recipes import PAIRS, PEERS, TEACHERS
 
-# method -> class of the library, and the form of its name
+# method -> class of the library, and form of the case's name
 METHODS = {
     "student": ("StudentModule", "student:<teacher>-<student>"),
     "teacher": ("TeacherModule", "teacher:<net>"),
     "mutual": ("MutualModule", "mutual:<net>"),
     "probe": ("LinearProbeModule", "probe:<net>"),
 }
-LR = 1e-6  # of all cases: it does not change the speed, but keeps the loss finite, with an untrained teacher too
-COSTS = "method-costs"  # of all methods to compare with, beside each other
+LR = 1e-6  # does not change the speed, but keeps the loss finite, even with an untrained teacher
+COSTS = "method-costs"  # all comparison methods in turns
 FORMS = ", ".join([*(form for _, form in METHODS.values()), f"{COSTS}:<teacher>-<student>, or one of its methods"])
-# What those of them take of a teacher and a student that do not take both: two peers are twins of the student.
+# Part of (teacher, student) that a method takes, where that is not both; the two peers of dml equal the student.
 PARTS = {"dml": slice(1, 2), "sskdprojection": slice(0, 1)}
+# Option for the weights of a trained part
+WEIGHTS = {"probe": "weights", "sskdprojection": "weights", "sskd": "projection_weights"}
 COMPARED = {
     name.removesuffix("Module").lower(): f"methods.{name}"
     for name in ["KDModule", *sorted(methods.__all__)]
@@ -32,7 +34,7 @@ METHODS |= {
 
 
 class Case(NamedTuple):
-    """A method and its networks by name: a student after its teacher; for mutual one, which learns with its twin."""
+    """A method and the names of its networks: teacher and student, or one; mutual learning trains it with its copy."""
 
     method: str
     networks: tuple[str, ...]
@@ -42,8 +44,8 @@ class Case(NamedTuple):
         return f"{self.method}:{'-'.join(self.networks)}"
 
     @property
-    def beside(self) -> list["Case"]:
-        """For a method to compare with, the cases that are measured in turns, plain KD first; none for others."""
+    def compared(self) -> list["Case"]:
+        """The cases that are measured in turns with a comparison method, plain KD first; none for other methods."""
         if self.method == COSTS:
             return [Case(method, self.networks[PARTS.get(method, slice(2))]) for method in COMPARED]
         kd = [Case("kd", self.networks)] if len(self.networks) == 2 else []
@@ -51,15 +53,20 @@ class Case(NamedTuple):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What the module takes, by the names of its options."""
-        twins = self.method in ("mutual", "dml")
-        networks = {"networks": [*self.networks * 2]} if twins else {"network": self.networks[-1]}
-        teacher = {"teacher": self.networks[0], "teacher_weights": "random"} if len(self.networks) == 2 else {}
-        weights = {"probe": "weights", "sskdprojection": "weights", "sskd": "projection_weights"}
-        return {**networks, "lr": LR, **teacher, **({weights[self.method]: "random"} if self.method in weights else {})}
+        """Options of the module."""
+        arguments: dict[str, Any] = {"lr": LR}
+        if self.method in ("mutual", "dml"):
+            arguments["networks"] = list(self.networks * 2)
+        else:
+            arguments["network"] = self.networks[-1]
+        if len(self.networks) == 2:
+            arguments |= {"teacher": self.networks[0], "teacher_weights": "random"}
+        if self.method in WEIGHTS:
+            arguments[WEIGHTS[self.method]] = "random"
+        return arguments
 
     def config(self, **options: Any) -> dict[str, Any]:
-        """Give the case as a configuration of the command line has it under ``model``."""
+        """Return the case as a configuration of ``model``."""
         return {"class_path": f"hsakd_pl.{METHODS[self.method][0]}", "init_args": {**self.arguments, **options}}
 
     def module(self, **options: Any) -> HSAKDModule:
@@ -77,7 +84,7 @@ METHOD_COSTS = Case(COSTS, ("wrn_40_2", "wrn_16_2"))
 
 
 def find(name: str) -> Case:
-    """Find the case of a name such as ``student:resnet14-resnet8``; UsageError where it has another form."""
+    """Return the case of a name such as ``student:resnet14-resnet8``; raises UsageError for names of another form."""
     method, _, networks = name.partition(":")
     case = METHOD_COSTS if name == COSTS else Case(method, tuple(networks.split("-")))
     if method not in METHODS or len(case.networks) != METHODS[method][1].count("<"):

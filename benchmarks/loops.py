@@ -21,11 +21,16 @@ from hsakd_pl.cli.lightning_cli import HSAKDCLI
 from hsakd_pl.data import ImageDataModule, Split
 from hsakd_pl.networks import NetworkOutput
 
-RESIDENT_BATCHES = 8  # that the bare loop has on the device and goes through in turn
+RESIDENT_BATCHES = 8  # batches that the bare loop keeps on the device and cycles through
 
 
 class SyntheticDataModule(CIFAR100DataModule):
-    """Noise in 100 classes, so many ``images``, augmented, batched and normalised as CIFAR-100 is."""
+    """Images of noise in 100 classes, augmented, batched and normalised like CIFAR-100.
+
+    Args:
+        images: number of training images.
+        batch_size: images per batch.
+    """
 
     num_classes = 100
 
@@ -44,13 +49,20 @@ class WithAttention(StudentModule):
     """HSAKD and a term on the feature maps (attention transfer), to see what an added term costs."""
 
     def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
-        maps = ([normalize(each.norm(dim=1).square().flatten(1)) for each in of.features] for of in (student, teacher))
-        distances = [(ours - theirs).square().sum(1).mean() for ours, theirs in zip(*maps, strict=True)]
+        distances = []
+        for student_map, teacher_map in zip(student.features, teacher.features, strict=True):
+            difference = attention(student_map) - attention(teacher_map)
+            distances.append(difference.square().sum(1).mean())
         return super().terms(student, teacher, labels) | {"loss_attention": torch.stack(distances).sum()}
 
 
+def attention(feature_map: Tensor) -> Tensor:
+    """Return the normalised attention (B, H * W) of a feature map (B, C, H, W)."""
+    return normalize(feature_map.norm(dim=1).square().flatten(1))
+
+
 def trainer_config(options: Namespace) -> dict[str, Any]:
-    """Give the trainer's arguments that differ from the defaults of ``python main.py fit``."""
+    """Return the trainer's arguments that differ from the defaults of ``python main.py fit``."""
     precision = {"precision": options.precision} if options.precision else {}
     return {"accelerator": {"cuda": "gpu"}.get(options.device, options.device), "devices": 1, **precision}
 
@@ -59,12 +71,14 @@ class BareLoop:
     """A module as Lightning prepares it, trained without a trainer on batches that lie on the device."""
 
     def __init__(self, module: HSAKDModule, data: ImageDataModule, options: Namespace) -> None:
-        self.device, self.half = torch.device(options.device), options.precision == "bf16-mixed"
+        self.device = torch.device(options.device)
+        self.half = options.precision == "bf16-mixed"
         self.module = module
         trainer = pl.Trainer(logger=False, enable_checkpointing=False, benchmark=True, **trainer_config(options))
         trainer.datamodule = data  # type: ignore[attr-defined]  # as fit sets it
         trainer.strategy.connect(module)
-        module.trainer = data.trainer = trainer
+        module.trainer = trainer
+        data.trainer = trainer
         module.setup("fit")
         callbacks = module.configure_callbacks()
         for callback in callbacks:
@@ -106,9 +120,9 @@ def fit(case: Case, options: Namespace, callback: pl.Callback) -> None:
 
     class FitWith(HSAKDCLI):
         def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-            made = super().instantiate_trainer(**kwargs)
-            made.callbacks.append(callback)  # type: ignore[attr-defined]  # set without a declaration
-            return made
+            trainer = super().instantiate_trainer(**kwargs)
+            trainer.callbacks.append(callback)  # type: ignore[attr-defined]  # set without a declaration
+            return trainer
 
     arguments = {"images": options.images, "batch_size": options.batch_size}
     with tempfile.TemporaryDirectory() as folder:

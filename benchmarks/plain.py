@@ -1,7 +1,7 @@
-"""The yardstick: the loop that a script in plain PyTorch has, as the published one does it.
+"""The reference: a loop in plain PyTorch, as in the published script.
 
 fp32 in PyTorch's own memory format, images opened and transformed one by one in the main process, rotations stacked, a
-teacher that just runs without gradients, SGD by default, accuracies counted, and the loss read back at every step.
+teacher without gradients, default SGD, accuracies counted, and the loss read back at every step.
 """
 
 from collections.abc import Iterator
@@ -24,46 +24,48 @@ TEMPERATURE = 3.0  # T = 3: Sec. 4.1 of the paper
 SOURCE_CLASSES = 100  # of the network that is probed
 
 Networks = tuple[nn.Module, ...]
-Learnt = tuple[Tensor, list[NetworkOutput]]  # the loss, and what each learner made of the images
+LossAndOutputs = tuple[Tensor, list[NetworkOutput]]  # the outputs of the networks that train
 
 
 def rotations(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn each image four ways, one image after the other: (4B, C, S, S), and their joint labels (4B,)."""
+    """Rotate each image four ways, one image after another; returns (4B, C, S, S) and joint labels (4B,)."""
     turned = torch.stack([torch.rot90(images, k, (2, 3)) for k in range(4)], 1).view(-1, *images.shape[1:])
     return turned, torch.stack([4 * labels + k for k in range(4)], 1).view(-1)
 
 
 def kl(logits: Tensor, target: Tensor) -> Tensor:
-    """Distil with temperature, averaged over the rows."""
-    log_p, p = F.log_softmax(logits / TEMPERATURE, dim=1), F.softmax(target.detach() / TEMPERATURE, dim=1)
+    """Return the distillation loss with temperature, averaged over the rows."""
+    log_p = F.log_softmax(logits / TEMPERATURE, dim=1)
+    p = F.softmax(target.detach() / TEMPERATURE, dim=1)
     return F.kl_div(log_p, p, reduction="batchmean") * TEMPERATURE**2
 
 
-def student(networks: Networks, images: Tensor, labels: Tensor) -> Learnt:
-    """Cross-entropy and distillation from the first network to the second."""
+def student(networks: Networks, images: Tensor, labels: Tensor) -> LossAndOutputs:
+    """Return cross-entropy plus distillation from the first network to the second."""
     inputs, _ = rotations(images, labels)
     with torch.no_grad():
-        taught = networks[0](inputs)
-    learnt = networks[1](inputs)
-    loss = F.cross_entropy(learnt.logits[::4], labels) + kl(learnt.logits, taught.logits)
-    for ours, theirs in zip(learnt.joint_logits, taught.joint_logits, strict=True):
-        loss = loss + kl(ours, theirs)
-    return loss, [learnt]
+        teacher_output = networks[0](inputs)
+    output = networks[1](inputs)
+    loss = F.cross_entropy(output.logits[::4], labels) + kl(output.logits, teacher_output.logits)
+    for logits, teacher_logits in zip(output.joint_logits, teacher_output.joint_logits, strict=True):
+        loss = loss + kl(logits, teacher_logits)
+    return loss, [output]
 
 
-def teacher(networks: Networks, images: Tensor, labels: Tensor) -> Learnt:
-    """Cross-entropy of the class head and, over all rotations, of each branch, for each network."""
+def teacher(networks: Networks, images: Tensor, labels: Tensor) -> LossAndOutputs:
+    """Return the cross-entropy of the class head plus that of each branch over all rotations, summed over networks."""
     inputs, joint_labels = rotations(images, labels)
-    learnt, loss = [network(inputs) for network in networks], torch.zeros((), device=images.device)
-    for output in learnt:
+    outputs = [network(inputs) for network in networks]
+    loss = torch.zeros((), device=images.device)
+    for output in outputs:
         loss = loss + F.cross_entropy(output.logits[::4], labels)
         for branch in output.joint_logits:
             loss = loss + F.cross_entropy(branch, joint_labels)
-    return loss, learnt
+    return loss, outputs
 
 
-def mutual(networks: Networks, images: Tensor, labels: Tensor) -> Learnt:
-    """Two networks that learn as teachers do, and from each other."""
+def mutual(networks: Networks, images: Tensor, labels: Tensor) -> LossAndOutputs:
+    """Return the loss of two networks that train like teachers, and from each other."""
     loss, (one, other) = teacher(networks, images, labels)
     loss = loss + kl(one.logits, other.logits) + kl(other.logits, one.logits)
     for a, b in zip(one.joint_logits, other.joint_logits, strict=True):
@@ -71,8 +73,8 @@ def mutual(networks: Networks, images: Tensor, labels: Tensor) -> Learnt:
     return loss, [one, other]
 
 
-def probe(networks: Networks, images: Tensor, labels: Tensor) -> Learnt:
-    """Cross-entropy of a classifier on the features of a frozen backbone."""
+def probe(networks: Networks, images: Tensor, labels: Tensor) -> LossAndOutputs:
+    """Return the cross-entropy of a classifier on the features of a frozen backbone."""
     with torch.no_grad():
         features = networks[0](images)
     logits = networks[1](features)
@@ -83,7 +85,7 @@ LOSSES = {"student": student, "teacher": teacher, "mutual": mutual, "probe": pro
 
 
 def build(case: Case, num_classes: int) -> Networks:
-    """Build what the loss of a case takes; networks that do not learn are in eval mode, without gradients."""
+    """Build the networks of a case; frozen ones are in eval mode, without gradients."""
     if case.method == "probe":
         features = create_network(case.networks[-1], SOURCE_CLASSES, branches=False).eval().requires_grad_(False)
         head = features.get_submodule("head")
@@ -97,15 +99,20 @@ def build(case: Case, num_classes: int) -> Networks:
 
 
 class OneByOne(Dataset[tuple[Tensor, Tensor]]):
-    """uint8 images (N, 3, S, S) as torchvision's data sets give them out: a PIL image, transformed."""
+    """uint8 images (N, 3, S, S), opened and transformed one by one as torchvision's data sets do."""
 
     def __init__(self, data: ImageDataModule) -> None:
         images, self.labels = data.splits["train"]
         assert isinstance(images, Tensor)
         self.pixels = images.permute(0, 2, 3, 1).contiguous().numpy()
-        crop, flip = transforms.RandomCrop(data.image_size, padding=4), transforms.RandomHorizontalFlip()
-        scaled = transforms.ToTensor(), transforms.Normalize(data.mean, data.std)
-        self.transform = transforms.Compose([crop, flip, *scaled])
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomCrop(data.image_size, padding=4),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize(data.mean, data.std),
+            ]
+        )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -118,17 +125,21 @@ class PlainLoop:
     """Networks, optimizer and loader of a case; :meth:`step` trains on the next batch."""
 
     def __init__(self, case: Case, data: ImageDataModule, device: torch.device) -> None:
-        self.device, self.loss = device, LOSSES[case.method]
+        self.device = device
+        self.loss = LOSSES[case.method]
         self.networks = tuple(network.to(device) for network in build(case, data.num_classes))
-        trained = [each for network in self.networks for each in network.parameters() if each.requires_grad]
+        parameters = chain.from_iterable(network.parameters() for network in self.networks)
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
         self.optimizer = torch.optim.SGD(trained, LR, momentum=0.9, weight_decay=5e-4, nesterov=True)
         loader = DataLoader(OneByOne(data), data.batch_size, shuffle=True, pin_memory=device.type == "cuda")
         self.batches: Iterator[tuple[Tensor, Tensor]] = chain.from_iterable(repeat(loader))
-        self.loss_sum, self.hits = 0.0, torch.zeros((), device=device)
+        self.loss_sum = 0.0
+        self.hits = torch.zeros((), device=device)
 
     def step(self) -> None:
         """Train on one batch, from the images to the updated weights, with cuDNN's search for algorithms."""
-        before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+        before = torch.backends.cudnn.benchmark
+        torch.backends.cudnn.benchmark = True
         images, labels = (part.to(self.device) for part in next(self.batches))
         self.optimizer.zero_grad()
         loss, outputs = self.loss(self.networks, images, labels)
@@ -145,6 +156,6 @@ class PlainLoop:
 
 
 def correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """Count rows that have their label among the five highest logits, plus those that have it highest."""
-    found = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-    return found[:, 0].float().sum() + found.float().sum()
+    """Return the number of rows with their label among the five highest logits, plus those where it is the highest."""
+    hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+    return hits[:, 0].float().sum() + hits.float().sum()

@@ -72,8 +72,8 @@ class ChannelModule(DistilledModule):
         kd_weight: float = 0.9,
         **options: Any,
     ) -> None:
-        weights = {"loss_channel": channel_weight}
-        super().__init__(network, teacher, weights, ce_weight=ce_weight, kd_weight=kd_weight, **options)
+        super().__init__(network, teacher, ce_weight=ce_weight, kd_weight=kd_weight, **options)
+        self.set_loss_weights(loss_channel=channel_weight)
 
     def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
         channel = channel_loss(student.features, teacher.features)

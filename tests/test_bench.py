@@ -197,9 +197,9 @@ def test_invalid_bench_table_raises_naming_file(
     [
         ([], "bench needs a table: classic, few-shot"),
         (["classics"], "classics is missing"),
-        (["classic", "--methods", "KB"], "methods: KB is none of teacher alone KD"),
-        (["classic", "--pairs", "KD"], "pairs: KD is none of wrn_40_2-wrn_16_2"),
-        (["classic", "--task", "1000"], "task: 1000 is none of 0 to"),
+        (["classic", "--methods", "KB"], "methods: KB is not one of teacher alone KD"),
+        (["classic", "--pairs", "KD"], "pairs: KD is not one of wrn_40_2-wrn_16_2"),
+        (["classic", "--task", "1000"], "task is 1000: choose one from 0 to"),
         (["classic", "--teachers", "wrn_40_2"], "teachers"),
     ],
 )

@@ -103,14 +103,14 @@ def test_method_costs_are_measured_relative_to_kd(tmp_path: Path, capsys: pytest
     one = "crd:resnet14-resnet8"
     results = run(tmp_path, one, "dml:resnet8")["cases"]
     assert [list(results[name]) for name in (one, "dml:resnet8")] == [["kd", "crd"], ["dml"]]
-    assert find("method-costs") == METHOD_COSTS and [case.method for case in METHOD_COSTS.beside] == list(COMPARED)
+    assert find("method-costs") == METHOD_COSTS and [case.method for case in METHOD_COSTS.compared] == list(COMPARED)
     found, shown = results[one], capsys.readouterr().out
     ratio = found["crd"]["ms_per_step"] / found["kd"]["ms_per_step"]
     (row,) = (line for line in shown.partition(one)[2].splitlines() if " crd " in line)
     assert row.split("│")[-2].strip() == f"{ratio:.2f}" and "times kd" in shown and "times dml" in shown
 
 
-@pytest.mark.parametrize("case", find("method-costs:resnet14-resnet8").beside, ids=lambda case: case.method)
+@pytest.mark.parametrize("case", find("method-costs:resnet14-resnet8").compared, ids=lambda case: case.method)
 def test_every_method_folds_its_frozen_teacher(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """Check that a folded copy replaces the teacher; stage one of SSKD has its teacher inside the trained network."""
     data, options = SyntheticDataModule(32, 4), parser().parse_args(TINY)

@@ -51,7 +51,7 @@ def test_torchrun_sets_number_of_devices_and_nodes(devices: Any, nodes: int, mon
 def test_device_count_contradicting_torchrun_raises(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     torchrun(monkeypatch, 2, 2)
     with pytest.raises(
-        UsageError, match=r"torchrun started 4 processes: leave both out, here with --trainer\.devices auto"
+        UsageError, match=r"torchrun started 4 processes: leave both out, or set --trainer\.devices auto"
     ):
         match_torchrun(Namespace(**{"devices": "auto", "num_nodes": 1, **given}))
 

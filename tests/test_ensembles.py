@@ -17,7 +17,7 @@ from torchmetrics.classification import MulticlassCalibrationError
 
 from hsakd_pl import FLIPS, ROTATIONS, DigitsDataModule, MutualModule, StudentModule, TeacherModule, Transforms
 from hsakd_pl.errors import UsageError
-from hsakd_pl.modules.ensembles import THRESHOLDS, ensembles, scores
+from hsakd_pl.modules.ensembles import THRESHOLDS, ensemble_logits, scores
 from hsakd_pl.networks import HSAKDNet, create_network
 from hsakd_pl.networks.cost import multiply_adds, multiply_adds_until
 from hsakd_pl.networks.exits import (
@@ -73,7 +73,7 @@ def test_head_logits_refer_to_their_view(transforms: Transforms) -> None:
 @torch.no_grad()
 def test_ensembles_average_head_logits(transforms: Transforms) -> None:
     heads = seen(network(transforms))
-    found = ensembles(heads)
+    found = ensemble_logits(heads)
     branches, views = len(heads) - 1, range(transforms.count)
     assert torch.equal(found["class_head"], heads[branches, 0])
     torch.testing.assert_close(found["all_heads"], sum(heads[head, 0] for head in range(branches + 1)) / (branches + 1))
@@ -181,7 +181,7 @@ def digits(count: int) -> tuple[Tensor, Tensor]:
 
 def expected(heads: Tensor, labels: Tensor) -> dict[str, Any]:
     """Return the accuracies of the ensembles of heads (L + 1, V, B, N), and of both early exits at each threshold."""
-    answers = ensembles(heads)
+    answers = ensemble_logits(heads)
     orders = {
         "early_exit": heads[:, 0],
         "cascade": torch.stack([answers[name] for name in answers if "class_head_" not in name]),

@@ -116,7 +116,8 @@ def test_unnamed_network_must_be_passed_to_export(tmp_path: Path) -> None:
     other = make()
     other(torch.zeros(2, 3, 8, 8))
     known = Description(KNOWN.class_names, 8, 8, KNOWN.mean, KNOWN.std)
-    export_student(tmp_path / "last.ckpt", tmp_path / "out", network=other, description=known)
+    formats = ("safetensors", "pt2")
+    export_student(tmp_path / "last.ckpt", tmp_path / "out", formats, network=other, description=known)
     with pytest.raises(UsageError, match="does not name its network"):
         load_student(tmp_path / "out")
     again = make()
@@ -477,5 +478,5 @@ def test_network_by_import_path_must_be_named_on_load(tmp_path: Path, monkeypatc
     assert torch.equal(again(images), student(images))
     module = BaselineModule("ours.make", num_classes=4)
     small.trainer(tmp_path / "run").fit(module, small.loader())
-    export_student(tmp_path / "run", "again", network="ours.make", description=KNOWN)
+    export_student(tmp_path / "run", "again", ("safetensors", "pt2"), network="ours.make", description=KNOWN)
     assert torch.allclose(load_student("again", "ours.make").network(images), module.eval()(images))

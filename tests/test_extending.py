@@ -1,5 +1,6 @@
 """Test extensions of the package: each example is complete and needs no change of the library."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from small import TEACHER, trainer
+from small import TEACHER, history, trainer
 from torch import Tensor
 
 from hsakd_pl import (
@@ -19,6 +20,7 @@ from hsakd_pl import (
     create_network,
     load_weights,
 )
+from hsakd_pl.cli.main import main
 from hsakd_pl.data import ImageDataModule, Split
 from hsakd_pl.data.augment import PadCropFlip
 from hsakd_pl.methods import DistilledModule
@@ -74,10 +76,11 @@ class FeatureStudent(StudentModule):
 class Regressed(DistilledModule):
     """Implement a custom method: a linear layer, trained with the student, predicts the teacher's embedding."""
 
-    def __init__(self, network: Any, teacher: Any, regressed_weight: float = 2.0, **rest: Any) -> None:
-        super().__init__(network, teacher, {"loss_regressed": regressed_weight}, **rest)
-        ours, theirs = (each.width for each in self.shapes("embedding"))
-        self.regressor = nn.Linear(ours, theirs)
+    def __init__(self, network: Any, teacher: Any, regressed_weight: float = 2.0, **options: Any) -> None:
+        super().__init__(network, teacher, **options)
+        self.set_loss_weights(loss_regressed=regressed_weight)
+        student_shapes, teacher_shapes = self.shapes("embedding")
+        self.regressor = nn.Linear(student_shapes.width, teacher_shapes.width)
 
     def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
         loss = F.mse_loss(self.regressor(student.embedding), teacher.embedding)
@@ -198,6 +201,80 @@ def test_term_weight_defaults_to_1_and_weight_without_term_raises() -> None:
         ValueError, match=r"loss_weights names loss_similarty; the terms are loss_ce, .*loss_similarity"
     ):
         module.training_step(batch, 0)
+
+
+USER_LOSS = """
+from hsakd_pl import StudentModule
+
+class ConfidentStudent(StudentModule):
+    def terms(self, student, teacher, labels):
+        log_probability = student.logits.log_softmax(1)
+        entropy = -(log_probability.exp() * log_probability).sum(1).mean()
+        return super().terms(student, teacher, labels) | {"loss_entropy": entropy}
+"""
+
+USER_LOSS_CONFIG = """
+model:
+  class_path: confident.ConfidentStudent
+  init_args:
+    network: resnet8
+    teacher: resnet14
+    teacher_weights: random
+    loss_weights: {loss_entropy: 0.5}
+data: {class_path: hsakd_pl.DigitsDataModule}
+trainer: {max_epochs: 1, limit_train_batches: 2, accelerator: cpu, default_root_dir: run}
+"""
+
+USER_CALLBACK = """
+from pytorch_lightning import Callback
+
+class StopAtAccuracy(Callback):
+    def __init__(self, accuracy: float):
+        self.accuracy = accuracy
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        if trainer.callback_metrics["val/acc"] >= self.accuracy:
+            trainer.should_stop = True
+"""
+
+USER_CALLBACK_CONFIG = """
+model: {class_path: hsakd_pl.BaselineModule, init_args: {network: resnet8}}
+data: {class_path: hsakd_pl.DigitsDataModule}
+trainer:
+  max_epochs: 50
+  limit_train_batches: 2
+  accelerator: cpu
+  default_root_dir: run
+  callbacks:
+  - {class_path: stopping.StopAtAccuracy, init_args: {accuracy: 0.05}}
+"""
+
+
+@pytest.fixture
+def user_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Change to an empty folder, whose Python files can be imported."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def test_user_loss_takes_its_weight_from_yaml_without_init(user_folder: Path) -> None:
+    Path("confident.py").write_text(USER_LOSS)
+    Path("config.yaml").write_text(USER_LOSS_CONFIG)
+    main(["fit", "--config", "config.yaml"])
+    [epoch] = history("run")
+    terms = ("loss_ce", "loss_kd", "loss_joint_kd")
+    expected = sum(epoch[f"train/{term}"] for term in terms) + 0.5 * epoch["train/loss_entropy"]
+    assert epoch["train/loss"] == pytest.approx(expected, rel=1e-4)
+    checkpoint = torch.load("run/last.ckpt", weights_only=True)
+    assert checkpoint["hyper_parameters"]["loss_weights"] == {"loss_entropy": 0.5}
+
+
+def test_user_callback_from_yaml_acts_in_a_run(user_folder: Path) -> None:
+    Path("stopping.py").write_text(USER_CALLBACK)
+    Path("config.yaml").write_text(USER_CALLBACK_CONFIG)
+    main(["fit", "--config", "config.yaml"])
+    assert json.loads(Path("run/result.json").read_text())["epochs"] < 50
 
 
 def test_new_backbone_trains_as_teacher_and_as_student() -> None:

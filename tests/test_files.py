@@ -26,7 +26,7 @@ def test_text_in_another_encoding_is_refused(tmp_path: Path, encoding: str) -> N
     path.write_bytes("Löwe\nTür\n".encode(encoding))
     if encoding == "utf-16-le":  # ASCII apart from its zero bytes
         path.write_bytes("Löwe".encode(encoding))
-    with pytest.raises(UsageError, match=r"names.txt is no UTF-8 text .*: save it as UTF-8"):
+    with pytest.raises(UsageError, match=r"names.txt is not UTF-8 text .*: save it as UTF-8"):
         read_text(path)
 
 

@@ -26,7 +26,7 @@ from hsakd_pl.records.protocol import kept_options, protocol_hash
 from hsakd_pl.report.differences import differing, expected
 from hsakd_pl.report.groups import groups
 from hsakd_pl.report.rows import collect
-from hsakd_pl.report.table import as_text, chosen, lines, records
+from hsakd_pl.report.table import as_text, find_group, lines, records
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 STUDENT = "cifar100/student_joint_wrn_40_2-wrn_16_2"
@@ -135,10 +135,10 @@ def test_difference_to_another_row_uses_common_seeds(options: dict[str, Any]) ->
 def test_comparison_row_is_selected_by_name_part_or_hash(options: dict[str, Any]) -> None:
     first, second = groups([row(options), row({**options, "model.init_args.lr": 0.1})])
     for name in (second.name, "lr 0.1", "wrn_16_2, lr 0.1", second.rows[0]["protocol"]["hash"]):
-        assert chosen([first, second], name) is second
+        assert find_group([first, second], name) is second
     for name in ("wrn_16", "nothing"):
-        with pytest.raises(Exception, match=f"against: '{name}' means"):
-            chosen([first, second], name)
+        with pytest.raises(Exception, match=f"against: '{name}' matches"):
+            find_group([first, second], name)
 
 
 def test_ledger_prints_every_format(options: dict[str, Any]) -> None:
@@ -159,7 +159,7 @@ def test_ledger_prints_every_format(options: dict[str, Any]) -> None:
 def test_ledger_marks_limited_and_repeated_runs(options: dict[str, Any]) -> None:
     limited = {**options, "trainer.limit_train_batches": 2}
     (found,) = groups([row(options, 0, "a"), row(options, 0, "b", acc=0.9), row(options, 1, "c", commit="1f-dirty")])
-    assert found.marks == ["seed 0 stands 2 times", "uncommitted changes"]
+    assert found.marks == ["seed 0 has 2 runs", "uncommitted changes"]
     assert [each["folder"] for each in found.rows] == ["a", "c"] and [each["folder"] for each in found.others] == ["b"]
     (found,) = groups([row(options, 0, "a"), row(options, 1, "b", finished=False, epochs=7)])
     assert found.marks == ["b is unfinished, epoch 7"] and len(found.rows) == 1

@@ -44,7 +44,7 @@ def test_run_with_plain_loaders_is_shown_and_writes_a_row(tmp_path: Path, capsys
     row, printed = read_row(tmp_path / "result.json"), capsys.readouterr().out
     assert row["finished"] and row["epochs"] == 2 and 0 <= row["last_val_acc"] <= 1
     assert row["protocol"]["validated_on"] is None
-    assert "batch as the loader has it" in printed and "epoch 2/2" in printed
+    assert "batch of the loader" in printed and "epoch 2/2" in printed
     assert (tmp_path / "test.json").is_file()
 
 

@@ -318,10 +318,10 @@ def test_dml_equals_mutual_kd_without_branches(by: str, tmp_path: Path) -> None:
 
 def test_crd_without_indices_raises() -> None:
     module = make_method("crd")
-    with pytest.raises(UsageError, match=r"CRDModule trains on \(images, labels, indices\)"):
+    with pytest.raises(UsageError, match=r"CRDModule trains on batches of \(images, labels, indices\)"):
         module.training_step(BATCH, 0)
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*BATCH), batch_size=4)
-    with pytest.raises(UsageError, match=r"negatives are drawn by indices and labels: pass fit\(datamodule"):
+    with pytest.raises(UsageError, match=r"CRDModule draws negatives by index and label: call fit\(datamodule"):
         trainer().fit(module, loader)
 
 
@@ -390,7 +390,7 @@ def test_method_signature_shows_every_option() -> None:
     shown = list(inspect.signature(methods.DKDModule).parameters)
     assert shown[:4] == ["network", "teacher", "alpha", "beta"]
     assert {"weight_warmup_epochs", "kd_weight", "teacher_weights", "lr", "compile"} <= set(shown)
-    assert not {"rest", "own_weights", "joint_kd_weight"} & set(shown)
+    assert not {"options", "joint_kd_weight", "transform_images"} & set(shown)
     assert "networks" in inspect.signature(methods.DMLModule).parameters
 
 

@@ -121,7 +121,7 @@ def test_page_shows_options_and_results_of_each_run(page: Path, groups: list[Gro
     for name in ("trainer.max_epochs", "model.init_args.lr", "0123456789ab", "limited batches", "78.67 ± 0.20"):
         assert name in text
     for row in (row for group in groups for row in group.rows):
-        assert row["folder"] in text and f"{100 * row['test']['acc']:.2f} % in the test" in text
+        assert row["folder"] in text and f"{100 * row['test']['acc']:.2f} % test accuracy" in text
         assert row["test"]["sha256"][:12] in text
     student = groups[2].rows[1]
     for number in (1, 2, 3):
@@ -172,7 +172,7 @@ def test_page_shows_rows_of_older_versions(tmp_path: Path) -> None:
     "broken", [{"confused": []}, [], "text", {"class_names": 1, "reliability": [], "confused": []}]
 )
 def test_page_refuses_details_not_written_by_test(groups: list[Group], tmp_path: Path, broken: Any) -> None:
-    with pytest.raises(UsageError, match=r"seed0/test_details.json is not what test writes: remove it, or run hsakd"):
+    with pytest.raises(UsageError, match=r"seed0/test_details.json was not written by 'test': remove it, or run hsakd"):
         write_page([changed(groups[0], details=broken or [0])], tmp_path / "page.html")
     assert not list(tmp_path.iterdir())
 

@@ -354,4 +354,4 @@ def test_cli_fine_tunes_timm_model(whole: Path, capsys: pytest.CaptureFixture[st
     run("test", *fresh, "--ckpt_path", str(folder / "last.ckpt"), **data)
     again = ("--ckpt_path", "last", "--model.init_args.backbone_lr", "0.01")
     message = error_of(capsys, lambda: run("fit", *fresh, *again, **data))
-    assert "backbone_lr is 0.01, but the run that is resumed was begun with 0.001" in message
+    assert "backbone_lr is 0.01, but the resumed run was started with 0.001" in message

@@ -106,4 +106,4 @@ def test_safetensors_with_wrong_header_raise(tmp_path: Path, header: bytes) -> N
 
 
 def test_byte_stream_is_not_accepted_as_state_dict() -> None:
-    assert "holds no state dict" in refusal({"net": io.BytesIO(b"")})
+    assert "contains no state dict" in refusal({"net": io.BytesIO(b"")})

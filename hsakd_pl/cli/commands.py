@@ -73,20 +73,20 @@ def make_parser(name: str) -> ArgumentParser:
 
 
 def parse(parser: ArgumentParser, args: list[str]) -> Namespace:
-    """Parse the arguments of a command; ``fit_options`` of one that has them receives what it does not know itself."""
+    """Parse the arguments of a command; options of ``fit``, where it takes them, are returned in ``fit_options``."""
     if parser.get_default("fit_options") is None:
         return parser.parse_args(args)
-    known: list[str] = []
+    command_args: list[str] = []
     fit_options: list[str] = []
-    target = known
+    target = command_args
     for position, arg in enumerate(args):
         previous = args[position - 1] if position else ""
         if arg.startswith("-"):
-            target = known if arg.partition("=")[0] in parser._option_string_actions else fit_options
+            target = command_args if arg.partition("=")[0] in parser._option_string_actions else fit_options
         elif target is fit_options and (not previous.startswith("-") or "=" in previous):
-            target = known  # an option of fit has one value
+            target = command_args  # an option of fit has one value
         target.append(arg)
-    options = parser.parse_args(known)
+    options = parser.parse_args(command_args)
     options.fit_options = fit_options
     return options
 

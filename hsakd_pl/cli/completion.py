@@ -1,4 +1,4 @@
-"""What a shell may complete, for shtab: shtab --shell=bash --prog=hsakd hsakd_pl.cli.completion.parser."""
+"""Shell completion by shtab: ``shtab --shell=bash --prog=hsakd hsakd_pl.cli.completion.parser``."""
 
 from argparse import Action, ArgumentParser
 from collections.abc import Iterator

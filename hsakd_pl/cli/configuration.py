@@ -1,7 +1,7 @@
-"""Configurations: how they are read, and what of them may change when a run is resumed."""
+"""Reading of configurations, and the options that may change when a run is resumed."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,15 @@ from hsakd_pl.files import replacing
 from hsakd_pl.files.careful import load_yaml
 from hsakd_pl.modules.optimization import RATES
 
-MODE = "yaml with care"  # the name under which jsonargparse finds the package's reader
+MODE = "strict yaml"  # name under which jsonargparse finds the package's reader
 
-# What a run was begun with and keeps: the checkpoint brings it along, so that another value has no effect.
+# Options that a run keeps: the checkpoint restores what they decided, so that another value has no effect
 KEPT = re.compile(
     r"seed_everything$|optimizer|lr_scheduler|model\.class_path$|model\.init_args\.(network|networks|weights|optimizer"
     rf"|lr_scheduler|num_classes|source_classes|new_head|{'|'.join(RATES)})(\.|$)"
 )
 
-# What says where things lie or how a run is watched, and nothing about what it computes.
+# Options about the location of files or the display of a run, which do not affect what it computes
 FREE = re.compile(
     r"config|ckpt_path$|weights_only$|save_every_minutes$|data\.init_args\.(root|download|num_workers|predict_dir|on_error)$"
     r"|model\.init_args\.(teacher_weights|projection_weights|teacher_sha256|ensemble)$"
@@ -36,21 +36,23 @@ set_loader(MODE, load_yaml, (yaml.YAMLError,))
 
 
 def options_of(config: Namespace) -> dict[str, Any]:
-    """Flatten a configuration to what it sets: dotted option -> value, as plain data."""
+    """Return what a configuration sets: dotted option -> value, as plain data."""
+    return dict(_flat(config, ""))
 
-    def flat(value: Any, path: str) -> dict[str, Any]:
-        if isinstance(value, Namespace | Mapping) and len(vars(value) if isinstance(value, Namespace) else value):
-            items = (vars(value) if isinstance(value, Namespace) else value).items()
-            return {name: each for key, part in items for name, each in flat(part, f"{path}.{key}".strip(".")).items()}
-        return {path: value if isinstance(value, str | int | float | bool | None) else str(value)}
 
-    return flat(config, "")
+def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    items = vars(value) if isinstance(value, Namespace) else value
+    if isinstance(items, Mapping) and items:
+        for key, item in items.items():
+            yield from _flat(item, f"{path}.{key}".strip("."))
+    else:
+        yield path, value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """What a resumed run does otherwise than the run that wrote its checkpoint: option -> (before, now).
+    """Return the options that a resumed run changes: option -> (value of the run that wrote its checkpoint, value now).
 
-    Raises UsageError for an option that cannot take effect any more.
+    Raises UsageError for an option that can no longer take effect.
     """
     differing = {
         option: (before.get(option), now.get(option))
@@ -60,8 +62,8 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tupl
     for option, (old, new) in differing.items():
         if KEPT.match(option):
             raise UsageError(
-                f"{option} is {new}, but the run that is resumed was begun with {old} and goes on with it: leave the "
-                "option as it was, or begin a new run with model.init_args.weights in another folder"
+                f"{option} is {new}, but the resumed run was started with {old} and keeps it: leave the option "
+                "unchanged, or start a new run with model.init_args.weights in another folder"
             )
     return differing
 
@@ -73,7 +75,7 @@ class ConfigWriter(SaveConfigCallback):
         super().__init__(parser, config, save_to_log_dir=False, **options)
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Replace that of an earlier start."""
+        """Write the file, replacing that of an earlier start."""
         # Lightning sets fast_dev_run without declaring it
         if stage == "fit" and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             with replacing(Path(trainer.default_root_dir, self.config_filename)) as file:

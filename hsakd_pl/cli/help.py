@@ -1,4 +1,4 @@
-"""What the help of ``fit``, ``validate``, ``test`` and ``predict`` says of the package's own classes and options."""
+"""The part of the help of ``fit``, ``validate``, ``test`` and ``predict`` about the package's classes and options."""
 
 from argparse import SUPPRESS
 from typing import Any

@@ -1,8 +1,9 @@
-"""LightningCLI for runs that lie in one folder each, can be stopped, and go on where they were."""
+"""LightningCLI for runs that have one folder each, can be interrupted, and resume."""
 
 import shlex
 import sys
 from argparse import ArgumentError
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from hsakd_pl.cli.parser import Parser, program, resume_command, run_folder
 from hsakd_pl.data import Description, FeatureDataModule, ImageDataModule
 from hsakd_pl.data.description import read_description
 from hsakd_pl.errors import UsageError
-from hsakd_pl.methods import DistilledModule  # noqa: F401  (so that the methods' names alone are found)
+from hsakd_pl.methods import DistilledModule  # noqa: F401  (makes the methods' names known to jsonargparse)
 from hsakd_pl.modules import HSAKDModule, LinearProbeModule
 from hsakd_pl.records.loggers import logger_maker
 from hsakd_pl.records.observers import observers
@@ -42,18 +43,23 @@ from hsakd_pl.runs.processes import match_torchrun
 
 
 class HSAKDCLI(LightningCLI):
-    """LightningCLI whose model takes its number of classes from the data, and whose runs lie in one folder each.
+    """LightningCLI whose model takes its number of classes from the data, and whose runs have one folder each.
 
     ``trainer.default_root_dir`` receives ``last.ckpt`` (the result), ``best.ckpt``, ``config.yaml``, ``metrics.csv``,
-    ``curves.png`` and ``result.json``. A job that SLURM requeued continues from the newest checkpoint it wrote itself.
+    ``curves.png`` and ``result.json``. A job that SLURM requeued resumes from its own newest checkpoint.
     """
 
-    known: Description | None = None  # of the data that the evaluated checkpoint learnt
+    description: Description | None = None  # of the data that the evaluated checkpoint was trained on
 
     def __init__(self, model: Any = HSAKDModule, data: Any = pl.LightningDataModule, **options: Any) -> None:
-        usual: dict[str, Any] = {"subclass_mode_model": True, "subclass_mode_data": True, "seed_everything_default": 0}
-        usual |= {"trainer_defaults": {"enable_model_summary": False}}  # an own block is shown before the run
-        super().__init__(model, data, save_config_callback=ConfigWriter, **{**usual, **options})
+        defaults: dict[str, Any] = {
+            "save_config_callback": ConfigWriter,
+            "subclass_mode_model": True,
+            "subclass_mode_data": True,
+            "seed_everything_default": 0,
+            "trainer_defaults": {"enable_model_summary": False},  # the package prints its own summary
+        }
+        super().__init__(model, data, **defaults | options)
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         parser = Parser(**kwargs)
@@ -62,41 +68,44 @@ class HSAKDCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments; raises UsageError for arguments that the parser refuses."""
-        self.given = sys.argv[1:] if args is None else list(args)
+        self.arguments = sys.argv[1:] if args is None else list(args)
         try:
             super().parse_arguments(parser, args)
         except ArgumentError as error:
-            if not self.given or self.given[0] not in self._subcommand_parsers:
+            if not self.arguments or self.arguments[0] not in self._subcommand_parsers:
                 raise UsageError(first_and_last_line(str(error))) from error
-            options = [action.dest for action in self._subcommand_parsers[self.given[0]]._actions]
-            raise explain(error, self.given, options) from error
+            options = [action.dest for action in self._subcommand_parsers[self.arguments[0]]._actions]
+            raise explain(error, self.arguments, options) from error
 
     def _parse_ckpt_path(self) -> None:
-        """Find and check the file, a requeued job's own first, and leave the rest: Lightning would take its options."""
+        """Find and check the checkpoint, without taking its options over as Lightning does."""
         config = self.config.get(str(self.config.get("subcommand")), self.config)
         if not isinstance(config.trainer, Namespace):
-            raise UsageError("trainer has no options: give it some, or leave it out")
-        folder, training = run_folder(config.trainer), self.config.get("subcommand") == "fit"
-        own = filter(saved_by_this_job, saved_checkpoints(folder, "last") if training else [])
-        begun: dict[str, Any] = {}
-        if (given := next(own, config.get("ckpt_path"))) is not None:
-            path = find_checkpoint(str(given), folder)
-            checkpoint = read_checkpoint(path, training)
+            raise UsageError("trainer has no options: add some, or leave trainer out")
+        folder = run_folder(config.trainer)
+        training = self.config.get("subcommand") == "fit"
+        ckpt_path = config.get("ckpt_path")
+        if training:  # a requeued job resumes from its own checkpoint
+            ckpt_path = next(filter(saved_by_this_job, saved_checkpoints(folder, "last")), ckpt_path)
+        resumed_checkpoint: dict[str, Any] = {}
+        if ckpt_path is not None:
+            path = find_checkpoint(str(ckpt_path), folder)
             config.ckpt_path = str(path)
+            checkpoint = read_checkpoint(path, training)
             if not training and "data" in checkpoint:
-                self.known = read_description(checkpoint["data"], f"ckpt_path {path}")
-            if training and path.resolve().parent == folder.resolve():  # elsewhere it branches off another run
-                begun = checkpoint
-        self.parser.add_instantiator(logger_maker(folder, begun), Logger)
+                self.description = read_description(checkpoint["data"], f"ckpt_path {path}")
+            if training and path.resolve().parent == folder.resolve():  # a file elsewhere belongs to another run
+                resumed_checkpoint = checkpoint
+        self.parser.add_instantiator(logger_maker(folder, resumed_checkpoint), Logger)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data", "model.init_args.num_classes", self._num_classes, apply_on="instantiate")
 
     def _num_classes(self, data: pl.LightningDataModule) -> int:
-        if self.known is not None and isinstance(data, ImageDataModule):
-            data.adopt(self.known)
+        if self.description is not None and isinstance(data, ImageDataModule):
+            data.adopt(self.description)
         if not hasattr(data, "num_classes"):
-            raise UsageError(f"{type(data).__name__} has no num_classes: a data module says how many classes it has")
+            raise UsageError(f"{type(data).__name__} has no num_classes: set this attribute to the number of classes")
         return data.num_classes
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
@@ -113,8 +122,8 @@ class HSAKDCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         if self._get(self.config, "lr_scheduler") and not self._get(self.config, "optimizer"):
             raise UsageError(
-                "lr_scheduler has no effect without optimizer beside it: "
-                "model.init_args.lr_scheduler is the schedule of the recipe's own optimizer"
+                "lr_scheduler has no effect without optimizer: set model.init_args.lr_scheduler for a schedule of the "
+                "recipe's optimizer"
             )
 
     def instantiate_classes(self) -> None:
@@ -158,7 +167,7 @@ class HSAKDCLI(LightningCLI):
         callbacks = observers(config, config.default_root_dir, self.result)
         if config.enable_checkpointing is not False and not config.fast_dev_run:
             minutes = self._get(self.config, "save_every_minutes", default=10.0)
-            last = LastCheckpoint(config.default_root_dir, minutes, resume_command(self.given))
+            last = LastCheckpoint(config.default_root_dir, minutes, resume_command(self.arguments))
             callbacks += [best, last]
             plugins = config.plugins or []
             if not isinstance(plugins, list):
@@ -170,11 +179,9 @@ class HSAKDCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         # Lightning sets fast_dev_run without declaring it
-        trial = self.trainer.fast_dev_run or self.trainer.barebones  # type: ignore[attr-defined]
-        if subcommand in ("fit", "predict") and self.trainer.is_global_zero and not trial:
-            with sole_writer(self.trainer.default_root_dir):
-                super()._run_subcommand(subcommand)
-        else:
+        writes_nothing = self.trainer.fast_dev_run or self.trainer.barebones  # type: ignore[attr-defined]
+        writes = subcommand in ("fit", "predict") and self.trainer.is_global_zero and not writes_nothing
+        with sole_writer(self.trainer.default_root_dir) if writes else nullcontext():
             super()._run_subcommand(subcommand)
 
     def before_fit(self) -> None:
@@ -184,46 +191,54 @@ class HSAKDCLI(LightningCLI):
             self.datamodule = FeatureDataModule(self.datamodule, self.model.encode)
         if self.trainer.checkpoint_callback is None:
             return
-        found, path = saved_checkpoints(self.trainer.default_root_dir, "last"), self.config_init["fit"]["ckpt_path"]
-        if found and path is None:
+        results = saved_checkpoints(self.trainer.default_root_dir, "last")
+        ckpt_path = self.config_init["fit"]["ckpt_path"]
+        if ckpt_path is not None:
+            self._record_changes(read_checkpoint(Path(ckpt_path), training=True))
+        elif results:
             raise UsageError(
-                f"{found[0]} is the result of an earlier run: resume it with --ckpt_path {found[0]}, "
+                f"{results[0]} is the result of an earlier run: resume it with --ckpt_path {results[0]}, "
                 "or name another folder with --trainer.default_root_dir"
             )
-        if path is not None:
-            self._compare(read_checkpoint(Path(path), training=True))
 
-    def _compare(self, checkpoint: dict[str, Any]) -> None:
+    def _record_changes(self, checkpoint: dict[str, Any]) -> None:
+        """Log the options that differ from those of the resumed run, and add them to the result."""
         state = checkpoint["callbacks"].get(self.result.state_key, {})
         if not state.get("options"):
             return
-        before = {**state["options"], "commit": state.get("commit", self.result.commit)}
-        for option, (old, new) in changes(before, {**self.result.options, "commit": self.result.commit}).items():
-            epoch, step = checkpoint["epoch"], checkpoint["global_step"]
-            rank_zero_info(f"From step {step} on, {option} is {new} instead of {old}; the result's row says so")
+        commit = {"commit": self.result.commit}
+        before = state["options"] | {"commit": state.get("commit", self.result.commit)}
+        epoch = checkpoint["epoch"]
+        step = checkpoint["global_step"]
+        for option, (old, new) in changes(before, self.result.options | commit).items():
+            rank_zero_info(f"From step {step} on, {option} is {new} instead of {old}; result.json records it")
             self.result.changes.append({"option": option, "from": old, "to": new, "epoch": epoch, "step": step})
 
     def before_test(self) -> None:
-        """An untrained network is evaluated only where that is asked for."""
-        if self._get(self.config_init, "ckpt_path") is None:
-            if self.model.hparams.get("weights") is None:
-                raise UsageError(
-                    f"{self.subcommand} needs a trained network: name a checkpoint with --ckpt_path, or a file with "
-                    "--model.init_args.weights (random: weights of a fresh network)"
-                )
-            if found := saved_checkpoints(self.trainer.default_root_dir, "hpc"):  # in SLURM Lightning would take that
-                raise UsageError(f"{found[0]} was left by an interrupted run: remove it, or name it with --ckpt_path")
+        """Raise UsageError unless the network is trained, or explicitly untrained."""
+        if self._get(self.config_init, "ckpt_path") is not None:
+            return
+        if self.model.hparams.get("weights") is None:
+            raise UsageError(
+                f"{self.subcommand} needs a trained network: name a checkpoint with --ckpt_path, or a file with "
+                "--model.init_args.weights (random: weights of a fresh network)"
+            )
+        interrupted = saved_checkpoints(self.trainer.default_root_dir, "hpc")  # in SLURM Lightning would take it
+        if interrupted:
+            raise UsageError(f"{interrupted[0]} was left by an interrupted run: remove it, or name it with --ckpt_path")
 
     before_validate = before_test
 
     def before_predict(self) -> None:
-        """Keep nothing of what is written batch by batch."""
+        """Keep no predictions in memory: they are written batch by batch."""
         self.before_test()
         self.config_init["predict"]["return_predictions"] = False
 
     def after_fit(self) -> None:
-        if self.trainer.is_global_zero and Path(self.trainer.default_root_dir, "last.ckpt").exists():
-            folder = self.trainer.default_root_dir
-            test = ["test", "--config", str(Path(folder, "config.yaml")), "--ckpt_path", "last"]
-            commands = [shlex.join([*program(), *each]) for each in (test, ["report", folder], ["export", folder])]
-            print(conclusion(self.trainer, *self.result.best_so_far(), commands), flush=True)
+        folder = self.trainer.default_root_dir
+        if not self.trainer.is_global_zero or not Path(folder, "last.ckpt").exists():
+            return
+        test = ["test", "--config", str(Path(folder, "config.yaml")), "--ckpt_path", "last"]
+        next_steps = [test, ["report", folder], ["export", folder]]
+        commands = [shlex.join([*program(), *words]) for words in next_steps]
+        print(conclusion(self.trainer, *self.result.best_so_far(), commands), flush=True)

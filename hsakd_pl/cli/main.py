@@ -1,4 +1,4 @@
-"""The command line: ``fit``, ``validate``, ``test`` and ``predict`` by LightningCLI, and what stands beside them."""
+"""The entry point of the command line: finds the command, runs it, and reports errors."""
 
 import logging
 import os
@@ -15,26 +15,29 @@ from hsakd_pl.runs.signals import Interrupted, stopped_by_signals
 
 USER_MISTAKES = (UsageError,)  # shown in one line; everything else keeps its traceback
 DEBUG = "--debug"  # shows the traceback of a user's mistake as well
-# What Lightning says of itself and of what is not there; the package tells the rest in its own words
+# What Lightning logs about itself and about hardware; the package's own summary has the rest
 ADVERTS = r"Seed set|GPU available|TPU available|💡|LOCAL_RANK|`Trainer\.fit` stopped: `max_|Using .* Mixed Precision"
+LOGGERS = (
+    "pytorch_lightning.utilities.rank_zero",
+    "pytorch_lightning.accelerators.cuda",
+    "lightning_fabric.utilities.seed",
+)
+IGNORED_WARNINGS = (
+    "Checkpoint directory .* exists",  # a resumed run has one
+    "LightningCLI's args parameter",  # all commands pass them
+    "Couldn't infer the batch indices",  # predictions name their files
+    "The number of training batches .* is smaller",  # metrics are logged per epoch as well
+    ".*callbacks used to create the checkpoint.*Progress'\\]",  # the progress bar may be switched off
+    ".*LeafSpec.* is deprecated",  # raised within Lightning
+)
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run the command line on ``args`` (by default those of the process); a user's mistake ends it with status 2."""
-    warnings.filterwarnings("ignore", "Checkpoint directory .* exists")  # logs/ lies beside the checkpoints
-    warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # a sweep passes them on
-    warnings.filterwarnings("ignore", "Couldn't infer the batch indices")  # predictions name their files
-    warnings.filterwarnings("ignore", "The number of training batches .* is smaller")  # epochs are logged as well
-    warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint.*Progress'\\]")  # switched off now
-    warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")  # by PyTorch, for Lightning to mend
-    for module in (
-        "pytorch_lightning.utilities.rank_zero",
-        "pytorch_lightning.accelerators.cuda",
-        "lightning_fabric.utilities.seed",
-    ):
-        logging.getLogger(module).addFilter(_is_no_advert)
-    if args is None and os.getcwd() not in sys.path and not getattr(sys.flags, "safe_path", False):
-        sys.path.insert(0, os.getcwd())  # as python does for a script there, so that the user's modules are found
+    """Run the command line ``args``, by default the process's; a UsageError ends it with one line and status 2."""
+    _quieten_lightning()
+    is_safe_path = getattr(sys.flags, "safe_path", False)
+    if args is None and os.getcwd() not in sys.path and not is_safe_path:
+        sys.path.insert(0, os.getcwd())  # as for a script in this folder, so that the user's modules are found
     arguments = sys.argv[1:] if args is None else list(args)
     debug = DEBUG in arguments
     try:
@@ -43,15 +46,22 @@ def main(args: list[str] | None = None) -> None:
     except BrokenPipeError:  # the reader of a pipe has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
-    except Interrupted as signal:
+    except Interrupted as interruption:
         if int(os.environ.get("LOCAL_RANK", 0)) == 0:
-            print(signal, file=sys.stderr)
-        raise SystemExit(signal.status) from None
+            print(interruption, file=sys.stderr)
+        raise SystemExit(interruption.status) from None
     except USER_MISTAKES as error:
         if debug:
             traceback.print_exception(error)
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _quieten_lightning() -> None:
+    for message in IGNORED_WARNINGS:
+        warnings.filterwarnings("ignore", message)
+    for name in LOGGERS:
+        logging.getLogger(name).addFilter(_is_no_advert)
 
 
 def _is_no_advert(record: logging.LogRecord) -> bool:
@@ -78,5 +88,5 @@ def _run(args: list[str], debug: bool) -> None:
 
 
 def _is_lightnings(name: str, options: list[str]) -> bool:
-    """Return whether ``predict`` has options alone, as ``fit`` has, instead of a source and images."""
+    """Return whether ``predict`` has only options, like ``fit``, instead of a source and images."""
     return name == "predict" and bool(options) and options[0].startswith("-") and options[0] not in ("-h", "--help")

@@ -33,7 +33,7 @@ BASES: dict[str, type] = {  # of the options whose value is a class
     "callbacks": pl.Callback,
     "logger": Logger,
 }
-PROVIDED = {  # what such a class is given by the data module, the model or the run
+PROVIDED = {  # required options that the data module, the model or the run sets
     "model": ("num_classes",),
     "optimizer": ("params",),
     "lr_scheduler": ("optimizer",),
@@ -67,8 +67,8 @@ def explain(error: ArgumentError, args: list[str], options: Iterable[str]) -> Us
                 name = flag.removeprefix("--").removesuffix(".help")
                 _load_class(Place(name, args[0]), name, value)
         _check(args[0], option_tree(args), {option.partition(".")[0] for option in options})
-    except UsageError as found:
-        return found
+    except UsageError as explanation:
+        return explanation
     return UsageError(first_and_last_line(str(error)))
 
 
@@ -98,9 +98,8 @@ def shortened(value: object) -> str:
 def _check(command: str, tree: dict[str, Any], options: set[str]) -> None:
     for name in tree:
         if name not in options:
-            raise UsageError(
-                f"there is no option {name}: {did_you_mean(name, options)}'hsakd {command} --help' lists the options"
-            )
+            hint = did_you_mean(str(name), options)
+            raise UsageError(f"there is no option {name}: {hint}'hsakd {command} --help' lists the options")
     top = Place("", command)
     if isinstance(tree.get("trainer"), dict):
         _check_options(top / "trainer", pl.Trainer, tree["trainer"])
@@ -131,7 +130,7 @@ def _check_options(place: Place, kind: type, options: dict[str, Any]) -> None:
     for name in options:
         if name not in parameters:
             raise UsageError(
-                f"there is no option {(place / name).option}: {did_you_mean(name, parameters, prefix)}"
+                f"there is no option {(place / name).option}: {did_you_mean(str(name), parameters, prefix)}"
                 f"{_remedy(place, kind, parameters)}"
             )
     for name, value in options.items():

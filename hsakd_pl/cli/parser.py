@@ -1,4 +1,4 @@
-"""How the command line reads its arguments, and says in one line what is wrong with them."""
+"""The parser of ``fit``, ``validate``, ``test`` and ``predict``, and command lines to show to the user."""
 
 import shlex
 import sys

@@ -71,7 +71,7 @@ def data_of(folder: Path, fit_options: list[str]) -> "ImageDataModule | None":
     parser = Parser()
     parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True, required=False)
     config = folder / "config.yaml"
-    given = " ".join(fit_options) or "no options"
+    shown_options = " ".join(fit_options) or "no options"
     try:
         content = load_yaml(read_text(config)) if config.is_file() else {}
         data_options = content.get("data") if isinstance(content, dict) else None
@@ -79,7 +79,7 @@ def data_of(folder: Path, fit_options: list[str]) -> "ImageDataModule | None":
             parser.set_defaults({"data": data_options})
         data = parser.instantiate_classes(parser.parse_args(fit_options)).get("data")
     except (ArgumentError, yaml.YAMLError, TypeError) as error:
-        raise UsageError(f"the data of {config}, with {given}: {first_and_last_line(str(error))}") from error
+        raise UsageError(f"the data of {config}, with {shown_options}: {first_and_last_line(str(error))}") from error
     return data if isinstance(data, ImageDataModule) else None
 
 

@@ -39,7 +39,7 @@ def report(
     from hsakd_pl.files import replacing
     from hsakd_pl.report.groups import groups
     from hsakd_pl.report.rows import collect
-    from hsakd_pl.report.table import as_text, chosen
+    from hsakd_pl.report.table import as_text, find_group
 
     rows = collect(folder)
     with replacing(folder / "rows.jsonl") as file:
@@ -47,7 +47,7 @@ def report(
             kept = {key: value for key, value in row.items() if key not in LEFT_OUT}
             file.write(json.dumps(kept) + "\n")
     table = groups(rows)
-    print(as_text(table, form, None if against is None else chosen(table, against)))
+    print(as_text(table, form, None if against is None else find_group(table, against)))
     if plot is not None:
         from hsakd_pl.records.curves import save_curves
 

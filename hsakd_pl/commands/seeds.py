@@ -50,8 +50,8 @@ def run_seed(seed: int, fit_options: list[str], recipe: Path) -> None:
 
 def run_process(arguments: list[str], debug: bool) -> int:
     """Run ``hsakd`` in a process of its own and return its status; signals that stop this process reach it too."""
-    shown = ["--debug"] if debug else []
-    process = subprocess.Popen([sys.executable, "-m", "hsakd_pl", *arguments, *shown])
+    debug_option = ["--debug"] if debug else []
+    process = subprocess.Popen([sys.executable, "-m", "hsakd_pl", *arguments, *debug_option])
     try:
         return process.wait()
     except Interrupted as interruption:

@@ -1,4 +1,4 @@
-"""All that only makes a fit fast. Without it every number stays the same up to rounding (``fast=False``)."""
+"""Faster implementations for a fit; ``fast=False`` gives the same numbers up to rounding."""
 
 from hsakd_pl.fast.callback import Fast
 

@@ -1,60 +1,78 @@
-"""The callback that makes a module fast for as long as a fit lasts."""
+"""The callback that makes a module faster during a fit."""
 
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Protocol, cast
 
 import pytorch_lightning as pl
 import torch
+from torch import Tensor, nn
 
 from hsakd_pl.fast import winograd
 from hsakd_pl.fast.compiled import Compiled
 from hsakd_pl.fast.folded import Folded
-from hsakd_pl.modules import HSAKDModule
+from hsakd_pl.networks import Network, NetworkOutput
 
-HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+HALF_PRECISION = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+
+class Teacher(Protocol):
+    """A frozen network in whose place ``stand_in``, if set, computes the outputs."""
+
+    network: Network
+    stand_in: Callable[[Tensor], NetworkOutput] | None
+
+
+class TrainedNetworks(Protocol):
+    """The part of :class:`hsakd_pl.HSAKDModule` that a fit makes faster."""
+
+    networks: nn.ModuleList
+    teachers: Sequence[Teacher]
 
 
 class Fast(pl.Callback):
-    """Converts a module when a run starts and takes all of it back when it ends, by an exception too.
+    """Convert a module when a run starts, and revert it when the run ends, also after an exception.
 
-    Every module brings one along (``fast=True``). Weights lie channels_last in memory; in a fit, teachers answer by a
-    folded copy, 3x3 convolutions on a CPU take Winograd's algorithm, and ``compile`` compiles the training step and the
-    validation of the class head. Where ``trainer.deterministic`` asks for it, all that sums in an order which depends
-    on the number of threads stays off.
+    Every module adds this callback unless ``fast=False``. Weights are stored channels_last; in a fit, teachers are
+    replaced by a folded copy, 3x3 convolutions on a CPU use Winograd's algorithm, and ``compile`` compiles the training
+    step and the validation of the class head. With ``trainer.deterministic``, implementations whose order of summation
+    depends on the number of threads are not used.
 
     Args:
-        compile: whether to compile; a dictionary is settings of PyTorch's code generator for it.
+        compile: compile; a dictionary holds settings of PyTorch's code generator.
     """
 
     def __init__(self, compile: bool | dict[str, Any] = False) -> None:
-        self.compile, self.undo = compile, ExitStack()
+        self.compile = compile
+        self.undo = ExitStack()
 
     def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
         module.to(memory_format=torch.channels_last)  # 1.2 times as fast on a CPU
         self.undo.callback(module.to, memory_format=torch.contiguous_format)
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        assert isinstance(module, HSAKDModule)
+        trained = cast(TrainedNetworks, module)
         deterministic = torch.are_deterministic_algorithms_enabled()
-        own = set(module.modules())
-        for teacher in (frozen for frozen in module.frozen if frozen.network not in own):
-            dtype = HALF.get(str(trainer.precision))
-            teacher.stand_in = self.undo.enter_context(Folded(teacher.network, dtype, not deterministic))
+        dtype = HALF_PRECISION.get(str(trainer.precision))
+        for teacher in trained.teachers:
+            folded = Folded(teacher.network, dtype, parts=not deterministic)
+            teacher.stand_in = self.undo.enter_context(folded)
             self.undo.callback(setattr, teacher, "stand_in", None)
         if not deterministic:
-            winograd.convert(module.networks)
-            self.undo.callback(winograd.revert, module.networks)
+            winograd.convert(trained.networks)
+            self.undo.callback(winograd.revert, trained.networks)
         if self.compile:
             self._compile(trainer, module)
 
-    def _compile(self, trainer: pl.Trainer, module: HSAKDModule) -> None:
+    def _compile(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         # not with several devices, whose norms' buffers are synchronised, nor where gradients must outlast a step
-        alone = trainer.world_size == trainer.accumulate_grad_batches == 1
-        options = {"triton.cudagraphs": alone and module.device.type == "cuda"}
-        options |= self.compile if isinstance(self.compile, dict) else {}
-        for name in ("losses", "classify"):  # shadowed on the instance
-            setattr(module, name, Compiled(getattr(module, name), options))
-            self.undo.callback(delattr, module, name)
+        single = trainer.world_size == 1 and trainer.accumulate_grad_batches == 1
+        options: dict[str, Any] = {"triton.cudagraphs": single and module.device.type == "cuda"}
+        if isinstance(self.compile, dict):
+            options |= self.compile
+        for method in ("losses", "classify"):  # shadowed on the instance
+            setattr(module, method, Compiled(getattr(module, method), options))
+            self.undo.callback(delattr, module, method)
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
         self.undo.close()

@@ -1,4 +1,4 @@
-"""Compilation of what runs every step."""
+"""Compilation of the functions that run in every step."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,11 +14,11 @@ MINIMUM_TORCH = "2.9"  # older versions split the training step of several metho
 
 
 class Compiled:
-    """``function`` compiled for the largest batch that comes a second time; others run eagerly.
+    """A function, compiled for the largest batch size once it occurs a second time; other sizes run eagerly.
 
-    So nothing is compiled for the batch that ends an epoch, wherever a resumed run begins. With CUDA graphs a GPU
-    replays the whole of it: its outputs, gradients included, last until the next call. Raises UsageError for
-    ``options`` that PyTorch's code generator does not have.
+    Thus nothing is compiled for the smaller last batch of an epoch, wherever a resumed run begins. With CUDA graphs the
+    outputs, gradients included, are valid until the next call. Raises UsageError for ``options`` that PyTorch's code
+    generator does not have.
     """
 
     def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
@@ -32,7 +32,10 @@ class Compiled:
         except RuntimeError as error:
             reason = str(error).partition(", known options")[0]  # all of its hundreds
             raise UsageError(f"compile: settings that PyTorch {torch.__version__} does not have: {reason}") from error
-        self.function, self.graphs, self.largest, self.started = function, options["triton.cudagraphs"], 0, False
+        self.function = function
+        self.graphs = options["triton.cudagraphs"]
+        self.largest = 0
+        self.started = False
 
     def __call__(self, *arguments: Any) -> Any:
         size = next(len(leaf) for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor))
@@ -41,8 +44,8 @@ class Compiled:
             return self.function(*arguments)
         if not self.started:
             self.started = True
-            how = "with" if self.graphs else "without"
-            rank_zero_info(f"Compiling {self.function.__name__} {how} CUDA graphs, which takes a minute or more")
+            graphs = "with" if self.graphs else "without"
+            rank_zero_info(f"Compiling {self.function.__name__} {graphs} CUDA graphs, which takes a minute or more")
         if self.graphs:
             torch.compiler.cudagraph_mark_step_begin()
         return self.compiled(*arguments)

@@ -1,6 +1,7 @@
-"""A frozen network made ready for inference: norms folded into convolutions, weights cast once."""
+"""Frozen networks prepared for inference: BatchNorm folded into convolutions, weights cast once."""
 
 import ctypes
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
@@ -17,20 +18,22 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from hsakd_pl.fast import winograd
 from hsakd_pl.networks import Classifier, Network, NetworkOutput
 
-ROWS_AT_ONCE = 64  # on a CPU, whose caches then hold a layer's output until the next layer reads it
+ROWS_AT_ONCE = 64  # on a CPU: its caches then keep a layer's output until the next layer reads it
 
 
 class Folded:
-    """A copy of ``network`` for its fixed weights: the same outputs up to rounding, for less work.
+    """A copy of a network with fixed weights, which computes the same outputs up to rounding with less work.
 
-    Batch norms become part of the convolution right before them. With ``dtype``, convolutions and linear layers
-    compute in it, outside of autocast, which would cast their weights at every step; the norms that are left keep
-    their statistics. A user's own network keeps its norms: its layers may be used twice. With ``parts``, on a CPU,
-    filters of 3x3 convolutions are transformed for Winograd's algorithm and each thread takes a part of the images.
+    BatchNorm layers are folded into the convolutions before them, except in networks that the package did not build,
+    whose layers may be used twice. With ``dtype``, convolutions and linear layers compute in that type, outside
+    autocast, which would cast their weights in every step. With ``parts``, on a CPU, 3x3 filters are transformed once
+    for Winograd's algorithm, and each thread computes a part of the images.
     """
 
     def __init__(self, network: Network, dtype: torch.dtype | None = None, parts: bool = True) -> None:
-        self.network, self.dtype, self.parts = deepcopy(network).requires_grad_(False).eval(), dtype, parts
+        self.network = deepcopy(network).requires_grad_(False).eval()
+        self.dtype = dtype
+        self.parts = parts
         self.pool: ThreadPoolExecutor | None = None
         if not isinstance(network, Classifier):
             fold(self.network)
@@ -42,7 +45,8 @@ class Folded:
 
     def __enter__(self) -> "Folded":
         threads = torch.get_num_threads()
-        if self.parts and threads > 1 and (set_threads := _openmp()) is not None:
+        set_threads = _openmp()
+        if self.parts and threads > 1 and set_threads is not None:
             self.pool = ThreadPoolExecutor(threads, initializer=_take_one_thread, initargs=(set_threads,))
         return self
 
@@ -54,8 +58,9 @@ class Folded:
         if images.device.type != "cpu" or torch.compiler.is_compiling() or not self.parts:
             return self._infer(images)
         parts = images.split(min(ROWS_AT_ONCE, ceil(len(images) / torch.get_num_threads())))
-        by = map if self.pool is None or _profiler_enabled() else self.pool.map  # a profiler sees one thread
-        return _joined(list(by(self._infer, parts)))
+        if self.pool is None or _profiler_enabled():  # a profiler sees one thread
+            return _joined([self._infer(part) for part in parts])
+        return _joined(list(self.pool.map(self._infer, parts)))
 
     @torch.no_grad()
     def _infer(self, images: Tensor) -> NetworkOutput:
@@ -66,7 +71,7 @@ class Folded:
 
 
 def _openmp() -> Callable[[int], None] | None:
-    """Find OpenMP's ``omp_set_num_threads``, which speaks for the calling thread alone, where PyTorch has loaded it."""
+    """Return OpenMP's ``omp_set_num_threads``, which acts on the calling thread alone, if PyTorch has loaded it."""
     try:
         return ctypes.CDLL(None).omp_set_num_threads
     except (AttributeError, OSError, TypeError):
@@ -82,28 +87,37 @@ def _joined(parts: list[NetworkOutput]) -> NetworkOutput:
     """Join the outputs for the parts of a batch."""
     if len(parts) == 1:
         return parts[0]
-    logits, joint_logits, features, embeddings = zip(*parts, strict=True)
-    branches, maps = ([torch.cat(each) for each in zip(*of, strict=True)] for of in (joint_logits, features))
-    return NetworkOutput(torch.cat(logits), branches, maps, None if embeddings[0] is None else torch.cat(embeddings))
+    embeddings = [part.embedding for part in parts if part.embedding is not None]
+    return NetworkOutput(
+        logits=torch.cat([part.logits for part in parts]),
+        joint_logits=_joined_lists([part.joint_logits for part in parts]),
+        features=_joined_lists([part.features for part in parts]),
+        embedding=torch.cat(embeddings) if embeddings else None,
+    )
+
+
+def _joined_lists(parts: list[list[Tensor]]) -> list[Tensor]:
+    """Join lists of L tensors, one list per part of the batch, to one list of L tensors."""
+    return [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
 
 
 def is_norm(layer: nn.Module) -> bool:
-    """Whether it is a batch norm alone, or timm's, whose children, called in turn, are what follows the norm in it."""
+    """Return True for BatchNorm2d itself and timm's BatchNormAct2d, whose children are applied after the norm."""
     kind = type(layer)
     return kind is nn.BatchNorm2d or (issubclass(kind, nn.BatchNorm2d) and kind.__name__ == "BatchNormAct2d")
 
 
 class NormsWhole(Tracer):
-    """Traces calls of layers, and into none of the norms."""
+    """Trace the calls of layers, without looking into norms."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return is_norm(m) or super().is_leaf_module(m, module_qualified_name)
 
 
 def fold(module: nn.Module) -> None:
-    """Make batch norms part of the convolutions right before them, in place, in eval mode.
+    """Fold BatchNorm layers into the convolutions before them, in place, in eval mode.
 
-    In the largest parts that can be traced: not those whose Python code looks at the images' shape.
+    Works on the largest parts that can be traced: not on those whose Python code depends on the images' shape.
     """
     try:
         nodes = NormsWhole().trace(module).nodes
@@ -111,13 +125,18 @@ def fold(module: nn.Module) -> None:
         for child in module.children():
             fold(child)
         return
-    layers, calls = dict(module.named_modules()), [node for node in nodes if node.op == "call_module"]
-    for node in calls:
-        before = node.args[0] if node.args else None
-        if isinstance(before, Node) and before.op == "call_module" and len(before.users) == 1:
-            names = str(before.target), str(node.target)
-            convolution, norm = (layers[name] for name in names)
-            once = all(sum(call.target == name for call in calls) == 1 for name in names)
-            if once and isinstance(convolution, nn.Conv2d) and is_norm(norm):
-                module.set_submodule(names[0], fuse_conv_bn_eval(convolution, norm))
-                module.set_submodule(names[1], nn.Sequential(*norm.children()))  # timm's: its activation
+    layers = dict(module.named_modules())
+    calls = [node for node in nodes if node.op == "call_module"]
+    number_of_calls = Counter(str(call.target) for call in calls)
+    for call in calls:
+        source = call.args[0] if call.args else None
+        if not isinstance(source, Node) or source.op != "call_module" or len(source.users) != 1:
+            continue
+        norm_path = str(call.target)
+        convolution_path = str(source.target)
+        norm = layers[norm_path]
+        convolution = layers[convolution_path]
+        called_once = number_of_calls[norm_path] == 1 and number_of_calls[convolution_path] == 1
+        if called_once and is_norm(norm) and isinstance(convolution, nn.Conv2d):
+            module.set_submodule(convolution_path, fuse_conv_bn_eval(convolution, norm))
+            module.set_submodule(norm_path, nn.Sequential(*norm.children()))  # timm's: its activation

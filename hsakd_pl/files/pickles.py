@@ -59,7 +59,7 @@ def read_entries(path: Path, *keys: str) -> list[Any]:
             raise ValueError(f"it holds a {type(content).__name__}, no dict")
         missing = [key for key in keys if key not in content]
         if missing:
-            raise UsageError(f"it has no {' and '.join(missing)}, so it is no file of CIFAR-100's python version")
+            raise UsageError(f"it has no {' and '.join(missing)}, so it is not a file of CIFAR-100's python version")
         return [_resolve(content[key]) for key in keys]
     except UsageError as error:
         raise UsageError(f"{path} was refused: {error}") from None
@@ -140,7 +140,7 @@ class _Machine:
 def _data_global(name: str) -> _Call:
     if not DATA_GLOBALS.fullmatch(name):
         raise UsageError(
-            f"it asks for {ascii(name)[1:-1].replace(' ', '.', 1):.80}, and a data file has no business doing so: "
+            f"it asks for {ascii(name)[1:-1].replace(' ', '.', 1):.80}, which a data file must not: "
             f"nothing of it was run, do not use this file"
         )
     return _Call(name.split()[1])
@@ -171,7 +171,7 @@ def _extend(target: list[Any], items: list[Any]) -> None:
 def _set_items(target: dict[str, Any], items: list[Any]) -> None:
     keys = items[::2]
     if not all(isinstance(key, str) for key in keys):  # others may take forever to hash
-        raise UsageError("it holds a dict whose keys are no text")
+        raise UsageError("it holds a dict with keys other than text")
     target.update(zip(keys, items[1::2], strict=True))
 
 

@@ -69,7 +69,7 @@ def _take_operands(opcode: pickletools.OpcodeInfo, stack: list[_Item], marks: li
     operand_count = len(opcode.stack_before)
     start = len(stack) - operand_count
     if pickletools.markobject in opcode.stack_before:
-        start = marks.pop() - (operand_count - 2)  # a mark and what stands above it count as two
+        start = marks.pop() - (operand_count - 2)  # the mark and all above it count as two operands
     operands = stack[start:]
     stack[start:] = []
     return operands

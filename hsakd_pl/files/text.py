@@ -1,4 +1,4 @@
-"""Paths, text, and files that are written whole or not at all."""
+"""Expand paths, read text, and write files completely or not at all."""
 
 import os
 import re
@@ -27,31 +27,33 @@ def naming(path: str | Path) -> Iterator[None]:
 
 
 def cache_folder() -> Path:
-    """Where the package keeps what it can make again, in the user's cache."""
+    """Return the folder of the package in the user's cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "hsakd_pl"
 
 
 def read_text(path: str | Path, most: int = 10_000_000) -> str:
-    """Read UTF-8 text, with or without a byte order mark, of at most so many bytes; UsageError for anything else."""
+    """Read UTF-8 text of at most ``most`` bytes, with or without a byte order mark; raises UsageError otherwise."""
     if not Path(path).is_file():
-        raise UsageError(f"{path} is missing, or no file: check the path")
+        raise UsageError(f"{path} is missing or is not a file: check the path")
     if (size := Path(path).stat().st_size) > most:
         raise UsageError(f"{path} has {size:,} bytes, at most {most:,} are read: is it the right file?")
     try:
         with naming(path):
             text = Path(path).read_text("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from error
+        raise UsageError(
+            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8"
+        ) from error
     if "\0" in text:  # UTF-16 of plain letters
-        raise UsageError(f"{path} is no UTF-8 text (a zero at character {text.index(chr(0))}): save it as UTF-8")
+        raise UsageError(f"{path} is not UTF-8 text (a zero at character {text.index(chr(0))}): save it as UTF-8")
     return text
 
 
 @contextmanager
 def replacing(path: str | Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
-    """Open a file that takes the place of ``path`` once it is complete and on the disk, and not at all after an error.
+    """Open a file that replaces ``path`` once it is complete and on the disk; after an error ``path`` is unchanged.
 
-    It is written beside its place, under the name ``path`` with ``.partial``; a symbolic link at either is replaced.
+    Until then it is next to ``path``, with ``.partial`` at the end of its name. Symbolic links are replaced.
     """
     path = Path(path)
     partial = path.with_name(f"{path.name}.partial")
@@ -73,7 +75,7 @@ def replacing(path: str | Path, mode: str = "w", **options: Any) -> Iterator[IO[
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring the new name itself to the disk."""
+    """Flush the folder's entries, such as a new name, to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

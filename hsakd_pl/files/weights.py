@@ -1,4 +1,4 @@
-"""Weight files read by what is in them, whatever their ending, without running code from them."""
+"""Read weight files by their content, whatever their ending, without running code from them."""
 
 import hashlib
 import re
@@ -150,7 +150,9 @@ def read_weights(path: str | Path) -> Any:
     """
     path = local_path("weight file", path)
     if not path.is_file():
-        cause = "is no file: name the file in it" if path.exists() else "does not exist: check the path, or train first"
+        cause = (
+            "is not a file: name the file in it" if path.exists() else "does not exist: check the path, or train first"
+        )
         raise UsageError(f"weight file {path} {cause}")
     try:
         return _load(path)
@@ -227,7 +229,7 @@ def unwrap(source: Any, origin: str) -> StateDict:
     if not (tensors := _entries(source, Tensor)) or len(tensors) < len(others):
         found = [f"{key!s:.80} ({type(others[key]).__name__})" for key in others if key not in tensors]
         raise UsageError(
-            f"{origin} holds no state dict: expected one alone or under {', '.join(ENVELOPES)}; "
+            f"{origin} contains no state dict: expected one alone or under {', '.join(ENVELOPES)}; "
             f"found {shorten(found) or type(source).__name__}"
         )
     for key, tensor in tensors.items():
@@ -242,14 +244,14 @@ def unwrap(source: Any, origin: str) -> StateDict:
 
 
 def shorten(keys: list[str], most: int = 6) -> str:
-    """The first of the keys, as many as a message bears."""
+    """Return the first of the keys and the number of the others, for a message."""
     while most > 1 and sum(len(key) + 2 for key in keys[:most]) > 120:
         most -= 1
     return ", ".join(f"{key:.120}" for key in keys[:most]) + (f" and {len(keys) - most} more" * (len(keys) > most))
 
 
 def file_sha256(path: str | Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
+    """Return the SHA-256 of a file in hexadecimal."""
     digest = hashlib.sha256()
     with open(local_path("weight file", path), "rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
@@ -258,7 +260,7 @@ def file_sha256(path: str | Path) -> str:
 
 
 def _check_zip(file: IO[bytes], size: int) -> tuple[IO[bytes], Callable[[str], int]]:
-    """Check every member of a zip before PyTorch reads it; returns its pickle, and what tells a storage's bytes."""
+    """Check every member of a zip; return its pickle, and a function that returns the number of bytes of a storage."""
     with ZipFile(file) as archive:
         sizes = {member.filename.lower(): member.file_size for member in archive.infolist()}  # as PyTorch finds them
         ends = {name.partition("/")[2] for name in sizes}
@@ -279,5 +281,5 @@ def _check_zip(file: IO[bytes], size: int) -> tuple[IO[bytes], Callable[[str], i
 
 
 def _entries(source: Any, kinds: Any) -> dict[Any, Any]:
-    """The entries of a mapping that are of these kinds; a forged one's ``items`` and ``get`` may be anything."""
+    """Return the entries of a mapping whose values are of these types, without its ``items``, which may be forged."""
     return {key: source[key] for key in source if isinstance(source[key], kinds)} if isinstance(source, Mapping) else {}

@@ -1,1 +1,1 @@
-"""Other libraries made usable, where they are installed; none of them is needed."""
+"""Adaptations to optional libraries."""

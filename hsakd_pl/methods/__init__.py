@@ -1,4 +1,4 @@
-"""The methods that HSAKD is compared with: a file each, a pure loss and a module; DistilledModule is their base."""
+"""The methods that HSAKD is compared with, one file per method: a pure loss, its trainable parts and a module."""
 
 from hsakd_pl.methods.attention import AttentionModule, attention_loss
 from hsakd_pl.methods.correlation import CorrelationModule, correlation_loss

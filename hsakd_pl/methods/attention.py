@@ -1,22 +1,34 @@
-"""Attention transfer (AT; Zagoruyko and Komodakis, ICLR 2017)."""
-
-from typing import Any
+"""Attention transfer (AT; Zagoruyko and Komodakis, ICLR 2017): match the positions of strong activations."""
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from hsakd_pl.methods.distilled import DistilledModule, Net
 from hsakd_pl.methods.maps import Maps, paired, pooled_alike
+from hsakd_pl.methods.options import DistilledOptions
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import full_precision, total
+from hsakd_pl.signatures import Unpack
 
 
 @full_precision
 def attention_loss(student_maps: Maps, teacher_maps: Maps, power: float = 2.0) -> Tensor:
-    """Sum over the stages the mean squared difference of attention: L maps (B, C, H, W) twice -> a scalar.
+    """Return the sum over stages of mean((A(student) - A(teacher))^2), a scalar.
 
-    Attention is the mean over channels of activations to a power, normalised over an image's positions; the larger of
-    two maps is average-pooled. Raises UsageError for unequal numbers of maps.
+    A(x) = mean over channels of x^power, flattened over the positions and divided by its Euclidean norm. The larger of
+    two maps is average-pooled to the smaller one's size.
+
+    Args:
+        student_maps: L feature maps (B, C, H, W), or one.
+        teacher_maps: as many feature maps; channels and sizes may differ.
+        power: exponent of the activations.
+
+    Raises UsageError for unequal numbers of maps.
+
+    Examples:
+        >>> maps = [torch.rand(2, 8, 4, 4)]
+        >>> attention_loss(maps, maps)
+        tensor(0.)
     """
     losses = []
     for student_map, teacher_map in paired(student_maps, teacher_maps):
@@ -31,10 +43,21 @@ def _attention(feature_map: Tensor, power: float) -> Tensor:
 
 
 class AttentionModule(DistilledModule):
-    """Minimises CE + ``at_weight`` times the difference of attention after all stages."""
+    """Minimise CE + ``at_weight`` * :func:`attention_loss` of the maps after all stages.
 
-    def __init__(self, network: Net, teacher: Net, at_weight: float = 1000.0, **rest: Any) -> None:
-        super().__init__(network, teacher, {"loss_at": at_weight}, **rest)
+    Args:
+        network: registry name of the student, or a network.
+        teacher: registry name of the teacher, or a network.
+        at_weight: weight of the loss; 1000 in the field's tables.
+
+    Other arguments: :class:`DistilledModule`.
+    """
+
+    def __init__(
+        self, network: Net, teacher: Net, at_weight: float = 1000.0, **options: Unpack[DistilledOptions]
+    ) -> None:
+        super().__init__(network, teacher, **options)
+        self.set_loss_weights(loss_at=at_weight)
         self.shapes("features")
 
     def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:

@@ -1,34 +1,48 @@
-"""Correlation congruence (CC; Peng et al., ICCV 2019), as the published tables' code has it."""
-
-from typing import Any
+"""Correlation congruence (CC; Peng et al., ICCV 2019), as in the code of the published tables (CRD's repository)."""
 
 import torch.nn as nn
 from torch import Tensor
 
 from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.methods.options import DistilledOptions
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import full_precision
+from hsakd_pl.signatures import Unpack
 
 
 @full_precision
 def correlation_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Average over neighbours in the batch the product of their absolute differences, summed over D.
+    """Return the mean over i of sum_d |s_i - t_i| * |s_(i+1) - t_(i+1)|, a scalar.
 
-    Linear embeddings, twice (B, D) -> a scalar.
+    Args:
+        student: linear embeddings (B, D) of the student.
+        teacher: linear embeddings (B, D) of the teacher.
+
+    Examples:
+        >>> correlation_loss(torch.ones(3, 2), torch.zeros(3, 2))
+        tensor(2.)
     """
     difference = (student - teacher).abs()
     return (difference[:-1] * difference[1:]).sum() / max(len(difference) - 1, 1)
 
 
 class CorrelationModule(DistilledModule):
-    """Minimises CE + ``cc_weight`` times differences of both networks' linear embeddings; a device sees its own images.
+    """Minimise CE + ``cc_weight`` * :func:`correlation_loss` of linear embeddings; each device sees its own images.
 
     Args:
-        width: of the linear embeddings, both of which are trained.
+        network: registry name of the student, or a network.
+        teacher: registry name of the teacher, or a network.
+        width: width of the two linear embeddings, both trained.
+        cc_weight: weight of the loss; 0.02 in the field's tables.
+
+    Other arguments: :class:`DistilledModule`.
     """
 
-    def __init__(self, network: Net, teacher: Net, width: int = 128, cc_weight: float = 0.02, **rest: Any) -> None:
-        super().__init__(network, teacher, {"loss_cc": cc_weight}, **rest)
+    def __init__(
+        self, network: Net, teacher: Net, width: int = 128, cc_weight: float = 0.02, **options: Unpack[DistilledOptions]
+    ) -> None:
+        super().__init__(network, teacher, **options)
+        self.set_loss_weights(loss_cc=cc_weight)
         student_shapes, teacher_shapes = self.shapes("embedding")
         self.embed_student = nn.Linear(student_shapes.width, width)
         self.embed_teacher = nn.Linear(teacher_shapes.width, width)

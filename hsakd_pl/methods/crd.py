@@ -1,4 +1,4 @@
-"""Contrastive representation distillation (CRD; Tian et al., ICLR 2020)."""
+"""Contrastive representation distillation (CRD; Tian et al., ICLR 2020): tell an image from those of other classes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,17 +15,27 @@ from hsakd_pl.data.base import ImageDataModule
 from hsakd_pl.data.seeding import CONTRAST, derive_seed
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.methods.options import DistilledOptions
 from hsakd_pl.ops import full_precision, total
+from hsakd_pl.signatures import Unpack
 
 EPSILON = 1e-7  # added to the noise, as in the published code
-BANK_SEED = 0  # of the banks' first embeddings, which are equal on all devices
+BANK_SEED = 0  # seed of the initial banks, which are equal on all devices
 
 
 @full_precision
 def contrast_loss(scores: Tensor, samples: int) -> Tensor:
-    """Average over the images how badly a pair is told from K negatives out of ``samples``: (B, K + 1) -> a scalar.
+    """Return the mean over images of -log h(s_0) - sum_k log(1 - h(s_k)), a scalar (Eq. 9 to 11 of the paper).
 
-    Normalised scores, the pair's in the first column (Eq. 9 to 11 of the paper).
+    h(s) = s / (s + K / samples).
+
+    Args:
+        scores: normalised scores (B, K + 1), those of the positive pairs in the first column.
+        samples: number of training images.
+
+    Examples:
+        >>> contrast_loss(torch.tensor([[100.0, 0.001]]), samples=10) < 0.1
+        tensor(True)
     """
     pair_scores = scores[:, 0]
     negative_scores = scores[:, 1:]
@@ -37,19 +47,30 @@ def contrast_loss(scores: Tensor, samples: int) -> Tensor:
 
 @full_precision
 def contrast_scores(embedding: Tensor, memory: Tensor, contrast: Tensor, temperature: float) -> Tensor:
-    """Give exponentials of cosines over a temperature, of (B, D) with rows of a bank (samples, D): (B, K + 1) of them.
+    """Return exp(cosine / temperature), (B, K + 1), of embeddings with rows of a bank.
 
-    ``contrast`` (B, K + 1) are the indices of the rows.
+    Args:
+        embedding: normalised embeddings (B, D).
+        memory: bank (samples, D).
+        contrast: indices (B, K + 1) of the rows.
+        temperature: temperature of the cosines.
     """
     cosines = (embedding @ memory.T).gather(1, contrast)
     return (cosines / temperature).exp()
 
 
 class ContrastMemory(nn.Module):
-    """Linear embeddings of student and teacher, both trained, and a bank (samples, width) of each one's embeddings.
+    """Score embeddings against banks (samples, width) of the other network's embeddings, and update the banks.
 
-    A bank scores the other network's embeddings; the first call fixes the ``normalizers`` (2,) of the student's and the
-    teacher's scores.
+    The linear embeddings of both networks are trained. The first call fixes the ``normalizers`` (2,) of the student's
+    and the teacher's scores.
+
+    Args:
+        widths: widths of the student's and the teacher's embedding.
+        samples: number of training images.
+        width: width of the linear embeddings.
+        temperature: temperature of the cosines.
+        momentum: part of a bank's row that an update keeps.
     """
 
     memory_student: Tensor
@@ -69,12 +90,15 @@ class ContrastMemory(nn.Module):
         self.resize(samples)
 
     def resize(self, samples: int) -> None:
-        """Draw both banks anew for so many samples, unless they are for as many."""
+        """Initialise both banks for a number of training images, unless they have that size."""
         if samples == len(self.memory_student):
             return
         width = self.embed_student.out_features
         generator = torch.Generator().manual_seed(BANK_SEED)
-        for name in ("memory_student", "memory_teacher"):  # uniform, of length 1 on average, as published
+        for name in (
+            "memory_student",
+            "memory_teacher",
+        ):  # uniform, with a mean square length of 1, as in the published code
             uniform = 2 * torch.rand(samples, width, generator=generator, device="cpu") - 1
             bank = uniform * (3 / width) ** 0.5
             self.register_buffer(name, bank.to(self.normalizers))
@@ -82,14 +106,17 @@ class ContrastMemory(nn.Module):
     def forward(
         self, student: Tensor, teacher: Tensor, contrast: Tensor, gather: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Give normalised scores (B, K + 1) of embeddings (B, D) and (B, D'), then move the banks' rows of the samples.
+        """Return the normalised scores (B, K + 1) of student and teacher, and update the banks' rows of the samples.
 
-        ``contrast`` (B, K + 1) are indices of the samples and of K negatives for each; ``gather`` joins the rows of all
-        devices, whose banks stay equal.
+        Args:
+            student: embeddings (B, D) of the student.
+            teacher: embeddings (B, D') of the teacher.
+            contrast: indices (B, K + 1) of each sample and of its K negatives.
+            gather: concatenates the rows of all devices, so that their banks stay equal.
         """
         student_embedding = F.normalize(self.embed_student(student))
         teacher_embedding = F.normalize(self.embed_teacher(teacher))
-        # of copies, which the backward pass reads when the banks have moved
+        # copies: the backward pass reads them after the banks are updated
         memory_student = self.memory_student.clone()
         memory_teacher = self.memory_teacher.clone()
         student_scores = contrast_scores(student_embedding, memory_teacher, contrast, self.temperature)
@@ -104,16 +131,23 @@ class ContrastMemory(nn.Module):
         return student_scores / normalizers[0], teacher_scores / normalizers[1]
 
     def _update(self, memory: Tensor, indices: Tensor, embedding: Tensor) -> None:
+        """Move rows of a bank towards new embeddings."""
         moved = self.momentum * memory[indices] + (1 - self.momentum) * embedding.to(memory.dtype)
         memory[indices] = F.normalize(moved)
 
 
 @dataclass(eq=False)
 class Negatives:
-    """Draws ``count`` samples of other classes for each of a batch, none twice while there are enough.
+    """Draw samples of other classes for each sample of a batch, distinct if there are enough.
 
-    ``labels`` (samples,) of the training split. Numbers come from (seed, epoch, step) alone, on a kind of device;
-    device ``rank`` of ``world_size`` has its part of all devices' draw.
+    The draw depends only on (seed, epoch, step) and the type of device.
+
+    Args:
+        labels: classes (samples,) of the training split.
+        count: number of negatives per sample.
+        seed: seed of the data module.
+        rank: number of this device.
+        world_size: number of devices, which share one draw.
     """
 
     labels: Tensor
@@ -127,10 +161,12 @@ class Negatives:
 
     @classmethod
     def in_training(cls, trainer: pl.Trainer, count: int) -> "Negatives":
-        """Draw from what a trainer trains on; UsageError where that is no :class:`hsakd_pl.data.ImageDataModule`."""
+        """Return the negatives of a trainer's data; raise UsageError unless that is an :class:`ImageDataModule`."""
         data = getattr(trainer, "datamodule", None)
         if not isinstance(data, ImageDataModule):
-            raise UsageError("negatives are drawn by indices and labels: pass fit(datamodule=...) an ImageDataModule")
+            raise UsageError(
+                "CRDModule draws negatives by index and label: call fit(datamodule=...) with an ImageDataModule"
+            )
         return cls(
             labels=data.splits["train"].targets,
             count=count,
@@ -140,9 +176,14 @@ class Negatives:
         )
 
     def draw(self, indices: Tensor, epoch: int, step: int) -> Tensor:
-        """Give the ``indices`` (B,) of this device's samples and, for each, others: (B, 1 + count).
+        """Return indices (B, 1 + count): the samples of this device, and the negatives of each.
 
-        Each sample takes the next ones, from a random place on, of one random order of all.
+        A sample's negatives follow each other in one random order of all samples, from a random position on.
+
+        Args:
+            indices: indices (B,) of this device's samples.
+            epoch: current epoch.
+            step: number of the batch in the epoch.
         """
         device = indices.device
         self.labels = self.labels.to(device)  # once
@@ -150,7 +191,7 @@ class Negatives:
         generator = torch.Generator(device).manual_seed(derive_seed(self.seed, CONTRAST, epoch, step))
         order = torch.randperm(samples, generator=generator, device=device)
         starts = torch.randint(samples, (len(indices) * self.world_size, 1), generator=generator, device=device)
-        # enough for `count` others wherever the sample's own class lies in the order, which is walked as a circle
+        # long enough for `count` negatives wherever the sample's class is in the order, which wraps around
         other_classes = max(samples - self.largest_class, 1)
         length = ceil((self.count + self.largest_class) * samples / other_classes)
         positions = starts[self.rank :: self.world_size] + torch.arange(length, device=device)
@@ -162,17 +203,22 @@ class Negatives:
 
 
 class CRDModule(DistilledModule):
-    """Minimises CE + ``crd_weight`` times how badly an image's embeddings are told from those of other classes.
+    """Minimise CE + ``crd_weight`` * :func:`contrast_loss` of both networks' embeddings.
 
-    Training batches end in the samples' indices, and negatives come from (seed, epoch, step). The banks, equal on all
-    devices (DDP sends none around) and saved with the student, take 51 MB on CIFAR-100 and 1.3 GB on ImageNet.
+    Training batches are (images, labels, indices). The banks are saved in checkpoints and equal on all devices without
+    broadcasts; they take 51 MB for CIFAR-100 and 1.3 GB for ImageNet.
 
     Args:
-        samples: images of the training split, which ``fit`` finds in its data, and anything else in the checkpoint.
-        negatives: images of other classes for each image of a batch.
-        width: of the linear embeddings.
-        contrast_temperature: of the cosines.
-        bank_momentum: what a bank keeps of an image's embedding when it is seen again.
+        network: registry name of the student, or a network.
+        teacher: registry name of the teacher, or a network.
+        samples: number of training images; taken from the data in ``fit`` and from the checkpoint elsewhere by default.
+        negatives: number of negatives per image.
+        width: width of the linear embeddings.
+        contrast_temperature: temperature of the cosines.
+        bank_momentum: part of a bank's row that an update keeps.
+        crd_weight: weight of the loss; 0.8 in the paper.
+
+    Other arguments: :class:`DistilledModule`.
     """
 
     needs_indices = True
@@ -188,9 +234,10 @@ class CRDModule(DistilledModule):
         contrast_temperature: float = 0.07,
         bank_momentum: float = 0.5,
         crd_weight: float = 0.8,
-        **rest: Any,
+        **options: Unpack[DistilledOptions],
     ) -> None:
-        super().__init__(network, teacher, {"loss_crd": crd_weight}, **rest)
+        super().__init__(network, teacher, **options)
+        self.set_loss_weights(loss_crd=crd_weight)
         require(negatives >= 1, "negatives", negatives, "at least 1")
         student_shapes, teacher_shapes = self.shapes("embedding")
         widths = (student_shapes.width, teacher_shapes.width)
@@ -218,7 +265,9 @@ class CRDModule(DistilledModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         if len(batch) != 3 or self.drawn is None:
-            raise UsageError("CRDModule trains on (images, labels, indices): fit it on a data module of the package")
+            raise UsageError(
+                "CRDModule trains on batches of (images, labels, indices): fit it with a data module of this package"
+            )
         images, labels, indices = batch
         contrast = self.drawn.draw(indices, self.current_epoch, batch_idx)
         return super().training_step((images, labels, contrast), batch_idx)  # type: ignore[arg-type]

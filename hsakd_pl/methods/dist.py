@@ -1,12 +1,12 @@
 """Distillation by correlations instead of KL (DIST; Huang et al., NeurIPS 2022)."""
 
-from typing import Any
-
 from torch import Tensor
 
 from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.methods.options import DistilledOptions
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import full_precision
+from hsakd_pl.signatures import Unpack
 
 EPSILON = 1e-8  # keeps the correlation of constant probabilities finite, as in the published code
 
@@ -19,9 +19,22 @@ def dist_loss(
     intra_weight: float = 2.0,
     temperature: float = 4.0,
 ) -> Tensor:
-    """Weigh 1 minus Pearson's correlation of probabilities: over an image's classes (inter), over a class's images.
+    """Return T^2 * (inter_weight * (1 - mean r_inter) + intra_weight * (1 - mean r_intra)), a scalar.
 
-    Logits twice (B, N) -> a scalar, times ``temperature ** 2`` (Eq. 9 and 10 of the paper).
+    r is Pearson's correlation of the two networks' probabilities at temperature T: r_inter over the classes of an
+    image, r_intra over the images of a class (Eq. 9 and 10 of the paper).
+
+    Args:
+        student_logits: class logits (B, N) of the student.
+        teacher_logits: class logits (B, N) of the teacher.
+        inter_weight: weight of the correlation over classes.
+        intra_weight: weight of the correlation over images.
+        temperature: temperature T of the probabilities.
+
+    Examples:
+        >>> logits = torch.randn(4, 10)
+        >>> dist_loss(logits, logits).abs() < 0.01
+        tensor(True)
     """
     student_probabilities = (student_logits / temperature).softmax(1)
     teacher_probabilities = (teacher_logits / temperature).softmax(1)
@@ -31,14 +44,23 @@ def dist_loss(
 
 
 def _correlation(student: Tensor, teacher: Tensor, dim: int) -> Tensor:
+    """Return Pearson's correlation over a dimension."""
     student = student - student.mean(dim, keepdim=True)
     teacher = teacher - teacher.mean(dim, keepdim=True)
     return (student * teacher).sum(dim) / (student.norm(dim=dim) * teacher.norm(dim=dim) + EPSILON)
 
 
 class DISTModule(DistilledModule):
-    """Minimises CE + ``dist_weight`` times what probabilities lack in correlation: over an image's classes, by
-    ``inter_weight``, and over a device's images, by ``intra_weight``.
+    """Minimise CE + ``dist_weight`` * :func:`dist_loss`; each device compares its own images.
+
+    Args:
+        network: registry name of the student, or a network.
+        teacher: registry name of the teacher, or a network.
+        inter_weight: weight of the correlation over the classes of an image; 2 in the paper.
+        intra_weight: weight of the correlation over the images of a class; 2 in the paper.
+        dist_weight: weight of the loss.
+
+    Other arguments: :class:`DistilledModule`.
     """
 
     def __init__(
@@ -48,9 +70,10 @@ class DISTModule(DistilledModule):
         inter_weight: float = 2.0,
         intra_weight: float = 2.0,
         dist_weight: float = 1.0,
-        **rest: Any,
+        **options: Unpack[DistilledOptions],
     ) -> None:
-        super().__init__(network, teacher, {"loss_dist": dist_weight}, **rest)
+        super().__init__(network, teacher, **options)
+        self.set_loss_weights(loss_dist=dist_weight)
         self.inter_weight = inter_weight
         self.intra_weight = intra_weight
 

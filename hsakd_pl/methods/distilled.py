@@ -1,29 +1,42 @@
-"""The base of the methods with a teacher: one pass through both networks, CE and KD, and what a method adds."""
-
-from typing import Any
+"""The base of all methods with a teacher: one pass through both networks, CE, KD, and the terms of a method."""
 
 from hsakd_pl.errors import require
+from hsakd_pl.methods.options import StudentOptions
 from hsakd_pl.modules import StudentModule
 from hsakd_pl.modules.build import Net as Net
 from hsakd_pl.networks import NetworkOutput
+from hsakd_pl.signatures import Unpack
+
+KD_TERMS = ("loss_ce", "loss_kd")  # the terms of every method; only the weights of other terms warm up
 
 
 class DistilledModule(StudentModule):
-    """Minimises CE + KD of class logits (Hinton) on images as they are, without branches, and a method's own terms.
+    """Minimise CE + KD of class logits (Hinton et al. 2015) on untransformed images, without branches.
 
-    A method derives from it and extends :meth:`terms`. Whatever parts it registers train and resume with the student,
-    and ``load_weights(network, checkpoint)`` leaves them out. Options of its own stand before ``**rest``, which are
-    the base's. Raises UsageError as :class:`hsakd_pl.StudentModule` does.
+    A method derives from this class and extends :meth:`terms`. Modules that it registers are trained and resumed with
+    the student; ``load_weights(network, checkpoint)`` ignores them. Raises UsageError as
+    :class:`hsakd_pl.StudentModule` does.
+
+    Examples:
+        >>> class Regressed(DistilledModule):
+        ...     def __init__(self, *args, regressed_weight: float = 2.0, **options):
+        ...         super().__init__(*args, **options)
+        ...         self.set_loss_weights(loss_regressed=regressed_weight)
+        ...         student_shapes, teacher_shapes = self.shapes("embedding")
+        ...         self.regressor = torch.nn.Linear(student_shapes.width, teacher_shapes.width)
+        ...
+        ...     def terms(self, student, teacher, labels):
+        ...         error = self.regressor(student.embedding) - teacher.embedding
+        ...         return super().terms(student, teacher, labels) | {"loss_regressed": error.square().mean()}
 
     Args:
-        network: a registry name, or a network; branches that it has are left out.
-        teacher: a registry name, or a network, trained alone.
-        own_weights: factor of each of the method's own terms.
-        weight_warmup_epochs: in which the own terms' factors grow to their whole, an equal part each epoch.
-        image_size: pixels a side of the images, by which the shapes of both networks' outputs are found.
-        temperature: of the KD term; T = 4: the field's tables.
-        ce_weight: factor of the cross-entropy.
-        kd_weight: factor of the KD term.
+        network: registry name of the student, or a network; its branches are ignored.
+        teacher: registry name of the teacher, or a network.
+        weight_warmup_epochs: epochs over which the weights of all terms but CE and KD grow linearly.
+        image_size: height and width of the images in pixels; the shapes of both networks' outputs depend on it.
+        temperature: temperature of the KD term; T = 4 in the field's tables.
+        ce_weight: weight of the cross-entropy.
+        kd_weight: weight of the KD term.
 
     Other arguments: :class:`hsakd_pl.StudentModule`.
     """
@@ -32,13 +45,12 @@ class DistilledModule(StudentModule):
         self,
         network: Net,
         teacher: Net,
-        own_weights: dict[str, float] | None = None,
         weight_warmup_epochs: int = 0,
         image_size: int = 32,
         temperature: float = 4.0,
         ce_weight: float = 1.0,
         kd_weight: float = 0.0,
-        **rest: Any,
+        **options: Unpack[StudentOptions],
     ) -> None:
         super().__init__(
             network,
@@ -48,22 +60,26 @@ class DistilledModule(StudentModule):
             kd_weight=kd_weight,
             joint_kd_weight=0.0,
             transform_images=False,
-            **rest,
+            **options,
         )
         require(weight_warmup_epochs >= 0, "weight_warmup_epochs", weight_warmup_epochs, "at least 0")
-        self.own_weights = own_weights or {}
-        self.set_loss_weights(**self.own_weights)
         self.weight_warmup_epochs = weight_warmup_epochs
         self.image_size = image_size
 
     def loss_weight(self, name: str) -> float:
         weight = super().loss_weight(name)
-        if name in self.own_weights and self.current_epoch < self.weight_warmup_epochs:
+        if name not in KD_TERMS and self.current_epoch < self.weight_warmup_epochs:
             weight *= (self.current_epoch + 1) / self.weight_warmup_epochs
         return weight
 
     def shapes(self, *parts: str) -> tuple[NetworkOutput, NetworkOutput]:
-        """Give the shapes of what student and teacher make of an image; UsageError where one lacks one of ``parts``."""
+        """Return the outputs of student and teacher for one image, without values, for their shapes.
+
+        Args:
+            parts: outputs that the method needs: ``features``, ``embedding``.
+
+        Raises UsageError if a network lacks one of them.
+        """
         student = self.network.shapes(self.image_size, *parts)
         teacher = self.teacher.network.shapes(self.image_size, *parts)
         return student, teacher

@@ -1,13 +1,13 @@
-"""Decoupled knowledge distillation (DKD; Zhao et al., CVPR 2022)."""
-
-from typing import Any
+"""Decoupled knowledge distillation (DKD; Zhao et al., CVPR 2022): target and other classes weighted separately."""
 
 import torch
 from torch import Tensor
 
 from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.methods.options import KDOptions
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import full_precision, kd_loss
+from hsakd_pl.signatures import Unpack
 
 MASKED_LOGIT = -1000.0  # of the target among the others: probability exactly 0, finite logarithm, as published
 
@@ -21,9 +21,22 @@ def dkd_loss(
     beta: float = 8.0,
     temperature: float = 4.0,
 ) -> Tensor:
-    """Weigh two KD losses: ``alpha`` target against all others, ``beta`` among the others (Eq. 7 of the paper).
+    """Return T^2 * (alpha * TCKD + beta * NCKD), a scalar (Eq. 7 of the paper).
 
-    Logits twice (B, N), labels (B,) -> a scalar, times ``temperature ** 2``.
+    TCKD is the KL divergence of (target, all other classes), NCKD that among the other classes, both at temperature T.
+
+    Args:
+        student_logits: class logits (B, N) of the student.
+        teacher_logits: class logits (B, N) of the teacher.
+        labels: classes (B,).
+        alpha: weight of the target class against all others.
+        beta: weight of the divergence among the other classes.
+        temperature: temperature T of both divergences.
+
+    Examples:
+        >>> logits = torch.randn(4, 10)
+        >>> dkd_loss(logits, logits, torch.arange(4)).abs() < 1e-4
+        tensor(True)
     """
     student_binary, student_others = _decoupled(student_logits / temperature, labels)
     teacher_binary, teacher_others = _decoupled(teacher_logits / temperature, labels)
@@ -41,11 +54,17 @@ def _decoupled(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class DKDModule(DistilledModule):
-    """Minimises CE + ``dkd_weight`` times decoupled distillation, a weight which grows over the first epochs.
+    """Minimise CE + ``dkd_weight`` * :func:`dkd_loss`.
 
     Args:
-        alpha: factor of the target class against all others.
-        beta: factor of the other classes among themselves; 8, 6 or 2 in the paper, by the pair of networks.
+        network: registry name of the student, or a network.
+        teacher: registry name of the teacher, or a network.
+        alpha: weight of the target class against all others.
+        beta: weight of the divergence among the other classes; 8, 6 or 2 in the paper, depending on the networks.
+        dkd_weight: weight of the loss.
+        weight_warmup_epochs: epochs over which ``dkd_weight`` grows linearly; 20 in the paper.
+
+    Other arguments: :class:`DistilledModule`.
     """
 
     def __init__(
@@ -56,9 +75,10 @@ class DKDModule(DistilledModule):
         beta: float = 8.0,
         dkd_weight: float = 1.0,
         weight_warmup_epochs: int = 20,
-        **rest: Any,
+        **options: Unpack[KDOptions],
     ) -> None:
-        super().__init__(network, teacher, {"loss_dkd": dkd_weight}, weight_warmup_epochs, **rest)
+        super().__init__(network, teacher, weight_warmup_epochs=weight_warmup_epochs, **options)
+        self.set_loss_weights(loss_dkd=dkd_weight)
         self.alpha = alpha
         self.beta = beta
 

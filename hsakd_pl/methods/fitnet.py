@@ -1,6 +1,4 @@
-"""FitNet (Romero et al., ICLR 2015): a hint for the student's map in the middle."""
-
-from typing import Any
+"""FitNet (Romero et al., ICLR 2015): regress a feature map of the teacher from one of the student."""
 
 import torch.nn as nn
 import torch.nn.functional as F
@@ -8,30 +6,41 @@ from torch import Tensor
 
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.methods.options import DistilledOptions
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import full_precision
+from hsakd_pl.signatures import Unpack
 
 
 @full_precision
 def hint_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
-    """Mean squared error of two maps (B, C, H, W), the student's after its regressor -> a scalar.
+    """Return the mean squared error of two feature maps (B, C, H, W), a scalar.
 
-    Raises UsageError where their shapes differ, since the regressor was made for images of another size.
+    Args:
+        student_map: feature map of the student after the regressor.
+        teacher_map: feature map of the teacher.
+
+    Raises UsageError if their shapes differ, because the regressor was built for images of another size.
+
+    Examples:
+        >>> hint_loss(torch.ones(2, 8, 4, 4), torch.zeros(2, 8, 4, 4))
+        tensor(1.)
     """
     student_shape = tuple(student_map.shape[1:])
     teacher_shape = tuple(teacher_map.shape[1:])
     if student_shape != teacher_shape:
         raise UsageError(
-            f"image_size: the maps to compare are {student_shape} and {teacher_shape}: set it to that of the images"
+            f"image_size: the regressed map is {student_shape}, the teacher's {teacher_shape}; "
+            "set image_size to the size of the images"
         )
     return F.mse_loss(student_map, teacher_map)
 
 
 def make_regressor(student_map: Tensor, teacher_map: Tensor) -> nn.Sequential:
-    """Build a regressor from a map (B, C, H, W) to another's shape: convolution, norm, ReLU.
+    """Return a regressor from the student's map (B, C, H, W) to the shape of the teacher's: convolution, norm, ReLU.
 
-    At twice the size its stride is 2, at half of it the convolution is transposed, at any larger size it is as wide as
-    needed. Raises UsageError for a student's map that is smaller in another way.
+    The convolution has stride 2 for a student's map of twice the size and is transposed for one of half the size; for
+    any other larger map its kernel is as large as needed. Raises UsageError for other smaller maps.
     """
     _, in_channels, height, width = student_map.shape
     _, out_channels, teacher_height, teacher_width = teacher_map.shape
@@ -45,21 +54,34 @@ def make_regressor(student_map: Tensor, teacher_map: Tensor) -> nn.Sequential:
         convolution = nn.Conv2d(in_channels, out_channels, kernel_size)
     else:
         raise UsageError(
-            f"stage: no regressor connects maps of {(height, width)} and {(teacher_height, teacher_width)}, "
-            "the student's and the teacher's: choose another"
+            f"stage: no regressor leads from the student's map of {(height, width)} to the teacher's of "
+            f"{(teacher_height, teacher_width)}; choose another stage"
         )
     return nn.Sequential(convolution, nn.BatchNorm2d(out_channels), nn.ReLU())
 
 
 class FitNetModule(DistilledModule):
-    """Minimises CE + ``fitnet_weight`` times the error of the student's map, brought to the teacher's by a regressor.
+    """Minimise CE + ``fitnet_weight`` * :func:`hint_loss` after one stage, through a trained regressor.
 
     Args:
-        stage: 1..L, after which the maps are compared.
+        network: registry name of the student, or a network.
+        teacher: registry name of the teacher, or a network.
+        stage: stage, from 1 to L, after which the maps are compared; 2 in the field's tables.
+        fitnet_weight: weight of the loss; 100 in the field's tables.
+
+    Other arguments: :class:`DistilledModule`.
     """
 
-    def __init__(self, network: Net, teacher: Net, stage: int = 2, fitnet_weight: float = 100.0, **rest: Any) -> None:
-        super().__init__(network, teacher, {"loss_fitnet": fitnet_weight}, **rest)
+    def __init__(
+        self,
+        network: Net,
+        teacher: Net,
+        stage: int = 2,
+        fitnet_weight: float = 100.0,
+        **options: Unpack[DistilledOptions],
+    ) -> None:
+        super().__init__(network, teacher, **options)
+        self.set_loss_weights(loss_fitnet=fitnet_weight)
         student_shapes, teacher_shapes = self.shapes("features")
         last_stage = min(len(student_shapes.features), len(teacher_shapes.features))
         require(1 <= stage <= last_stage, "stage", stage, f"from 1 to {last_stage}")

@@ -1,12 +1,30 @@
-"""Knowledge distillation (KD; Hinton et al. 2015)."""
-
-from typing import Any
+"""Knowledge distillation (KD; Hinton et al. 2015); its loss is :func:`hsakd_pl.ops.kd_loss`."""
 
 from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.methods.options import PairOptions
+from hsakd_pl.signatures import Unpack
 
 
 class KDModule(DistilledModule):
-    """Minimises 0.1 CE + 0.9 KD at T = 4, the weights of the field's tables."""
+    """Minimise 0.1 CE + 0.9 KD at T = 4, as in the field's tables.
 
-    def __init__(self, network: Net, teacher: Net, ce_weight: float = 0.1, kd_weight: float = 0.9, **rest: Any) -> None:
-        super().__init__(network, teacher, ce_weight=ce_weight, kd_weight=kd_weight, **rest)
+    Args:
+        network: registry name of the student, or a network.
+        teacher: registry name of the teacher, or a network.
+        ce_weight: weight of the cross-entropy.
+        kd_weight: weight of the KD term.
+        temperature: temperature of the KD term.
+
+    Other arguments: :class:`DistilledModule`.
+    """
+
+    def __init__(
+        self,
+        network: Net,
+        teacher: Net,
+        ce_weight: float = 0.1,
+        kd_weight: float = 0.9,
+        temperature: float = 4.0,
+        **options: Unpack[PairOptions],
+    ) -> None:
+        super().__init__(network, teacher, ce_weight=ce_weight, kd_weight=kd_weight, temperature=temperature, **options)

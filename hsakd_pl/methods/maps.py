@@ -1,4 +1,4 @@
-"""Feature maps of student and teacher, paired and brought to a common size: what several methods share."""
+"""Pair the feature maps of student and teacher and bring them to a common size."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,7 +11,7 @@ Maps = Tensor | Sequence[Tensor]  # one map (B, C, H, W), or one per stage
 
 
 def paired(student: Maps, teacher: Maps) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pair two maps, or the maps of equal stages; raises UsageError where one network has more of them."""
+    """Return the pairs of maps of equal stages; raise UsageError if student and teacher differ in their number."""
     student_maps = [student] if isinstance(student, Tensor) else student
     teacher_maps = [teacher] if isinstance(teacher, Tensor) else teacher
     equal = len(student_maps) == len(teacher_maps)
@@ -20,7 +20,7 @@ def paired(student: Maps, teacher: Maps) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def pooled_alike(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Average-pool the larger of two maps (B, C, H, W) to the smaller one's height and width."""
+    """Return both maps (B, C, H, W), average-pooled to the smaller height and width."""
     height = min(student.shape[2], teacher.shape[2])
     width = min(student.shape[3], teacher.shape[3])
     return F.adaptive_avg_pool2d(student, (height, width)), F.adaptive_avg_pool2d(teacher, (height, width))

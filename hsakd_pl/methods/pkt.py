@@ -1,21 +1,30 @@
-"""Probabilistic knowledge transfer (PKT; Passalis and Tefas, ECCV 2018)."""
-
-from typing import Any
+"""Probabilistic knowledge transfer (PKT; Passalis and Tefas, ECCV 2018): match the neighbourhoods of embeddings."""
 
 from torch import Tensor
 
 from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.methods.options import DistilledOptions
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import full_precision
+from hsakd_pl.signatures import Unpack
 
 EPSILON = 1e-7  # keeps norms and logarithms finite, as in the published code
 
 
 @full_precision
 def pkt_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL of the probabilities with which an image of a batch would choose each as its neighbour, over B * B.
+    """Return the mean over i, j of t_ij * log(t_ij / s_ij), a scalar (Eq. 8 of the paper).
 
-    Embeddings (B, D) and (B, D') -> a scalar (Eq. 8 of the paper, cosine similarity).
+    s_ij and t_ij are the cosine similarities of the images i and j, shifted to [0, 1], divided by their sum over j.
+
+    Args:
+        student: embeddings (B, D) of the student.
+        teacher: embeddings (B, D') of the teacher.
+
+    Examples:
+        >>> embedding = torch.randn(4, 8)
+        >>> pkt_loss(embedding, embedding)
+        tensor(0.)
     """
     student_neighbours = _neighbours(student)
     teacher_neighbours = _neighbours(teacher)
@@ -24,17 +33,28 @@ def pkt_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _neighbours(embedding: Tensor) -> Tensor:
-    """Cosine similarities (B, B), shifted to [0, 1], that sum to 1 in each row."""
+    """Return cosine similarities (B, B), shifted to [0, 1], with row sums of 1."""
     directions = embedding / (embedding.norm(dim=1, keepdim=True) + EPSILON)
     similarity = (directions @ directions.T + 1) / 2
     return similarity / similarity.sum(1, keepdim=True)
 
 
 class PKTModule(DistilledModule):
-    """Minimises CE + ``pkt_weight`` times the divergence of neighbourhoods; a device sees its own images."""
+    """Minimise CE + ``pkt_weight`` * :func:`pkt_loss`; each device compares its own images.
 
-    def __init__(self, network: Net, teacher: Net, pkt_weight: float = 30000.0, **rest: Any) -> None:
-        super().__init__(network, teacher, {"loss_pkt": pkt_weight}, **rest)
+    Args:
+        network: registry name of the student, or a network.
+        teacher: registry name of the teacher, or a network.
+        pkt_weight: weight of the loss; 30000 in the field's tables.
+
+    Other arguments: :class:`DistilledModule`.
+    """
+
+    def __init__(
+        self, network: Net, teacher: Net, pkt_weight: float = 30000.0, **options: Unpack[DistilledOptions]
+    ) -> None:
+        super().__init__(network, teacher, **options)
+        self.set_loss_weights(loss_pkt=pkt_weight)
         self.shapes("embedding")
 
     def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:

@@ -1,7 +1,6 @@
-"""Knowledge review (ReviewKD; Chen et al., CVPR 2021): each stage learns from the teacher's earlier ones too."""
+"""Knowledge review (ReviewKD; Chen et al., CVPR 2021): match the teacher's maps by maps fused from deep to shallow."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn as nn
@@ -10,24 +9,36 @@ from torch import Tensor
 
 from hsakd_pl.methods.distilled import DistilledModule, Net
 from hsakd_pl.methods.maps import paired
+from hsakd_pl.methods.options import KDOptions
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import full_precision, total
+from hsakd_pl.signatures import Unpack
 
-POOLED_SIZES = (4, 2, 1)  # pixels a side of the pooled levels, as in the published code
-MOST_CHANNELS = 512  # of the fused maps, as in the published code
+POOLED_SIZES = (4, 2, 1)  # height and width of the pooled levels, as in the published code
+MOST_CHANNELS = 512  # limit for the fused maps, as in the published code
 
 
 @full_precision
 def hierarchical_context_loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
-    """Sum over the stages the mean squared error of maps (B, C, H, W) at their own and smaller sizes -> a scalar.
+    """Return the sum over stages of a weighted mean squared error at several sizes, a scalar (Sec. 3.4 of the paper).
 
-    The sizes' weights 1, 1/2, ... are divided by their sum (Sec. 3.4 of its paper).
+    Sizes are the map's own and all of 4, 2 and 1 that are smaller; their weights 1, 1/2, 1/4, ... are divided by their
+    sum.
+
+    Args:
+        student_maps: L maps (B, C, H, W), fused to the shapes of the teacher's.
+        teacher_maps: L maps of the teacher.
+
+    Examples:
+        >>> hierarchical_context_loss([torch.ones(2, 8, 8, 8)], [torch.zeros(2, 8, 8, 8)])
+        tensor(1.)
     """
     pairs = zip(student_maps, teacher_maps, strict=True)
     return total(_context_loss(student_map, teacher_map) for student_map, teacher_map in pairs)
 
 
 def _context_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
+    """Return the weighted mean squared error of two maps (B, C, H, W) at several sizes, a scalar."""
     sizes = [size for size in POOLED_SIZES if size < student_map.shape[2]]
     levels = [(student_map, teacher_map)]
     levels += [(F.adaptive_avg_pool2d(student_map, size), F.adaptive_avg_pool2d(teacher_map, size)) for size in sizes]
@@ -37,7 +48,14 @@ def _context_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
 
 
 class Fusion(nn.Module):
-    """Fusion, by attention, of a map with what comes from the stages after it."""
+    """Fuse a feature map, by attention, with the fused map of the next stage.
+
+    Args:
+        channels: channels of the student's map.
+        mid_channels: channels of the fused map.
+        out_channels: channels of the teacher's map.
+        fuse: fuse with a later map; False for the last stage.
+    """
 
     def __init__(self, channels: int, mid_channels: int, out_channels: int, fuse: bool) -> None:
         super().__init__()
@@ -50,7 +68,7 @@ class Fusion(nn.Module):
             nn.init.kaiming_uniform_(convolution.weight, a=1)
 
     def forward(self, feature_map: Tensor, later: Tensor | None, size: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Give, at ``size``, the map to compare and, of ``mid_channels``, the one for the stage before."""
+        """Return, at ``size``, the map to compare with the teacher's and the fused map for the previous stage."""
         fused = self.conv1(feature_map)
         if self.att_conv is not None and later is not None:
             later = F.interpolate(later, fused.shape[2:])
@@ -61,7 +79,13 @@ class Fusion(nn.Module):
 
 
 class Review(nn.ModuleList):
-    """Fusions of maps, shallow to deep: ``channels`` of the student's, ``out_channels`` of the teacher's."""
+    """Fuse the student's maps from deep to shallow.
+
+    Args:
+        channels: channels of the student's maps, shallow to deep.
+        out_channels: channels of the teacher's maps.
+        mid_channels: channels of the fused maps.
+    """
 
     def __init__(self, channels: Sequence[int], out_channels: Sequence[int], mid_channels: int) -> None:
         super().__init__()
@@ -70,7 +94,7 @@ class Review(nn.ModuleList):
             self.append(Fusion(student_channels, mid_channels, teacher_channels, fuse=stage < deepest))
 
     def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> list[Tensor]:
-        """Give what to compare with each of the teacher's maps (B, C, H, W), of their shapes."""
+        """Return one map per stage, of the shape (B, C, H, W) of the teacher's."""
         reviewed: list[Tensor] = []
         later = None
         for fusion, student_map, teacher_map in reversed(list(zip(self, student_maps, teacher_maps, strict=True))):
@@ -80,13 +104,18 @@ class Review(nn.ModuleList):
 
 
 class ReviewKDModule(DistilledModule):
-    """Minimises CE + ``reviewkd_weight`` times the error of fused maps, a weight which grows over the first epochs.
+    """Minimise CE + ``reviewkd_weight`` * :func:`hierarchical_context_loss` of fused maps.
 
-    The published code takes maps before their last ReLU, this one the maps that networks show.
+    The published code takes the maps before their last ReLU, this module those of ``features``.
 
     Args:
-        mid_channels: of the fused maps; by default the student's embedding, at most 512.
-        reviewkd_weight: 5, 8, 0.6 or 1 in the field's tables, by the pair of networks.
+        network: registry name of the student, or a network.
+        teacher: registry name of the teacher, or a network.
+        mid_channels: channels of the fused maps; the width of the student's embedding, at most 512, by default.
+        reviewkd_weight: weight of the loss; 5, 8, 0.6 or 1 in the paper, depending on the networks.
+        weight_warmup_epochs: epochs over which ``reviewkd_weight`` grows linearly; 20 in the paper.
+
+    Other arguments: :class:`DistilledModule`.
     """
 
     def __init__(
@@ -96,9 +125,10 @@ class ReviewKDModule(DistilledModule):
         mid_channels: int | None = None,
         reviewkd_weight: float = 5.0,
         weight_warmup_epochs: int = 20,
-        **rest: Any,
+        **options: Unpack[KDOptions],
     ) -> None:
-        super().__init__(network, teacher, {"loss_reviewkd": reviewkd_weight}, weight_warmup_epochs, **rest)
+        super().__init__(network, teacher, weight_warmup_epochs=weight_warmup_epochs, **options)
+        self.set_loss_weights(loss_reviewkd=reviewkd_weight)
         student_shapes, teacher_shapes = self.shapes("features", "embedding")
         student_channels = []
         teacher_channels = []

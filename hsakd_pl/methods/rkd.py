@@ -1,23 +1,34 @@
-"""Relational knowledge distillation (RKD; Park et al., CVPR 2019)."""
-
-from typing import Any
+"""Relational knowledge distillation (RKD; Park et al., CVPR 2019): match distances and angles between embeddings."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.methods.options import DistilledOptions
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import full_precision
+from hsakd_pl.signatures import Unpack
 
-LEAST_DISTANCE = 1e-12  # of the squares before the root, and of the mean distance, as in the published code
+LEAST_DISTANCE = 1e-12  # clamps squared distances and the mean distance, as in the published code
 
 
 @full_precision
 def rkd_loss(student: Tensor, teacher: Tensor, distance_weight: float = 25.0, angle_weight: float = 50.0) -> Tensor:
-    """Compare distances of pairs, in units of their mean, and cosines of the angles of triplets, by Huber's loss.
+    """Return distance_weight * huber(d_s, d_t) + angle_weight * huber(c_s, c_t), a scalar (Eq. 5 to 8 of the paper).
 
-    Embeddings (B, D) and (B, D') -> a scalar (Eq. 5 to 8 of the paper).
+    d are the distances between two images divided by their mean, c the cosines of the angles between three images.
+
+    Args:
+        student: embeddings (B, D) of the student.
+        teacher: embeddings (B, D') of the teacher.
+        distance_weight: weight of the distances.
+        angle_weight: weight of the angles.
+
+    Examples:
+        >>> embedding = torch.randn(4, 8)
+        >>> rkd_loss(embedding, embedding)
+        tensor(0.)
     """
     distance_loss = F.smooth_l1_loss(_distances(student), _distances(teacher))
     angle_loss = F.smooth_l1_loss(_cosines(student), _cosines(teacher))
@@ -25,7 +36,7 @@ def rkd_loss(student: Tensor, teacher: Tensor, distance_weight: float = 25.0, an
 
 
 def _distances(embedding: Tensor) -> Tensor:
-    """Euclidean distances (B, B) over their mean between different rows."""
+    """Return Euclidean distances (B, B), divided by the mean over different images."""
     images = len(embedding)
     squares = embedding.square().sum(1)
     squared_distances = squares[:, None] + squares - 2 * embedding @ embedding.T
@@ -36,14 +47,22 @@ def _distances(embedding: Tensor) -> Tensor:
 
 
 def _cosines(embedding: Tensor) -> Tensor:
-    """Cosines (B, B, B) of the angle at the first of three rows."""
+    """Return cosines (B, B, B) of the angle at the first of three images."""
     directions = F.normalize(embedding[None] - embedding[:, None], dim=2)
     return directions @ directions.transpose(1, 2)
 
 
 class RKDModule(DistilledModule):
-    """Minimises CE + ``rkd_weight`` times the differences among the embeddings of a device's images: of distances, by
-    ``distance_weight``, and of angles, by ``angle_weight``.
+    """Minimise CE + ``rkd_weight`` * :func:`rkd_loss`; each device compares its own images.
+
+    Args:
+        network: registry name of the student, or a network.
+        teacher: registry name of the teacher, or a network.
+        distance_weight: weight of the distances; 25 in the field's tables.
+        angle_weight: weight of the angles; 50 in the field's tables.
+        rkd_weight: weight of the loss.
+
+    Other arguments: :class:`DistilledModule`.
     """
 
     def __init__(
@@ -53,9 +72,10 @@ class RKDModule(DistilledModule):
         distance_weight: float = 25.0,
         angle_weight: float = 50.0,
         rkd_weight: float = 1.0,
-        **rest: Any,
+        **options: Unpack[DistilledOptions],
     ) -> None:
-        super().__init__(network, teacher, {"loss_rkd": rkd_weight}, **rest)
+        super().__init__(network, teacher, **options)
+        self.set_loss_weights(loss_rkd=rkd_weight)
         self.shapes("embedding")
         self.distance_weight = distance_weight
         self.angle_weight = angle_weight

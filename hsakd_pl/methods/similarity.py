@@ -1,21 +1,32 @@
-"""Similarity-preserving distillation (SP; Tung and Mori, ICCV 2019)."""
-
-from typing import Any
+"""Similarity-preserving distillation (SP; Tung and Mori, ICCV 2019): match similarities within a batch."""
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from hsakd_pl.methods.distilled import DistilledModule, Net
 from hsakd_pl.methods.maps import Maps, paired
+from hsakd_pl.methods.options import DistilledOptions
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import full_precision, total
+from hsakd_pl.signatures import Unpack
 
 
 @full_precision
 def similarity_loss(student_maps: Maps, teacher_maps: Maps) -> Tensor:
-    """Compare the images' similarities, by mean squared error: maps (B, C, H, W), summed over several -> a scalar.
+    """Return mean((G(student) - G(teacher))^2), a scalar, summed if there are several maps.
 
-    Similarities are the rows of the batch's Gram matrix (B, B), each normalised (Eq. 2 to 4 of the paper).
+    G(x) = Gram matrix (B, B) of the flattened maps, each row divided by its Euclidean norm (Eq. 2 to 4 of the paper).
+
+    Args:
+        student_maps: feature map (B, C, H, W), or several.
+        teacher_maps: as many feature maps; channels and sizes may differ.
+
+    Raises UsageError for unequal numbers of maps.
+
+    Examples:
+        >>> feature_map = torch.rand(4, 8, 2, 2)
+        >>> similarity_loss(feature_map, 2 * feature_map) < 1e-12
+        tensor(True)
     """
     losses = []
     for student_map, teacher_map in paired(student_maps, teacher_maps):
@@ -30,10 +41,21 @@ def _similarities(feature_map: Tensor) -> Tensor:
 
 
 class SimilarityModule(DistilledModule):
-    """Minimises CE + ``sp_weight`` times the difference of similarities in the last map, of a device's images."""
+    """Minimise CE + ``sp_weight`` * :func:`similarity_loss` of the last maps; each device compares its own images.
 
-    def __init__(self, network: Net, teacher: Net, sp_weight: float = 3000.0, **rest: Any) -> None:
-        super().__init__(network, teacher, {"loss_sp": sp_weight}, **rest)
+    Args:
+        network: registry name of the student, or a network.
+        teacher: registry name of the teacher, or a network.
+        sp_weight: weight of the loss; 3000 in the field's tables.
+
+    Other arguments: :class:`DistilledModule`.
+    """
+
+    def __init__(
+        self, network: Net, teacher: Net, sp_weight: float = 3000.0, **options: Unpack[DistilledOptions]
+    ) -> None:
+        super().__init__(network, teacher, **options)
+        self.set_loss_weights(loss_sp=sp_weight)
         self.shapes("features")
 
     def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:

@@ -1,11 +1,10 @@
-"""Knowledge distillation meets self-supervision (SSKD; Xu et al., ECCV 2020): what transformed images resemble.
+"""Knowledge distillation meets self-supervision (SSKD; Xu et al., ECCV 2020): contrast transformed images.
 
 Stage one, :class:`SSKDProjectionModule`, trains a projection head on the teacher's embedding; stage two,
 :class:`SSKDModule`, trains the student.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn as nn
@@ -14,23 +13,30 @@ from torch import Tensor
 
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.methods.options import PairOptions
 from hsakd_pl.modules import Frozen, HSAKDModule
 from hsakd_pl.modules.build import build_network, load_initial, require_trained
 from hsakd_pl.modules.evaluated import Batch
+from hsakd_pl.modules.options import SharedOptions
 from hsakd_pl.networks import Network, NetworkOutput
 from hsakd_pl.ops import ROTATIONS, Transforms, cross_entropy, full_precision, kd_loss
+from hsakd_pl.signatures import Unpack
 
 
 def image_by_image(rows: Tensor, transforms: Transforms = ROTATIONS) -> Tensor:
-    """Give the transformed rows, those of an image one after the other: (M * B, ...) -> ((M - 1) * B, ...)."""
+    """Return the rows of transformed images, ordered by image: (M * B, ...) -> ((M - 1) * B, ...)."""
     return transforms.by_transform(rows)[1:].transpose(0, 1).flatten(0, 1)
 
 
 @full_precision
 def contrast(projection: Tensor, transforms: Transforms = ROTATIONS) -> tuple[Tensor, Tensor]:
-    """Give cosines of transformed images, image by image, with all B originals, and which of these is their own.
+    """Return the cosines of transformed images with all original images, and the index of the right original.
 
-    Projections (M * B, D) -> ((M - 1) * B, B) and ((M - 1) * B,).
+    Args:
+        projection: projections (M * B, D), ordered by transformation.
+        transforms: the M transformations.
+
+    Returns cosines ((M - 1) * B, B) and indices ((M - 1) * B,), ordered by image.
     """
     directions = F.normalize(projection, dim=1)
     originals = transforms.by_transform(directions)[0]
@@ -39,9 +45,15 @@ def contrast(projection: Tensor, transforms: Transforms = ROTATIONS) -> tuple[Te
 
 
 def kept_rows(scores: Tensor, targets: Tensor, keep: float) -> Tensor:
-    """Choose rows by a teacher's ``scores`` (rows, K): a mask (rows,), True where the target is ranked first.
+    """Return a mask (rows,) of the rows that are distilled (Sec. 3.4 of the paper).
 
-    And for the part ``keep`` of the others, those that rank it best, of equals the earlier (Sec. 3.4 of the paper).
+    All rows whose target has the highest score are kept, and the part ``keep`` of the others that rank the target best;
+    ties keep the earlier row.
+
+    Args:
+        scores: scores (rows, K) of the teacher.
+        targets: indices (rows,) of the right scores.
+        keep: part of the wrongly ranked rows, from 0 to 1.
     """
     ranking = scores.argsort(1, descending=True)
     rank_of_target = (ranking == targets[:, None]).to(torch.uint8).argmax(1)
@@ -53,9 +65,9 @@ def kept_rows(scores: Tensor, targets: Tensor, keep: float) -> Tensor:
 
 @full_precision
 def kept_kd_loss(student: Tensor, teacher: Tensor, targets: Tensor, temperature: float, keep: float) -> Tensor:
-    """Average :func:`kd_loss` over the rows that are kept: scores twice (rows, K), targets (rows,) -> a scalar."""
+    """Return :func:`kd_loss` of scores (rows, K), averaged over :func:`kept_rows`, a scalar."""
     kept = kept_rows(teacher, targets, keep)
-    student_kept = torch.where(kept[:, None], student, 0.0)  # equal rows of zeros add no loss
+    student_kept = torch.where(kept[:, None], student, 0.0)  # rows of zeros in both add nothing
     teacher_kept = torch.where(kept[:, None], teacher, 0.0)
     return kd_loss(student_kept, teacher_kept, temperature) * len(kept) / kept.sum().clamp(min=1)
 
@@ -73,9 +85,27 @@ def sskd_terms(
     keep_transformed: float = 1.0,
     keep_contrast: float = 0.75,
 ) -> dict[str, Tensor]:
-    """Name the four losses: CE and KD of images as they are, KD of transformed ones, KD of what these resemble.
+    """Return four unweighted losses: CE and KD of untransformed images, KD of transformed images, KD of their contrast.
 
-    Logits (M * B, N), projections (M * B, D) and (M * B, D'), transformation by transformation; labels (B,).
+    All rows are ordered by transformation, the untransformed images first.
+
+    Args:
+        student_logits: class logits (M * B, N) of the student.
+        teacher_logits: class logits (M * B, N) of the teacher.
+        student_projection: projected embeddings (M * B, D) of the student.
+        teacher_projection: projected embeddings (M * B, D') of the teacher.
+        labels: classes (B,).
+        transforms: the M transformations.
+        kd_temperature: temperature of KD on untransformed images.
+        transformed_temperature: temperature of KD on transformed images.
+        contrast_temperature: temperature of the cosines.
+        keep_transformed: part of the wrongly classified transformed images that is kept.
+        keep_contrast: part of the transformed images with a wrong original that is kept.
+
+    Examples:
+        >>> logits, projection = torch.randn(8, 10), torch.randn(8, 16)
+        >>> sorted(sskd_terms(logits, logits, projection, projection, torch.arange(2)))
+        ['loss_ce', 'loss_contrast', 'loss_kd', 'loss_transformed_kd']
     """
     student_upright = student_logits[: len(labels)]
     teacher_upright = teacher_logits[: len(labels)]
@@ -94,12 +124,12 @@ def sskd_terms(
 
 
 def make_projection(width: int) -> nn.Sequential:
-    """Build the projection head of two linear layers: (B, width) -> (B, width)."""
+    """Return a projection head of two linear layers: (B, width) -> (B, width)."""
     return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
 
 
 class ProjectedTeacher(Network):
-    """A teacher, which never learns, whose embedding (B, width) passes a projection head, which may."""
+    """Pass the embedding (B, width) of a frozen teacher through a projection head, which may be trained."""
 
     def __init__(self, teacher: Network, width: int) -> None:
         super().__init__(teacher.num_classes, teacher.transforms)
@@ -116,16 +146,21 @@ class ProjectedTeacher(Network):
 
 
 class SSKDProjectionModule(HSAKDModule):
-    """Minimises the cross-entropy of finding a transformed image's original by the cosines of their projections.
+    """Minimise the cross-entropy of finding a transformed image's original by the cosines of their projections.
 
-    The head alone learns, for 60 epochs as published; its checkpoint is stage two's ``projection_weights``. A device
-    contrasts its own images. ``val/acc`` is the teacher's, which does not change.
+    Only the projection head is trained, for 60 epochs in the paper; stage two loads its checkpoint as
+    ``projection_weights``. Each device contrasts its own images. ``val/acc`` is the accuracy of the frozen teacher.
 
     Args:
-        network: the teacher, a registry name or a network.
-        weights: file of the teacher; ``random`` for a fresh one.
-        num_classes: of a teacher by name.
-        image_size: pixels a side of the images, by which the width of the embedding is found.
+        network: registry name of the teacher, or a network.
+        weights: weight file of a teacher given by name; ``random`` for new weights.
+        num_classes: number of classes of a teacher given by name.
+        image_size: height and width of the images in pixels; the width of the embedding depends on it.
+        milestones: epochs, counted after the warm-up, at which ``lr`` is divided by 10.
+        lr: learning rate of SGD.
+        weight_decay: weight decay of SGD.
+
+    Other arguments: :class:`hsakd_pl.HSAKDModule`.
     """
 
     def __init__(
@@ -135,13 +170,15 @@ class SSKDProjectionModule(HSAKDModule):
         num_classes: int = 100,
         image_size: int = 32,
         milestones: Sequence[int] = (30, 45),
-        **rest: Any,
+        lr: float = 0.05,
+        weight_decay: float = 5e-4,
+        **options: Unpack[SharedOptions],
     ) -> None:
         require_trained("weights", network, weights)
         teacher = build_network(network, num_classes, branches=False)
         weight_files = load_initial("weights", weights, teacher)
         projected = ProjectedTeacher(teacher, teacher.shapes(image_size, "embedding").width)
-        super().__init__([projected], milestones=milestones, **rest)
+        super().__init__([projected], milestones=milestones, lr=lr, weight_decay=weight_decay, **options)
         self.weight_files = weight_files
         self.frozen.append(Frozen(teacher))
         self.views = self.network.transforms.count
@@ -156,15 +193,25 @@ class SSKDProjectionModule(HSAKDModule):
 
 
 class SSKDModule(DistilledModule):
-    """Minimises CE + KD + ``transformed_kd_weight`` KD on transformed images + ``contrast_weight`` KD of resemblances.
+    """Minimise the weighted sum of the four losses of :func:`sskd_terms`; each device contrasts its own images.
 
     Args:
-        projection_weights: file of the teacher's projection head, from :class:`SSKDProjectionModule`, which ``fit``
-            alone needs; ``random`` for a fresh one.
-        transformed_temperature: of KD on transformed images.
-        contrast_temperature: of KD of resemblances, among a device's own images.
-        keep_transformed: part that is kept of the transformed images whose class the teacher does not rank first.
-        keep_contrast: part that is kept of those whose original it does not rank first.
+        network: registry name of the student, or a network.
+        teacher: registry name of the teacher, or a network.
+        projection_weights: checkpoint of :class:`SSKDProjectionModule`, needed only for ``fit``; ``random`` for a new
+            projection head.
+        ce_weight: weight of the cross-entropy.
+        kd_weight: weight of KD on untransformed images.
+        transformed_kd_weight: weight of KD on transformed images.
+        contrast_weight: weight of KD of the contrast.
+        transformed_temperature: temperature of KD on transformed images.
+        contrast_temperature: temperature of the cosines.
+        keep_transformed: part of the transformed images that is kept where the teacher's class is wrong.
+        keep_contrast: part of the transformed images that is kept where the teacher's original is wrong.
+        temperature: temperature of KD on untransformed images.
+        weight_warmup_epochs: epochs over which the weights of all terms but CE and KD grow linearly.
+
+    Other arguments: :class:`DistilledModule`.
     """
 
     def __init__(
@@ -180,13 +227,23 @@ class SSKDModule(DistilledModule):
         contrast_temperature: float = 0.5,
         keep_transformed: float = 1.0,
         keep_contrast: float = 0.75,
-        **rest: Any,
+        temperature: float = 4.0,
+        weight_warmup_epochs: int = 0,
+        **options: Unpack[PairOptions],
     ) -> None:
         require_trained("projection_weights", "the teacher's projection head", projection_weights)
         require(0 <= keep_transformed <= 1, "keep_transformed", keep_transformed, "from 0 to 1")
         require(0 <= keep_contrast <= 1, "keep_contrast", keep_contrast, "from 0 to 1")
-        own_weights = {"loss_transformed_kd": transformed_kd_weight, "loss_contrast": contrast_weight}
-        super().__init__(network, teacher, own_weights, ce_weight=ce_weight, kd_weight=kd_weight, **rest)
+        super().__init__(
+            network,
+            teacher,
+            ce_weight=ce_weight,
+            kd_weight=kd_weight,
+            temperature=temperature,
+            weight_warmup_epochs=weight_warmup_epochs,
+            **options,
+        )
+        self.set_loss_weights(loss_transformed_kd=transformed_kd_weight, loss_contrast=contrast_weight)
         student_shapes, teacher_shapes = self.shapes("embedding")
         projected = self._project(teacher_shapes.width, projection_weights)
         self.projection = make_projection(student_shapes.width)
@@ -201,13 +258,15 @@ class SSKDModule(DistilledModule):
         self.keep_contrast = keep_contrast
 
     def _project(self, width: int, projection_weights: str | None) -> ProjectedTeacher:
-        """Return the teacher with the projection head of a file; raises UsageError for another teacher's file."""
+        """Return the teacher with a trained projection head; raise UsageError if it was trained on another teacher."""
         projected = ProjectedTeacher(self.teacher.network, width)
         before = {key: tensor.clone() for key, tensor in projected.teacher.state_dict().items()}
         self.weight_files |= load_initial("projection_weights", projection_weights, projected)
         after = projected.teacher.state_dict()
         if not all(torch.equal(before[key], after[key]) for key in before):
-            raise UsageError(f"projection_weights: {projection_weights} was made for another teacher: name its own")
+            raise UsageError(
+                f"projection_weights: {projection_weights} was made for another teacher: pass the file of this one"
+            )
         return projected
 
     def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:

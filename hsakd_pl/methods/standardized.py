@@ -1,19 +1,30 @@
 """Knowledge distillation with logit standardisation (Sun et al., CVPR 2024)."""
 
-from typing import Any
-
 from torch import Tensor
 
 from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.methods.options import PairOptions
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import full_precision, kd_loss
+from hsakd_pl.signatures import Unpack
 
 EPSILON = 1e-7  # added to the standard deviation, as in the published code
 
 
 @full_precision
 def standardized_kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 2.0) -> Tensor:
-    """KD of logits in (unbiased) standard deviations from an image's mean: twice (B, N) -> a scalar."""
+    """Return :func:`kd_loss` of z-scored logits, a scalar: (z - mean) / (std + 1e-7) per image, std unbiased.
+
+    Args:
+        student_logits: class logits (B, N) of the student.
+        teacher_logits: class logits (B, N) of the teacher.
+        temperature: temperature of the z-scored logits, in standard deviations.
+
+    Examples:
+        >>> logits = torch.randn(4, 10)
+        >>> standardized_kd_loss(logits, 3 * logits + 1).abs() < 1e-5
+        tensor(True)
+    """
     return kd_loss(_standardized(student_logits), _standardized(teacher_logits), temperature)
 
 
@@ -23,7 +34,17 @@ def _standardized(logits: Tensor) -> Tensor:
 
 
 class StandardizedKDModule(DistilledModule):
-    """Minimises 0.1 CE + 9 KD of standardised logits, at a temperature of 2 standard deviations."""
+    """Minimise 0.1 CE + 9 :func:`standardized_kd_loss` at a temperature of 2, as in the paper.
+
+    Args:
+        network: registry name of the student, or a network.
+        teacher: registry name of the teacher, or a network.
+        ce_weight: weight of the cross-entropy.
+        kd_weight: weight of the KD term.
+        temperature: temperature of the z-scored logits, in standard deviations.
+
+    Other arguments: :class:`DistilledModule`.
+    """
 
     def __init__(
         self,
@@ -32,9 +53,9 @@ class StandardizedKDModule(DistilledModule):
         ce_weight: float = 0.1,
         kd_weight: float = 9.0,
         temperature: float = 2.0,
-        **rest: Any,
+        **options: Unpack[PairOptions],
     ) -> None:
-        super().__init__(network, teacher, ce_weight=ce_weight, kd_weight=kd_weight, temperature=temperature, **rest)
+        super().__init__(network, teacher, ce_weight=ce_weight, kd_weight=kd_weight, temperature=temperature, **options)
 
     def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
         loss = standardized_kd_loss(student.logits, teacher.logits, self.temperature)

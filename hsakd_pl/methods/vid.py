@@ -1,7 +1,6 @@
-"""Variational information distillation (VID; Ahn et al., CVPR 2019)."""
+"""Variational information distillation (VID; Ahn et al., CVPR 2019): predict the teacher's maps with a variance."""
 
 import math
-from typing import Any
 
 import torch
 import torch.nn as nn
@@ -11,24 +10,41 @@ from torch import Tensor
 from hsakd_pl.errors import require
 from hsakd_pl.methods.distilled import DistilledModule, Net
 from hsakd_pl.methods.maps import paired, pooled_alike
+from hsakd_pl.methods.options import DistilledOptions
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import full_precision, total
+from hsakd_pl.signatures import Unpack
 
-LEAST_VARIANCE = 1e-5  # as in the published code
+LEAST_VARIANCE = 1e-5  # added to the variances, as in the published code
 
 
 @full_precision
 def vid_loss(mean: Tensor, teacher_map: Tensor, variance: Tensor) -> Tensor:
-    """Average the Gaussian's negative log-likelihood of the teacher's map, without its constant -> a scalar.
+    """Return mean((mean - teacher_map)^2 / variance + log variance) / 2, a scalar (Eq. 5 of the paper).
 
-    ``mean`` and ``teacher_map`` (B, C, H, W), ``variance`` (C,) (Eq. 5 of the paper).
+    This is the negative log-likelihood of a Gaussian without its constant.
+
+    Args:
+        mean: predicted means (B, C, H, W).
+        teacher_map: feature map (B, C, H, W) of the teacher.
+        variance: variances (C,) of the channels.
+
+    Examples:
+        >>> vid_loss(torch.ones(2, 8, 4, 4), torch.zeros(2, 8, 4, 4), torch.ones(8))
+        tensor(0.5000)
     """
     error = (mean - teacher_map).square() / variance[:, None, None]
     return (error + variance.log()[:, None, None]).mean() / 2
 
 
 class Variational(nn.Module):
-    """VID's guess of a teacher's map: a mean by three 1x1 convolutions, channels' variances."""
+    """Predict a teacher's map: means by three 1x1 convolutions, and one variance per channel.
+
+    Args:
+        channels: channels of the student's map.
+        out_channels: channels of the teacher's map.
+        variance: initial variance.
+    """
 
     def __init__(self, channels: int, out_channels: int, variance: float = 5.0) -> None:
         super().__init__()
@@ -44,21 +60,34 @@ class Variational(nn.Module):
         self.log_scale = nn.Parameter(torch.full((out_channels,), log_scale))
 
     def forward(self, student_map: Tensor, teacher_map: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Give mean and truth, (B, out_channels, H, W) at the smaller map's size, and variances (out_channels,)."""
+        """Return means and teacher's map (B, out_channels, H, W) at the smaller size, and variances (out_channels,)."""
         student_map, teacher_map = pooled_alike(student_map, teacher_map)
         variance = F.softplus(self.log_scale) + LEAST_VARIANCE
         return self.regressor(student_map), teacher_map, variance
 
 
 class VIDModule(DistilledModule):
-    """Minimises CE + ``vid_weight`` times what the student's maps leave unexplained of the teacher's, after all stages.
+    """Minimise CE + ``vid_weight`` * the sum over stages of :func:`vid_loss`, through trained regressors.
 
     Args:
-        variance: of each channel, which is learnt, at first.
+        network: registry name of the student, or a network.
+        teacher: registry name of the teacher, or a network.
+        variance: initial variance of each channel, trained; 5 in the published code.
+        vid_weight: weight of the loss.
+
+    Other arguments: :class:`DistilledModule`.
     """
 
-    def __init__(self, network: Net, teacher: Net, variance: float = 5.0, vid_weight: float = 1.0, **rest: Any) -> None:
-        super().__init__(network, teacher, {"loss_vid": vid_weight}, **rest)
+    def __init__(
+        self,
+        network: Net,
+        teacher: Net,
+        variance: float = 5.0,
+        vid_weight: float = 1.0,
+        **options: Unpack[DistilledOptions],
+    ) -> None:
+        super().__init__(network, teacher, **options)
+        self.set_loss_weights(loss_vid=vid_weight)
         student_shapes, teacher_shapes = self.shapes("features")
         self.stages = nn.ModuleList(
             Variational(student_map.shape[1], teacher_map.shape[1], variance)

@@ -1,4 +1,4 @@
-"""LightningModules: one a method, on one base."""
+"""LightningModules of HSAKD: the baseline, the teacher, the student, mutual distillation and the linear probe."""
 
 from hsakd_pl.modules.base import HSAKDModule
 from hsakd_pl.modules.baseline import BaselineModule

@@ -1,24 +1,28 @@
-"""What all modules share of training: loss terms, optimizer, schedule, logging. A method overrides some of it."""
+"""The base of all modules: loss terms, optimizer, schedule, logging and checkpoints."""
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import pytorch_lightning as pl
 from torch import Tensor
+from torch.optim import SGD
 from torch.optim.lr_scheduler import MultiStepLR
 
 from hsakd_pl.data.description import read_description
 from hsakd_pl.errors import UsageError, require
+from hsakd_pl.fast import Fast
 from hsakd_pl.modules.ensembles import Views
 from hsakd_pl.modules.evaluated import Batch, EvaluatedModule
 from hsakd_pl.modules.means import EpochMeans
+from hsakd_pl.modules.norms import checked_batch_norms
 from hsakd_pl.modules.optimization import (
     OptimizerMaker,
     Scheduler,
+    can_fuse,
     check_rates,
     check_same_rates,
-    make_sgd,
     one_schedule,
     parameter_groups,
     with_warmup,
@@ -31,32 +35,34 @@ from hsakd_pl.signatures import FullSignature
 
 
 class HSAKDModule(EvaluatedModule):
-    """Trains and evaluates one or more networks of the same classes; as it stands, by cross-entropy alone.
+    """Train and evaluate one or more networks of the same classes; this class itself uses cross-entropy alone.
 
-    A method overrides :meth:`losses`, one pass through its networks, and :meth:`terms`, what it makes of their outputs.
-    The defaults are the paper's recipe for CIFAR-100 (Sec. 4.1).
+    A method overrides :meth:`losses`, the one pass through its networks, and :meth:`terms`, the loss terms of their
+    outputs. The defaults are the paper's recipe for CIFAR-100 (Sec. 4.1).
 
     Args:
-        networks: the networks that are trained.
+        networks: networks to train.
         lr: learning rate of SGD.
-        momentum: of SGD.
-        nesterov: whether SGD looks ahead.
-        weight_decay: of SGD, on all weights.
-        milestones: epochs, counted after the warm-up, where ``lr`` falls to a tenth.
-        warmup_epochs: in which ``lr`` grows linearly.
-        optimizer: makes another optimizer from the parameters, in place of SGD and its four options: a class path with
-            its arguments in a configuration, a ``functools.partial`` in Python.
-        lr_scheduler: makes another schedule from the optimizer, in place of warm-up and milestones. It steps once an
-            epoch, one that watches a metric on ``val/loss`` unless it names another. Checkpoints hold the state of both
-            but not the functions: give them again to ``load_from_checkpoint`` to go on training.
-        branch_metrics_every: joint and class accuracies of the branches, over all transformations, are measured in
-            every n-th epoch's validation and in every test, at several times the cost of the class head's; 0: never.
-        fast: whether ``fit`` uses what makes it fast (:mod:`hsakd_pl.fast`); the same numbers up to rounding.
-        compile: whether ``fit`` compiles the training step and the validation of the class head, with CUDA graphs on
-            one GPU; a dictionary is settings of PyTorch's code generator (``torch._inductor.config``) for it.
-        backbone_lr: rate, on the same schedule, of all but branches and the class head's last layer, for fine-tuning.
-        ensemble: whether ``test`` also reports what all heads together make of the images as they are (``identity``),
-            or under every transformation too (``all``), and early exits, each with its multiply-adds; needs branches.
+        momentum: momentum of SGD.
+        nesterov: use Nesterov momentum.
+        weight_decay: weight decay of SGD, applied to all parameters.
+        milestones: epochs, counted after the warm-up, at which ``lr`` is divided by 10.
+        warmup_epochs: number of epochs in which ``lr`` grows linearly from almost 0.
+        optimizer: function that makes another optimizer from the parameters; it replaces SGD and its four options. In a
+            configuration a class path with its arguments, in Python for example a ``functools.partial``.
+        lr_scheduler: function that makes another schedule from the optimizer; it replaces warm-up and milestones. It
+            steps once per epoch; a schedule that watches a metric watches ``val/loss`` unless it names another.
+            Checkpoints hold the state of optimizer and schedule but not these functions: pass them to
+            ``load_from_checkpoint`` again to resume training.
+        branch_metrics_every: measure the joint and class accuracies of the branches, over all transformations, in
+            every n-th validation and in every test; 0 switches them off. They cost several times the class head's.
+        fast: use the faster implementations of :mod:`hsakd_pl.fast` in ``fit``; results are equal up to rounding.
+        compile: compile the training step and the validation of the class head in ``fit``, with CUDA graphs on a single
+            GPU; a dictionary holds settings of PyTorch's code generator (``torch._inductor.config``).
+        backbone_lr: learning rate, on the same schedule, of all parameters but those of the branches and of the class
+            head's last layer, for fine-tuning.
+        ensemble: report ensembles of all heads and early exits in ``test``, with their multiply-adds: on the
+            untransformed images (``identity``) or under every transformation too (``all``); needs branches.
         loss_weights: weights of loss terms by name, such as ``loss_mine``, in place of the module's own; a term without
             a weight counts 1.
     """
@@ -91,10 +97,17 @@ class HSAKDModule(EvaluatedModule):
         self.chosen_weights = loss_weights or {}
         self.loss_weights: dict[str, float] = {}
         self.set_loss_weights(**self.chosen_weights)
-        self.lr, self.momentum, self.nesterov, self.weight_decay = lr, momentum, nesterov, weight_decay
-        self.milestones, self.warmup_epochs, self.backbone_lr = tuple(milestones), warmup_epochs, backbone_lr
-        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self.fast, self.compile_step = fast, compile
+        self.lr = lr
+        self.momentum = momentum
+        self.nesterov = nesterov
+        self.weight_decay = weight_decay
+        self.milestones = tuple(milestones)
+        self.warmup_epochs = warmup_epochs
+        self.backbone_lr = backbone_lr
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.fast = fast
+        self.compile_step = compile
         self.means = EpochMeans()
 
     __signature__ = FullSignature()
@@ -112,7 +125,7 @@ class HSAKDModule(EvaluatedModule):
         self.loss_weights |= weights | self.chosen_weights
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Pass once through the networks and name the loss terms, for images (B, 3, S, S) and labels (B,)."""
+        """Pass once through the networks and return the named loss terms, for images (B, 3, S, S) and labels (B,)."""
         images, labels = batch
         return self.terms(self.network.outputs(images), None, labels)
 
@@ -129,34 +142,40 @@ class HSAKDModule(EvaluatedModule):
         return {"loss_ce": cross_entropy(student.logits[: len(labels)], labels)}
 
     def loss_weight(self, name: str) -> float:
-        """Give the factor of a term in the current epoch."""
+        """Return the weight of a loss term in the current epoch."""
         return self.loss_weights.get(name, 1.0)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        self._guard()
-        self._check(batch, batch_idx)
-        try:
+        self._prepare()
+        self._check_batch(batch, batch_idx)
+        images = batch[0]
+        with checked_batch_norms(self) if len(images) == 1 else nullcontext():
             terms = self.losses(batch)
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            message = f"batch_size: a batch norm cannot train on {len(batch[0])} image of this size, choose another"
-            raise UsageError(message) from error
-        if unknown := self.loss_weights.keys() - terms.keys():
+        unknown = self.loss_weights.keys() - terms.keys()
+        if unknown:
             raise UsageError(f"loss_weights names {', '.join(sorted(unknown))}; the terms are {', '.join(terms)}")
         loss = total(self.loss_weight(name) * term for name, term in terms.items())
         if loss.device.type == "cpu":  # elsewhere reading it would stall the device: once an epoch is enough
-            self._raise_unless_finite(loss, batch[0])
+            self._raise_unless_finite(loss, images)
         if self._trainer is not None:
-            self.means.add({"loss": loss, **terms}, len(batch[1]), self.log)
+            self.means.add({"loss": loss} | terms, len(images), self.log)
         return loss
 
     def configure_optimizers(self) -> Any:
-        """Optimize what is not frozen, at rates that ``lr_scheduler``, or warm-up and milestones, decide."""
+        """Return the optimizer of all parameters that are not frozen, and its learning rate schedule."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        options = {"momentum": self.momentum, "weight_decay": self.weight_decay, "nesterov": self.nesterov}
-        make = self.optimizer or (lambda parameters: make_sgd(self, parameters, self.lr, self.fast, **options))
-        optimizer = make(parameter_groups(trained, self.networks, self.backbone_lr))
+        groups = parameter_groups(trained, self.networks, self.backbone_lr)
+        if self.optimizer is not None:
+            optimizer = self.optimizer(groups)
+        else:
+            optimizer = SGD(
+                groups,
+                lr=self.lr,
+                momentum=self.momentum,
+                nesterov=self.nesterov,
+                weight_decay=self.weight_decay,
+                fused=self.fast and can_fuse(self),
+            )
         if self.lr_scheduler is not None:
             return one_schedule(optimizer, self.lr_scheduler(optimizer))
         if self.warmup_epochs:
@@ -164,29 +183,29 @@ class HSAKDModule(EvaluatedModule):
         return one_schedule(optimizer, MultiStepLR(optimizer, self.milestones, gamma=0.1))
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """Bring along what makes a fit fast."""
-        from hsakd_pl.fast import Fast  # above this file in the house
-
+        """Return the callback that makes a fit faster, unless ``fast`` is off."""
         return [Fast(self.compile_step)] if self.fast else []
 
     def setup(self, stage: str) -> None:
-        self.means.clear()  # of a fit that was interrupted
+        self.means.clear()  # those of an interrupted fit
         data = getattr(self.trainer, "datamodule", None)
-        if (found := getattr(data, "num_classes", self.num_classes)) != self.num_classes:
+        data_classes = getattr(data, "num_classes", self.num_classes)
+        if data_classes != self.num_classes:
             raise UsageError(
-                f"the network has {self.num_classes} classes, {type(data).__name__} has {found}: "
-                f"set num_classes={found} or choose the data the network was made for"
+                f"the network has {self.num_classes} classes, {type(data).__name__} has {data_classes}: "
+                f"set num_classes={data_classes} or choose the data the network was made for"
             )
         if stage == "fit":
             self.description = getattr(data, "description", None)
-        if (size := getattr(data, "image_size", None)) is not None:
+        image_size = getattr(data, "image_size", None)
+        if image_size is not None:
             for network in self.networks:
-                network.check_image_size(size, size)
+                network.check_image_size(image_size, image_size)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if not all_finite(checkpoint["state_dict"].values()):
-            raise self._diverged()
-        checkpoint["transforms"] = self._transforms()
+            raise self._divergence()
+        checkpoint["transforms"] = self._transform_names()
         checkpoint["networks"] = [network.name for network in self.networks]
         if self.description is not None:
             checkpoint["data"] = self.description.saved()
@@ -196,9 +215,12 @@ class HSAKDModule(EvaluatedModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         origin = f"checkpoint {getattr(self._trainer, 'ckpt_path', None) or 'given'}"
         match_weights(self, checkpoint["state_dict"], self.strict_loading, origin)
-        own = self._transforms()
-        if (saved := checkpoint.get("transforms", own)) != own:
-            raise UsageError(f"{origin} was trained with the transforms {saved}, not {own}: choose those")
+        transforms = self._transform_names()
+        saved_transforms = checkpoint.get("transforms", transforms)
+        if saved_transforms != transforms:
+            raise UsageError(
+                f"{origin} was trained with the transforms {saved_transforms}, not {transforms}: choose those"
+            )
         if "weights" in self.weight_files and self.weight_files["weights"].missing:
             del self.weight_files["weights"]  # the checkpoint replaces them
         if "data" in checkpoint:
@@ -208,7 +230,7 @@ class HSAKDModule(EvaluatedModule):
             self.means.restore(checkpoint.get("means", {}), self.trainer.global_rank, self.trainer.world_size)
 
     def on_fit_start(self) -> None:
-        self._guard()
+        self._prepare()
 
     def on_validation_start(self) -> None:  # before the epoch's checkpoints are written
         if self.trainer.state.fn == "fit":
@@ -222,12 +244,15 @@ class HSAKDModule(EvaluatedModule):
             self._raise_unless_finite(self.means["loss"].total)
 
     def _raise_unless_finite(self, loss: Tensor, images: Tensor | None = None) -> None:
-        if not loss.isfinite():
-            if images is not None and not images.isfinite().all():
-                raise UsageError(f"images of epoch {self.current_epoch} hold NaN or infinite numbers: mend the data")
-            raise self._diverged()
+        if loss.isfinite():
+            return
+        if images is not None and not images.isfinite().all():
+            raise UsageError(
+                f"The input images contain NaN or inf (epoch {self.current_epoch}); fix the data or the transform."
+            )
+        raise self._divergence()
 
-    def _diverged(self) -> UsageError:
+    def _divergence(self) -> UsageError:
         return UsageError(
             f"the loss became NaN or infinite in epoch {self.current_epoch}: lower lr, add warmup_epochs or use "
             "trainer.precision 32-true; checkpoints of earlier epochs are intact"

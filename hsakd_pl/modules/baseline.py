@@ -9,13 +9,14 @@ from hsakd_pl.signatures import Unpack
 
 
 class BaselineModule(HSAKDModule):
-    """Minimises the cross-entropy on untransformed images: "Student" in Table 1 of the paper.
+    """Minimise the cross-entropy on untransformed images: "Student" in Table 1 of the paper.
 
     Args:
-        network: a name (:func:`hsakd_pl.create_network`), or a network; branches that it has are left out.
-        weights: file to start from; ``pretrained`` for those that timm publishes.
-        num_classes: of a network by name, or of a user's own.
-        new_head: whether the class head's and the branches' last layers stay fresh, for ``weights`` of other classes.
+        network: name (see :func:`hsakd_pl.create_network`) or network; its branches, if any, are left out.
+        weights: weight file to start from, or ``pretrained`` for the weights that timm publishes.
+        num_classes: number of classes of a network given by name, or of any other ``nn.Module``.
+        new_head: keep the last layers of the class head and of the branches freshly initialised, for ``weights`` of
+            other classes.
 
     Other arguments: :class:`HSAKDModule`.
     """

@@ -1,4 +1,4 @@
-"""From what a user passes to networks."""
+"""Build networks from the options of a module, and load their weights."""
 
 from dataclasses import replace
 
@@ -12,8 +12,8 @@ from hsakd_pl.networks.timm import pretrained_weights
 from hsakd_pl.networks.weights import describe, load_weights
 from hsakd_pl.ops import ROTATIONS, Transforms, named_transforms
 
-RANDOM = "random"  # in a file's place: the weights of a fresh network
-PRETRAINED = "pretrained"  # in a file's place: the weights that timm publishes
+RANDOM = "random"  # instead of a file: randomly initialised weights
+PRETRAINED = "pretrained"  # instead of a file: the weights that timm publishes
 Net = str | nn.Module  # a name, or a network
 
 
@@ -23,19 +23,21 @@ def build_network(
     branches: bool,
     transforms: str | Transforms | None = None,
 ) -> Network:
-    """Make a network by name, or take the given one.
+    """Create a network by name, or return the given one.
 
-    Without ``branches`` a network that has some is taken without them; with ``branches`` it must have some. Raises
-    UsageError for that, and where a given network has other ``transforms``.
+    Without ``branches`` a network's branches are left out; with ``branches`` it must have some. Raises UsageError if it
+    has none, and if a given network has other ``transforms``.
     """
-    wanted = named_transforms(transforms) if isinstance(transforms, str) else transforms
-    built = create_network(network, num_classes, branches, wanted or ROTATIONS) if isinstance(network, str) else network
-    found = as_network(built, num_classes)
-    if wanted not in (None, found.transforms):
+    if isinstance(transforms, str):
+        transforms = named_transforms(transforms)
+    if isinstance(network, str):
+        network = create_network(network, num_classes, branches, transforms or ROTATIONS)
+    built = as_network(network, num_classes)
+    if transforms not in (None, built.transforms):
         raise UsageError("transforms: a network that is given has its own: choose them in create_network")
-    if branches and not len(found.branches):
-        raise UsageError(f"network: {describe(found)} has no branches: use create_network(name, branches=True)")
-    return found if branches else found.without_branches
+    if branches and not len(built.branches):
+        raise UsageError(f"network: {describe(built)} has no branches: use create_network(name, branches=True)")
+    return built if branches else built.without_branches
 
 
 def load_initial(
@@ -81,7 +83,7 @@ def load_pretrained(networks: Network | list[nn.Module], new_head: bool) -> Weig
 
 
 def require_trained(option: str, network: str | nn.Module, weights: str | None) -> None:
-    """Raise UsageError if a network by name would take a trained one's place without weights."""
+    """Raise UsageError if a network that must be trained is given by name and without weights."""
     if isinstance(network, str) and weights is None:
         timm = f", or {PRETRAINED}" if network.startswith("timm:") else ""
         raise UsageError(f"{option}: {network} would be untrained: name the file of its weights, or {RANDOM}{timm}")

@@ -1,4 +1,4 @@
-"""What all modules share around training: their networks, the frozen ones among them, and evaluation."""
+"""The networks of a module, trained and frozen, and their evaluation."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -14,28 +14,29 @@ from hsakd_pl.files.weights import WeightFile, require_present
 from hsakd_pl.modules.ensembles import EnsembleMetrics, Views
 from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.modules.means import Mean
-from hsakd_pl.modules.metrics import TOP, Evaluation
+from hsakd_pl.modules.metrics import TOP_K, Evaluation, Metrics
 from hsakd_pl.networks import Network, NetworkOutput
 
 Batch = tuple[Tensor, Tensor]
 
 
 class EvaluatedModule(pl.LightningModule):
-    """Holds one or more networks of the same classes, and evaluates them.
+    """Hold one or more networks of the same classes, and evaluate them.
 
     ``frozen`` holds the frozen networks, teachers or parts of trained networks; teachers are not registered as
     submodules. ``weight_files`` holds the facts about the weight files that the options name, by option.
     ``branch_metrics_every`` and ``ensemble``: see :class:`hsakd_pl.HSAKDModule`.
     """
 
-    networks: Any  # a ModuleList of Network, which cannot say of what it is a list
-    description: Description | None = None  # of the data that the networks learn, or learnt
+    networks: Any  # a ModuleList of Network; ModuleList is not generic
+    description: Description | None = None  # description of the training data
     views: int = 1  # transformed copies of an image in a training step
-    needs_indices: bool = False  # whether training batches end in the samples' indices (B,) in the training split
+    needs_indices: bool = False  # training batches end in the samples' indices (B,) in the training split
 
     def __init__(self, networks: Sequence[Network], branch_metrics_every: int, ensemble: Views | None = None) -> None:
         super().__init__()
-        self.networks, self.branch_metrics_every = nn.ModuleList(networks), branch_metrics_every
+        self.networks = nn.ModuleList(networks)
+        self.branch_metrics_every = branch_metrics_every
         self.frozen: list[Frozen] = []
         self.weight_files: dict[str, WeightFile] = {}
         self.evaluation = Evaluation(networks)
@@ -47,68 +48,91 @@ class EvaluatedModule(pl.LightningModule):
         return self.networks[0]
 
     @property
+    def teachers(self) -> list[Frozen]:
+        """The frozen networks that are not part of a trained one."""
+        registered = set(self.modules())
+        return [frozen for frozen in self.frozen if frozen.network not in registered]
+
+    @property
     def num_classes(self) -> int:
-        """N, of all networks."""
+        """Number of classes N of all networks."""
         return self.network.num_classes
 
     def forward(self, images: Tensor) -> Any:
-        self._guard()
+        self._prepare()
         return self.network(images)
 
     def classify(self, peer: int, images: Tensor) -> Tensor:
-        """Give class logits (B, N) of images (B, 3, S, S), without the branches of the network."""
+        """Return the class logits (B, N) of images (B, 3, S, S); the branches are not computed."""
         return self.networks[peer].without_branches(images)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        every, epoch = self.branch_metrics_every, self.current_epoch + 1
-        due = self.trainer.state.fn != "fit" or epoch == self.trainer.max_epochs or (every > 0 and epoch % every == 0)
-        self._check(batch, batch_idx)
-        self._evaluate(batch, "val", every > 0 and due)
+        self._check_batch(batch, batch_idx)
+        self._evaluate(batch, "val", self._branches_are_due())
+
+    def _branches_are_due(self) -> bool:
+        """Return True if this validation measures the branches: in a fit, in every n-th epoch and in the last."""
+        every = self.branch_metrics_every
+        if every == 0:
+            return False
+        epoch = self.current_epoch + 1
+        return self.trainer.state.fn != "fit" or epoch == self.trainer.max_epochs or epoch % every == 0
 
     def on_test_start(self) -> None:
         if self.ensembles is not None:
             self.ensembles.reset()
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Tensor]]:
-        """Evaluate a batch and give the class ``logits`` (B, N) of each peer."""
-        self._check(batch, batch_idx)
+        """Evaluate a batch and return the class ``logits`` (B, N) of each peer."""
+        self._check_batch(batch, batch_idx)
         return {"logits": self._evaluate(batch, "test", self.branch_metrics_every > 0)}
 
     def predict_step(self, batch: tuple[Tensor, list[tuple[str, str]]], batch_idx: int) -> dict[str, Any]:
-        """Class, its probability, in what fraction of the transformations it wins; source and error of each image.
+        """Return the class, its probability, the source and the error of each image.
 
-        ``top_class`` and ``top_probability``, (B, k), are the most probable of the classes, at most five.
+        ``agreement`` is the fraction of the transformations under which the same class is predicted. ``top_class`` and
+        ``top_probability`` (B, k) are the k <= 5 most probable classes.
         """
-        self._guard()
+        self._prepare()
         images, sources = batch
         transforms = self.network.transforms
         logits = transforms.by_transform(self.classify(0, transforms(images)))
-        probability, predicted = logits[0].softmax(1).topk(min(TOP, self.num_classes))
+        probability, predicted = logits[0].softmax(1).topk(min(TOP_K, self.num_classes))
         agreement = logits.argmax(2).eq(predicted[:, 0]).float().mean(0)
-        found = {"class": predicted[:, 0], "probability": probability[:, 0], "agreement": agreement}
-        found |= {"top_class": predicted, "top_probability": probability}
-        return {"source": [path for path, _ in sources], "error": [error for _, error in sources], **found}
+        return {
+            "source": [path for path, _ in sources],
+            "error": [error for _, error in sources],
+            "class": predicted[:, 0],
+            "probability": probability[:, 0],
+            "agreement": agreement,
+            "top_class": predicted,
+            "top_probability": probability,
+        }
 
     def _evaluate(self, batch: Batch, split: str, with_branches: bool) -> list[Tensor]:
-        self._guard()
-        (images, labels), heads, outputs = batch, list[Tensor](), list[NetworkOutput]()
+        self._prepare()
+        images, labels = batch
         ensembles = self.ensembles if split == "test" else None
         all_views = with_branches or (ensembles is not None and ensembles.views > 1)
+        class_logits: list[Tensor] = []
+        outputs: list[NetworkOutput] = []
         for peer, network in enumerate(self.networks):
+            metrics: Metrics = {}
             if len(network.branches) and (with_branches or ensembles is not None):
                 output = network.outputs(network.transforms(images) if all_views else images)
                 logits = output.logits[: len(labels)]
-                changed = self.evaluation.add_branches(peer, output, labels) if with_branches else {}
                 outputs.append(output._replace(features=[]))
+                if with_branches:
+                    metrics |= self.evaluation.add_branches(peer, output, labels)
             else:
-                logits, changed = self.classify(peer, images), {}
-            heads.append(logits)
-            changed |= self.evaluation.add_head(peer, logits, labels)
-            for name, metric in changed.items():
+                logits = self.classify(peer, images)
+            class_logits.append(logits)
+            metrics |= self.evaluation.add_head(peer, logits, labels)
+            for name, metric in metrics.items():
                 self.log(f"{split}/{name}", metric, on_step=False, on_epoch=True, prog_bar=name == "acc")
         if ensembles is not None and len(labels):
             ensembles.update(outputs, labels)
-        return heads
+        return class_logits
 
     def train(self, mode: bool = True) -> "EvaluatedModule":
         super().train(mode)
@@ -117,22 +141,21 @@ class EvaluatedModule(pl.LightningModule):
         return self
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "EvaluatedModule":
-        own = set(self.modules())
-        for frozen in self.frozen:
-            if frozen.network not in own:  # a teacher, which follows to every device and dtype
-                frozen.network._apply(fn)
+        for teacher in self.teachers:  # they follow to every device and dtype
+            teacher.network._apply(fn)
         return super()._apply(fn, recurse)
 
-    def _transforms(self) -> list[str]:
+    def _transform_names(self) -> list[str]:
         return [str(network.transforms) for network in self.networks]
 
-    def _check(self, batch: Any, batch_idx: int) -> None:
-        """Refuse what a network cannot learn from; the package's data modules vouch for their batches."""
+    def _check_batch(self, batch: Any, batch_idx: int) -> None:
+        """Raise UsageError for a batch that cannot be used; the package's data modules check theirs themselves."""
         data = getattr(self._trainer, "datamodule", None)
         if self._trainer is not None and not isinstance(data, ImageDataModule | FeatureDataModule):
             check_batch(batch, self.num_classes, self.dtype, batch_idx == 0)
 
-    def _guard(self) -> None:
+    def _prepare(self) -> None:
+        """Keep frozen networks in eval mode; raises UsageError where a network lacks the weights it was to have."""
         if "weights" in self.weight_files:
             require_present([self.weight_files["weights"]])
         for frozen in self.frozen:

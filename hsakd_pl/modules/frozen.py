@@ -1,4 +1,4 @@
-"""Networks that never learn."""
+"""Frozen networks."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -12,9 +12,9 @@ from hsakd_pl.networks import Network, NetworkOutput
 
 
 class Frozen:
-    """A network in eval mode, without gradients: a teacher, or the frozen part of a network that is trained.
+    """A network in eval mode, without gradients: a teacher, or the frozen part of a trained network.
 
-    A plain class, so that nothing of it is registered in the module that holds it. Other attributes are those of the
+    Not an ``nn.Module``, so that the module that holds it does not register it. Other attributes are those of the
     network. ``weight_files`` are the files of its weights; ``stand_in`` is called in place of the network while
     :mod:`hsakd_pl.fast` sets it.
     """
@@ -26,7 +26,7 @@ class Frozen:
         self.guard()
 
     def guard(self) -> None:
-        """Bring back to eval mode whatever has left it."""
+        """Put all layers in eval mode."""
         if any(layer.training for layer in self.network.modules()):  # a quarter of the time of eval(), every step
             self.network.eval()
 

@@ -1,4 +1,4 @@
-"""Means over the images of an epoch, which an interruption does not lose."""
+"""Means over the images of an epoch, which survive an interruption."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,10 +9,10 @@ from torchmetrics import Metric
 
 
 class Mean(Metric):
-    """Keeps a running mean of per-batch means, weighted by batch size.
+    """Compute the mean of per-batch means, weighted by batch size.
 
-    torchmetrics' own looks for NaN at every update, which stalls a GPU, and leaves it out, or, told not to look,
-    forgets the weights; and it takes nine kernels for two. Here NaN stays to be seen; an empty batch has no mean.
+    ``torchmetrics.MeanMetric`` checks for NaN at every update, which stalls a GPU, and drops it, or without the check
+    ignores the weights; and it takes nine kernels instead of two. Here NaN is kept; an empty batch has no mean.
     """
 
     total: Tensor
@@ -24,7 +24,7 @@ class Mean(Metric):
         self.add_state("images", torch.zeros((), dtype=torch.long), "sum")
 
     def update(self, value: Tensor, images: int) -> None:
-        """Add the mean () of a batch of so many images."""
+        """Add the mean () of a batch; ``images`` is its size."""
         mean = value.detach() if images else torch.zeros_like(value)
         self.total = torch.add(self.total, mean, alpha=images)  # of the values' dtype, which must not differ by device
         self.images = self.images + images
@@ -37,7 +37,7 @@ class EpochMeans(dict[str, Mean]):
     """The mean of each loss term in a fit's current epoch, by name."""
 
     def add(self, values: Mapping[str, Tensor], images: int, log: Callable[..., None]) -> None:
-        """Add the terms () of a batch; ``log`` hears of each once an epoch: at every step it took 1.5 ms of it."""
+        """Add the terms () of a batch; each is logged once per epoch, since ``log`` takes 1.5 ms per step."""
         for name, value in values.items():
             mean = self.setdefault(name, Mean())
             if not mean.update_called:
@@ -45,13 +45,17 @@ class EpochMeans(dict[str, Mean]):
             mean.update(value, images)
 
     def saved(self, gather: Callable[[Tensor], Any]) -> dict[str, list[Tensor]]:
-        """Give each term's sum and number of images, of all devices: twice a tensor (devices,)."""
-        return {name: [gather(part).view(-1) for part in (mean.total, mean.images)] for name, mean in self.items()}
+        """Return the sum and the number of images of each term, as tensors (devices,)."""
+        return {name: [gather(mean.total).view(-1), gather(mean.images).view(-1)] for name, mean in self.items()}
 
     def restore(self, saved: Mapping[str, list[Tensor]], rank: int, devices: int) -> None:
-        """Take what :meth:`saved` gave for this device; of other numbers of devices the first takes all."""
-        for name, parts in saved.items():
-            alike = len(parts[0]) == devices
-            own = [part[rank] if alike else part.sum() * (rank == 0) for part in parts]
-            self[name] = Mean()
-            self[name].total, self[name].images = own
+        """Restore what :meth:`saved` returned; if the number of devices differs, the first device takes all."""
+        for name, (totals, images) in saved.items():
+            mean = Mean()
+            if len(totals) == devices:
+                mean.total = totals[rank]
+                mean.images = images[rank]
+            elif rank == 0:
+                mean.total = totals.sum()
+                mean.images = images.sum()
+            self[name] = mean

@@ -1,6 +1,7 @@
-"""What an evaluation measures, with torchmetrics."""
+"""The metrics of an evaluation."""
 
 from collections.abc import Sequence
+from itertools import chain
 
 import torch.nn as nn
 from torch import Tensor
@@ -12,11 +13,11 @@ from hsakd_pl.networks import Network, NetworkOutput
 from hsakd_pl.ops import cross_entropy
 
 Metrics = dict[str, Metric]
-TOP = 5  # the second accuracy of the paper's ImageNet tables
+TOP_K = 5  # as in the paper's ImageNet tables
 
 
 class Accuracy(MulticlassAccuracy):
-    """torchmetrics' over all samples, that takes the empty batch of a device without images."""
+    """torchmetrics' accuracy over all samples, which also accepts the empty batch of a device without images."""
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Add predictions (B, N) for labels (B,)."""
@@ -25,18 +26,24 @@ class Accuracy(MulticlassAccuracy):
 
 
 def accuracies(name: str, num_classes: int) -> Metrics:
-    """Make top-1 and, of more than five classes, top-5 accuracy over all samples, in [0, 1]."""
-    tops = {name: 1, f"{name}_top{TOP}": TOP} if num_classes > TOP else {name: 1}
-    return {each: Accuracy(num_classes, top_k=top, average="micro", validate_args=False) for each, top in tops.items()}
+    """Return metrics of the top-1 and, for more than five classes, top-5 accuracy over all samples, in [0, 1]."""
+    ranks = {name: 1}
+    if num_classes > TOP_K:
+        ranks[f"{name}_top{TOP_K}"] = TOP_K
+    return {
+        accuracy: Accuracy(num_classes, top_k=rank, average="micro", validate_args=False)
+        for accuracy, rank in ranks.items()
+    }
 
 
 def head_metrics(num_classes: int, prefix: str = "") -> Metrics:
-    """Make cross-entropy and accuracies of a class head on untransformed images: the result of a network."""
-    return {f"{prefix}loss": Mean(), **accuracies(f"{prefix}acc", num_classes)}
+    """Return metrics of the cross-entropy and the accuracies of a class head on untransformed images."""
+    metrics: Metrics = {f"{prefix}loss": Mean()}
+    return metrics | accuracies(f"{prefix}acc", num_classes)
 
 
 def branch_metrics(network: Network, prefix: str = "") -> list[tuple[Metrics, Metrics]]:
-    """Make, for each branch over all transformations, accuracies on joint labels and on classes from joint logits."""
+    """Return, per branch, accuracies on joint labels and on classes from joint logits, over all transformations."""
     names = [f"{prefix}branch{number}" for number in range(1, len(network.branches) + 1)]
     return [
         (accuracies(f"{name}_joint", network.num_joint_classes), accuracies(f"{name}_class", network.num_classes))
@@ -45,40 +52,54 @@ def branch_metrics(network: Network, prefix: str = "") -> list[tuple[Metrics, Me
 
 
 class Evaluation(nn.Module):
-    """Metrics of one network, or of several peers: pooled over them, which is their mean, and of each alone."""
+    """Metrics of one network, or of several peers: the mean over the peers, and of each peer."""
 
     def __init__(self, networks: Sequence[Network]) -> None:
         super().__init__()
         num_classes = networks[0].num_classes
-        prefixes = [f"peer{peer}_" for peer in range(1, len(networks) + 1)] if len(networks) > 1 else [""]
         self.transforms = [network.transforms for network in networks]
         self.pooled = head_metrics(num_classes)
-        self.heads = [head_metrics(num_classes, prefix) for prefix in prefixes if prefix]
-        self.branches = [branch_metrics(*of) for of in zip(networks, prefixes, strict=True)]
-        parts = [self.pooled, *self.heads, *(part for peer in self.branches for pair in peer for part in pair)]
-        self.registered = nn.ModuleList(metric for part in parts for metric in part.values())
+        self.heads: list[Metrics] = []
+        self.branches: list[list[tuple[Metrics, Metrics]]] = []
+        for peer, network in enumerate(networks, 1):
+            prefix = f"peer{peer}_" if len(networks) > 1 else ""
+            if prefix:
+                self.heads.append(head_metrics(num_classes, prefix))
+            self.branches.append(branch_metrics(network, prefix))
+        self.registered = nn.ModuleList()
+        for head in (self.pooled, *self.heads):
+            self.registered.extend(head.values())
+        for joint_metrics, class_metrics in chain.from_iterable(self.branches):
+            self.registered.extend([*joint_metrics.values(), *class_metrics.values()])
 
     def add_head(self, peer: int, logits: Tensor, labels: Tensor) -> Metrics:
-        """Add a batch of untransformed images (logits (B, N), labels (B,)) and return the metrics that it changed."""
+        """Add the logits (B, N) of untransformed images with labels (B,), and return the updated metrics."""
+        heads = [self.pooled]
+        if self.heads:
+            heads.append(self.heads[peer])
         changed: Metrics = {}
-        loss_value = cross_entropy(logits, labels)
-        for head in (self.pooled, *self.heads[peer : peer + 1]):
-            loss, *tops = head.values()
-            loss.update(loss_value, len(labels))
-            for metric in tops:
-                metric.update(logits, labels)
+        loss = cross_entropy(logits, labels)
+        for head in heads:
+            for metric in head.values():
+                if isinstance(metric, Mean):
+                    metric.update(loss, len(labels))
+                else:
+                    metric.update(logits, labels)
             changed |= head
         return changed
 
     def add_branches(self, peer: int, output: NetworkOutput, labels: Tensor) -> Metrics:
-        """Add what the branches make of all M * B rows of a batch and return the metrics that it changed."""
+        """Add the outputs of the branches for all M * B rows of a batch, and return the updated metrics."""
         changed: Metrics = {}
         transforms = self.transforms[peer]
-        targets = transforms.joint_labels(labels), transforms.class_labels(labels)
-        for joint_logits, parts in zip(output.joint_logits, self.branches[peer], strict=True):
-            predictions = joint_logits, transforms.class_logits(joint_logits)
-            for part, predicted, target in zip(parts, predictions, targets, strict=True):
-                for metric in part.values():
-                    metric.update(predicted, target)
-                changed |= part
+        joint_labels = transforms.joint_labels(labels)
+        class_labels = transforms.class_labels(labels)
+        for joint_logits, metrics in zip(output.joint_logits, self.branches[peer], strict=True):
+            joint_metrics, class_metrics = metrics
+            for metric in joint_metrics.values():
+                metric.update(joint_logits, joint_labels)
+            class_logits = transforms.class_logits(joint_logits)
+            for metric in class_metrics.values():
+                metric.update(class_logits, class_labels)
+            changed |= joint_metrics | class_metrics
         return changed

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import permutations
 
 import torch.nn as nn
 from torch import Tensor
@@ -11,29 +12,31 @@ from hsakd_pl.modules.base import HSAKDModule
 from hsakd_pl.modules.build import build_network, load_initial
 from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.modules.options import BranchOptions
-from hsakd_pl.networks import NetworkOutput
+from hsakd_pl.networks import Network, NetworkOutput
 from hsakd_pl.ops import Transforms, cross_entropy, joint_cross_entropy, joint_kd_loss, kd_loss, total
 from hsakd_pl.signatures import Unpack
 
 
 class MutualModule(HSAKDModule):
-    """Minimises, for each peer, the teacher's loss plus KD of class and joint logits towards every other peer.
+    """Minimise, for each peer, the teacher's loss plus KD of class and joint logits towards every other peer.
 
-    The other peer is detached; with more than two, KD is averaged over the others (deep mutual learning, Zhang et al.,
-    CVPR 2018). The result, ``val/acc``, is the mean over the peers; each peer's stands beside it. With both joint
+    The other peer is detached; with more than two peers, KD is averaged over the others (deep mutual learning, Zhang et
+    al., CVPR 2018). ``val/acc`` is the mean over the peers; the accuracy of each peer is logged too. With both joint
     weights at 0 the branches are left out, and images are not transformed.
 
     Args:
-        networks: two or more names or networks, equal or not, with equal classes, branches and transforms.
-        weights: file with the weights of all peers; ``pretrained`` for those that timm publishes.
-        num_classes: of networks by name.
-        transforms: of networks by name: an object, or ``rotations``, ``flips``, ``colours``, an import path, a product.
-        temperature: of both KD terms; T = 3: Sec. 4.1 of the paper.
-        ce_weight: factor of the class heads' cross-entropy.
-        joint_ce_weight: factor of the branches' cross-entropy.
-        kd_weight: factor of the class heads' KD.
-        joint_kd_weight: factor of the branches' KD.
-        new_head: whether the class head's and the branches' last layers stay fresh, for ``weights`` of other classes.
+        networks: two or more names or networks, with equal classes, branches and transforms.
+        weights: weight file of all peers, or ``pretrained`` for the weights that timm publishes.
+        num_classes: number of classes of networks given by name.
+        transforms: transformations of networks given by name: an object, ``rotations``, ``flips``, ``colours``, an
+            import path, or a product of these.
+        temperature: temperature of both KD terms; T = 3: Sec. 4.1 of the paper.
+        ce_weight: weight of the class heads' cross-entropy.
+        joint_ce_weight: weight of the branches' cross-entropy.
+        kd_weight: weight of the class heads' KD.
+        joint_kd_weight: weight of the branches' KD.
+        new_head: keep the last layers of the class head and of the branches freshly initialised, for ``weights`` of
+            other classes.
 
     Other arguments: :class:`HSAKDModule`.
     """
@@ -54,10 +57,7 @@ class MutualModule(HSAKDModule):
     ) -> None:
         branches = joint_ce_weight > 0 or joint_kd_weight > 0
         peers = [build_network(network, num_classes, branches, transforms) for network in networks]
-        facts = [(peer.num_classes, len(peer.branches), peer.transforms) for peer in peers]
-        if len(peers) < 2 or len(set(facts)) > 1:
-            found = [f"{classes} classes, {branches} branches, {transforms}" for classes, branches, transforms in facts]
-            raise UsageError(f"networks: two or more peers, alike in classes, branches and transforms, not {found}")
+        require_equal_peers(peers)
         require(0 < temperature < math.inf, "temperature", temperature, "above 0")
         weight_files = load_initial("weights", weights, [*peers], new_head)
         super().__init__(peers, **options)
@@ -65,7 +65,8 @@ class MutualModule(HSAKDModule):
         self.set_loss_weights(loss_ce=ce_weight, loss_kd=kd_weight)
         if branches:
             self.set_loss_weights(loss_joint_ce=joint_ce_weight, loss_joint_kd=joint_kd_weight)
-        self.temperature, self.views = temperature, peers[0].transforms.count if branches else 1
+        self.temperature = temperature
+        self.views = peers[0].transforms.count if branches else 1
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         images, labels = batch
@@ -77,14 +78,21 @@ class MutualModule(HSAKDModule):
         self, student: list[NetworkOutput], teacher: list[NetworkOutput], labels: Tensor
     ) -> dict[str, Tensor]:
         others = len(student) - 1
-        peers = range(len(student))
-        ways = [(student[one], teacher[other]) for one in peers for other in peers if other != one]
-        kd = total(kd_loss(one.logits, other.logits, self.temperature) for one, other in ways)
+        pairs = [(student[peer], teacher[other]) for peer, other in permutations(range(len(student)), 2)]
+        kd = total(kd_loss(peer.logits, other.logits, self.temperature) for peer, other in pairs)
         ce = total(cross_entropy(peer.logits[: len(labels)], labels) for peer in student)
         terms = {"loss_ce": ce, "loss_kd": kd / others}
         if student[0].joint_logits:
             joint_labels = self.network.transforms.joint_labels(labels)
-            joint_kd = [joint_kd_loss(one.joint_logits, other.joint_logits, self.temperature) for one, other in ways]
+            joint_kd = [joint_kd_loss(peer.joint_logits, other.joint_logits, self.temperature) for peer, other in pairs]
             terms["loss_joint_ce"] = total(joint_cross_entropy(peer.joint_logits, joint_labels) for peer in student)
             terms["loss_joint_kd"] = total(joint_kd) / others
         return terms
+
+
+def require_equal_peers(peers: Sequence[Network]) -> None:
+    """Raise UsageError unless there are two peers or more, with equal classes, branches and transforms."""
+    facts = [(peer.num_classes, len(peer.branches), peer.transforms) for peer in peers]
+    if len(peers) < 2 or len(set(facts)) > 1:
+        described = [f"{classes} classes, {branches} branches, {transforms}" for classes, branches, transforms in facts]
+        raise UsageError(f"networks: two or more peers, alike in classes, branches and transforms, not {described}")

@@ -1,4 +1,4 @@
-"""SGD and its learning rates, as the published recipes have them."""
+"""SGD and its learning rates, as in the published recipes."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from torch import Tensor
-from torch.optim import SGD, Optimizer
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, MultiStepLR
 
 from hsakd_pl.errors import UsageError, require
@@ -15,7 +15,7 @@ from hsakd_pl.networks import Network
 OptimizerMaker = Callable[[Iterable[Tensor]], Optimizer]
 Scheduler = Callable[[Optimizer], LRScheduler]
 
-REPLACED = ("lr", "momentum", "nesterov", "weight_decay")  # what an optimizer of the user's takes the place of
+REPLACED = ("lr", "momentum", "nesterov", "weight_decay")  # replaced by a user's optimizer
 RATES = ("lr", "backbone_lr", "momentum", "nesterov", "weight_decay", "milestones", "warmup_epochs")
 
 
@@ -28,9 +28,14 @@ def check_rates(
     warmup_epochs: int,
     backbone_lr: float | None = None,
 ) -> None:
-    """Raise UsageError for the first of these options that is out of its range."""
-    rates = ("lr", lr), ("backbone_lr", backbone_lr or 0.0), ("weight_decay", weight_decay)
-    for option, value in (*rates, ("warmup_epochs", warmup_epochs)):
+    """Raise UsageError for the first option that is out of range."""
+    options = {
+        "lr": lr,
+        "backbone_lr": backbone_lr or 0.0,
+        "weight_decay": weight_decay,
+        "warmup_epochs": warmup_epochs,
+    }
+    for option, value in options.items():
         require(0 <= value < math.inf, option, value, "at least 0, and finite")
     require(0 <= momentum < 1, "momentum", momentum, "at least 0 and below 1")
     require(momentum > 0 or not nesterov, "nesterov", nesterov, "off without momentum")
@@ -38,24 +43,25 @@ def check_rates(
 
 
 def check_same_rates(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise UsageError for an option of a resumed run which its optimizer's and its schedule's state would overrule."""
+    """Raise UsageError for an option of a resumed run that the state of its optimizer or schedule would overrule."""
     for option in RATES:
-        old, new = before.get(option), now.get(option)
-        if option in before and option in now and _plain(old) != _plain(new):
+        if option not in before or option not in now:
+            continue
+        old = before[option]
+        new = now[option]
+        same = [*old] == [*new] if isinstance(old, Sequence) and isinstance(new, Sequence) else old == new
+        if not same:
             raise UsageError(
                 f"{option} is {new}, but the run that is resumed was begun with {old} and goes on with it: leave it as "
                 "it was, or begin a new run from the weights"
             )
 
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, Sequence) else value
-
-
 def parameter_groups(parameters: Sequence[Tensor], networks: Iterable[Network], backbone_lr: float | None) -> Any:
-    """Part off what is neither branch nor a class head's last layer, where it has a rate of its own, as a second group.
+    """Return the parameters, with a second group for the backbone if it has its own learning rate.
 
-    Raises UsageError where a network has no linear layer that would be its head.
+    The first group then holds the branches and the last layer of the class head. Raises UsageError for a network
+    without a linear layer, which would be its head.
     """
     if backbone_lr is None:
         return parameters
@@ -65,28 +71,29 @@ def parameter_groups(parameters: Sequence[Tensor], networks: Iterable[Network], 
             raise UsageError("backbone_lr: the network has no linear layer, which would be its head")
         for part in (network.get_submodule(network.output_layers[0]), *network.branches):
             heads.update(part.parameters())
+    head = [parameter for parameter in parameters if parameter in heads]
     backbone = [parameter for parameter in parameters if parameter not in heads]
-    return [{"params": [each for each in parameters if each in heads]}, {"params": backbone, "lr": backbone_lr}]
+    return [{"params": head}, {"params": backbone, "lr": backbone_lr}]
 
 
-def make_sgd(module: pl.LightningModule, parameters: Iterable[Any], lr: float, fused: bool, **options: Any) -> SGD:
-    """Make SGD; ``fused``, with one kernel for all parameters, unless gradients are clipped or the device has none.
+def can_fuse(module: pl.LightningModule) -> bool:
+    """Return True if SGD can be fused: on a CPU or a CUDA device, without gradient clipping.
 
-    Lightning cannot clip for a fused optimizer in mixed precision, since that unscales gradients by itself.
+    Lightning cannot clip gradients for a fused optimizer in mixed precision, since that unscales them itself.
     """
     clipped = module._trainer is not None and bool(module._trainer.gradient_clip_val)
-    return SGD(parameters, lr, fused=fused and module.device.type in ("cpu", "cuda") and not clipped, **options)
+    return module.device.type in ("cpu", "cuda") and not clipped
 
 
 def one_schedule(optimizer: Optimizer, schedule: LRScheduler) -> dict[str, Any]:
-    """Let a schedule step once an epoch, on ``val/loss`` if it watches a metric and names no other."""
+    """Let a schedule step once per epoch, on ``val/loss`` if it watches a metric and names no other."""
     monitor = getattr(schedule, "monitor", "val/loss")
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch", "monitor": monitor}}
 
 
 def with_warmup(optimizer: Optimizer, milestones: Sequence[int], epochs: int, trainer: pl.Trainer) -> Any:
-    """Warm up linearly in steps over ``epochs``, then take a tenth of the rate at each milestone after it."""
-    after = MultiStepLR(optimizer, [epochs + epoch for epoch in milestones], gamma=0.1)
+    """Warm up linearly, step by step, over ``epochs``; then divide the rate by 10 at each milestone."""
+    decay = MultiStepLR(optimizer, [epochs + epoch for epoch in milestones], gamma=0.1)
     steps = max(1, round(epochs * trainer.estimated_stepping_batches / (trainer.max_epochs or 1)))
     warmup = LinearLR(optimizer, 1 / steps, total_iters=max(1, steps - 1))
-    return [optimizer], [{"scheduler": warmup, "interval": "step"}, {"scheduler": after, "interval": "epoch"}]
+    return [optimizer], [{"scheduler": warmup, "interval": "step"}, {"scheduler": decay, "interval": "epoch"}]

@@ -1,4 +1,4 @@
-"""Linear probe: how good a frozen network's features are on other data (Sec. 4.5, transfer)."""
+"""Linear probe: the quality of a frozen network's features on other data (Sec. 4.5, transfer)."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -30,35 +30,37 @@ class ProbeNetwork(Network):
     def __init__(self, network: Network, num_classes: int) -> None:
         super().__init__(num_classes)
         self.features = deepcopy(network)
-        linears = [name for name, layer in self.features.named_modules() if isinstance(layer, nn.Linear)]
-        if not linears:
+        linear_layers = [path for path, layer in self.features.named_modules() if isinstance(layer, nn.Linear)]
+        if not linear_layers:
             raise UsageError(f"network: {describe(network)} has no linear layer that a probe could replace")
-        replaced = cast(nn.Linear, self.features.get_submodule(linears[-1]))
-        self.features.set_submodule(linears[-1], nn.Identity())
+        head = linear_layers[-1]
+        replaced = cast(nn.Linear, self.features.get_submodule(head))
+        self.features.set_submodule(head, nn.Identity())
         self.classifier = nn.Linear(replaced.in_features, num_classes, dtype=replaced.weight.dtype)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.classifier(images if images.dim() == 2 else self.encode(images))
+        features = images if images.dim() == 2 else self.encode(images)
+        return self.classifier(features)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Give the features (B, D) of images (B, 3, S, S)."""
+        """Return the features (B, D) of images (B, 3, S, S)."""
         return self.features(images)
 
 
 class LinearProbeModule(HSAKDModule):
-    """Minimises the cross-entropy of a fresh classifier; nothing of the network moves, BN statistics included.
+    """Minimise the cross-entropy of a new classifier on a frozen network, whose BatchNorm statistics are fixed too.
 
-    Without rotation and weight decay, as published. Where data have ``augment`` off, each image is needed once:
-    ``fit(probe, FeatureDataModule(data, probe.encode))`` trains on what :meth:`encode` made of them.
+    Without rotation and weight decay, as published. If the data are not augmented, features can be computed once:
+    ``fit(probe, FeatureDataModule(data, probe.encode))`` trains on the features that :meth:`encode` returns.
 
     Args:
-        network: a name (:func:`hsakd_pl.create_network`), or a network, of which a copy is made.
-        num_classes: of the data that are probed.
-        weights: file of the network; ``pretrained`` for those that timm publishes, ``random`` for a fresh one.
-        source_classes: how many classes that has.
-        knn: accuracy of so many nearest neighbours (cosine) among the training images, beside the classifier's, as
-            ``val/knn_acc``; it needs the package's data modules, 0 leaves it out.
+        network: name (see :func:`hsakd_pl.create_network`) or network, which is copied.
+        num_classes: number of classes of the probed data.
+        weights: weight file of the network, ``pretrained`` for the weights that timm publishes, or ``random``.
+        source_classes: number of classes of the network.
+        knn: number of nearest neighbours (cosine distance, among the training images) whose vote is logged as
+            ``val/knn_acc``; 0 leaves it out. It needs a data module of the package.
 
     Other arguments: :class:`HSAKDModule`.
     """
@@ -95,8 +97,8 @@ class LinearProbeModule(HSAKDModule):
         self.knn = knn
 
     def encode(self, images: Tensor) -> Tensor:
-        """Give the frozen network's features (B, D) of normalised images (B, 3, S, S)."""
-        self._guard()
+        """Return the frozen network's features (B, D) of normalised images (B, 3, S, S)."""
+        self._prepare()
         return self.networks[0].encode(images)
 
     def on_fit_start(self) -> None:
@@ -115,6 +117,8 @@ class LinearProbeModule(HSAKDModule):
             data.trainer = self.trainer
         if not isinstance(data, FeatureDataModule):
             raise UsageError("knn needs the images of an ImageDataModule: pass fit(datamodule=...), or set knn to 0")
-        train, val = (data.features(split).float().cpu() for split in ("train", "val"))
-        vote = KNeighborsClassifier(min(self.knn, len(train)), metric="cosine").fit(train, data.targets("train"))
-        return float(vote.score(val, data.targets("val")))
+        train_features = data.features("train").float().cpu()
+        val_features = data.features("val").float().cpu()
+        neighbours = KNeighborsClassifier(min(self.knn, len(train_features)), metric="cosine")
+        neighbours.fit(train_features, data.targets("train"))
+        return float(neighbours.score(val_features, data.targets("val")))

@@ -19,27 +19,28 @@ from hsakd_pl.signatures import Unpack
 
 
 class StudentModule(HSAKDModule):
-    """Minimises CE(class logits, y) + KD(class logits) + sum over branches KD(joint logits), Eq. 5 to 7.
+    """Minimise CE(class logits, y) + KD(class logits) + sum over branches KD(joint logits), Eq. 5 to 7.
 
-    The teacher stays in eval mode and out of the optimizer, the checkpoint and everything else that Lightning walks
-    over; one given as a network is frozen in place. Without branches, and on the images as they are, this is Hinton's
-    distillation. Raises UsageError where the two networks differ in classes, branches or transforms.
+    The teacher stays in eval mode and is not a submodule: optimizer and checkpoint do not contain it. A network given
+    as the teacher is frozen in place. Without branches, and on untransformed images, this is Hinton's distillation.
+    Raises UsageError if the two networks differ in classes, branches or transforms.
 
     Args:
-        network: a name (:func:`hsakd_pl.create_network`), or a network.
-        teacher: a name, or a network.
-        weights: file that the student starts from; ``pretrained`` for those that timm publishes.
-        teacher_weights: file of a teacher by name, which ``fit`` alone needs; ``pretrained``, or ``random`` for a fresh
-            one.
-        teacher_sha256: hash that this file must have; by default that of the run that ``fit`` resumes.
-        num_classes: of networks by name, or of a user's own.
-        transforms: of networks by name: an object, or ``rotations``, ``flips``, ``colours``, an import path, a product.
-        temperature: of both KD terms; T = 3: Sec. 4.1 of the paper.
-        ce_weight: factor of the cross-entropy, on the images as they are.
-        kd_weight: factor of the class heads' KD.
-        joint_kd_weight: factor of the branches' KD; 0 leaves the branches out.
-        transform_images: whether the KD terms cover all transformations, or the images as they are alone.
-        new_head: whether the class head's and the branches' last layers stay fresh, for ``weights`` of other classes.
+        network: name (see :func:`hsakd_pl.create_network`) or network.
+        teacher: name or network.
+        weights: weight file that the student starts from, or ``pretrained`` for the weights that timm publishes.
+        teacher_weights: weight file of a teacher given by name, ``pretrained`` or ``random``; only ``fit`` needs it.
+        teacher_sha256: SHA-256 that this file must have; by default that of the run that ``fit`` resumes.
+        num_classes: number of classes of networks given by name, or of any other ``nn.Module``.
+        transforms: transformations of networks given by name: an object, ``rotations``, ``flips``, ``colours``, an
+            import path, or a product of these.
+        temperature: temperature of both KD terms; T = 3: Sec. 4.1 of the paper.
+        ce_weight: weight of the cross-entropy on untransformed images.
+        kd_weight: weight of the class heads' KD.
+        joint_kd_weight: weight of the branches' KD; 0 leaves the branches out.
+        transform_images: compute the KD terms under all transformations, not only on the untransformed images.
+        new_head: keep the last layers of the class head and of the branches freshly initialised, for ``weights`` of
+            other classes.
 
     Other arguments: :class:`HSAKDModule`.
     """
@@ -112,19 +113,27 @@ class StudentModule(HSAKDModule):
             self._check_teacher_file()
 
     def _check_teacher_file(self) -> None:
-        found, path = (self.hparams.get(name) for name in ("teacher_sha256", "teacher_weights"))
-        if self.expected_sha256 not in (None, found):
+        path = self.hparams.get("teacher_weights")
+        sha256 = self.hparams.get("teacher_sha256")
+        if self.expected_sha256 not in (None, sha256):
             raise UsageError(
-                f"teacher_weights {path} has sha256 {found}, teacher_sha256 asks for {self.expected_sha256}: "
+                f"teacher_weights {path} has sha256 {sha256}, teacher_sha256 asks for {self.expected_sha256}: "
                 "name the teacher that the run began with, or set teacher_sha256 to the hash of the other"
             )
 
     def _check_pair(self) -> None:
-        pair = self.network, self.teacher.network
-        facts = [(each.num_classes, len(each.branches), each.transforms) for each in pair]
-        for what, student, teacher in zip(("num_classes", "branches", "transforms"), *facts, strict=True):
-            if student != teacher and (what != "transforms" or self.network.branches):
+        student = self.network
+        teacher = self.teacher.network
+        pairs: dict[str, tuple[Any, Any]] = {
+            "num_classes": (student.num_classes, teacher.num_classes),
+            "branches": (len(student.branches), len(teacher.branches)),
+        }
+        if student.branches:
+            pairs["transforms"] = (student.transforms, teacher.transforms)
+        for property_name, (of_student, of_teacher) in pairs.items():
+            if of_student != of_teacher:
                 raise UsageError(
-                    f"the student, {describe(pair[0])}, and the teacher, {describe(pair[1])}, differ in {what} "
-                    f"({student} and {teacher}): choose a teacher that fits, or joint_kd_weight=0 without branches"
+                    f"the student, {describe(student)}, and the teacher, {describe(teacher)}, differ in "
+                    f"{property_name} ({of_student} and {of_teacher}): choose a teacher that fits, or "
+                    "joint_kd_weight=0 without branches"
                 )

@@ -15,21 +15,23 @@ from hsakd_pl.signatures import Unpack
 
 
 class TeacherModule(HSAKDModule):
-    """Minimises CE(class logits of untransformed images, y) + sum over branches CE(joint logits, M * y + m), Eq. 3, 4.
+    """Minimise CE(class logits of untransformed images, y) + sum over branches CE(joint logits, M * y + m), Eq. 3, 4.
 
-    Jointly trained, the branches' gradients flow into the backbone ("HSAKD*" in Table 1). With ``freeze_backbone`` only
-    the branches train: the backbone, whose ``weights`` are then given, never leaves eval mode ("HSAKD").
+    In joint training the gradients of the branches reach the backbone ("HSAKD*" in Table 1). With ``freeze_backbone``
+    only the branches are trained: the backbone starts from ``weights`` and stays in eval mode ("HSAKD").
 
     Args:
-        network: a name (:func:`hsakd_pl.create_network`), or a network with branches.
-        freeze_backbone: whether the branches alone train.
-        weights: file to start from, which a frozen backbone by name must have; ``pretrained`` for
-            those that timm publishes, ``random`` for a fresh one.
-        num_classes: of a network by name.
-        transforms: of a network by name: an object, ``rotations``, ``flips``, ``colours``, an import path, a product.
-        ce_weight: factor of the class head's term.
-        joint_ce_weight: factor of the branches' term.
-        new_head: whether the class head's and the branches' last layers stay fresh, for ``weights`` of other classes.
+        network: name (see :func:`hsakd_pl.create_network`) or network with branches.
+        freeze_backbone: train the branches alone.
+        weights: weight file to start from, ``pretrained`` for the weights that timm publishes, or ``random``; required
+            for a frozen backbone given by name.
+        num_classes: number of classes of a network given by name.
+        transforms: transformations of a network given by name: an object, ``rotations``, ``flips``, ``colours``, an
+            import path, or a product of these.
+        ce_weight: weight of the class head's cross-entropy.
+        joint_ce_weight: weight of the branches' cross-entropy.
+        new_head: keep the last layers of the class head and of the branches freshly initialised, for ``weights`` of
+            other classes.
 
     Other arguments: :class:`HSAKDModule`.
     """

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from itertools import takewhile
 
 import torch.nn as nn
-from torch import Tensor
 
+from hsakd_pl.files.weights import StateDict
 from hsakd_pl.networks.hsakd import HSAKDNet
 from hsakd_pl.networks.network import Network
 
-Weights = dict[str, Tensor]
 Peers = nn.ModuleList | list[nn.Module] | tuple[nn.Module, ...]
 
 # The prefix of a peer's weights, in a published pair or in a module's checkpoint.
@@ -39,7 +38,7 @@ def published_key(network: nn.Module, key: str) -> str:
     return published_prefix + key
 
 
-def published_state_dict(network: nn.Module | Peers) -> Weights:
+def published_state_dict(network: nn.Module | Peers) -> StateDict:
     """Return the network's weights under the published keys, in the published order.
 
     Peers of mutual distillation (a list or ModuleList of networks) get the prefixes ``net1.``, ``net2.``, ...
@@ -51,7 +50,7 @@ def published_state_dict(network: nn.Module | Peers) -> Weights:
     if isinstance(network, nn.Module) and not isinstance(network, nn.ModuleList):
         weights = {published_key(network, key): tensor for key, tensor in network.state_dict().items()}
         return {key: weights[key] for key in sorted(weights, key=_published_order)}
-    weights_of_peers: Weights = {}
+    weights_of_peers: StateDict = {}
     for number, peer in enumerate(network, start=1):
         weights_of_peers |= {f"net{number}.{key}": tensor for key, tensor in published_state_dict(peer).items()}
     return weights_of_peers
@@ -65,7 +64,7 @@ def _published_order(key: str) -> str:
     return f"2 {head[1]}" if head else "1"
 
 
-def network_keys(network: nn.Module, weights: Weights) -> tuple[Weights, list[str]]:
+def network_keys(network: nn.Module, weights: StateDict) -> tuple[StateDict, list[str]]:
     """Return weights under the network's keys, and the keys that more than one of the weights map to.
 
     A prefix of all keys, and ``student.`` of mdistiller's checkpoints, are removed if the keys fit better without; keys
@@ -89,7 +88,7 @@ def _names(network: nn.Module) -> dict[str, str]:
     return key_of_name | {key: key for key in network.state_dict()}
 
 
-def _without_prefixes(weights: Weights) -> Iterator[Weights]:
+def _without_prefixes(weights: StateDict) -> Iterator[StateDict]:
     """Yield the weights without each prefix that may be removed, first with all of it."""
     prefix = common_prefix(weights)
     prefixes = ["", "student.", *(prefix[: dot.end()] for dot in re.finditer(r"\.", prefix))]
@@ -97,7 +96,7 @@ def _without_prefixes(weights: Weights) -> Iterator[Weights]:
         yield {key.removeprefix(removed): tensor for key, tensor in weights.items() if key.startswith(removed)}
 
 
-def _adapt_to_part(network: nn.Module, weights: Weights) -> Weights:
+def _adapt_to_part(network: nn.Module, weights: StateDict) -> StateDict:
     """Select the backbone of a whole network's weights, or name a backbone's weights as those of a part."""
     backbone = {key.removeprefix("backbone."): t for key, t in weights.items() if key.startswith("backbone.")}
     if not isinstance(network, HSAKDNet):
@@ -107,18 +106,18 @@ def _adapt_to_part(network: nn.Module, weights: Weights) -> Weights:
     return {f"backbone.{key}": tensor for key, tensor in weights.items()}
 
 
-def split_peers(weights: Weights) -> list[Weights]:
+def split_peers(weights: StateDict) -> list[StateDict]:
     """Split the weights of a pair (``net1.``, ...) or of a module (``networks.0.``, ...) by network.
 
-    Weights of one network are returned as a list of one. Other weights of a module, which only its training needs, are
-    left out.
+    The weights of one network are returned as a list of one. Other weights of a module, which only its training needs,
+    are left out.
     """
     if any(key.startswith("networks.0.") for key in weights):
         weights = {key: tensor for key, tensor in weights.items() if key.startswith("networks.")}
     start = 0
     if not any(PEER.match(key) for key in weights):
         start = len(common_prefix(weights))
-    parts: dict[str, Weights] = {}
+    parts: dict[str, StateDict] = {}
     for key, tensor in weights.items():
         if peer := PEER.match(key, start):
             parts.setdefault(peer[0], {})[key[peer.end() :]] = tensor
@@ -127,7 +126,7 @@ def split_peers(weights: Weights) -> list[Weights]:
     return list(parts.values())
 
 
-def common_prefix(weights: Weights) -> str:
+def common_prefix(weights: StateDict) -> str:
     """Return the prefix of all keys, up to and including its last dot."""
     first = min(weights, default="").split(".")[:-1]
     last = max(weights, default="").split(".")[:-1]

@@ -9,9 +9,9 @@ import torch.nn as nn
 from pytorch_lightning.utilities import rank_zero_info
 
 from hsakd_pl.errors import UsageError
-from hsakd_pl.files.weights import WeightFile, read_weights, shorten, unwrap
+from hsakd_pl.files.weights import StateDict, WeightFile, read_weights, shorten, unwrap
 from hsakd_pl.networks.hsakd import HSAKDNet
-from hsakd_pl.networks.keys import Peers, Weights, common_prefix, network_keys, split_peers
+from hsakd_pl.networks.keys import Peers, common_prefix, network_keys, split_peers
 from hsakd_pl.networks.network import Classifier, Network
 
 # A weight may be cast to the network's dtype within each of these kinds.
@@ -81,8 +81,8 @@ def _as_peers(network: nn.Module | Peers) -> list[nn.Module]:
 
 
 def match_weights(
-    network: nn.Module, weights: Weights, strict: bool, origin: str, new_head: bool | None = False
-) -> Weights:
+    network: nn.Module, weights: StateDict, strict: bool, origin: str, new_head: bool | None = False
+) -> StateDict:
     """Return the weights that fit a network, under the network's keys.
 
     Raises UsageError if no weight fits, if weights are not finite or of another kind of number and, if ``strict``, if
@@ -134,7 +134,7 @@ def _head_keys(network: nn.Module) -> set[str]:
     return {key for key in network.state_dict() if key.rpartition(".")[0] in output_layers}
 
 
-def _missing(network_weights: Weights, present: Collection[str], backbone_alone: bool) -> list[str]:
+def _missing(network_weights: StateDict, present: Collection[str], backbone_alone: bool) -> list[str]:
     """Return the keys that a source lacks; counters of batch norms, and branches for a backbone, need not be there."""
     missing = [key for key in network_weights if key not in present and not key.endswith("num_batches_tracked")]
     if backbone_alone:
@@ -156,7 +156,7 @@ def _misfit(
     return UsageError(message)
 
 
-def _check_numbers(matching: Weights, network_weights: Weights, origin: str) -> None:
+def _check_numbers(matching: StateDict, network_weights: StateDict, origin: str) -> None:
     """Raise UsageError for a weight that cannot be cast to the network's dtype, or is not finite in it."""
     for key, tensor in matching.items():
         network_dtype = network_weights[key].dtype

@@ -49,12 +49,12 @@ class Table(NamedTuple):
     recipes: dict[str, Recipe]
 
 
-def read_table(path: str | Path, known: Mapping[str, Recipe] = RECIPES) -> Table:
+def read_table(path: str | Path, recipes: Mapping[str, Recipe] = RECIPES) -> Table:
     """Read a table.
 
     Args:
         path: a CSV file.
-        known: recipes by name, which the table may refer to.
+        recipes: recipes by name, which the table may refer to.
 
     Raises:
         UsageError: if the file is not a table; names file, line and column.
@@ -74,11 +74,11 @@ def read_table(path: str | Path, known: Mapping[str, Recipe] = RECIPES) -> Table
             raise UsageError(f"{path}, line {number} has not as many cells as the first line")
         for pair in pairs:
             if line[pair]:
-                _read_cell(table, line, pair, known, f"{path}, line {number}, {pair}")
+                _read_cell(table, line, pair, recipes, f"{path}, line {number}, {pair}")
     return table
 
 
-def _read_cell(table: Table, line: dict[str, str], pair: str, known: Mapping[str, Recipe], place: str) -> None:
+def _read_cell(table: Table, line: dict[str, str], pair: str, recipes: Mapping[str, Recipe], place: str) -> None:
     """Add a cell and its recipe to the table; ``place`` says in an error where the cell is."""
     published, _, pair_options = line[pair].partition("; ")
     if not PUBLISHED.fullmatch(published):
@@ -110,16 +110,16 @@ def _read_cell(table: Table, line: dict[str, str], pair: str, known: Mapping[str
             data_options=_parse_options(line["data"], names, place),
             published=published,
         )
-    elif name not in known:
-        raise UsageError(f"{place}: there is no recipe {name}, so class has to name the module's class")
+    elif name not in recipes:
+        raise UsageError(f"{place}: no recipe {name} exists, so class has to name the module's class")
     else:
-        published = published or known[name].published
+        published = published or recipes[name].published
     if not is_hidden:
         table.cells.append(Cell(method, pair, name, published))
 
 
 def _parse_options(cell: str, names: dict[str, str], place: str) -> dict[str, Any]:
-    """Parse ``a: 1; b: 2``, in which ``{teacher}``, ``{student}`` and ``{folder}`` stand for names."""
+    """Parse ``a: 1; b: 2``, in which ``{teacher}``, ``{student}`` and ``{folder}`` are placeholders."""
     try:
         options = yaml.safe_load(cell.replace("; ", "\n").format_map(names)) or {}
     except (yaml.YAMLError, KeyError, IndexError, ValueError) as error:

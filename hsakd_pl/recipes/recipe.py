@@ -9,7 +9,7 @@ import yaml
 
 @dataclass(frozen=True)
 class Setting:
-    """How the recipes of one group train: SGD with momentum 0.9 on one data set.
+    """The training of a group of recipes: SGD with momentum 0.9 on one data set.
 
     Attributes:
         data: name of the data module, without ``DataModule``.

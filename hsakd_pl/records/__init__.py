@@ -1,1 +1,1 @@
-"""What a run writes and shows: the formats of its files, and the callbacks that write them and change nothing."""
+"""The records of a run: the formats of its files, and the callbacks that write them and never change the run."""

@@ -1,4 +1,4 @@
-"""What a page shows of a test beside its numbers, as plain data: mistakes, calibration, embedding, an example."""
+"""The details of a test for a page, as plain data: mistakes, calibration, embedding, and an example."""
 
 from base64 import b64encode
 from collections import Counter
@@ -15,81 +15,94 @@ from hsakd_pl.data import ImageDataModule
 from hsakd_pl.modules.ensembles import BINS
 from hsakd_pl.networks import Network
 
-PAIRS, TOP = 10, 3  # how many confused pairs are kept, and classes of the example
-PIXELS = 96  # side of the example's pictures at most, which keeps the file small
-FEWEST = 20  # images that t-SNE can make neighbourhoods of
+CONFUSED_PAIRS = 10  # pairs of classes that are kept
+EXAMPLE_CLASSES = 3  # classes that are kept for each head
+LARGEST_PICTURE = 96  # pixels per side of the example's pictures, which keeps the file small
+FEWEST_FOR_TSNE = 20  # images; fewer have no neighbourhoods
 
 
 def confused_pairs(labels: Tensor, predicted: Tensor) -> list[tuple[int, int, int]]:
     """Count the most frequent mistakes, labels (n,) against the classes that P peers predict (P, n).
 
-    Returns (true class, predicted class, how often), the most frequent first.
+    Returns tuples (true class, predicted class, count), the most frequent first.
     """
-    pairs = Counter(zip(labels.repeat(len(predicted)).tolist(), predicted.flatten().tolist(), strict=True))
-    wrong = sorted((-count, *pair) for pair, count in pairs.items() if pair[0] != pair[1])
-    return [(label, taken_for, -count) for count, label, taken_for in wrong[:PAIRS]]
+    counts = Counter(zip(labels.repeat(len(predicted)).tolist(), predicted.flatten().tolist(), strict=True))
+    mistakes = [(true, guess, count) for (true, guess), count in counts.items() if true != guess]
+    mistakes.sort(key=lambda mistake: (-mistake[2], mistake[0], mistake[1]))
+    return mistakes[:CONFUSED_PAIRS]
 
 
 def reliability(probability: Tensor, correct: Tensor) -> list[tuple[int, float, float] | None]:
-    """Sort predictions into equal bins of their probability, given with whether each is correct, in equal shapes.
+    """Sort predictions into equal bins of their probability (any shape); ``correct`` has the same shape.
 
-    Returns for each bin its count, mean probability and accuracy in [0, 1], and None for an empty one.
+    Returns for each bin the count, mean probability and accuracy in [0, 1], and None for an empty bin.
     """
     bins = (probability * BINS).long().clamp(max=BINS - 1)
-    members = [(probability[bins == each].double(), correct[bins == each].double()) for each in range(BINS)]
-    return [(len(mean), float(mean.mean()), float(right.mean())) if len(mean) else None for mean, right in members]
+    diagram: list[tuple[int, float, float] | None] = []
+    for number in range(BINS):
+        probabilities = probability[bins == number].double()
+        accuracy = correct[bins == number].double().mean()
+        count = len(probabilities)
+        diagram.append((count, float(probabilities.mean()), float(accuracy)) if count else None)
+    return diagram
 
 
 def project(embeddings: Tensor, labels: Tensor) -> dict[str, Any]:
-    """Bring embeddings (n, D) to two dimensions: principal components, then t-SNE where the images are not too few.
+    """Project embeddings (n, D) to two dimensions: principal components, and t-SNE unless there are few images.
 
     Returns the points (n, 2) with their labels and the name of the method; the same input gives the same points.
     """
-    few = len(embeddings) < FEWEST
-    components = min(2 if few else 50, *embeddings.shape)
+    is_few = len(embeddings) < FEWEST_FOR_TSNE
+    components = min(2 if is_few else 50, *embeddings.shape)
     points = PCA(components, random_state=0).fit_transform(embeddings.numpy())
-    if not few:
-        perplexity = min(30, (len(points) - 1) / 3)  # scikit-learn's default, and what few images bear
+    if not is_few:
+        perplexity = min(30, (len(points) - 1) / 3)  # scikit-learn's default, and its limit for few images
         points = TSNE(perplexity=perplexity, random_state=0).fit_transform(points)
     plane = torch.zeros(len(points), 2)  # a single image has no second component
     plane[:, : points.shape[1]] = torch.as_tensor(points)
     rounded = [[round(coordinate, 3) for coordinate in point] for point in plane.tolist()]
-    return {"method": "PCA" if few else "t-SNE", "points": rounded, "labels": labels.tolist()}
+    return {"method": "PCA" if is_few else "t-SNE", "points": rounded, "labels": labels.tolist()}
 
 
 def describe_example(network: Network, image: Tensor, label: int, data: Any) -> dict[str, Any]:
-    """Say what each head of a network makes of a normalised image (1, 3, S, S) under each of M transformations.
+    """Return the predictions of each head for a normalised image (1, 3, S, S) under each of M transformations.
 
-    Returns its label, the pictures as PNG in base64, and by name of the head, M lists of the most probable classes with
-    their probabilities; ``data`` is the data module, which knows how the image was normalised.
+    Contains the label, the pictures as PNG in base64, and by name of the head M lists of the most probable classes with
+    their probabilities. ``data`` is the data module, which knows the normalisation.
     """
     transforms = network.transforms
     inputs = transforms(image)
     output = network.outputs(inputs)
     heads = {"class head": output.logits}
-    heads |= {f"branch {number}": transforms.class_logits(joint) for number, joint in enumerate(output.joint_logits, 1)}
-    best = {name: logits.float().softmax(1).topk(min(TOP, network.num_classes)) for name, logits in heads.items()}
+    for number, joint_logits in enumerate(output.joint_logits, 1):
+        heads[f"branch {number}"] = transforms.class_logits(joint_logits)
     return {
         "label": label,
         "transforms": str(transforms),
         "pictures": [_png(picture) for picture in _pixels(inputs.float().cpu(), data)],
-        "heads": {
-            name: [list(zip(*row, strict=True)) for row in zip(top.indices.tolist(), top.values.tolist(), strict=True)]
-            for name, top in best.items()
-        },
+        "heads": {name: _most_probable(logits) for name, logits in heads.items()},
     }
 
 
+def _most_probable(logits: Tensor) -> list[list[tuple[int, float]]]:
+    """Return for each row of logits (M, N) the most probable classes with their probabilities."""
+    top = logits.float().softmax(1).topk(min(EXAMPLE_CLASSES, logits.shape[1]))
+    rows = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    return [list(zip(classes, probabilities, strict=True)) for classes, probabilities in rows]
+
+
 def _pixels(images: Tensor, data: Any) -> Tensor:
+    """Undo the normalisation of images."""
     if isinstance(data, ImageDataModule):
         shift, scale = torch.tensor([data.mean, data.std])[:, :, None, None]
-    else:  # it is not known how they were normalised: from the darkest to the brightest value
+    else:  # the normalisation is unknown: from the darkest to the brightest value
         scale = 1 / (images.max() - images.min()).clamp(min=1e-9)
         shift = -images.min() * scale
     return ((images * scale + shift).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def _png(picture: Tensor) -> str:
-    small, file = resize(picture, [min(PIXELS, picture.shape[-1])]), BytesIO()
+    small = resize(picture, [min(LARGEST_PICTURE, picture.shape[-1])])
+    file = BytesIO()
     to_pil_image(small).save(file, "PNG")
     return b64encode(file.getvalue()).decode()

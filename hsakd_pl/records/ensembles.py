@@ -23,7 +23,7 @@ def ensemble_results(sums: dict[str, Tensor], networks: Any, image_size: int) ->
     """Return accuracies, calibration errors and mean multiply-adds per image, from the sums of `EnsembleMetrics`.
 
     ``ensemble``: for each ensemble by name. ``early_exit``, which asks the branches first, and ``cascade``, which asks
-    larger and larger ensembles: for each threshold, with the part of the images that ``left`` at each exit.
+    larger and larger ensembles: for each threshold, with the share of the images that ``left`` at each exit.
     """
     images = int(sums["images"])
     cascade_costs = _costs(networks, image_size, ensemble_exits)
@@ -57,7 +57,7 @@ def _costs(networks: Any, image_size: int, exits: Callable[..., Any]) -> list[in
 
 
 def _exits(parts: Tensor, costs: list[int]) -> list[Results]:
-    """Return the results at each threshold, from the parts of the images (2, thresholds, exits): leaving, and right."""
+    """Return the results at each threshold, from the shares (2, thresholds, exits) of leaving and of right images."""
     return [
         {
             "threshold": threshold,

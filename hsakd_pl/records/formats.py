@@ -1,6 +1,6 @@
-"""The files that a run leaves: their names, their fields, and readers that trust nothing in them.
+"""The files that a run writes: their names, their fields, and readers that validate them.
 
-Accuracies, calibration errors and parts are fractions in [0, 1] in all of them.
+Accuracies, calibration errors and shares are fractions in [0, 1] in all of them.
 """
 
 import csv
@@ -28,7 +28,7 @@ Row = dict[str, Any]
 
 
 class Field(NamedTuple):
-    """What a field may hold: the types of its value, and the largest number."""
+    """The valid values of a field: their types, and the largest number."""
 
     types: tuple[type, ...]
     largest: float = 0
@@ -105,7 +105,7 @@ def read_test(path: Path) -> Row | None:
     if "format" not in test:
         return _as_fractions(test)
     if test["format"] != TEST_FORMAT:
-        raise UsageError(f"{path} has format {test['format']!s:.40}, which is not known here: update hsakd_pl")
+        raise UsageError(f"{path} has format {test['format']!s:.40}, this version reads {TEST_FORMAT}: update hsakd_pl")
     return test
 
 

@@ -1,4 +1,4 @@
-"""``metrics.csv`` and ``curves.png``: how a run went, epoch by epoch."""
+"""``metrics.csv`` and ``curves.png``: the course of a run, epoch by epoch."""
 
 import csv
 from collections.abc import Mapping
@@ -15,39 +15,43 @@ from hsakd_pl.records.formats import HISTORY_FILE, finite, read_history
 
 
 class History(pl.Callback):
-    """Keeps ``metrics.csv`` in ``folder``, a row an epoch and a logged step, and draws ``curves.png`` when a fit ends.
+    """Writes ``metrics.csv``, with one row per epoch and per logged step, and ``curves.png`` when a fit ends.
 
-    Columns: epoch (from 1), step, lr, and all that was logged, by name. A run that is resumed goes on below the rows
-    of the epochs that its checkpoint knows. Written whole each time, so that a kill tears nothing.
+    Columns: epoch (from 1), step, lr, and all logged metrics by name. A resumed run continues below the rows that its
+    checkpoint knows. The file is always replaced as a whole, so that it is complete after a kill.
+
+    Args:
+        folder: folder of both files.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.rows: list[dict[str, float]] = []
-        self._lr, self._written = 0.0, 0
+        self._lr = 0.0
+        self._written_rows = 0
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.trainer, resumed = trainer, trainer.global_step > 0
-        found = read_history(self.folder / HISTORY_FILE) if resumed and trainer.is_global_zero else []
-        self.rows = [row for row in found if row.get("step", 0) <= trainer.global_step]
-        self._written = len(self.rows)
+        self.trainer = trainer
+        is_resumed = trainer.global_step > 0
+        rows = read_history(self.folder / HISTORY_FILE) if is_resumed and trainer.is_global_zero else []
+        self.rows = [row for row in rows if row.get("step", 0) <= trainer.global_step]
+        self._written_rows = len(self.rows)
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
         self._lr = trainer.optimizers[0].param_groups[0]["lr"]  # after the epoch it is the next one's
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Keep what was logged at a step, counted from 0, in a row of its own."""
-        place = {"epoch": self.trainer.current_epoch + 1, "step": step + 1, "lr": self._lr}
-        self.rows.append({**place, **metrics})
+        """Keep the metrics of a step, counted from 0, as a row."""
+        self.rows.append({"epoch": self.trainer.current_epoch + 1, "step": step + 1, "lr": self._lr, **metrics})
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        metrics = finite(trainer.callback_metrics)
         place = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, "lr": self._lr}
-        logged = {name: value for name, value in finite(trainer.callback_metrics).items() if value is not None}
-        self.rows.append({**place, **logged})
+        self.rows.append(place | {name: value for name, value in metrics.items() if value is not None})
         self._write(trainer)
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        if len(self.rows) > self._written:  # logged steps of an epoch that may go on from here
+        if len(self.rows) > self._written_rows:  # logged steps of an epoch that may be resumed here
             self._write(trainer)
 
     def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -58,7 +62,7 @@ class History(pl.Callback):
                 rank_zero_info(f"No curves.png: {error}")
 
     def _write(self, trainer: pl.Trainer) -> None:
-        self._written = len(self.rows)
+        self._written_rows = len(self.rows)
         if trainer.is_global_zero:
             columns = dict.fromkeys(name for row in self.rows for name in row)
             with replacing(self.folder / HISTORY_FILE, newline="") as file:

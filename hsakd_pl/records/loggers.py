@@ -1,4 +1,4 @@
-"""TensorBoard, Weights & Biases and MLflow: a run of theirs for a run of ours, however often it is resumed."""
+"""TensorBoard, Weights & Biases and MLflow: a resumed run continues the run that its logger began."""
 
 import json
 import os
@@ -7,7 +7,7 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from textwrap import indent
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
@@ -16,60 +16,76 @@ from pytorch_lightning import loggers
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from hsakd_pl.errors import UsageError
+from hsakd_pl.records.formats import RESULT_FILE
 
 
 class MLFlowLogger(loggers.MLFlowLogger):
-    """Lightning's, for runs that go on with other options: of each MLflow keeps the first value."""
+    """Lightning's logger for MLflow, which keeps the first value of an option that a resumed run changes."""
 
     def log_hyperparams(self, params: Any) -> None:
         from mlflow.exceptions import MlflowException  # an optional package
 
-        with suppress(MlflowException):  # the command line has told what is changed, and the row will
+        with suppress(MlflowException):  # the command line has shown the change, and result.json records it
             super().log_hyperparams(params)
 
 
-# package, and the argument of the constructor that says which run goes on
-KINDS: dict[type[Logger], tuple[str, str]] = {
-    TensorBoardLogger: ("tensorboard", "version"),
-    WandbLogger: ("wandb", "id"),
-    loggers.MLFlowLogger: ("mlflow", "run_id"),
+class LoggerKind(NamedTuple):
+    """The package that a logger needs, and the argument of its constructor that names the run to continue."""
+
+    package: str
+    run_argument: str
+
+
+LOGGER_KINDS: dict[type[Logger], LoggerKind] = {
+    TensorBoardLogger: LoggerKind("tensorboard", "version"),
+    WandbLogger: LoggerKind("wandb", "id"),
+    loggers.MLFlowLogger: LoggerKind("mlflow", "run_id"),
 }
 
 
 def logger_maker(folder: Path, checkpoint: Mapping[str, Any]) -> Callable[..., Logger]:
-    """Give what makes a logger in ``folder`` that goes on with ``checkpoint``'s run; UsageError without its package."""
-    begun, step = checkpoint.get("loggers", {}), checkpoint.get("global_step")
+    """Return a function that makes loggers in ``folder``, which continue the run of ``checkpoint``.
 
-    def make(kind: type[Logger], *arguments: Any, **options: Any) -> Logger:
+    The function raises UsageError if the package of a logger is missing.
+    """
+    runs = checkpoint.get("loggers", {})
+
+    def make(logger_class: type[Logger], *arguments: Any, **options: Any) -> Logger:
         if options.get("save_dir") == "":
-            inside = "mlruns" if issubclass(kind, loggers.MLFlowLogger) else ""
-            options["save_dir"] = str(folder.resolve() / inside)  # W&B's service has a working folder of its own
-        for package, argument in (KINDS[known] for known in kind.__mro__ if known in KINDS):
-            if find_spec(package) is None:
-                raise UsageError(f"{kind.__name__} needs the package {package}: pip install {package}")
-            if options.get(argument) is None and kind.__name__ in begun:
-                options[argument] = begun[kind.__name__]
-                options |= {"purge_step": step} if package == "tensorboard" else {}  # hides what the kill undid
+            subfolder = "mlruns" if issubclass(logger_class, loggers.MLFlowLogger) else ""
+            options["save_dir"] = str(folder.resolve() / subfolder)  # the service of W&B has its own working folder
+        for kind in (LOGGER_KINDS[base] for base in logger_class.__mro__ if base in LOGGER_KINDS):
+            if find_spec(kind.package) is None:
+                raise UsageError(
+                    f"{logger_class.__name__} needs the package {kind.package}: pip install {kind.package}"
+                )
+            if options.get(kind.run_argument) is None and logger_class.__name__ in runs:
+                options[kind.run_argument] = runs[logger_class.__name__]
+                if kind.package == "tensorboard":
+                    options["purge_step"] = checkpoint.get("global_step")  # hides what the kill undid
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # mlflow-skinny has no other store
-        return kind(*arguments, **options)
+        return logger_class(*arguments, **options)
 
     return make
 
 
 class LoggedRun(pl.Callback):
-    """Keeps in checkpoints which run of each logger this is, and logs in the end the files of the result."""
+    """Stores the run of each logger in checkpoints, and logs the files of the result when a fit has ended."""
 
     def on_save_checkpoint(self, trainer: pl.Trainer, _: Any, checkpoint: dict[str, Any]) -> None:
-        known = [logger for logger in trainer.loggers if isinstance(logger, tuple(KINDS))]
-        checkpoint["loggers"] = {type(logger).__name__: logger.version for logger in known}
+        resumable = [logger for logger in trainer.loggers if isinstance(logger, tuple(LOGGER_KINDS))]
+        checkpoint["loggers"] = {type(logger).__name__: logger.version for logger in resumable}
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        result, curves = (Path(trainer.default_root_dir, name) for name in ("result.json", "curves.png"))
+        folder = Path(trainer.default_root_dir)
+        result = folder / RESULT_FILE
         if stage != "fit" or not trainer.is_global_zero or not result.exists():
             return
-        text, pictures, step = result.read_text(), [str(curves)] if curves.exists() else [], trainer.global_step
+        pictures = [str(path) for path in (folder / "curves.png",) if path.exists()]
+        text = result.read_text()
         row = json.loads(text)
         numbers = {f"result/{name}": value for name, value in row.items() if isinstance(value, int | float)}
+        step = trainer.global_step
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.log_hyperparams(dict(pl_module.hparams_initial), numbers, step)

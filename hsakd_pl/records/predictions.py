@@ -1,10 +1,10 @@
-"""Writes what ``predict`` finds."""
+"""The files of ``predict``: ``predictions.csv`` and ``predictions.jsonl``."""
 
 import csv
 import json
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -12,42 +12,45 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import BasePredictionWriter
 
-from hsakd_pl.errors import require
+from hsakd_pl.errors import UsageError, require
 from hsakd_pl.files import replacing
-from hsakd_pl.modules.metrics import TOP
+from hsakd_pl.modules.metrics import TOP_K
 
 COLUMNS = ("image", "class", "probability", "agreement", "error")
 NOT_FINITE = "the network gives no finite probability"
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Writes ``predictions.csv`` and ``predictions.jsonl`` into ``folder``: a row an image, in the order of the data.
+    """Writes ``predictions.csv`` and ``predictions.jsonl``, with one row per image in the order of the data.
 
-    Columns: image, class, probability of that class, in which part of the transformations it is the winner too, and
-    instead of these the error where there is no prediction. The lines of JSON hold the same, and under ``top`` the most
-    probable classes with their probabilities. Each batch is written when it is there, beside the files of an earlier
-    run, whose place the new ones take at the end. On several devices each writes the files of its own rank.
+    Columns: image, class, probability of that class, agreement (the share of the transformations under which that class
+    wins), and instead of these the error where there is no prediction. The lines of JSON contain the same, and
+    under ``top`` the most probable classes with their probabilities. Batches are written as they arrive, to new files
+    that replace those of an earlier run at the end. On several devices each writes the files of its own rank.
 
     Args:
-        folder: where the files go.
-        top: how many classes a line of JSON names, of the five at most that a module's ``predict_step`` gives.
+        folder: folder of the files.
+        top: number of classes in a line of JSON, at most the five that a module's ``predict_step`` returns.
     """
 
-    def __init__(self, folder: str | Path, top: int = TOP) -> None:
+    def __init__(self, folder: str | Path, top: int = TOP_K) -> None:
         super().__init__(write_interval="batch")
-        require(1 <= top <= TOP, "top", top, f"from 1 to {TOP}")
-        self.folder, self.top = Path(folder), top
-        self._open = ExitStack()
+        require(1 <= top <= TOP_K, "top", top, f"from 1 to {TOP_K}")
+        self.folder = Path(folder)
+        self.top = top
+        self._open_files = ExitStack()
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         rank = f".rank{trainer.global_rank}" if trainer.world_size > 1 else ""
         self._path = self.folder / f"predictions{rank}.csv"
-        self._writer = csv.writer(self._open.enter_context(replacing(self._path, newline="", buffering=1)))
+        self._writer = csv.writer(self._open_files.enter_context(replacing(self._path, newline="", buffering=1)))
         self._writer.writerow(COLUMNS)
-        self._lines = self._open.enter_context(replacing(self._path.with_suffix(".jsonl"), buffering=1))
+        self._lines = self._open_files.enter_context(replacing(self._path.with_suffix(".jsonl"), buffering=1))
         description = getattr(trainer, "datamodule", None) or getattr(pl_module, "description", None)
-        self._names = getattr(description, "class_names", None)
-        self._images = self._unread = self._not_finite = 0
+        self._class_names = getattr(description, "class_names", None)
+        self._images = 0
+        self._unread = 0
+        self._not_finite = 0
 
     def write_on_batch_end(
         self,
@@ -59,32 +62,61 @@ class PredictionWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        keys = ("class", "probability", "agreement", "top_class", "top_probability")
-        found = (prediction[key].tolist() for key in keys)
-        for source, error, *cells in zip(prediction["source"], prediction["error"], *found, strict=True):
-            label, probability, agreement, *best = cells
+        for row in _rows_of(prediction):
             self._images += 1
-            self._unread += error != ""
-            if not error and not isfinite(probability):
+            self._unread += 1 if row["error"] else 0
+            if not row["error"] and not isfinite(row["probability"]):
                 self._not_finite += 1
-                error = NOT_FINITE
-            name, *names = (str(self._names[each] if self._names else each) for each in (label, *best[0]))
-            cells = ["", "", ""] if error else [_text(name), f"{probability:.6f}", f"{agreement:.2f}"]
-            self._writer.writerow([_text(source), *cells, _text(error)])
-            top = [{"class": each, "probability": round(p, 6)} for each, p in zip(names, best[1], strict=True)]
-            told = {"class": name, "probability": round(probability, 6), "agreement": agreement, "top": top[: self.top]}
-            self._lines.write(json.dumps({"image": source, **({"error": error} if error else told)}) + "\n")
+                row["error"] = NOT_FINITE
+            self._write_csv(row)
+            self._write_json(row)
+
+    def _write_csv(self, row: dict[str, Any]) -> None:
+        cells = ["", "", ""]
+        if not row["error"]:
+            cells = [_text(self._name(row["class"])), f"{row['probability']:.6f}", f"{row['agreement']:.2f}"]
+        self._writer.writerow([_text(row["source"]), *cells, _text(row["error"])])
+
+    def _write_json(self, row: dict[str, Any]) -> None:
+        if row["error"]:
+            self._lines.write(json.dumps({"image": row["source"], "error": row["error"]}) + "\n")
+            return
+        top = [
+            {"class": self._name(label), "probability": round(probability, 6)}
+            for label, probability in zip(row["top_class"], row["top_probability"], strict=True)
+        ]
+        line = {
+            "image": row["source"],
+            "class": self._name(row["class"]),
+            "probability": round(row["probability"], 6),
+            "agreement": row["agreement"],
+            "top": top[: self.top],
+        }
+        self._lines.write(json.dumps(line) + "\n")
+
+    def _name(self, label: int) -> str:
+        return str(self._class_names[label] if self._class_names else label)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._open.close()
+        self._open_files.close()
         _print(f"predictions are in {self._path}, with the next most probable classes in {self._path.stem}.jsonl")
         for count, reason in ((self._unread, "could not be read"), (self._not_finite, "have no finite probability")):
             if count:
                 _print(f"{count:,} of {self._images:,} images {reason}: see the column error")
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leave the predictions of an earlier run as they are."""
-        self._open.__exit__(type(exception), exception, exception.__traceback__)
+        """Keep the predictions of an earlier run."""
+        with suppress(UsageError):  # names the files, but the exception is not about them
+            self._open_files.__exit__(type(exception), exception, exception.__traceback__)
+
+
+def _rows_of(prediction: Any) -> Iterator[dict[str, Any]]:
+    """Yield the prediction of each image of a batch, as plain data."""
+    columns = {"source": prediction["source"], "error": prediction["error"]}
+    for name in ("class", "probability", "agreement", "top_class", "top_probability"):
+        columns[name] = prediction[name].tolist()
+    for values in zip(*columns.values(), strict=True):
+        yield dict(zip(columns, values, strict=True))
 
 
 def _text(cell: str) -> str:
@@ -93,6 +125,6 @@ def _text(cell: str) -> str:
 
 
 def _print(line: str) -> None:
-    """Print a line whatever letters its file names have and the terminal has not."""
+    """Print a line, with escapes for characters that the terminal's encoding lacks."""
     encoding = sys.stdout.encoding or "utf-8"
     print(line.encode(encoding, "backslashreplace").decode(encoding))

@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal and in a notebook, one line an epoch anywhere else."""
+"""The progress of a run: a bar on a terminal and in a notebook, one line per epoch elsewhere."""
 
 import math
 import sys
@@ -21,11 +21,12 @@ SECONDS_BETWEEN_LINES = 600.0  # inside an epoch; one of ImageNet takes an hour
 
 
 class Progress(ProgressBar):
-    """Shows loss, accuracy, best accuracy and its epoch, learning rate, images/s, and the time left of the whole run.
+    """Shows loss, accuracy, best accuracy and its epoch, learning rate, images/s, and the remaining time of the run.
 
-    On a terminal and in a notebook a bar moves, and finished epochs stay as lines. Elsewhere (SLURM, pipes, CI) an
-    epoch is a line, and a long one has a line every ten minutes. Checkpoints carry the accuracies, so that a resumed
-    run goes on with them. No step waits for a GPU: the loss inside an epoch is the last that has arrived from there.
+    On a terminal and in a notebook it is a bar, above which finished epochs remain as lines. Elsewhere (SLURM, pipes,
+    CI) it prints one line per epoch, and within long epochs one every ten minutes. Checkpoints contain the accuracies,
+    so that a resumed run continues with them. No step waits for a GPU: the loss within an epoch is the latest one that
+    has arrived from there.
     """
 
     def __init__(self) -> None:
@@ -33,11 +34,18 @@ class Progress(ProgressBar):
         self.accuracy: float | None = None  # after the last validation
         self.best: float | None = None
         self.best_epoch: int | None = None
-        self._enabled, self._due, self._watched = True, 0.0, Watched()
+        self._enabled = True
+        self._due = 0.0  # time of the next picture or line
+        self._watched = Watched()
         self._live: Live | None = None
-        self._begun: tuple[float, float] | None = None  # when, and how much of the fit was done by then
-        self._loss, self._lr, self._validated = math.nan, 0.0, False
-        self._since, self._seconds, self._images = 0.0, 0.0, 0  # of the epoch's training
+        self._begun: tuple[float, float] | None = None  # time, and part of the fit that was done by then
+        self._loss = math.nan
+        self._lr = 0.0
+        self._validated = False
+        # Training of the current epoch: time of the last step, seconds and images
+        self._since = 0.0
+        self._seconds = 0.0
+        self._images = 0
 
     def enable(self) -> None:
         self._enabled = True
@@ -46,17 +54,24 @@ class Progress(ProgressBar):
         self._enabled = False
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self.best is None else {name: getattr(self, name) for name in ("accuracy", "best", "best_epoch")}
+        if self.best is None:
+            return {}
+        return {"accuracy": self.accuracy, "best": self.best, "best_epoch": self.best_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.accuracy, self.best, self.best_epoch = (state_dict[name] for name in ("accuracy", "best", "best_epoch"))
+        self.accuracy = state_dict["accuracy"]
+        self.best = state_dict["best"]
+        self.best_epoch = state_dict["best_epoch"]
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        self._begun, self._loss = None, math.nan
+        self._begun = None
+        self._loss = math.nan
         if trainer.current_epoch == 0:
-            self.accuracy = self.best = self.best_epoch = None
-        console = get_console()  # with which Lightning prints its tables, then above the bar
+            self.accuracy = None
+            self.best = None
+            self.best_epoch = None
+        console = get_console()  # the one that Lightning prints its tables with, so that they appear above the bar
         terminal = sys.stdout.isatty() and console.is_terminal and not console.is_dumb_terminal
         if self._enabled and (console.is_jupyter or terminal):
             self._live = Live(
@@ -66,7 +81,7 @@ class Progress(ProgressBar):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if self._live is not None and self._live.is_started:
-            self._live.update("", refresh=True)  # a notebook keeps what it has shown
+            self._live.update("", refresh=True)  # a notebook keeps its last picture
             self._live.stop()
         self._live = None
 
@@ -74,10 +89,13 @@ class Progress(ProgressBar):
         self.teardown(trainer, pl_module, "")
 
     def on_train_start(self, *_: Any) -> None:
-        self.on_train_epoch_start()  # resumed inside an epoch, that has no start
+        self.on_train_epoch_start()  # a resumed epoch has no start of its own
 
     def on_train_epoch_start(self, *_: Any) -> None:
-        self._since, self._seconds, self._images, self._validated = time.monotonic(), 0.0, 0, False
+        self._since = time.monotonic()
+        self._seconds = 0.0
+        self._images = 0
+        self._validated = False
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         self._lr = trainer.optimizers[0].param_groups[0]["lr"]  # after an epoch's last step it is the next one's
@@ -86,10 +104,11 @@ class Progress(ProgressBar):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         now = time.monotonic()
-        self._seconds, self._since = self._seconds + now - self._since, now
+        self._seconds += now - self._since
+        self._since = now
         self._images += len(batch[1]) * trainer.world_size
-        if self._begun is None:  # the first step has compiled, and waited for the first images
-            self._begun = now, _part_done(trainer)
+        if self._begun is None:  # not before the first step, which compiles and waits for the first images
+            self._begun = (now, _part_done(trainer))
         if self._is_due():
             self._watched.begin(trainer.global_step, loss_of(trainer, outputs))
         for _, loss in self._watched.arrived():
@@ -107,13 +126,15 @@ class Progress(ProgressBar):
         self._evaluated("predict", trainer.num_predict_batches, *args[3:])
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        accuracy = trainer.callback_metrics.get("val/acc")  # in every process: they sum it up together
+        accuracy = trainer.callback_metrics.get("val/acc")  # in every process, since reading it synchronises them
         self._since = time.monotonic()
         if accuracy is None or trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        self.accuracy, self._validated = float(accuracy), True
+        self.accuracy = float(accuracy)
+        self._validated = True
         if self.best is None or self.accuracy > self.best:
-            self.best, self.best_epoch = self.accuracy, trainer.current_epoch + 1
+            self.best = self.accuracy
+            self.best_epoch = trainer.current_epoch + 1
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._loss = float(trainer.callback_metrics.get("train/loss", math.nan))
@@ -126,7 +147,7 @@ class Progress(ProgressBar):
             self._show(what, batch_idx + 1, batches[dataloader_idx])
 
     def _is_due(self) -> bool:
-        """Whether it is time for another picture, or another line."""
+        """Return True if it is time for another picture or line, and set the time of the next one."""
         due = self._enabled and time.monotonic() > self._due
         if due:
             self._wait()
@@ -136,50 +157,62 @@ class Progress(ProgressBar):
         self._due = time.monotonic() + (SECONDS_BETWEEN_LINES if self._live is None else SECONDS_BETWEEN_PICTURES)
 
     def _show(self, what: str, done: int, total: float) -> None:
-        """Draw the bar, or print a line: so many batches of ``total``, which may be infinite, are done."""
+        """Draw the bar or print a line: ``done`` of ``total`` batches, which may be infinite."""
         count = f"{done:,}/{total:,}" if math.isfinite(total) else f"{done:,}"
         numbers = self._numbers() if self._begun is not None else []
         if self._live is None:
             print("  ".join([what, count, *numbers]), flush=True)
             return
-        top = Table.grid(padding=(0, 1))
-        top.add_row(what, Bar(total, done, width=40) if math.isfinite(total) else Bar(width=40, pulse=True), count)
+        bar = Bar(total, done, width=40) if math.isfinite(total) else Bar(width=40, pulse=True)
+        first_line = Table.grid(padding=(0, 1))
+        first_line.add_row(what, bar, count)
         self._live.start()
-        self._live.update(Group(top, Text("  ".join(numbers))), refresh=True)
+        self._live.update(Group(first_line, Text("  ".join(numbers))), refresh=True)
 
     def _epoch(self) -> str:
-        epochs, epoch = self.trainer.max_epochs or -1, self.trainer.current_epoch + 1
+        epochs = self.trainer.max_epochs or -1
+        epoch = self.trainer.current_epoch + 1
         return f"epoch {epoch:{len(str(epochs))}}/{epochs}" if epochs > 0 else f"epoch {epoch}"
 
     def _numbers(self, with_accuracy: bool = True) -> list[str]:
-        """Give what is known, of loss, accuracies, learning rate, images/s and time left, as it is shown."""
-        numbers = [] if math.isnan(self._loss) else [f"loss {self._loss:{'5.2f' if self._loss >= 1 else '5.3f'}}"]
+        """Return loss, accuracies, learning rate, images/s and remaining time as texts; unknown ones are left out."""
+        numbers = []
+        if not math.isnan(self._loss):
+            digits = "5.2f" if self._loss >= 1 else "5.3f"
+            numbers.append(f"loss {self._loss:{digits}}")
         if with_accuracy and self.accuracy is not None:
-            numbers += [f"val {100 * self.accuracy:4.1f} %"]
+            numbers.append(f"val {100 * self.accuracy:4.1f} %")
         if self.best is not None:
-            numbers += [f"best {100 * self.best:4.1f} % ({self.best_epoch})"]
-        numbers += [f"lr {self._lr:.3g}", f"{self._images / max(self._seconds, 1e-9):,.0f} images/s"]
-        left = _seconds_left(self.trainer, self._begun)
-        return [*numbers, f"{_duration(left)} left"] if math.isfinite(left) else numbers
+            numbers.append(f"best {100 * self.best:4.1f} % ({self.best_epoch})")
+        numbers.append(f"lr {self._lr:.3g}")
+        numbers.append(f"{self._images / max(self._seconds, 1e-9):,.0f} images/s")
+        seconds_left = _seconds_left(self.trainer, self._begun)
+        if math.isfinite(seconds_left):
+            numbers.append(f"{_duration(seconds_left)} left")
+        return numbers
 
 
 def _part_done(trainer: pl.Trainer) -> float:
-    """Give how much of a fit is done, in [0, 1]; by epochs where their length is unknown, 0 if it has no end."""
-    steps, epochs = trainer.estimated_stepping_batches, trainer.max_epochs or -1
+    """Return the part of a fit that is done, in [0, 1]; by epochs if their length is unknown, 0 if it has no end."""
+    steps = trainer.estimated_stepping_batches
+    epochs = trainer.max_epochs or -1
     if 0 < steps < math.inf:
         return trainer.global_step / steps
-    counted: Any = trainer.fit_loop.epoch_progress.current  # an epoch is processed before it is completed
-    return counted.processed / epochs if epochs > 0 else 0.0
+    progress: Any = trainer.fit_loop.epoch_progress.current  # an epoch is processed before it is completed
+    return progress.processed / epochs if epochs > 0 else 0.0
 
 
 def _seconds_left(trainer: pl.Trainer, begun: tuple[float, float] | None) -> float:
-    """Estimate the time to the end of a fit by its pace since it had ``begun``; infinite where nothing is known."""
+    """Estimate the remaining time of a fit from its pace since it had ``begun``; infinite if it is unknown."""
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set without being declared
     limits = [timer.time_remaining() for timer in callbacks if isinstance(timer, Timer)]
-    left = [limit for limit in limits if limit is not None]
-    if begun is not None and (done := _part_done(trainer)) > begun[1]:
-        left += [(time.monotonic() - begun[0]) / (done - begun[1]) * (1 - done)]
-    return max(0.0, min(left, default=math.inf))
+    estimates = [limit for limit in limits if limit is not None]
+    if begun is not None:
+        start, done_at_start = begun
+        done = _part_done(trainer)
+        if done > done_at_start:
+            estimates.append((time.monotonic() - start) / (done - done_at_start) * (1 - done))
+    return max(0.0, min(estimates, default=math.inf))
 
 
 def _duration(seconds: float) -> str:

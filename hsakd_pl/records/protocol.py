@@ -1,4 +1,4 @@
-"""What a run measures, apart from its seed: two runs of one protocol belong into one mean, and no others."""
+"""The protocol of a run: all that can change its result but the seed. Only runs of one protocol are averaged."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from hsakd_pl.files.weights import WeightFile
 from hsakd_pl.modules.build import PRETRAINED, RANDOM
 from hsakd_pl.version import __version__
 
-# Options that are no part of it: seeds, where things lie (of weights the hash counts), and how a run is watched.
+# Options outside the protocol: seeds, paths (weight files count by their hashes), and logging.
 OUTSIDE = re.compile(
     r"config$|seed_everything$|ckpt_path$|weights_only$|save_every_minutes$|data\.init_args\.(seed|root|download|predict_dir)$"
     r"|model\.init_args\.(weights|teacher_weights|projection_weights|teacher_sha256|ensemble)$"
@@ -46,24 +46,26 @@ def weight_facts(options: Mapping[str, Any], files: Mapping[str, WeightFile]) ->
 
 
 def machine(trainer: pl.Trainer) -> dict[str, Any]:
-    """Say what a run runs on: device, number of devices, precision, versions."""
-    cuda = trainer.strategy.root_device.type == "cuda"
+    """Return device, number of devices, precision and versions of a run."""
+    is_cuda = trainer.strategy.root_device.type == "cuda"
+    versions = {"hsakd_pl": __version__}
+    for package in (torch, torchvision, pl):
+        versions[package.__name__] = package.__version__
     return {
-        "device": torch.cuda.get_device_name() if cuda else f"CPU, {os.cpu_count()} cores",
+        "device": torch.cuda.get_device_name() if is_cuda else f"CPU, {os.cpu_count()} cores",
         "devices": trainer.world_size,
         "precision": trainer.precision,
-        "versions": {"hsakd_pl": __version__}
-        | {package.__name__: package.__version__ for package in (torch, torchvision, pl)},
+        "versions": versions,
     }
 
 
 def protocol_hash(*parts: Any) -> str:
-    """Give 12 hexadecimal digits that stand for these parts, plain data."""
+    """Return 12 hexadecimal digits of the hash of plain data."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def kept_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out the options that are no part of a protocol."""
+    """Return the options that belong to a protocol."""
     kept = {option: value for option, value in options.items() if not OUTSIDE.match(option)}
     if kept.get(LOSS_WEIGHTS, "") is None:
         del kept[LOSS_WEIGHTS]
@@ -73,34 +75,45 @@ def kept_options(options: Mapping[str, Any]) -> dict[str, Any]:
 def protocol_of(
     options: Mapping[str, Any], changes: Sequence[Mapping[str, Any]], weights: Mapping[str, Any], trainer: pl.Trainer
 ) -> dict[str, Any]:
-    """Describe what a fit did, once it runs.
+    """Return the protocol of a fit, once it runs.
 
-    ``options`` are the resolved ones, ``changes`` what a resumed run did otherwise, ``weights`` of
-    :func:`weight_facts`. ``hash`` covers all that can move the result: the options that are neither seeds nor paths,
-    the weights, devices, precision and changes.
+    Its ``hash`` covers all that can change the result: the options that are neither seeds nor paths, the weights,
+    devices, precision and changes.
+
+    Args:
+        options: resolved options of the run.
+        changes: options that a resumed run changed.
+        weights: return value of :func:`weight_facts`.
+        trainer: trainer of the run.
     """
     module: Any = trainer.lightning_module
-    data, optimizer = getattr(trainer, "datamodule", None), trainer.optimizers[0]
+    data = getattr(trainer, "datamodule", None)
+    optimizer = trainer.optimizers[0]
     kept = kept_options(options)
     if "model.init_args.num_classes" in kept and hasattr(module, "num_classes"):
         kept["model.init_args.num_classes"] = module.num_classes  # which came from the data
-    moved = [change for change in changes if change["option"] not in ("trainer.max_epochs", "commit")]
-    ran_on = {name: value for name, value in machine(trainer).items() if name in ("devices", "precision")}
+    effective_changes = [change for change in changes if change["option"] not in ("trainer.max_epochs", "commit")]
+    hardware = {name: value for name, value in machine(trainer).items() if name in ("devices", "precision")}
     hashes = {name: value for name, value in weights.items() if name != "teacher_acc"}
-    peers = len(getattr(module, "networks", ()))  # none in a module of the user's own
-    rates = optimizer.defaults
+    head = "class head, untransformed images"
+    peers = len(getattr(module, "networks", ()))  # modules of users may have none
+    if peers > 1:
+        head += f", mean of {peers} peers"
     return {
-        "hash": protocol_hash(kept, hashes, ran_on, moved),
+        "hash": protocol_hash(kept, hashes, hardware, effective_changes),
         "options": kept,
         "epochs": trainer.max_epochs,
         "optimizer": type(optimizer).__name__,
-        **{name: rates.get(name) for name in ("lr", "momentum", "nesterov", "weight_decay")},
+        "lr": optimizer.defaults.get("lr"),
+        "momentum": optimizer.defaults.get("momentum"),
+        "nesterov": optimizer.defaults.get("nesterov"),
+        "weight_decay": optimizer.defaults.get("weight_decay"),
         "batch_size": getattr(data, "batch_size", None),
         "views": getattr(module, "views", None),
         "augmentation": str(getattr(data, "train_transform", "")) if getattr(data, "augment", True) else "none",
-        "head": f"class head, untransformed images{f', mean of {peers} peers' if peers > 1 else ''}",
+        "head": head,
         "validated_on": getattr(data, "validated_on", None),
         "limited": {name: kept[name] for name in kept if LIMITS.match(name) and kept[name] not in (None, 0, -1)},
         **weights,
-        **ran_on,
+        **hardware,
     }

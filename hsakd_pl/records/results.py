@@ -1,4 +1,4 @@
-"""The row that a run leaves: what it reached, and by which protocol."""
+"""``result.json``: the result of a run and its protocol."""
 
 import json
 import subprocess
@@ -18,33 +18,55 @@ from hsakd_pl.records.protocol import machine, protocol_of, weight_facts
 
 
 class ResultWriter(pl.Callback):
-    """Writes ``result.json`` into ``folder`` after every epoch, and as that of a finished run when training has ended.
+    """Writes ``result.json`` after every epoch, and once more, marked as finished, when training has ended.
 
-    The row: recipe, config files, seed, protocol, epochs, last and best validation accuracy in [0, 1], all last
-    metrics, what it took (seconds, device-hours, training images/s of all devices, resumes), device, versions, commit,
-    and what a resumed run did otherwise from some step on. Checkpoints carry what it needs, so that a run which has
-    nothing left to train can still write it; the row of a finished run is only replaced by that of another.
+    It contains recipe, config files, seed, protocol, epochs, last and best validation accuracy in [0, 1], all last
+    metrics, cost (seconds, device-hours, training images/s of all devices, resumes), device, versions, commit, and the
+    changes that a resumed run made from some step on. Checkpoints carry this state, so that a run without epochs left
+    to train can still write it. Only another finished run replaces the file of a finished run.
+
+    Args:
+        folder: folder of the file.
+        configs: configuration files of the run.
+        seed: seed of the run.
+        kept: callback that keeps the best checkpoint.
+        options: resolved options of the run.
     """
 
     def __init__(
         self, folder: str | Path, configs: Iterable[str], seed: int, kept: ModelCheckpoint, options: dict[str, Any]
     ) -> None:
-        self.path, self.configs, self.seed, self.kept = Path(folder, RESULT_FILE), list(configs), seed, kept
-        self.options, self.changes, self.commit = options, list[dict[str, Any]](), _commit()
+        self.path = Path(folder, RESULT_FILE)
+        self.configs = list(configs)
+        self.seed = seed
+        self.kept = kept
+        self.options = options
+        self.changes: list[dict[str, Any]] = []
+        self.commit = _commit()
         self.spent = {"seconds": 0.0, "train_seconds": 0.0, "images": 0, "resumes": 0}
-        self.metrics, self.weights = dict[str, float | None](), dict[str, Any]()
-        self.best: tuple[float | None, int | None] = None, None  # val/acc and its epoch
-        self._since_start = self._since_batch = 0.0
+        self.metrics: dict[str, float | None] = {}
+        self.weights: dict[str, Any] = {}
+        self.best: tuple[float | None, int | None] = (None, None)  # val/acc and its epoch
+        self._since_start = 0.0
+        self._since_batch = 0.0
         self._trained = False
 
     def state_dict(self) -> dict[str, Any]:
-        names = ("metrics", "options", "changes", "weights", "commit", "best")
-        return {"spent": {**self.spent, "seconds": self._seconds()}, **{name: getattr(self, name) for name in names}}
+        return {
+            "spent": self.spent | {"seconds": self._seconds()},
+            "metrics": self.metrics,
+            "options": self.options,
+            "changes": self.changes,
+            "weights": self.weights,
+            "commit": self.commit,
+            "best": self.best,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.spent.update(state_dict.get("spent", state_dict))  # of older checkpoints it is all
+        self.spent.update(state_dict.get("spent", state_dict))  # early checkpoints contain nothing else
         self.spent["resumes"] += 1
-        self.metrics, self.weights = state_dict.get("metrics", {}), state_dict.get("weights", {})
+        self.metrics = state_dict.get("metrics", {})
+        self.weights = state_dict.get("weights", {})
         self.best = state_dict.get("best", self.best)
         self.changes[:0] = state_dict.get("changes", [])
 
@@ -53,7 +75,8 @@ class ResultWriter(pl.Callback):
             self.weights = weight_facts(self.options, getattr(module, "weight_files", {}))
 
     def on_train_start(self, *_: Any) -> None:
-        self._since_start = self._since_batch = time.monotonic()  # resumed inside an epoch, that has no start
+        self._since_start = time.monotonic()
+        self._since_batch = self._since_start  # a resumed epoch has no start of its own
 
     def on_train_epoch_start(self, *_: Any) -> None:
         self._since_batch = time.monotonic()
@@ -62,13 +85,14 @@ class ResultWriter(pl.Callback):
         self._since_batch = time.monotonic()
         accuracy = finite(trainer.callback_metrics).get("val/acc")
         if accuracy is not None and not trainer.sanity_checking and accuracy > (self.best[0] or -1):
-            self.best = accuracy, trainer.current_epoch + 1
+            self.best = (accuracy, trainer.current_epoch + 1)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, _: Any, batch: Any, __: int) -> None:
         now = time.monotonic()
         self.spent["train_seconds"] += now - self._since_batch
         self.spent["images"] += len(batch[1]) * trainer.world_size
-        self._since_batch, self._trained = now, True
+        self._since_batch = now
+        self._trained = True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.metrics = finite(trainer.callback_metrics)
@@ -83,9 +107,11 @@ class ResultWriter(pl.Callback):
             self._write(trainer, trainer.current_epoch, finished=True)
 
     def best_so_far(self) -> tuple[float | None, int | None]:
-        """Give the best validation accuracy and its epoch, which an older checkpoint does not know."""
+        """Return the best validation accuracy and its epoch; early checkpoints do not contain the epoch."""
         kept = self.kept.best_model_score
-        return (float(kept), None) if kept is not None and float(kept) > (self.best[0] or 0) else self.best
+        if kept is not None and float(kept) > (self.best[0] or 0):
+            return float(kept), None
+        return self.best
 
     def _seconds(self) -> float:
         return self.spent["seconds"] + (time.monotonic() - self._since_start if self._since_start else 0.0)
@@ -99,7 +125,8 @@ class ResultWriter(pl.Callback):
             file.write("\n")
 
     def _row(self, trainer: pl.Trainer, epochs: int, finished: bool) -> dict[str, Any]:
-        seconds, (best_val_acc, best_epoch) = self._seconds(), self.best_so_far()
+        seconds = self._seconds()
+        best_val_acc, best_epoch = self.best_so_far()
         return {
             "recipe": recipe_of(self.configs),
             "config": self.configs,
@@ -124,12 +151,16 @@ class ResultWriter(pl.Callback):
 
 
 def _commit() -> str | None:
-    """Of the repository that holds this file, with ``-dirty`` where files differ from it; None outside of one."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    tracked, describe = ["ls-files", "--error-unmatch", Path(__file__).name], ["describe", "--always", "--dirty"]
+    """Return the commit of the repository of this file, with ``-dirty`` if files differ; None outside of one."""
+    tracked = _git("ls-files", "--error-unmatch", Path(__file__).name)
+    return None if tracked is None else _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+
+
+def _git(*arguments: str) -> str | None:
+    """Return the output of git in the folder of this file, None if it fails."""
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
     try:
-        for arguments in (tracked, [*describe, "--abbrev=40", "--exclude=*"]):
-            output = subprocess.run([*git, *arguments], capture_output=True, text=True, check=True, timeout=10).stdout
+        finished = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return None
-    return output.strip()
+    return finished.stdout.strip()

@@ -1,4 +1,4 @@
-"""What a run is about to do, and what has come of it, in a few aligned lines each."""
+"""The summary of a run before it starts and after it ends, in a few aligned lines each."""
 
 import os
 from collections import Counter
@@ -18,7 +18,7 @@ from hsakd_pl.networks.network import Classifier
 
 
 class Introduction(pl.Callback):
-    """Prints, before a fit, its networks, data, device and folder."""
+    """Prints networks, data, device and folder before a fit."""
 
     @rank_zero_only
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -27,39 +27,54 @@ class Introduction(pl.Callback):
 
 
 def aligned(lines: Iterable[tuple[str, str]]) -> str:
-    """Join names and what stands beside them; no name is longer than eight letters."""
+    """Format lines of a name, of at most eight letters, and a text."""
     return "\n".join(f"{name:9} {text}" for name, text in lines)
 
 
 def introduction(trainer: pl.Trainer, module: HSAKDModule) -> list[tuple[str, str]]:
-    """Name networks with their sizes, data with counts, device and precision, epochs and batch, and the folder."""
+    """Return networks with their sizes, data with counts, device and precision, epochs and batch, and the folder."""
     data = getattr(trainer, "datamodule", None)
     images = data.images if isinstance(data, FeatureDataModule) else data
-    size = getattr(images, "image_size", None)
-    names = module.hparams.get("networks") or [module.hparams.get("network")] * len(module.networks)
-    found = zip(names, module.networks, strict=True)
-    networks = Counter(
-        f"{name or type(network.without_branches).__name__}: {_sizes(network, size)}" for name, network in found
-    )
-    lines = [("network", f"{count} x {text}" if count > 1 else text) for text, count in networks.items()]
-    own = set(module.modules())
-    for teacher in (frozen.network for frozen in module.frozen if frozen.network not in own):
-        lines += [("teacher", f"{module.hparams.get('teacher') or type(teacher).__name__}: {_sizes(teacher, size)}")]
-    if "teacher_weights" in module.weight_files:
-        lines += [("", describe_file(module.weight_files["teacher_weights"]))]
+    lines = _describe_networks(module, getattr(images, "image_size", None))
     if isinstance(images, ImageDataModule):
-        splits, test = images.splits, images.splits.get("test")
-        listed = [name for name, split in splits.items() if name != "val" or split is not test]
-        counts = ", ".join(f"{len(splits[name].targets):,} {name}" for name in listed)
-        lines += [("data", f"{type(images).__name__}: {counts} images, {size} x {size}, {images.num_classes} classes")]
-    cuda = module.device.type == "cuda"
-    device = torch.cuda.get_device_name(module.device) if cuda else f"{module.device.type}, {os.cpu_count()} cores"
-    lines += [("device", f"{trainer.world_size} x {device}, precision {trainer.precision}")]
-    length = f"{trainer.max_epochs} epochs" if (trainer.max_epochs or -1) > 0 else "epochs without end"
-    length += f", at most {trainer.max_steps:,} steps" if trainer.max_steps > 0 else ""
-    batch = getattr(data, "batch_size", "as the loader has it")
-    lines += [("training", f"{length}, batch {batch}, seed {os.environ.get('PL_GLOBAL_SEED')}")]
-    return [*lines, ("folder", trainer.default_root_dir)]
+        lines.append(("data", _describe_data(images)))
+    if module.device.type == "cuda":
+        device = torch.cuda.get_device_name(module.device)
+    else:
+        device = f"{module.device.type}, {os.cpu_count()} cores"
+    length = f"{trainer.max_epochs} epochs" if (trainer.max_epochs or -1) > 0 else "unlimited epochs"
+    if trainer.max_steps > 0:
+        length += f", at most {trainer.max_steps:,} steps"
+    batch_size = getattr(data, "batch_size", "of the loader")
+    lines.append(("device", f"{trainer.world_size} x {device}, precision {trainer.precision}"))
+    lines.append(("training", f"{length}, batch {batch_size}, seed {os.environ.get('PL_GLOBAL_SEED')}"))
+    lines.append(("folder", trainer.default_root_dir))
+    return lines
+
+
+def _describe_networks(module: HSAKDModule, image_size: int | None) -> list[tuple[str, str]]:
+    names = module.hparams.get("networks") or [module.hparams.get("network")] * len(module.networks)
+    networks = Counter[str]()
+    for name, network in zip(names, module.networks, strict=True):
+        networks[f"{name or type(network.without_branches).__name__}: {_sizes(network, image_size)}"] += 1
+    lines = [("network", f"{count} x {text}" if count > 1 else text) for text, count in networks.items()]
+    trained = set(module.modules())
+    for frozen in module.frozen:
+        if frozen.network not in trained:
+            name = module.hparams.get("teacher") or type(frozen.network).__name__
+            lines.append(("teacher", f"{name}: {_sizes(frozen.network, image_size)}"))
+    if "teacher_weights" in module.weight_files:
+        lines.append(("", describe_file(module.weight_files["teacher_weights"])))
+    return lines
+
+
+def _describe_data(images: ImageDataModule) -> str:
+    counts = []
+    for name, split in images.splits.items():
+        if name != "val" or split is not images.splits.get("test"):
+            counts.append(f"{len(split.targets):,} {name}")
+    size = images.image_size
+    return f"{type(images).__name__}: {', '.join(counts)} images, {size} x {size}, {images.num_classes} classes"
 
 
 def describe_file(file: WeightFile) -> str:
@@ -73,8 +88,10 @@ def describe_file(file: WeightFile) -> str:
 
 
 def _sizes(network: Network, image_size: int | None) -> str:
-    alone, branches = _size(network.without_branches, image_size), len(network.branches)
-    return f"{alone}; with {branches} branches {_size(network, image_size)}" if branches else alone
+    sizes = _size(network.without_branches, image_size)
+    if len(network.branches):
+        sizes += f"; with {len(network.branches)} branches {_size(network, image_size)}"
+    return sizes
 
 
 def _size(network: Network, image_size: int | None) -> str:
@@ -85,10 +102,15 @@ def _size(network: Network, image_size: int | None) -> str:
 
 
 def conclusion(trainer: pl.Trainer, best: float | None, best_epoch: int | None, commands: list[str]) -> str:
-    """Name the result of a fit, its best epoch, what lies in its folder, and what to run next."""
-    folder, lines = Path(trainer.default_root_dir), []
-    if (last := trainer.callback_metrics.get("val/acc")) is not None and best is not None:
-        found = f"{100 * last:.2f} % after epoch {trainer.current_epoch}, the last; best {100 * best:.2f} %"
-        lines += [("result", f"{found} (epoch {best_epoch})" if best_epoch else found)]
-    lines += [("files", f"{folder}: {', '.join(sorted(path.name for path in folder.glob('[!.]*')))}")]
-    return aligned([*lines, *(("" if number else "next", command) for number, command in enumerate(commands))])
+    """Describe the result of a fit: accuracies, the files in its folder, and commands to run next."""
+    folder = Path(trainer.default_root_dir)
+    lines = []
+    last = trainer.callback_metrics.get("val/acc")
+    if last is not None and best is not None:
+        result = f"{100 * last:.2f} % after epoch {trainer.current_epoch}, the last; best {100 * best:.2f} %"
+        lines.append(("result", f"{result} (epoch {best_epoch})" if best_epoch else result))
+    files = sorted(path.name for path in folder.glob("[!.]*"))
+    lines.append(("files", f"{folder}: {', '.join(files)}"))
+    for number, command in enumerate(commands):
+        lines.append(("" if number else "next", command))
+    return aligned(lines)

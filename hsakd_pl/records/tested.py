@@ -1,4 +1,4 @@
-"""Writes what ``test`` finds: ``test.json``, and in ``test_details.json`` what a page shows beside the numbers."""
+"""``test.json`` and ``test_details.json``: the results of ``test``, and the details that a page shows."""
 
 import json
 import re
@@ -22,7 +22,7 @@ from hsakd_pl.records.ensembles import PICTURE, ensemble_results, rounded, show
 from hsakd_pl.records.formats import DETAILS_FILE, TEST_FILE, TEST_FORMAT
 from hsakd_pl.records.protocol import machine
 
-EMBEDDED = 1000  # images, of all devices
+EMBEDDED_IMAGES = 1000  # over all devices
 ACCURACIES = re.compile(r"test/((peer\d+_)?(acc|branch\d+_(joint|class))(_top\d+)?)")
 
 
@@ -41,7 +41,8 @@ class EvaluationWriter(pl.Callback):
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._start = time.monotonic()
-        self._answers, self._embeddings = list[tuple[Tensor, ...]](), list[tuple[Tensor, ...]]()
+        self._predictions = list[tuple[Tensor, Tensor, Tensor]]()
+        self._embeddings = list[tuple[Tensor, Tensor]]()
         self._example: dict[str, Any] | None = None
         self._image_size = 0
 
@@ -55,38 +56,33 @@ class EvaluationWriter(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         images, labels = batch
-        if not isinstance(outputs, dict) or not len(labels):  # a test_step of the user's, or a device without images
+        if not isinstance(outputs, dict) or not len(labels):  # a test_step of a user, or a device without images
             return
         self._image_size = images.shape[-1]
         probability, predicted = torch.stack(outputs["logits"]).float().softmax(2).max(2)
-        self._answers.append((labels.cpu(), probability.cpu(), predicted.cpu()))
-        most, batches = EMBEDDED // trainer.world_size, int(trainer.num_test_batches[0])
-        due = (batch_idx + 1) * most // batches - batch_idx * most // batches  # spreads them over all batches
-        chosen = torch.linspace(0, len(labels) - 1, min(due, len(labels)), device=labels.device).long()
+        self._predictions.append((labels.cpu(), probability.cpu(), predicted.cpu()))
+        selected = _selected_images(trainer, batch_idx, labels)
         with trainer.precision_plugin.forward_context():
-            embedding = pl_module.network.outputs(images[chosen]).embedding if len(chosen) else None
+            embedding = pl_module.network.outputs(images[selected]).embedding if len(selected) else None
             if embedding is not None:
-                self._embeddings.append((embedding.float().cpu(), labels[chosen].cpu()))
+                self._embeddings.append((embedding.float().cpu(), labels[selected].cpu()))
             if self._example is None:
                 data = getattr(trainer, "datamodule", None)
                 self._example = describe_example(pl_module.network, images[:1], int(labels[0]), data)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        own = self._answers, self._embeddings
-        ranks: list[Any] = [own] * trainer.world_size
-        if trainer.world_size > 1:
-            torch.distributed.all_gather_object(ranks, own)
+        predictions = _gathered(trainer, self._predictions)
+        embeddings = _gathered(trainer, self._embeddings)
         ensembles = getattr(pl_module, "ensembles", None)
-        sums = None if ensembles is None else ensembles.compute()  # of all devices together
+        sums = None if ensembles is None else ensembles.compute()  # over all devices
         # Lightning sets fast_dev_run without declaring it
         if trainer.fast_dev_run or not trainer.is_global_zero:  # type: ignore[attr-defined]
             return
-        answers, embeddings = ([each for rank in ranks for each in rank[part]] for part in (0, 1))
-        if not answers:
+        if not predictions:
             name = type(pl_module).__name__
             rank_zero_info(f"No {TEST_FILE} is written: test_step of {name} does not return what that of its base does")
             return
-        labels, probability, predicted = (torch.cat(parts, -1) for parts in zip(*answers, strict=True))
+        labels, probability, predicted = (torch.cat(parts, -1) for parts in zip(*predictions, strict=True))
         details = {
             "confused": confused_pairs(labels, predicted),
             "reliability": reliability(probability, predicted == labels),
@@ -97,11 +93,9 @@ class EvaluationWriter(pl.Callback):
         results = self._results(trainer, pl_module, labels, probability, predicted)
         if sums is not None:
             results |= ensemble_results(sums, pl_module.networks, self._image_size)
-        for name, content in ((DETAILS_FILE, details), (TEST_FILE, results)):
-            with replacing(self.folder / name) as file:
-                json.dump(content, file, indent=1 if content is results else None, allow_nan=False)
-                file.write("\n")
-        (self.folder / PICTURE).unlink(missing_ok=True)  # an earlier test's
+        _write_json(self.folder / DETAILS_FILE, details, indent=None)
+        _write_json(self.folder / TEST_FILE, results, indent=1)
+        (self.folder / PICTURE).unlink(missing_ok=True)  # of an earlier test
         if sums is not None:
             show(results, self.folder / PICTURE)
         rank_zero_info(f"The results of the test are in {self.folder / TEST_FILE}")
@@ -109,13 +103,15 @@ class EvaluationWriter(pl.Callback):
     def _results(
         self, trainer: pl.Trainer, module: pl.LightningModule, labels: Tensor, probability: Tensor, predicted: Tensor
     ) -> dict[str, Any]:
-        # the winning class alone decides: MulticlassCalibrationError makes the same of all classes' probabilities
-        pairs = zip(probability, predicted == labels, strict=True)
-        errors = [rounded(float(binary_calibration_error(*pair, n_bins=BINS, norm="l1"))) for pair in pairs]
-        metrics, limit = trainer.callback_metrics, trainer.limit_test_batches
-        peers = [f"peer{peer}" for peer in range(1, len(errors) + 1)] if len(errors) > 1 else []
+        # of the predicted class alone: MulticlassCalibrationError computes the same from all probabilities
+        errors = []
+        for peer_probability, peer_correct in zip(probability, predicted == labels, strict=True):
+            error = binary_calibration_error(peer_probability, peer_correct, n_bins=BINS, norm="l1")
+            errors.append(rounded(float(error)))
+        metrics = trainer.callback_metrics
+        limit = trainer.limit_test_batches
         checkpoint = trainer.ckpt_path or module.hparams.get("weights")
-        return {
+        results: dict[str, Any] = {
             "format": TEST_FORMAT,
             "checkpoint": None if checkpoint is None else str(checkpoint),
             "epoch": read_weights(trainer.ckpt_path)["epoch"] + 1 if trainer.ckpt_path else None,
@@ -123,18 +119,41 @@ class EvaluationWriter(pl.Callback):
             "split": "test",
             "images": len(labels),
             "limited": {"limit_test_batches": limit} if isinstance(limit, int) or limit < 1 else {},
-            **{
-                match[1]: rounded(float(metrics[match[0]]))
-                for match in map(ACCURACIES.fullmatch, sorted(metrics))
-                if match
-            },
-            "nll": float(metrics["test/loss"]),
-            "ece": mean(errors),
-            **{f"{peer}_nll": float(metrics[f"test/{peer}_loss"]) for peer in peers},
-            **{f"{peer}_ece": error for peer, error in zip(peers, errors, strict=False)},
-            "seconds": round(time.monotonic() - self._start, 2),
-            **machine(trainer),
         }
+        for name in sorted(metrics):
+            if match := ACCURACIES.fullmatch(name):
+                results[match[1]] = rounded(float(metrics[name]))
+        results["nll"] = float(metrics["test/loss"])
+        results["ece"] = mean(errors)
+        if len(errors) > 1:
+            for peer, peer_error in enumerate(errors, 1):
+                results[f"peer{peer}_nll"] = float(metrics[f"test/peer{peer}_loss"])
+                results[f"peer{peer}_ece"] = peer_error
+        results["seconds"] = round(time.monotonic() - self._start, 2)
+        return results | machine(trainer)
+
+
+def _selected_images(trainer: pl.Trainer, batch_idx: int, labels: Tensor) -> Tensor:
+    """Return the indices of the images of a batch whose embeddings are kept, spread evenly over all batches."""
+    most = EMBEDDED_IMAGES // trainer.world_size
+    batches = int(trainer.num_test_batches[0])
+    count = (batch_idx + 1) * most // batches - batch_idx * most // batches
+    return torch.linspace(0, len(labels) - 1, min(count, len(labels)), device=labels.device).long()
+
+
+def _gathered(trainer: pl.Trainer, parts: list[Any]) -> list[Any]:
+    """Return the parts of all devices."""
+    if trainer.world_size == 1:
+        return parts
+    parts_of_ranks: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(parts_of_ranks, parts)
+    return [part for rank_parts in parts_of_ranks for part in rank_parts]
+
+
+def _write_json(path: Path, content: dict[str, Any], indent: int | None) -> None:
+    with replacing(path) as file:
+        json.dump(content, file, indent=indent, allow_nan=False)
+        file.write("\n")
 
 
 def weights_sha256(trainer: pl.Trainer, module: pl.LightningModule) -> str | None:

@@ -1,61 +1,71 @@
-"""Numbers that a device computes, brought to the host without making it wait for them."""
+"""Numbers that a device computes, brought to the host without waiting for them."""
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 
+class Copy(NamedTuple):
+    """A scalar () on its way to the host; ``event`` tells when it has arrived, None if it was there at once."""
+
+    step: int
+    scalar: Tensor
+    event: torch.cuda.Event | None
+
+
 class Watched:
-    """Copies scalars () to the host beside the work of a GPU, and gives each once it has arrived."""
+    """Copies scalars () to the host while a GPU works, and yields each once it has arrived."""
 
     def __init__(self) -> None:
-        self._coming = deque[tuple[int, Tensor, torch.cuda.Event | None]]()
+        self._copies = deque[Copy]()
 
     def begin(self, step: int, scalar: Tensor | None) -> None:
-        """Begin to copy the scalar of a step, where it has one; only a GPU's is copied later than now."""
+        """Begin to copy the scalar of a step, if it has one; scalars of a CPU are copied at once."""
         if scalar is None:
             return
-        copied = torch.cuda.Event() if scalar.is_cuda else None
+        event = torch.cuda.Event() if scalar.is_cuda else None
         copy = scalar.detach().to("cpu", non_blocking=scalar.is_cuda)
-        if copied is not None:
-            copied.record()
-        self._coming.append((step, copy, copied))
+        if event is not None:
+            event.record()
+        self._copies.append(Copy(step, copy, event))
 
     def arrived(self, wait: bool = False) -> Iterator[tuple[int, float]]:
-        """Give step and value of what has arrived, in order; with ``wait``, of all that was begun."""
-        while self._coming:
-            step, copy, copied = self._coming[0]
-            if copied is not None and wait:
-                copied.synchronize()
-            if copied is not None and not copied.query():
+        """Yield step and value of the scalars that have arrived, in order; with ``wait``, of all."""
+        while self._copies:
+            step, scalar, event = self._copies[0]
+            if event is not None and wait:
+                event.synchronize()
+            if event is not None and not event.query():
                 return
-            self._coming.popleft()
-            yield step, float(copy)
+            self._copies.popleft()
+            yield step, float(scalar)
 
 
 class StepLossLogger(pl.Callback):
-    """Logs ``train/loss_step`` of every n-th step, as ``trainer.log_every_n_steps`` says.
+    """Logs ``train/loss_step`` of every n-th step, where n is ``trainer.log_every_n_steps``.
 
     ``self.log(on_step=True)`` would read it from the device at once, which stalls a GPU at every such step.
 
     Args:
-        also: what has ``log_metrics`` and hears of it beside the trainer's loggers.
+        also: objects with ``log_metrics`` that receive it in addition to the trainer's loggers.
     """
 
     def __init__(self, also: Sequence[Any] = ()) -> None:
-        self.watched, self.also = Watched(), also
+        self.watched = Watched()
+        self.also = also
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         # Lightning sets it without declaring it
-        every, step = trainer.log_every_n_steps, trainer.global_step  # type: ignore[attr-defined]
-        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
-        if stepped and trainer.is_global_zero and every and step % every == 0:
+        interval = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        step = trainer.global_step
+        has_stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
+        if has_stepped and trainer.is_global_zero and interval and step % interval == 0:
             self.watched.begin(step - 1, loss_of(trainer, outputs))  # Lightning counts logged steps from 0
         self._log(trainer)
 
@@ -69,9 +79,9 @@ class StepLossLogger(pl.Callback):
 
 
 def loss_of(trainer: pl.Trainer, outputs: Any) -> Tensor | None:
-    """Give the loss () of a training step, which Lightning divides by the number of accumulated batches.
+    """Return the loss () of a training step, undoing Lightning's division by the number of accumulated batches.
 
-    A step of the user's own may have none.
+    The step of a user's module may have none.
     """
     loss = outputs.get("loss") if isinstance(outputs, Mapping) else None
     return None if loss is None else loss * trainer.accumulate_grad_batches

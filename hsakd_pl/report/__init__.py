@@ -1,3 +1,3 @@
-"""What runs have left in their folders, read and compared: tables, curves, a page."""
+"""Tables, curves and pages from the files of runs."""
 
-TABLE_FORMATS = ("table", "md", "latex", "csv", "json")  # in which a table can be written
+TABLE_FORMATS = ("table", "md", "latex", "csv", "json")

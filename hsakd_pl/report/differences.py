@@ -1,4 +1,4 @@
-"""In what the options of a run differ from those of its recipe."""
+"""The differences between the options of a run and those of its recipe."""
 
 import inspect
 import re
@@ -10,8 +10,8 @@ import pytorch_lightning as pl
 
 from hsakd_pl.recipes import Recipe
 
-Differences = dict[str, tuple[Any, Any]]  # option -> what the recipe says, and what ran
-# Options that a machine calls for, and that leave the experiment what it is; a hash tells them apart all the same
+Differences = dict[str, tuple[Any, Any]]  # option -> values in the recipe and in the run
+# Options that depend on the machine and leave the experiment the same; the protocol's hash includes them nevertheless
 MACHINE = re.compile(
     r"trainer\.(accelerator|strategy|devices|num_nodes|precision|benchmark|deterministic|plugins|use_distributed_sampler)"
     r"|data\.init_args\.(num_workers|decode_on_device|on_error)$|model\.init_args\.(fast|compile|branch_metrics_every|num_classes)"
@@ -23,24 +23,31 @@ def expected(recipe: Recipe) -> dict[str, Any]:
     options = {"cache_features": False} | _defaults("trainer", pl.Trainer)
     options |= {f"trainer.{name}": value for name, value in recipe.trainer.items()}
     for part, content in (("model", recipe.model), ("data", recipe.data)):
-        options[f"{part}.class_path"] = content["class_path"]
         path = f"{part}.init_args"
+        options[f"{part}.class_path"] = content["class_path"]
         options |= _defaults(path, locate(content["class_path"]))
-        options |= {f"{path}.{name}": _plain(value) for name, value in content.get("init_args", {}).items()}
+        options |= {f"{path}.{name}": _as_recorded(value) for name, value in content.get("init_args", {}).items()}
     return options
 
 
 def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> Differences:
-    """Options of ``now`` that are not as they were ``before``, where they were nothing if they were not there."""
-    pairs = {option: (before.get(option), now[option]) for option in sorted(now)}
-    return {option: pair for option, pair in pairs.items() if pair[0] != pair[1]}
+    """Return the options of ``now`` whose values differ from ``before``, where a missing option counts as None."""
+    differences = {}
+    for option in sorted(now):
+        if before.get(option) != now[option]:
+            differences[option] = (before.get(option), now[option])
+    return differences
 
 
 def _defaults(path: str, theclass: Any) -> dict[str, Any]:
-    parameters = inspect.signature(theclass).parameters.values()
-    return {f"{path}.{each.name}": _plain(each.default) for each in parameters if each.default is not each.empty}
+    """Return the defaults of a class by option."""
+    defaults = {}
+    for parameter in inspect.signature(theclass).parameters.values():
+        if parameter.default is not parameter.empty:
+            defaults[f"{path}.{parameter.name}"] = _as_recorded(parameter.default)
+    return defaults
 
 
-def _plain(value: Any) -> Any:
-    """As a run's options have it: sequences are text there."""
+def _as_recorded(value: Any) -> Any:
+    """Convert a value as a run records it: sequences are text there."""
     return str(list(value)) if isinstance(value, list | tuple) else value

@@ -1,4 +1,4 @@
-"""Runs of one protocol are one row of a table, whatever their files are called, and runs of two never are."""
+"""Groups of runs: all runs of one protocol are one row of a table, whatever their files are called."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,10 +12,16 @@ from hsakd_pl.report.rows import seed_of
 
 
 class Group(NamedTuple):
-    """The runs of one protocol: what the table calls them, those that count, by seed, and what to know of them.
+    """The runs of one protocol.
 
-    ``paper``: accuracy in percent there, +- its standard deviation, or "". ``others``: runs that do not count, since
-    they have not ended or their seed stands twice.
+    Attributes:
+        name: name in the table, different for each group.
+        rows: the runs that count, one per seed.
+        marks: what a reader of their mean should know.
+        paper: accuracy in percent as published, for example ``"78.67 +- 0.20"``, or ``""``.
+        recipe: name of the recipe, if all runs follow the same one.
+        differences: options that differ from the recipe.
+        others: runs that do not count: unfinished ones, and further runs of a seed.
     """
 
     name: str
@@ -28,97 +34,127 @@ class Group(NamedTuple):
 
 
 def groups(rows: Iterable[Row], recipes: Mapping[str, Recipe] = ALL_RECIPES) -> list[Group]:
-    """Sort rows into groups, in the order of their folders; their names are all different.
+    """Group runs by their protocol, in the order of their first runs.
 
     Args:
-        rows: of :func:`hsakd_pl.report.rows.collect`.
+        rows: runs as :func:`hsakd_pl.report.rows.collect` returns them.
         recipes: recipes by name, with which runs are compared.
     """
-    found: dict[Any, list[Row]] = defaultdict(list)
+    members_of: dict[Any, list[Row]] = defaultdict(list)
     for row in rows:
-        found[row["protocol"]["hash"] if row.get("protocol") else ("", _files(row))].append(row)
-    firsts: dict[str, Mapping[str, Any]] = {}  # of runs that follow no recipe the first is what others differ from
-    made = []
-    for members in found.values():
+        protocol = row.get("protocol")
+        members_of[protocol["hash"] if protocol else ("", _files(row))].append(row)
+    # Runs that follow no recipe are compared with the first of them.
+    references: dict[str, Mapping[str, Any]] = {}
+    result = []
+    for members in members_of.values():
         recipe = _recipe(members, recipes)
         options = _protocol(members).get("options", {})
         if recipe is None:
-            base = firsts.setdefault(_files(members[0]), options)
+            reference = references.setdefault(_files(members[0]), options)
         else:
-            base = firsts.setdefault(recipe.name, expected(recipe))
-        made.append(_group(recipe, members, differing(base, options) if options else {}))
-    return _told_apart(made)
+            reference = references.setdefault(recipe.name, expected(recipe))
+        result.append(_group(recipe, members, differing(reference, options) if options else {}))
+    return _with_distinct_names(result)
 
 
 def _group(recipe: Recipe | None, members: list[Row], differences: Differences) -> Group:
     ended = [row for row in members if row.get("finished", True)]
-    counted = [*{seed_of(row): row for row in reversed(ended)}.values()][::-1]  # the first of each seed
-    others = [row for row in members if not any(row is each for each in counted)]
+    first_of_seed: dict[str, Row] = {}
+    for row in ended:
+        first_of_seed.setdefault(seed_of(row), row)
+    counted = list(first_of_seed.values())
     changed = {option: new for option, (_, new) in differences.items() if not MACHINE.match(option)}
-    paper = recipe.published if recipe and not changed else ""
-    recipe_name = recipe.name if recipe else None
-    name = ", ".join([recipe_name or _files(members[0]), *(_said(option, new) for option, new in changed.items())])
-    return Group(name, counted, _marks(members, ended), paper, recipe_name, differences, others)
+    base_name = recipe.name if recipe else _files(members[0])
+    return Group(
+        name=", ".join([base_name, *(_describe(option, new) for option, new in changed.items())]),
+        rows=counted,
+        marks=_marks(members, ended),
+        paper=recipe.published if recipe and not changed else "",
+        recipe=recipe.name if recipe else None,
+        differences=differences,
+        others=[row for row in members if not any(row is counted_row for counted_row in counted)],
+    )
 
 
 def test_of(row: Row) -> float | None:
-    """Return the accuracy that the last epoch of a run reached in a test; None where that was of others."""
+    """Return the test accuracy of a run's last epoch; None if its test was of other weights."""
     test = row["test"] or {}
-    last = test.get("epoch") is not None and test["epoch"] == row.get("epochs")
-    return test["acc"] if last and isinstance(test.get("acc"), int | float) else None
+    is_last = test.get("epoch") is not None and test["epoch"] == row.get("epochs")
+    return test["acc"] if is_last and isinstance(test.get("acc"), int | float) else None
 
 
-def _said(option: str, value: Any) -> str:
-    return f"{option.removesuffix('.class_path').rpartition('.')[2]} {str(value).rpartition('/')[2]:.40}"
+def _describe(option: str, value: Any) -> str:
+    """Return the last names of an option and of its value."""
+    option_name = option.removesuffix(".class_path").rpartition(".")[2]
+    value_name = str(value).rpartition("/")[2]
+    return f"{option_name} {value_name:.40}"
 
 
 def _marks(members: Sequence[Row], ended: Sequence[Row]) -> list[str]:
-    """What a reader of the mean must know."""
-    seeds = Counter(map(seed_of, ended))
-    marks = [f"seed {seed} stands {count} times" for seed, count in seeds.items() if count > 1]
+    """Return what a reader of the mean should know."""
+    marks = [f"seed {seed} has {count} runs" for seed, count in Counter(map(seed_of, ended)).items() if count > 1]
     for row in members:
-        planned = (row.get("protocol") or {}).get("epochs")
-        if not row.get("finished", True):
-            marks.append(f"{row['folder']} is unfinished, epoch {row.get('epochs')}")
-        elif planned not in (None, -1, row.get("epochs")):
-            marks.append(f"{row['folder']} ended in epoch {row.get('epochs')} of {planned}")
-        if row["test"] and test_of(row) is None:
-            marks.append(f"the test in {row['folder']} is not of its last epoch: {row['test'].get('checkpoint')}")
+        marks += _marks_of_run(row)
     limited = _protocol(members).get("limited", {})
-    marks += [_said(option, value) for option, value in limited.items()]
+    marks += [_describe(option, value) for option, value in limited.items()]
     if any(str(row.get("commit")).endswith("-dirty") for row in members):
         marks.append("uncommitted changes")
     if any(row.get("changes") for row in members):
         marks.append("options changed on resume")
-    return marks if _protocol(members) else [*marks, "older row, no protocol recorded"]
+    if not _protocol(members):
+        marks.append("older row, no protocol recorded")
+    return marks
 
 
-def _told_apart(made: Sequence[Group]) -> list[Group]:
-    """Add to names that stand twice what these groups differ in, and where that is not enough the hash."""
-    return _renamed(_renamed(made, _facts), lambda group: {"protocol": _protocol(_all(group)).get("hash", "unknown")})
+def _marks_of_run(row: Row) -> list[str]:
+    marks = []
+    epochs = row.get("epochs")
+    planned = (row.get("protocol") or {}).get("epochs")
+    if not row.get("finished", True):
+        marks.append(f"{row['folder']} is unfinished, epoch {epochs}")
+    elif planned not in (None, -1, epochs):
+        marks.append(f"{row['folder']} ended in epoch {epochs} of {planned}")
+    if row["test"] and test_of(row) is None:
+        marks.append(f"the test in {row['folder']} is not of its last epoch: {row['test'].get('checkpoint')}")
+    return marks
 
 
-def _renamed(made: Sequence[Group], facts_of: Callable[[Group], dict[str, Any]]) -> list[Group]:
-    by_name: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for group in made:
-        by_name[group.name].append(facts_of(group))
-    names = []
-    for group in made:
-        own, all_facts = facts_of(group), by_name[group.name]
-        varying = [fact for fact in own if len({str(facts.get(fact)) for facts in all_facts}) > 1]
-        names.append(", ".join([group.name, *(_said(fact, own[fact]) for fact in varying)]))
-    return [group._replace(name=name) for group, name in zip(made, names, strict=True)]
+def _with_distinct_names(groups: Sequence[Group]) -> list[Group]:
+    """Add what groups of the same name differ in to their names, and where that is not enough the hash."""
+    return _with_varying_facts(_with_varying_facts(groups, _facts), _hash_fact)
+
+
+def _with_varying_facts(groups: Sequence[Group], facts_of: Callable[[Group], dict[str, Any]]) -> list[Group]:
+    """Add those facts to the names that differ among the groups of the same name."""
+    facts_by_name: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for group in groups:
+        facts_by_name[group.name].append(facts_of(group))
+    renamed = []
+    for group in groups:
+        descriptions = []
+        for fact, value in facts_of(group).items():
+            values = {str(facts.get(fact)) for facts in facts_by_name[group.name]}
+            if len(values) > 1:
+                descriptions.append(_describe(fact, value))
+        renamed.append(group._replace(name=", ".join([group.name, *descriptions])))
+    return renamed
 
 
 def _facts(group: Group) -> dict[str, Any]:
-    """What may tell groups of one name apart: options of the machine, and what the protocol found out."""
-    protocol = _protocol(_all(group))
-    shas = {name: str(protocol.get(f"{name}_sha256"))[:12] for name in ("teacher", "weights", "projection")}
-    machine = {option: new for option, (_, new) in group.differences.items() if MACHINE.match(option)}
-    return {**machine, **shas, **{name: protocol.get(name) for name in ("devices", "precision")}}
+    """Return what may distinguish groups of one name: options of the machine, weights, devices and precision."""
+    protocol = _protocol(_all_rows(group))
+    facts = {option: new for option, (_, new) in group.differences.items() if MACHINE.match(option)}
+    facts |= {name: str(protocol.get(f"{name}_sha256"))[:12] for name in ("teacher", "weights", "projection")}
+    facts |= {name: protocol.get(name) for name in ("devices", "precision")}
+    return facts
 
 
-def _all(group: Group) -> list[Row]:
+def _hash_fact(group: Group) -> dict[str, Any]:
+    return {"protocol": _protocol(_all_rows(group)).get("hash", "unknown")}
+
+
+def _all_rows(group: Group) -> list[Row]:
     return [*group.rows, *group.others]
 
 
@@ -131,6 +167,6 @@ def _files(row: Row) -> str:
 
 
 def _recipe(members: Sequence[Row], recipes: Mapping[str, Recipe]) -> Recipe | None:
-    """Return the recipe that all of these runs name, None where they differ or name none."""
+    """Return the recipe that all of these runs name, None if they name different ones or none."""
     names = {row.get("recipe") for row in members}
     return recipes.get(str(names.pop())) if len(names) == 1 else None

@@ -1,7 +1,7 @@
-"""Shows runs as one HTML file that needs no network: the table, curves, and what each network does well and badly."""
+"""Runs as one HTML file that needs no network: the table, curves, and the strengths and weaknesses of each network."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -12,30 +12,34 @@ from hsakd_pl.errors import UsageError
 from hsakd_pl.files import replacing
 from hsakd_pl.records.curves import over_seeds
 from hsakd_pl.records.ensembles import ensemble_title
-from hsakd_pl.records.formats import Row
+from hsakd_pl.records.formats import DETAILS_FILE, Row
 from hsakd_pl.report.charts import STYLES, Chart, Style, round_numbers
 from hsakd_pl.report.findings import findings, heads_of
 from hsakd_pl.report.groups import Group
 from hsakd_pl.report.table import Line, all_lines
 
-CURVES = {"val/acc": "Accuracy in validation, %", "val/loss": "Loss in validation", "train/loss": "Loss in training"}
+CURVES = {"val/acc": "Validation accuracy, %", "val/loss": "Validation loss", "train/loss": "Training loss"}
 COLUMNS = ("n", "last epoch", "best epoch", "test", "paper", "to paper", "images/s", "seconds")
-MARKED = 20  # epochs up to which each has a mark of its own on a curve
+MARKED_EPOCHS = 20  # up to which each epoch has a mark on a curve
+Points = list[tuple[float, list[float]]]
 
 
 def write_page(groups: Sequence[Group], path: str | Path) -> None:
-    """Write the page of these groups, in this order, to ``path``.
+    """Write the page of these groups, in this order.
 
-    Raises UsageError naming a ``test_details.json`` that is not what ``test`` writes.
+    Raises UsageError for a ``test_details.json`` that ``test`` did not write.
     """
     styled = [(STYLES[index % len(STYLES)], group) for index, group in enumerate(groups)]
-    table = all_lines(groups)
-    files = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
-    page = files.get_template("page.html").render(
+    group_contents = []
+    for (style, group), line in zip(styled, all_lines(groups), strict=True):
+        group_contents.append({"style": style} | _group(group, line))
+    charts = [_curves(styled, name, title) for name, title in CURVES.items()]
+    templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
+    page = templates.get_template("page.html").render(
         ensemble_title=ensemble_title,
-        columns=[*COLUMNS],
-        groups=[{"style": style, **_group(group, line)} for (style, group), line in zip(styled, table, strict=True)],
-        charts=[chart for name, title in CURVES.items() if (chart := _curves(styled, name, title))],
+        columns=list(COLUMNS),
+        groups=group_contents,
+        charts=[chart for chart in charts if chart is not None],
         runs=sum(len(group.rows) for group in groups),
     )
     with replacing(path) as file:
@@ -43,8 +47,7 @@ def write_page(groups: Sequence[Group], path: str | Path) -> None:
 
 
 def _group(group: Group, line: Line) -> dict[str, Any]:
-    return {
-        **group._asdict(),
+    return group._asdict() | {
         "cells": [line[column].replace("+-", "±") for column in COLUMNS],
         "protocol": next((row["protocol"] for row in group.rows if row.get("protocol")), {}),
         "runs": [_run(row) for row in group.rows],
@@ -53,20 +56,23 @@ def _group(group: Group, line: Line) -> dict[str, Any]:
 
 def _run(row: Row) -> dict[str, Any]:
     test = ["hsakd", "test", "--config", str(Path(row["folder"], "config.yaml")), "--ckpt_path", "last"]
-    shown = {"row": row, "command": shlex.join(test), "heads": heads_of(row.get("test") or {})}
+    content = {"row": row, "command": shlex.join(test), "heads": heads_of(row.get("test") or {})}
+    if not row.get("details"):
+        return content
     try:
-        return shown | (findings(row["details"]) if row.get("details") else {})
+        return content | findings(row["details"])
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        path = Path(row["folder"], "test_details.json")
-        raise UsageError(f"{path} is not what test writes: remove it, or run {shlex.join(test)}") from error
+        path = Path(row["folder"], DETAILS_FILE)
+        raise UsageError(f"{path} was not written by 'test': remove it, or run {shlex.join(test)}") from error
 
 
-def _curves(groups: Sequence[tuple[Style, Group]], name: str, title: str) -> dict[str, Any] | None:
-    """Lay out a line a group, the mean over its runs, in a band from the lowest of them to the highest."""
-    lines = []
+def _curves(groups: Sequence[tuple[Style, Group]], metric: str, title: str) -> dict[str, Any] | None:
+    """Draw one line per group: the mean over its runs, in a band from the lowest of them to the highest."""
+    lines: list[tuple[Style, str, Points]] = []
     for style, group in groups:
-        if found := over_seeds([row["history"] for row in group.rows], name):
-            lines.append((style, group.name, found))
+        points = over_seeds([row["history"] for row in group.rows], metric)
+        if points:
+            lines.append((style, group.name, points))
     if not lines:
         return None
     epochs = [epoch for *_, points in lines for epoch, _ in points]
@@ -75,13 +81,17 @@ def _curves(groups: Sequence[tuple[Style, Group]], name: str, title: str) -> dic
     return {"title": title, "chart": chart, "lines": [_line(chart, *line) for line in lines]}
 
 
-def _line(chart: Chart, style: Style, name: str, points: list[tuple[float, list[float]]]) -> dict[str, Any]:
-    means, lowest, highest = ([(epoch, of(seeds)) for epoch, seeds in points] for of in (mean, min, max))
+def _line(chart: Chart, style: Style, name: str, points: Points) -> dict[str, Any]:
+    def over_epochs(statistic: Callable[[list[float]], float]) -> list[tuple[float, float]]:
+        return [(epoch, statistic(values)) for epoch, values in points]
+
+    means = over_epochs(mean)
+    band = [*over_epochs(min), *reversed(over_epochs(max))]
     return {
         "style": style,
         "name": name,
         "line": chart.line(means),
-        "band": chart.line([*lowest, *reversed(highest)]),
-        "marks": chart.marks(means if len(means) <= MARKED else means[-1:], style.shape),
+        "band": chart.line(band),
+        "marks": chart.marks(means if len(means) <= MARKED_EPOCHS else means[-1:], style.shape),
         "last": means[-1][1],
     }

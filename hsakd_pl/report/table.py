@@ -1,4 +1,4 @@
-"""The table of many runs: mean and standard deviation over seeds, the paper's number beside it, and differences."""
+"""The table of many runs: mean and standard deviation over seeds, published numbers, and differences."""
 
 import csv
 import json
@@ -20,137 +20,180 @@ Record = dict[str, Any]
 Line = dict[str, str]
 
 
-def percents(group: Group, which: str) -> dict[Any, float]:
-    """Accuracy in percent of each run that counts, by seed: of its ``last`` or ``best`` epoch, or of its ``test``."""
-    found: dict[Any, float] = {}
+def percents(group: Group, which: str) -> dict[str, float]:
+    """Return the accuracy in percent by seed: of the ``last`` or ``best`` epoch, or of the ``test``."""
+    accuracies: dict[str, float] = {}
     for row in group.rows:
-        value = test_of(row) if which == "test" else row[f"{which}_val_acc"]
-        if value is not None:
-            found[seed_of(row)] = 100 * value
-    return found
+        accuracy = test_of(row) if which == "test" else row[f"{which}_val_acc"]
+        if accuracy is not None:
+            accuracies[seed_of(row)] = 100 * accuracy
+    return accuracies
 
 
-def paired(one: Mapping[Any, float], other: Mapping[Any, float]) -> Record:
-    """Give the mean difference over common seeds, with its 95 % interval (Student's t) where there are two or more."""
-    differences = [one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())]
-    seeds, middle = len(differences), mean(differences) if differences else None
-    half = None
+def paired(first: Mapping[str, float], second: Mapping[str, float]) -> Record:
+    """Return the mean difference over common seeds, and for two or more its 95 % interval (Student's t)."""
+    differences = [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
+    seeds = len(differences)
+    record: Record = {
+        "difference": mean(differences) if differences else None,
+        "difference_low": None,
+        "difference_high": None,
+        "common_seeds": seeds,
+    }
     if seeds > 1:
-        half = student_t.ppf((1 + CONFIDENCE) / 2, seeds - 1) * stdev(differences) / math.sqrt(seeds)
-    bounds = (None, None) if middle is None or half is None else (middle - half, middle + half)
-    return {"difference": middle, "difference_low": bounds[0], "difference_high": bounds[1], "common_seeds": seeds}
+        half_width = student_t.ppf((1 + CONFIDENCE) / 2, seeds - 1) * stdev(differences) / math.sqrt(seeds)
+        record["difference_low"] = record["difference"] - half_width
+        record["difference_high"] = record["difference"] + half_width
+    return record
 
 
 def records(groups: Sequence[Group], against: Group | None = None) -> list[Record]:
-    """Make the table in numbers, accuracies in percent: a record a group, None where there is nothing."""
-    made = []
-    for group in groups:
-        record: Record = {"run": group.name, "recipe": group.recipe, "protocol": _hash(group), "n": len(group.rows)}
-        for which in ("last", "best", "test"):
-            found = list(percents(group, which).values())
-            record[f"{which}_mean"] = mean(found) if found else None
-            record[f"{which}_std"] = stdev(found) if len(found) > 1 else None
-        paper = float(group.paper.split()[0]) if group.paper else None
-        to_paper = None if paper is None or record["last_mean"] is None else record["last_mean"] - paper
-        record |= {"paper": paper, "to_paper": to_paper}
-        for field in ("images_per_second", "seconds", "device_hours"):
-            found = [row[field] for row in group.rows if row.get(field) is not None]
-            record[field] = mean(found) if found else None
-        if against is not None:
-            last = percents(group, "last")
-            record |= paired(last if group is not against else {}, percents(against, "last"))
-        made.append(record | {"marks": "; ".join(group.marks)})
-    return made
+    """Return the table as numbers, one record per group; accuracies are in percent, missing values None."""
+    return [_record(group, against) for group in groups]
+
+
+def _record(group: Group, against: Group | None) -> Record:
+    record: Record = {
+        "run": group.name,
+        "recipe": group.recipe,
+        "protocol": _hash(group),
+        "n": len(group.rows),
+    }
+    for which in ("last", "best", "test"):
+        accuracies = list(percents(group, which).values())
+        record[f"{which}_mean"] = mean(accuracies) if accuracies else None
+        record[f"{which}_std"] = stdev(accuracies) if len(accuracies) > 1 else None
+    paper = float(group.paper.split()[0]) if group.paper else None
+    last = record["last_mean"]
+    record["paper"] = paper
+    record["to_paper"] = None if paper is None or last is None else last - paper
+    for name in ("images_per_second", "seconds", "device_hours"):
+        values = [row[name] for row in group.rows if row.get(name) is not None]
+        record[name] = mean(values) if values else None
+    if against is not None:
+        accuracies_by_seed = percents(group, "last") if group is not against else {}
+        record |= paired(accuracies_by_seed, percents(against, "last"))
+    record["marks"] = "; ".join(group.marks)
+    return record
 
 
 def lines(groups: Sequence[Group], against: Group | None = None) -> list[Line]:
-    """Make the table as people read it, cells by column; columns that are empty throughout are left out."""
+    """Return the table as text, cells by column, without the columns that are empty throughout."""
     table = all_lines(groups, against)
     used = [column for column in table[0] if any(line[column] for line in table)]
     return [{column: line[column] for column in used} for line in table]
 
 
 def all_lines(groups: Sequence[Group], against: Group | None = None) -> list[Line]:
-    """Make the table with all of its columns, empty ones too."""
+    """Return the table as text, with all of its columns."""
     table = []
     for group, record in zip(groups, records(groups, against), strict=True):
-        spreads = {column: spread(record, column.split()[0]) for column in ("last epoch", "best epoch", "test")}
-        line = {"run": record["run"], "n": str(record["n"]), **spreads, "paper": group.paper}
-        line["to paper"] = _number(record["to_paper"], "+.2f")
-        line["images/s"] = _number(record["images_per_second"], ",.0f")
-        line["seconds"] = _number(record["seconds"], ",.0f")
+        line = {
+            "run": record["run"],
+            "n": str(record["n"]),
+            "last epoch": spread(record, "last"),
+            "best epoch": spread(record, "best"),
+            "test": spread(record, "test"),
+            "paper": group.paper,
+            "to paper": _number(record["to_paper"], "+.2f"),
+            "images/s": _number(record["images_per_second"], ",.0f"),
+            "seconds": _number(record["seconds"], ",.0f"),
+        }
         if against is not None:
             line[f"to {against.name}"] = "" if group is against else _difference(record)
-        table.append(line | {"marks": record["marks"]})
+        line["marks"] = record["marks"]
+        table.append(line)
     return table
 
 
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
+def _number(value: float | None, number_format: str) -> str:
+    return "" if value is None else format(value, number_format)
 
 
 def spread(record: Record, which: str) -> str:
-    """Write mean and standard deviation over seeds of the ``last`` epoch, the ``best`` or the ``test``."""
+    """Format mean and standard deviation over seeds of the ``last`` or ``best`` epoch, or of the ``test``."""
+    average = _number(record[f"{which}_mean"], ".2f")
     deviation = _number(record[f"{which}_std"], ".2f")
-    return _number(record[f"{which}_mean"], ".2f") + (f" +- {deviation}" if deviation else "")
+    return f"{average} +- {deviation}" if deviation else average
 
 
 def _difference(record: Record) -> str:
     if record["difference"] is None:
         return "no common seed"
-    low, high = record["difference_low"], record["difference_high"]
-    interval = "" if low is None else f" [{low:+.2f}, {high:+.2f}]"
-    return f"{record['difference']:+.2f}{interval}, n = {record['common_seeds']}"
+    difference = f"{record['difference']:+.2f}"
+    if record["difference_low"] is not None:
+        difference += f" [{record['difference_low']:+.2f}, {record['difference_high']:+.2f}]"
+    return f"{difference}, n = {record['common_seeds']}"
 
 
-def chosen(groups: Sequence[Group], name: str) -> Group:
-    """The group that a user means by its name, parts of it, or its hash; UsageError where that is none or several."""
-    exact = [group for group in groups if name in (group.name, _hash(group))]
-    found = exact or [group for group in groups if all(part in group.name for part in name.split(", "))]
-    if len(found) != 1:
-        known = "; ".join(group.name for group in groups)
-        raise UsageError(f"against: {name!r} means {len(found)} rows: name one of {known}")
-    return found[0]
+def find_group(groups: Sequence[Group], name: str) -> Group:
+    """Return the group that a user means by its name, parts of it, or its hash.
+
+    Raises UsageError if that is none or several.
+    """
+    matches = [group for group in groups if name in (group.name, _hash(group))]
+    if not matches:
+        matches = [group for group in groups if all(part in group.name for part in name.split(", "))]
+    if len(matches) != 1:
+        names = "; ".join(group.name for group in groups)
+        raise UsageError(f"against: {name!r} matches {len(matches)} rows; name one of {names}")
+    return matches[0]
 
 
 def _hash(group: Group) -> str | None:
-    return next((row["protocol"].get("hash") for row in (*group.rows, *group.others) if row.get("protocol")), None)
+    for row in (*group.rows, *group.others):
+        if row.get("protocol"):
+            return row["protocol"].get("hash")
+    return None
 
 
-def as_text(groups: Sequence[Group], form: str, against: Group | None = None) -> str:
-    """Write the table of groups in one of :data:`TABLE_FORMATS`: as wide as it is, whatever the terminal."""
-    return written(lines(groups, against), records(groups, against), form)
+def as_text(groups: Sequence[Group], table_format: str, against: Group | None = None) -> str:
+    """Format the table of groups in one of :data:`hsakd_pl.report.TABLE_FORMATS`, at its full width."""
+    return format_table(lines(groups, against), records(groups, against), table_format)
 
 
-def written(table: Sequence[Line], numbers: Sequence[Record], form: str) -> str:
-    """Write a table in one of :data:`TABLE_FORMATS`, what csv and json hold being its ``numbers``."""
-    if form in ("csv", "json"):
-        return {"csv": _csv, "json": _json}[form](numbers)
-    return {"table": text_table, "md": _markdown, "latex": _latex}[form](table)
+def format_table(table: Sequence[Line], numbers: Sequence[Record], table_format: str) -> str:
+    """Format a table in a format of ``TABLE_FORMATS``; csv and json contain ``numbers``, the others the text."""
+    if table_format == "csv":
+        return _csv(numbers)
+    if table_format == "json":
+        return json.dumps(list(numbers), indent=1)
+    if table_format == "md":
+        return _markdown(table)
+    if table_format == "latex":
+        return _latex(table)
+    return text_table(table)
+
+
+def _rows_of_cells(table: Sequence[Line]) -> list[list[str]]:
+    """Return the header and the cells."""
+    return [list(table[0]), *(list(line.values()) for line in table)]
 
 
 def _markdown(table: Sequence[Line]) -> str:
-    rows = [list(table[0]), ["---"] * len(table[0]), *(list(line.values()) for line in table)]
+    header, *body = _rows_of_cells(table)
+    rows = [header, ["---"] * len(header), *body]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
 
 
+# Characters with a meaning in LaTeX; a backslash needs the text font, so a slash replaces it
+LATEX_ESCAPES = str.maketrans({sign: f"\\{sign}" for sign in "&%$#_{}"} | {"^": r"\^{}", "~": r"\~{}", "\\": "/"})
+
+
 def _latex(table: Sequence[Line]) -> str:
-    """For the package booktabs."""
-    escaped = str.maketrans({**{sign: f"\\{sign}" for sign in "&%$#_{}"}, "^": r"\^{}", "~": r"\~{}", "\\": "/"})
-    rows = [list(table[0]), *(list(line.values()) for line in table)]
-    cells = [[cell.translate(escaped).replace("+-", r"$\pm$") for cell in row] for row in rows]
-    head, *body = [" & ".join(row) + r" \\" for row in cells]
+    """Format a table for the package booktabs."""
+    rows = []
+    for cells in _rows_of_cells(table):
+        escaped = [cell.translate(LATEX_ESCAPES).replace("+-", r"$\pm$") for cell in cells]
+        rows.append(" & ".join(escaped) + r" \\")
+    header, *body = rows
     begin = rf"\begin{{tabular}}{{l{'r' * (len(table[0]) - 1)}}}"
-    return "\n".join([begin, r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"])
+    return "\n".join([begin, r"\toprule", header, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"])
 
 
-def _csv(table: Sequence[Record]) -> str:
+def _csv(numbers: Sequence[Record]) -> str:
     text = StringIO()
-    writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, list(numbers[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(table)
+    writer.writerows(numbers)
     return text.getvalue().rstrip("\n")
-
-
-def _json(table: Sequence[Record]) -> str:
-    return json.dumps(list(table), indent=1)

@@ -1,1 +1,1 @@
-"""The life of a run: checkpoints, signals, the lock of its folder, processes."""
+"""The life of a run: checkpoints, signals, the lock of its folder, devices and processes."""

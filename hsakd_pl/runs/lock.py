@@ -1,4 +1,4 @@
-"""One writer of a run's folder at a time."""
+"""A lock that lets one process at a time write into a run's folder."""
 
 import fcntl
 import os
@@ -15,10 +15,10 @@ FILE = ".writer"
 
 @contextmanager
 def sole_writer(folder: str | Path) -> Iterator[None]:
-    """Hold ``folder`` inside of this context; raises UsageError while another process does, on any machine.
+    """Lock ``folder`` inside of this context; raises UsageError while another process holds it, on any machine.
 
-    A record lock of POSIX: it dies with its process, and processes that this one starts do not inherit it. The file
-    that carries it says whose it is, and stays.
+    A record lock of POSIX: it ends with its process, and child processes do not inherit it. The locked file names the
+    owner and is not removed.
     """
     with naming(folder):
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -30,8 +30,10 @@ def sole_writer(folder: str | Path) -> Iterator[None]:
             if not isinstance(error, BlockingIOError | PermissionError):
                 raise
             owner = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
-            remedy = "wait for its end, or name another folder with --trainer.default_root_dir"
-            raise UsageError(f"{folder} is in use by {owner}: {remedy}") from None
+            raise UsageError(
+                f"{folder} is in use by {owner}: wait until it ends, or name another folder with "
+                "--trainer.default_root_dir"
+            ) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         yield

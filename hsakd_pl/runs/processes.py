@@ -1,4 +1,4 @@
-"""How many devices and nodes a run has, where torchrun started its processes."""
+"""Number of devices and nodes of a run whose processes torchrun started."""
 
 import os
 from typing import Any
@@ -7,25 +7,28 @@ from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvir
 
 from hsakd_pl.errors import UsageError
 
-LEFT_OUT = ("auto", "-1", -1)  # of devices: all there are
+AUTOMATIC = ("auto", "-1", -1)  # values of devices that stand for all of them
 
 
 def match_torchrun(trainer: Any) -> None:
-    """Fill in a trainer's ``devices`` and ``num_nodes``, where they were left out, with what torchrun started.
+    """Set a trainer's ``devices`` and ``num_nodes``, unless they are set, to the processes that torchrun started.
 
-    Raises UsageError where other numbers were given.
+    Raises UsageError where they are set to other numbers.
     """
     if not TorchElasticEnvironment.detect():
         return
-    here, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
-    if trainer.devices in LEFT_OUT:
-        trainer.devices = here
+    processes_per_node = int(os.environ["LOCAL_WORLD_SIZE"])
+    processes = int(os.environ["WORLD_SIZE"])
+    if trainer.devices in AUTOMATIC:
+        trainer.devices = processes_per_node
     if trainer.num_nodes == 1:
-        trainer.num_nodes = world // here
-    listed = isinstance(trainer.devices, list) or "," in str(trainer.devices)
-    given = str(trainer.devices).count(",") + 1 if listed else int(trainer.devices)
-    if given * trainer.num_nodes != world:
+        trainer.num_nodes = processes // processes_per_node
+    if isinstance(trainer.devices, list) or "," in str(trainer.devices):
+        devices = str(trainer.devices).count(",") + 1
+    else:
+        devices = int(trainer.devices)
+    if devices * trainer.num_nodes != processes:
         raise UsageError(
             f"trainer.devices is {trainer.devices} and trainer.num_nodes {trainer.num_nodes}, but torchrun started "
-            f"{world} processes: leave both out, here with --trainer.devices auto"
+            f"{processes} processes: leave both out, or set --trainer.devices auto"
         )

@@ -88,10 +88,10 @@ def test_stl10_file_sizes_are_checked_before_reading(copy: Path, monkeypatch: py
     [
         (b"cat\ndog\n", "gives class names as a list of 2, not as a list of 10 strings"),
         (b"", "gives class names as a list of 0, not"),
-        ("\n".join("abcdefghij").encode("utf-16"), "is no UTF-8 text"),
-        ("\n".join("äbcdefghij").encode("latin1"), "is no UTF-8 text"),
-        (bytes(range(256)), "is no UTF-8 text"),
-        ("\n".join("abcdefghij").encode("utf-16-le"), "is no UTF-8 text"),
+        ("\n".join("abcdefghij").encode("utf-16"), "is not UTF-8 text"),
+        ("\n".join("äbcdefghij").encode("latin1"), "is not UTF-8 text"),
+        (bytes(range(256)), "is not UTF-8 text"),
+        ("\n".join("abcdefghij").encode("utf-16-le"), "is not UTF-8 text"),
     ],
 )
 def test_wrong_stl10_class_names_raise_naming_file(copy: Path, content: bytes, message: str) -> None:

@@ -114,10 +114,10 @@ def test_wrong_annotation_line_raises_naming_line(original: Path, tmp_path: Path
 def test_annotations_in_another_encoding_raise_naming_file(original: Path, tmp_path: Path, encoding: str) -> None:
     annotations = copy_val(original, tmp_path / "copy")
     annotations.write_text(annotations.read_text(), encoding=encoding)
-    with pytest.raises(UsageError, match=r"val_annotations.txt(, line 1:| is no UTF-8 text)"):
+    with pytest.raises(UsageError, match=r"val_annotations.txt(, line 1:| is not UTF-8 text)"):
         TinyImageNetDataModule(tmp_path / "copy").setup("test")
     annotations.write_bytes("Löwe.JPEG\tn0\n".encode("latin1"))
-    with pytest.raises(UsageError, match="is no UTF-8 text"):
+    with pytest.raises(UsageError, match="is not UTF-8 text"):
         TinyImageNetDataModule(tmp_path / "copy").setup("test")
 
 

@@ -26,10 +26,11 @@ from hsakd_pl.cli import main as cli
 from hsakd_pl.data.augment import resized_center_crop
 from hsakd_pl.data.images import decode_images, open_image
 from hsakd_pl.errors import UsageError
+from hsakd_pl.report import TABLE_FORMATS
 from hsakd_pl.report.groups import groups
 from hsakd_pl.report.page import write_page
 from hsakd_pl.report.rows import collect
-from hsakd_pl.report.table import FORMATS, as_text, lines
+from hsakd_pl.report.table import as_text, lines
 
 Read = Callable[[Path], str]
 
@@ -363,7 +364,7 @@ def read_rows(folder: Path) -> str:
     rows = groups(collect(folder))
     table = lines(rows)
     demand(len(table) >= 1, "the table is empty")
-    for form in FORMATS:
+    for form in TABLE_FORMATS:
         demand(not re.search(r"\bnan\b|\binf\b", as_text(rows, form)), "a number of the table is not finite")
     write_page(rows, folder / "page.html")
     for accuracy in (line[column] for line in table for column in ("last epoch", "best epoch") if line.get(column)):

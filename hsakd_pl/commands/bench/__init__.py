@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments of the command; all others are options of ``fit``."""
-    parser.add_argument("tables", nargs="+", metavar="TABLE", help="name of a table, or a CSV file")
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help="name of a table, or a CSV file")
     parser.add_argument("--methods", type=_names, default=[], metavar="NAMES", help="KD,DKD (default: all)")
     parser.add_argument("--pairs", type=_names, default=[], metavar="NAMES", help="TEACHER-STUDENT,... (default: all)")
     parser.add_argument("--seeds", type=parse_seeds, default=[0], help="0-4, or 0,7,9 (default: 0)")
@@ -49,13 +49,16 @@ def run(options: Namespace) -> None:
     """Run all tasks that have no result yet, one after the other, then show the table."""
     from hsakd_pl.commands.bench.estimate import show_plan
     from hsakd_pl.commands.bench.tasks import Bench, select_cells
+    from hsakd_pl.recipes import BENCH_TABLES
     from hsakd_pl.report.matrix import matrix, published
-    from hsakd_pl.report.table import written
+    from hsakd_pl.report.table import format_table
 
+    if not options.tables:
+        raise UsageError(f"bench needs a table: {', '.join(BENCH_TABLES)}, or a CSV file")
     cells, recipes = select_cells(options.tables, options.methods, options.pairs)
     if options.list:
         table = published(cells)
-        print(written(table, table, options.format))
+        print(format_table(table, table, options.format))
         return
     bench = Bench(cells, recipes, options.seeds, options.folder, dict(options.teachers), options.fit_options)
     tasks = bench.tasks()

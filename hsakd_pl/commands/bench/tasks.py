@@ -1,4 +1,4 @@
-"""The runs that a bench is: which, in what order, and with what options."""
+"""The runs of a bench: their order and their options."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -21,15 +21,15 @@ class Task(NamedTuple):
 
 
 class Bench:
-    """What was asked for: the cells of the tables, the runs that they are, and the options of each.
+    """The cells of tables, the runs that they need, and the options of each run.
 
     Args:
-        cells: methods and pairs.
+        cells: methods on pairs of networks.
         recipes: all recipes that a run may need, by name.
-        seeds: of every run that is a result; what others need takes seed 0, and a probe the seed of its student.
-        folder: below which runs lie.
-        teachers: files by the name of a network, instead of training it.
-        options: of ``fit``, for all runs.
+        seeds: seeds of every run that is a result; runs that others need take seed 0, and a probe its student's seed.
+        folder: folder of all runs.
+        teachers: weight files by the name of a network or recipe, instead of training it.
+        options: options of ``fit`` for all runs.
     """
 
     def __init__(
@@ -49,44 +49,49 @@ class Bench:
         self.options = options
 
     def tasks(self) -> list[Task]:
-        """All runs, each once, those that others need before them."""
-        wanted = [(cell.recipe, seed) for cell in self.cells for seed in self.seeds]
-        found = {task: None for recipe, seed in wanted for task in self._with_needed(recipe, seed)}
-        return sorted(found, key=lambda task: task.stage)
+        """Return all runs, each once, after those that it needs."""
+        tasks: dict[Task, None] = {}  # a set that keeps its order
+        for cell in self.cells:
+            for seed in self.seeds:
+                tasks |= dict.fromkeys(self._with_needed(cell.recipe, seed))
+        return sorted(tasks, key=lambda task: task.stage)
 
     def _with_needed(self, recipe: str, seed: int, *above: str) -> Iterator[Task]:
         if recipe in above:
-            raise UsageError(f"{recipe} needs its own result: mend the weights that its table names")
+            raise UsageError(f"{recipe} needs its own result: fix the weights that its table names")
         stage = 0
-        for needed, of_seed in self._needed(recipe, seed).values():
-            before = list(self._with_needed(needed, of_seed, recipe, *above))
-            stage = max(stage, 1 + before[-1].stage)
-            yield from before
+        for needed_recipe, needed_seed in self._needed(recipe, seed).values():
+            earlier_tasks = list(self._with_needed(needed_recipe, needed_seed, recipe, *above))
+            stage = max(stage, 1 + earlier_tasks[-1].stage)
+            yield from earlier_tasks
         yield Task(stage, recipe, seed)
 
     def _needed(self, recipe: str, seed: int) -> dict[str, tuple[str, int]]:
-        """Recipe and seed of the runs whose weights this one starts from, by option, without those that have a file."""
+        """Return recipe and seed of the runs whose weights this one starts from, by option, without those in a file."""
         needs = self.recipes[recipe].needs
-        if unknown := set(needs.values()) - self.recipes.keys():
-            raise UsageError(f"{recipe} needs {', '.join(sorted(unknown))}, which no table has: add a line for it")
+        unknown = sorted(set(needs.values()) - self.recipes.keys())
+        if unknown:
+            raise UsageError(f"{recipe} needs {', '.join(unknown)}, which no table has: add a line for it")
         needed_seed = seed if self.recipes[recipe].same_seed else 0
         return {option: (needed, needed_seed) for option, needed in needs.items() if self._file(needed) is None}
 
     def _file(self, recipe: str) -> str | None:
-        """The file that stands for a teacher's run: one for its network's name, or for the recipe's."""
+        """Return the file that replaces a teacher's run: one for its network's name, or for the recipe's."""
         name = recipe.partition("/")[2]
         network = re.sub("^(baseline|teacher_joint|teacher_frozen)_", "", name)
         return self.teachers.get(name) or self.teachers.get(network)
 
     def arguments(self, task: Task) -> list[str]:
-        """The options of ``fit`` for a task: its recipe, where its weights lie, and what was asked for all."""
-        weights = {option: self._file(recipe) for option, recipe in self.recipes[task.recipe].needs.items()}
-        weights |= {option: str(self.checkpoint(*of)) for option, of in self._needed(task.recipe, task.seed).items()}
-        given = [each for option, path in weights.items() for each in (f"--model.init_args.{option}", str(path))]
-        return ["--config", str(self._recipe_file(task.recipe)), *given, *self.options]
+        """Return the options of ``fit`` for a task: its recipe, the files of its weights, and the options of all."""
+        needed = self._needed(task.recipe, task.seed)
+        arguments = ["--config", str(self._recipe_file(task.recipe))]
+        for option, recipe in self.recipes[task.recipe].needs.items():
+            path = self.checkpoint(*needed[option]) if option in needed else self._file(recipe)
+            arguments += [f"--model.init_args.{option}", str(path)]
+        return arguments + self.options
 
     def checkpoint(self, recipe: str, seed: int) -> Path:
-        """Where a run leaves its result."""
+        """Return the file of a run's result."""
         return self.folder / recipe / f"seed{seed}" / "last.ckpt"
 
     def _recipe_file(self, recipe: str) -> Path:
@@ -99,17 +104,18 @@ class Bench:
         return path
 
     def state(self, task: Task) -> str:
-        """Whether a task is done, trained but not tested, begun, or still to do."""
+        """Return whether a task is ``done``, ``trained`` but not tested, ``begun``, or ``to do``."""
         checkpoint = self.checkpoint(task.recipe, task.seed)
         if is_finished(checkpoint.with_name(RESULT_FILE)):
-            return "done" if checkpoint.with_name(TEST_FILE).exists() else "trained"
+            is_tested = checkpoint.with_name(TEST_FILE).exists()
+            return "done" if is_tested else "trained"
         return "begun" if checkpoint.exists() else "to do"
 
     def run(self, task: Task) -> None:
-        """Train and test in this process, or go on with it; UsageError where what it needs is not there yet."""
-        for of in self._needed(task.recipe, task.seed).values():
-            if self.state(Task(0, *of)) not in ("done", "trained"):
-                raise UsageError(f"{task.recipe} needs {self.checkpoint(*of)}: run that task before")
+        """Train and test in this process, or resume; raises UsageError where the results that it needs are missing."""
+        for recipe, seed in self._needed(task.recipe, task.seed).values():
+            if self.state(Task(0, recipe, seed)) not in ("done", "trained"):
+                raise UsageError(f"{task.recipe} needs {self.checkpoint(recipe, seed)}: run that task first")
         run_seed(task.seed, self.arguments(task), self.folder / task.recipe)
 
 
@@ -125,11 +131,18 @@ def select_cells(tables: list[str], methods: list[str], pairs: list[str]) -> tup
         table = read_table(BENCH_TABLES.get(name) or local_path("table", name), recipes)
         recipes |= table.recipes
         cells += table.cells
-    for option, asked in (("method", methods), ("pair", pairs)):
-        known = list(dict.fromkeys(getattr(cell, option) for cell in cells))
-        for name in asked:
-            if name not in known:
-                raise UsageError(f"{option}s: {name} is none of {' '.join(known)}")
-        cells = [cell for cell in cells if not asked or getattr(cell, option) in asked]
+    cells = _with_values("method", cells, methods)
+    cells = _with_values("pair", cells, pairs)
     order = list(dict.fromkeys(cell.pair for cell in cells))
     return sorted(cells, key=lambda cell: order.index(cell.pair)), recipes
+
+
+def _with_values(field: str, cells: list[Cell], wanted: list[str]) -> list[Cell]:
+    """Return the cells whose ``field`` has one of these values, or all cells if there are none."""
+    if not wanted:
+        return cells
+    values = list(dict.fromkeys(getattr(cell, field) for cell in cells))
+    for value in wanted:
+        if value not in values:
+            raise UsageError(f"{field}s: {value} is not one of {' '.join(values)}")
+    return [cell for cell in cells if getattr(cell, field) in wanted]
