@@ -53,7 +53,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str], list[str]]] = {
     "wrong classes": ({"model": {"init_args": {"weights": "four.pth"}}}, [], ["four.pth", "(4, 64)", "(10, 64)"]),
     "cut weights": ({"model": {"init_args": {"weights": "cut.pth"}}}, [], ["cut.pth", "truncated"]),
     "no weights": ({"model": {"init_args": {"weights": "none.pth"}}}, [], ["none.pth", "does not exist", "check"]),
-    "batch size": ({"data": {"init_args": {"batch_size": 0}}}, [], ["batch_size is 0", "at least 1"]),
+    "batch size": ({"data": {"init_args": {"batch_size": 0}}}, [], ["batch_size", "at least 1, got 0"]),
     "small images": ({"model": {"init_args": {"network": "resnet18_imagenet"}}}, [], ["16 x 16", "32 pixels"]),
     "typo in model": ({"model": {"init_args": {"temprature": 3}}}, [], ["temprature", "BaselineModule", "help"]),
     "typo in data": ({"data": {"init_args": {"batchsize": 3}}}, [], ["batchsize", "DigitsDataModule", "help"]),
@@ -155,6 +155,16 @@ def test_error_in_users_code_keeps_its_traceback(
     assert places & {"users_code.py", "broken_code.py"}
 
 
+def test_missing_module_of_named_class_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("others_code.py").write_text("import a_missing_package\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    callback = {"class_path": "others_code.Callback"}
+    message = error_of(capsys, lambda: run("fit", trainer={"callbacks": [callback]}))
+    assert message.startswith("trainer.callbacks: others_code.Callback cannot be imported: No module named 'a_missing_")
+
+
 def test_error_in_users_code_exits_with_status_1(tmp_path: Path) -> None:
     Path("users_code.py").write_text(USERS_CODE)
     words = ["fit", "--model", "users_code.Module", "--model.network", "resnet8", "--data", "DigitsDataModule"]
@@ -189,6 +199,8 @@ def test_debug_shows_the_traceback_of_a_usage_error(args: list[str], capsys: pyt
     ("changes", "message"),
     [
         ({"callbacks": "EarlyStopping"}, "trainer.callbacks.monitor is missing: EarlyStopping needs it"),
+        ({"devices": "two"}, "trainer.devices: two is not a number of devices: "),
+        ({"devices": "0,1"}, "trainer.devices: 0,1 is not a number of processes, "),
         ({"precision": "17"}, "trainer.precision: 17 is not valid; expected "),
     ],
     ids=str,

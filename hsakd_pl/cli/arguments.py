@@ -1,7 +1,7 @@
 """Arguments of the command line and the configurations among them, read before anything large is imported."""
 
+import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -17,7 +17,7 @@ CLASS_PATH = "class_path"
 def check_files(args: list[str]) -> None:
     """Read all configurations that exist; raises UsageError naming a file that is not a configuration."""
     for flag, value in pairs(args):
-        if flag in ("-c", "--config") and Path(value).exists():
+        if flag in ("-c", "--config") and os.path.exists(value):
             configuration(value)
 
 

@@ -28,7 +28,7 @@ from hsakd_pl.records.loggers import logger_maker
 from hsakd_pl.records.observers import observers
 from hsakd_pl.records.results import ResultWriter
 from hsakd_pl.records.summary import conclusion
-from hsakd_pl.runs.accelerator import check_accelerator, check_strategy
+from hsakd_pl.runs.accelerator import check_accelerator, check_devices, check_strategy
 from hsakd_pl.runs.checkpoints import (
     BestCheckpoint,
     LastCheckpoint,
@@ -127,11 +127,17 @@ class HSAKDCLI(LightningCLI):
             )
 
     def instantiate_classes(self) -> None:
-        """Build model, data and trainer; raises their constructors' errors without those that jsonargparse adds."""
+        """Build model, data and trainer; raises their constructors' errors without those that jsonargparse adds.
+
+        Lightning's loggers and callbacks raise a ModuleNotFoundError of their own where a package is missing; unlike
+        that of an import, it does not name the module. It becomes a UsageError.
+        """
         try:
             super().instantiate_classes()
-        except ValueError as error:
+        except (ValueError, ModuleNotFoundError) as error:
             original = unwrapped(error)
+            if isinstance(original, ModuleNotFoundError) and original.name is None:
+                raise UsageError(str(original)) from original
             if original is error:
                 raise
             raise original from original.__cause__
@@ -144,6 +150,7 @@ class HSAKDCLI(LightningCLI):
         check_accelerator(config.accelerator)
         check_strategy(config.strategy)
         match_torchrun(config)
+        check_devices(config.devices, config.accelerator)
         best = BestCheckpoint(config.default_root_dir)
         files = [str(file) for file in self._get(self.config, "config") or []]
         seed = self._get(self.config, "seed_everything", default=0)

@@ -5,6 +5,7 @@ compared with the classes they name to find the option, what it may have been me
 """
 
 import inspect
+import os
 import pkgutil
 import traceback
 from argparse import ArgumentError
@@ -120,7 +121,7 @@ def _check_value(place: Place, name: str, value: Any) -> None:
     elif isinstance(value, dict) and CLASS_PATH in value:
         options = {key: option for key, option in value.items() if key != CLASS_PATH}
         _check_options(place, _load_class(place, name, str(value[CLASS_PATH])), options)
-    elif isinstance(value, str) and name in BASES and not Path(value).exists():
+    elif isinstance(value, str) and name in BASES and not os.path.exists(value):
         _check_options(place, _load_class(place, name, value), {})
 
 
@@ -187,7 +188,7 @@ def _class_by_name(place: Place, base: type, name: str) -> type:
 
 
 def _load_module(place: Place, path: str, name: str) -> Any:
-    """Import a module; raises UsageError where it does not exist, and whatever else it raises itself."""
+    """Import a module; raises UsageError where it or a module that it imports is missing, and what it raises itself."""
     package, _, child = name.rpartition(".")
     if package:
         parent = _load_module(place, path, package)
@@ -202,7 +203,10 @@ def _load_module(place: Place, path: str, name: str) -> Any:
         names = (module.name for module in pkgutil.iter_modules(searched))
         hint = did_you_mean(child, names, f"{package}." if package else "") or "check the import path"
         raise UsageError(f"{place.option}: {path}: there is no module {name} {where}: {hint}".strip())
-    return import_module(name)
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        raise UsageError(f"{place.option}: {path} cannot be imported: {error}; install what is missing") from error
 
 
 def _subclasses(base: type) -> Iterator[type]:

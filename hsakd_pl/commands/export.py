@@ -65,7 +65,7 @@ def data_of(folder: Path, fit_options: list[str]) -> "ImageDataModule | None":
     from hsakd_pl.cli.mistakes import first_and_last_line
     from hsakd_pl.cli.parser import Parser
     from hsakd_pl.data import ImageDataModule
-    from hsakd_pl.files import read_text
+    from hsakd_pl.files import naming, read_text
     from hsakd_pl.files.careful import load_yaml
 
     parser = Parser()
@@ -73,7 +73,9 @@ def data_of(folder: Path, fit_options: list[str]) -> "ImageDataModule | None":
     config = folder / "config.yaml"
     shown_options = " ".join(fit_options) or "no options"
     try:
-        content = load_yaml(read_text(config)) if config.is_file() else {}
+        with naming(config):
+            is_run = config.is_file()
+        content = load_yaml(read_text(config)) if is_run else {}
         data_options = content.get("data") if isinstance(content, dict) else None
         if data_options is not None:
             parser.set_defaults({"data": data_options})

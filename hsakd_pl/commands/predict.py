@@ -5,7 +5,6 @@ command takes the options of fit.
 """
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -70,8 +69,11 @@ def find_student(source: str, network: str | None = None) -> "Student":
     """Return the student of an export, local or on the hub, or of a run's folder or a checkpoint."""
     from hsakd_pl.export import load_student, student_from_checkpoint
     from hsakd_pl.export.student import CONFIG_FILE
+    from hsakd_pl.files import local_path, naming
 
-    path = Path(source).expanduser()
-    if (path / CONFIG_FILE).is_file() or not path.exists():
+    path = local_path("SOURCE", source)
+    with naming(path):
+        is_checkpoint = path.exists() and not (path / CONFIG_FILE).is_file()
+    if not is_checkpoint:
         return load_student(source, network)
     return student_from_checkpoint(source, network)

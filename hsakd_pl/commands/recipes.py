@@ -7,6 +7,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from hsakd_pl.errors import UsageError
+from hsakd_pl.files import local_path, naming, read_text, replacing
 from hsakd_pl.recipes import BENCH_TABLES, OVERLAYS, RECIPES
 
 
@@ -21,7 +22,7 @@ def run(options: Namespace) -> None:
     if options.folder is None:
         list_recipes()
     else:
-        write_recipes(options.folder, options.overwrite)
+        write_recipes(local_path("folder", options.folder), options.overwrite)
 
 
 def files() -> dict[str, str]:
@@ -41,12 +42,13 @@ def list_recipes() -> None:
 def write_recipes(folder: Path, overwrite: bool) -> None:
     """Write all files into ``folder``; raises UsageError for files that differ, unless ``overwrite``."""
     texts = {folder / path: text for path, text in files().items()}
-    differing = [str(path) for path, text in texts.items() if path.exists() and path.read_text() != text]
+    with naming(folder):
+        differing = [str(path) for path, text in texts.items() if path.exists() and read_text(path) != text]
     if differing and not overwrite:
         raise UsageError(f"these files differ and were not overwritten: {', '.join(differing)}; use --overwrite")
     for path, text in texts.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        with replacing(path) as file:
+            file.write(text)
     for name in differing:
         print(f"replaced {name}")
     print(f"{len(texts)} files are in {folder}")

@@ -36,11 +36,12 @@ def report(
     html: Path | None = None,
 ) -> None:
     """Print the table of all runs below ``folder``; write ``rows.jsonl`` there, and curves and a page on request."""
-    from hsakd_pl.files import replacing
+    from hsakd_pl.files import local_path, replacing
     from hsakd_pl.report.groups import groups
     from hsakd_pl.report.rows import collect
     from hsakd_pl.report.table import as_text, find_group
 
+    folder = local_path("folder", folder)
     rows = collect(folder)
     with replacing(folder / "rows.jsonl") as file:
         for row in rows:

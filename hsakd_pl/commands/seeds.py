@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hsakd_pl.cli.lightning_cli import HSAKDCLI
 from hsakd_pl.errors import UsageError
+from hsakd_pl.files import local_path
 from hsakd_pl.records.formats import RESULT_FILE, TEST_FILE, is_finished
 from hsakd_pl.runs.signals import Interrupted
 
@@ -31,7 +32,7 @@ def recipe_folder(fit_options: list[str]) -> Path:
     folder = parsed.config.fit.trainer.default_root_dir
     if folder is None:
         raise UsageError("a sweep needs a folder: set --trainer.default_root_dir")
-    return Path(folder)
+    return local_path("trainer.default_root_dir", folder)
 
 
 def run_seed(seed: int, fit_options: list[str], recipe: Path) -> None:

@@ -11,7 +11,7 @@ from hsakd_pl.data.batches import BatchedDataModule
 from hsakd_pl.data.description import Description
 from hsakd_pl.data.splits import Split, check_class_names, check_split, stratified_indices
 from hsakd_pl.errors import UsageError, require
-from hsakd_pl.files import local_path
+from hsakd_pl.files import local_path, naming
 from hsakd_pl.files.weights import shorten
 from hsakd_pl.signatures import FullSignature
 
@@ -110,7 +110,8 @@ class ImageDataModule(BatchedDataModule):
     def folder(self) -> Path:
         """Return the folder of the files: ``folder_name`` in ``root`` if that exists, otherwise ``root``."""
         subfolder = self.root / self.folder_name
-        return subfolder if subfolder.is_dir() else self.root
+        with naming(self.root):
+            return subfolder if subfolder.is_dir() else self.root
 
     def read(self, train: bool) -> Split:
         """Return the training or the test split; raise UsageError if it is missing or broken."""

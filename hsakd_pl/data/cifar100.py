@@ -15,6 +15,7 @@ from hsakd_pl.data.layout import advice
 from hsakd_pl.data.splits import Split, check_class_names
 from hsakd_pl.data.walk import class_folders, class_names_of
 from hsakd_pl.errors import UsageError
+from hsakd_pl.files import naming
 from hsakd_pl.files.pickles import read_entries
 from hsakd_pl.signatures import Unpack
 
@@ -49,12 +50,15 @@ class CIFAR100DataModule(ImageDataModule):
 
     def prepare_data(self) -> None:
         """Download the data set if ``download`` is set and it is missing."""
-        if self.download and not (self.folder / "train").exists():
-            obtain("CIFAR-100", self.root, partial(CIFAR100, self.root, download=True))
+        with naming(self.folder):
+            if self.download and not (self.folder / "train").exists():
+                obtain("CIFAR-100", self.root, partial(CIFAR100, self.root, download=True))
 
     def read(self, train: bool) -> Split:
         name = "train" if train else "test"
-        if any((self.folder / file).is_file() for file in ("train", "test")):
+        with naming(self.folder):
+            is_pickled = any((self.folder / file).is_file() for file in ("train", "test"))
+        if is_pickled:
             return _read_pickle(self.folder / name, self.num_classes)
         if class_names_of(self.folder / name):
             paths, labels = class_folders(self.folder / name, self.label_names())
@@ -67,8 +71,9 @@ class CIFAR100DataModule(ImageDataModule):
 
     def read_class_names(self) -> list[str]:
         meta = self.folder / "meta"
-        if not meta.is_file():
-            return class_names_of(self.folder / "train")
+        with naming(meta):
+            if not meta.is_file():
+                return class_names_of(self.folder / "train")
         [names] = read_entries(meta, "fine_label_names")
         return check_class_names(names, self.num_classes, meta)
 

@@ -10,6 +10,7 @@ from hsakd_pl.data.augment import random_resized_crop
 from hsakd_pl.data.base import DataOptions
 from hsakd_pl.data.folders import ClassFolderDataModule
 from hsakd_pl.data.images import obtain
+from hsakd_pl.files import naming
 from hsakd_pl.signatures import Unpack
 
 
@@ -44,7 +45,8 @@ class ImageNetDataModule(ClassFolderDataModule):
 
     def prepare_data(self) -> None:
         """Unpack the original archives if the class folders do not exist yet."""
-        if (self.root / ARCHIVE_META["devkit"][0]).is_file():
-            for split in ("train", "val"):
-                if not (self.root / split).is_dir():
-                    obtain("ImageNet", self.root, partial(ImageNet, self.root, split))
+        with naming(self.root):
+            if (self.root / ARCHIVE_META["devkit"][0]).is_file():
+                for split in ("train", "val"):
+                    if not (self.root / split).is_dir():
+                        obtain("ImageNet", self.root, partial(ImageNet, self.root, split))

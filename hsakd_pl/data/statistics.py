@@ -16,7 +16,7 @@ from hsakd_pl.data.augment import check_statistics
 from hsakd_pl.data.loader import ResumableLoader
 from hsakd_pl.data.progress import tracked
 from hsakd_pl.errors import UsageError
-from hsakd_pl.files import cache_folder, read_text, replacing
+from hsakd_pl.files import cache_folder, naming, read_text, replacing
 
 FILE = "hsakd_statistics.json"
 MAX_LEVEL = 255  # of uint8 pixels
@@ -85,10 +85,8 @@ def _rounded(values: Sequence[float]) -> str:
 def _fingerprint(root: Path, paths: Sequence[str], geometry: tuple[int, int]) -> str:
     digest = hashlib.sha256(repr(geometry).encode())
     for path in sorted(paths):
-        try:
+        with naming(path):
             status = os.stat(path)
-        except OSError as error:
-            raise UsageError(f"{path} cannot be read ({error.strerror}): repair or remove it") from error
         relative = os.path.relpath(path, root)
         digest.update(os.fsencode(f"{relative}\0{status.st_size} {status.st_mtime_ns}\n"))
     return digest.hexdigest()
@@ -111,7 +109,7 @@ def _store(file: Path, key: str, entry: dict[str, Any]) -> bool:
         with replacing(file) as stream:
             json.dump(_entries(file) | {key: entry}, stream, indent=1)
             stream.write("\n")
-    except OSError:
+    except UsageError:
         return False
     return True
 
@@ -120,6 +118,6 @@ def _entries(file: Path) -> dict[str, Any]:
     """Return all entries of the file; an empty dictionary if it is missing or corrupt."""
     try:
         entries = json.loads(read_text(file))
-    except (OSError, ValueError):
+    except ValueError:
         return {}
     return entries if isinstance(entries, dict) else {}

@@ -13,7 +13,7 @@ from hsakd_pl.data.images import obtain
 from hsakd_pl.data.layout import advice
 from hsakd_pl.data.splits import Split, check_class_names
 from hsakd_pl.errors import UsageError
-from hsakd_pl.files import read_text
+from hsakd_pl.files import naming, read_text
 from hsakd_pl.signatures import Unpack
 
 SIZE = 96  # side of the images on disk
@@ -50,15 +50,18 @@ class STL10DataModule(ImageDataModule):
 
     def prepare_data(self) -> None:
         """Download the data set if ``download`` is set and it is missing."""
-        if self.download and not (self.folder / "test_y.bin").is_file():
-            obtain("STL-10", self.root, partial(STL10, self.root, download=True))
+        with naming(self.folder):
+            if self.download and not (self.folder / "test_y.bin").is_file():
+                obtain("STL-10", self.root, partial(STL10, self.root, download=True))
 
     def read(self, train: bool) -> Split:
         split = "train" if train else "test"
         images_file = self.folder / f"{split}_X.bin"
         labels_file = self.folder / f"{split}_y.bin"
         for file in (images_file, labels_file):
-            if not file.is_file():
+            with naming(file):
+                is_missing = not file.is_file()
+            if is_missing:
                 raise UsageError(
                     f"STL-10 lacks {file}: point --data.init_args.root at the folder that contains a complete "
                     f"stl10_binary/, or set --data.init_args.download true{advice(self.root)}"
@@ -71,16 +74,22 @@ class STL10DataModule(ImageDataModule):
                 f"{images_file} has {actual_bytes} bytes, not {image_bytes} for each of {count} "
                 f"labels: download it and {labels_file.name} again"
             )
-        labels = np.fromfile(labels_file, np.uint8)
+        labels = _read_bytes(labels_file)
         if labels.min() < 1 or labels.max() > self.num_classes:
             raise UsageError(f"{labels_file} contains labels outside 1..{self.num_classes}: download it again")
-        columns_first = np.fromfile(images_file, np.uint8).reshape(-1, 3, SIZE, SIZE)
+        columns_first = _read_bytes(images_file).reshape(-1, 3, SIZE, SIZE)
         images = np.ascontiguousarray(columns_first.transpose(0, 1, 3, 2))
         return Split(torch.from_numpy(images), torch.from_numpy(labels).long() - 1)
 
     def read_class_names(self) -> list[str]:
         file = self.folder / "class_names.txt"
-        if not file.is_file():
-            return []
+        with naming(file):
+            if not file.is_file():
+                return []
         names = [line.strip() for line in read_text(file).splitlines() if line.strip()]
         return check_class_names(names, self.num_classes, file)
+
+
+def _read_bytes(file: Path) -> np.ndarray:
+    with naming(file):
+        return np.fromfile(file, np.uint8)

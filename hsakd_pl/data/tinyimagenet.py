@@ -14,7 +14,7 @@ from hsakd_pl.data.images import decode_images, obtain
 from hsakd_pl.data.splits import Split
 from hsakd_pl.data.walk import images_below
 from hsakd_pl.errors import UsageError
-from hsakd_pl.files import read_text
+from hsakd_pl.files import naming, read_text
 from hsakd_pl.signatures import Unpack
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -51,9 +51,10 @@ class TinyImageNetDataModule(ClassFolderDataModule):
 
     def prepare_data(self) -> None:
         """Download the data set if ``download`` is set and it is missing."""
-        if self.download and not (self.folder / "val").is_dir():
-            download = partial(download_and_extract_archive, URL, str(self.root), md5=MD5)
-            obtain("TinyImageNet", self.root, download)
+        with naming(self.folder):
+            if self.download and not (self.folder / "val").is_dir():
+                download = partial(download_and_extract_archive, URL, str(self.root), md5=MD5)
+                obtain("TinyImageNet", self.root, download)
 
     def read(self, train: bool) -> Split:
         val = self.folder / "val"
@@ -66,8 +67,9 @@ def _annotated(val: Path, classes: list[str], image_files: Sequence[str]) -> Spl
     """Return paths and labels from ``val_annotations.txt``, in the order that class folders would have."""
     annotations = val / "val_annotations.txt"
     folder = val / "images"
-    if not annotations.is_file():
-        raise UsageError(f"{annotations} is missing: extract the archive again, completely")
+    with naming(annotations):
+        if not annotations.is_file():
+            raise UsageError(f"{annotations} is missing: extract the archive again, completely")
     file_names = {Path(path).name for path in image_files}
     labels: dict[str, int] = {}
     for number, line in enumerate(read_text(annotations).splitlines(), 1):

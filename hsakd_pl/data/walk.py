@@ -16,6 +16,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from hsakd_pl.data.progress import tracked
 from hsakd_pl.errors import UsageError
+from hsakd_pl.files import naming
 
 IMAGE_EXTENSIONS = (*IMG_EXTENSIONS, ".gif", ".jfif")
 SYSTEM_NAMES = {  # what operating systems and network storage put into folders, in lower case
@@ -45,14 +46,15 @@ def class_names_of(folder: Path) -> list[str]:
 
     Raises UsageError for a broken link: without its class, the following classes would get other labels.
     """
-    if not folder.is_dir():
-        return []
-    paths = [path for path in folder.iterdir() if visible(path.name)]
-    for path in paths:
-        if not path.exists():
-            raise UsageError(f"{path} is a broken link: repair or remove it")
-    parents = _with_parents(folder)
-    return sorted(path.name for path in paths if path.is_dir() and path.resolve() not in parents)
+    with naming(folder):
+        if not folder.is_dir():
+            return []
+        paths = [path for path in folder.iterdir() if visible(path.name)]
+        for path in paths:
+            if not path.exists():
+                raise UsageError(f"{path} is a broken link: repair or remove it")
+        parents = _with_parents(folder)
+        return sorted(path.name for path in paths if path.is_dir() and path.resolve() not in parents)
 
 
 def images_below(*folders: Path) -> list[list[str]]:

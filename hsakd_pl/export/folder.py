@@ -8,18 +8,19 @@ from pathlib import Path
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.export.student import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
-from hsakd_pl.files import read_text
+from hsakd_pl.files import naming, read_text
 
 EXPORTED_NAMES = {WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, "model.pt2", "model.onnx", "model.int8.onnx"}
 
 
 def check_folder(folder: Path) -> None:
     """Raise UsageError if a folder contains anything but an earlier export."""
-    if folder.is_file():
-        raise UsageError(f"folder: {folder} is a file; name another folder")
-    if not folder.is_dir():
-        return
-    names = {path.name for path in folder.iterdir()}
+    with naming(folder):
+        if folder.is_file():
+            raise UsageError(f"folder: {folder} is a file; name another folder")
+        if not folder.is_dir():
+            return
+        names = {path.name for path in folder.iterdir()}
     other_names = names - EXPORTED_NAMES
     if other_names:
         raise UsageError(
@@ -44,13 +45,15 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     partial = folder.with_name(f"{folder.name}.partial")
     earlier = folder.with_name(f"{folder.name}.earlier")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    with naming(folder):
+        partial.mkdir(parents=True)
     try:
         yield partial
-        if folder.exists():
-            shutil.rmtree(earlier, ignore_errors=True)
-            folder.rename(earlier)
-        partial.rename(folder)
+        with naming(folder):
+            if folder.exists():
+                shutil.rmtree(earlier, ignore_errors=True)
+                folder.rename(earlier)
+            partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(earlier, ignore_errors=True)

@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 
 from hsakd_pl.data.description import Description, read_description
 from hsakd_pl.errors import UsageError
-from hsakd_pl.files import read_text, replacing
+from hsakd_pl.files import local_path, read_text, replacing
 from hsakd_pl.networks import as_network, create_network
 from hsakd_pl.networks.registry import trusted
 from hsakd_pl.networks.weights import describe, load_weights
@@ -148,7 +148,7 @@ class Student(nn.Module, PyTorchModelHubMixin):
             network: network of the same architecture, or its name or import path.
             hub: options of ``huggingface_hub.snapshot_download``.
         """
-        folder = Path(pretrained_model_name_or_path).expanduser()
+        folder = local_path("export", pretrained_model_name_or_path)
         if not folder.is_dir():
             folder = download(str(pretrained_model_name_or_path), **hub)
         path = folder / CONFIG_FILE

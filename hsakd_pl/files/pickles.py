@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from hsakd_pl.errors import UsageError
+from hsakd_pl.files.text import naming
 
 MOST_BYTES = 300_000_000  # CIFAR-100's 50,000 images take 155 MB, as text in protocol 2 about 225 MB
 MOST_OPCODES = 1_000_000  # its labels and names take 0.3 million
@@ -47,12 +48,13 @@ def read_entries(path: Path, *keys: str) -> list[Any]:
     Raises UsageError naming the file if it is missing, too large, truncated or corrupt, lacks a key, asks for a global
     other than numpy's for arrays, or contains an array of other elements than numbers or text.
     """
-    if not path.is_file():
-        raise UsageError(f"{path} is missing: was the archive extracted completely?")
-    size = path.stat().st_size
-    if size > MOST_BYTES:
-        raise UsageError(f"{path} has {size} bytes, and a file of CIFAR-100 at most {MOST_BYTES}: fetch it again")
-    pickled = path.read_bytes()
+    with naming(path):
+        if not path.is_file():
+            raise UsageError(f"{path} is missing: was the archive extracted completely?")
+        size = path.stat().st_size
+        if size > MOST_BYTES:
+            raise UsageError(f"{path} has {size} bytes, and a file of CIFAR-100 at most {MOST_BYTES}: fetch it again")
+        pickled = path.read_bytes()
     try:
         content = _Machine().run(pickled)
         if not isinstance(content, dict):

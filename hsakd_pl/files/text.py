@@ -11,10 +11,13 @@ from hsakd_pl.errors import UsageError
 
 
 def local_path(option: str, path: str | Path) -> Path:
-    """Expand ``~``; raises UsageError naming ``option`` for a URL."""
+    """Expand ``~``; raises UsageError for a URL, and for a path that the operating system refuses to look up."""
     if re.match(r"\w{2,}://", str(path)):
         raise UsageError(f"{option}: {path} is a URL, a local path is needed: download it first")
-    return Path(path).expanduser()
+    expanded = Path(path).expanduser()
+    with naming(path):
+        expanded.exists()  # raises OSError for a name that is too long or in a folder without permission
+    return expanded
 
 
 @contextmanager
@@ -33,12 +36,13 @@ def cache_folder() -> Path:
 
 def read_text(path: str | Path, most: int = 10_000_000) -> str:
     """Read UTF-8 text of at most ``most`` bytes, with or without a byte order mark; raises UsageError otherwise."""
-    if not Path(path).is_file():
-        raise UsageError(f"{path} is missing or is not a file: check the path")
-    if (size := Path(path).stat().st_size) > most:
-        raise UsageError(f"{path} has {size:,} bytes, at most {most:,} are read: is it the right file?")
     try:
         with naming(path):
+            if not Path(path).is_file():
+                raise UsageError(f"{path} is missing or is not a file: check the path")
+            size = Path(path).stat().st_size
+            if size > most:
+                raise UsageError(f"{path} has {size:,} bytes, at most {most:,} are read: is it the right file?")
             text = Path(path).read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files.survey import survey
-from hsakd_pl.files.text import local_path
+from hsakd_pl.files.text import local_path, naming
 
 StateDict = dict[str, Tensor]
 
@@ -253,7 +253,7 @@ def shorten(keys: list[str], most: int = 6) -> str:
 def file_sha256(path: str | Path) -> str:
     """Return the SHA-256 of a file in hexadecimal."""
     digest = hashlib.sha256()
-    with open(local_path("weight file", path), "rb") as file:
+    with naming(path), open(local_path("weight file", path), "rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()

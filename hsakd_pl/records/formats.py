@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hsakd_pl.errors import UsageError
-from hsakd_pl.files import read_text
+from hsakd_pl.files import naming, read_text
 
 RESULT_FILE = "result.json"
 TEST_FILE = "test.json"
@@ -77,7 +77,7 @@ def finite(metrics: Mapping[str, Any]) -> dict[str, float | None]:
 
 def is_finished(path: Path) -> bool:
     """Return True if a run that has ended wrote the ``result.json`` at ``path``; early versions wrote no others."""
-    return path.exists() and read_row(path).get("finished", True)
+    return _exists(path) and read_row(path).get("finished", True)
 
 
 def read_row(path: Path) -> Row:
@@ -116,7 +116,7 @@ def read_details(path: Path) -> Row | None:
 
 def read_history(path: Path) -> list[dict[str, float]]:
     """Read a ``metrics.csv``: numbers by name for each epoch or logged step; raises UsageError if it is not one."""
-    if not path.exists():
+    if not _exists(path):
         return []
     try:
         lines = csv.DictReader(StringIO(read_text(path)), strict=True)
@@ -145,8 +145,13 @@ def _divide(percentage: Any) -> Any:
     return round(percentage / 100, 8) if type(percentage) in NUMBERS else percentage
 
 
+def _exists(path: Path) -> bool:
+    with naming(path):
+        return path.exists()
+
+
 def _read_object(path: Path) -> Row | None:
-    if not path.exists():
+    if not _exists(path):
         return None
     try:
         content = json.loads(read_text(path), parse_constant=_refuse)

@@ -1,4 +1,6 @@
-"""Checks of the accelerator and strategy that a user names, before Lightning builds a trainer from them."""
+"""Checks of the accelerator, devices and strategy that a user names, before Lightning builds a trainer from them."""
+
+import re
 
 from pytorch_lightning.accelerators import AcceleratorRegistry, CUDAAccelerator, MPSAccelerator
 from pytorch_lightning.strategies import StrategyRegistry
@@ -17,12 +19,27 @@ def check_accelerator(name: object, option: str = "trainer.accelerator") -> None
         raise UsageError(
             f"{option}: {name} is not an accelerator: {did_you_mean(name, names)}available are {', '.join(names)}"
         )
-    if name == "gpu":
-        available = CUDAAccelerator.is_available() or MPSAccelerator.is_available()
-    else:
-        available = AcceleratorRegistry.get(name).is_available()
+    available = _has_gpu() if name == "gpu" else AcceleratorRegistry.get(name).is_available()
     if not available:
         raise UsageError(f"{option}: no {name} was found on this machine: use --{option} cpu")
+
+
+def check_devices(devices: object, accelerator: object) -> None:
+    """Raise UsageError if ``devices`` is not a number of devices, ``auto`` or -1 for all, or the numbers of GPUs."""
+    text = str(devices).strip("[] ")
+    if not re.fullmatch(r"auto|-1|\d+(\s*,\s*\d*)*", text):
+        raise UsageError(
+            f"trainer.devices: {devices} is not a number of devices: use for example 2, auto, or 0,3 for two GPUs"
+        )
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not _has_gpu())
+    if on_cpu and not (text == "auto" or (text.isdigit() and int(text) > 0)):
+        raise UsageError(
+            f"trainer.devices: {devices} is not a number of processes, which a run on the CPU needs: use 1"
+        )
+
+
+def _has_gpu() -> bool:
+    return CUDAAccelerator.is_available() or MPSAccelerator.is_available()
 
 
 def check_strategy(name: object) -> None:

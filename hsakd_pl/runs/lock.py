@@ -22,7 +22,9 @@ def sole_writer(folder: str | Path) -> Iterator[None]:
     """
     with naming(folder):
         Path(folder).mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(Path(folder, FILE), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    file = Path(folder, FILE)
+    with naming(file):
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

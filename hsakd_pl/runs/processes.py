@@ -23,10 +23,11 @@ def match_torchrun(trainer: Any) -> None:
         trainer.devices = processes_per_node
     if trainer.num_nodes == 1:
         trainer.num_nodes = processes // processes_per_node
-    if isinstance(trainer.devices, list) or "," in str(trainer.devices):
-        devices = str(trainer.devices).count(",") + 1
+    text = str(trainer.devices)
+    if isinstance(trainer.devices, list) or "," in text:
+        devices = text.count(",") + 1
     else:
-        devices = int(trainer.devices)
+        devices = int(text) if text.isdigit() else 0
     if devices * trainer.num_nodes != processes:
         raise UsageError(
             f"trainer.devices is {trainer.devices} and trainer.num_nodes {trainer.num_nodes}, but torchrun started "

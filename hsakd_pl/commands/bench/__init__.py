@@ -49,6 +49,7 @@ def run(options: Namespace) -> None:
     """Run all tasks that have no result yet, one after the other, then show the table."""
     from hsakd_pl.commands.bench.estimate import show_plan
     from hsakd_pl.commands.bench.tasks import Bench, select_cells
+    from hsakd_pl.files import local_path
     from hsakd_pl.recipes import BENCH_TABLES
     from hsakd_pl.report.matrix import matrix, published
     from hsakd_pl.report.table import format_table
@@ -60,7 +61,8 @@ def run(options: Namespace) -> None:
         table = published(cells)
         print(format_table(table, table, options.format))
         return
-    bench = Bench(cells, recipes, options.seeds, options.folder, dict(options.teachers), options.fit_options)
+    folder = local_path("folder", options.folder)
+    bench = Bench(cells, recipes, options.seeds, folder, dict(options.teachers), options.fit_options)
     tasks = bench.tasks()
     if options.task is not None:
         if not 0 <= options.task < len(tasks):
@@ -75,7 +77,7 @@ def run(options: Namespace) -> None:
         for number, task in enumerate(tasks)
         if bench.state(task) != "done" and not _run_task(task, number, options)
     ]
-    print(matrix(cells, recipes, options.folder, options.format))
+    print(matrix(cells, recipes, folder, options.format))
     if failed:
         raise UsageError(f"{', '.join(failed)} failed; see the errors above, and run the bench again after fixing them")
 

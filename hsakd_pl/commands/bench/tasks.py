@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from hsakd_pl.commands.seeds import run_seed
 from hsakd_pl.errors import UsageError
-from hsakd_pl.files import local_path, replacing
+from hsakd_pl.files import local_path, naming, read_text, replacing
 from hsakd_pl.recipes import ALL_RECIPES, BENCH_TABLES, Cell, Recipe, read_table
 from hsakd_pl.records.formats import RESULT_FILE, TEST_FILE, is_finished
 
@@ -96,9 +96,10 @@ class Bench:
 
     def _recipe_file(self, recipe: str) -> Path:
         path = self.folder / "recipes" / f"{recipe}.yaml"
-        path.parent.mkdir(parents=True, exist_ok=True)
         text = self.recipes[recipe].text
-        if not path.exists() or path.read_text() != text:
+        with naming(path):
+            is_written = path.exists() and read_text(path) == text
+        if not is_written:
             with replacing(path) as file:
                 file.write(text)
         return path
