@@ -36,15 +36,15 @@ YAML: dict[str, tuple[bytes, str]] = {
     "a key twice in braces": (b"data: {init_args: {seed: 1, seed: 2}}", "the key 'seed' is repeated"),
     "too deep": (b"a: " + b"[" * 10_000 + b"]" * 10_000, "nested more than 50 levels deep"),
     "too deep by lines": (b"".join(b" " * level + b"a:\n" for level in range(200)), "nested more than 50 levels deep"),
-    "aliases of aliases": (aliases(9).encode(), "stand for more than 100000 values"),
-    "in itself": (b"a: &a [*a]", "stand for more than 100000 values"),
+    "aliases of aliases": (aliases(9).encode(), "expand to more than 100000 values"),
+    "in itself": (b"a: &a [*a]", "expand to more than 100000 values"),
     "UTF-16": ("seed_everything: 1 # Löwe".encode("utf-16"), "is not UTF-8 text .*save it as UTF-8"),
     "Latin-1": ("# Löwe\nseed_everything: 1".encode("latin-1"), "is not UTF-8 text .*save it as UTF-8"),
-    "UTF-32": ("seed_everything: 1".encode("utf-32"), "is not UTF-8 text|no valid YAML"),
-    "a tag": (b"a: !!python/object/apply:os.mkdir [trace]", "no valid YAML: could not determine a constructor|tag"),
-    "control characters": (b"a: \x02\x01", "no valid YAML"),
+    "UTF-32": ("seed_everything: 1".encode("utf-32"), "is not UTF-8 text|not valid YAML"),
+    "a tag": (b"a: !!python/object/apply:os.mkdir [trace]", "not valid YAML: could not determine a constructor|tag"),
+    "control characters": (b"a: \x02\x01", "not valid YAML"),
     "a list": (b"- 1\n- 2\n", "bad.yaml|config"),
-    "unclosed": (b"trainer: {max_epochs: 1", "no valid YAML"),
+    "unclosed": (b"trainer: {max_epochs: 1", "not valid YAML"),
 }
 
 
@@ -185,7 +185,7 @@ def test_invalid_checkpoints_raise_usage_error(capsys: pytest.CaptureFixture[str
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "epoch", "global_step"):
         torch.save({key: value for key, value in content.items() if key != part}, "part.ckpt")
         message = error_of(capsys, lambda: run("fit", "--ckpt_path", "part.ckpt", trainer={"max_epochs": 2}))
-        assert f"part.ckpt is no Lightning checkpoint, {part} is missing" in message
+        assert f"part.ckpt is not a Lightning checkpoint, {part} is missing" in message
     for other in (content["state_dict"], [1], {"state_dict": 3, "pytorch-lightning_version": "2"}):
         torch.save(other, "part.ckpt")
         assert "part.ckpt" in error_of(capsys, lambda: run("test", "--ckpt_path", "part.ckpt"))
