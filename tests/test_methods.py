@@ -33,6 +33,7 @@ from hsakd_pl import (
 from hsakd_pl.cli.main import main
 from hsakd_pl.errors import UsageError
 from hsakd_pl.methods.crd import Negatives, contrast_scores
+from hsakd_pl.networks import NetworkOutput
 
 BATCH = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.arange(8)
 
@@ -223,6 +224,20 @@ def test_weight_warmup_grows_over_first_epochs() -> None:
     for factor, epoch in zip((1.5, 3.0, 3.0), terms.epochs, strict=True):
         expected = epoch["train/loss_ce"] + factor * epoch["train/loss_dkd"]
         assert epoch["train/loss"] == pytest.approx(expected, rel=1e-5)
+
+
+class Mine(methods.DKDModule):
+    """A method with a term of a user's, which has no weight of its own."""
+
+    def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
+        return super().terms(student, teacher, labels) | {"loss_mine": student.logits.square().mean()}
+
+
+def test_weight_warmup_leaves_terms_of_users_alone() -> None:
+    module = Mine("resnet8", "resnet14", teacher_weights="random", image_size=16, loss_weights={"loss_mine": 0.5})
+    assert module.weight_warmup_epochs == 20
+    assert module.loss_weight("loss_dkd") == pytest.approx(1 / 20)
+    assert module.loss_weight("loss_mine") == 0.5
 
 
 class Halves:

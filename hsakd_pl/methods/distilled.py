@@ -7,7 +7,7 @@ from hsakd_pl.modules.build import Net as Net
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.signatures import Unpack
 
-KD_TERMS = ("loss_ce", "loss_kd")  # the terms of every method; only the weights of other terms warm up
+KD_TERMS = {"loss_ce", "loss_kd"}  # the terms of every method, whose weights do not warm up
 
 
 class DistilledModule(StudentModule):
@@ -32,7 +32,7 @@ class DistilledModule(StudentModule):
     Args:
         network: registry name of the student, or a network; its branches are ignored.
         teacher: registry name of the teacher, or a network.
-        weight_warmup_epochs: epochs over which the weights of all terms but CE and KD grow linearly.
+        weight_warmup_epochs: epochs over which the weights of the method's terms, all but CE and KD, grow linearly.
         image_size: height and width of the images in pixels; the shapes of both networks' outputs depend on it.
         temperature: temperature of the KD term; T = 4 in the field's tables.
         ce_weight: weight of the cross-entropy.
@@ -40,6 +40,8 @@ class DistilledModule(StudentModule):
 
     Other arguments: :class:`hsakd_pl.StudentModule`.
     """
+
+    method_terms: frozenset[str] = frozenset()  # those that set_loss_weights has weighed, apart from KD_TERMS
 
     def __init__(
         self,
@@ -66,9 +68,13 @@ class DistilledModule(StudentModule):
         self.weight_warmup_epochs = weight_warmup_epochs
         self.image_size = image_size
 
+    def set_loss_weights(self, **weights: float) -> None:
+        super().set_loss_weights(**weights)
+        self.method_terms = self.method_terms | weights.keys() - KD_TERMS
+
     def loss_weight(self, name: str) -> float:
         weight = super().loss_weight(name)
-        if name not in KD_TERMS and self.current_epoch < self.weight_warmup_epochs:
+        if name in self.method_terms and self.current_epoch < self.weight_warmup_epochs:
             weight *= (self.current_epoch + 1) / self.weight_warmup_epochs
         return weight
 

@@ -95,8 +95,8 @@ class HSAKDModule(EvaluatedModule):
         require(branch_metrics_every >= 0, "branch_metrics_every", branch_metrics_every, "at least 0")
         save_options(self)
         self.chosen_weights = loss_weights or {}
-        self.loss_weights: dict[str, float] = {}
-        self.set_loss_weights(**self.chosen_weights)
+        self._check_loss_weights(self.chosen_weights)
+        self.loss_weights = dict(self.chosen_weights)
         self.lr = lr
         self.momentum = momentum
         self.nesterov = nesterov
@@ -117,12 +117,15 @@ class HSAKDModule(EvaluatedModule):
 
         Raises UsageError for a weight that is negative or not finite.
         """
+        self._check_loss_weights(weights)
+        self.loss_weights |= weights | self.chosen_weights
+
+    def _check_loss_weights(self, weights: dict[str, float]) -> None:
         for name, weight in weights.items():
             option = f"{name.removeprefix('loss_')}_weight"
             if option not in self.hparams:
                 option = f"loss_weights.{name}"
             require(0 <= weight < math.inf, option, weight, "at least 0, and finite")
-        self.loss_weights |= weights | self.chosen_weights
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Pass once through the networks and return the named loss terms, for images (B, 3, S, S) and labels (B,)."""
