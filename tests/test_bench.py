@@ -268,8 +268,8 @@ def test_bench_continues_after_failed_run(mine: Path) -> None:
     mine.write_text("\n".join([MINE.splitlines()[0], broken, MINE.splitlines()[1], ""]))
     command = [sys.executable, "-m", "hsakd_pl", "bench", "mine.csv", *SHORT]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=500)
-    assert finished.returncode == 2 and "error: digits/baseline_resnet8 ended with an error" in finished.stderr
-    assert "error: lr is -1.0" in finished.stderr
+    assert finished.returncode == 2 and "error: digits/baseline_resnet8 failed" in finished.stderr
+    assert "error: lr must be at least 0, and finite, got -1.0" in finished.stderr
     assert finished.stdout.rstrip().splitlines()[-1].split()[0] == "teacher"
 
 

@@ -199,7 +199,13 @@ def test_model_card_describes_training_and_parses_on_hub(exported: Path) -> None
     )
     [result] = [each for each in card.data.eval_results if each.metric_name == "test accuracy"]
     assert result.metric_value == pytest.approx(test["acc"], abs=1e-4)
-    for fact in (row["protocol"]["hash"], f"{test['acc']:.2f} %", "CC BY 4.0", "78,042", "arxiv.org/abs/2107.13715"):
+    for fact in (
+        row["protocol"]["hash"],
+        f"{100 * test['acc']:.2f} %",
+        "CC BY 4.0",
+        "78,042",
+        "arxiv.org/abs/2107.13715",
+    ):
         assert fact in text, fact
     assert card.data.license == "other" and card.data.library_name == "hsakd_pl"
 

@@ -25,6 +25,7 @@ TOO_LONG = "x" * 300
 LOCKED_FILE = "locked_file"
 LOCKED = "locked"  # a folder that may be neither listed nor entered
 BELOW_LOCKED = "locked/below"
+READ_ONLY = "read_only"
 ROW = {"config": ["a.yaml"], "last_val_acc": 0.5, "best_val_acc": None, "images_per_second": 1.0, "seconds": 2}
 DESCRIPTION = Description(["a", "b", "c", "d"], 8, 8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -46,12 +47,12 @@ def permissions() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, permissions: None) -> Iterator[None]:
-    """Write a file, a folder, both without permissions, and a valid input of each command."""
+    """Write files and folders with and without permissions, and a valid input of each command."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["main.py"])
     for file in (FILE, LOCKED_FILE):
         Path(file).write_text("- 1")
-    for folder in (FOLDER, LOCKED, "run", "exported", "images"):
+    for folder in (FOLDER, LOCKED, READ_ONLY, "run", "exported", "images"):
         Path(folder).mkdir()
     Path("run/result.json").write_text(json.dumps(ROW))
     Path("run/metrics.csv").write_text("epoch,val/acc\n0,0.5\n")
@@ -61,6 +62,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, permissions: None) ->
     torch.save({"net": network.state_dict(), "data": DESCRIPTION.saved()}, "four.pth")
     Path(LOCKED_FILE).chmod(0)
     Path(LOCKED).chmod(0)
+    Path(READ_ONLY).chmod(0o500)
     yield
     Path(LOCKED).chmod(0o700)
 
@@ -68,7 +70,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, permissions: None) ->
 INPUT_FILES = (FILE, FOLDER, BELOW_A_FILE, TOO_LONG, LOCKED_FILE, LOCKED, BELOW_LOCKED)
 INPUT_FOLDERS = (FILE, FOLDER, TOO_LONG, LOCKED)
 OUTPUT_FILES = (FOLDER, BELOW_A_FILE, TOO_LONG, BELOW_LOCKED)
-OUTPUT_FOLDERS = (FILE, TOO_LONG, LOCKED)
+OUTPUT_FOLDERS = (FILE, TOO_LONG, LOCKED, READ_ONLY)
 # Arguments that take a path at {}, and the paths that are wrong there
 COMMANDS = {
     "predict {} images": INPUT_FILES,

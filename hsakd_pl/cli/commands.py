@@ -75,7 +75,7 @@ def make_parser(name: str) -> ArgumentParser:
 def parse(parser: ArgumentParser, args: list[str]) -> Namespace:
     """Parse the arguments of a command; options of ``fit``, where it takes them, are returned in ``fit_options``."""
     if parser.get_default("fit_options") is None:
-        return parser.parse_args(args)
+        return parser.parse_intermixed_args(args)
     command_args: list[str] = []
     fit_options: list[str] = []
     target = command_args
@@ -86,7 +86,7 @@ def parse(parser: ArgumentParser, args: list[str]) -> Namespace:
         elif target is fit_options and (not previous.startswith("-") or "=" in previous):
             target = command_args  # an option of fit has one value
         target.append(arg)
-    options = parser.parse_args(command_args)
+    options = parser.parse_intermixed_args(command_args)
     options.fit_options = fit_options
     return options
 

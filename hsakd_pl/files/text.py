@@ -14,7 +14,10 @@ def local_path(option: str, path: str | Path) -> Path:
     """Expand ``~``; raises UsageError for a URL, and for a path that the operating system refuses to look up."""
     if re.match(r"\w{2,}://", str(path)):
         raise UsageError(f"{option}: {path} is a URL, a local path is needed: download it first")
-    expanded = Path(path).expanduser()
+    try:
+        expanded = Path(path).expanduser()
+    except RuntimeError as error:  # ~somebody, who is unknown here
+        raise UsageError(f"{option}: {path} has no home folder: write the path without ~") from error
     with naming(path):
         expanded.exists()  # raises OSError for a name that is too long or in a folder without permission
     return expanded
