@@ -272,7 +272,7 @@ def test_invalid_ensemble_option_raises_usage_error(capsys: pytest.CaptureFixtur
     message = error_of(capsys, lambda: run("test", module="TeacherModule", model=random))
     assert "identity" in message and "ensemble" in message
     random = {"init_args": {"weights": "random", "ensemble": "all"}}
-    assert "has no option 'ensemble'" in error_of(capsys, lambda: run("test", model=random))
+    assert "there is no option model.ensemble" in error_of(capsys, lambda: run("test", model=random))
 
 
 def test_ensemble_metrics_reset_and_are_not_saved() -> None:

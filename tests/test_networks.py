@@ -175,7 +175,7 @@ def test_invalid_network_names_and_class_counts_raise() -> None:
         create_network("zzz")
     with pytest.raises(UsageError, match=r"num_classes: .* at least 2 classes, got 1"):
         create_network("resnet8", num_classes=1)
-    with pytest.raises(UsageError, match="'resnet8' is taken"):
+    with pytest.raises(UsageError, match="'resnet8' is already registered"):
         register_network("resnet8")(lambda num_classes: create_network("resnet8", num_classes).backbone)
 
 

@@ -203,7 +203,7 @@ def test_newer_stray_file_is_not_taken_for_last_checkpoint(stray: str) -> None:
 @pytest.mark.parametrize("command", ["fit", "test", "validate", "predict"])
 def test_ckpt_path_keyword_without_file_raises(command: str, keyword: str, capsys: pytest.CaptureFixture[str]) -> None:
     message = error_of(capsys, lambda: run(command, "--ckpt_path", keyword))
-    assert message.startswith(f"ckpt_path {keyword}: runs/BaselineModule holds no ")
+    assert message.startswith(f"ckpt_path {keyword}: runs/BaselineModule has no ")
 
 
 @pytest.mark.parametrize("keyword", ["last", "best"])

@@ -50,13 +50,13 @@ class TeacherModule(HSAKDModule):
     ) -> None:
         if freeze_backbone:
             require_trained("weights", network, weights)
+            if options.get("backbone_lr") is not None:
+                raise UsageError("backbone_lr has no effect with freeze_backbone: leave one of the two out")
             if new_head:
                 raise UsageError("new_head: with freeze_backbone a new class head would never learn, leave one out")
         teacher = build_network(network, num_classes, True, transforms)
         weight_files = load_initial("weights", weights, teacher, new_head)
         super().__init__([teacher], **options)
-        if freeze_backbone and self.backbone_lr is not None:
-            raise UsageError("backbone_lr has no effect with freeze_backbone: leave one of the two out")
         self.weight_files = weight_files
         self.set_loss_weights(loss_ce=ce_weight, loss_joint_ce=joint_ce_weight)
         self.views = self.network.transforms.count
