@@ -34,7 +34,7 @@ def build_network(
         network = create_network(network, num_classes, branches, transforms or ROTATIONS)
     built = as_network(network, num_classes)
     if transforms not in (None, built.transforms):
-        raise UsageError("transforms: a network that is given has its own: choose them in create_network")
+        raise UsageError("transforms: a network object already has its own; choose them in create_network")
     if branches and not len(built.branches):
         raise UsageError(f"network: {describe(built)} has no branches: use create_network(name, branches=True)")
     return built if branches else built.without_branches

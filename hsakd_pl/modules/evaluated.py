@@ -170,5 +170,5 @@ class EvaluatedModule(pl.LightningModule):
     def _raise_unless_evaluated(self, split: str) -> None:
         finite = bool(cast(Mean, self.evaluation.pooled["loss"]).total.isfinite())
         if not self.trainer.strategy.reduce_boolean_decision(finite):
-            remedy = "the weights have diverged (lower lr) or some images are no finite numbers"
+            remedy = "the weights have diverged (lower lr) or some images contain NaN or inf"
             raise UsageError(f"{split}/loss is NaN or infinite in epoch {self.current_epoch}: {remedy}")

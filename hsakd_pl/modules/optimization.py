@@ -52,8 +52,8 @@ def check_same_rates(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         same = [*old] == [*new] if isinstance(old, Sequence) and isinstance(new, Sequence) else old == new
         if not same:
             raise UsageError(
-                f"{option} is {new}, but the run that is resumed was begun with {old} and goes on with it: leave it as "
-                "it was, or begin a new run from the weights"
+                f"{option} is {new}, but the resumed run was started with {old} and keeps it: leave the option "
+                "unchanged, or start a new run from the weights"
             )
 
 

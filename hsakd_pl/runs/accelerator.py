@@ -7,7 +7,7 @@ from pytorch_lightning.strategies import StrategyRegistry
 
 from hsakd_pl.errors import UsageError, did_you_mean
 
-CHOSEN_BY_LIGHTNING = ("auto", "gpu")  # names that stand for whatever the machine has
+CHOSEN_BY_LIGHTNING = ("auto", "gpu")  # names that mean whatever the machine has
 
 
 def check_accelerator(name: object, option: str = "trainer.accelerator") -> None:

@@ -7,7 +7,7 @@ from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvir
 
 from hsakd_pl.errors import UsageError
 
-AUTOMATIC = ("auto", "-1", -1)  # values of devices that stand for all of them
+AUTOMATIC = ("auto", "-1", -1)  # values of devices that mean all of them
 
 
 def match_torchrun(trainer: Any) -> None:
