@@ -95,4 +95,6 @@ def require_equal_peers(peers: Sequence[Network]) -> None:
     facts = [(peer.num_classes, len(peer.branches), peer.transforms) for peer in peers]
     if len(peers) < 2 or len(set(facts)) > 1:
         described = [f"{classes} classes, {branches} branches, {transforms}" for classes, branches, transforms in facts]
-        raise UsageError(f"networks: expected two or more peers with equal classes, branches and transforms, got {described}")
+        raise UsageError(
+            f"networks: expected two or more peers with equal classes, branches and transforms, got {described}"
+        )
