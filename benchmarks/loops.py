@@ -102,7 +102,7 @@ class BareLoop:
 
 
 class Phases(pl.Callback):
-    """Takes a phase through a fit, one training step at every ``yield``, and ends the fit with it."""
+    """Run a phase during a fit, one training step at every ``yield``, and end the fit with it."""
 
     def __init__(self, phase: Iterator[None]) -> None:
         self.phase = phase

@@ -71,7 +71,7 @@ _HOMES = (
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for: PyTorch and Lightning take seconds, which help on the command line does without."""
+    """Import a public name on first use: the help of the command line does not wait for PyTorch and Lightning."""
     if name == "methods":
         return import_module("hsakd_pl.methods")
     for home in _HOMES if name in __all__ else ():

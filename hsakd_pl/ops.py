@@ -92,7 +92,7 @@ class Transforms:
         return torch.stack([by_class[view, ..., m] for view, m in enumerate(views)])
 
     def by_transform(self, rows: Tensor) -> Tensor:
-        """Give the transformations a dimension: (M * B, ...) -> (M, B, ...)."""
+        """Add a dimension for the transformations: (M * B, ...) -> (M, B, ...)."""
         return rows.unflatten(0, (self.count, -1))
 
 

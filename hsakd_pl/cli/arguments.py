@@ -41,7 +41,7 @@ def configuration(path: str) -> dict[str, Any]:
 
 
 def option_tree(args: list[str]) -> dict[str, Any]:
-    """Return what configurations and options set, later ones replacing earlier ones.
+    """Return the values that configurations and options set, later ones replacing earlier ones.
 
     A class is a dictionary of its options with its import path under ``class_path``, or that path alone.
     """

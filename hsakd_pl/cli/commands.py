@@ -39,7 +39,7 @@ COMMANDS = {  # in the order in which they are needed
 
 
 class ParagraphFormatter(HelpFormatter):
-    """Fills each paragraph of a description separately."""
+    """Fill each paragraph of a description separately."""
 
     def __init__(self, prog: str, **options: Any) -> None:
         super().__init__(prog, **options | {"width": width()})

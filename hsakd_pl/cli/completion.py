@@ -66,7 +66,7 @@ def _class_actions(group: str) -> Iterator[Action]:
 
 
 class _Built(Exception):  # noqa: N818 it is not an error
-    """Carries the parsers out of a LightningCLI, which would parse next."""
+    """Carry the parsers out of a LightningCLI, which would parse next."""
 
     def __init__(self, parsers: dict[str, LightningArgumentParser]) -> None:
         self.parsers = parsers

@@ -1,4 +1,4 @@
-"""Reading of configurations, and the options that may change when a run is resumed."""
+"""Read and write configurations, and check the options that change when a run is resumed."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -36,7 +36,7 @@ set_loader(MODE, load_yaml, (yaml.YAMLError,))
 
 
 def options_of(config: Namespace) -> dict[str, Any]:
-    """Return what a configuration sets: dotted option -> value, as plain data."""
+    """Return the values that a configuration sets: dotted option -> value, as plain data."""
     return dict(_flat(config, ""))
 
 
@@ -69,7 +69,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tupl
 
 
 class ConfigWriter(SaveConfigCallback):
-    """Writes the configuration of a fit, overrides included, into the run's folder: ``config.yaml``."""
+    """Write the configuration of a fit, overrides included, into the run's folder: ``config.yaml``."""
 
     def __init__(self, parser: Any, config: Namespace, **options: Any) -> None:
         super().__init__(parser, config, save_to_log_dir=False, **options)

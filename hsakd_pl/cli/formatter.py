@@ -1,4 +1,4 @@
-"""The help of ``fit``, ``validate``, ``test`` and of classes: jsonargparse's, without what buries the options."""
+"""The help of ``fit``, ``validate``, ``test`` and of classes: jsonargparse's, reduced to the options."""
 
 import re
 from argparse import SUPPRESS, Action
@@ -13,7 +13,7 @@ CLASS_HELP = ("model.help", "data.help")  # the only options that show the help 
 
 
 class OptionFormatter(DefaultHelpFormatter):
-    """Shows options with types and defaults, without a block of usage and without lists of foreign subclasses."""
+    """Show options with types and defaults, without a block of usage and without lists of foreign subclasses."""
 
     def __init__(self, prog: str, **options: Any) -> None:
         super().__init__(prog, **options | {"width": width()})

@@ -34,7 +34,7 @@ SENTENCES = {
 
 
 def describe_command(parser: Any, name: str) -> None:
-    """Give the parser of a command its description and the package's sentences, and put the package's options first."""
+    """Set the description and the help texts of a command's parser, and put the package's options first."""
     command = COMMANDS[name]
     parser.description = f"{command.summary} Example: hsakd {name} {command.example}"
     parser.epilog = f"Networks: {', '.join(network_names())}, timm:MODEL, or the import path of a class or function."

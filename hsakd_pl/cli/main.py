@@ -76,7 +76,7 @@ def _run(args: list[str], debug: bool) -> None:
     name = args[0]
     if name not in COMMANDS:
         raise UsageError(f"there is no command {name}: {did_you_mean(name, COMMANDS)}'hsakd --help' lists them")
-    if COMMANDS[name].module and not _is_lightnings(name, args[1:]):
+    if COMMANDS[name].module and not _has_only_options(name, args[1:]):
         parser = make_parser(name)
         options = parse(parser, args[1:])
         options.debug = debug
@@ -87,6 +87,6 @@ def _run(args: list[str], debug: bool) -> None:
     import_module("hsakd_pl.cli.lightning_cli").HSAKDCLI(args=args)
 
 
-def _is_lightnings(name: str, options: list[str]) -> bool:
+def _has_only_options(name: str, options: list[str]) -> bool:
     """Return whether ``predict`` has only options, like ``fit``, instead of a source and images."""
     return name == "predict" and bool(options) and options[0].startswith("-") and options[0] not in ("-h", "--help")

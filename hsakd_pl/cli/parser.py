@@ -39,7 +39,8 @@ class Parser(LightningArgumentParser):
         if isinstance(theclass, type) and issubclass(theclass, Logger):
             for action in self._actions:
                 if action.dest == "save_dir":
-                    action.required, action.default = False, ""
+                    action.required = False
+                    action.default = ""
                     getattr(self, "required_args", set()).discard("save_dir")  # where older releases keep it
         return added
 

@@ -1,4 +1,4 @@
-"""Write the paper's experiments into a folder, one configuration of ``fit`` each, as ``configs/`` holds them.
+"""Write the paper's experiments into a folder, one configuration of ``fit`` each, as in ``configs/``.
 
 Without a folder, list them with the accuracy in the paper. hsakd bench TABLE --list shows those of the bench.
 """
@@ -26,7 +26,7 @@ def run(options: Namespace) -> None:
 
 
 def files() -> dict[str, str]:
-    """Return what ``configs/`` holds: path -> text of each recipe, each table of the bench, and each overlay."""
+    """Return the files of ``configs/``: path -> text of each recipe, each table of the bench, and each overlay."""
     overlays = {f"trainer/{path.name}": path for path in OVERLAYS.glob("*.yaml")}
     copied = overlays | {f"bench/{path.name}": path for path in BENCH_TABLES.values()}
     recipes = {f"{name}.yaml": recipe.text for name, recipe in RECIPES.items()}

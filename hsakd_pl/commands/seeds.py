@@ -13,7 +13,7 @@ from hsakd_pl.runs.signals import Interrupted
 
 
 class ParsedFit(HSAKDCLI):
-    """Parses the options of ``fit`` as they would take effect, and neither builds nor runs anything."""
+    """Parse the options of ``fit`` as they would take effect, without building or running anything."""
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:

@@ -147,7 +147,7 @@ class ImageDataModule(BatchedDataModule):
 
     @property
     def description(self) -> Description:
-        """Return what a network trained on these data stores about them."""
+        """Return the description of the data that a network trained on them stores."""
         resize = self.resize or self.image_size
         return Description(self.label_names(), self.image_size, resize, tuple(self.mean), tuple(self.std))
 
@@ -172,7 +172,7 @@ class ImageDataModule(BatchedDataModule):
             self.test_transform = description.transform
 
     def setup(self, stage: str | None = None) -> None:
-        """Read what ``stage`` needs and has not been read; raise UsageError if a fraction leaves a class empty."""
+        """Read the splits that ``stage`` needs, once; raise UsageError if a fraction leaves a class empty."""
         name = type(self).__name__
         check_statistics(name, self.mean, self.std)
         require(self.image_size >= 1, "image_size", self.image_size, "at least 1")

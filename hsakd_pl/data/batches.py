@@ -44,7 +44,7 @@ class BatchedDataModule(pl.LightningDataModule):
 
     @property
     def description(self) -> Description:
-        """Return what a network trained on these data stores about them."""
+        """Return the description of the data that a network trained on them stores."""
         raise NotImplementedError
 
     def __init__(self) -> None:

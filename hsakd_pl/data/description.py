@@ -49,7 +49,7 @@ class Description:
 
 
 def read_description(content: Any, origin: str) -> Description:
-    """Read what :meth:`Description.saved` returned; raise UsageError naming ``origin`` if it is anything else."""
+    """Read the result of :meth:`Description.saved`; raise UsageError naming ``origin`` if it is anything else."""
     try:
         if not isinstance(content, Mapping):
             raise TypeError(f"a {type(content).__name__} instead of a mapping")

@@ -47,7 +47,7 @@ def measure(batches: Iterable[Tensor]) -> Statistics:
 def measure_once(
     root: Path, paths: Sequence[str], geometry: tuple[int, int], make_loader: Callable[[], ResumableLoader]
 ) -> Statistics:
-    """Return what :func:`measure` computes for a data set, from a file if it was measured before.
+    """Return the result of :func:`measure` for a data set, from a file if it was measured before.
 
     The file is in ``root``, or in the user's cache folder if ``root`` is read-only. It is valid as long as the paths,
     sizes and modification times of the images stay the same. Processes that measure at the same time get equal results,

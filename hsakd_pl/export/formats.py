@@ -117,7 +117,7 @@ def onnx_runner(path: Path) -> Run:
 
 
 class CalibrationReader:
-    """Hands batches of inputs (B, 3, S, S) to onnxruntime, one after the other."""
+    """Pass batches of inputs (B, 3, S, S) to onnxruntime, one after the other."""
 
     def __init__(self, batches: Iterable[Tensor]) -> None:
         self.batches = iter(batches)

@@ -80,7 +80,7 @@ class _Call:
 
 
 class _Machine:
-    """Executes the opcodes of a pickle; a call that it asks for becomes a :class:`_Call`.
+    """Execute the opcodes of a pickle; a call that it asks for becomes a :class:`_Call`.
 
     Python's own unpickler calls what a pickle names, hashes nested tuples until the stack overflows, and allocates
     tables of any size that a pickle states.
@@ -181,7 +181,7 @@ def _set_state(call: _Call, operands: list[Any]) -> None:
     (call.state,) = operands
 
 
-# What opcodes push for their operands
+# The item that an opcode pushes, computed from its operands
 MAKERS: dict[str, Callable[[list[Any]], Any]] = {
     "EMPTY_TUPLE": tuple,
     "TUPLE": tuple,
@@ -195,7 +195,7 @@ MAKERS: dict[str, Callable[[list[Any]], Any]] = {
     "STACK_GLOBAL": lambda names: _data_global(" ".join(names)),
     "REDUCE": _make_call,
 }
-# How opcodes change the item on top of the stack by their operands
+# How opcodes change the item on top of the stack, given their operands
 CHANGES: dict[str, Callable[[Any, list[Any]], None]] = {
     "APPEND": _extend,
     "APPENDS": _extend,

@@ -76,7 +76,7 @@ def _take_operands(opcode: pickletools.OpcodeInfo, stack: list[_Item], marks: li
 
 
 def _make_item(name: str, argument: Any, operands: list[_Item]) -> _Item:
-    """Return what an opcode puts on the stack."""
+    """Return the item that an opcode pushes onto the stack."""
     parts = 1
     if "TUPLE" in name or name in ("REDUCE", "NEWOBJ"):
         parts += sum(operand.parts for operand in operands)

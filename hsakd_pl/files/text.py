@@ -16,7 +16,7 @@ def local_path(option: str, path: str | Path) -> Path:
         raise UsageError(f"{option}: {path} is a URL, a local path is needed: download it first")
     try:
         expanded = Path(path).expanduser()
-    except RuntimeError as error:  # ~somebody, who is unknown here
+    except RuntimeError as error:  # ~NAME of an unknown user
         raise UsageError(f"{option}: {path} has no home folder: write the path without ~") from error
     with naming(path):
         expanded.exists()  # raises OSError for a name that is too long or in a folder without permission

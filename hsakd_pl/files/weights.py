@@ -33,7 +33,7 @@ ENVELOPES = (
     "weights",
     "student",
 )
-# What DataParallel and torch.compile put into keys.
+# Prefixes that DataParallel and torch.compile add to keys.
 WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod)\.")
 
 # The first bytes of files with weights
@@ -65,7 +65,7 @@ TENSORS = re.compile(
     r"collections\.\w+|_codecs\.encode|(builtins|__builtin__)\.(set|complex)"
 )
 
-EXPANSION = 4  # torch.save does not compress, and trained weights that others did hardly shrink
+EXPANSION = 4  # torch.save does not compress, and trained weights hardly shrink in a compressed zip
 
 
 class RefusedError(UsageError):
@@ -130,7 +130,7 @@ def require_present(files: Iterable[WeightFile]) -> None:
 def stated_accuracy(content: Mapping[str, Any]) -> float | None:
     """Return the accuracy in [0, 1] that the content of a weight file states, or None.
 
-    The authors' files hold it next to the weights, ours in the state of a callback. Some files state percent.
+    The authors' files contain it next to the weights, this package's in the state of a callback. Some state percent.
     """
     callbacks = content.get("callbacks")
     states = callbacks.values() if isinstance(callbacks, dict) else ()
@@ -143,7 +143,7 @@ def stated_accuracy(content: Mapping[str, Any]) -> float | None:
 
 
 def read_weights(path: str | Path) -> Any:
-    """Read what torch.save or safetensors wrote, on the CPU, without running code from it.
+    """Read a file written by torch.save or safetensors to the CPU, without running code from it.
 
     Raises UsageError, with the cause, for everything else, and for a file that is damaged, names code or expands to
     several times its size.
@@ -185,7 +185,7 @@ def _load(path: Path) -> Any:
 
 
 def _load_zip(file: IO[bytes], size: int) -> Any:
-    """Load what torch.save wrote since PyTorch 1.6."""
+    """Load a file written by torch.save of PyTorch 1.6 or newer, a zip."""
     pickled, storage_bytes = _check_zip(file, size)
     try:
         return _load_surveyed(file, survey(pickled, storage_bytes))
@@ -196,7 +196,7 @@ def _load_zip(file: IO[bytes], size: int) -> Any:
 
 
 def _load_torch_pickle(file: IO[bytes], size: int) -> Any:
-    """Load what torch.save wrote before PyTorch 1.6: five pickles and then the storages' bytes."""
+    """Load a file written by torch.save before PyTorch 1.6: five pickles, then the bytes of the storages."""
     names: set[str] = set()
     for _ in ("magic number", "protocol", "machine", "weights", "order of the storages"):
         names |= survey(file, lambda key: size)

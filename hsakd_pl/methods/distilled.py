@@ -32,7 +32,8 @@ class DistilledModule(StudentModule):
     Args:
         network: registry name of the student, or a network; its branches are ignored.
         teacher: registry name of the teacher, or a network.
-        weight_warmup_epochs: epochs over which the weights of the method's terms, all but CE and KD, grow linearly.
+        weight_warmup_epochs: epochs over which the weights that the method sets itself grow linearly; those of CE and
+            KD, and of terms that a subclass adds without a weight, are constant.
         image_size: height and width of the images in pixels; the shapes of both networks' outputs depend on it.
         temperature: temperature of the KD term; T = 4 in the field's tables.
         ce_weight: weight of the cross-entropy.
@@ -41,7 +42,7 @@ class DistilledModule(StudentModule):
     Other arguments: :class:`hsakd_pl.StudentModule`.
     """
 
-    method_terms: frozenset[str] = frozenset()  # those that set_loss_weights has weighed, apart from KD_TERMS
+    method_terms: frozenset[str] = frozenset()  # terms whose weight set_loss_weights has set, apart from KD_TERMS
 
     def __init__(
         self,

@@ -209,7 +209,7 @@ class SSKDModule(DistilledModule):
         keep_transformed: part of the transformed images that is kept where the teacher's class is wrong.
         keep_contrast: part of the transformed images that is kept where the teacher's original is wrong.
         temperature: temperature of KD on untransformed images.
-        weight_warmup_epochs: epochs over which the weights of all terms but CE and KD grow linearly.
+        weight_warmup_epochs: epochs over which ``transformed_kd_weight`` and ``contrast_weight`` grow linearly.
 
     Other arguments: :class:`DistilledModule`.
     """

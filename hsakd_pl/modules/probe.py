@@ -61,6 +61,9 @@ class LinearProbeModule(HSAKDModule):
         source_classes: number of classes of the network.
         knn: number of nearest neighbours (cosine distance, among the training images) whose vote is logged as
             ``val/knn_acc``; 0 leaves it out. It needs a data module of the package.
+        lr: learning rate of SGD.
+        weight_decay: weight decay of SGD.
+        milestones: epochs, counted after the warm-up, at which ``lr`` is divided by 10.
 
     Other arguments: :class:`HSAKDModule`.
     """

@@ -21,7 +21,7 @@ RESNET_KEYS: KeyRules = (
 
 
 class PartMaker(Protocol):
-    """Builds the stages and the head of a backbone, or of one branch."""
+    """Build the stages and the head of a backbone, or of one branch."""
 
     def make_stage(self, stage: int, in_channels: int, stride: int) -> nn.Module:
         """Build a fresh stage 1..L: (B, in_channels, S, S) -> (B, channels[stage], S / stride, S / stride)."""
@@ -95,7 +95,7 @@ class StagedBackbone(Network):
         raise NotImplementedError(f"{type(self).__name__} must implement make_head")
 
     def branch_maker(self) -> PartMaker:
-        """Return what builds the stages and the head of one branch."""
+        """Return the object that builds the stages and the head of one branch."""
         return self
 
     def check_image_size(self, height: int, width: int) -> None:

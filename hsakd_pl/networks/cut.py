@@ -24,7 +24,7 @@ class UncutError(UsageError):
 
 
 class CutModel:
-    """Builds the stages and the head of one backbone or branch out of the parts of one model.
+    """Build the stages and the head of one backbone or branch from the parts of one model.
 
     Args:
         parts: layers of the stem, of each stage and of the head; each part is used once.
@@ -156,7 +156,7 @@ def _example_images(model: Any) -> Tensor:
 
 @torch.no_grad()
 def last_stage_repeated(layers: list[nn.Module], in_channels: int, out_channels: int, name: str) -> nn.Sequential:
-    """Return what follows the last layer of the last stage that shrinks the map, for maps of ``out_channels``.
+    """Return the layers after the last one in the last stage that shrinks the map, for maps of ``out_channels``.
 
     Raises UsageError if nothing with weights follows.
 

@@ -16,7 +16,7 @@ from hsakd_pl.ops import ROTATIONS, Transforms
 # in order by re.sub; a callable gets the pattern's groups as integers.
 KeyRules = tuple[tuple[str, str | Callable[..., str]], ...]
 
-if TYPE_CHECKING:  # None, too, but methods that checked `shapes` need not rule it out again
+if TYPE_CHECKING:  # it may be None, but methods that have called `shapes` need not check again
     Embedding = Tensor | Any
 else:
     Embedding = Tensor | None
@@ -62,7 +62,7 @@ class Network(nn.Module):
 
     __jit_unused_properties__ = ("without_branches", "num_joint_classes", "output_layers")
     published_keys: KeyRules = ()
-    name: str | None = None  # that create_network builds it from
+    name: str | None = None  # name from which create_network builds it
 
     def __init__(self, num_classes: int, transforms: Transforms = ROTATIONS) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class Network(nn.Module):
         return NetworkOutput(self(images), [], [], None)
 
     def shapes(self, image_size: int, *parts: str) -> NetworkOutput:
-        """Return outputs without numbers for one image (3, image_size, image_size), for their shapes.
+        """Return outputs on the meta device for one image (3, image_size, image_size), for their shapes.
 
         Raises UsageError if one of ``parts`` (``features``, ``embedding``) is empty.
         """

@@ -130,7 +130,7 @@ def _parse_options(cell: str, names: dict[str, str], place: str) -> dict[str, An
 
 
 def _default_options(networks: str, names: dict[str, str]) -> dict[str, Any]:
-    """Return what a module takes by the networks in the name of its recipe."""
+    """Return the options of a module that name networks, given those in the name of its recipe."""
     teacher = names["teacher"]
     student = names["student"]
     if networks == "{teacher}-{student}":

@@ -112,7 +112,7 @@ class Recipe:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes mappings with one entry per line, and lists such as milestones in one line."""
+    """Write mappings with one entry per line, and lists such as milestones in one line."""
 
 
 _Dumper.add_representer(

@@ -8,18 +8,18 @@ import numpy as np
 
 from hsakd_pl.records.figures import PALETTE, blank_figure, save_figure
 
-History = Sequence[Mapping[str, float]]
+Epochs = Sequence[Mapping[str, float]]
 LINE_STYLES = ("-", "--", "-.")  # dots are for training
 PANELS = {"loss (dotted: in training)": ("train/loss", "val/loss"), "accuracy (%)": ("val/acc",)}
 FEW_EPOCHS = 20  # up to which each has a mark
 
 
-def save_curves(runs: Mapping[str, Sequence[History]], path: Path) -> None:
+def save_curves(runs: Mapping[str, Sequence[Epochs]], path: Path) -> None:
     """Draw :func:`draw_curves` into a file."""
     save_figure(draw_curves(runs), path)
 
 
-def draw_curves(runs: Mapping[str, Sequence[History]]) -> Any:
+def draw_curves(runs: Mapping[str, Sequence[Epochs]]) -> Any:
     """Draw validation accuracy and losses over epochs: a line for each name, with the range of its runs as a band."""
     figure = blank_figure(9, 3.6 + 0.2 * len(runs))
     axes = figure.subplots(1, len(PANELS))
@@ -42,7 +42,7 @@ def draw_curves(runs: Mapping[str, Sequence[History]]) -> Any:
     return figure
 
 
-def _draw_metric(axis: Any, histories: Sequence[History], metric: str, style: dict[str, str]) -> None:
+def _draw_metric(axis: Any, histories: Sequence[Epochs], metric: str, style: dict[str, str]) -> None:
     """Draw the mean of the runs at each epoch, and their range where there are several."""
     points = over_seeds(histories, metric)
     if not points:
@@ -57,7 +57,7 @@ def _draw_metric(axis: Any, histories: Sequence[History], metric: str, style: di
         axis.fill_between(epochs, lowest, highest, color=style["color"], alpha=0.2, lw=0)
 
 
-def over_seeds(histories: Sequence[History], metric: str) -> list[tuple[float, list[float]]]:
+def over_seeds(histories: Sequence[Epochs], metric: str) -> list[tuple[float, list[float]]]:
     """Return each epoch with the values of the runs, accuracies in percent; values that are not finite are left out."""
     factor = 100 if metric.endswith("acc") else 1
     values: dict[float, list[float]] = {}

@@ -22,8 +22,8 @@ EXITS = ("early_exit", "cascade")
 def ensemble_results(sums: dict[str, Tensor], networks: Any, image_size: int) -> Results:
     """Return accuracies, calibration errors and mean multiply-adds per image, from the sums of `EnsembleMetrics`.
 
-    ``ensemble``: for each ensemble by name. ``early_exit``, which asks the branches first, and ``cascade``, which asks
-    larger and larger ensembles: for each threshold, with the share of the images that ``left`` at each exit.
+    ``ensemble`` has them for each ensemble by name. ``early_exit`` (the branches first) and ``cascade`` (increasingly
+    large ensembles) have them for each threshold, with the fraction of the images that ``left`` at each exit.
     """
     images = int(sums["images"])
     cascade_costs = _costs(networks, image_size, ensemble_exits)
@@ -36,7 +36,9 @@ def ensemble_results(sums: dict[str, Tensor], networks: Any, image_size: int) ->
     }
     scores = zip(*((sums[name] / images).tolist() for name in ("right", "loss", "gaps")), strict=True)
     ensembles = {}
-    for (name, cost), (accuracy, loss, gaps) in zip(costs.items(), scores, strict=False):  # without views the first two
+    for (name, cost), (accuracy, loss, gaps) in zip(
+        costs.items(), scores, strict=False
+    ):  # without views only the first two
         ensembles[name] = {
             "acc": rounded(accuracy),
             "nll": round(loss, 4),

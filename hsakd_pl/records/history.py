@@ -15,7 +15,7 @@ from hsakd_pl.records.formats import HISTORY_FILE, finite, read_history
 
 
 class History(pl.Callback):
-    """Writes ``metrics.csv``, with one row per epoch and per logged step, and ``curves.png`` when a fit ends.
+    """Write ``metrics.csv``, with one row per epoch and per logged step, and ``curves.png`` when a fit ends.
 
     Columns: epoch (from 1), step, lr, and all logged metrics by name. A resumed run continues below the rows that its
     checkpoint knows. The file is always replaced as a whole, so that it is complete after a kill.

@@ -62,7 +62,7 @@ def logger_maker(folder: Path, checkpoint: Mapping[str, Any]) -> Callable[..., L
             if options.get(kind.run_argument) is None and logger_class.__name__ in runs:
                 options[kind.run_argument] = runs[logger_class.__name__]
                 if kind.package == "tensorboard":
-                    options["purge_step"] = checkpoint.get("global_step")  # hides what the kill undid
+                    options["purge_step"] = checkpoint.get("global_step")  # hides the steps after the checkpoint
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # mlflow-skinny has no other store
         return logger_class(*arguments, **options)
 
@@ -70,7 +70,7 @@ def logger_maker(folder: Path, checkpoint: Mapping[str, Any]) -> Callable[..., L
 
 
 class LoggedRun(pl.Callback):
-    """Stores the run of each logger in checkpoints, and logs the files of the result when a fit has ended."""
+    """Store the run of each logger in checkpoints, and log the files of the result when a fit has ended."""
 
     def on_save_checkpoint(self, trainer: pl.Trainer, _: Any, checkpoint: dict[str, Any]) -> None:
         resumable = [logger for logger in trainer.loggers if isinstance(logger, tuple(LOGGER_KINDS))]

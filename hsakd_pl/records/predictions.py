@@ -21,12 +21,13 @@ NOT_FINITE = "the network gives no finite probability"
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Writes ``predictions.csv`` and ``predictions.jsonl``, with one row per image in the order of the data.
+    """Write ``predictions.csv`` and ``predictions.jsonl``, with one row per image in the order of the data.
 
-    Columns: image, class, probability of that class, agreement (the share of the transformations under which that class
-    wins), and instead of these the error where there is no prediction. The lines of JSON contain the same, and
-    under ``top`` the most probable classes with their probabilities. Batches are written as they arrive, to new files
-    that replace those of an earlier run at the end. On several devices each writes the files of its own rank.
+    Columns: image, class, probability of that class, agreement (the fraction of the transformations under which that
+    class is the most probable), and instead of these the error where there is no prediction. The lines of JSON contain
+    the same, and under ``top`` the most probable classes with their probabilities. Batches are written as they arrive,
+    to new files that replace those of an earlier run at the end. On several devices each writes the files of its own
+    rank.
 
     Args:
         folder: folder of the files.

@@ -21,7 +21,7 @@ SECONDS_BETWEEN_LINES = 600.0  # inside an epoch; one of ImageNet takes an hour
 
 
 class Progress(ProgressBar):
-    """Shows loss, accuracy, best accuracy and its epoch, learning rate, images/s, and the remaining time of the run.
+    """Show loss, accuracy, best accuracy and its epoch, learning rate, images/s, and the remaining time of the run.
 
     On a terminal and in a notebook it is a bar, above which finished epochs remain as lines. Elsewhere (SLURM, pipes,
     CI) it prints one line per epoch, and within long epochs one every ten minutes. Checkpoints contain the accuracies,

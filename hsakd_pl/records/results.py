@@ -18,7 +18,7 @@ from hsakd_pl.records.protocol import machine, protocol_of, weight_facts
 
 
 class ResultWriter(pl.Callback):
-    """Writes ``result.json`` after every epoch, and once more, marked as finished, when training has ended.
+    """Write ``result.json`` after every epoch, and once more, marked as finished, when training has ended.
 
     It contains recipe, config files, seed, protocol, epochs, last and best validation accuracy in [0, 1], all last
     metrics, cost (seconds, device-hours, training images/s of all devices, resumes), device, versions, commit, and the

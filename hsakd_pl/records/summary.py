@@ -18,7 +18,7 @@ from hsakd_pl.networks.network import Classifier
 
 
 class Introduction(pl.Callback):
-    """Prints networks, data, device and folder before a fit."""
+    """Print networks, data, device and folder before a fit."""
 
     @rank_zero_only
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

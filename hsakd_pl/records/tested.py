@@ -27,7 +27,7 @@ ACCURACIES = re.compile(r"test/((peer\d+_)?(acc|branch\d+_(joint|class))(_top\d+
 
 
 class EvaluationWriter(pl.Callback):
-    """Writes ``test.json`` and ``test_details.json`` into ``folder`` when ``test`` has ended.
+    """Write ``test.json`` and ``test_details.json`` into ``folder`` when ``test`` has ended.
 
     Accuracies and the expected calibration error (``ece``) are fractions in [0, 1], ``nll`` is the negative
     log-likelihood. With several peers these are means, and each peer has its own entries too. Images of all devices

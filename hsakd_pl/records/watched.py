@@ -18,7 +18,7 @@ class Copy(NamedTuple):
 
 
 class Watched:
-    """Copies scalars () to the host while a GPU works, and yields each once it has arrived."""
+    """Copy scalars () to the host while a GPU works, and yield each once it has arrived."""
 
     def __init__(self) -> None:
         self._copies = deque[Copy]()
@@ -46,7 +46,7 @@ class Watched:
 
 
 class StepLossLogger(pl.Callback):
-    """Logs ``train/loss_step`` of every n-th step, where n is ``trainer.log_every_n_steps``.
+    """Log ``train/loss_step`` of every n-th step, where n is ``trainer.log_every_n_steps``.
 
     ``self.log(on_step=True)`` would read it from the device at once, which stalls a GPU at every such step.
 

@@ -17,7 +17,7 @@ class Group(NamedTuple):
     Attributes:
         name: name in the table, different for each group.
         rows: the runs that count, one per seed.
-        marks: what a reader of their mean should know.
+        marks: notes for the reader of their mean.
         paper: accuracy in percent as published, for example ``"78.67 +- 0.20"``, or ``""``.
         recipe: name of the recipe, if all runs follow the same one.
         differences: options that differ from the recipe.
@@ -92,7 +92,7 @@ def _describe(option: str, value: Any) -> str:
 
 
 def _marks(members: Sequence[Row], ended: Sequence[Row]) -> list[str]:
-    """Return what a reader of the mean should know."""
+    """Return notes for the reader of the mean."""
     marks = [f"seed {seed} has {count} runs" for seed, count in Counter(map(seed_of, ended)).items() if count > 1]
     for row in members:
         marks += _marks_of_run(row)
@@ -121,7 +121,7 @@ def _marks_of_run(row: Row) -> list[str]:
 
 
 def _with_distinct_names(groups: Sequence[Group]) -> list[Group]:
-    """Add what groups of the same name differ in to their names, and where that is not enough the hash."""
+    """Add the differences between groups of the same name to their names, and the hash where they are not enough."""
     return _with_varying_facts(_with_varying_facts(groups, _facts), _hash_fact)
 
 
@@ -142,7 +142,7 @@ def _with_varying_facts(groups: Sequence[Group], facts_of: Callable[[Group], dic
 
 
 def _facts(group: Group) -> dict[str, Any]:
-    """Return what may distinguish groups of one name: options of the machine, weights, devices and precision."""
+    """Return facts that may distinguish groups of one name: options of the machine, weights, devices and precision."""
     protocol = _protocol(_all_rows(group))
     facts = {option: new for option, (_, new) in group.differences.items() if MACHINE.match(option)}
     facts |= {name: str(protocol.get(f"{name}_sha256"))[:12] for name in ("teacher", "weights", "projection")}

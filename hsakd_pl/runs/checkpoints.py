@@ -69,7 +69,7 @@ def saved_by_this_job(path: Path) -> bool:
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Writes checkpoints under a temporary name in the same folder and renames them once they are on the disk.
+    """Write checkpoints under a temporary name in the same folder and rename them once they are on the disk.
 
     Lightning writes into the system's folder for temporary files: from another file system its last step is a copy, and
     a process that is killed leaves half of a file.
@@ -83,7 +83,7 @@ class WholeFiles(TorchCheckpointIO):
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps ``best.ckpt``, of the epoch with the highest ``val/acc``, wherever the run's folder has been moved."""
+    """Keep ``best.ckpt``, of the epoch with the highest ``val/acc``, wherever the run's folder has been moved."""
 
     def __init__(self, folder: str | Path) -> None:
         super().__init__(folder, "best", monitor="val/acc", mode="max", enable_version_counter=False)
@@ -98,16 +98,16 @@ class BestCheckpoint(ModelCheckpoint):
             states.setdefault(self.state_key, lightnings_state)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the scores over; the paths are those of this run's folder."""
+        """Restore the scores; the paths are those of this run's folder."""
         old = str(state_dict["dirpath"])
         moved = {key: _moved(value, old, str(self.dirpath)) for key, value in state_dict.items()}
         super().load_state_dict(moved)
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Keeps ``last.ckpt``: after every epoch, every few minutes inside one, and when the run is told to stop.
+    """Save ``last.ckpt`` after every epoch, every few minutes within an epoch, and when a signal stops the run.
 
-    A signal is obeyed after a whole optimizer step, after the same one in all processes; one that arrives with the last
+    A signal takes effect after an optimizer step, the same one in all processes; one that arrives with the last
     batch of an epoch waits for the validation after it, and one during validation ends the run with what the epoch has
     saved.
 
@@ -164,7 +164,7 @@ class LastCheckpoint(ModelCheckpoint):
         checkpoint["slurm_job"] = os.environ.get("SLURM_JOB_ID")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take nothing over: the file has one name, in this run's folder."""
+        """Restore nothing: the file has one name, in this run's folder."""
 
     def _path(self) -> str:
         return str(Path(str(self.dirpath), "last.ckpt"))

@@ -1,4 +1,4 @@
-"""Signals that stop a program, and a run between two steps, after everything has been saved.
+"""Signals that stop a program, or a run between two steps, once everything has been saved.
 
 PyTorch and Lightning are imported inside of functions: the command line needs this module to start.
 """
@@ -48,10 +48,10 @@ def _stop(signum: int, frame: FrameType | None) -> None:
 
 
 class Signals:
-    """Notes signals while a run trains, until it can obey; a second Ctrl-C, after two seconds, is obeyed at once.
+    """Record signals during training and act on them between two steps; a second Ctrl-C, over 2 s later, stops at once.
 
-    SIGUSR1 and SIGUSR2 are noted where something waits for them: a handler of the user's, such as submitit's, or SLURM,
-    which is then told to requeue the job.
+    SIGUSR1 and SIGUSR2 are recorded if something handles them: a handler of the user, such as submitit's, or SLURM,
+    which is then asked to requeue the job.
 
     Args:
         checkpoint: file that the run keeps.
@@ -66,7 +66,7 @@ class Signals:
         self.listeners: dict[int, Callable[[int, None], object]] = {}
 
     def take_over(self, trainer: "pl.Trainer") -> None:
-        """Note signals from now on; Lightning has set its own handlers by now, and restores the former ones itself."""
+        """Record signals from now on; Lightning has set its own handlers already, and restores the former ones."""
         from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
         if threading.current_thread() is not threading.main_thread():
@@ -94,7 +94,7 @@ class Signals:
                 f"it. To resume:\n{self.resume_command}"
             )
             raise Interrupted(signum if signum in STOPPING else signal.SIGTERM, message)
-        # Lightning's handler of SIGTERM talks to the other processes, in the middle of anything: end at once
+        # Lightning's handler of SIGTERM would communicate with the other processes at any point: end at once
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if signum and (trainer.is_global_zero or self.listeners[signum] is not _requeue):
             rank_zero_info(f"{signal.Signals(signum).name}: {self.checkpoint} is written, the job is handed back")

@@ -1,4 +1,4 @@
-"""Run methods x pairs of networks x seeds from a table, and show published numbers next to ours.
+"""Run methods x pairs of networks x seeds from a table, and compare the results with published numbers.
 
 Tables: classic, few-shot, hsakd, mutual, transfer, or your own CSV files, whose methods are added. Runs with a result
 are skipped, interrupted ones resume, and what a method needs (a teacher, a projection head) is trained before it, with

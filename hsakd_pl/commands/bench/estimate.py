@@ -1,4 +1,4 @@
-"""Estimates of how long the runs of a bench take, from a few steps of each on this machine."""
+"""Estimate how long the runs of a bench take, from a few steps of each on this machine."""
 
 import io
 import logging
@@ -28,7 +28,7 @@ MEASURING_OPTIONS = [
 
 
 class Stopwatch(pl.Callback):
-    """Measures a few batches of validation and of training, then ends the fit.
+    """Measure a few batches of validation and of training, then end the fit.
 
     ``hours``: time that all epochs take at this rate, known once the fit has ended.
     """

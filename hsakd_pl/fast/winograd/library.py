@@ -32,7 +32,7 @@ def library() -> ctypes.CDLL | None:
     try:
         try:
             loaded = _load(cache_folder())
-        except OSError as error:  # read-only, full or somebody else's
+        except OSError as error:  # read-only, full or owned by another user
             with TemporaryDirectory() as private:
                 loaded = _load(Path(private))
             rank_zero_info(f"The C kernel was compiled for this process only: {error}")
