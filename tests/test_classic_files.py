@@ -226,7 +226,7 @@ def test_repdistiller_and_mdistiller_files_load(name: str, empty: Callable[[str]
     assert sum(weight.numel() for weight in network.without_branches.parameters()) == sum(map(math.prod, learnt))
 
 
-# What the distillers of mdistiller hold beside student and teacher: CRD, ReviewKD and VID, the last in part
+# Keys of mdistiller's distillers (CRD, ReviewKD and, in part, VID) that belong to neither student nor teacher
 BESIDE = ("embed_s.linear.weight", "contrast.params", "contrast.memory_v1", "abfs.0.conv1.0.weight", "regressors.0.0")
 
 

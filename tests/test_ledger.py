@@ -30,7 +30,7 @@ from hsakd_pl.report.table import as_text, find_group, lines, records
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 STUDENT = "cifar100/student_joint_wrn_40_2-wrn_16_2"
-# What a resolved configuration has beside its protocol: seeds, places, and how a run is watched
+# Options of a resolved configuration outside the protocol: seeds, paths, and how a run is displayed
 OUTSIDE = {
     *("config", "seed_everything", "ckpt_path", "weights_only", "save_every_minutes"),
     *(f"data.init_args.{name}" for name in ("seed", "root", "download", "predict_dir")),

@@ -7,7 +7,7 @@ from hsakd_pl import data, methods, modules
 from hsakd_pl.cli.commands import COMMANDS
 from hsakd_pl.networks import list_networks
 
-BASES = ("HSAKDModule", "DistilledModule", "ImageDataModule", "FeatureDataModule")  # not for a command line
+BASE_CLASSES = ("HSAKDModule", "DistilledModule", "ImageDataModule", "FeatureDataModule")  # not for a command line
 # Titles of the groups of options, by what their names begin with, in the order in which they are shown
 TITLES = {
     "": "Options",
@@ -62,7 +62,7 @@ def classes(group: str) -> dict[str, type]:
     """Return the package's classes for ``--model`` or ``--data`` by their names."""
     homes = [data] if group == "data" else [modules, methods]
     names = [(home, name) for home in homes for name in home.__all__ if name.endswith("Module")]
-    return {name: getattr(home, name) for home, name in names if name not in BASES}
+    return {name: getattr(home, name) for home, name in names if name not in BASE_CLASSES}
 
 
 def _prefix(group: Any) -> str:

@@ -243,11 +243,13 @@ def unwrap(source: Any, origin: str) -> StateDict:
     return stripped
 
 
-def shorten(keys: list[str], most: int = 6) -> str:
+def shorten(keys: list[str]) -> str:
     """Return the first of the keys and the number of the others, for a message."""
+    most = 6
     while most > 1 and sum(len(key) + 2 for key in keys[:most]) > 120:
         most -= 1
-    return ", ".join(f"{key:.120}" for key in keys[:most]) + (f" and {len(keys) - most} more" * (len(keys) > most))
+    shortened = ", ".join(f"{key:.120}" for key in keys[:most])
+    return f"{shortened} and {len(keys) - most} more" if len(keys) > most else shortened
 
 
 def file_sha256(path: str | Path) -> str:

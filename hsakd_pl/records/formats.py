@@ -129,7 +129,7 @@ def read_history(path: Path) -> list[dict[str, float]]:
 
 
 def _as_fractions(content: Any) -> Any:
-    """Divide by 100 what a ``test.json`` without a format holds in percent."""
+    """Convert the percentages of a ``test.json`` without a format to fractions."""
     if isinstance(content, list):
         return [_as_fractions(entry) for entry in content]
     if not isinstance(content, dict):

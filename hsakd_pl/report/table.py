@@ -30,7 +30,7 @@ def percents(group: Group, which: str) -> dict[str, float]:
     return accuracies
 
 
-def paired(first: Mapping[str, float], second: Mapping[str, float]) -> Record:
+def paired_difference(first: Mapping[str, float], second: Mapping[str, float]) -> Record:
     """Return the mean difference over common seeds, and for two or more its 95 % interval (Student's t)."""
     differences = [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
     seeds = len(differences)
@@ -72,7 +72,7 @@ def _record(group: Group, against: Group | None) -> Record:
         record[name] = mean(values) if values else None
     if against is not None:
         accuracies_by_seed = percents(group, "last") if group is not against else {}
-        record |= paired(accuracies_by_seed, percents(against, "last"))
+        record |= paired_difference(accuracies_by_seed, percents(against, "last"))
     record["marks"] = "; ".join(group.marks)
     return record
 
