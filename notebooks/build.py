@@ -21,7 +21,8 @@ def unexecuted(script: Path) -> NotebookNode:
     """Make the notebook of a script in the percent format, without outputs."""
     notebook = jupytext.read(script)
     notebook.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    notebook.nbformat = 4
+    notebook.nbformat_minor = 5
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number}"  # those of the library are random
     nbformat.validate(notebook)

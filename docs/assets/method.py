@@ -20,10 +20,14 @@ INKS = {
 }
 STAGES = (3.45, 5.35, 7.25)  # x of the three stages
 LAST = 9.35  # x of the class heads
-TEACHER, STUDENT, MIDDLE = 5.35, 0.85, 3.1  # y of the three rows
+# y of the three rows
+TEACHER = 5.35
+STUDENT = 0.85
+MIDDLE = 3.1
 TEACHER_NOTE = "trained first: class head on y, branches on joint labels; then frozen"
 STUDENT_NOTE = "trained on y and all outputs of the teacher; then drops its branches"
-BRANCH, JOINT = 1.02, 1.58  # distance of branches and joint logits from their row
+BRANCH = 1.02  # distance of the branches from their row
+JOINT = 1.58  # distance of the joint logits from their row
 
 
 class Drawing:

@@ -40,7 +40,7 @@ class CutModel:
         self.name = name
 
     def make_stage(self, stage: int, in_channels: int, stride: int) -> nn.Module:
-        """Return the model's stage, or for other input channels or stride what follows its last shrinking layer."""
+        """Return the model's stage, or for other input channels or stride the layers after its last shrinking one."""
         layers = self.parts[stage]
         if in_channels == self.channels[stage - 1] and stride == self.strides[stage]:
             return in_sequence(layers)
@@ -109,7 +109,7 @@ def measured_parts(model: Any, name: str) -> tuple[list[Layers], list[int], list
         parts, maps = _cut_and_run(model)
     except UsageError as error:
         reason = str(error)
-    except Exception as error:  # whatever layers raise that are called otherwise
+    except Exception as error:  # layers that are not called in this way can raise anything
         reason = f"its layers are not called one after the other: {' '.join(str(error).split()):.100}"
     else:
         model.train()
@@ -169,7 +169,7 @@ def last_stage_repeated(layers: list[nn.Module], in_channels: int, out_channels:
     features = torch.linspace(-1, 1, 64 * in_channels).view(1, in_channels, 8, 8)
     try:
         kept, channels = _after_last_shrinking(layers, features)
-    except Exception:  # whatever layers raise that are called otherwise
+    except Exception:  # layers that are not called in this way can raise anything
         kept = []
     if not any(True for layer in kept for _ in layer.parameters()):
         raise UsageError(

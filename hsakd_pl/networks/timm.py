@@ -69,9 +69,9 @@ class TimmClassifier(Classifier):
 class TimmBackbone(StagedBackbone):
     """A timm model whose last four taps are its stages 1..4, under timm's own keys.
 
-    It consists of the layers of ``model``, each branch of those of a fresh model. The branch of the last stage is what
-    follows the last layer in that stage that shrinks the map, after a 1x1 convolution and a norm where the channels
-    differ.
+    It consists of the layers of ``model``, each branch of those of a fresh model. The branch of the last stage
+    consists of the layers after the last one in that stage that shrinks the map, preceded by a 1x1 convolution and a
+    norm where the channels differ.
     """
 
     def __init__(self, model: Any, name: str, num_classes: int) -> None:
