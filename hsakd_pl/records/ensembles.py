@@ -36,9 +36,8 @@ def ensemble_results(sums: dict[str, Tensor], networks: Any, image_size: int) ->
     }
     scores = zip(*((sums[name] / images).tolist() for name in ("right", "loss", "gaps")), strict=True)
     ensembles = {}
-    for (name, cost), (accuracy, loss, gaps) in zip(
-        costs.items(), scores, strict=False
-    ):  # without views only the first two
+    # without views only the first two are measured
+    for (name, cost), (accuracy, loss, gaps) in zip(costs.items(), scores, strict=False):
         ensembles[name] = {
             "acc": rounded(accuracy),
             "nll": round(loss, 4),
