@@ -56,7 +56,8 @@ class Parser(LightningArgumentParser):
                 continue
             if parameter.annotation is parameter.default is inspect.Parameter.empty:
                 action.required = True
-                getattr(self, "required_args", set()).add(action.dest)
+                older_releases: set[str] = getattr(self, "required_args", set())
+                older_releases.add(action.dest)
 
 
 def run_folder(trainer: Any) -> Path:

@@ -81,7 +81,8 @@ def received_names(kind: type, frame: FrameType | None) -> set[str]:
 
     Its signature lacks some of them where its ``__init__`` hands ``**options`` on in a way that cannot be followed.
     """
-    while frame is not None and frame.f_code is not getattr(kind.__init__, "__code__", None):
+    initializer: Any = inspect.getattr_static(kind, "__init__")
+    while frame is not None and frame.f_code is not getattr(initializer, "__code__", None):
         frame = frame.f_back
     if frame is None:
         return set()
