@@ -128,6 +128,16 @@ class Counting(DigitsDataModule):
     @num_classes.setter
     def num_classes(self, value):
         pass
+
+
+class OwnCallback(pl.Callback):
+    def __init__(self):
+        open("lables.txt")
+
+
+class OwnLogger(pl.loggers.CSVLogger):
+    def __init__(self):
+        open("lables.txt")
 """
 
 
@@ -137,10 +147,20 @@ class Counting(DigitsDataModule):
         (FileNotFoundError, {"model": {"class_path": "users_code.Module"}}),
         (KeyError, {"data": {"class_path": "users_code.Data"}}),
         (ModuleNotFoundError, {"trainer": {"callbacks": [{"class_path": "users_code.Callback"}]}}),
+        (FileNotFoundError, {"trainer": {"callbacks": {"class_path": "users_code.OwnCallback"}}}),
+        (FileNotFoundError, {"trainer": {"logger": [{"class_path": "users_code.OwnLogger"}]}}),
         (RuntimeError, {"data": {"class_path": "users_code.Counting"}}),
         (NameError, {"model": {"class_path": "broken_code.Module"}}),
     ],
-    ids=["module", "data module", "callback", "property that jsonargparse asks for", "import"],
+    ids=[
+        "module",
+        "data module",
+        "callback",
+        "callback without a list",
+        "logger in a list",
+        "property that jsonargparse asks for",
+        "import",
+    ],
 )
 def test_error_in_users_code_keeps_its_traceback(
     error: type[Exception], changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -153,6 +173,30 @@ def test_error_in_users_code_keeps_its_traceback(
         run("fit", **changes)
     places = {Path(entry.path).name for entry in raised.traceback}
     assert places & {"users_code.py", "broken_code.py"}
+
+
+UNTYPED_MODULE = """
+from hsakd_pl import StudentModule
+
+
+class Untyped(StudentModule):
+    def __init__(self, network, teacher, own_weight=1.0, **options):
+        super().__init__(network, teacher, **options)
+"""
+
+
+def test_forgotten_option_without_a_type_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("untyped_code.py").write_text(UNTYPED_MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "untyped_code", raising=False)
+    module = {"class_path": "untyped_code.Untyped", "init_args": {"teacher_weights": "random"}}
+    message = error_of(capsys, lambda: run("fit", model=module))
+    assert message == "model.teacher is missing: Untyped needs it; set --model.teacher"
+    with pytest.raises(SystemExit):
+        main(["fit", "--model.help", "untyped_code.Untyped"])
+    assert capsys.readouterr().out.count("(required") == 2
 
 
 def test_missing_module_of_named_class_is_one_line(

@@ -68,6 +68,22 @@ def test_options_that_a_class_sets_are_neither_shown_nor_saved(tmp_path: Path) -
     assert "joint_kd_weight" not in again.hparams
 
 
+class Opaque(StudentModule):
+    """A user's module whose options cannot be found by reading its code."""
+
+    def __init__(self, network: Any, **options: Any) -> None:
+        super().__init__(network, **{**options, "temperature": 2.0})
+
+
+def test_options_given_to_a_class_are_saved_where_its_signature_lacks_them(tmp_path: Path) -> None:
+    module = Opaque("resnet8", **TEACHER, num_classes=4, lr=0.01)
+    assert "num_classes" not in inspect.signature(Opaque).parameters
+    trainer(tmp_path).fit(module, loader())
+    again = Opaque.load_from_checkpoint(tmp_path / "last.ckpt")
+    assert again.num_classes == 4 and again.lr == 0.01 and again.temperature == 2.0
+    assert again.hparams == module.hparams
+
+
 def test_checkpoint_of_an_earlier_version_loads_and_resumes(tmp_path: Path) -> None:
     trainer(tmp_path).fit(make("student"), loader())
     path = tmp_path / "last.ckpt"

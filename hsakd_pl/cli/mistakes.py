@@ -82,12 +82,18 @@ def first_and_last_line(message: str) -> str:
 
 def unwrapped(error: BaseException) -> BaseException:
     """Return the error that code outside of jsonargparse raised, and that jsonargparse raised another one from."""
-    while error.__cause__ is not None and error.__traceback__ is not None:
-        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-        if not str(frame.f_globals.get("__name__")).startswith("jsonargparse."):
-            break
-        error = error.__cause__
-    return error
+    return _raised_outside(error) or error
+
+
+def _raised_outside(error: BaseException) -> BaseException | None:
+    if error.__traceback__ is None:
+        return None
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    if not str(frame.f_globals.get("__name__")).startswith("jsonargparse."):
+        return error
+    # of a value that may have several types, jsonargparse keeps the error of each, but chains only that of the first
+    reasons = [*frame.f_locals.get("exceptions", []), error.__cause__]
+    return next(filter(None, (_raised_outside(reason) for reason in reasons if reason is not None)), None)
 
 
 def shortened(value: object) -> str:

@@ -1,5 +1,6 @@
 """The parser of ``fit``, ``validate``, ``test`` and ``predict``, and command lines to show to the user."""
 
+import inspect
 import shlex
 import sys
 from importlib import import_module
@@ -7,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 from jsonargparse import set_parsing_settings
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.loggers import Logger
@@ -42,7 +44,21 @@ class Parser(LightningArgumentParser):
                     action.required = False
                     action.default = ""
                     getattr(self, "required_args", set()).discard("save_dir")  # where older releases keep it
+        if isinstance(theclass, type) and issubclass(theclass, pl.LightningModule | pl.LightningDataModule):
+            self._require_untyped(theclass, set(added) - set(kwargs.get("linked_targets") or ()))
         return added
+
+    def _require_untyped(self, kind: type, options: set[str]) -> None:
+        """Require the options of a class that have neither type nor default, whose default for jsonargparse is None."""
+        parameters = inspect.signature(kind).parameters
+        for action in self._actions:
+            parameter = parameters.get(action.dest.rpartition(".")[2])
+            if parameter is None or action.dest not in options:
+                continue
+            if parameter.annotation is parameter.default is inspect.Parameter.empty:
+                action.required = True
+                older_releases: set[str] = getattr(self, "required_args", set())
+                older_releases.add(action.dest)
 
 
 def run_folder(trainer: Any) -> Path:

@@ -16,6 +16,7 @@ declares that option itself, and takes :class:`SharedOptions`.
 
 import inspect
 from collections.abc import Sequence
+from types import FrameType
 from typing import Any, TypedDict
 
 import pytorch_lightning as pl
@@ -68,11 +69,25 @@ def save_options(module: pl.LightningModule) -> None:
     arguments: dict[str, Any] = {}
     for level in collect_init_args(initializer, [], classes=(pl.LightningModule,)):
         arguments |= level
-    accepted = inspect.signature(type(module)).parameters
+    accepted = {*inspect.signature(type(module)).parameters, *received_names(type(module), initializer)}
     ignored = [name for name, value in arguments.items() if name not in accepted or is_object(value)]
     if arguments.get("optimizer") is not None:
         ignored += REPLACED
     module.save_hyperparameters(ignore=["optimizer", "lr_scheduler", *ignored], frame=initializer)
+
+
+def received_names(kind: type, frame: FrameType | None) -> set[str]:
+    """Return the names of the arguments that the caller gave a class that is being initialised in ``frame``.
+
+    Its signature lacks some of them where its ``__init__`` hands ``**options`` on in a way that cannot be followed.
+    """
+    initializer: Any = inspect.getattr_static(kind, "__init__")
+    while frame is not None and frame.f_code is not getattr(initializer, "__code__", None):
+        frame = frame.f_back
+    if frame is None:
+        return set()
+    names, _, keywords, values = inspect.getargvalues(frame)
+    return {*names[1:], *(values.get(keywords, {}) if keywords else {})}
 
 
 def is_object(value: Any) -> bool:
