@@ -208,7 +208,8 @@ def test_runs_on_other_data_are_another_row(capsys: pytest.CaptureFixture[str]) 
 
 def resumed(folder: Path, **options: Any) -> None:
     data = Generated(**options)
-    small.trainer(folder, max_epochs=2).fit(BaselineModule("resnet8", num_classes=2), data, ckpt_path=folder / "last.ckpt")
+    module = BaselineModule("resnet8", num_classes=2)
+    small.trainer(folder, max_epochs=2).fit(module, data, ckpt_path=folder / "last.ckpt")
 
 
 @pytest.fixture(scope="module")

@@ -32,9 +32,10 @@ from hsakd_pl.report.table import as_text, find_group, lines, records
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 STUDENT = "cifar100/student_joint_wrn_40_2-wrn_16_2"
 # The data that the published numbers belong to
+PUBLISHED = PUBLISHED_DATA["CIFAR100"]
 CIFAR100 = {
-    split: {"classes": 100, "images": images, "fingerprint": split, "pictures": PUBLISHED_DATA["CIFAR100"].pictures[split]}
-    for split, images in PUBLISHED_DATA["CIFAR100"].images.items()
+    split: {"classes": 100, "images": images, "fingerprint": split, "pictures": PUBLISHED.pictures[split]}
+    for split, images in PUBLISHED.images.items()
 }
 # Options of a resolved configuration outside the protocol: seeds, paths, and how a run is displayed
 OUTSIDE = {

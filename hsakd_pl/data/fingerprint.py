@@ -148,15 +148,15 @@ def _sampled(images: Tensor | list[str]) -> Iterator[tuple[int, Any]]:
         pixels = images.detach().cpu()
         most = max(1, MOST_BYTES // max(1, pixels[0].numel() * pixels.element_size()))
         for index in _even_indices(len(pixels), most):
-            yield index, hashlib.sha256(np.ascontiguousarray(_as_bytes(pixels[index])))
+            yield index, hashlib.sha256(_as_bytes(pixels[index]))
     else:
         for index in _even_indices(len(images), MOST_FILES):
             yield index, hashlib.sha256(_first_bytes(images[index]))
 
 
-def _as_bytes(picture: Tensor) -> np.ndarray:
+def _as_bytes(picture: Tensor) -> memoryview:
     """Return the bytes of a picture, also of types that NumPy lacks, such as bfloat16."""
-    return picture.contiguous().flatten().view(torch.uint8).numpy()
+    return picture.contiguous().flatten().view(torch.uint8).numpy().data
 
 
 def _first_bytes(path: str) -> bytes:

@@ -12,6 +12,7 @@ from hsakd_pl.records.options import Role, rule_of
 
 Differences = dict[str, tuple[Any, Any]]  # option -> values in the recipe and in the run
 
+
 def expected(recipe: Recipe) -> dict[str, Any]:
     """Return the options that a run of a recipe has: those of the recipe, and the defaults of its classes."""
     options = {"cache_features": False} | _defaults("trainer", pl.Trainer)

@@ -18,8 +18,8 @@ class Group(NamedTuple):
         name: name in the table, different for each group.
         rows: the runs that count, one per seed.
         marks: notes for the reader of their mean.
-        paper: accuracy in percent as published, for example ``"78.67 +- 0.20"``, or ``""`` if the runs differ from their
-            recipe, or their data from those of the published number.
+        paper: accuracy in percent as published, for example ``"78.67 +- 0.20"``, or ``""`` where the runs or their data
+            are not those of the published number.
         comparable: a published number may stand next to these runs.
         recipe: name of the recipe, if all runs follow the same one.
         differences: options that differ from the recipe.
