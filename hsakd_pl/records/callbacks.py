@@ -72,10 +72,9 @@ def training_callbacks(callbacks: Iterable[pl.Callback], configured: Configured)
         configured: return value of :func:`configured_callbacks`.
     """
     texts = [text for callback, text in configured if takes_part(callback)]
-    for callback in callbacks:
-        if takes_part(callback) and not any(callback is known for known, _ in configured):
-            texts.append(f"{type(callback).__module__}.{type(callback).__qualname__}")
-    return texts
+    identities = {id(callback) for callback, _ in configured}
+    others = [type(callback) for callback in callbacks if takes_part(callback) and id(callback) not in identities]
+    return texts + [f"{kind.__module__}.{kind.__qualname__}" for kind in others]
 
 
 def found_values(options: Mapping[str, Any], model: Any, data: Any) -> dict[str, Any]:
