@@ -24,6 +24,7 @@ from hsakd_pl.data.description import read_description
 from hsakd_pl.errors import UsageError
 from hsakd_pl.methods import DistilledModule  # noqa: F401  (makes the methods' names known to jsonargparse)
 from hsakd_pl.modules import HSAKDModule, LinearProbeModule
+from hsakd_pl.modules.optimization import refused
 from hsakd_pl.records.loggers import logger_maker
 from hsakd_pl.records.observers import observers
 from hsakd_pl.records.results import ResultWriter
@@ -190,6 +191,20 @@ class HSAKDCLI(LightningCLI):
         writes = subcommand in ("fit", "predict") and self.trainer.is_global_zero and not writes_nothing
         with sole_writer(self.trainer.default_root_dir) if writes else nullcontext():
             super()._run_subcommand(subcommand)
+
+    def _add_configure_optimizers_method_to_model(self, subcommand: str | None) -> None:
+        """Let the options optimizer and lr_scheduler replace the module's; raises UsageError where they cannot."""
+        chosen = self._get(self.config_init, "optimizer")
+        if chosen and getattr(self.model, "backbone_lr", None) is not None:
+            raise UsageError(
+                "backbone_lr has no effect with optimizer: set model.init_args.optimizer instead, which keeps it"
+            )
+        try:
+            super()._add_configure_optimizers_method_to_model(subcommand)
+        except ValueError as error:
+            if not chosen:
+                raise
+            raise refused(str(chosen["class_path"]), error) from error
 
     def before_fit(self) -> None:
         if self._get(self.config, "cache_features"):
