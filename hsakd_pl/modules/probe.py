@@ -32,6 +32,8 @@ def without_head(network: Network) -> Tensor:
     matrices = [w for w in weights if isinstance(w, Tensor) and w.dim() > 1 and w[0].numel() == w.shape[1]]
     if not paths or len(matrices) < len(paths):
         raise UsageError(f"network: {describe(network)} has no linear layer that a probe could replace")
+    if len({weight.shape[1] for weight in matrices}) > 1:
+        raise UsageError(f"network: the heads of {describe(network)} read embeddings of several widths: probe another")
     for path in paths:
         network.set_submodule(path, nn.Identity())
     network.num_classes = matrices[0].shape[1]  # it returns embeddings from now on
