@@ -22,6 +22,7 @@ from hsakd_pl.errors import UsageError
 from hsakd_pl.export.folder import whole_folder
 from hsakd_pl.files import cache_folder, replacing
 from hsakd_pl.files.lock import in_turn, sole_writer
+from hsakd_pl.files.system import warn_once
 
 TOKEN = "0123456789abcdef"
 ROW = {"config": ["a.yaml"], "last_val_acc": 0.5, "best_val_acc": None, "images_per_second": 1.0, "seconds": 2}
@@ -265,8 +266,6 @@ def test_file_systems_without_flushing_or_locks_warn_once(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    from hsakd_pl.files.system import warn_once
-
     warn_once.cache_clear()
     refuse(monkeypatch, number)
     with sole_writer("run"), in_turn(Path("run/.test.writer")):

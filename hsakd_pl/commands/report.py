@@ -59,8 +59,8 @@ def report(
         histories = {group.name: [row["history"] for row in group.rows] for group in table if group.rows}
         if not any(any(runs) for runs in histories.values()):
             raise UsageError(f"plot: no run below {folder} has a metrics.csv")
-        save_curves(histories, plot)
+        save_curves(histories, local_path("plot", plot))
     if html is not None:
         from hsakd_pl.report.page import write_page
 
-        write_page(table, html)
+        write_page(table, local_path("html", html))
