@@ -248,4 +248,4 @@ class HSAKDCLI(LightningCLI):
         test = ["test", "--config", str(Path(folder, "config.yaml")), "--ckpt_path", "last"]
         next_steps = [test, ["report", folder], ["export", folder]]
         commands = [shlex.join([*program(), *words]) for words in next_steps]
-        print(conclusion(self.trainer, *self.result.best_so_far(), commands), flush=True)
+        print(conclusion(folder, self.result.described(self.trainer), commands), flush=True)
