@@ -52,6 +52,9 @@ RESULT_FIELDS = {
     "epochs": COUNT,
     "best_epoch": COUNT,
     "resumes": COUNT,
+    "steps": COUNT,
+    "planned_steps": COUNT,
+    "last_val_step": COUNT,
     "devices": COUNT,
     "recipe": TEXT,
     "device": TEXT,
@@ -66,13 +69,25 @@ RESULT_FIELDS = {
 }
 # The fields of the first version, without which a file is not a result
 REQUIRED_FIELDS = ("config", "last_val_acc", "best_val_acc", "images_per_second", "seconds")
-PROTOCOL_FIELDS = {"hash": Field((str,)), "options": MAPPING, "limited": MAPPING, "epochs": COUNT}
+PROTOCOL_FIELDS = {
+    "hash": Field((str,)),
+    "options": MAPPING,
+    "limited": MAPPING,
+    "epochs": COUNT,
+    "data": Field((dict, type(None))),
+}
+DATA_FIELDS = {"fingerprint": Field((str,)), "classes": COUNT, "images": COUNT, "pictures": Field((str,))}
 
 
 def finite(metrics: Mapping[str, Any]) -> dict[str, float | None]:
     """Return metrics as plain numbers, and NaN and inf as None, which JSON lacks; learning rates are left out."""
     numbers = {name: float(metrics[name]) for name in sorted(metrics) if not name.startswith("lr-")}
     return {name: number if math.isfinite(number) else None for name, number in numbers.items()}
+
+
+def of_validation(metrics: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Return the metrics that a validation logs: those whose names begin with ``val``."""
+    return {name: value for name, value in metrics.items() if name.startswith("val")}
 
 
 def is_finished(path: Path) -> bool:
@@ -88,7 +103,12 @@ def read_row(path: Path) -> Row:
         if not all(isinstance(name, str) and name.encode() for name in row["config"]):
             raise ValueError("config is not a list of names")
         if row.get("protocol"):
+            if isinstance(row["protocol"], dict) and row["protocol"].get("epochs") == -1:
+                row["protocol"]["epochs"] = None  # earlier versions wrote Lightning's number for no limit
             _check_fields(row["protocol"], PROTOCOL_FIELDS, ("hash", "options", "limited", "epochs"), "protocol.")
+            for split, facts in (row["protocol"].get("data") or {}).items():
+                _check_fields({"split": facts}, {"split": MAPPING}, ("split",), f"protocol.data.{split} ")
+                _check_fields(facts, DATA_FIELDS, tuple(DATA_FIELDS), f"protocol.data.{split}.")
     except ValueError as error:
         raise _not_a_result(path, error) from error
     return row
