@@ -147,15 +147,12 @@ def test_no_further_task_starts_after_a_signal(
     assert end.value.code == 128 + signum and len(started) == 1
 
 
-def test_killed_task_has_the_status_of_a_shell(monkeypatch: pytest.MonkeyPatch) -> None:
-    for signum in (signal.SIGKILL, signal.SIGSEGV):
-        script = f"import os\nos.kill(os.getpid(), {int(signum)})"
-        popen = subprocess.Popen
-        monkeypatch.setattr(
-            subprocess, "Popen", lambda words, script=script: popen([sys.executable, "-S", "-c", script])
-        )
-        assert run_process([], debug=False) == 128 + signum
-        monkeypatch.undo()
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSEGV])
+def test_killed_task_has_the_status_of_a_shell(signum: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    popen = subprocess.Popen
+    script = f"import os\nos.kill(os.getpid(), {int(signum)})"
+    monkeypatch.setattr(subprocess, "Popen", lambda words: popen([sys.executable, "-S", "-c", script]))
+    assert run_process([], debug=False) == 128 + signum
 
 
 def test_task_that_does_not_hear_ctrl_c_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
