@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,9 @@ from hsakd_pl.records.callbacks import described, takes_part_by_name
 from hsakd_pl.records.formats import RESULT_FILE, TEST_FILE, is_finished, read_row
 from hsakd_pl.records.options import Role, rule_of
 from hsakd_pl.records.protocol import CALLBACKS, WEIGHT_OPTIONS
-from hsakd_pl.runs.signals import Interrupted
+from hsakd_pl.runs.signals import STOPPING, Interrupted
+
+SECONDS_TO_OBEY = 5  # a signal, for a process in the middle of a step
 
 
 class ParsedFit(HSAKDCLI):
@@ -124,12 +127,28 @@ def run_seed(seed: int, fit_options: list[str], recipe: Path) -> None:
 
 
 def run_process(arguments: list[str], debug: bool) -> int:
-    """Run ``hsakd`` in a process of its own and return its status; signals that stop this process reach it too."""
+    """Run ``hsakd`` in a process of its own and return its status, 128 + the number of the signal that killed it.
+
+    Raises :class:`Interrupted`, once the process has ended, if a signal stopped either of the two.
+    """
     debug_option = ["--debug"] if debug else []
     process = subprocess.Popen([sys.executable, "-m", "hsakd_pl", *arguments, *debug_option])
     try:
-        return process.wait()
+        status = process.wait()
     except Interrupted as interruption:
-        if interruption.status != 128 + signal.SIGINT:  # Ctrl-C reaches all processes of a terminal
-            process.terminate()
-        return process.wait()
+        _end(process, told=interruption.status == 128 + signal.SIGINT)  # Ctrl-C reaches all processes of a terminal
+        raise
+    status = status if status >= 0 else 128 - status
+    if status - 128 in STOPPING:
+        raise Interrupted(status - 128)
+    return status
+
+
+def _end(process: subprocess.Popen[bytes], told: bool) -> None:
+    """Wait until a process has ended; tell it to, at once or, if it was probably ``told``, when it has not obeyed."""
+    if told:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(SECONDS_TO_OBEY)
+    if process.poll() is None:
+        process.terminate()
+    process.wait()
