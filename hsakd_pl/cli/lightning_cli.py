@@ -24,6 +24,7 @@ from hsakd_pl.data.description import read_description
 from hsakd_pl.errors import UsageError
 from hsakd_pl.methods import DistilledModule  # noqa: F401  (makes the methods' names known to jsonargparse)
 from hsakd_pl.modules import HSAKDModule, LinearProbeModule
+from hsakd_pl.records.callbacks import TUNERS, configured_callbacks, restore_found_values
 from hsakd_pl.records.loggers import logger_maker
 from hsakd_pl.records.observers import observers
 from hsakd_pl.records.results import ResultWriter
@@ -38,8 +39,7 @@ from hsakd_pl.runs.checkpoints import (
     saved_by_this_job,
     saved_checkpoints,
 )
-from hsakd_pl.runs.lock import sole_writer
-from hsakd_pl.runs.processes import match_torchrun
+from hsakd_pl.runs.processes import match_torchrun, restarts_by_torchrun, sole_writers
 
 
 class HSAKDCLI(LightningCLI):
@@ -86,17 +86,21 @@ class HSAKDCLI(LightningCLI):
         training = self.config.get("subcommand") == "fit"
         ckpt_path = config.get("ckpt_path")
         if training:  # a requeued job resumes from its own checkpoint
-            ckpt_path = next(filter(saved_by_this_job, saved_checkpoints(folder, "last")), ckpt_path)
-        resumed_checkpoint: dict[str, Any] = {}
+            saved = saved_checkpoints(folder, "last")
+            ckpt_path = next(filter(saved_by_this_job, saved), ckpt_path)
+            if ckpt_path == "last" and not saved and restarts_by_torchrun():
+                rank_zero_info(f"{folder} has no last.ckpt yet: the run begins, and a restart by torchrun resumes it")
+                ckpt_path = config.ckpt_path = None
+        run_checkpoint: dict[str, Any] = {}
         if ckpt_path is not None:
             path = find_checkpoint(str(ckpt_path), folder)
             config.ckpt_path = str(path)
             checkpoint = read_checkpoint(path, training)
             if not training and "data" in checkpoint:
                 self.description = read_description(checkpoint["data"], f"ckpt_path {path}")
-            if training and path.resolve().parent == folder.resolve():  # a file elsewhere belongs to another run
-                resumed_checkpoint = checkpoint
-        self.parser.add_instantiator(logger_maker(folder, resumed_checkpoint), Logger)
+            if path.resolve().parent == folder.resolve():  # a file elsewhere belongs to another run
+                run_checkpoint = checkpoint
+        self.parser.add_instantiator(logger_maker(folder, run_checkpoint, training), Logger)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data", "model.init_args.num_classes", self._num_classes, apply_on="instantiate")
@@ -155,7 +159,8 @@ class HSAKDCLI(LightningCLI):
         files = [str(file) for file in self._get(self.config, "config") or []]
         seed = self._get(self.config, "seed_everything", default=0)
         options = options_of(self.config.get(self.subcommand))
-        self.result = ResultWriter(config.default_root_dir, files, seed, best, options)
+        configured = configured_callbacks(config.callbacks, self._get(self.config, "trainer").callbacks)
+        self.result = ResultWriter(config.default_root_dir, files, seed, best, options, configured)
         if not config.barebones:
             kwargs |= self._recording_options(config, best)
         try:
@@ -181,15 +186,19 @@ class HSAKDCLI(LightningCLI):
                 plugins = [plugins]
             if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
                 options["plugins"] = [*plugins, WholeFiles()]
+        callbacks = [*self.trainer_defaults.get("callbacks", []), *callbacks]
         self.trainer_defaults["callbacks"] = callbacks  # LightningCLI adds them to those of the configuration
         return options
 
     def _run_subcommand(self, subcommand: str) -> None:
         # Lightning sets fast_dev_run without declaring it
         writes_nothing = self.trainer.fast_dev_run or self.trainer.barebones  # type: ignore[attr-defined]
-        writes = subcommand in ("fit", "predict") and self.trainer.is_global_zero and not writes_nothing
-        with sole_writer(self.trainer.default_root_dir) if writes else nullcontext():
+        writes = subcommand in ("fit", "predict") and not writes_nothing
+        with sole_writers(self.trainer) if writes else nullcontext():
             super()._run_subcommand(subcommand)
+        for callback in self.trainer.checkpoint_callbacks:
+            if isinstance(callback, LastCheckpoint):
+                callback.signals.obey_at_end()
 
     def before_fit(self) -> None:
         if self._get(self.config, "cache_features"):
@@ -201,12 +210,28 @@ class HSAKDCLI(LightningCLI):
         results = saved_checkpoints(self.trainer.default_root_dir, "last")
         ckpt_path = self.config_init["fit"]["ckpt_path"]
         if ckpt_path is not None:
-            self._record_changes(read_checkpoint(Path(ckpt_path), training=True))
+            checkpoint = read_checkpoint(Path(ckpt_path), training=True)
+            self._keep_found_values(checkpoint)
+            self._record_changes(checkpoint)
         elif results:
             raise UsageError(
                 f"{results[0]} is the result of an earlier run: resume it with --ckpt_path {results[0]}, "
                 "or name another folder with --trainer.default_root_dir"
             )
+
+    def _keep_found_values(self, checkpoint: dict[str, Any]) -> None:
+        """Let a resumed run keep the values that its tuners found, instead of searching again."""
+        state = checkpoint["callbacks"].get(self.result.state_key, {})
+        # Lightning sets callbacks without declaring them
+        callbacks: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        tuners = [callback for callback in callbacks if isinstance(callback, TUNERS)]
+        if not tuners or "found" not in state:
+            return
+        for tuner in tuners:
+            callbacks.remove(tuner)
+        restore_found_values(state["found"], self.model, self.datamodule)
+        values = ", ".join(f"{option} {value:g}" for option, value in state["found"].items()) or "none"
+        rank_zero_info(f"The tuners do not search again: the values that the resumed run found stay ({values})")
 
     def _record_changes(self, checkpoint: dict[str, Any]) -> None:
         """Log the options that differ from those of the resumed run, and add them to the result."""
@@ -248,4 +273,4 @@ class HSAKDCLI(LightningCLI):
         test = ["test", "--config", str(Path(folder, "config.yaml")), "--ckpt_path", "last"]
         next_steps = [test, ["report", folder], ["export", folder]]
         commands = [shlex.join([*program(), *words]) for words in next_steps]
-        print(conclusion(self.trainer, *self.result.best_so_far(), commands), flush=True)
+        print(conclusion(folder, self.result.described(self.trainer), commands), flush=True)

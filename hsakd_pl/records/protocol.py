@@ -14,12 +14,22 @@ import torchvision
 from hsakd_pl.data.fingerprint import saved
 from hsakd_pl.files.weights import WeightFile
 from hsakd_pl.modules.build import PRETRAINED, RANDOM
+from hsakd_pl.records.callbacks import found_values
 from hsakd_pl.records.options import in_protocol
 from hsakd_pl.version import __version__
 
 # Part of it where it is set: the protocols of earlier versions do not have this option.
 LOSS_WEIGHTS = "model.init_args.loss_weights"
+# Options that name weight files, and the fields of a protocol with their hashes
+WEIGHT_OPTIONS = {
+    "weights": "weights_sha256",
+    "teacher_weights": "teacher_sha256",
+    "projection_weights": "projection_sha256",
+}
+CALLBACKS = "trainer.callbacks"
 ROOT = "data.init_args.root"
+# Changes on resume that only lengthen a run
+WITHOUT_EFFECT = ("trainer.max_epochs", "trainer.max_steps", "commit")
 LIMITS = re.compile(r"trainer\.(limit_\w+_batches|overfit_batches|max_steps)$")
 
 
@@ -29,8 +39,7 @@ def weight_facts(options: Mapping[str, Any], files: Mapping[str, WeightFile]) ->
     ``files`` are those that the module read, by option. A missing one is left out: a checkpoint replaced it.
     """
     facts: dict[str, Any] = {"weights_sha256": None, "teacher_sha256": None, "teacher_acc": None}
-    for option in ("weights", "teacher_weights", "projection_weights"):
-        key = f"{option.removesuffix('_weights')}_sha256"
+    for option, key in WEIGHT_OPTIONS.items():
         source = options.get(f"model.init_args.{option}")
         if source in (RANDOM, PRETRAINED):
             facts[key] = source
@@ -75,7 +84,11 @@ def kept_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def protocol_of(
-    options: Mapping[str, Any], changes: Sequence[Mapping[str, Any]], weights: Mapping[str, Any], trainer: pl.Trainer
+    options: Mapping[str, Any],
+    changes: Sequence[Mapping[str, Any]],
+    weights: Mapping[str, Any],
+    callbacks: Sequence[str],
+    trainer: pl.Trainer,
 ) -> dict[str, Any]:
     """Return the protocol of a fit, once it runs.
 
@@ -86,18 +99,23 @@ def protocol_of(
         options: resolved options of the run.
         changes: options that a resumed run changed.
         weights: return value of :func:`weight_facts`.
+        callbacks: return value of :func:`hsakd_pl.records.callbacks.training_callbacks`.
         trainer: trainer of the run.
     """
     module: Any = trainer.lightning_module
     data = getattr(trainer, "datamodule", None)
     facts = data_facts(data)
     optimizer = trainer.optimizers[0]
-    kept = kept_options(options)
+    found = found_values(options, module, data)
+    kept = kept_options({**options, **found})
+    kept[CALLBACKS] = "; ".join(callbacks) or None
     if "model.init_args.num_classes" in kept and hasattr(module, "num_classes"):
         kept["model.init_args.num_classes"] = module.num_classes  # which came from the data
     if facts is None and ROOT in options:
         kept[ROOT] = options[ROOT]  # nothing else tells the data of other packages' modules apart
-    effective_changes = [change for change in changes if change["option"] not in ("trainer.max_epochs", "commit")]
+    effective_changes = [
+        change for change in changes if change["option"] not in ("trainer.max_epochs", "trainer.max_steps", "commit")
+    ]
     hardware = {name: value for name, value in machine(trainer).items() if name in ("devices", "precision")}
     hashes = {name: value for name, value in weights.items() if name != "teacher_acc"}
     head = "class head, untransformed images"
@@ -108,9 +126,10 @@ def protocol_of(
         "hash": protocol_hash(kept, hashes, hardware, effective_changes, facts),
         "options": kept,
         "data": facts,
+        "found": found,
         "epochs": trainer.max_epochs,
         "optimizer": type(optimizer).__name__,
-        "lr": optimizer.defaults.get("lr"),
+        "lr": found.get("model.init_args.lr", optimizer.defaults.get("lr")),
         "momentum": optimizer.defaults.get("momentum"),
         "nesterov": optimizer.defaults.get("nesterov"),
         "weight_decay": optimizer.defaults.get("weight_decay"),
