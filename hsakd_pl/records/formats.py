@@ -52,6 +52,9 @@ RESULT_FIELDS = {
     "epochs": COUNT,
     "best_epoch": COUNT,
     "resumes": COUNT,
+    "steps": COUNT,
+    "planned_steps": COUNT,
+    "last_val_step": COUNT,
     "devices": COUNT,
     "recipe": TEXT,
     "device": TEXT,
@@ -82,6 +85,11 @@ def finite(metrics: Mapping[str, Any]) -> dict[str, float | None]:
     return {name: number if math.isfinite(number) else None for name, number in numbers.items()}
 
 
+def of_validation(metrics: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Return the metrics that a validation logs: those whose names begin with ``val``."""
+    return {name: value for name, value in metrics.items() if name.startswith("val")}
+
+
 def is_finished(path: Path) -> bool:
     """Return True if a run that has ended wrote the ``result.json`` at ``path``; early versions wrote no others."""
     return _exists(path) and read_row(path).get("finished", True)
@@ -95,6 +103,8 @@ def read_row(path: Path) -> Row:
         if not all(isinstance(name, str) and name.encode() for name in row["config"]):
             raise ValueError("config is not a list of names")
         if row.get("protocol"):
+            if isinstance(row["protocol"], dict) and row["protocol"].get("epochs") == -1:
+                row["protocol"]["epochs"] = None  # earlier versions wrote Lightning's number for no limit
             _check_fields(row["protocol"], PROTOCOL_FIELDS, ("hash", "options", "limited", "epochs"), "protocol.")
             for split, facts in (row["protocol"].get("data") or {}).items():
                 _check_fields({"split": facts}, {"split": MAPPING}, ("split",), f"protocol.data.{split} ")
