@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import random
 import shutil
 import signal
@@ -11,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from attacks.material import PICTURES, SHORT, TABLE, pictures, trained
-from attacks.processes import start, wait
+from attacks.processes import interrupt, start, wait
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -44,18 +43,18 @@ def _interrupt(
         pid = start(arguments, place, log)
         status = wait(pid, draw.uniform(0, seconds)) if number else wait(pid)
         signum = draw.choice(SIGNALS)
+        expected = 0
         if number and status is None:
-            os.kill(pid, signum)
+            status = interrupt(pid, signum)
+        if status is None:
             interrupted += 1
             status = wait(pid)
-            expected = [128 + signum]
-        else:
-            expected = [0]
+            expected = 128 + signum
         seconds = seconds or time.monotonic() - since
         printed = log.read_text()
         fault = check(place / "out")
-        if status not in expected:
-            fault += f" status {status} instead of {expected[0]}"
+        if status != expected:
+            fault += f" status {status} instead of {expected}"
         if "Traceback" in printed:
             fault += " traceback"
         if left := [path.name for path in place.rglob("*partial*")]:

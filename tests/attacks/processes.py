@@ -1,6 +1,7 @@
 """Start commands in processes forked from this one, in which the slow imports are done."""
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -50,6 +51,17 @@ def wait(pid: int, seconds: float = PATIENCE) -> int | None:
         if done:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.002)
+    return None
+
+
+def interrupt(pid: int, signum: int) -> int | None:
+    """Send a signal to a process that is running; return the exit status of one that has ended already."""
+    os.kill(pid, signal.SIGSTOP)
+    _, status = os.waitpid(pid, os.WUNTRACED)
+    if not os.WIFSTOPPED(status):
+        return os.waitstatus_to_exitcode(status)
+    os.kill(pid, signum)
+    os.kill(pid, signal.SIGCONT)
     return None
 
 
