@@ -8,7 +8,8 @@ from pathlib import Path
 from hsakd_pl.cli.lightning_cli import HSAKDCLI
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import local_path
-from hsakd_pl.records.formats import RESULT_FILE, TEST_FILE, is_finished
+from hsakd_pl.records.formats import RESULT_FILE, is_finished
+from hsakd_pl.records.measured import is_tested
 from hsakd_pl.runs.signals import Interrupted
 
 
@@ -45,7 +46,7 @@ def run_seed(seed: int, fit_options: list[str], recipe: Path) -> None:
         placed = ["--seed_everything", str(seed), "--trainer.default_root_dir", str(folder)]
         HSAKDCLI(args=["fit", *fit_options, *placed, *resume])
     trained = (folder / "last.ckpt").exists() and (folder / "config.yaml").exists()
-    if trained and not (folder / TEST_FILE).exists():
+    if trained and not is_tested(folder):
         HSAKDCLI(args=["test", "--config", str(folder / "config.yaml"), "--ckpt_path", "last"])
 
 

@@ -13,6 +13,7 @@ from hsakd_pl.files import replacing
 from hsakd_pl.records.curves import over_seeds
 from hsakd_pl.records.ensembles import ensemble_title
 from hsakd_pl.records.formats import DETAILS_FILE, Row
+from hsakd_pl.records.measured import coverage, reasons_against_test_of
 from hsakd_pl.report.charts import STYLES, Chart, Style, round_numbers
 from hsakd_pl.report.findings import findings, heads_of
 from hsakd_pl.report.groups import Group
@@ -57,6 +58,7 @@ def _group(group: Group, line: Line) -> dict[str, Any]:
 def _run(row: Row) -> dict[str, Any]:
     test = ["hsakd", "test", "--config", str(Path(row["folder"], "config.yaml")), "--ckpt_path", "last"]
     content = {"row": row, "command": shlex.join(test), "heads": heads_of(row.get("test") or {})}
+    content |= {"reasons": reasons_against_test_of(row), "coverage": coverage(row.get("test") or {})}
     if not row.get("details"):
         return content
     try:
