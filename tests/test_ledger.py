@@ -21,6 +21,7 @@ from hsakd_pl.cli.main import main
 from hsakd_pl.commands.seeds import ParsedFit
 from hsakd_pl.files.weights import read_weight_file
 from hsakd_pl.recipes import RECIPES
+from hsakd_pl.recipes.data_sets import PUBLISHED_DATA
 from hsakd_pl.records.formats import Row
 from hsakd_pl.records.protocol import kept_options, protocol_hash
 from hsakd_pl.report.differences import differing, expected
@@ -30,6 +31,12 @@ from hsakd_pl.report.table import as_text, find_group, lines, records
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 STUDENT = "cifar100/student_joint_wrn_40_2-wrn_16_2"
+# The data that the published numbers belong to
+PUBLISHED = PUBLISHED_DATA["CIFAR100"]
+CIFAR100 = {
+    split: {"classes": 100, "images": images, "fingerprint": split, "pictures": PUBLISHED.pictures[split]}
+    for split, images in PUBLISHED.images.items()
+}
 # Options of a resolved configuration outside the protocol: seeds, paths, and how a run is displayed
 OUTSIDE = {
     *("config", "seed_everything", "ckpt_path", "weights_only", "save_every_minutes"),
@@ -63,7 +70,7 @@ def options() -> dict[str, Any]:
 def row(options: dict[str, Any], seed: int = 0, folder: str = "a", acc: float = 0.5, **changes: Any) -> Row:
     """Return a row as written by a run with these options."""
     kept = kept_options(options)
-    protocol = {"hash": protocol_hash(kept), "options": kept, "epochs": 240}
+    protocol = {"hash": protocol_hash(kept), "options": kept, "epochs": 240, "data": CIFAR100}
     made = {"config": ["x.yaml"], "recipe": STUDENT, "seed": seed, "finished": True, "epochs": 240, "folder": folder}
     made |= {"last_val_acc": acc, "best_val_acc": acc, "images_per_second": 100.0, "seconds": 7200.0}
     return {**made, "protocol": protocol, "history": [], "test": None, "details": None, **changes}

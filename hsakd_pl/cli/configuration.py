@@ -1,6 +1,5 @@
 """Read and write configurations, and check the options that change when a run is resumed."""
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,24 +12,9 @@ from pytorch_lightning.cli import SaveConfigCallback
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import replacing
 from hsakd_pl.files.careful import load_yaml
-from hsakd_pl.modules.optimization import RATES
+from hsakd_pl.records.options import rule_of
 
 MODE = "strict yaml"  # name under which jsonargparse finds the package's reader
-
-# Options that a run keeps: the checkpoint restores what they decided, so that another value has no effect
-KEPT = re.compile(
-    r"seed_everything$|optimizer|lr_scheduler|model\.class_path$|model\.init_args\.(network|networks|weights|optimizer"
-    rf"|lr_scheduler|num_classes|source_classes|new_head|{'|'.join(RATES)})(\.|$)"
-)
-
-# Options about the location of files or the display of a run, which do not affect what it computes
-FREE = re.compile(
-    r"config|ckpt_path$|weights_only$|save_every_minutes$|data\.init_args\.(root|download|num_workers|predict_dir|on_error)$"
-    r"|model\.init_args\.(teacher_weights|projection_weights|teacher_sha256|ensemble)$"
-    r"|trainer\.(default_root_dir|logger|callbacks|enable_|profiler|plugins"
-    r"|num_sanity_val_steps|log_every_n_steps|fast_dev_run|max_time|detect_anomaly|benchmark|barebones)"
-)
-
 
 set_loader(MODE, load_yaml, (yaml.YAMLError,))
 
@@ -57,10 +41,10 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tupl
     differing = {
         option: (before.get(option), now.get(option))
         for option in sorted(before.keys() | now.keys())
-        if before.get(option) != now.get(option) and not FREE.match(option)
+        if before.get(option) != now.get(option) and rule_of(option).resumes != "free"
     }
     for option, (old, new) in differing.items():
-        if KEPT.match(option):
+        if rule_of(option).resumes == "kept":
             raise UsageError(
                 f"{option} is {new}, but the resumed run was started with {old} and keeps it: leave the option "
                 "unchanged, or start a new run with model.init_args.weights in another folder"

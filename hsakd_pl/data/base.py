@@ -2,13 +2,21 @@
 
 import os
 from pathlib import Path
-from typing import ClassVar, TypedDict
+from typing import Any, ClassVar, TypedDict
 
 from pytorch_lightning.utilities import rank_zero_info
 
 from hsakd_pl.data.augment import check_statistics
 from hsakd_pl.data.batches import BatchedDataModule
 from hsakd_pl.data.description import Description
+from hsakd_pl.data.fingerprint import (
+    SplitFacts,
+    check_equal_on_all_processes,
+    check_unchanged,
+    facts_of,
+    read_facts,
+    saved,
+)
 from hsakd_pl.data.splits import Split, check_class_names, check_split, stratified_indices
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.files import local_path, naming
@@ -104,6 +112,7 @@ class ImageDataModule(BatchedDataModule):
         self.predict_dir = predict_dir
         self.on_error = on_error
         self.splits: dict[str, Split] = {}
+        self.facts: dict[str, SplitFacts] = {}  # of the splits that were read, before they were divided
         self.adopted: Description | None = None
 
     @property
@@ -171,8 +180,34 @@ class ImageDataModule(BatchedDataModule):
         if self.test_transform is not None:
             self.test_transform = description.transform
 
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Return what identifies the data by split: 12 hexadecimal digits for each split that was read.
+
+        They stand for class names, number of images, labels and pictures, before a part was chosen or held out, and do
+        not depend on the location of the files.
+        """
+        return {split: facts.fingerprint for split, facts in self.facts.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the facts of the splits, with which a resumed run compares its data."""
+        return {"facts": saved(self.facts)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Raise UsageError if a run would be resumed with other data than it began with."""
+        if self.trainer is not None and self.trainer.state.fn == "fit":
+            before = read_facts(state_dict.get("facts", {}), "the checkpoint")  # early checkpoints have none
+            check_unchanged(before, self.facts, self._place)
+
+    @property
+    def _place(self) -> str:
+        return f"{type(self).__name__}, {self.folder}"
+
     def setup(self, stage: str | None = None) -> None:
-        """Read the splits that ``stage`` needs, once; raise UsageError if a fraction leaves a class empty."""
+        """Read the splits that ``stage`` needs, once.
+
+        Raises UsageError if a fraction leaves a class empty, and in all processes of a run if their data differ.
+        """
         name = type(self).__name__
         check_statistics(name, self.mean, self.std)
         require(self.image_size >= 1, "image_size", self.image_size, "at least 1")
@@ -186,6 +221,10 @@ class ImageDataModule(BatchedDataModule):
             self.read_test()
         if needs_validation and not self.held_out_fraction:
             self.splits["val"] = self.read_validation()
+            if self.splits["val"] is not self.splits.get("test"):
+                self.facts["val"] = facts_of(self.splits["val"], self.class_names)
+        if self.trainer is not None:
+            check_equal_on_all_processes(self.facts, self._place)
 
     def read_test(self) -> Split:
         """Return the test split, read and checked once."""
@@ -204,7 +243,9 @@ class ImageDataModule(BatchedDataModule):
         return self.splits["train"]
 
     def _read(self, train: bool) -> Split:
-        return check_split(self.read(train), self.num_classes, f"{type(self).__name__}.read(train={train})")
+        split = check_split(self.read(train), self.num_classes, f"{type(self).__name__}.read(train={train})")
+        self.facts["train" if train else "test"] = facts_of(split, self.label_names())
+        return split
 
     def _divide(self, training: Split) -> None:
         """Store the few-shot part of the training split, and hold out a part of that for validation."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hsakd_pl.data.base import ImageDataModule
 from hsakd_pl.data.description import Description
+from hsakd_pl.data.fingerprint import SplitFacts
 from hsakd_pl.data.loader import ResumableLoader
 from hsakd_pl.data.progress import tracked
 from hsakd_pl.data.sources import ResidentTensors
@@ -35,6 +36,16 @@ class FeatureDataModule(pl.LightningDataModule):
     def description(self) -> Description:
         """Return the description of the images."""
         return self.images.description
+
+    @property
+    def facts(self) -> dict[str, SplitFacts]:
+        """Return what identifies the images of each split that was read."""
+        return self.images.facts
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Return the fingerprints of the images by split."""
+        return self.images.fingerprints
 
     @property
     def batch_size(self) -> int:

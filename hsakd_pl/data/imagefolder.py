@@ -208,11 +208,13 @@ class ImageFolderDataModule(ClassFolderDataModule):
         super().setup(stage)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the mean and std if they were measured."""
-        return {"mean": list(self.mean), "std": list(self.std)} if self.measures_statistics else {}
+        """Return the facts of the splits, and the mean and std if they were measured."""
+        statistics = {"mean": list(self.mean), "std": list(self.std)} if self.measures_statistics else {}
+        return super().state_dict() | statistics
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the mean and std that were measured when the run began."""
+        """Check that the data are those that the run began with, and keep the mean and std that were measured then."""
+        super().load_state_dict(state_dict)
         if not self.measures_statistics:
             return
         mean = tuple(state_dict["mean"])

@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from hsakd_pl.recipes.data_sets import PUBLISHED_DATA, PublishedData
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -103,6 +105,12 @@ class Recipe:
     def config(self) -> dict[str, Any]:
         """The configuration of ``fit``."""
         return {"model": self.model, "data": self.data, "trainer": self.trainer}
+
+    @property
+    def published_data(self) -> PublishedData | None:
+        """The data that the published accuracy belongs to; None where nobody has published one on a known data set."""
+        name = self.data["class_path"].rpartition(".")[2].removesuffix("DataModule")
+        return PUBLISHED_DATA.get(name)
 
     @property
     def text(self) -> str:

@@ -66,7 +66,14 @@ RESULT_FIELDS = {
 }
 # The fields of the first version, without which a file is not a result
 REQUIRED_FIELDS = ("config", "last_val_acc", "best_val_acc", "images_per_second", "seconds")
-PROTOCOL_FIELDS = {"hash": Field((str,)), "options": MAPPING, "limited": MAPPING, "epochs": COUNT}
+PROTOCOL_FIELDS = {
+    "hash": Field((str,)),
+    "options": MAPPING,
+    "limited": MAPPING,
+    "epochs": COUNT,
+    "data": Field((dict, type(None))),
+}
+DATA_FIELDS = {"fingerprint": Field((str,)), "classes": COUNT, "images": COUNT, "pictures": Field((str,))}
 
 
 def finite(metrics: Mapping[str, Any]) -> dict[str, float | None]:
@@ -89,6 +96,9 @@ def read_row(path: Path) -> Row:
             raise ValueError("config is not a list of names")
         if row.get("protocol"):
             _check_fields(row["protocol"], PROTOCOL_FIELDS, ("hash", "options", "limited", "epochs"), "protocol.")
+            for split, facts in (row["protocol"].get("data") or {}).items():
+                _check_fields({"split": facts}, {"split": MAPPING}, ("split",), f"protocol.data.{split} ")
+                _check_fields(facts, DATA_FIELDS, tuple(DATA_FIELDS), f"protocol.data.{split}.")
     except ValueError as error:
         raise _not_a_result(path, error) from error
     return row

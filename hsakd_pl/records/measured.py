@@ -73,8 +73,8 @@ def _is_of_last_weights(test: Mapping[str, Any], row: Row) -> bool:
 
 def fingerprint_of(row: Row) -> str | None:
     """Return the fingerprint of the test split that a run's protocol records, if it does."""
-    data = (row.get("protocol") or {}).get("data")
-    return data.get("test") if isinstance(data, Mapping) else None
+    data = (row.get("protocol") or {}).get("data") or {}
+    return data["test"]["fingerprint"] if "test" in data else None
 
 
 def test_accuracy(row: Row) -> float | None:

@@ -11,19 +11,15 @@ import pytorch_lightning as pl
 import torch
 import torchvision
 
+from hsakd_pl.data.fingerprint import saved
 from hsakd_pl.files.weights import WeightFile
 from hsakd_pl.modules.build import PRETRAINED, RANDOM
+from hsakd_pl.records.options import in_protocol
 from hsakd_pl.version import __version__
 
-# Options outside the protocol: seeds, paths (weight files count by their hashes), and logging.
-OUTSIDE = re.compile(
-    r"config$|seed_everything$|ckpt_path$|weights_only$|save_every_minutes$|data\.init_args\.(seed|root|download|predict_dir)$"
-    r"|model\.init_args\.(weights|teacher_weights|projection_weights|teacher_sha256|ensemble)$"
-    r"|trainer\.(default_root_dir|logger|enable_\w+|profiler"
-    r"|num_sanity_val_steps|log_every_n_steps|detect_anomaly|fast_dev_run|barebones|max_time|model_registry)(\.|$)"
-)
 # Part of it where it is set: the protocols of earlier versions do not have this option.
 LOSS_WEIGHTS = "model.init_args.loss_weights"
+ROOT = "data.init_args.root"
 LIMITS = re.compile(r"trainer\.(limit_\w+_batches|overfit_batches|max_steps)$")
 
 
@@ -43,6 +39,12 @@ def weight_facts(options: Mapping[str, Any], files: Mapping[str, WeightFile]) ->
     if "teacher_weights" in files:
         facts["teacher_acc"] = files["teacher_weights"].accuracy
     return facts
+
+
+def data_facts(data: Any) -> dict[str, dict[str, Any]] | None:
+    """Return what identifies each split that a data module has read; None for modules of other packages."""
+    facts = getattr(data, "facts", None)
+    return saved(facts) if isinstance(facts, dict) and facts else None
 
 
 def machine(trainer: pl.Trainer) -> dict[str, Any]:
@@ -66,7 +68,7 @@ def protocol_hash(*parts: Any) -> str:
 
 def kept_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that belong to a protocol."""
-    kept = {option: value for option, value in options.items() if not OUTSIDE.match(option)}
+    kept = {option: value for option, value in options.items() if in_protocol(option)}
     if kept.get(LOSS_WEIGHTS, "") is None:
         del kept[LOSS_WEIGHTS]
     return kept
@@ -77,8 +79,8 @@ def protocol_of(
 ) -> dict[str, Any]:
     """Return the protocol of a fit, once it runs.
 
-    Its ``hash`` covers all that can change the result: the options that are neither seeds nor paths, the weights,
-    devices, precision and changes.
+    Its ``hash`` covers all that can change the result: the options that are neither seeds nor paths, the data, the
+    weights, devices, precision and changes.
 
     Args:
         options: resolved options of the run.
@@ -88,10 +90,13 @@ def protocol_of(
     """
     module: Any = trainer.lightning_module
     data = getattr(trainer, "datamodule", None)
+    facts = data_facts(data)
     optimizer = trainer.optimizers[0]
     kept = kept_options(options)
     if "model.init_args.num_classes" in kept and hasattr(module, "num_classes"):
         kept["model.init_args.num_classes"] = module.num_classes  # which came from the data
+    if facts is None and ROOT in options:
+        kept[ROOT] = options[ROOT]  # nothing else tells the data of other packages' modules apart
     effective_changes = [change for change in changes if change["option"] not in ("trainer.max_epochs", "commit")]
     hardware = {name: value for name, value in machine(trainer).items() if name in ("devices", "precision")}
     hashes = {name: value for name, value in weights.items() if name != "teacher_acc"}
@@ -100,8 +105,9 @@ def protocol_of(
     if peers > 1:
         head += f", mean of {peers} peers"
     return {
-        "hash": protocol_hash(kept, hashes, hardware, effective_changes),
+        "hash": protocol_hash(kept, hashes, hardware, effective_changes, facts),
         "options": kept,
+        "data": facts,
         "epochs": trainer.max_epochs,
         "optimizer": type(optimizer).__name__,
         "lr": optimizer.defaults.get("lr"),

@@ -1,7 +1,6 @@
 """The differences between the options of a run and those of its recipe."""
 
 import inspect
-import re
 from collections.abc import Mapping
 from pydoc import locate
 from typing import Any
@@ -9,13 +8,9 @@ from typing import Any
 import pytorch_lightning as pl
 
 from hsakd_pl.recipes import Recipe
+from hsakd_pl.records.options import Role, rule_of
 
 Differences = dict[str, tuple[Any, Any]]  # option -> values in the recipe and in the run
-# Options that depend on the machine and leave the experiment the same; the protocol's hash includes them nevertheless
-MACHINE = re.compile(
-    r"trainer\.(accelerator|strategy|devices|num_nodes|precision|benchmark|deterministic|plugins|use_distributed_sampler)"
-    r"|data\.init_args\.(num_workers|decode_on_device|on_error)$|model\.init_args\.(fast|compile|branch_metrics_every|num_classes)"
-)
 
 
 def expected(recipe: Recipe) -> dict[str, Any]:
@@ -28,6 +23,11 @@ def expected(recipe: Recipe) -> dict[str, Any]:
         options |= _defaults(path, locate(content["class_path"]))
         options |= {f"{path}.{name}": _as_recorded(value) for name, value in content.get("init_args", {}).items()}
     return options
+
+
+def is_of_machine(option: str) -> bool:
+    """Return True for an option that leaves the experiment the same, although it belongs to the protocol."""
+    return rule_of(option).role is Role.MACHINE
 
 
 def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> Differences:

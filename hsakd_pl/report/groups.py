@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from hsakd_pl.recipes import ALL_RECIPES, Recipe
 from hsakd_pl.records.formats import Row
 from hsakd_pl.records.measured import is_validated, reasons_against_test_of, test_accuracy
-from hsakd_pl.report.differences import MACHINE, Differences, differing, expected
+from hsakd_pl.report.differences import Differences, differing, expected, is_of_machine
 from hsakd_pl.report.rows import seed_of
 
 
@@ -19,7 +19,9 @@ class Group(NamedTuple):
         name: name in the table, different for each group.
         rows: the runs that count, one per seed.
         marks: notes for the reader of their mean.
-        paper: accuracy in percent as published, for example ``"78.67 +- 0.20"``, or ``""``.
+        paper: accuracy in percent as published, for example ``"78.67 +- 0.20"``, or ``""`` where the runs or their data
+            are not those of the published number.
+        comparable: a published number may stand next to these runs.
         recipe: name of the recipe, if all runs follow the same one.
         differences: options that differ from the recipe.
         others: runs that do not count: unfinished ones, and further runs of a seed.
@@ -29,6 +31,7 @@ class Group(NamedTuple):
     rows: list[Row]
     marks: list[str]
     paper: str
+    comparable: bool
     recipe: str | None
     differences: Differences
     others: list[Row]
@@ -65,17 +68,37 @@ def _group(recipe: Recipe | None, members: list[Row], differences: Differences) 
     for row in ended:
         first_of_seed.setdefault(seed_of(row), row)
     counted = list(first_of_seed.values())
-    changed = {option: new for option, (_, new) in differences.items() if not MACHINE.match(option)}
+    changed = {option: new for option, (_, new) in differences.items() if not is_of_machine(option)}
+    comparable = recipe is not None and _has_published_data(recipe, members) and not changed
     base_name = recipe.name if recipe else _files(members[0])
     return Group(
         name=", ".join([base_name, *(_describe(option, new) for option, new in changed.items())]),
         rows=counted,
-        marks=_marks(members, ended),
-        paper=recipe.published if recipe and not changed else "",
+        marks=_marks(members, ended) + _marks_of_data(recipe, members),
+        paper=recipe.published if recipe and comparable else "",
+        comparable=comparable,
         recipe=recipe.name if recipe else None,
         differences=differences,
         others=[row for row in members if not any(row is counted_row for counted_row in counted)],
     )
+
+
+def _has_published_data(recipe: Recipe, members: Sequence[Row]) -> bool:
+    """Return True if the runs have the data of the recipe's published number, or nothing is known of these."""
+    if recipe.published_data is None:
+        return True
+    facts = _data(members)
+    return bool(facts) and not recipe.published_data.difference(facts)
+
+
+def _marks_of_data(recipe: Recipe | None, members: Sequence[Row]) -> list[str]:
+    facts = _data(members)
+    if not facts:
+        return ["data not recorded"] if _protocol(members) else []
+    if recipe is None or recipe.published_data is None:
+        return []
+    difference = recipe.published_data.difference(facts)
+    return [f"not the paper's data: {difference}"] if difference else []
 
 
 def _describe(option: str, value: Any) -> str:
@@ -156,9 +179,10 @@ def _with_varying_facts(groups: Sequence[Group], facts_of: Callable[[Group], dic
 def _facts(group: Group) -> dict[str, Any]:
     """Return facts that may distinguish groups of one name: options of the machine, weights, devices and precision."""
     protocol = _protocol(_all_rows(group))
-    facts = {option: new for option, (_, new) in group.differences.items() if MACHINE.match(option)}
+    facts = {option: new for option, (_, new) in group.differences.items() if is_of_machine(option)}
     facts |= {name: str(protocol.get(f"{name}_sha256"))[:12] for name in ("teacher", "weights", "projection")}
     facts |= {name: protocol.get(name) for name in ("devices", "precision")}
+    facts |= {f"{split} data": each.get("fingerprint") for split, each in _data(_all_rows(group)).items()}
     return facts
 
 
@@ -172,6 +196,11 @@ def _all_rows(group: Group) -> list[Row]:
 
 def _protocol(members: Sequence[Row]) -> dict[str, Any]:
     return members[0].get("protocol") or {}
+
+
+def _data(members: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """Return what identifies each split of the data; empty for rows of earlier versions."""
+    return _protocol(members).get("data") or {}
 
 
 def _files(row: Row) -> str:

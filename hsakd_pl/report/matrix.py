@@ -21,7 +21,8 @@ def published(cells: Sequence[Cell]) -> list[Line]:
 def matrix(cells: Sequence[Cell], recipes: Mapping[str, Recipe], folder: Path, table_format: str) -> str:
     """Format the results of the cells below ``folder``: one table for each way in which runs differ from their recipes.
 
-    A published number is shown only next to runs that do not differ. Unfinished runs are called so.
+    A published number is shown only next to runs that do not differ, on the data that it belongs to.
+    Unfinished runs are called so.
     """
     tables: dict[str, dict[tuple[str, str], str]] = defaultdict(dict)
     numbers: list[Record] = []
@@ -31,7 +32,7 @@ def matrix(cells: Sequence[Cell], recipes: Mapping[str, Recipe], folder: Path, t
             (record,) = records([group])
             place = {"method": cell.method, "pair": cell.pair, "changed": changed, "published": cell.published}
             numbers.append(place | record)
-            tables[changed][cell.method, cell.pair] = _result(record, "" if changed else cell.published)
+            tables[changed][cell.method, cell.pair] = _result(record, cell.published if group.comparable else "")
     if table_format in ("csv", "json"):
         return format_table([], numbers, table_format)
     sections = []

@@ -1,0 +1,181 @@
+"""Identify the data of a split: the names of its classes, its number of images, its labels and its pictures."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch.distributed
+from torch import Tensor
+
+from hsakd_pl.data.splits import Split
+from hsakd_pl.errors import UsageError
+from hsakd_pl.files import naming
+
+MOST_BYTES = 2**30  # of a split in memory: larger ones are sampled
+MOST_FILES = 1000  # of a split on disk: larger ones are sampled, since each file takes milliseconds on a network disk
+FILE_BYTES = 2**16  # read of each file; together with its size they tell pictures apart
+DIGITS = 12  # hexadecimal digits of a digest
+
+
+@dataclass(frozen=True)
+class SplitFacts:
+    """What is in a split as it was read, before a part of it was chosen or held out.
+
+    Two splits with equal facts are the same data, wherever their files are.
+
+    Args:
+        classes: number of classes.
+        names: digest of the class names in label order.
+        images: number of images.
+        labels: digest of all labels in their order.
+        pictures: digest of the pairs of label and picture, whatever their order: pixels of tensors, the size and first
+            64 KiB of files. Of splits above 1 GiB or 1,000 files, it covers a sample at even distances.
+    """
+
+    classes: int
+    names: str
+    images: int
+    labels: str
+    pictures: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Return 12 hexadecimal digits that identify the split."""
+        return _digest(json.dumps(asdict(self), sort_keys=True).encode())
+
+
+Facts = Mapping[str, SplitFacts]  # by the name of a split
+MEANINGS = {
+    "classes": "number of classes",
+    "names": "class names",
+    "images": "number of images",
+    "labels": "labels",
+    "pictures": "pictures",
+}
+
+
+def facts_of(split: Split, class_names: Sequence[str]) -> SplitFacts:
+    """Return the facts of a split; raises UsageError naming a file that cannot be read."""
+    labels = np.ascontiguousarray(split.targets.cpu().numpy().astype("<i8"))
+    combined = np.zeros(4, dtype=np.uint64)  # a sum, which does not depend on the order of the images
+    for index, content in _sampled(split.images):
+        content.update(labels[index].tobytes())
+        combined += np.frombuffer(content.digest(), dtype="<u8")
+    return SplitFacts(
+        classes=len(class_names),
+        names=_digest(json.dumps(list(class_names)).encode("utf-8", "surrogatepass")),
+        images=len(labels),
+        labels=_digest(labels.tobytes()),
+        pictures=_digest(combined.tobytes()),
+    )
+
+
+def difference(before: SplitFacts, now: SplitFacts) -> str:
+    """Return in which facts two splits differ, such as ``number of images (100, now 101)``; empty if in none."""
+    phrases = []
+    for name, meaning in MEANINGS.items():
+        old = getattr(before, name)
+        new = getattr(now, name)
+        if old != new:
+            phrases.append(f"{meaning} ({old}, now {new})" if isinstance(old, int) else meaning)
+    return ", ".join(phrases)
+
+
+def saved(facts: Facts) -> dict[str, dict[str, Any]]:
+    """Return the facts of several splits as plain data, each with its fingerprint."""
+    return {split: asdict(each) | {"fingerprint": each.fingerprint} for split, each in sorted(facts.items())}
+
+
+def read_facts(content: Any, origin: str) -> dict[str, SplitFacts]:
+    """Read the result of :func:`saved`; raises UsageError naming ``origin`` if it is anything else."""
+    try:
+        return {str(split): _read_split(each) for split, each in content.items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{origin} does not identify its data ({error}): write it again") from error
+
+
+def _read_split(content: Any) -> SplitFacts:
+    return SplitFacts(
+        classes=int(content["classes"]),
+        names=str(content["names"]),
+        images=int(content["images"]),
+        labels=str(content["labels"]),
+        pictures=str(content["pictures"]),
+    )
+
+
+def check_unchanged(before: Facts, now: Facts, where: str) -> None:
+    """Raise UsageError if a split that was read before has other content now.
+
+    Args:
+        before: facts of the run that is resumed.
+        now: facts of the same splits.
+        where: the data module and its folder, for the error.
+    """
+    for split in sorted(before.keys() & now.keys()):
+        changed = difference(before[split], now[split])
+        if changed:
+            raise UsageError(
+                f"{where}: the {split} split is not the one that the resumed run began with, it differs in {changed}: "
+                "restore the data, or start a new run in another folder"
+            )
+
+
+def check_equal_on_all_processes(facts: Facts, where: str) -> None:
+    """Raise UsageError in all processes of a run if their splits differ in content."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    facts_by_rank: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(facts_by_rank, dict(facts))
+    first, *others = facts_by_rank
+    for rank, other in enumerate(others, 1):
+        for split in sorted(first.keys() & other.keys()):
+            changed = difference(first[split], other[split])
+            if changed:
+                raise UsageError(
+                    f"{where}: the {split} split of process {rank} differs from that of process 0 in "
+                    f"{changed.replace(', now ', ' and ')}: give all processes the same data"
+                )
+
+
+def _sampled(images: Tensor | list[str]) -> Iterator[tuple[int, Any]]:
+    """Yield the index and the hash of the content of the images that are sampled."""
+    if isinstance(images, Tensor):
+        pixels = images.detach().cpu()
+        most = max(1, MOST_BYTES // max(1, pixels[0].numel() * pixels.element_size()))
+        for index in _even_indices(len(pixels), most):
+            yield index, hashlib.sha256(_as_bytes(pixels[index]))
+    else:
+        for index in _even_indices(len(images), MOST_FILES):
+            yield index, hashlib.sha256(_first_bytes(images[index]))
+
+
+def _as_bytes(picture: Tensor) -> memoryview:
+    """Return the bytes of a picture, also of types that NumPy lacks, such as bfloat16."""
+    return picture.contiguous().flatten().view(torch.uint8).numpy().data
+
+
+def _first_bytes(path: str) -> bytes:
+    """Return the size of a file and its first bytes; empty for one whose opening as a picture raises the error."""
+    with naming(path):
+        if not Path(path).is_file():
+            return b""
+        with open(path, "rb") as file:
+            content = file.read(FILE_BYTES)
+            size = file.seek(0, 2)
+    return f"{size} ".encode() + content
+
+
+def _even_indices(count: int, most: int) -> Iterator[int]:
+    """Yield at most ``most`` of ``count`` indices at even distances."""
+    num_indices = min(count, most)
+    for position in range(num_indices):
+        yield position * count // num_indices
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:DIGITS]

@@ -1,0 +1,83 @@
+"""What each option of a run decides: whether it belongs to the protocol, and whether a resumed run may change it.
+
+The table below is the only place that says so: the protocol, the check of resumed runs and the tables of results read
+it. **An option that is not in it belongs to the protocol, and a change of it on resume is recorded.**
+"""
+
+import re
+from enum import Enum
+from typing import NamedTuple
+
+from hsakd_pl.modules.optimization import RATES
+
+
+class Role(Enum):
+    """What an option decides."""
+
+    RESULT = "the result; a change on resume is recorded"
+    KEPT = "the result, once for all: a checkpoint restores it, so that another value has no effect"
+    MACHINE = "where and how a run is computed; the experiment is the same"
+    SEED = "the random numbers: the runs of several seeds are averaged"
+    CONTENT = "where something is; what it contains counts instead: fingerprints of data, hashes of weights"
+    DISPLAY = "what is shown, saved or repeated, with the same result"
+
+
+class Rule(NamedTuple):
+    """The role of some options.
+
+    Attributes:
+        options: pattern of their whole dotted names; options inside of them have the same role.
+        role: what they decide.
+        resumes: what a resumed run may do: ``free`` to change them, ``recorded`` if it does, or ``kept``.
+    """
+
+    options: str
+    role: Role
+    resumes: str
+
+
+RULES = (  # the first one whose pattern matches counts
+    Rule("seed_everything", Role.SEED, "kept"),
+    Rule(r"data\.init_args\.seed", Role.SEED, "recorded"),
+    Rule(r"data\.init_args\.(root|download|predict_dir)", Role.CONTENT, "free"),
+    Rule(r"model\.init_args\.weights", Role.CONTENT, "kept"),
+    Rule(r"model\.init_args\.(teacher_weights|projection_weights|teacher_sha256)", Role.CONTENT, "free"),
+    Rule("config|ckpt_path|weights_only|save_every_minutes", Role.DISPLAY, "free"),
+    Rule(r"model\.init_args\.ensemble", Role.DISPLAY, "free"),  # extra results of a test
+    Rule(
+        r"trainer\.(default_root_dir|logger|enable_\w+|profiler|num_sanity_val_steps|log_every_n_steps|detect_anomaly"
+        r"|fast_dev_run|barebones|max_time)",
+        Role.DISPLAY,
+        "free",
+    ),
+    Rule(r"trainer\.model_registry", Role.DISPLAY, "recorded"),
+    Rule(r"trainer\.callbacks", Role.RESULT, "free"),  # compared by what they are: see records.callbacks
+    Rule(
+        r"optimizer|lr_scheduler|model\.class_path|model\.init_args\.(network|networks|optimizer|lr_scheduler"
+        rf"|source_classes|new_head|{'|'.join(RATES)})",
+        Role.KEPT,
+        "kept",
+    ),
+    Rule(r"model\.init_args\.num_classes", Role.MACHINE, "kept"),  # it comes from the data
+    Rule(r"trainer\.(benchmark|plugins)|data\.init_args\.(num_workers|on_error)", Role.MACHINE, "free"),
+    Rule(
+        r"trainer\.(accelerator|strategy|devices|num_nodes|precision|deterministic|use_distributed_sampler)"
+        r"|data\.init_args\.decode_on_device|model\.init_args\.(fast|compile|branch_metrics_every)",
+        Role.MACHINE,
+        "recorded",
+    ),
+)
+UNKNOWN = Rule("", Role.RESULT, "recorded")
+
+
+def rule_of(option: str) -> Rule:
+    """Return the rule of a dotted option, and for options that are not in the table that of results."""
+    for rule in RULES:
+        if re.fullmatch(rf"({rule.options})(\..*)?", option):
+            return rule
+    return UNKNOWN
+
+
+def in_protocol(option: str) -> bool:
+    """Return True if an option belongs to the protocol of a run."""
+    return rule_of(option).role in (Role.RESULT, Role.KEPT, Role.MACHINE)
