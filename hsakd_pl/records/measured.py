@@ -115,7 +115,7 @@ def epoch_of(row: Row, digest: str, epoch: int | None) -> str | None:
 
 def is_validated(row: Row) -> bool:
     """Return whether the last validation of a run is that of its last weights; early versions did not record it."""
-    step = row.get("validated_step", row.get("steps"))
+    step = row.get("last_val_step", row.get("steps"))
     return step == row.get("steps")
 
 

@@ -135,7 +135,7 @@ def _marks_of_run(row: Row) -> list[str]:
     elif planned not in (None, -1, epochs):
         marks.append(f"{row['folder']} ended in epoch {epochs} of {planned}")
     if not is_validated(row):
-        step = row.get("validated_step")
+        step = row.get("last_val_step")
         last_validation = f"its last validation was in step {step}" if step else "it was never validated"
         marks.append(f"{row['folder']} has {row.get('steps')} steps, {last_validation}")
     reasons = reasons_against_test_of(row)
