@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         ImageNetDataModule,
         STL10DataModule,
         TinyImageNetDataModule,
+        open_image,
     )
     from hsakd_pl.export import export_student, load_student
     from hsakd_pl.modules import (
@@ -56,6 +57,7 @@ __all__ = [
     "load_student",
     "load_weights",
     "methods",
+    "open_image",
     "published_state_dict",
     "register_network",
 ]

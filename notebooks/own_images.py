@@ -21,7 +21,15 @@ from sklearn.datasets import load_digits, load_sample_image
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from hsakd_pl import HSAKDModule, ImageFolderDataModule, StudentModule, TeacherModule, export_student, load_student
+from hsakd_pl import (
+    HSAKDModule,
+    ImageFolderDataModule,
+    StudentModule,
+    TeacherModule,
+    export_student,
+    load_student,
+    open_image,
+)
 
 for name in ("pytorch_lightning", "lightning_fabric"):
     logging.getLogger(name).setLevel(logging.ERROR)
@@ -143,11 +151,11 @@ loaded = load_student("exported")
 
 def predict(pictures: list[Image.Image]) -> torch.Tensor:
     """Return the class probabilities (B, N) of pictures of any size."""
-    return loaded(torch.stack([loaded.transform(picture.convert("RGB")) for picture in pictures])).softmax(1)
+    return loaded(torch.stack([loaded.transform(picture) for picture in pictures])).softmax(1)
 
 
 paths = sorted(Path("pictures", "val").rglob("*.png"))
-predicted = predict([Image.open(path) for path in paths]).argmax(1).tolist()
+predicted = predict([open_image(path) for path in paths]).argmax(1).tolist()
 correct = [loaded.class_names[label] == path.parent.name for path, label in zip(paths, predicted, strict=True)]
 accuracy["exported"] = 100 * sum(correct) / len(correct)
 print(f"exported student: {accuracy['exported']:.1f} % of {len(paths)} pictures")
@@ -158,7 +166,7 @@ print(f"exported student: {accuracy['exported']:.1f} % of {len(paths)} pictures"
 
 # %%
 flower = Image.fromarray(load_sample_image("flower.jpg"))
-pictures = [*map(Image.open, paths[:: len(paths) // 11][:11]), flower]
+pictures = [*map(open_image, paths[:: len(paths) // 11][:11]), flower]
 figure, axes = plt.subplots(2, 6, figsize=(8, 3.4))
 for axis, picture, row in zip(axes.flat, pictures, predict(pictures), strict=True):
     axis.imshow(picture)

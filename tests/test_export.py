@@ -5,6 +5,9 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +15,14 @@ import numpy as np
 import pytest
 import small
 import torch
+from data.test_images import TRANSPARENT_FILES, WIDE_FILES, tiff, turned
+from data.test_images import saved as pictured
 from huggingface_hub import HfApi, ModelCard
 from PIL import Image
 from torch import Tensor
 from torch.torch_version import TorchVersion
 
-from hsakd_pl import BaselineModule, DigitsDataModule, create_network, export_student, load_student
+from hsakd_pl import BaselineModule, DigitsDataModule, create_network, export_student, load_student, open_image
 from hsakd_pl.cli.main import main
 from hsakd_pl.data import Description
 from hsakd_pl.data.augment import normalise
@@ -240,6 +245,76 @@ def test_model_card_examples_run(exported: Path, tmp_path: Path) -> None:
         found = subprocess.run([sys.executable, "-c", code], cwd=exported, check=True, capture_output=True, text=True)
         said.append(found.stdout.strip())
     assert said[0] == said[1] and said[0] in DIGITS.class_names
+
+
+def gradient(mode: str) -> Image.Image:
+    """Return a picture of 20 x 13 pixels whose every pixel is different."""
+    pixels = np.arange(20 * 13 * 3).reshape(13, 20, 3) % 251
+    return Image.fromarray(pixels.astype(np.uint8)).convert(mode)
+
+
+def rotated(mode: str, ending: str, orientation: int) -> Callable[[Path], Path]:
+    _, exif = turned(orientation)
+    return lambda folder: pictured(folder / f"a.{ending}", gradient(mode), exif=exif)
+
+
+PICTURES: dict[str, Callable[[Path], Path]] = {
+    "rotated jpg": rotated("RGB", "jpg", 6),
+    "mirrored png": rotated("RGB", "png", 5),
+    "rotated webp": rotated("RGB", "webp", 8),
+    "rotated grey tif": rotated("L", "tif", 6),
+    "rotated palette tif": rotated("P", "tif", 7),
+    "CMYK jpg": lambda folder: pictured(folder / "a.jpg", gradient("CMYK")),
+    "rotated CMYK tif": rotated("CMYK", "tif", 8),
+    "palette gif": lambda folder: pictured(folder / "a.gif", gradient("P")),
+    "black and white": lambda folder: pictured(folder / "a.png", gradient("1")),
+    "12 bits": lambda folder: tiff(folder / "a.tif", bytes(range(24)), (4, 4), 12),
+    "upright and square": lambda folder: pictured(folder / "a.png", gradient("RGB").resize((11, 11))),
+    **{f"transparent {kind}": file for kind, file in TRANSPARENT_FILES.items()},
+    **{f"16-bit {kind}": file for kind, file in WIDE_FILES.items()},
+}
+
+
+def check_lines(card: str, folder: Path, picture: Path, student: Student) -> None:
+    """Check that the card's lines read a picture, and classify it, as ``predict`` does."""
+    expected = student.transform(open_image(picture))
+    label = int(student(expected[None]).argmax())
+    for lines in re.findall(r"```python\n(.*?)```", card, re.DOTALL):
+        code = lines.replace("picture.jpg", str(picture)).replace('"out"', repr(str(folder)))
+        names: dict[str, Any] = {}
+        with redirect_stdout(StringIO()) as printed:
+            exec(compile(code, "README.md", "exec"), names)
+        pixels = names.get("image")
+        if pixels is None:
+            pixels = torch.from_numpy(names["pixels"][0] * 255).round().to(torch.uint8)
+        assert torch.equal(pixels, expected)
+        assert printed.getvalue().strip() == student.class_names[label]
+
+
+@pytest.mark.parametrize("kind", PICTURES)
+def test_lines_of_model_card_read_pictures_as_predict_does(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.chdir(exported)
+    check_lines((exported / "README.md").read_text(), exported, PICTURES[kind](tmp_path), load_student(exported))
+
+
+@small.needs_onnx
+@pytest.mark.nightly
+def test_lines_of_model_card_crop_as_predict_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(create_network("resnet8", 4, branches=False).state_dict(), tmp_path / "weights.pth")
+    export_student(tmp_path / "weights.pth", tmp_path / "out", ["safetensors", "onnx"], "resnet8", KNOWN)
+    monkeypatch.chdir(tmp_path / "out")
+    for size in ((20, 13), (13, 20), (18, 18), (301, 57), (5, 4)):
+        picture = pictured(tmp_path / "a.png", gradient("RGB").resize(size))
+        check_lines(Path("README.md").read_text(), tmp_path / "out", picture, load_student(tmp_path / "out"))
+
+
+def test_pictures_of_model_card_need_their_metadata(tmp_path: Path) -> None:
+    for kind in ("rotated jpg", "transparent RGBA", "16-bit png"):
+        path = PICTURES[kind](tmp_path)
+        plain = Image.open(path).convert("RGB")
+        assert np.asarray(plain).tolist() != np.asarray(open_image(path)).tolist()
 
 
 def test_model_card_omits_accuracies_of_other_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

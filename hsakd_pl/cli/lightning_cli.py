@@ -24,6 +24,7 @@ from hsakd_pl.data.description import read_description
 from hsakd_pl.errors import UsageError
 from hsakd_pl.methods import DistilledModule  # noqa: F401  (makes the methods' names known to jsonargparse)
 from hsakd_pl.modules import HSAKDModule, LinearProbeModule
+from hsakd_pl.records.callbacks import TUNERS, configured_callbacks, restore_found_values
 from hsakd_pl.records.loggers import logger_maker
 from hsakd_pl.records.observers import observers
 from hsakd_pl.records.results import ResultWriter
@@ -155,7 +156,8 @@ class HSAKDCLI(LightningCLI):
         files = [str(file) for file in self._get(self.config, "config") or []]
         seed = self._get(self.config, "seed_everything", default=0)
         options = options_of(self.config.get(self.subcommand))
-        self.result = ResultWriter(config.default_root_dir, files, seed, best, options)
+        configured = configured_callbacks(config.callbacks, self._get(self.config, "trainer").callbacks)
+        self.result = ResultWriter(config.default_root_dir, files, seed, best, options, configured)
         if not config.barebones:
             kwargs |= self._recording_options(config, best)
         try:
@@ -181,6 +183,7 @@ class HSAKDCLI(LightningCLI):
                 plugins = [plugins]
             if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
                 options["plugins"] = [*plugins, WholeFiles()]
+        callbacks = [*self.trainer_defaults.get("callbacks", []), *callbacks]
         self.trainer_defaults["callbacks"] = callbacks  # LightningCLI adds them to those of the configuration
         return options
 
@@ -201,12 +204,28 @@ class HSAKDCLI(LightningCLI):
         results = saved_checkpoints(self.trainer.default_root_dir, "last")
         ckpt_path = self.config_init["fit"]["ckpt_path"]
         if ckpt_path is not None:
-            self._record_changes(read_checkpoint(Path(ckpt_path), training=True))
+            checkpoint = read_checkpoint(Path(ckpt_path), training=True)
+            self._keep_found_values(checkpoint)
+            self._record_changes(checkpoint)
         elif results:
             raise UsageError(
                 f"{results[0]} is the result of an earlier run: resume it with --ckpt_path {results[0]}, "
                 "or name another folder with --trainer.default_root_dir"
             )
+
+    def _keep_found_values(self, checkpoint: dict[str, Any]) -> None:
+        """Let a resumed run keep the values that its tuners found, instead of searching again."""
+        state = checkpoint["callbacks"].get(self.result.state_key, {})
+        # Lightning sets callbacks without declaring them
+        callbacks: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        tuners = [callback for callback in callbacks if isinstance(callback, TUNERS)]
+        if not tuners or "found" not in state:
+            return
+        for tuner in tuners:
+            callbacks.remove(tuner)
+        restore_found_values(state["found"], self.model, self.datamodule)
+        values = ", ".join(f"{option} {value:g}" for option, value in state["found"].items()) or "none"
+        rank_zero_info(f"The tuners do not search again: the values that the resumed run found stay ({values})")
 
     def _record_changes(self, checkpoint: dict[str, Any]) -> None:
         """Log the options that differ from those of the resumed run, and add them to the result."""

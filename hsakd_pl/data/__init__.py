@@ -7,6 +7,7 @@ from hsakd_pl.data.digits import DigitsDataModule
 from hsakd_pl.data.features import FeatureDataModule
 from hsakd_pl.data.imagefolder import ImageFolderDataModule
 from hsakd_pl.data.imagenet import ImageNetDataModule
+from hsakd_pl.data.images import open_image
 from hsakd_pl.data.splits import Split
 from hsakd_pl.data.stl10 import STL10DataModule
 from hsakd_pl.data.tinyimagenet import TinyImageNetDataModule
@@ -22,4 +23,5 @@ __all__ = [
     "STL10DataModule",
     "Split",
     "TinyImageNetDataModule",
+    "open_image",
 ]

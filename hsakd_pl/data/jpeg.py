@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from hsakd_pl.data.images import check_pixels, header, open_image, orientation
+from hsakd_pl.data.images import check_pixels, header, open_image
 from hsakd_pl.data.loader import Batch
+from hsakd_pl.data.picture import orientation
 from hsakd_pl.data.sources import BatchKey, TransformedBatches, WorkerBatches
 from hsakd_pl.errors import UsageError
 

@@ -1,11 +1,13 @@
 """Write the model card of an exported student: its origin, accuracy, use, files and licence."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jinja2 import Environment, FileSystemLoader
 
+from hsakd_pl.data import picture
 from hsakd_pl.export.checkpoint import Trained
 from hsakd_pl.export.formats import ExportedFile
 from hsakd_pl.files.weights import weights_digest
@@ -88,13 +90,19 @@ def model_card(
         facts=facts(trained, row, accuracies),
         folder_name=folder_name,
         files=files,
-        margin=(description.resize - description.image_size) // 2,
+        reader=picture_reader(),
         checked=checked,
         licence=licence,
         paper=PAPER,
     )
     front = yaml.safe_dump(front_matter(title, dataset, accuracies, files), sort_keys=False)
     return f"---\n{front}---\n\n{text}"
+
+
+def picture_reader() -> str:
+    """Return the code that reads pictures for ``predict``, which needs only Pillow."""
+    _, _, code = inspect.getsource(picture).partition('"""\n\n')
+    return code.strip()
 
 
 def facts(trained: Trained, row: dict[str, Any], accuracies: dict[str, float]) -> dict[str, str | None]:

@@ -214,7 +214,7 @@ def load_student(source: str | Path, network: str | nn.Module | None = None) -> 
 
     Examples:
         >>> student = load_student("exported")  # doctest: +SKIP
-        >>> image = student.transform(Image.open("photo.jpg").convert("RGB"))  # doctest: +SKIP
+        >>> image = student.transform(open_image("photo.jpg"))  # doctest: +SKIP
         >>> student.class_names[student(image[None]).argmax()]  # doctest: +SKIP
     """
     return Student.from_pretrained(source, network=network)

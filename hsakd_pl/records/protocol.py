@@ -14,11 +14,13 @@ import torchvision
 from hsakd_pl.data.fingerprint import saved
 from hsakd_pl.files.weights import WeightFile
 from hsakd_pl.modules.build import PRETRAINED, RANDOM
+from hsakd_pl.records.callbacks import found_values
 from hsakd_pl.records.options import in_protocol
 from hsakd_pl.version import __version__
 
 # Part of it where it is set: the protocols of earlier versions do not have this option.
 LOSS_WEIGHTS = "model.init_args.loss_weights"
+CALLBACKS = "trainer.callbacks"
 ROOT = "data.init_args.root"
 LIMITS = re.compile(r"trainer\.(limit_\w+_batches|overfit_batches|max_steps)$")
 
@@ -75,7 +77,11 @@ def kept_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def protocol_of(
-    options: Mapping[str, Any], changes: Sequence[Mapping[str, Any]], weights: Mapping[str, Any], trainer: pl.Trainer
+    options: Mapping[str, Any],
+    changes: Sequence[Mapping[str, Any]],
+    weights: Mapping[str, Any],
+    callbacks: Sequence[str],
+    trainer: pl.Trainer,
 ) -> dict[str, Any]:
     """Return the protocol of a fit, once it runs.
 
@@ -86,13 +92,16 @@ def protocol_of(
         options: resolved options of the run.
         changes: options that a resumed run changed.
         weights: return value of :func:`weight_facts`.
+        callbacks: return value of :func:`hsakd_pl.records.callbacks.training_callbacks`.
         trainer: trainer of the run.
     """
     module: Any = trainer.lightning_module
     data = getattr(trainer, "datamodule", None)
     facts = data_facts(data)
     optimizer = trainer.optimizers[0]
-    kept = kept_options(options)
+    found = found_values(options, module, data)
+    kept = kept_options({**options, **found})
+    kept[CALLBACKS] = "; ".join(callbacks) or None
     if "model.init_args.num_classes" in kept and hasattr(module, "num_classes"):
         kept["model.init_args.num_classes"] = module.num_classes  # which came from the data
     if facts is None and ROOT in options:
@@ -110,7 +119,7 @@ def protocol_of(
         "data": facts,
         "epochs": trainer.max_epochs,
         "optimizer": type(optimizer).__name__,
-        "lr": optimizer.defaults.get("lr"),
+        "lr": found.get("model.init_args.lr", optimizer.defaults.get("lr")),
         "momentum": optimizer.defaults.get("momentum"),
         "nesterov": optimizer.defaults.get("nesterov"),
         "weight_decay": optimizer.defaults.get("weight_decay"),

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import time
+import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from hsakd_pl.errors import UsageError
 from hsakd_pl.files import replacing
 from hsakd_pl.files.weights import read_weights, weights_digest
 from hsakd_pl.recipes import recipe_of
+from hsakd_pl.records.callbacks import Configured, found_values, training_callbacks
 from hsakd_pl.records.formats import RESULT_FILE, finite, is_finished
-from hsakd_pl.records.protocol import machine, protocol_of, weight_facts
+from hsakd_pl.records.protocol import CALLBACKS, machine, protocol_of, weight_facts
 
 
 class ResultWriter(pl.Callback):
@@ -33,18 +35,29 @@ class ResultWriter(pl.Callback):
         seed: seed of the run.
         kept: callback that keeps the best checkpoint.
         options: resolved options of the run.
+        configured: callbacks of the configuration, with their options.
     """
 
     def __init__(
-        self, folder: str | Path, configs: Iterable[str], seed: int, kept: ModelCheckpoint, options: dict[str, Any]
+        self,
+        folder: str | Path,
+        configs: Iterable[str],
+        seed: int,
+        kept: ModelCheckpoint,
+        options: dict[str, Any],
+        configured: Configured = (),
     ) -> None:
         self.path = Path(folder, RESULT_FILE)
         self.configs = list(configs)
         self.seed = seed
         self.kept = kept
         self.options = options
+        self.configured = configured
+        self.callbacks: list[str] | None = None  # that take part in training; None in earlier checkpoints
+        self.found: dict[str, Any] = {}  # by tuners, by option
         self.changes: list[dict[str, Any]] = []
         self.commit = _commit()
+        self.writer = uuid.uuid4().hex  # of this process
         self.spent = {"seconds": 0.0, "train_seconds": 0.0, "images": 0, "resumes": 0}
         self.metrics: dict[str, float | None] = {}
         self.weights: dict[str, Any] = {}
@@ -59,24 +72,46 @@ class ResultWriter(pl.Callback):
             "metrics": self.metrics,
             "options": self.options,
             "changes": self.changes,
+            "callbacks": self.callbacks,
+            "found": self.found,
+            "writer": self.writer,
             "weights": self.weights,
             "commit": self.commit,
             "best": self.best,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict.get("writer") == self.writer:  # a tuner restores what this process has saved
+            return
         self.spent.update(state_dict.get("spent", state_dict))  # early checkpoints contain nothing else
         self.spent["resumes"] += 1
         self.metrics = state_dict.get("metrics", {})
         self.weights = state_dict.get("weights", {})
         self.best = state_dict.get("best", self.best)
         self.changes[:0] = state_dict.get("changes", [])
+        self.callbacks = state_dict.get("callbacks")
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.is_global_zero and not self.weights:
             self.weights = weight_facts(self.options, getattr(module, "weight_files", {}))
 
-    def on_train_start(self, *_: Any) -> None:
+    def _record_callbacks(self, trainer: pl.Trainer) -> None:
+        """Add callbacks that a resumed run adds or leaves out to its changes."""
+        # Lightning sets callbacks without declaring them
+        callbacks = training_callbacks(trainer.callbacks, self.configured)  # type: ignore[attr-defined]
+        before = callbacks if self.callbacks is None else self.callbacks
+        self.callbacks = callbacks
+        if before != callbacks:
+            old = "; ".join(before) or None
+            new = "; ".join(callbacks) or None
+            step = trainer.global_step
+            rank_zero_info(f"From step {step} on, {CALLBACKS} is {new} instead of {old}; result.json records it")
+            change = {"option": CALLBACKS, "from": old, "to": new, "epoch": trainer.current_epoch, "step": step}
+            self.changes.append(change)
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._record_callbacks(trainer)
+        self.found = found_values(self.options, module, getattr(trainer, "datamodule", None))
         self._since_start = time.monotonic()
         self._since_batch = self._since_start  # a resumed epoch has no start of its own
 
@@ -141,7 +176,7 @@ class ResultWriter(pl.Callback):
             "best_epoch": best_epoch,
             **self._digests(trainer, finished),
             "metrics": self.metrics,
-            "protocol": protocol_of(self.options, self.changes, self.weights, trainer),
+            "protocol": protocol_of(self.options, self.changes, self.weights, self.callbacks or [], trainer),
             "seconds": round(seconds, 2),
             "device_hours": round(seconds * trainer.world_size / 3600, 4),
             "images_per_second": round(self.spent["images"] / max(self.spent["train_seconds"], 1e-9), 2),

@@ -215,6 +215,23 @@ def test_exif_orientation_is_applied(tmp_path: Path, ending: str, orientation: i
     assert encoded.ndim == 1 or is_upright(encoded)
 
 
+@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "RGBA", "I;16"])
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])
+def test_rotated_tiffs_look_as_other_files_of_their_orientation(tmp_path: Path, mode: str, compression: str) -> None:
+    picture = (
+        Image.fromarray(WIDE[:12]) if mode == "I;16" else Image.fromarray(GREY[:12].astype(np.uint8)).convert(mode)
+    )
+    upright = open_image(saved(tmp_path / "a.tif", picture, compression=compression))
+    for orientation in range(1, 9):
+        exif = turned(orientation)[1]
+        path = saved(tmp_path / "b.tif", picture, compression=compression, exif=exif)
+        reference = saved(tmp_path / "b.png", upright, exif=exif)
+        for read in (open_image, read_image):
+            found = read(str(path))
+            found = pil_to_tensor(found) if isinstance(found, Image.Image) else found
+            assert torch.equal(found, pil_to_tensor(open_image(reference)))
+
+
 @pytest.mark.parametrize("decode_on_device", [False, True])
 def test_exif_orientation_is_applied_in_training_and_prediction(tmp_path: Path, decode_on_device: bool) -> None:
     for orientation in (1, 6, 8):
