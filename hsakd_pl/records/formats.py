@@ -175,7 +175,7 @@ def read_test(path: Path) -> Row | None:
         return None
     if "format" not in test:
         test = _as_fractions(test)
-    elif test["format"] != TEST_FORMAT:
+    elif type(test["format"]) is int and test["format"] != TEST_FORMAT:
         raise UsageError(f"{path} has format {test['format']!s:.40}, this version reads {TEST_FORMAT}: update hsakd_pl")
     accuracies = {name: FRACTION for name in test if FRACTIONS.fullmatch(name)}
     likelihoods = {name: METRIC for name in test if name.endswith("_nll")}
@@ -276,4 +276,4 @@ def _check(path: Path, schema: Fields, content: Row) -> None:
 
 
 def _not_a_result(path: Path, reason: Exception) -> UsageError:
-    return UsageError(f"{path} is not a result ({reason}): remove it and run its experiment again")
+    return UsageError(f"{path} is not a result ({reason!s:.200}): remove it and run its experiment again")
