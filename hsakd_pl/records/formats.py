@@ -24,6 +24,7 @@ HISTORY_FILE = "metrics.csv"
 TEST_FORMAT = 2
 # In bytes: a run of the paper that logs every step writes 15 MB, one of ImageNet 50 MB
 LARGEST_HISTORY = 500_000_000
+LONGEST_ROW = 10_000_000  # characters of a line of rows.jsonl
 # Fields of test.json that are fractions: of the result, of each peer, and of each ensemble and early exit
 FRACTIONS = re.compile(r"(peer\d+_)?(acc|branch\d+_(joint|class))(_top\d+)?|(peer\d+_)?ece|left")
 
@@ -91,6 +92,10 @@ RESULT_FIELDS = Fields(
     },
     # the fields of the first version, without which a file is not a result
     required=("config", "last_val_acc", "best_val_acc", "images_per_second", "seconds"),
+)
+PREDICTED_FIELDS = Fields(
+    {"weights_digest": Text(), "images": Items(Text()), "complete": Flag()},
+    required=("weights_digest", "images", "complete"),
 )
 ENSEMBLE_FIELDS = {"acc": PROBABILITY, "nll": Number(), "ece": FRACTION, "multiply_adds": Number(0, 1e18)}
 EXIT_FIELDS = Fields(
@@ -216,6 +221,26 @@ def _check_labels(details: Row) -> None:
         raise ValueError(f"class_names has {len(names)} names, but there is the label {max(labels)}")
     if not any(details["reliability"]):
         raise ValueError("reliability has no images")
+
+
+def read_predicted(path: Path) -> Row | None:
+    """Read a ``predictions.json``, None if it is missing; raises UsageError if it is not one."""
+    subject = _read_object(path)
+    if subject is not None:
+        _check(path, PREDICTED_FIELDS, subject)
+    return subject
+
+
+def is_report(path: Path) -> bool:
+    """Return whether a ``rows.jsonl`` was written by a report, or is missing: its first line has the fields of a run."""
+    if not _exists(path):
+        return True
+    try:
+        with naming(path), path.open(encoding="utf-8") as file:
+            row = parse_json(file.readline(LONGEST_ROW))
+    except ValueError:
+        return False
+    return isinstance(row, dict) and row.keys() >= {"folder", *RESULT_FIELDS.required}
 
 
 def read_history(path: Path) -> list[dict[str, float]]:

@@ -15,12 +15,14 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 from torchmetrics.functional.classification import binary_calibration_error
 
+from hsakd_pl.errors import UsageError
 from hsakd_pl.files import replacing
 from hsakd_pl.files.weights import file_sha256, read_weights, weights_digest
 from hsakd_pl.modules.ensembles import BINS
 from hsakd_pl.records.details import confused_pairs, describe_example, project, reliability
 from hsakd_pl.records.ensembles import PICTURE, ensemble_results, rounded, show
-from hsakd_pl.records.formats import DETAILS_FILE, TEST_FILE, TEST_FORMAT
+from hsakd_pl.records.formats import DETAILS_FILE, TEST_FILE, TEST_FORMAT, read_test
+from hsakd_pl.records.measured import coverage, is_partial
 from hsakd_pl.records.protocol import machine
 
 EMBEDDED_IMAGES = 1000  # over all devices
@@ -92,6 +94,11 @@ class EvaluationWriter(pl.Callback):
             "class_names": getattr(getattr(trainer, "datamodule", None), "class_names", None),
         }
         results = self._results(trainer, pl_module, labels, probability, predicted)
+        if is_partial(results) and self._has_whole_test():
+            rank_zero_info(
+                f"{self.folder / TEST_FILE} stays as it is: a test of {coverage(results)} does not replace it"
+            )
+            return
         if sums is not None:
             results |= ensemble_results(sums, pl_module.networks, self._image_size)
         _write_json(self.folder / DETAILS_FILE, details, indent=None)
@@ -100,6 +107,14 @@ class EvaluationWriter(pl.Callback):
         if sums is not None:
             show(results, self.folder / PICTURE)
         rank_zero_info(f"The results of the test are in {self.folder / TEST_FILE}")
+
+    def _has_whole_test(self) -> bool:
+        """Return whether the folder has a test of a whole split."""
+        try:
+            earlier = read_test(self.folder / TEST_FILE)
+        except UsageError:  # it is not one, and may be replaced
+            return False
+        return earlier is not None and not is_partial(earlier)
 
     def _results(
         self, trainer: pl.Trainer, module: pl.LightningModule, labels: Tensor, probability: Tensor, predicted: Tensor

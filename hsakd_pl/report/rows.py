@@ -16,10 +16,13 @@ from hsakd_pl.records.formats import (
 )
 
 
+STEP_COLUMNS = {"epoch", "step", "lr", "train/loss_step"}  # of a logged step
+
+
 def collect(folder: Path) -> list[Row]:
     """Read all runs below ``folder``, sorted by their folders.
 
-    A row is the content of ``result.json``, with ``folder``, ``history`` (a dict per epoch or logged step), and
+    A row is the content of ``result.json``, with ``folder``, ``history`` (a dict per epoch), and
     ``test`` and ``details``, which are None before a test. Raises UsageError if there are no runs, or for a file that
     cannot be read.
     """
@@ -27,7 +30,9 @@ def collect(folder: Path) -> list[Row]:
     for path in sorted(folder.rglob(RESULT_FILE)):
         row = read_row(path)
         row["folder"] = str(path.parent)
-        row["history"] = read_history(path.with_name(HISTORY_FILE))
+        # without logged steps, of which a run may have hundreds of thousands
+        history = read_history(path.with_name(HISTORY_FILE))
+        row["history"] = [line for line in history if line.keys() - STEP_COLUMNS]
         row["test"] = read_test(path.with_name(TEST_FILE))
         row["details"] = read_details(path.with_name(DETAILS_FILE))
         rows.append(row)
