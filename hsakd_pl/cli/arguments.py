@@ -58,6 +58,25 @@ def option_tree(args: list[str]) -> dict[str, Any]:
     return tree
 
 
+def class_paths(content: Any) -> Iterator[str]:
+    """Yield the import paths of classes in the value of an option whose value is a class."""
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, dict):
+        yield from _nested_class_paths(content)
+
+
+def _nested_class_paths(content: Any) -> Iterator[str]:
+    values = content
+    if isinstance(content, dict):
+        if CLASS_PATH in content:
+            yield str(content[CLASS_PATH])
+        values = content.values()
+    if isinstance(content, dict | list):
+        for value in values:
+            yield from _nested_class_paths(value)
+
+
 def _parsed(flag: str, value: str) -> Any:
     try:
         return load_yaml(value)

@@ -14,15 +14,25 @@ RUN = "runs/digits/teacher_joint_resnet20"
 
 
 class Command(NamedTuple):
-    """A command: a sentence, an example, and the module that runs it ("" for LightningCLI's own)."""
+    """A command.
+
+    Args:
+        summary: a sentence about it.
+        example: arguments of an example.
+        module: module that runs it, or "" for LightningCLI's own commands.
+        imports_classes: whether its options may name classes of the user.
+    """
 
     summary: str
     example: str
     module: str = ""
+    imports_classes: bool = True
 
 
 COMMANDS = {  # in the order in which they are needed
-    "recipes": Command("List the experiments, or write them into a folder.", "configs", "hsakd_pl.commands.recipes"),
+    "recipes": Command(
+        "List the experiments, or write them into a folder.", "configs", "hsakd_pl.commands.recipes", False
+    ),
     "fit": Command("Train a model; all outputs go to one folder.", f"--config {DIGITS}"),
     "validate": Command("Evaluate a checkpoint on the validation split.", f"--config {DIGITS} --ckpt_path last"),
     "test": Command("Evaluate a checkpoint and its branches on the test split.", f"--config {DIGITS} --ckpt_path last"),
@@ -30,7 +40,9 @@ COMMANDS = {  # in the order in which they are needed
         "Classify images with a run, a checkpoint or an export.", f"{RUN} photos", "hsakd_pl.commands.predict"
     ),
     "sweep": Command("Train and test with several seeds.", f"--seeds 0-2 --config {DIGITS}", "hsakd_pl.commands.sweep"),
-    "report": Command("Compare runs in a table or a page.", "runs --html report.html", "hsakd_pl.commands.report"),
+    "report": Command(
+        "Compare runs in a table or a page.", "runs --html report.html", "hsakd_pl.commands.report", False
+    ),
     "bench": Command("Run the methods of a published table.", "classic --list", "hsakd_pl.commands.bench"),
     "export": Command(
         "Export a student as files that stand alone, with a model card.", RUN, "hsakd_pl.commands.export"

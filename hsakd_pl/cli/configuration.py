@@ -1,12 +1,14 @@
 """Read and write configurations, and check the options that change when a run is resumed."""
 
+import pydoc
 from collections.abc import Iterator, Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import yaml
-from jsonargparse import Namespace, set_loader
+from jsonargparse import Namespace, set_dumper, set_loader
 from pytorch_lightning.cli import SaveConfigCallback
 
 from hsakd_pl.errors import UsageError
@@ -16,7 +18,25 @@ from hsakd_pl.records.options import rule_of
 
 MODE = "strict yaml"  # name under which jsonargparse finds the package's reader
 
+
+class _TextDumper(yaml.SafeDumper):
+    """Write members of enumerations of strings as strings, which PyYAML refuses."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    return dumper.represent_str(text.value if isinstance(text, Enum) else str(text))
+
+
+_TextDumper.add_multi_representer(str, _represent_text)
+
+
+def dump_yaml(content: Any) -> str:
+    """Return plain data as YAML, in its order."""
+    return yaml.dump(content, Dumper=_TextDumper, default_flow_style=False, sort_keys=False)
+
+
 set_loader(MODE, load_yaml, (yaml.YAMLError,))
+set_dumper(MODE, dump_yaml)
 
 
 def options_of(config: Namespace) -> dict[str, Any]:
@@ -63,4 +83,38 @@ class ConfigWriter(SaveConfigCallback):
         # Lightning sets fast_dev_run without declaring it
         if stage == "fit" and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             with replacing(Path(trainer.default_root_dir, self.config_filename)) as file:
-                file.write(self.parser.dump(self.config, skip_none=False))
+                file.write(dump(self.parser, self.config))
+
+
+def dump(parser: Any, config: Namespace) -> str:
+    """Return a configuration as YAML that reads back as the same configuration.
+
+    jsonargparse fails on the members of an enumeration that are strings, and replaces a value by an error message where
+    it cannot name it: text that an option takes as well as a function, and functions without an import path, which only
+    defaults are. Text, lists and mappings stay as they are, and such a default is left out.
+    """
+    text = parser.dump(config, format=MODE, skip_none=False)
+    dumped = yaml.safe_load(text)
+    readable = _readable(dumped, config)
+    if readable == dumped:
+        return text
+    return dump_yaml(readable)
+
+
+def _readable(dumped: Any, value: Any) -> Any:
+    """Return what was dumped of a value, with its text as it was and without functions that cannot be imported."""
+    items = vars(value) if isinstance(value, Namespace) else value
+    if isinstance(dumped, dict) and isinstance(items, dict):
+        kept = {key: item for key, item in dumped.items() if _has_path(items.get(key))}
+        return {key: _readable(item, items.get(key)) for key, item in kept.items()}
+    if isinstance(dumped, list) and isinstance(items, list) and len(dumped) == len(items):
+        return [_readable(item, original) for item, original in zip(dumped, items, strict=True)]
+    is_plain = isinstance(value, str | dict | list) and not isinstance(value, Enum)
+    return value if is_plain and isinstance(dumped, str) else dumped
+
+
+def _has_path(value: Any) -> bool:
+    """Return False for a function or callable object that no import path leads to."""
+    if not callable(value) or isinstance(value, Namespace):
+        return True
+    return pydoc.locate(f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', '')}") is value

@@ -40,8 +40,7 @@ from hsakd_pl.runs.checkpoints import (
     saved_by_this_job,
     saved_checkpoints,
 )
-from hsakd_pl.runs.lock import sole_writer
-from hsakd_pl.runs.processes import match_torchrun
+from hsakd_pl.runs.processes import match_torchrun, restarts_by_torchrun, sole_writers
 
 
 class HSAKDCLI(LightningCLI):
@@ -88,17 +87,21 @@ class HSAKDCLI(LightningCLI):
         training = self.config.get("subcommand") == "fit"
         ckpt_path = config.get("ckpt_path")
         if training:  # a requeued job resumes from its own checkpoint
-            ckpt_path = next(filter(saved_by_this_job, saved_checkpoints(folder, "last")), ckpt_path)
-        resumed_checkpoint: dict[str, Any] = {}
+            saved = saved_checkpoints(folder, "last")
+            ckpt_path = next(filter(saved_by_this_job, saved), ckpt_path)
+            if ckpt_path == "last" and not saved and restarts_by_torchrun():
+                rank_zero_info(f"{folder} has no last.ckpt yet: the run begins, and a restart by torchrun resumes it")
+                ckpt_path = config.ckpt_path = None
+        run_checkpoint: dict[str, Any] = {}
         if ckpt_path is not None:
             path = find_checkpoint(str(ckpt_path), folder)
             config.ckpt_path = str(path)
             checkpoint = read_checkpoint(path, training)
             if not training and "data" in checkpoint:
                 self.description = read_description(checkpoint["data"], f"ckpt_path {path}")
-            if training and path.resolve().parent == folder.resolve():  # a file elsewhere belongs to another run
-                resumed_checkpoint = checkpoint
-        self.parser.add_instantiator(logger_maker(folder, resumed_checkpoint), Logger)
+            if path.resolve().parent == folder.resolve():  # a file elsewhere belongs to another run
+                run_checkpoint = checkpoint
+        self.parser.add_instantiator(logger_maker(folder, run_checkpoint, training), Logger)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data", "model.init_args.num_classes", self._num_classes, apply_on="instantiate")
@@ -191,9 +194,12 @@ class HSAKDCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         # Lightning sets fast_dev_run without declaring it
         writes_nothing = self.trainer.fast_dev_run or self.trainer.barebones  # type: ignore[attr-defined]
-        writes = subcommand in ("fit", "predict") and self.trainer.is_global_zero and not writes_nothing
-        with sole_writer(self.trainer.default_root_dir) if writes else nullcontext():
+        writes = subcommand in ("fit", "predict") and not writes_nothing
+        with sole_writers(self.trainer) if writes else nullcontext():
             super()._run_subcommand(subcommand)
+        for callback in self.trainer.checkpoint_callbacks:
+            if isinstance(callback, LastCheckpoint):
+                callback.signals.obey_at_end()
 
     def before_fit(self) -> None:
         if self._get(self.config, "cache_features"):
@@ -285,4 +291,4 @@ class HSAKDCLI(LightningCLI):
         test = ["test", "--config", str(Path(folder, "config.yaml")), "--ckpt_path", "last"]
         next_steps = [test, ["report", folder], ["export", folder]]
         commands = [shlex.join([*program(), *words]) for words in next_steps]
-        print(conclusion(self.trainer, *self.result.best_so_far(), commands), flush=True)
+        print(conclusion(folder, self.result.described(self.trainer), commands), flush=True)

@@ -39,6 +39,7 @@ def run(options: Namespace) -> None:
     import pytorch_lightning as pl
 
     from hsakd_pl.data import ImageDataModule
+    from hsakd_pl.files.lock import sole_writer
     from hsakd_pl.modules import BaselineModule
     from hsakd_pl.records.predictions import PredictionWriter
     from hsakd_pl.records.progress import Progress
@@ -62,7 +63,8 @@ def run(options: Namespace) -> None:
         enable_model_summary=False,
         callbacks=[PredictionWriter(options.folder, options.top, "folder"), Progress()],
     )
-    trainer.predict(BaselineModule(student.network), data, return_predictions=False)
+    with sole_writer(options.folder, "name another folder with --folder"):
+        trainer.predict(BaselineModule(student.network), data, return_predictions=False)
 
 
 def find_student(source: str, network: str | None = None) -> "Student":

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from hsakd_pl.cli.lightning_cli import HSAKDCLI
@@ -10,7 +11,9 @@ from hsakd_pl.errors import UsageError
 from hsakd_pl.files import local_path
 from hsakd_pl.records.formats import RESULT_FILE, is_finished
 from hsakd_pl.records.measured import is_tested
-from hsakd_pl.runs.signals import Interrupted
+from hsakd_pl.runs.signals import STOPPING, Interrupted
+
+SECONDS_TO_OBEY = 5  # a signal, for a process in the middle of a step
 
 
 class ParsedFit(HSAKDCLI):
@@ -51,12 +54,28 @@ def run_seed(seed: int, fit_options: list[str], recipe: Path) -> None:
 
 
 def run_process(arguments: list[str], debug: bool) -> int:
-    """Run ``hsakd`` in a process of its own and return its status; signals that stop this process reach it too."""
+    """Run ``hsakd`` in a process of its own and return its status, 128 + the number of the signal that killed it.
+
+    Raises :class:`Interrupted`, once the process has ended, if a signal stopped either of the two.
+    """
     debug_option = ["--debug"] if debug else []
     process = subprocess.Popen([sys.executable, "-m", "hsakd_pl", *arguments, *debug_option])
     try:
-        return process.wait()
+        status = process.wait()
     except Interrupted as interruption:
-        if interruption.status != 128 + signal.SIGINT:  # Ctrl-C reaches all processes of a terminal
-            process.terminate()
-        return process.wait()
+        _end(process, told=interruption.status == 128 + signal.SIGINT)  # Ctrl-C reaches all processes of a terminal
+        raise
+    status = status if status >= 0 else 128 - status
+    if status - 128 in STOPPING:
+        raise Interrupted(status - 128)
+    return status
+
+
+def _end(process: subprocess.Popen[bytes], told: bool) -> None:
+    """Wait until a process has ended; tell it to, at once or, if it was probably ``told``, when it has not obeyed."""
+    if told:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(SECONDS_TO_OBEY)
+    if process.poll() is None:
+        process.terminate()
+    process.wait()

@@ -17,6 +17,7 @@ from hsakd_pl.data.loader import ResumableLoader
 from hsakd_pl.data.progress import tracked
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import cache_folder, naming, read_text, replacing
+from hsakd_pl.files.lock import in_turn
 
 FILE = "hsakd_statistics.json"
 MAX_LEVEL = 255  # of uint8 pixels
@@ -60,7 +61,8 @@ def measure_once(
         make_loader: makes the loader of the images.
     """
     key = _fingerprint(root, paths, geometry)
-    files = [root / FILE, cache_folder() / FILE]
+    cache = cache_folder()
+    files = [root / FILE, *([] if cache is None else [cache / FILE])]
     for file in files:
         statistics = _stored(file, key)
         if statistics is not None:
@@ -106,7 +108,7 @@ def _stored(file: Path, key: str) -> Statistics | None:
 def _store(file: Path, key: str, entry: dict[str, Any]) -> bool:
     """Add an entry to the file; return False if it is not writable."""
     try:
-        with replacing(file) as stream:
+        with in_turn(file.with_name(f".{FILE}.writer")), replacing(file) as stream:
             json.dump(_entries(file) | {key: entry}, stream, indent=1)
             stream.write("\n")
     except UsageError:

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 import torch.nn as nn
 import torchvision
-from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -183,7 +183,8 @@ def save(student: Student, folder: Path, **entries: Any) -> None:
     with replacing(folder / CONFIG_FILE) as file:
         json.dump(student.config() | entries, file, indent=1, ensure_ascii=False)
     weights = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in student.state_dict().items()}
-    save_file(weights, folder / WEIGHTS_FILE, {"format": "pt"})
+    with replacing(folder / WEIGHTS_FILE, "wb") as file:
+        file.write(safetensors.torch.save(weights, {"format": "pt"}))
 
 
 def download(repository: str, **options: Any) -> Path:

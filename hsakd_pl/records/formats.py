@@ -6,7 +6,7 @@ Accuracies, calibration errors and shares are fractions in [0, 1] in all of them
 import csv
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -20,6 +20,7 @@ RESULT_FILE = "result.json"
 TEST_FILE = "test.json"
 DETAILS_FILE = "test_details.json"
 HISTORY_FILE = "metrics.csv"
+STEP_COLUMNS = {"epoch", "step", "lr", "train/loss_step"}  # of the rows of logged steps in metrics.csv
 # Written into test.json; files without a format, of earlier versions, hold percentages
 TEST_FORMAT = 2
 # In bytes: a run of the paper that logs every step writes 15 MB, one of ImageNet 50 MB
@@ -93,10 +94,6 @@ RESULT_FIELDS = Fields(
     # the fields of the first version, without which a file is not a result
     required=("config", "last_val_acc", "best_val_acc", "images_per_second", "seconds"),
 )
-PREDICTED_FIELDS = Fields(
-    {"weights_digest": Text(), "images": Items(Text()), "complete": Flag()},
-    required=("weights_digest", "images", "complete"),
-)
 ENSEMBLE_FIELDS = {"acc": PROBABILITY, "nll": Number(), "ece": FRACTION, "multiply_adds": Number(0, 1e18)}
 EXIT_FIELDS = Fields(
     ENSEMBLE_FIELDS | {"threshold": Number(), "left": Items(PROBABILITY)},
@@ -158,6 +155,11 @@ def finite(metrics: Mapping[str, Any]) -> dict[str, float | None]:
     return {name: number if math.isfinite(number) else None for name, number in numbers.items()}
 
 
+def of_validation(metrics: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Return the metrics that a validation logs: those whose names begin with ``val``."""
+    return {name: value for name, value in metrics.items() if name.startswith("val")}
+
+
 def is_finished(path: Path) -> bool:
     """Return True if a run that has ended wrote the ``result.json`` at ``path``; early versions wrote no others."""
     return _exists(path) and read_row(path).get("finished", True)
@@ -167,6 +169,8 @@ def read_row(path: Path) -> Row:
     """Read a ``result.json``; raises UsageError if it is not one."""
     row = _read_object(path) or {}
     _check(path, RESULT_FIELDS, row)
+    if row.get("protocol", {}).get("epochs") == -1:
+        row["protocol"]["epochs"] = None  # earlier versions wrote Lightning's number for no limit
     return row
 
 
@@ -223,16 +227,19 @@ def _check_labels(details: Row) -> None:
         raise ValueError("reliability has no images")
 
 
-def read_predicted(path: Path) -> Row | None:
-    """Read a ``predictions.json``, None if it is missing; raises UsageError if it is not one."""
-    subject = _read_object(path)
-    if subject is not None:
-        _check(path, PREDICTED_FIELDS, subject)
-    return subject
+def read_predictions(path: Path) -> Iterator[Row]:
+    """Yield the lines of a ``predictions.jsonl``; one empty line if it is missing or is not one."""
+    try:
+        with naming(path), path.open(encoding="utf-8") as file:
+            for text in file:
+                line = parse_json(text)
+                yield line if isinstance(line, dict) else {}
+    except (UsageError, ValueError):
+        yield {}
 
 
 def is_report(path: Path) -> bool:
-    """Return whether a ``rows.jsonl`` was written by a report, or is missing: its first line has the fields of a run."""
+    """Return whether a ``rows.jsonl`` was written by a report, as its first line shows, or is missing."""
     if not _exists(path):
         return True
     try:

@@ -9,25 +9,28 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, Timer
 from pytorch_lightning.utilities import rank_zero_info
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import replacing
 from hsakd_pl.files.weights import read_weights, weights_digest
+from hsakd_pl.modules.budget import is_whole_epoch, planned_steps, steps_of_epochs
 from hsakd_pl.recipes import recipe_of
 from hsakd_pl.records.callbacks import Configured, found_values, training_callbacks
-from hsakd_pl.records.formats import RESULT_FILE, finite, is_finished
+from hsakd_pl.records.formats import RESULT_FILE, finite, is_finished, of_validation
 from hsakd_pl.records.protocol import CALLBACKS, machine, protocol_of, weight_facts
 
 
 class ResultWriter(pl.Callback):
-    """Write ``result.json`` after every epoch, and once more, marked as finished, when training has ended.
+    """Write ``result.json`` after every epoch, and once more when training has ended.
 
-    It contains recipe, config files, seed, protocol, epochs, last and best validation accuracy in [0, 1], all last
-    metrics, cost (seconds, device-hours, training images/s of all devices, resumes), device, versions, commit, and the
-    changes that a resumed run made from some step on. Checkpoints carry this state, so that a run without epochs left
-    to train can still write it. Only another finished run replaces the file of a finished run.
+    It contains recipe, config files, seed, protocol, number of complete epochs, optimizer steps and how many were
+    planned, last and best validation accuracy in [0, 1] and the step of the last validation, all last metrics, cost
+    (seconds, device-hours, training images/s of all devices, resumes), device, versions, commit, and the changes that a
+    resumed run made from some step on. Checkpoints carry this state, so that a run without epochs left to train can
+    still write it. A run is ``finished`` when it has taken its planned steps, or when early stopping ended it. Only
+    another finished run replaces the file of a finished run.
 
     Args:
         folder: folder of the file.
@@ -62,6 +65,14 @@ class ResultWriter(pl.Callback):
         self.metrics: dict[str, float | None] = {}
         self.weights: dict[str, Any] = {}
         self.best: tuple[float | None, int | None] = (None, None)  # val/acc and its epoch
+        self.max_epochs = -1
+        self.max_steps = -1
+        self.planned_steps: int | None = None
+        self.last_val_step: int | None = None
+        self.val_metrics: dict[str, float | None] = {}  # of the last validation
+        # Number of complete epochs, and of optimizer steps in them; None in checkpoints of earlier versions
+        self.ended_epochs: int | None = 0
+        self.ended_steps = 0
         self._since_start = 0.0
         self._since_batch = 0.0
         self._trained = False
@@ -78,6 +89,11 @@ class ResultWriter(pl.Callback):
             "weights": self.weights,
             "commit": self.commit,
             "best": self.best,
+            "planned_steps": self.planned_steps,
+            "last_val_step": self.last_val_step,
+            "val_metrics": self.val_metrics,
+            "ended_epochs": self.ended_epochs,
+            "ended_steps": self.ended_steps,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -90,10 +106,22 @@ class ResultWriter(pl.Callback):
         self.best = state_dict.get("best", self.best)
         self.changes[:0] = state_dict.get("changes", [])
         self.callbacks = state_dict.get("callbacks")
+        self.planned_steps = state_dict.get("planned_steps")
+        self.last_val_step = state_dict.get("last_val_step")
+        self.val_metrics = state_dict.get("val_metrics", {})
+        self.ended_epochs = state_dict.get("ended_epochs")
+        self.ended_steps = state_dict.get("ended_steps", 0)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self.max_epochs = trainer.max_epochs or 0  # StochasticWeightAveraging adds an epoch later on
+            self.max_steps = trainer.max_steps
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.is_global_zero and not self.weights:
             self.weights = weight_facts(self.options, getattr(module, "weight_files", {}))
+        if stopped_early(trainer):  # before, in the resumed run
+            trainer.should_stop = True
 
     def _record_callbacks(self, trainer: pl.Trainer) -> None:
         """Add callbacks that a resumed run adds or leaves out to its changes."""
@@ -112,6 +140,12 @@ class ResultWriter(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._record_callbacks(trainer)
         self.found = found_values(self.options, module, getattr(trainer, "datamodule", None))
+        if self.ended_epochs is None:
+            self.ended_epochs = trainer.current_epoch
+            self.ended_steps = steps_of_epochs(trainer, range(trainer.current_epoch)) or trainer.global_step
+        self.planned_steps = planned_steps(
+            trainer, self.max_epochs, self.max_steps, self.ended_epochs, self.ended_steps
+        )
         self._since_start = time.monotonic()
         self._since_batch = self._since_start  # a resumed epoch has no start of its own
 
@@ -120,8 +154,12 @@ class ResultWriter(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._since_batch = time.monotonic()
-        accuracy = finite(trainer.callback_metrics).get("val/acc")
-        if accuracy is not None and not trainer.sanity_checking and accuracy > (self.best[0] or -1):
+        if trainer.sanity_checking:
+            return
+        self.last_val_step = trainer.global_step
+        self.val_metrics = of_validation(finite(trainer.callback_metrics))
+        accuracy = self.val_metrics.get("val/acc")
+        if accuracy is not None and accuracy > (self.best[0] or -1):
             self.best = (accuracy, trainer.current_epoch + 1)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, _: Any, batch: Any, __: int) -> None:
@@ -132,16 +170,53 @@ class ResultWriter(pl.Callback):
         self._trained = True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.metrics = finite(trainer.callback_metrics)
-        self._write(trainer, trainer.current_epoch + 1, finished=False)
+        self.metrics = self.val_metrics | finite(trainer.callback_metrics)
+        if is_whole_epoch(trainer):
+            self.ended_epochs = trainer.current_epoch + 1
+            self.ended_steps = trainer.global_step
+        self._write(trainer, finished=False)
 
     def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        finished = self._is_finished(trainer)
         if self._trained:
-            self.metrics = finite(trainer.callback_metrics)
+            self.metrics = self.val_metrics | finite(trainer.callback_metrics)
+            if not finished:
+                rank_zero_info(f"The run is unfinished: it has {self._progress(trainer)}")
         else:
-            rank_zero_info(f"Nothing is left to train: the run has its {trainer.current_epoch} epochs")
+            self._explain_no_training(trainer, finished)
         if self._trained or (self.metrics and not is_finished(self.path)):
-            self._write(trainer, trainer.current_epoch, finished=True)
+            self._write(trainer, finished)
+
+    def _is_finished(self, trainer: pl.Trainer) -> bool:
+        """Return True if the run has taken its planned steps, or if early stopping ended it."""
+        if stopped_early(trainer):
+            return True
+        if self.planned_steps is not None:
+            return trainer.global_step >= self.planned_steps
+        has_epochs = 0 <= self.max_epochs <= self._epochs(trainer)
+        has_steps = 0 <= self.max_steps <= trainer.global_step
+        return has_epochs or has_steps
+
+    def _epochs(self, trainer: pl.Trainer) -> int:
+        """Return the number of complete epochs, without the one that StochasticWeightAveraging adds."""
+        epochs = trainer.current_epoch if self.ended_epochs is None else self.ended_epochs
+        return epochs if self.max_epochs == -1 else min(epochs, self.max_epochs)
+
+    def _progress(self, trainer: pl.Trainer) -> str:
+        planned = "" if self.planned_steps is None else f" of {self.planned_steps:,}"
+        return f"{trainer.global_step:,}{planned} steps, in {self._epochs(trainer)} complete epochs"
+
+    def _explain_no_training(self, trainer: pl.Trainer, finished: bool) -> None:
+        """Log why nothing was trained; raise UsageError if a callback forbids to finish the run."""
+        if stopped_early(trainer):
+            rank_zero_info(
+                f"Nothing is left to train: early stopping ended the run after {self._progress(trainer)}; to train "
+                "further, remove EarlyStopping from trainer.callbacks"
+            )
+        elif finished or not trainer.should_stop:
+            rank_zero_info(f"Nothing is left to train: the run has its {self._epochs(trainer)} epochs")
+        else:
+            raise UsageError(f"the run has {self._progress(trainer)}, but {_stopping_option(trainer)}")
 
     def best_so_far(self) -> tuple[float | None, int | None]:
         """Return the best validation accuracy and its epoch; early checkpoints do not contain the epoch."""
@@ -150,33 +225,54 @@ class ResultWriter(pl.Callback):
             return float(kept), None
         return self.best
 
+    def described(self, trainer: pl.Trainer) -> str | None:
+        """Return the last and the best validation accuracy and where they were measured; None without any."""
+        last = self.metrics.get("val/acc")
+        best, best_epoch = self.best_so_far()
+        if last is None or best is None or self.last_val_step is None:
+            return None
+        best_text = f"best {100 * best:.2f} %" + (f" (epoch {best_epoch})" if best_epoch else "")
+        return f"{100 * last:.2f} % {self._validated(trainer)}; {best_text}"
+
+    def _validated(self, trainer: pl.Trainer) -> str:
+        """Return a phrase that says after which part of the fit the last validation took place."""
+        if self.last_val_step != trainer.global_step or not self._is_finished(trainer):
+            return f"after step {self.last_val_step:,}, while the run has {self._progress(trainer)}"
+        is_whole = self.ended_steps == trainer.global_step
+        return f"after epoch {self._epochs(trainer)}, the last" if is_whole else "after the last step"
+
     def _seconds(self) -> float:
         return self.spent["seconds"] + (time.monotonic() - self._since_start if self._since_start else 0.0)
 
-    def _write(self, trainer: pl.Trainer, epochs: int, finished: bool) -> None:
+    def _write(self, trainer: pl.Trainer, finished: bool) -> None:
         # Lightning sets fast_dev_run without declaring it
         if trainer.fast_dev_run or not trainer.is_global_zero or (not finished and is_finished(self.path)):  # type: ignore[attr-defined]
             return
         with replacing(self.path) as file:
-            json.dump(self._row(trainer, epochs, finished), file, indent=1, allow_nan=False)
+            json.dump(self._row(trainer, finished), file, indent=1, allow_nan=False)
             file.write("\n")
 
-    def _row(self, trainer: pl.Trainer, epochs: int, finished: bool) -> dict[str, Any]:
+    def _row(self, trainer: pl.Trainer, finished: bool) -> dict[str, Any]:
         seconds = self._seconds()
         best_val_acc, best_epoch = self.best_so_far()
+        max_epochs = None if self.max_epochs == -1 else self.max_epochs
+        protocol = protocol_of(self.options, self.changes, self.weights, self.callbacks or [], trainer)
         return {
             "recipe": recipe_of(self.configs),
             "config": self.configs,
             "seed": self.seed,
             "data_seed": self.options.get("data.init_args.seed"),
             "finished": finished,
-            "epochs": epochs,
+            "epochs": self._epochs(trainer),
+            "steps": trainer.global_step,
+            "planned_steps": self.planned_steps,
             "last_val_acc": self.metrics.get("val/acc"),
+            "last_val_step": self.last_val_step,
             "best_val_acc": best_val_acc,
             "best_epoch": best_epoch,
             **self._digests(trainer, finished),
             "metrics": self.metrics,
-            "protocol": protocol_of(self.options, self.changes, self.weights, self.callbacks or [], trainer),
+            "protocol": protocol | {"epochs": max_epochs},
             "seconds": round(seconds, 2),
             "device_hours": round(seconds * trainer.world_size / 3600, 4),
             "images_per_second": round(self.spent["images"] / max(self.spent["train_seconds"], 1e-9), 2),
@@ -213,6 +309,32 @@ def _file_digest(path: Path | None, step: int | None, otherwise: str | None) -> 
         checkpoint = {}
     is_of_step = step is None or checkpoint.get("global_step") == step
     return weights_digest(checkpoint["state_dict"]) if checkpoint and is_of_step else otherwise
+
+
+def stopped_early(trainer: pl.Trainer) -> bool:
+    """Return True if an EarlyStopping callback has stopped the fit, or had stopped the one that is resumed."""
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set without being declared
+    for callback in callbacks:
+        if not isinstance(callback, EarlyStopping):
+            continue
+        reason = getattr(callback, "stopping_reason", None)  # since Lightning 2.6; 0 means not stopped
+        was_patient = callback.wait_count < max(callback.patience, 1)
+        if callback.stopped_epoch or not was_patient or (reason is not None and reason.value):
+            return True
+    return False
+
+
+def _stopping_option(trainer: pl.Trainer) -> str:
+    """Return which callback stops a fit before its first step, and the remedy."""
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set without being declared
+    for callback in callbacks:
+        left = callback.time_remaining() if isinstance(callback, Timer) else None
+        if left is not None and left <= 0:
+            return (
+                "trainer.max_time (Lightning's Timer) is used up, since it counts the time of all starts: raise it or "
+                "leave it out"
+            )
+    return "a callback stopped it before its first step: change or remove that callback"
 
 
 def _commit() -> str | None:

@@ -42,14 +42,20 @@ def introduction(trainer: pl.Trainer, module: HSAKDModule) -> list[tuple[str, st
         device = torch.cuda.get_device_name(module.device)
     else:
         device = f"{module.device.type}, {os.cpu_count()} cores"
-    length = f"{trainer.max_epochs} epochs" if (trainer.max_epochs or -1) > 0 else "unlimited epochs"
-    if trainer.max_steps > 0:
-        length += f", at most {trainer.max_steps:,} steps"
+    length = _describe_length(trainer)
     batch_size = getattr(data, "batch_size", "of the loader")
     lines.append(("device", f"{trainer.world_size} x {device}, precision {trainer.precision}"))
     lines.append(("training", f"{length}, batch {batch_size}, seed {os.environ.get('PL_GLOBAL_SEED')}"))
     lines.append(("folder", trainer.default_root_dir))
     return lines
+
+
+def _describe_length(trainer: pl.Trainer) -> str:
+    """Return the number of epochs or steps of a fit, whichever limits it."""
+    limits = [] if trainer.max_epochs == -1 else [f"{trainer.max_epochs} epochs"]
+    if trainer.max_steps != -1:
+        limits.append(f"at most {trainer.max_steps:,} steps" if limits else f"{trainer.max_steps:,} steps")
+    return ", ".join(limits) or "unlimited epochs"
 
 
 def _describe_networks(module: HSAKDModule, image_size: int | None) -> list[tuple[str, str]]:
@@ -101,15 +107,10 @@ def _size(network: Network, image_size: int | None) -> str:
     return f"{size}, {multiply_adds(network, image_size) / 1e6:,.1f} M multiply-adds"
 
 
-def conclusion(trainer: pl.Trainer, best: float | None, best_epoch: int | None, commands: list[str]) -> str:
-    """Describe the result of a fit: accuracies, the files in its folder, and commands to run next."""
-    folder = Path(trainer.default_root_dir)
-    lines = []
-    last = trainer.callback_metrics.get("val/acc")
-    if last is not None and best is not None:
-        result = f"{100 * last:.2f} % after epoch {trainer.current_epoch}, the last; best {100 * best:.2f} %"
-        lines.append(("result", f"{result} (epoch {best_epoch})" if best_epoch else result))
-    files = sorted(path.name for path in folder.glob("[!.]*"))
+def conclusion(folder: str | Path, result: str | None, commands: list[str]) -> str:
+    """Return the end of a fit in a few lines: its result, the files in its folder, and commands to run next."""
+    lines = [] if result is None else [("result", result)]
+    files = sorted(path.name for path in Path(folder).glob("[!.]*"))
     lines.append(("files", f"{folder}: {', '.join(files)}"))
     for number, command in enumerate(commands):
         lines.append(("" if number else "next", command))

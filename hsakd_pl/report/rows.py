@@ -7,6 +7,7 @@ from hsakd_pl.records.formats import (
     DETAILS_FILE,
     HISTORY_FILE,
     RESULT_FILE,
+    STEP_COLUMNS,
     TEST_FILE,
     Row,
     read_details,
@@ -14,9 +15,6 @@ from hsakd_pl.records.formats import (
     read_row,
     read_test,
 )
-
-
-STEP_COLUMNS = {"epoch", "step", "lr", "train/loss_step"}  # of a logged step
 
 
 def collect(folder: Path) -> list[Row]:

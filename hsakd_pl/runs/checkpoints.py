@@ -14,6 +14,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.files import local_path, replacing
 from hsakd_pl.files.weights import read_weights
+from hsakd_pl.modules.budget import is_whole_epoch
 from hsakd_pl.runs.signals import Signals
 
 FILES_BY_KEYWORD = {"last": ("last.ckpt", "hpc_ckpt_*.ckpt"), "best": ("best.ckpt",), "hpc": ("hpc_ckpt_*.ckpt",)}
@@ -123,12 +124,32 @@ class LastCheckpoint(ModelCheckpoint):
         self.seconds = 60 * every_minutes
         self.saved_at = 0.0
         self.signals = Signals(str(Path(folder, "last.ckpt")), resume_command)
+        self._max_steps: int | None = None
+        self._stops = False  # after the next optimizer step
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Hide ``max_steps`` while Lightning restores its loops, after this hook and before ``on_train_start``.
+
+        With it, Lightning repeats the end of an epoch that is complete, and trains the next one on other batches.
+        """
+        if trainer.ckpt_path is not None:
+            self._max_steps = trainer.max_steps
+            trainer.fit_loop.epoch_loop.max_steps = -1
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._show_max_steps(trainer)  # no step was left to train
+
+    def _show_max_steps(self, trainer: pl.Trainer) -> None:
+        if self._max_steps is not None:
+            trainer.fit_loop.epoch_loop.max_steps = self._max_steps
+            self._max_steps = None
 
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.signals.take_over(trainer)  # workers are started from here on, and inherit what a signal does
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
+        self._show_max_steps(trainer)
         self.signals.take_over(trainer)
         self.saved_at = time.monotonic()
 
@@ -141,8 +162,35 @@ class LastCheckpoint(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and not trainer.is_last_batch
-        if not stepped or (trainer.world_size > 1 and (batch_idx + 1) % STEPS_BETWEEN_AGREEMENTS):
+        self._postpone_stop(trainer)
+        if not self._validates_next(trainer):
+            self._save_when_due(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._postpone_stop(trainer)
+            self._save_when_due(trainer)
+
+    def _validates_next(self, trainer: pl.Trainer) -> bool:
+        """Return True if a validation follows, which a run resumed from here would leave out."""
+        loop = trainer.fit_loop
+        return loop._data_fetcher is not None and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+
+    def _postpone_stop(self, trainer: pl.Trainer) -> None:
+        """Let a stop take effect after an optimizer step: checkpoints do not contain accumulated gradients."""
+        has_stepped = _has_stepped(trainer)
+        if has_stepped:
+            trainer.should_stop = trainer.should_stop or self._stops
+        self._stops = trainer.should_stop and not has_stepped
+        trainer.should_stop = trainer.should_stop and has_stepped
+
+    def _save_when_due(self, trainer: pl.Trainer) -> None:
+        """Save inside an epoch, after an optimizer step, if it is time to or if a signal has arrived."""
+        batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        if trainer.is_last_batch or not _has_stepped(trainer):
+            return
+        if trainer.world_size > 1 and batches % STEPS_BETWEEN_AGREEMENTS:
             return
         is_signalled = bool(self.signals.received)
         is_due = time.monotonic() > self.saved_at + self.seconds
@@ -162,6 +210,9 @@ class LastCheckpoint(ModelCheckpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint["slurm_job"] = os.environ.get("SLURM_JOB_ID")
+        progress: Any = trainer.fit_loop.epoch_progress.current  # declared as one without these counts
+        if progress.processed > progress.completed and _has_stepped(trainer) and not is_whole_epoch(trainer):
+            _reopen_epoch(checkpoint["loops"]["fit_loop"])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore nothing: the file has one name, in this run's folder."""
@@ -172,6 +223,24 @@ class LastCheckpoint(ModelCheckpoint):
     def _agreed(self, trainer: pl.Trainer, decision: bool) -> bool:
         """Return whether any of the processes decided so."""
         return bool(trainer.strategy.reduce_boolean_decision(decision, all=False))
+
+
+def _has_stepped(trainer: pl.Trainer) -> bool:
+    """Return True if the last batch ended with an optimizer step, False while gradients are accumulated."""
+    batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+    return batches % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
+
+
+def _reopen_epoch(fit_loop: dict[str, Any]) -> None:
+    """Change the state of a fit that was stopped inside an epoch, so that it resumes at the next batch.
+
+    When it is stopped, by ``max_steps`` or a callback, Lightning counts the epoch as processed. The state becomes that
+    of the end of the last batch's step.
+    """
+    for counts in ("total", "current"):
+        fit_loop["epoch_progress"][counts]["processed"] -= 1
+        fit_loop["epoch_loop.batch_progress"][counts]["completed"] -= 1
+    fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
 
 
 def _moved(value: Any, old: str, new: str) -> Any:

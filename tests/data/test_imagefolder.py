@@ -237,11 +237,11 @@ def test_changed_folder_or_size_is_measured_again(root: Path) -> None:
 def test_statistics_of_read_only_folder_are_cached_in_home(
     root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (root / f"{FILE}.partial").mkdir()  # which cannot be replaced, even by root
+    (root / FILE).mkdir()  # which cannot be replaced, even by root
     with caplog.at_level("INFO"):
         first = ready(root)
         assert ready(root).mean == first.mean
-    assert not (root / FILE).exists() and (cache / "hsakd_pl" / FILE).is_file()
+    assert not (root / FILE).is_file() and (cache / "hsakd_pl" / FILE).is_file()
     assert f"measured before and are stored in {cache}" in caplog.text
     monkeypatch.setenv("XDG_CACHE_HOME", str(root / "train/ant/0.jpg"))
     with caplog.at_level("INFO"):

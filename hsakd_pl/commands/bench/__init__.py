@@ -6,7 +6,6 @@ seed 0. Each run is an ordinary fit in its folder below --folder. Further option
 example --trainer.max_epochs 10. As a SLURM array: scripts/slurm/bench.sbatch.
 """
 
-import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,7 +98,4 @@ def _run_task(task: "Task", number: int, options: Namespace) -> bool:
     from hsakd_pl.commands.seeds import run_process
 
     print(f"task {number}: {task.recipe}, seed {task.seed}", flush=True)
-    status = run_process([*options.arguments, "--task", str(number)], options.debug)
-    if status > 128:  # stopped by a signal
-        sys.exit(status)
-    return status == 0
+    return run_process([*options.arguments, "--task", str(number)], options.debug) == 0

@@ -1,0 +1,56 @@
+"""The length of a fit, in epochs and optimizer steps, and how much of it is done."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import GradientAccumulationScheduler
+
+
+def accumulated_batches(trainer: pl.Trainer, epoch: int) -> int:
+    """Return the number of batches per optimizer step in an epoch, counted from 0."""
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set without being declared
+    for callback in callbacks:
+        if isinstance(callback, GradientAccumulationScheduler):
+            return callback.get_accumulate_grad_batches(epoch)
+    return trainer.accumulate_grad_batches
+
+
+def steps_of_epochs(trainer: pl.Trainer, epochs: Iterable[int]) -> int | None:
+    """Return the number of optimizer steps of epochs, counted from 0; None if the loader has no length."""
+    trainer.fit_loop.setup_data()
+    batches = trainer.num_training_batches
+    if not math.isfinite(batches):
+        return None
+    return sum(math.ceil(batches / accumulated_batches(trainer, epoch)) for epoch in epochs)
+
+
+def planned_steps(
+    trainer: pl.Trainer, max_epochs: int, max_steps: int, ended_epochs: int, ended_steps: int
+) -> int | None:
+    """Return the optimizer steps of a whole fit; None if its length is unlimited, or not known in advance.
+
+    Args:
+        trainer: trainer of the fit.
+        max_epochs: number of epochs of the fit, -1 for no limit.
+        max_steps: number of optimizer steps of the fit, -1 for no limit.
+        ended_epochs: number of epochs that are complete.
+        ended_steps: number of optimizer steps in them.
+    """
+    if not trainer.lightning_module.automatic_optimization:  # the module itself decides when to step
+        return None
+    limits = [] if max_steps == -1 else [max_steps]
+    if max_epochs != -1:
+        left = steps_of_epochs(trainer, range(ended_epochs, max_epochs))
+        if left is None:
+            return None
+        limits.append(ended_steps + left)
+    return min(limits, default=None)
+
+
+def is_whole_epoch(trainer: pl.Trainer) -> bool:
+    """Return True if the current epoch has trained on its last batch."""
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress  # which is declared as one without these counts
+    is_skipped = progress.current.started < progress.current.ready  # on_train_batch_start returned -1
+    return progress.is_last_batch and not is_skipped
