@@ -2,6 +2,7 @@
 
 import shutil
 from argparse import ArgumentParser, HelpFormatter, Namespace
+from collections import Counter
 from importlib import import_module
 from textwrap import fill
 from typing import Any, NamedTuple, NoReturn
@@ -85,7 +86,11 @@ def make_parser(name: str) -> ArgumentParser:
 
 
 def parse(parser: ArgumentParser, args: list[str]) -> Namespace:
-    """Parse the arguments of a command; options of ``fit``, where it takes them, are returned in ``fit_options``."""
+    """Parse the arguments of a command; options of ``fit``, where it takes them, are returned in ``fit_options``.
+
+    Raises UsageError for an option of the command that is given twice: only the last one would count.
+    """
+    _check_unrepeated(parser, args)
     if parser.get_default("fit_options") is None:
         return parser.parse_intermixed_args(args)
     command_args: list[str] = []
@@ -101,6 +106,13 @@ def parse(parser: ArgumentParser, args: list[str]) -> Namespace:
     options = parser.parse_intermixed_args(command_args)
     options.fit_options = fit_options
     return options
+
+
+def _check_unrepeated(parser: ArgumentParser, args: list[str]) -> None:
+    flags = Counter(arg.partition("=")[0] for arg in args if arg.startswith("--"))
+    repeated = [flag for flag, count in flags.items() if count > 1 and flag in parser._option_string_actions]
+    if repeated:
+        raise UsageError(f"{', '.join(repeated)} is given more than once: give it once")
 
 
 def front_page() -> str:

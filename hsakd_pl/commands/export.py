@@ -8,6 +8,7 @@ from argparse import ArgumentError, ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hsakd_pl.commands.options import check_unrepeated
 from hsakd_pl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def run(options: Namespace) -> None:
     from hsakd_pl.files import local_path
     from hsakd_pl.runs.checkpoints import find_checkpoint
 
+    check_effective_options(options)
     source = local_path("RUN", options.run)
     checkpoint = find_checkpoint(options.checkpoint, source) if source.is_dir() else source
     exported = export_student(
@@ -52,6 +54,15 @@ def run(options: Namespace) -> None:
         data=data_of(checkpoint.parent, options.fit_options),
     )
     print(summary(exported))
+
+
+def check_effective_options(options: Namespace) -> None:
+    """Raise UsageError for options that have no effect together."""
+    if options.input != "float" and options.formats == ["safetensors"]:
+        raise UsageError(f"input {options.input} has no effect on safetensors, which takes both: add pt2 or onnx")
+    if options.checkpoint != "last" and not options.run.is_dir():
+        raise UsageError(f"checkpoint {options.checkpoint} has no effect: {options.run} is not the folder of a run")
+    check_unrepeated("formats", options.formats or [])
 
 
 def data_of(folder: Path, fit_options: list[str]) -> "ImageDataModule | None":
