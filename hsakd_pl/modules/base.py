@@ -31,7 +31,7 @@ from hsakd_pl.modules.optimization import (
     with_warmup,
 )
 from hsakd_pl.modules.options import save_options
-from hsakd_pl.modules.provenance import check_description, check_fit, data_of, feed_teachers
+from hsakd_pl.modules.provenance import check_description, check_fit, check_weights, data_of, feed_teachers
 from hsakd_pl.networks import Network, NetworkOutput
 from hsakd_pl.networks.weights import match_weights
 from hsakd_pl.ops import all_finite, cross_entropy, total
@@ -262,6 +262,15 @@ class HSAKDModule(EvaluatedModule):
     def on_validation_start(self) -> None:  # before the epoch's checkpoints are written
         if self.trainer.state.fn == "fit":
             self._raise_unless_means_finite()
+        else:
+            check_weights(self)
+
+    def on_test_start(self) -> None:
+        super().on_test_start()
+        check_weights(self)
+
+    def on_predict_start(self) -> None:
+        check_weights(self)
 
     def on_train_epoch_end(self) -> None:
         self._raise_unless_means_finite()
