@@ -9,10 +9,10 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn as nn
+from methods import make_method
 from pytorch_lightning import callbacks
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.tuner import Tuner
-from methods import make_method
 from small import MODULES, make, trainer
 
 from hsakd_pl import DigitsDataModule, HSAKDModule

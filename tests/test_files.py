@@ -46,11 +46,10 @@ def test_failed_write_keeps_existing_file(tmp_path: Path) -> None:
     assert [each.name for each in path.parent.iterdir()] == ["result.json"]
 
 
-@pytest.mark.parametrize("linked", ["result.json", "result.json.partial"])
-def test_files_are_not_written_through_links(tmp_path: Path, linked: str) -> None:
+def test_files_are_not_written_through_links(tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.write_text("mine")
-    (tmp_path / linked).symlink_to(precious)
+    (tmp_path / "result.json").symlink_to(precious)
     with replacing(tmp_path / "result.json") as file:
         file.write("new")
     assert precious.read_text() == "mine"

@@ -119,7 +119,7 @@ def test_callback_cannot_unfreeze_frozen_parts(module: HSAKDModule) -> None:
         def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
             module.frozen[0].network.requires_grad_(True)
 
-    with pytest.raises(UsageError, match="a callback has unfrozen a network"):
+    with pytest.raises(UsageError, match="has been unfrozen, by a callback"):
         trainer(callbacks=[Unfreeze()]).fit(module, loader(), loader())
 
 

@@ -17,8 +17,8 @@ import torch
 from small import error_of, run
 
 from hsakd_pl.errors import UsageError
+from hsakd_pl.files.lock import sole_writer
 from hsakd_pl.runs.checkpoints import LastCheckpoint
-from hsakd_pl.runs.lock import sole_writer
 from hsakd_pl.runs.signals import Interrupted
 
 TESTS = Path(__file__).parent
@@ -152,9 +152,7 @@ def test_save_every_minutes_saves_inside_an_epoch(minutes: str, steps: str) -> N
 
 
 def test_second_writer_is_refused_while_first_lives(capsys: pytest.CaptureFixture[str]) -> None:
-    hold = (
-        "import sys; from hsakd_pl.runs.lock import sole_writer\nwith sole_writer('run'): print(1, flush=True); input()"
-    )
+    hold = "from hsakd_pl.files.lock import sole_writer\nwith sole_writer('run'): print(1, flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
         assert first.stdout is not None and first.stdout.readline()
         assert f"run is in use by process {first.pid} on " in error_of(capsys, fit)

@@ -192,7 +192,7 @@ def test_best_checkpoint_is_kept_after_move() -> None:
     assert found["best_val_acc"] >= found["last_val_acc"]
 
 
-@pytest.mark.parametrize("stray", ["last-v1.ckpt", "last.ckpt.partial", "last (copy).ckpt"])
+@pytest.mark.parametrize("stray", ["last-v1.ckpt", "last.ckpt.7-8d7f0a9be21c3f65.partial", "last (copy).ckpt"])
 def test_newer_stray_file_is_not_taken_for_last_checkpoint(stray: str) -> None:
     folder = run("fit")
     (folder / stray).write_bytes(b"newer")

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from itertools import zip_longest
 from typing import Any
 
 import yaml
@@ -23,7 +24,7 @@ def check_files(args: list[str]) -> None:
 
 def pairs(args: list[str]) -> Iterator[tuple[str, str]]:
     """Yield options with their values: the text after an equals sign, or the next argument."""
-    for arg, following in zip(args, [*args[1:], ""], strict=True):
+    for arg, following in zip_longest(args, args[1:], fillvalue=""):
         flag, sign, value = arg.partition("=")
         if flag.startswith("-"):
             yield flag, value if sign else following
@@ -56,6 +57,25 @@ def option_tree(args: list[str]) -> dict[str, Any]:
                 branch = {key: branch}
             tree = _merged(tree, branch)
     return tree
+
+
+def class_paths(content: Any) -> Iterator[str]:
+    """Yield the import paths of classes in the value of an option whose value is a class."""
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, dict):
+        yield from _nested_class_paths(content)
+
+
+def _nested_class_paths(content: Any) -> Iterator[str]:
+    values = content
+    if isinstance(content, dict):
+        if CLASS_PATH in content:
+            yield str(content[CLASS_PATH])
+        values = content.values()
+    if isinstance(content, dict | list):
+        for value in values:
+            yield from _nested_class_paths(value)
 
 
 def _parsed(flag: str, value: str) -> Any:

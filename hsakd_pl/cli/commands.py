@@ -2,6 +2,7 @@
 
 import shutil
 from argparse import ArgumentParser, HelpFormatter, Namespace
+from collections import Counter
 from importlib import import_module
 from textwrap import fill
 from typing import Any, NamedTuple, NoReturn
@@ -14,15 +15,25 @@ RUN = "runs/digits/teacher_joint_resnet20"
 
 
 class Command(NamedTuple):
-    """A command: a sentence, an example, and the module that runs it ("" for LightningCLI's own)."""
+    """A command.
+
+    Args:
+        summary: a sentence about it.
+        example: arguments of an example.
+        module: module that runs it, or "" for LightningCLI's own commands.
+        imports_classes: whether its options may name classes of the user.
+    """
 
     summary: str
     example: str
     module: str = ""
+    imports_classes: bool = True
 
 
 COMMANDS = {  # in the order in which they are needed
-    "recipes": Command("List the experiments, or write them into a folder.", "configs", "hsakd_pl.commands.recipes"),
+    "recipes": Command(
+        "List the experiments, or write them into a folder.", "configs", "hsakd_pl.commands.recipes", False
+    ),
     "fit": Command("Train a model; all outputs go to one folder.", f"--config {DIGITS}"),
     "validate": Command("Evaluate a checkpoint on the validation split.", f"--config {DIGITS} --ckpt_path last"),
     "test": Command("Evaluate a checkpoint and its branches on the test split.", f"--config {DIGITS} --ckpt_path last"),
@@ -30,7 +41,9 @@ COMMANDS = {  # in the order in which they are needed
         "Classify images with a run, a checkpoint or an export.", f"{RUN} photos", "hsakd_pl.commands.predict"
     ),
     "sweep": Command("Train and test with several seeds.", f"--seeds 0-2 --config {DIGITS}", "hsakd_pl.commands.sweep"),
-    "report": Command("Compare runs in a table or a page.", "runs --html report.html", "hsakd_pl.commands.report"),
+    "report": Command(
+        "Compare runs in a table or a page.", "runs --html report.html", "hsakd_pl.commands.report", False
+    ),
     "bench": Command("Run the methods of a published table.", "classic --list", "hsakd_pl.commands.bench"),
     "export": Command(
         "Export a student as files that stand alone, with a model card.", RUN, "hsakd_pl.commands.export"
@@ -73,7 +86,11 @@ def make_parser(name: str) -> ArgumentParser:
 
 
 def parse(parser: ArgumentParser, args: list[str]) -> Namespace:
-    """Parse the arguments of a command; options of ``fit``, where it takes them, are returned in ``fit_options``."""
+    """Parse the arguments of a command; options of ``fit``, where it takes them, are returned in ``fit_options``.
+
+    Raises UsageError for an option of the command that is given twice: only the last one would count.
+    """
+    _check_unrepeated(parser, args)
     if parser.get_default("fit_options") is None:
         return parser.parse_intermixed_args(args)
     command_args: list[str] = []
@@ -89,6 +106,13 @@ def parse(parser: ArgumentParser, args: list[str]) -> Namespace:
     options = parser.parse_intermixed_args(command_args)
     options.fit_options = fit_options
     return options
+
+
+def _check_unrepeated(parser: ArgumentParser, args: list[str]) -> None:
+    flags = Counter(arg.partition("=")[0] for arg in args if arg.startswith("--"))
+    repeated = [flag for flag, count in flags.items() if count > 1 and flag in parser._option_string_actions]
+    if repeated:
+        raise UsageError(f"{', '.join(repeated)} is given more than once: give it once")
 
 
 def front_page() -> str:

@@ -24,6 +24,7 @@ from hsakd_pl.data.description import read_description
 from hsakd_pl.errors import UsageError
 from hsakd_pl.methods import DistilledModule  # noqa: F401  (makes the methods' names known to jsonargparse)
 from hsakd_pl.modules import HSAKDModule, LinearProbeModule
+from hsakd_pl.modules.optimization import refused
 from hsakd_pl.records.callbacks import TUNERS, configured_callbacks, restore_found_values
 from hsakd_pl.records.loggers import logger_maker
 from hsakd_pl.records.observers import observers
@@ -40,8 +41,7 @@ from hsakd_pl.runs.checkpoints import (
     saved_by_this_job,
     saved_checkpoints,
 )
-from hsakd_pl.runs.lock import sole_writer
-from hsakd_pl.runs.processes import match_torchrun
+from hsakd_pl.runs.processes import match_torchrun, restarts_by_torchrun, sole_writers
 
 
 class HSAKDCLI(LightningCLI):
@@ -88,17 +88,21 @@ class HSAKDCLI(LightningCLI):
         training = self.config.get("subcommand") == "fit"
         ckpt_path = config.get("ckpt_path")
         if training:  # a requeued job resumes from its own checkpoint
-            ckpt_path = next(filter(saved_by_this_job, saved_checkpoints(folder, "last")), ckpt_path)
-        resumed_checkpoint: dict[str, Any] = {}
+            saved = saved_checkpoints(folder, "last")
+            ckpt_path = next(filter(saved_by_this_job, saved), ckpt_path)
+            if ckpt_path == "last" and not saved and restarts_by_torchrun():
+                rank_zero_info(f"{folder} has no last.ckpt yet: the run begins, and a restart by torchrun resumes it")
+                ckpt_path = config.ckpt_path = None
+        run_checkpoint: dict[str, Any] = {}
         if ckpt_path is not None:
             path = find_checkpoint(str(ckpt_path), folder)
             config.ckpt_path = str(path)
             checkpoint = read_checkpoint(path, training)
             if not training and "data" in checkpoint:
                 self.description = read_description(checkpoint["data"], f"ckpt_path {path}")
-            if training and path.resolve().parent == folder.resolve():  # a file elsewhere belongs to another run
-                resumed_checkpoint = checkpoint
-        self.parser.add_instantiator(logger_maker(folder, resumed_checkpoint), Logger)
+            if path.resolve().parent == folder.resolve():  # a file elsewhere belongs to another run
+                run_checkpoint = checkpoint
+        self.parser.add_instantiator(logger_maker(folder, run_checkpoint, training), Logger)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data", "model.init_args.num_classes", self._num_classes, apply_on="instantiate")
@@ -191,9 +195,26 @@ class HSAKDCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         # Lightning sets fast_dev_run without declaring it
         writes_nothing = self.trainer.fast_dev_run or self.trainer.barebones  # type: ignore[attr-defined]
-        writes = subcommand in ("fit", "predict") and self.trainer.is_global_zero and not writes_nothing
-        with sole_writer(self.trainer.default_root_dir) if writes else nullcontext():
+        writes = subcommand in ("fit", "predict") and not writes_nothing
+        with sole_writers(self.trainer) if writes else nullcontext():
             super()._run_subcommand(subcommand)
+        for callback in self.trainer.checkpoint_callbacks:
+            if isinstance(callback, LastCheckpoint):
+                callback.signals.obey_at_end()
+
+    def _add_configure_optimizers_method_to_model(self, subcommand: str | None) -> None:
+        """Let the options optimizer and lr_scheduler replace the module's; raises UsageError where they cannot."""
+        chosen = self._get(self.config_init, "optimizer")
+        if chosen and getattr(self.model, "backbone_lr", None) is not None:
+            raise UsageError(
+                "backbone_lr has no effect with optimizer: set model.init_args.optimizer instead, which keeps it"
+            )
+        try:
+            super()._add_configure_optimizers_method_to_model(subcommand)
+        except ValueError as error:
+            if not chosen:
+                raise
+            raise refused(str(chosen["class_path"]), error) from error
 
     def before_fit(self) -> None:
         if self._get(self.config, "cache_features"):

@@ -35,10 +35,9 @@ IGNORED_WARNINGS = (
 def main(args: list[str] | None = None) -> None:
     """Run the command line ``args``, by default the process's; a UsageError ends it with one line and status 2."""
     _quieten_lightning()
-    is_safe_path = getattr(sys.flags, "safe_path", False)
-    if args is None and os.getcwd() not in sys.path and not is_safe_path:
-        sys.path.insert(0, os.getcwd())  # as for a script in this folder, so that the user's modules are found
     arguments = sys.argv[1:] if args is None else list(args)
+    if args is None:
+        _find_classes_in_working_folder(arguments)
     debug = DEBUG in arguments
     try:
         with stopped_by_signals():
@@ -55,6 +54,17 @@ def main(args: list[str] | None = None) -> None:
             traceback.print_exception(error)
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _find_classes_in_working_folder(arguments: list[str]) -> None:
+    """Let Python look for modules in the working folder too, after all others, if the command imports users' classes.
+
+    A file there that is named like a module of Python or of a library is thus never imported in its place.
+    """
+    is_safe_path = getattr(sys.flags, "safe_path", False)
+    command = COMMANDS.get(arguments[0]) if arguments else None
+    if command is not None and command.imports_classes and not is_safe_path:
+        sys.path.append(os.path.abspath(""))
 
 
 def _quieten_lightning() -> None:

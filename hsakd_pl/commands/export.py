@@ -8,6 +8,7 @@ from argparse import ArgumentError, ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hsakd_pl.commands.options import check_unrepeated
 from hsakd_pl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def run(options: Namespace) -> None:
     from hsakd_pl.files import local_path
     from hsakd_pl.runs.checkpoints import find_checkpoint
 
+    check_effective_options(options)
     source = local_path("RUN", options.run)
     checkpoint = find_checkpoint(options.checkpoint, source) if source.is_dir() else source
     exported = export_student(
@@ -54,14 +56,25 @@ def run(options: Namespace) -> None:
     print(summary(exported))
 
 
+def check_effective_options(options: Namespace) -> None:
+    """Raise UsageError for options that have no effect together."""
+    if options.input != "float" and options.formats == ["safetensors"]:
+        raise UsageError(f"input {options.input} has no effect on safetensors, which takes both: add pt2 or onnx")
+    if options.checkpoint != "last" and not options.run.is_dir():
+        raise UsageError(f"checkpoint {options.checkpoint} has no effect: {options.run} is not the folder of a run")
+    check_unrepeated("formats", options.formats or [])
+
+
 def data_of(folder: Path, fit_options: list[str]) -> "ImageDataModule | None":
     """Return the data module of a run's ``config.yaml``, with ``fit_options``, ``--data ...``, replacing its options.
 
-    Return None where neither names an image data module; raises UsageError where it cannot be built.
+    Return None where neither names an image data module; raises UsageError where it cannot be built. A file never
+    chooses code: a class of other packages is imported only if ``fit_options`` name it too.
     """
     import pytorch_lightning as pl
     import yaml
 
+    from hsakd_pl.cli.arguments import class_paths, option_tree
     from hsakd_pl.cli.mistakes import first_and_last_line
     from hsakd_pl.cli.parser import Parser
     from hsakd_pl.data import ImageDataModule
@@ -77,12 +90,20 @@ def data_of(folder: Path, fit_options: list[str]) -> "ImageDataModule | None":
             is_run = config.is_file()
         content = load_yaml(read_text(config)) if is_run else {}
         data_options = content.get("data") if isinstance(content, dict) else None
-        if data_options is not None:
+        named = {*class_paths(option_tree(fit_options).get("data"))}
+        foreign = [path for path in class_paths(data_options) if not _is_of_package(path) and path not in named]
+        if foreign:
+            print(f"{config} names {foreign[0]}: to verify on the data of that class, add --data {foreign[0]}")
+        elif data_options is not None:
             parser.set_defaults({"data": data_options})
         data = parser.instantiate_classes(parser.parse_args(fit_options)).get("data")
     except (ArgumentError, yaml.YAMLError, TypeError) as error:
         raise UsageError(f"the data of {config}, with {shown_options}: {first_and_last_line(str(error))}") from error
     return data if isinstance(data, ImageDataModule) else None
+
+
+def _is_of_package(class_path: str) -> bool:
+    return class_path.startswith("hsakd_pl.") or "." not in class_path  # a bare name is that of an imported class
 
 
 def summary(export: "Export") -> str:

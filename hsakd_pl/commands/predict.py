@@ -18,7 +18,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "source", metavar="SOURCE", help="folder of a run, a checkpoint, an export, or the id of an export on the hub"
     )
-    parser.add_argument("images", metavar="IMAGES", help="folder of images, including those in subfolders")
+    parser.add_argument(
+        "images", metavar="IMAGES", nargs="+", help="folders of images, including those in subfolders, or image files"
+    )
     parser.add_argument("--folder", default=".", help="where predictions.csv and predictions.jsonl go (default: here)")
     parser.add_argument(
         "--top", type=int, default=TOP_CLASSES, help="classes per image in predictions.jsonl (default: %(default)s)"
@@ -39,6 +41,7 @@ def run(options: Namespace) -> None:
     import pytorch_lightning as pl
 
     from hsakd_pl.data import ImageDataModule
+    from hsakd_pl.files.lock import sole_writer
     from hsakd_pl.modules import BaselineModule
     from hsakd_pl.records.predictions import PredictionWriter
     from hsakd_pl.records.progress import Progress
@@ -62,7 +65,8 @@ def run(options: Namespace) -> None:
         enable_model_summary=False,
         callbacks=[PredictionWriter(options.folder, options.top), Progress()],
     )
-    trainer.predict(BaselineModule(student.network), data, return_predictions=False)
+    with sole_writer(options.folder, "name another folder with --folder"):
+        trainer.predict(BaselineModule(student.network), data, return_predictions=False)
 
 
 def find_student(source: str, network: str | None = None) -> "Student":

@@ -19,6 +19,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """List the recipes, or write them; raises UsageError before a file that differs is lost."""
+    if options.folder is None and options.overwrite:
+        raise UsageError("--overwrite has no effect without a folder to write into: name one, for example configs")
     if options.folder is None:
         list_recipes()
     else:

@@ -5,6 +5,7 @@ anything but the seed and the location of files are different rows.
 """
 
 import json
+import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ LEFT_OUT = ("history", "test", "details")  # of rows.jsonl: read from other file
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments of the command."""
-    parser.add_argument("folder", type=Path, help="folder with one or more runs; rows.jsonl is written into it")
+    parser.add_argument("folder", type=Path, help="folder with one or more runs; it receives rows.jsonl")
     parser.add_argument("--format", choices=TABLE_FORMATS, default="table", help="format of the printed table")
     parser.add_argument("--against", metavar="ROW", help="add the paired difference to this row, over common seeds")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves of all rows: png, svg or pdf")
@@ -43,10 +44,13 @@ def report(
 
     folder = local_path("folder", folder)
     rows = collect(folder)
-    with replacing(folder / "rows.jsonl") as file:
-        for row in rows:
-            kept = {key: value for key, value in row.items() if key not in LEFT_OUT}
-            file.write(json.dumps(kept) + "\n")
+    try:
+        with replacing(folder / "rows.jsonl") as file:
+            for row in rows:
+                kept = {key: value for key, value in row.items() if key not in LEFT_OUT}
+                file.write(json.dumps(kept) + "\n")
+    except UsageError as error:  # a folder that may only be read, such as another user's
+        print(f"rows.jsonl was not written: {error}", file=sys.stderr)
     table = groups(rows)
     print(as_text(table, form, None if against is None else find_group(table, against)))
     if plot is not None:
@@ -55,8 +59,8 @@ def report(
         histories = {group.name: [row["history"] for row in group.rows] for group in table if group.rows}
         if not any(any(runs) for runs in histories.values()):
             raise UsageError(f"plot: no run below {folder} has a metrics.csv")
-        save_curves(histories, plot)
+        save_curves(histories, local_path("plot", plot))
     if html is not None:
         from hsakd_pl.report.page import write_page
 
-        write_page(table, html)
+        write_page(table, local_path("html", html))

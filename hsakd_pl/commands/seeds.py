@@ -3,13 +3,24 @@
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from hsakd_pl.cli.configuration import options_of
 from hsakd_pl.cli.lightning_cli import HSAKDCLI
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import local_path
-from hsakd_pl.records.formats import RESULT_FILE, TEST_FILE, is_finished
-from hsakd_pl.runs.signals import Interrupted
+from hsakd_pl.files.weights import file_sha256
+from hsakd_pl.modules.build import PRETRAINED, RANDOM
+from hsakd_pl.records.callbacks import described, takes_part_by_name
+from hsakd_pl.records.formats import RESULT_FILE, TEST_FILE, is_finished, read_row
+from hsakd_pl.records.options import Role, rule_of
+from hsakd_pl.records.protocol import CALLBACKS, WEIGHT_OPTIONS
+from hsakd_pl.runs.signals import STOPPING, Interrupted
+
+SECONDS_TO_OBEY = 5  # a signal, for a process in the middle of a step
 
 
 class ParsedFit(HSAKDCLI):
@@ -35,10 +46,76 @@ def recipe_folder(fit_options: list[str]) -> Path:
     return local_path("trainer.default_root_dir", folder)
 
 
+class Setting(NamedTuple):
+    """What a run of some options of ``fit`` would have: its options, its callbacks, and the hashes of its weights."""
+
+    options: dict[str, Any]
+    callbacks: str
+    hashes: dict[str, str | None]  # of the files that exist, by field of the protocol
+
+
+def setting_of(fit_options: list[str]) -> Setting:
+    """Return what a run with these options of ``fit`` would have; raises UsageError for options that are not valid."""
+    config = ParsedFit(args=["fit", *fit_options], seed_everything_default=False).config.fit
+    options = options_of(config)
+    hashes: dict[str, str | None] = {}
+    for option, key in WEIGHT_OPTIONS.items():
+        source = options.get(f"model.init_args.{option}")
+        if source in (None, RANDOM, PRETRAINED):
+            hashes[key] = source
+        elif local_path(option, source).is_file():
+            hashes[key] = file_sha256(source)
+    callbacks = config.trainer.callbacks or []
+    texts = [described(callback) for callback in (callbacks if isinstance(callbacks, list) else [callbacks])]
+    return Setting(options, "; ".join(filter(takes_part_by_name, texts)), hashes)
+
+
+def check_unchanged(folder: Path, setting: Setting) -> None:
+    """Raise UsageError if the result in a folder is of other options, callbacks or weights than those of now."""
+    protocol = read_row(folder / RESULT_FILE).get("protocol")
+    if not protocol:
+        return  # of an early version
+    differing = _changed_options(protocol, setting.options)
+    recorded = protocol["options"].get(CALLBACKS) or ""
+    if "found" in protocol and not _are_same_callbacks(recorded, setting.callbacks):
+        differing.append(f"{CALLBACKS} {recorded or None}, not {setting.callbacks or None}")
+    for key, digest in setting.hashes.items():
+        if protocol.get(key, digest) != digest:
+            differing.append(f"{key} {protocol[key]!s:.12}, not {digest!s:.12}")
+    if differing:
+        raise UsageError(
+            f"{folder} has the result of other options ({'; '.join(differing)}): repeat those, name another folder, "
+            "or remove this one"
+        )
+
+
+def _changed_options(protocol: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
+    """Return phrases for the options that decide the result and differ from those of a protocol.
+
+    An option that one of them lacks belongs to another version, unless it is one of a user's optimizer or schedule.
+    """
+    before = {**protocol["options"], **{option: options.get(option) for option in protocol.get("found", {})}}
+    names = before.keys() & options.keys()
+    names |= {name for name in before.keys() ^ options.keys() if name.startswith(("optimizer", "lr_scheduler"))}
+    phrases = []
+    for name in sorted(names - {CALLBACKS}):
+        decides = rule_of(name).role in (Role.RESULT, Role.KEPT)
+        if decides and before.get(name) != options.get(name):
+            phrases.append(f"{name} {before.get(name)}, not {options.get(name)}")
+    return phrases
+
+
+def _are_same_callbacks(recorded: str, configured: str) -> bool:
+    """Return True if the callbacks of a result are the configured ones, and those that its module brought along."""
+    others = recorded.removeprefix(configured)
+    return recorded.startswith(configured) and "(" not in others
+
+
 def run_seed(seed: int, fit_options: list[str], recipe: Path) -> None:
     """Train with one seed in a folder inside the recipe's, or resume there, and test the result."""
     folder = recipe / f"seed{seed}"
     if is_finished(folder / RESULT_FILE):
+        check_unchanged(folder, setting_of(fit_options))
         print(f"seed {seed} has a result: {folder / RESULT_FILE}")
     else:
         resume = ["--ckpt_path", "last"] if (folder / "last.ckpt").exists() else []
@@ -50,12 +127,28 @@ def run_seed(seed: int, fit_options: list[str], recipe: Path) -> None:
 
 
 def run_process(arguments: list[str], debug: bool) -> int:
-    """Run ``hsakd`` in a process of its own and return its status; signals that stop this process reach it too."""
+    """Run ``hsakd`` in a process of its own and return its status, 128 + the number of the signal that killed it.
+
+    Raises :class:`Interrupted`, once the process has ended, if a signal stopped either of the two.
+    """
     debug_option = ["--debug"] if debug else []
     process = subprocess.Popen([sys.executable, "-m", "hsakd_pl", *arguments, *debug_option])
     try:
-        return process.wait()
+        status = process.wait()
     except Interrupted as interruption:
-        if interruption.status != 128 + signal.SIGINT:  # Ctrl-C reaches all processes of a terminal
-            process.terminate()
-        return process.wait()
+        _end(process, told=interruption.status == 128 + signal.SIGINT)  # Ctrl-C reaches all processes of a terminal
+        raise
+    status = status if status >= 0 else 128 - status
+    if status - 128 in STOPPING:
+        raise Interrupted(status - 128)
+    return status
+
+
+def _end(process: subprocess.Popen[bytes], told: bool) -> None:
+    """Wait until a process has ended; tell it to, at once or, if it was probably ``told``, when it has not obeyed."""
+    if told:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(SECONDS_TO_OBEY)
+    if process.poll() is None:
+        process.terminate()
+    process.wait()

@@ -7,6 +7,11 @@ seed runs in this process, as in a task of a SLURM array; several run one after 
 import sys
 from argparse import ArgumentParser, Namespace
 
+from hsakd_pl.commands.options import check_effective, parse_seeds
+
+# Options of fit that the command sets, and what decides instead
+REPLACED = {"--seed_everything": "--seeds", "--ckpt_path": "the checkpoint in each seed's folder"}
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments of the command; all others are options of ``fit``."""
@@ -15,10 +20,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> None:
-    """Run the seeds, then show their results."""
+    """Run the seeds, then show their results; raises UsageError for a seed with a result of other options."""
     from hsakd_pl.commands.report import report
     from hsakd_pl.commands.seeds import recipe_folder, run_process, run_seed
 
+    check_effective(options.fit_options, REPLACED, "sweep")
     folder = recipe_folder(options.fit_options)
     if len(options.seeds) == 1:
         run_seed(options.seeds[0], options.fit_options, folder)
@@ -28,14 +34,3 @@ def run(options: Namespace) -> None:
         if status:
             sys.exit(status)  # the run has printed why
     report(folder)
-
-
-def parse_seeds(text: str) -> list[int]:
-    """Return the seeds of ``"0-2"``, [0, 1, 2], or of ``"0,5"``, [0, 5]; raises ValueError for anything else."""
-    seeds: list[int] = []
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        seeds += range(int(first), int(last or first) + 1)
-    if not seeds:
-        raise ValueError(f"no seed in {text}")
-    return seeds

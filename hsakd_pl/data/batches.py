@@ -1,5 +1,7 @@
 """Make batches of a data module's splits, shuffled or in order, and normalise them on each device."""
 
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ class BatchedDataModule(pl.LightningDataModule):
     seed: int | None
     augment: bool
     num_workers: int | None
-    predict_dir: str | Path | None
+    predict_dir: str | Path | list[str] | None
     on_error: str
     train_transform: PadCropFlip | v2.Transform
     test_transform: v2.Transform | None = None  # None if images have their final size already
@@ -76,13 +78,15 @@ class BatchedDataModule(pl.LightningDataModule):
         return self.plain_loader(self.splits["test"])
 
     def predict_dataloader(self) -> ResumableLoader:
-        """Return batches of all images below ``predict_dir``, resized and cropped, with (path, error) as targets.
+        """Return batches of the images in ``predict_dir``, resized and cropped, with (path, error) as targets.
 
-        Raises UsageError if the folder is missing or contains no image.
+        Raises UsageError if a folder or file is missing, or if a folder contains no image.
         """
         if self.predict_dir is None:
             raise UsageError("predict needs images: set --data.init_args.predict_dir to a folder of images")
-        paths = image_paths(local_path("predict_dir", self.predict_dir), "predict_dir")
+        sources = self.predict_dir if isinstance(self.predict_dir, list) else [self.predict_dir]
+        found = [image_paths(local_path("predict_dir", source), "predict_dir") for source in sources]
+        paths = list(dict.fromkeys(chain.from_iterable(found)))  # without duplicates
         return self._loader(Split(paths, paths), self.description.transform)
 
     def plain_loader(self, split: Split, shuffle: bool = False, on_every_device: bool = False) -> ResumableLoader:
@@ -166,6 +170,12 @@ class BatchedDataModule(pl.LightningDataModule):
             if self.trainer is not None:  # networks in bf16-true and 64-true take no float32
                 images = self.trainer.precision_plugin.convert_input(images)
         return images, *targets
+
+    def use_statistics(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Normalise with another mean and std from now on."""
+        self.mean = tuple(mean)
+        self.std = tuple(std)
+        self._statistics_on.clear()
 
     def _statistics(self, device: torch.device) -> Tensor:
         """Return mean and standard deviation (2, 3, 1, 1), copied to a device once: a copy per step would stall it."""

@@ -3,6 +3,7 @@
 Batches depend on (seed, epoch, index) alone, not on the device or the number of workers.
 """
 
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -187,6 +188,7 @@ class WorkerBatches:
             batch_size=None,
             sampler=self._keys,
             collate_fn=_unchanged,
+            worker_init_fn=_leave_signals_to_main_process,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=pin_memory,
@@ -201,6 +203,12 @@ class WorkerBatches:
                 raise batch
             images, targets = batch
             yield images, targets  # a tuple, although pinning makes lists of tuples
+
+
+def _leave_signals_to_main_process(worker: int) -> None:
+    """Ignore Ctrl-C and SIGTERM, which may reach all processes: the workers end with the main process."""
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
 
 
 def _unchanged(batch: Any) -> Any:

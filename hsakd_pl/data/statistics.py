@@ -17,6 +17,7 @@ from hsakd_pl.data.loader import ResumableLoader
 from hsakd_pl.data.progress import tracked
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import cache_folder, naming, read_text, replacing
+from hsakd_pl.files.lock import in_turn
 
 FILE = "hsakd_statistics.json"
 MAX_LEVEL = 255  # of uint8 pixels
@@ -44,6 +45,19 @@ def measure(batches: Iterable[Tensor]) -> Statistics:
     return tuple(mean), tuple(std)
 
 
+def check_channels(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Raise UsageError, with numbers to use instead, if a channel has one level in all images, but others differ."""
+    constant = [name for name, deviation in zip(("red", "green", "blue"), std, strict=True) if deviation == 0]
+    if not constant or not any(std):
+        return
+    means = [round(value, 4) for value in mean]
+    stds = [round(deviation, 4) or 1.0 for deviation in std]
+    raise UsageError(
+        f"mean: auto finds no std for the channel {' and '.join(constant)}, which is constant in all training images: "
+        f"set --data.init_args.mean '{means}' --data.init_args.std '{stds}'"
+    )
+
+
 def measure_once(
     root: Path, paths: Sequence[str], geometry: tuple[int, int], make_loader: Callable[[], ResumableLoader]
 ) -> Statistics:
@@ -60,7 +74,8 @@ def measure_once(
         make_loader: makes the loader of the images.
     """
     key = _fingerprint(root, paths, geometry)
-    files = [root / FILE, cache_folder() / FILE]
+    cache = cache_folder()
+    files = [root / FILE, *([] if cache is None else [cache / FILE])]
     for file in files:
         statistics = _stored(file, key)
         if statistics is not None:
@@ -106,7 +121,7 @@ def _stored(file: Path, key: str) -> Statistics | None:
 def _store(file: Path, key: str, entry: dict[str, Any]) -> bool:
     """Add an entry to the file; return False if it is not writable."""
     try:
-        with replacing(file) as stream:
+        with in_turn(file.with_name(f".{FILE}.writer")), replacing(file) as stream:
             json.dump(_entries(file) | {key: entry}, stream, indent=1)
             stream.write("\n")
     except UsageError:

@@ -1,5 +1,6 @@
 """Export a student into a folder of files, each of which is compared with PyTorch before it is kept."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -110,7 +111,9 @@ def export_student(
             files = _add_int8(partial, files, student.description, int8, calibration, input, data)
         if "safetensors" not in formats:
             (partial / WEIGHTS_FILE).unlink()
-        card = model_card(trained, target.name, input, pictures.origin, files, type(data).__name__)
+        card = model_card(
+            trained, os.path.basename(os.path.abspath(target)), input, pictures.origin, files, type(data).__name__
+        )
         with replacing(partial / CARD_FILE) as file:
             file.write(card)
     return Export(target, trained, pictures.origin, files)

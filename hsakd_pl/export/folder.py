@@ -1,6 +1,7 @@
 """The folder of an export: written completely or not at all, and never over other files."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +9,9 @@ from pathlib import Path
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.export.student import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
-from hsakd_pl.files import naming, read_text
+from hsakd_pl.files import naming, read_text, replacing
+from hsakd_pl.files.lock import sole_writer
+from hsakd_pl.files.text import is_temporary, temporaries, temporary
 
 EXPORTED_NAMES = {WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, "model.pt2", "model.onnx", "model.int8.onnx"}
 
@@ -20,7 +23,7 @@ def check_folder(folder: Path) -> None:
             raise UsageError(f"folder: {folder} is a file; name another folder")
         if not folder.is_dir():
             return
-        names = {path.name for path in folder.iterdir()}
+        names = {path.name for path in folder.iterdir() if not is_temporary(path)} - {_lock_file(folder)}
     other_names = names - EXPORTED_NAMES
     if other_names:
         raise UsageError(
@@ -40,20 +43,88 @@ def _is_export(config: Path) -> bool:
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder that replaces ``folder`` at the end, and is deleted after an error."""
-    check_folder(folder)
-    partial = folder.with_name(f"{folder.name}.partial")
-    earlier = folder.with_name(f"{folder.name}.earlier")
-    shutil.rmtree(partial, ignore_errors=True)
+    """Yield an empty folder that replaces ``folder`` at the end, and is deleted after an error.
+
+    It is made next to ``folder``, or next to what ``folder`` is a link to, under a name of its own. A folder that
+    cannot be renamed, such as the working folder or a mount, keeps its place: the files in it are replaced one by one,
+    and ``config.json``, without which it is not an export, is the last. An earlier export that a killed process has
+    left under another name is put back first.
+
+    Raises UsageError if ``folder`` contains other files, or if another process exports into it.
+    """
+    folder = Path(os.path.realpath(folder))
     with naming(folder):
-        partial.mkdir(parents=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    surroundings = folder.parent if _is_writable(folder.parent) else folder
+    with sole_writer(folder, "name another folder", surroundings / _lock_file(folder)):
+        _restore(folder)
+        check_folder(folder)
+        for abandoned in temporaries(surroundings / folder.name):
+            shutil.rmtree(abandoned, ignore_errors=True)
+        partial = temporary(surroundings / folder.name)
+        with naming(partial):
+            partial.mkdir(parents=True)
+        try:
+            yield partial
+            with naming(folder):
+                if folder.exists():
+                    _replace(folder, partial)
+                else:
+                    partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _lock_file(folder: Path) -> str:
+    return f".{folder.name[:50]}.writer"
+
+
+def _is_writable(folder: Path) -> bool:
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
+def _restore(folder: Path) -> None:
+    """Put back an earlier export that a killed process has moved away, also one of the package's earlier versions."""
+    with naming(folder):
+        moved = temporaries(folder, "earlier")
+        for earlier in (*moved, folder.with_name(f"{folder.name}.earlier")):
+            if not folder.exists() and _is_export(earlier / CONFIG_FILE):
+                earlier.rename(folder)
+        for earlier in moved:
+            shutil.rmtree(earlier, ignore_errors=True)
+
+
+def _replace(folder: Path, partial: Path) -> None:
+    """Replace an earlier export by a new one: by renaming both where that is possible, or else file by file."""
+    earlier = temporary(folder, "earlier")
     try:
-        yield partial
-        with naming(folder):
-            if folder.exists():
-                shutil.rmtree(earlier, ignore_errors=True)
-                folder.rename(earlier)
+        if _is_renamed(folder, earlier):
             partial.rename(folder)
+        else:
+            _replace_files(folder, partial)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if not folder.exists():
+            earlier.rename(folder)
         shutil.rmtree(earlier, ignore_errors=True)
+
+
+def _is_renamed(folder: Path, name: Path) -> bool:
+    """Rename a folder, unless it is the working folder or above it; return whether that was possible."""
+    working_folder = Path.cwd()
+    if folder == working_folder or folder in working_folder.parents:
+        return False
+    try:
+        folder.rename(name)
+    except OSError:  # a mount, a layer of a container, a folder of another user, or in one that is read-only
+        return False
+    return True
+
+
+def _replace_files(folder: Path, partial: Path) -> None:
+    (folder / CONFIG_FILE).unlink(missing_ok=True)
+    new_names = {path.name for path in partial.iterdir()}
+    for name in EXPORTED_NAMES - new_names:
+        (folder / name).unlink(missing_ok=True)
+    for name in sorted(new_names, key=lambda name: name == CONFIG_FILE):
+        with (partial / name).open("rb") as source, replacing(folder / name, "wb") as target:
+            shutil.copyfileobj(source, target)

@@ -1,5 +1,6 @@
 """Write an exported student in each format, read it again and run it."""
 
+import io
 import json
 from collections.abc import Callable, Iterable
 from copy import deepcopy
@@ -13,6 +14,8 @@ from torch.export import Dim, ExportedProgram
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.export.student import WEIGHTS_FILE, Student, load_student
+from hsakd_pl.files import replacing
+from hsakd_pl.networks.weights import describe
 
 EXPORT_FORMATS = ("safetensors", "pt2", "onnx")
 ONNX_MINIMUM_TORCH = "2.7"  # PyTorch 2.6 cannot convert batch norm from an exported program
@@ -71,8 +74,26 @@ def check_onnx() -> None:
 
 
 def trace(student: Student, example: Tensor) -> ExportedProgram:
-    """Trace a student for batches of any size, with an example (B, 3, S, S) of two or more images."""
-    return torch.export.export(student, (example,), dynamic_shapes={"images": {0: Dim("batch", min=1)}})
+    """Trace a student for batches of any size, with an example (B, 3, S, S) of two or more images.
+
+    Raises UsageError for a network that PyTorch cannot trace.
+    """
+    try:
+        return torch.export.export(student, (example,), dynamic_shapes={"images": {0: Dim("batch", min=1)}})
+    except UsageError:
+        raise
+    except Exception as error:  # code of a network that cannot be traced can raise anything
+        raise untraceable(student, "torch.export cannot trace it", error) from error
+
+
+def untraceable(student: Student, cause: str, error: Exception) -> UsageError:
+    """Return the error for a network that cannot be written in a format that needs its graph."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    name = student.network.name or describe(student.network)
+    return UsageError(
+        f"formats: pt2 and onnx need the graph of {name}, but {cause} ({type(error).__name__}: {reason:.160}): choose "
+        "the format safetensors alone, or change the network"
+    )
 
 
 def write(student: Student, export_format: str, folder: Path, program: ExportedProgram | None) -> tuple[Path, Run]:
@@ -88,7 +109,10 @@ def write(student: Student, export_format: str, folder: Path, program: ExportedP
         return folder / WEIGHTS_FILE, load_student(folder, student.network.name or deepcopy(student.network))
     path = folder / f"model.{export_format}"
     if export_format == "pt2":
-        torch.export.save(program, path)
+        content = io.BytesIO()  # PyTorch itself does not survive a full disk
+        torch.export.save(program, content)
+        with replacing(path, "wb") as file:
+            file.write(content.getbuffer())
         return path, torch.export.load(path).module()
     write_onnx(student, path, program)
     return path, onnx_runner(path)
@@ -96,17 +120,21 @@ def write(student: Student, export_format: str, folder: Path, program: ExportedP
 
 def write_onnx(student: Student, path: Path, program: ExportedProgram) -> None:
     """Write a graph ``input`` -> ``logits`` with its weights, and with class names and image size as metadata."""
-    onnx_program: Any = torch.onnx.export(
-        program,  # type: ignore[arg-type]
-        dynamo=True,
-        verbose=False,
-        input_names=["input"],
-        output_names=["logits"],
-    )
+    try:
+        onnx_program: Any = torch.onnx.export(
+            program,  # type: ignore[arg-type]
+            dynamo=True,
+            verbose=False,
+            input_names=["input"],
+            output_names=["logits"],
+        )
+    except torch.onnx.OnnxExporterError as error:  # of an operation that ONNX lacks
+        raise untraceable(student, "its graph cannot be converted to ONNX", error) from error
     metadata = onnx_program.model.metadata_props
     metadata["class_names"] = json.dumps(student.class_names, ensure_ascii=False)
     metadata["image_size"] = str(student.image_size)
-    onnx_program.save(str(path), external_data=False)
+    with replacing(path, "wb") as file:
+        file.write(onnx_program.model_proto.SerializeToString())
     import_library("onnx").checker.check_model(str(path), full_check=True)
 
 
@@ -136,11 +164,20 @@ def quantise(path: Path, calibration: Tensor | None) -> Path:
         calibration: inputs (B, 3, S, S) of the graph that determine the ranges of activations; None: each image
             determines its own.
     """
+    int8_path = path.with_name("model.int8.onnx")
+    try:
+        _quantise(path, int8_path, calibration)
+    except Exception as error:  # onnxruntime can raise anything, also where the disk is full
+        reason = str(error).strip().partition("\n")[0]
+        raise UsageError(f"int8: onnxruntime cannot write {int8_path.name} ({reason}): omit int8") from error
+    return int8_path
+
+
+def _quantise(path: Path, int8_path: Path, calibration: Tensor | None) -> None:
     onnx = import_library("onnx")
     quantization = import_library("onnxruntime.quantization")
     shape_inference = import_library("onnxruntime.quantization.shape_inference")
     prepared = path.with_suffix(".prepared")
-    int8_path = path.with_name("model.int8.onnx")
     shape_inference.quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)  # folds norms
     model = onnx.load(str(prepared))
     del model.graph.value_info[:]  # inferred shapes; quantising transposes some weights and infers the shapes again
@@ -160,4 +197,3 @@ def quantise(path: Path, calibration: Tensor | None) -> Path:
             op_types_to_quantize=["Conv", "Gemm", "MatMul"],  # operators with large weights; norms stay exact
         )
     prepared.unlink()
-    return int8_path

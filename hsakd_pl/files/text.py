@@ -3,11 +3,16 @@
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 from typing import IO, Any
 
 from hsakd_pl.errors import UsageError
+from hsakd_pl.files.system import Lock, flush, flush_folder, lock, remove_abandoned
+
+LONGEST_STEM = 50  # characters of a name that a temporary name repeats: names have at most 255 bytes
+TEMPORARY = re.compile(r"\.(?P<process>\d+)-[0-9a-f]{16}\.(?P<kind>partial|earlier)")  # after the final name
 
 
 def local_path(option: str, path: str | Path) -> Path:
@@ -32,9 +37,12 @@ def naming(path: str | Path) -> Iterator[None]:
         raise UsageError(f"{path}: {error.strerror or error}") from error
 
 
-def cache_folder() -> Path:
-    """Return the folder of the package in the user's cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "hsakd_pl"
+def cache_folder() -> Path | None:
+    """Return the folder of the package in the user's cache; None for a user without a home folder."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "hsakd_pl"
+    except RuntimeError:  # HOME is unset and the user id has no entry, as in containers
+        return None
 
 
 def read_text(path: str | Path, most: int = 10_000_000) -> str:
@@ -60,31 +68,69 @@ def read_text(path: str | Path, most: int = 10_000_000) -> str:
 def replacing(path: str | Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
     """Open a file that replaces ``path`` once it is complete and on the disk; after an error ``path`` is unchanged.
 
-    Until then it is next to ``path``, with ``.partial`` at the end of its name. Symbolic links are replaced.
+    Until then it is next to ``path`` under a name that no other process and no other writer uses, such as
+    ``result.json.4711-8d7f0a9be21c3f65.partial``. What killed processes have left there is removed. Symbolic links are
+    replaced.
     """
     path = Path(path)
-    partial = path.with_name(f"{path.name}.partial")
     if "b" not in mode:
         options = {"encoding": "utf-8", "errors": "surrogateescape"} | options
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.unlink(missing_ok=True)
+        _remove_abandoned(path)
+        partial, file = _open_new(path, mode.replace("w", "x"), options)
         try:
-            with open(partial, mode.replace("w", "x"), **options) as file:
+            with file:
                 yield file
                 file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
+                flush(file.fileno())
+                partial.replace(path)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        flush_folder(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Flush the folder's entries, such as a new name, to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def temporary(path: Path, kind: str = "partial") -> Path:
+    """Return a new name next to ``path``; ``kind`` is ``partial``, or ``earlier`` for what ``path`` was before."""
+    return path.with_name(f"{path.name[:LONGEST_STEM]}.{os.getpid()}-{token_hex(8)}.{kind}")
+
+
+def is_temporary(path: Path) -> bool:
+    """Return whether :func:`temporary` named a path."""
+    return re.search(rf"{TEMPORARY.pattern}$", path.name) is not None
+
+
+def temporaries(path: Path, kind: str = "partial") -> list[Path]:
+    """Return the paths next to ``path`` that :func:`temporary` named for it in other processes."""
+    stem = path.name[:LONGEST_STEM]
+    readable = os.access(path.parent, os.R_OK)
+    names = [name for name in os.listdir(path.parent) if name.startswith(stem)] if readable else []
+    found = []
+    for name in names:
+        match = TEMPORARY.fullmatch(name, len(stem))
+        if match and match["kind"] == kind and int(match["process"]) != os.getpid():
+            found.append(path.with_name(name))
+    return found
+
+
+def _open_new(path: Path, mode: str, options: dict[str, Any]) -> tuple[Path, IO[Any]]:
+    """Open a file under a new name and lock it, so that other processes see that its writer lives."""
+    while True:
+        partial = temporary(path)
+        file = open(partial, mode, **options)  # noqa: SIM115 it outlives this function
+        try:
+            if lock(file.fileno()) is not Lock.TAKEN and partial.exists():
+                return partial, file
+        except BaseException:
+            file.close()
+            partial.unlink(missing_ok=True)
+            raise
+        file.close()  # another process took it for abandoned before it was locked
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove the files that killed writers of ``path`` have left."""
+    for partial in temporaries(path):
+        with suppress(OSError):  # it has just been renamed, or belongs to another user
+            remove_abandoned(partial)

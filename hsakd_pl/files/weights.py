@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
@@ -96,6 +96,8 @@ class WeightFile:
         accuracy: accuracy in [0, 1] that the file states, if any.
         description: description of the training data that the file holds, as plain data, if any.
         missing: reason why the weights could not be read, if they could not.
+        inputs: ``mean``, ``std`` and ``image_size`` of the images that the network is given in a fit, where they are
+            not those of the student's.
     """
 
     path: str
@@ -104,16 +106,20 @@ class WeightFile:
     accuracy: float | None = None
     description: Mapping[str, Any] | None = None
     missing: str | None = None
+    inputs: Mapping[str, Any] | None = None
 
 
 def read_weight_file(path: str | Path) -> WeightFile:
     """Read a weight file and compute its hash; raises UsageError as :func:`read_weights` does."""
-    weights = read_weights(path)
-    content = weights if isinstance(weights, dict) else {}
+    return replace(as_weight_file(read_weights(path), str(path)), sha256=file_sha256(path))
+
+
+def as_weight_file(weights: Any, path: str) -> WeightFile:
+    """Return the content of a weight file with what it says about its weights."""
+    content = weights if isinstance(weights, Mapping) else {}
     description = content.get("data")
     return WeightFile(
-        path=str(path),
-        sha256=file_sha256(path),
+        path=path,
         weights=weights,
         accuracy=stated_accuracy(content),
         description=description if isinstance(description, dict) else None,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files.weights import WeightFile, require_present
+from hsakd_pl.modules.inputs import InputAdapter
 from hsakd_pl.networks import Network, NetworkOutput
 
 
@@ -18,7 +19,7 @@ class Frozen:
 
     Not an ``nn.Module``, so that the module that holds it does not register it. Other attributes are those of the
     network. ``weight_files`` are the files of its weights; ``stand_in`` is called in place of the network while
-    :mod:`hsakd_pl.fast` sets it.
+    :mod:`hsakd_pl.fast` sets it; ``adapter`` turns the student's images into those that a teacher was trained on.
     """
 
     def __init__(self, network: Network, *weight_files: WeightFile) -> None:
@@ -26,6 +27,7 @@ class Frozen:
         self.weight_files = weight_files
         self.stand_in: Callable[[Tensor], NetworkOutput] | None = None
         self.kept: dict[str, Tensor] = {}
+        self.adapter: InputAdapter | None = None
         self.guard()
 
     def guard(self) -> None:
@@ -48,8 +50,8 @@ class Frozen:
         """Raise UsageError if a parameter is trained."""
         if any(parameter.requires_grad for parameter in self.network.parameters()):
             raise UsageError(
-                "a callback has unfrozen a network that the module keeps frozen: leave the callback out, or train "
-                "the network (freeze_backbone=False)"
+                "a network that the module keeps frozen has been unfrozen, by a callback or requires_grad_: leave "
+                "that out, or train the network (freeze_backbone=False)"
             )
 
     def require_weights(self) -> None:
@@ -59,6 +61,8 @@ class Frozen:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> NetworkOutput:
         self.require_weights()
+        if self.adapter is not None:
+            images = self.adapter(images)
         return (self.stand_in or self.network.outputs)(images)
 
     def __getattr__(self, name: str) -> Any:
@@ -67,7 +71,9 @@ class Frozen:
         return getattr(self.network, name)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Frozen":
-        return Frozen(deepcopy(self.network, memo), *self.weight_files)
+        copied = Frozen(deepcopy(self.network, memo), *self.weight_files)
+        copied.adapter = deepcopy(self.adapter, memo)
+        return copied
 
 
 class FrozenGuard(pl.Callback):
@@ -79,7 +85,7 @@ class FrozenGuard(pl.Callback):
     """
 
     def _frozen(self, module: Any) -> dict[str, Frozen]:
-        """Return the frozen networks that are submodules, by the prefix of their names."""
+        """Return the frozen networks that are submodules, by the prefix of their names; all must be frozen still."""
         for frozen in module.frozen:
             frozen.check_frozen()
         names = {submodule: name for name, submodule in module.named_modules()}
@@ -89,9 +95,9 @@ class FrozenGuard(pl.Callback):
         for frozen in self._frozen(module).values():
             frozen.keep()
 
-    def _restore(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+    def _restore(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn == "fit":
-            for frozen in self._frozen(module).values():
+            for frozen in self._frozen(pl_module).values():
                 frozen.restore()
 
     on_train_start = on_train_epoch_start = on_train_epoch_end = on_train_end = _restore

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from hsakd_pl.recipes.bench import ALL_RECIPES, BENCH_TABLES, Cell, Table, read_table
+from hsakd_pl.recipes.bench import ALL_RECIPES, BENCH_TABLES, Cell, Table, check_cells, read_table
 from hsakd_pl.recipes.paper import PAIRS, PEERS, RECIPES, TEACHERS
 from hsakd_pl.recipes.recipe import SMALL_LR_NETWORKS, Recipe
 
@@ -21,6 +21,7 @@ __all__ = [
     "Cell",
     "Recipe",
     "Table",
+    "check_cells",
     "read_table",
     "recipe_of",
 ]

@@ -7,13 +7,14 @@ A table is a CSV file with one method per line. Its columns:
 ``class``: class path of the module, empty for recipes that exist already.
 ``options`` and ``data``: options of the module and of the data module, written ``a: 1; b: 2``. An option whose value is
 ``runs/RECIPE/last.ckpt`` names the recipe that is trained first.
+A recipe has one configuration: lines, pairs or tables that give the same name to different ones are an error.
 Then one column per pair, ``TEACHER-STUDENT``: the published accuracy in percent, or ``-``; after it, options of this
 pair alone, ``75.2; beta: 2.0``. An empty cell is not run.
 """
 
 import csv
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
@@ -68,6 +69,11 @@ def read_table(path: str | Path, recipes: Mapping[str, Recipe] = RECIPES) -> Tab
     pairs = header[len(COLUMNS) :]
     if header[: len(COLUMNS)] != COLUMNS or not all(pair.count("-") == 1 for pair in pairs):
         raise UsageError(f"{path}: its first line has to be {','.join(COLUMNS)} and <teacher>-<student> for each pair")
+    repeated = sorted({column for column in header if header.count(column) > 1})
+    if repeated:
+        raise UsageError(f"{path}: the column {', '.join(repeated)} appears more than once: keep one of them")
+    if not lines:
+        raise UsageError(f"{path} has a first line alone: add a line for each method")
     table = Table([], {})
     for number, line in enumerate(lines, 2):
         if None in line.values() or None in line:
@@ -101,7 +107,7 @@ def _read_cell(table: Table, line: dict[str, str], pair: str, recipes: Mapping[s
             options = _default_options(networks, names) | options
         options |= _parse_options(pair_options, names, place)
         needs = {option: recipe for option, value in options.items() if (recipe := _recipe_at(value)) is not None}
-        table.recipes[name] = make_recipe(
+        described = make_recipe(
             name,
             title=f"{method}, {networks.format_map(names)}",
             module=line["class"],
@@ -110,12 +116,43 @@ def _read_cell(table: Table, line: dict[str, str], pair: str, recipes: Mapping[s
             data_options=_parse_options(line["data"], names, place),
             published=published,
         )
+        _check_same(described, table.recipes.get(name) or recipes.get(name), place)
+        table.recipes[name] = described
     elif name not in recipes:
         raise UsageError(f"{place}: no recipe {name} exists, so class has to name the module's class")
     else:
         published = published or recipes[name].published
     if not is_hidden:
-        table.cells.append(Cell(method, pair, name, published))
+        cell = Cell(method, pair, name, published)
+        check_cells([*table.cells, cell], place)
+        table.cells.append(cell)
+
+
+def _check_same(recipe: Recipe, other: Recipe | None, place: str) -> None:
+    """Raise UsageError if a recipe of the same name is another experiment, whose runs would share a folder."""
+    if other is None:
+        return
+    if (recipe.config, recipe.needs) != (other.config, other.needs):
+        raise UsageError(
+            f"{place}: the recipe {recipe.name} has another configuration elsewhere ({other.title}): choose another "
+            "name in the column recipe"
+        )
+    if recipe.published and other.published not in ("", recipe.published):
+        raise UsageError(
+            f"{place}: the recipe {recipe.name} has the published number {other.published} elsewhere, not "
+            f"{recipe.published}: choose another name in the column recipe"
+        )
+
+
+def check_cells(cells: Sequence[Cell], place: str) -> None:
+    """Raise UsageError if the last of these cells has the place of another one in the table of results."""
+    *others, last = cells
+    for cell in others:
+        if (cell.method, cell.pair) == (last.method, last.pair) and cell != last:
+            raise UsageError(
+                f"{place}: {last.method} on {last.pair} is the recipe {last.recipe} [{last.published or '-'}] here and "
+                f"{cell.recipe} [{cell.published or '-'}] elsewhere: give one of them another name in the column method"
+            )
 
 
 def _parse_options(cell: str, names: dict[str, str], place: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The callbacks that take part in training, and the values that tuners found: both belong to the protocol of a run."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from pydoc import locate
 from typing import Any
 
 import pytorch_lightning as pl
@@ -38,7 +39,17 @@ Configured = Sequence[tuple[pl.Callback, str]]  # callbacks of a configuration, 
 
 def takes_part(callback: pl.Callback) -> bool:
     """Return True if a callback may change what is trained; those of this package have options of their own."""
-    return not isinstance(callback, OBSERVERS) and type(callback).__module__.partition(".")[0] != PACKAGE
+    return _takes_part(type(callback))
+
+
+def _takes_part(kind: type) -> bool:
+    return not issubclass(kind, OBSERVERS) and kind.__module__.partition(".")[0] != PACKAGE
+
+
+def takes_part_by_name(text: str) -> bool:
+    """Return True if the callback of such a text may change what is trained."""
+    kind = locate(text.partition("(")[0])
+    return not isinstance(kind, type) or _takes_part(kind)
 
 
 def configured_callbacks(instances: Any, options: Any) -> list[tuple[pl.Callback, str]]:
@@ -51,13 +62,14 @@ def configured_callbacks(instances: Any, options: Any) -> list[tuple[pl.Callback
     built = instances if isinstance(instances, list) else [instances]
     texts = options if isinstance(options, list) else [options]
     return [
-        (callback, _described(text))
+        (callback, described(text))
         for callback, text in zip(built, texts, strict=False)
         if isinstance(callback, pl.Callback)
     ]
 
 
-def _described(options: Any) -> str:
+def described(options: Any) -> str:
+    """Return the text of a callback of a configuration: its class path and options."""
     content = options if isinstance(options, Mapping) else vars(options)
     arguments = content.get("init_args") or {}
     named = arguments if isinstance(arguments, Mapping) else vars(arguments)

@@ -1,4 +1,4 @@
-"""TensorBoard, Weights & Biases and MLflow: a resumed run continues the run that its logger began."""
+"""TensorBoard, Weights & Biases and MLflow: a resumed or tested run continues the run that its logger began."""
 
 import json
 import os
@@ -43,10 +43,15 @@ LOGGER_KINDS: dict[type[Logger], LoggerKind] = {
 }
 
 
-def logger_maker(folder: Path, checkpoint: Mapping[str, Any]) -> Callable[..., Logger]:
+def logger_maker(folder: Path, checkpoint: Mapping[str, Any], training: bool) -> Callable[..., Logger]:
     """Return a function that makes loggers in ``folder``, which continue the run of ``checkpoint``.
 
     The function raises UsageError if the package of a logger is missing.
+
+    Args:
+        folder: folder of the run.
+        checkpoint: checkpoint of the run that is resumed or evaluated; empty for a new run.
+        training: whether training resumes there, so that what was logged after the checkpoint is no longer valid.
     """
     runs = checkpoint.get("loggers", {})
 
@@ -61,7 +66,7 @@ def logger_maker(folder: Path, checkpoint: Mapping[str, Any]) -> Callable[..., L
                 )
             if options.get(kind.run_argument) is None and logger_class.__name__ in runs:
                 options[kind.run_argument] = runs[logger_class.__name__]
-                if kind.package == "tensorboard":
+                if kind.package == "tensorboard" and training:
                     options["purge_step"] = checkpoint.get("global_step")  # hides the steps after the checkpoint
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # mlflow-skinny has no other store
         return logger_class(*arguments, **options)

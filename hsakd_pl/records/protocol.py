@@ -20,6 +20,12 @@ from hsakd_pl.version import __version__
 
 # Part of it where it is set: the protocols of earlier versions do not have this option.
 LOSS_WEIGHTS = "model.init_args.loss_weights"
+# Options that name weight files, and the fields of a protocol with their hashes
+WEIGHT_OPTIONS = {
+    "weights": "weights_sha256",
+    "teacher_weights": "teacher_sha256",
+    "projection_weights": "projection_sha256",
+}
 CALLBACKS = "trainer.callbacks"
 ROOT = "data.init_args.root"
 # Changes on resume that only lengthen a run
@@ -33,8 +39,7 @@ def weight_facts(options: Mapping[str, Any], files: Mapping[str, WeightFile]) ->
     ``files`` are those that the module read, by option. A missing one is left out: a checkpoint replaced it.
     """
     facts: dict[str, Any] = {"weights_sha256": None, "teacher_sha256": None, "teacher_acc": None}
-    for option in ("weights", "teacher_weights", "projection_weights"):
-        key = f"{option.removesuffix('_weights')}_sha256"
+    for option, key in WEIGHT_OPTIONS.items():
         source = options.get(f"model.init_args.{option}")
         if source in (RANDOM, PRETRAINED):
             facts[key] = source
@@ -42,6 +47,8 @@ def weight_facts(options: Mapping[str, Any], files: Mapping[str, WeightFile]) ->
             facts[key] = files[option].sha256
     if "teacher_weights" in files:
         facts["teacher_acc"] = files["teacher_weights"].accuracy
+        if files["teacher_weights"].inputs is not None:
+            facts["teacher_inputs"] = dict(files["teacher_weights"].inputs)
     return facts
 
 
@@ -121,6 +128,7 @@ def protocol_of(
         "hash": protocol_hash(kept, hashes, hardware, effective_changes, facts),
         "options": kept,
         "data": facts,
+        "found": found,
         "epochs": trainer.max_epochs,
         "optimizer": type(optimizer).__name__,
         "lr": found.get("model.init_args.lr", optimizer.defaults.get("lr")),

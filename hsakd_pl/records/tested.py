@@ -15,6 +15,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_calibration_error
 
 from hsakd_pl.files import replacing
+from hsakd_pl.files.lock import in_turn
 from hsakd_pl.files.weights import file_sha256, read_weights
 from hsakd_pl.modules.ensembles import BINS
 from hsakd_pl.records.details import confused_pairs, describe_example, project, reliability
@@ -93,11 +94,12 @@ class EvaluationWriter(pl.Callback):
         results = self._results(trainer, pl_module, labels, probability, predicted)
         if sums is not None:
             results |= ensemble_results(sums, pl_module.networks, self._image_size)
-        _write_json(self.folder / DETAILS_FILE, details, indent=None)
-        _write_json(self.folder / TEST_FILE, results, indent=1)
-        (self.folder / PICTURE).unlink(missing_ok=True)  # of an earlier test
-        if sums is not None:
-            show(results, self.folder / PICTURE)
+        with in_turn(self.folder / ".test.writer"):  # the files of one test, also if two end at the same time
+            _write_json(self.folder / DETAILS_FILE, details, indent=None)
+            _write_json(self.folder / TEST_FILE, results, indent=1)
+            (self.folder / PICTURE).unlink(missing_ok=True)  # of an earlier test
+            if sums is not None:
+                show(results, self.folder / PICTURE)
         rank_zero_info(f"The results of the test are in {self.folder / TEST_FILE}")
 
     def _results(

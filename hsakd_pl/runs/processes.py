@@ -1,11 +1,16 @@
-"""Number of devices and nodes of a run whose processes torchrun started."""
+"""The processes of a run that other programs started: torchrun, SLURM, MPI."""
 
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import pytorch_lightning as pl
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
 from hsakd_pl.errors import UsageError
+from hsakd_pl.files.lock import sole_writer
 
 AUTOMATIC = ("auto", "-1", -1)  # values of devices that mean all of them
 
@@ -33,3 +38,30 @@ def match_torchrun(trainer: Any) -> None:
             f"trainer.devices is {trainer.devices} and trainer.num_nodes {trainer.num_nodes}, but torchrun started "
             f"{processes} processes: leave both out, or set --trainer.devices auto"
         )
+
+
+def restarts_by_torchrun() -> bool:
+    """Return whether torchrun starts this command line again if a process fails (``--max-restarts``)."""
+    return TorchElasticEnvironment.detect() and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0
+
+
+@contextmanager
+def sole_writers(trainer: pl.Trainer) -> Iterator[None]:
+    """Let the first process of a run lock its folder; if that is refused, every process raises the UsageError.
+
+    The others would wait for the first one otherwise. Processes that Lightning itself starts are started after this.
+    """
+    environment = trainer._accelerator_connector.cluster_environment
+    with ExitStack() as stack:
+        refusal = None
+        if trainer.is_global_zero:
+            try:
+                stack.enter_context(sole_writer(trainer.default_root_dir))
+            except UsageError as error:
+                refusal = str(error)
+        if trainer.world_size > 1 and not isinstance(environment, LightningEnvironment):
+            trainer.strategy.setup_environment()
+            refusal = trainer.strategy.broadcast(refusal)
+        if refusal is not None:
+            raise UsageError(refusal)
+        yield

@@ -21,8 +21,11 @@ REQUEUEING = (signal.SIGUSR1, signal.SIGUSR2)  # SLURM's in Lightning and in scr
 SECONDS_BEFORE_INSISTING = 2  # torchrun repeats to its processes what the terminal has sent them already
 
 
-class Interrupted(Exception):  # noqa: N818 it is not an error
-    """A signal ended the run, with the status that a shell expects: 128 + its number."""
+class Interrupted(BaseException):
+    """A signal ended the program, with the status that a shell expects: 128 + its number.
+
+    Like KeyboardInterrupt it is no Exception: what handles the errors of a reader or a library does not handle it.
+    """
 
     def __init__(self, signum: int, message: str = "") -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name} {message}".strip())
@@ -102,6 +105,11 @@ class Signals:
         if signum and (trainer.is_global_zero or self.listeners[signum] is not _requeue):
             rank_zero_info(f"{signal.Signals(signum).name}: {self.checkpoint} is written, the job is handed back")
             self.listeners[signum](signum, None)
+
+    def obey_at_end(self) -> None:
+        """Raise :class:`Interrupted` for a signal that arrived after the last step: the program does nothing more."""
+        if self.received in STOPPING:
+            raise Interrupted(self.received, f"after the last step: {self.checkpoint} holds the whole run")
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         waited = time.monotonic() > self.received_at + SECONDS_BEFORE_INSISTING

@@ -6,12 +6,11 @@ seed 0. Each run is an ordinary fit in its folder below --folder. Further option
 example --trainer.max_epochs 10. As a SLURM array: scripts/slurm/bench.sbatch.
 """
 
-import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from hsakd_pl.commands.sweep import parse_seeds
+from hsakd_pl.commands.options import InvalidValueError, check_effective, check_unrepeated, parse_names, parse_seeds
 from hsakd_pl.errors import UsageError
 from hsakd_pl.report import TABLE_FORMATS
 
@@ -19,21 +18,32 @@ if TYPE_CHECKING:
     from hsakd_pl.commands.bench.tasks import Task
 
 
+DEFAULTS: dict[str, Any] = {"seeds": [0], "teachers": [], "folder": Path("runs"), "format": "table"}
+# Options of fit that the command sets, and what decides instead
+REPLACED = {
+    "--seed_everything": "--seeds",
+    "--ckpt_path": "the checkpoint in each run's folder",
+    "--trainer.default_root_dir": "--folder",
+}
+
+
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments of the command; all others are options of ``fit``."""
     parser.add_argument("tables", nargs="*", metavar="TABLE", help="name of a table, or a CSV file")
-    parser.add_argument("--methods", type=_names, default=[], metavar="NAMES", help="KD,DKD (default: all)")
-    parser.add_argument("--pairs", type=_names, default=[], metavar="NAMES", help="TEACHER-STUDENT,... (default: all)")
-    parser.add_argument("--seeds", type=parse_seeds, default=[0], help="0-4, or 0,7,9 (default: 0)")
+    parser.add_argument("--methods", type=parse_names, default=[], metavar="NAMES", help="KD,DKD (default: all)")
+    parser.add_argument(
+        "--pairs", type=parse_names, default=[], metavar="NAMES", help="TEACHER-STUDENT,... (default: all)"
+    )
+    parser.add_argument("--seeds", type=parse_seeds, default=DEFAULTS["seeds"], help="0-4, or 0,7,9 (default: 0)")
     parser.add_argument(
         "--teachers",
         type=parse_teacher,
         nargs="+",
-        default=[],
+        default=DEFAULTS["teachers"],
         metavar="NAME=FILE",
         help="weights of trained teachers, by the name of a network or recipe",
     )
-    parser.add_argument("--folder", type=Path, default=Path("runs"), help="folder of all runs (default: runs)")
+    parser.add_argument("--folder", type=Path, default=DEFAULTS["folder"], help="folder of all runs (default: runs)")
     parser.add_argument("--task", type=int, metavar="N", help="run only task N of --dry-run, as in a SLURM array")
     parser.add_argument(
         "--list", action="store_true", help="show methods, pairs and published numbers, and run nothing"
@@ -41,7 +51,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="show the tasks and how long they take, measured over a few steps"
     )
-    parser.add_argument("--format", choices=TABLE_FORMATS, default="table", help="format of the printed table")
+    parser.add_argument(
+        "--format", choices=TABLE_FORMATS, default=DEFAULTS["format"], help="format of the printed table"
+    )
     parser.set_defaults(fit_options=[])
 
 
@@ -56,6 +68,9 @@ def run(options: Namespace) -> None:
 
     if not options.tables:
         raise UsageError(f"bench needs a table: {', '.join(BENCH_TABLES)}, or a CSV file")
+    check_effective(options.fit_options, REPLACED, "bench")
+    check_unrepeated("teachers", [name for name, _ in options.teachers])
+    check_modes(options)
     cells, recipes = select_cells(options.tables, options.methods, options.pairs)
     if options.list:
         table = published(cells)
@@ -64,11 +79,14 @@ def run(options: Namespace) -> None:
     folder = local_path("folder", options.folder)
     bench = Bench(cells, recipes, options.seeds, folder, dict(options.teachers), options.fit_options)
     tasks = bench.tasks()
+    bench.check_teachers(tasks)
     if options.task is not None:
         if not 0 <= options.task < len(tasks):
             raise UsageError(f"task is {options.task}: choose one from 0 to {len(tasks) - 1}; --dry-run lists them")
+        bench.check_finished([tasks[options.task]])
         bench.run(tasks[options.task])
         return
+    bench.check_finished(tasks)
     if options.dry_run:
         show_plan(bench, tasks)
         return
@@ -82,16 +100,30 @@ def run(options: Namespace) -> None:
         raise UsageError(f"{', '.join(failed)} failed; see the errors above, and run the bench again after fixing them")
 
 
+def check_modes(options: Namespace) -> None:
+    """Raise UsageError for options that have no effect together, such as seeds where nothing is run."""
+    modes = [mode for mode, is_chosen in _modes(options).items() if is_chosen]
+    if len(modes) > 1:
+        raise UsageError(f"{' and '.join(modes)} exclude each other: choose one")
+    if options.list:
+        given = [f"--{name}" for name in ("seeds", "teachers", "folder") if getattr(options, name) != DEFAULTS[name]]
+        given += [argument for argument in options.fit_options if argument.startswith("-")]
+        if given:
+            raise UsageError(f"{', '.join(given)} has no effect with --list, which runs nothing: leave it out")
+    elif modes and options.format != DEFAULTS["format"]:
+        raise UsageError(f"--format has no effect with {modes[0]}, which shows no table of results: leave it out")
+
+
+def _modes(options: Namespace) -> dict[str, bool]:
+    return {"--list": options.list, "--dry-run": options.dry_run, "--task": options.task is not None}
+
+
 def parse_teacher(text: str) -> tuple[str, str]:
     """Return name and file of ``wrn_40_2=FILE``, or of ``teacher_joint_wrn_40_2=FILE`` for that recipe alone."""
     name, sign, file = text.partition("=")
     if not (name and sign and file):
-        raise ValueError(f"expected NAME=FILE, got {text}")
+        raise InvalidValueError(f"expected NAME=FILE, got {text}")
     return name, file
-
-
-def _names(text: str) -> list[str]:
-    return text.split(",")
 
 
 def _run_task(task: "Task", number: int, options: Namespace) -> bool:
@@ -99,7 +131,4 @@ def _run_task(task: "Task", number: int, options: Namespace) -> bool:
     from hsakd_pl.commands.seeds import run_process
 
     print(f"task {number}: {task.recipe}, seed {task.seed}", flush=True)
-    status = run_process([*options.arguments, "--task", str(number)], options.debug)
-    if status > 128:  # stopped by a signal
-        sys.exit(status)
-    return status == 0
+    return run_process([*options.arguments, "--task", str(number)], options.debug) == 0

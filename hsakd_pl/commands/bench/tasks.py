@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from hsakd_pl.commands.seeds import run_seed
+from hsakd_pl.commands.options import check_unrepeated
+from hsakd_pl.commands.seeds import Setting, check_unchanged, run_seed, setting_of
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import local_path, naming, read_text, replacing
-from hsakd_pl.recipes import ALL_RECIPES, BENCH_TABLES, Cell, Recipe, read_table
+from hsakd_pl.recipes import ALL_RECIPES, BENCH_TABLES, Cell, Recipe, check_cells, read_table
 from hsakd_pl.records.formats import RESULT_FILE, TEST_FILE, is_finished
 
 
@@ -76,10 +77,33 @@ class Bench:
         return {option: (needed, needed_seed) for option, needed in needs.items() if self._file(needed) is None}
 
     def _file(self, recipe: str) -> str | None:
-        """Return the file that replaces a teacher's run: one for its network's name, or for the recipe's."""
-        name = recipe.partition("/")[2]
-        network = re.sub("^(baseline|teacher_joint|teacher_frozen)_", "", name)
-        return self.teachers.get(name) or self.teachers.get(network)
+        """Return the file that replaces a teacher's run: one for the recipe's name, or for its network's."""
+        return next((self.teachers[name] for name in _names_of_teacher(recipe) if name in self.teachers), None)
+
+    def check_teachers(self, tasks: list[Task]) -> None:
+        """Raise UsageError for a teacher that none of the tasks starts from, and for a file that is missing."""
+        needed = {recipe for task in tasks for recipe in self.recipes[task.recipe].needs.values()}
+        used = set()
+        for recipe in needed:
+            used |= set([name for name in _names_of_teacher(recipe) if name in self.teachers][:1])
+        unused = [name for name in self.teachers if name not in used]
+        if unused:
+            names = sorted({name for recipe in needed for name in _names_of_teacher(recipe)})
+            raise UsageError(
+                f"teachers: no task starts from {', '.join(unused)}; they start from {', '.join(names) or 'nothing'}"
+            )
+        for name, file in self.teachers.items():
+            if not local_path("teachers", file).is_file():
+                raise UsageError(f"teachers: the file of {name}, {file}, does not exist: check the path")
+
+    def check_finished(self, tasks: list[Task]) -> None:
+        """Raise UsageError if a task has a result of other options than it would have now."""
+        settings: dict[str, Setting] = {}
+        for task in tasks:
+            if self.state(task) in ("done", "trained"):
+                if task.recipe not in settings:
+                    settings[task.recipe] = setting_of(self.arguments(task))
+                check_unchanged(self.checkpoint(task.recipe, task.seed).parent, settings[task.recipe])
 
     def arguments(self, task: Task) -> list[str]:
         """Return the options of ``fit`` for a task: its recipe, the files of its weights, and the options of all."""
@@ -120,12 +144,20 @@ class Bench:
         run_seed(task.seed, self.arguments(task), self.folder / task.recipe)
 
 
+def _names_of_teacher(recipe: str) -> list[str]:
+    """Return the names by which a teacher may be called: that of its recipe, and of its network."""
+    name = recipe.partition("/")[2]
+    return [name, re.sub("^(baseline|teacher_joint|teacher_frozen)_", "", name)]
+
+
 def select_cells(tables: list[str], methods: list[str], pairs: list[str]) -> tuple[list[Cell], Mapping[str, Recipe]]:
     """Return the cells of the tables, pair by pair, and all recipes that they may need, by name.
 
     Raises:
-        UsageError: for a method or pair that no table has.
+        UsageError: for a method or pair that no table has, and for two experiments with one name.
     """
+    for kind, names in (("table", tables), ("method", methods), ("pair", pairs)):
+        check_unrepeated(f"{kind}s", names)
     cells: list[Cell] = []
     recipes = dict(ALL_RECIPES)
     for name in tables:
@@ -134,6 +166,9 @@ def select_cells(tables: list[str], methods: list[str], pairs: list[str]) -> tup
         cells += table.cells
     cells = _with_values("method", cells, methods)
     cells = _with_values("pair", cells, pairs)
+    cells = list(dict.fromkeys(cells))
+    for number in range(len(cells)):
+        check_cells(cells[: number + 1], " and ".join(tables))
     order = list(dict.fromkeys(cell.pair for cell in cells))
     return sorted(cells, key=lambda cell: order.index(cell.pair)), recipes
 

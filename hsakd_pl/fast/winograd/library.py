@@ -12,12 +12,14 @@ from tempfile import TemporaryDirectory
 import torch
 from pytorch_lightning.utilities import rank_zero_info
 
-from hsakd_pl.files import cache_folder
+from hsakd_pl.errors import UsageError
+from hsakd_pl.files import cache_folder, replacing
 
 SOURCE = Path(__file__).with_name("kernel.c")
 CAPABILITIES = ("AVX2", "AVX512")  # instruction sets that the kernel is written for, by PyTorch's names
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC")
 CPUINFO = Path("/proc/cpuinfo")  # part of a build's name, since machines may share a cache folder
+CHECKSUM_BYTES = 32  # of SHA-256, behind the library, where the loader does not look
 COMPILER_TIMEOUT = 60  # seconds; compiling takes about one
 
 
@@ -31,12 +33,15 @@ def library() -> ctypes.CDLL | None:
         return None
     try:
         try:
-            loaded = _load(cache_folder())
-        except OSError as error:  # read-only, full or owned by another user
+            folder = cache_folder()
+            if folder is None:
+                raise OSError("there is no home folder to keep it in")
+            loaded = _load(folder)
+        except (OSError, UsageError) as error:  # read-only, full or owned by another user
             with TemporaryDirectory() as private:
                 loaded = _load(Path(private))
             rank_zero_info(f"The C kernel was compiled for this process only: {error}")
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, UsageError, subprocess.SubprocessError) as error:
         message = getattr(error, "stderr", None) or str(error)
         reason = message.strip().splitlines()[0]
         rank_zero_info(f"Using PyTorch's convolutions, at half the speed: the C kernel cannot be compiled ({reason})")
@@ -47,7 +52,7 @@ def library() -> ctypes.CDLL | None:
 
 
 def _load(folder: Path) -> ctypes.CDLL:
-    """Load the library for this source, compiler and processor from ``folder``; compile it if missing or truncated."""
+    """Load the library for this source, compiler and processor from ``folder``; compile it if missing or damaged."""
     compiler = (os.environ.get("CC") or "cc").split()
     cpuinfo = CPUINFO.read_text() if CPUINFO.exists() else ""
     processor = sorted(set(re.findall(r"^(?:model name|flags|Features).*", cpuinfo, re.MULTILINE)))
@@ -57,11 +62,21 @@ def _load(folder: Path) -> ctypes.CDLL:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     _check_private(folder)
     _check_private(path)
+    if not _is_whole(path):
+        _compile(compiler, path)
     try:
         return ctypes.CDLL(str(path))
-    except OSError:
+    except OSError:  # of another system with the same compiler, in a home folder that both share
         _compile(compiler, path)
         return ctypes.CDLL(str(path))
+
+
+def _is_whole(path: Path) -> bool:
+    """Return whether a library ends in the checksum of what is before it: to run a damaged one kills the process."""
+    if not path.exists():
+        return False
+    content = path.read_bytes()
+    return content[-CHECKSUM_BYTES:] == hashlib.sha256(content[:-CHECKSUM_BYTES]).digest()
 
 
 def _check_private(path: Path) -> None:
@@ -75,12 +90,14 @@ def _check_private(path: Path) -> None:
 
 
 def _compile(compiler: list[str], path: Path) -> None:
-    """Compile the kernel next to ``path`` and rename it, so that no process loads an incomplete library."""
+    """Compile the kernel and write it to ``path``, complete or not at all, with its checksum behind it."""
     with TemporaryDirectory(dir=path.parent) as temporary:
         _run([*compiler, *FLAGS, "-c", str(SOURCE), "-o", f"{temporary}/kernel.o"])
         _run([*compiler, "-shared", f"{temporary}/kernel.o", "-o", f"{temporary}/kernel.so"])
-        os.chmod(f"{temporary}/kernel.so", 0o700)
-        os.replace(f"{temporary}/kernel.so", path)
+        compiled = Path(temporary, "kernel.so").read_bytes()
+    with replacing(path, "wb") as file:
+        os.fchmod(file.fileno(), 0o700)
+        file.write(compiled + hashlib.sha256(compiled).digest())
 
 
 def _run(command: list[str]) -> str:
