@@ -16,6 +16,7 @@ from hsakd_pl.fast import Fast
 from hsakd_pl.files.weights import WeightFile
 from hsakd_pl.modules.ensembles import Views
 from hsakd_pl.modules.evaluated import Batch, EvaluatedModule
+from hsakd_pl.modules.frozen import FrozenGuard
 from hsakd_pl.modules.means import EpochMeans
 from hsakd_pl.modules.norms import checked_batch_norms
 from hsakd_pl.modules.optimization import (
@@ -199,8 +200,8 @@ class HSAKDModule(EvaluatedModule):
         )
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """Return the callback that makes a fit faster, unless ``fast`` is off."""
-        return [Fast(self.compile_step)] if self.fast else []
+        """Return the callbacks that keep frozen networks as they are, and that make a fit faster, unless it is off."""
+        return [FrozenGuard(), *([Fast(self.compile_step)] if self.fast else [])]
 
     def setup(self, stage: str) -> None:
         self.means.clear()  # those of an interrupted fit
