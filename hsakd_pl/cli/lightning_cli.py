@@ -32,6 +32,7 @@ from hsakd_pl.records.observers import observers
 from hsakd_pl.records.results import ResultWriter
 from hsakd_pl.records.summary import conclusion
 from hsakd_pl.runs.accelerator import check_accelerator, check_devices, check_strategy
+from hsakd_pl.runs.callbacks import check_resumable
 from hsakd_pl.runs.checkpoints import (
     BestCheckpoint,
     LastCheckpoint,
@@ -227,6 +228,7 @@ class HSAKDCLI(LightningCLI):
         ckpt_path = self.config_init["fit"]["ckpt_path"]
         if ckpt_path is not None and self.trainer.checkpoint_callback is not None:
             checkpoint = read_checkpoint(Path(ckpt_path), training=True)
+            check_resumable(self.trainer.callbacks, checkpoint)  # type: ignore[attr-defined]  # set without a declaration
             self._keep_found_values(checkpoint)
             self._record_changes(checkpoint)
 

@@ -1,6 +1,7 @@
 """Read weight files by their content, whatever their ending, without running code from them."""
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files.survey import survey
-from hsakd_pl.files.text import local_path, naming
+from hsakd_pl.files.text import local_path, naming, read_text
 
 StateDict = dict[str, Tensor]
 
@@ -117,13 +118,25 @@ def read_weight_file(path: str | Path) -> WeightFile:
 def as_weight_file(weights: Any, path: str) -> WeightFile:
     """Return the content of a weight file with what it says about its weights."""
     content = weights if isinstance(weights, Mapping) else {}
-    description = content.get("data")
+    description = content.get("data", _description_beside(Path(path)))
     return WeightFile(
         path=path,
         weights=weights,
         accuracy=stated_accuracy(content),
         description=description if isinstance(description, dict) else None,
     )
+
+
+def _description_beside(path: Path) -> dict[str, Any] | None:
+    """Return the description of the data that the ``config.json`` of an export states next to its weights, if any."""
+    config_file = path.with_name("config.json")
+    if path.suffix != ".safetensors" or not config_file.is_file():
+        return None
+    try:
+        config = json.loads(read_text(config_file))
+    except (ValueError, RecursionError):  # a file of something else
+        return None
+    return config if isinstance(config, dict) and config.keys() >= {"class_names", "mean", "std"} else None
 
 
 def require_present(files: Iterable[WeightFile]) -> None:

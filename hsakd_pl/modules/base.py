@@ -16,6 +16,7 @@ from hsakd_pl.fast import Fast
 from hsakd_pl.files.weights import WeightFile
 from hsakd_pl.modules.ensembles import Views
 from hsakd_pl.modules.evaluated import Batch, EvaluatedModule
+from hsakd_pl.modules.frozen import FrozenGuard
 from hsakd_pl.modules.means import EpochMeans
 from hsakd_pl.modules.norms import checked_batch_norms
 from hsakd_pl.modules.optimization import (
@@ -31,7 +32,7 @@ from hsakd_pl.modules.optimization import (
     with_warmup,
 )
 from hsakd_pl.modules.options import save_options
-from hsakd_pl.modules.provenance import check_description, check_fit, data_of, feed_teachers
+from hsakd_pl.modules.provenance import check_description, check_fit, check_weights, data_of, feed_teachers
 from hsakd_pl.networks import Network, NetworkOutput
 from hsakd_pl.networks.weights import match_weights
 from hsakd_pl.ops import all_finite, cross_entropy, total
@@ -199,8 +200,8 @@ class HSAKDModule(EvaluatedModule):
         )
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """Return the callback that makes a fit faster, unless ``fast`` is off."""
-        return [Fast(self.compile_step)] if self.fast else []
+        """Return the callbacks that keep frozen networks as they are, and that make a fit faster, unless it is off."""
+        return [FrozenGuard(), *([Fast(self.compile_step)] if self.fast else [])]
 
     def setup(self, stage: str) -> None:
         self.means.clear()  # those of an interrupted fit
@@ -262,6 +263,15 @@ class HSAKDModule(EvaluatedModule):
     def on_validation_start(self) -> None:  # before the epoch's checkpoints are written
         if self.trainer.state.fn == "fit":
             self._raise_unless_means_finite()
+        else:
+            check_weights(self)
+
+    def on_test_start(self) -> None:
+        super().on_test_start()
+        check_weights(self)
+
+    def on_predict_start(self) -> None:
+        check_weights(self)
 
     def on_train_epoch_end(self) -> None:
         self._raise_unless_means_finite()

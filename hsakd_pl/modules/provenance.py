@@ -7,6 +7,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_info
 
 from hsakd_pl.data import Description, FeatureDataModule, ImageDataModule
+from hsakd_pl.data.description import read_description
 from hsakd_pl.data.learned import Learned, described, learned_from, named, require_same_classes
 from hsakd_pl.modules.build import RANDOM
 from hsakd_pl.modules.frozen import Frozen
@@ -52,7 +53,7 @@ def check_fit(module: "EvaluatedModule") -> None:
     feed_teachers(module)
     tell_inputs(module, module.description)
     if not inner:
-        tell_normalisation(module, module.description)
+        tell_other_images(module, module.description)
 
 
 def check_weight_files(module: "EvaluatedModule", description: Description) -> None:
@@ -70,6 +71,10 @@ def check_weight_files(module: "EvaluatedModule", description: Description) -> N
         for teacher in module.teachers:
             remedy = f"{SAME_CLASSES}, or choose another teacher"
             require_same_classes("the teacher", learned_from(teacher.network), description, remedy)
+    if "weights" not in module.weight_files and module.keeps_classes:
+        for network in module.networks:
+            remedy = f"{SAME_CLASSES}, or load the weights with new_head=True for new classes"
+            require_same_classes("the network", learned_from(network), description, remedy)
 
 
 def use_normalisation(module: "EvaluatedModule", learned: Learned, data: ImageDataModule | None) -> None:
@@ -119,17 +124,29 @@ def tell_inputs(module: "EvaluatedModule", description: Description) -> None:
             module.weight_files["teacher_weights"] = replace(module.weight_files["teacher_weights"], inputs=inputs)
 
 
-def tell_normalisation(module: "EvaluatedModule", description: Description) -> None:
-    """Log it if the initial weights have learnt from images of another normalisation than the data's."""
-    if "weights" not in module.weight_files:
-        return
+def tell_other_images(module: "EvaluatedModule", description: Description) -> None:
+    """Log it if the initial weights have learnt from images of another normalisation or size than the data's."""
     learned = learned_from(module.network)
+    if "weights" not in module.weight_files and learned.class_names is None:
+        return  # fresh weights, or weights of unknown origin
     if not learned.normalised_alike(description.mean, description.std):
         rank_zero_info(
-            f"weights: {module.weight_files['weights'].path} was trained on images normalised with mean {learned.mean} "
-            f"and std {learned.std} ({learned.origin}); from now on the network learns from {description.mean} and "
-            f"{description.std}, the data's"
+            f"The initial weights were trained on images normalised with mean {learned.mean} and std {learned.std} "
+            f"({learned.origin}); from now on the network learns from {description.mean} and {description.std}, the "
+            "data's"
         )
+    if learned.image_size not in (None, description.image_size):
+        rank_zero_info(
+            f"The initial weights were trained on images of {learned.image_size} x {learned.image_size} pixels "
+            f"({learned.origin}), the data have {description.image_size} x {description.image_size}"
+        )
+
+
+def check_weights(module: "EvaluatedModule") -> None:
+    """Check the weights that a module evaluates, if these are the option ``weights`` alone, against the data."""
+    file = module.weight_files.get("weights")
+    if module.description is None and file is not None and file.description is not None:
+        check_description(module, read_description(file.description, file.path), f"weights: {file.path}")
 
 
 def check_description(module: "EvaluatedModule", learned: Description, origin: str) -> None:
