@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import MultiStepLR
 from hsakd_pl.data.description import read_description
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.fast import Fast
+from hsakd_pl.modules.averages import warn_of_slow_averages
 from hsakd_pl.modules.ensembles import Views
 from hsakd_pl.modules.evaluated import Batch, EvaluatedModule
 from hsakd_pl.modules.means import EpochMeans
@@ -234,6 +235,7 @@ class HSAKDModule(EvaluatedModule):
 
     def on_fit_start(self) -> None:
         self._prepare()
+        warn_of_slow_averages(self.trainer)
 
     def on_validation_start(self) -> None:  # before the epoch's checkpoints are written
         if self.trainer.state.fn == "fit":
