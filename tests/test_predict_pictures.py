@@ -29,7 +29,11 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def predictions(source: Path, *options: str) -> list[dict[str, object]]:
-    main(["predict", str(source), "photos/val", "--accelerator", "cpu", "--num_workers", "0", *options])
+    return classified(source, "photos/val", *options)
+
+
+def classified(source: Path, *arguments: str) -> list[dict[str, object]]:
+    main(["predict", str(source), *arguments, "--accelerator", "cpu", "--num_workers", "0"])
     return [json.loads(line) for line in Path("predictions.jsonl").read_text().splitlines()]
 
 
@@ -69,12 +73,34 @@ def test_predict_options_top_batch_size_and_folder_apply(trained: Path, capsys: 
     assert "predictions are in out/predictions.csv" in capsys.readouterr().out
 
 
+def test_predict_takes_files_and_folders(trained: Path) -> None:
+    expected = {row["image"]: row for row in predictions(trained)}
+    first, second, *_ = expected
+    folder = str(Path("photos/val", NAMES[1]))
+    below = [image for image in expected if str(image).startswith(folder)]
+    broken = "photos/val/broken.png"
+    asked: dict[tuple[str, ...], list[Any]] = {
+        (str(first),): [first],
+        (str(second), str(first)): [second, first],
+        (folder, str(below[0]), broken): [*below, broken],
+    }
+    for images, found in asked.items():
+        rows = classified(trained, *images)
+        assert rows == [expected[image] for image in found]
+    both = json.dumps([first, second])
+    main(["predict", "--config", "config.yaml", "--ckpt_path", "last", "--data.init_args.predict_dir", both])
+    rows = [json.loads(line) for line in (trained / "predictions.jsonl").read_text().splitlines()]
+    assert rows == [expected[first], expected[second]]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["nowhere/else/there", "photos/val"], "nowhere/else/there"),
         (["photos", "photos/val"], "last.ckpt"),
-        (["runs/BaselineModule", "nothing"], "nothing"),
+        (["runs/BaselineModule", "nothing"], "nothing does not exist"),
+        (["runs/BaselineModule", "photos/val", "photos/val/nothing.png"], "nothing.png does not exist"),
+        (["runs/BaselineModule", "config.yaml"], "config.yaml is neither a folder nor an image"),
         (["runs/BaselineModule", "photos/val", "--top", "9"], "top"),
         (["runs/BaselineModule", "photos/val", "--on_error", "stop"], "on_error"),
         (["runs/BaselineModule"], "IMAGES"),

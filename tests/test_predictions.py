@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 import pytorch_lightning as pl
+import small
 import torch
 from PIL import Image
 from small import grown_by, trainer
+from torch.utils.data import DataLoader, TensorDataset
 
 from hsakd_pl import BaselineModule, DigitsDataModule, ImageNetDataModule
 from hsakd_pl.errors import UsageError
@@ -237,3 +239,38 @@ def test_predicting_20_000_images_keeps_memory_flat(tmp_path: Path) -> None:
         os.link(folder / "0.png", folder / f"{number}.png")
     predict(photos(tmp_path / "one" / "photos", "0.png"), Tiny())  # loads what only a first run loads
     assert grown_by(lambda: predict(folder, Tiny(), batch_size=64)) < 100
+
+
+LOADERS: dict[str, Any] = {
+    "images": lambda images, labels: images,
+    "images in a tuple": lambda images, labels: TensorDataset(images),
+    "with labels": lambda images, labels: TensorDataset(images, labels),
+    "with names": lambda images, labels: list(zip(images, ["a", "b", "c", "d"], strict=True)),
+}
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_loaders_of_users_are_predicted(tmp_path: Path, kind: str) -> None:
+    images, labels = small.BATCH
+    module = small.make("teacher")
+    trainer = small.trainer(callbacks=[PredictionWriter(tmp_path)])
+    batches = DataLoader(LOADERS[kind](images, labels), batch_size=3)
+    trainer.predict(module, batches)
+    rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    names = ["a", "b", "c", "d"] if kind == "with names" else [f"image {number}" for number in range(4)]
+    assert [row["image"] for row in rows] == names
+    assert [int(row["class"]) for row in rows] == module.eval()(images).logits.argmax(1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        ([{"image": torch.zeros(3, 8, 8)}] * 2, "returns dict, not a tensor of images"),
+        ([torch.zeros(3, 8, 8, dtype=torch.uint8)] * 2, "only data modules normalise"),
+        (["a", "b"], "returns str, not a tensor of images"),
+        ([torch.zeros(8, 8)] * 2, "not floating point"),
+    ],
+)
+def test_loaders_without_images_are_refused_in_predict(items: list[Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        small.trainer().predict(small.make("baseline"), DataLoader(items, batch_size=2))

@@ -18,7 +18,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "source", metavar="SOURCE", help="folder of a run, a checkpoint, an export, or the id of an export on the hub"
     )
-    parser.add_argument("images", metavar="IMAGES", help="folder of images, including those in subfolders")
+    parser.add_argument(
+        "images", metavar="IMAGES", nargs="+", help="folders of images, including those in subfolders, or image files"
+    )
     parser.add_argument("--folder", default=".", help="where predictions.csv and predictions.jsonl go (default: here)")
     parser.add_argument(
         "--top", type=int, default=TOP_CLASSES, help="classes per image in predictions.jsonl (default: %(default)s)"

@@ -18,6 +18,7 @@ from hsakd_pl.data.fingerprint import (
     saved,
 )
 from hsakd_pl.data.splits import Split, check_class_names, check_split, stratified_indices
+from hsakd_pl.data.walk import canonical
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.files import local_path, naming
 from hsakd_pl.files.weights import shorten
@@ -33,7 +34,7 @@ class DataOptions(TypedDict, total=False):
     seed: int | None
     augment: bool
     num_workers: int | None
-    predict_dir: str | Path | None
+    predict_dir: str | Path | list[str] | None
     on_error: str
 
 
@@ -52,7 +53,8 @@ class ImageDataModule(BatchedDataModule):
         seed: seed of shuffling, augmentation and the held-out part; by default that of ``pl.seed_everything``.
         augment: augment training images; otherwise they are treated like test images.
         num_workers: number of processes per device that open images; by default chosen for the machine.
-        predict_dir: folder of the images for ``predict``, which are turned upright as their EXIF data say.
+        predict_dir: images for ``predict``: a folder, whose subfolders are searched too, an image file, or a list of
+            these. Pictures are turned upright as their EXIF data say.
         on_error: ``row`` reports a broken image in ``predict`` in its row, ``raise`` ends with an error.
 
     Raises UsageError naming an argument that is out of range.
@@ -92,7 +94,7 @@ class ImageDataModule(BatchedDataModule):
         seed: int | None = None,
         augment: bool = True,
         num_workers: int | None = None,
-        predict_dir: str | Path | None = None,
+        predict_dir: str | Path | list[str] | None = None,
         on_error: str = "row",
     ) -> None:
         super().__init__()
@@ -166,7 +168,7 @@ class ImageDataModule(BatchedDataModule):
         Raises UsageError if training images exist and have other classes.
         """
         class_names = list(self.read_class_names())
-        if class_names and class_names != description.class_names:
+        if class_names and [*map(canonical, class_names)] != [*map(canonical, description.class_names)]:
             raise UsageError(
                 f"{type(self).__name__}: {self.folder} has the classes {shorten(class_names)}, but the trained network "
                 f"has {shorten(description.class_names)}: choose the data that it was trained on"
@@ -212,6 +214,7 @@ class ImageDataModule(BatchedDataModule):
         check_statistics(name, self.mean, self.std)
         require(self.image_size >= 1, "image_size", self.image_size, "at least 1")
         self.class_names = check_class_names(self.label_names(), self.num_classes, f"{name}.read_class_names()")
+        read_before = set(self.splits)
         needs_validation = stage in ("fit", "validate", None) and "val" not in self.splits
         if needs_validation:
             rank_zero_info(self.roles)
@@ -223,8 +226,18 @@ class ImageDataModule(BatchedDataModule):
             self.splits["val"] = self.read_validation()
             if self.splits["val"] is not self.splits.get("test"):
                 self.facts["val"] = facts_of(self.splits["val"], self.class_names)
+        self._log_splits(set(self.splits) - read_before)
         if self.trainer is not None:
             check_equal_on_all_processes(self.facts, self._place)
+
+    def _log_splits(self, new: set[str]) -> None:
+        """Log the classes, and the number of images of each new split, so that a folder read otherwise is noticed."""
+        if new:
+            counts = [
+                f"{len(self.splits[name].targets):,} in {name}" for name in ("train", "val", "test") if name in new
+            ]
+            names = shorten(self.class_names)
+            rank_zero_info(f"Read {len(self.class_names)} classes, {names}, with images: {', '.join(counts)}")
 
     def read_test(self) -> Split:
         """Return the test split, read and checked once."""

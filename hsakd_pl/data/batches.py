@@ -1,5 +1,6 @@
 """Make batches of a data module's splits, shuffled or in order, and normalise them on each device."""
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ class BatchedDataModule(pl.LightningDataModule):
     seed: int | None
     augment: bool
     num_workers: int | None
-    predict_dir: str | Path | None
+    predict_dir: str | Path | list[str] | None
     on_error: str
     train_transform: PadCropFlip | v2.Transform
     test_transform: v2.Transform | None = None  # None if images have their final size already
@@ -76,13 +77,15 @@ class BatchedDataModule(pl.LightningDataModule):
         return self.plain_loader(self.splits["test"])
 
     def predict_dataloader(self) -> ResumableLoader:
-        """Return batches of all images below ``predict_dir``, resized and cropped, with (path, error) as targets.
+        """Return batches of the images in ``predict_dir``, resized and cropped, with (path, error) as targets.
 
-        Raises UsageError if the folder is missing or contains no image.
+        Raises UsageError if a folder or file is missing, or if a folder contains no image.
         """
         if self.predict_dir is None:
             raise UsageError("predict needs images: set --data.init_args.predict_dir to a folder of images")
-        paths = image_paths(local_path("predict_dir", self.predict_dir), "predict_dir")
+        sources = self.predict_dir if isinstance(self.predict_dir, list) else [self.predict_dir]
+        found = [image_paths(local_path("predict_dir", source), "predict_dir") for source in sources]
+        paths = list(dict.fromkeys(chain.from_iterable(found)))  # without duplicates
         return self._loader(Split(paths, paths), self.description.transform)
 
     def plain_loader(self, split: Split, shuffle: bool = False, on_every_device: bool = False) -> ResumableLoader:

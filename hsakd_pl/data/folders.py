@@ -6,8 +6,9 @@ from hsakd_pl.data.augment import PadCropFlip, resized_center_crop
 from hsakd_pl.data.base import ImageDataModule
 from hsakd_pl.data.layout import advice
 from hsakd_pl.data.splits import Split
-from hsakd_pl.data.walk import class_folders, class_names_of, visible
+from hsakd_pl.data.walk import class_folders, class_names_of, contains_images
 from hsakd_pl.errors import UsageError
+from hsakd_pl.files.walk import visible
 
 # The statistics of ImageNet that torchvision's weights were trained with
 MEAN: tuple[float, ...] = (0.485, 0.456, 0.406)
@@ -40,6 +41,11 @@ class ClassFolderDataModule(ImageDataModule):
                 f"{folder} still contains archives, so it was unpacked only in part: remove it and start again"
             )
         if not class_names_of(folder):
+            if contains_images(folder):
+                raise UsageError(
+                    f"{folder} contains images, but no class folders: sort them into {folder.name}/<class>/ (Kaggle's "
+                    "copy of ImageNet lists the classes of its validation images in LOC_val_solution.csv)"
+                )
             raise UsageError(
                 f"{folder} is missing or contains no class folders: point --data.init_args.root at the data set's "
                 f"folder, or extract its archive again, completely{advice(self.root)}"

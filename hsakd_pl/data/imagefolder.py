@@ -12,9 +12,9 @@ from hsakd_pl.data.augment import PadCropFlip, check_statistics, random_resized_
 from hsakd_pl.data.base import DataOptions
 from hsakd_pl.data.folders import MEAN, STD, ClassFolderDataModule
 from hsakd_pl.data.images import MAX_PIXELS
-from hsakd_pl.data.layout import Layout, find_layout
+from hsakd_pl.data.layout import Layout, find_layout, split_of, training_folder
 from hsakd_pl.data.splits import Split, check_split, stratified_indices
-from hsakd_pl.data.statistics import measure_once
+from hsakd_pl.data.statistics import check_channels, measure_once
 from hsakd_pl.data.walk import class_folders, class_names_of
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.signatures import Unpack
@@ -23,8 +23,9 @@ from hsakd_pl.signatures import Unpack
 class ImageFolderDataModule(ClassFolderDataModule):
     """Images in class folders, of any size, format and mode.
 
-    ``root`` contains ``train/<class>/`` and one or both of ``val/<class>/`` (or ``valid/``) and ``test/<class>/``; a
-    single one serves for validation, as in the paper, and for testing. If ``root`` contains the class folders
+    ``root`` contains ``train/<class>/`` and one or both of ``val/<class>/`` and ``test/<class>/``, or other usual names
+    of splits in any case (``Training/``, ``valid/``, ``test_set/``); a single one serves for validation, as in the
+    paper, and for testing. The log states the classes and the number of images. If ``root`` contains the class folders
     themselves, ``val_fraction`` of the images, the same for every seed, are held out for both. Pictures are turned
     upright as their EXIF data say, and transparent pixels are white. For testing, the short side is resized to
     ``image_size`` and the central square is cut out.
@@ -118,7 +119,7 @@ class ImageFolderDataModule(ClassFolderDataModule):
             raise UsageError(
                 f"{self.root} contains no class folders: point --data.init_args.root at a folder with train/<class>/ "
                 "and val/<class>/ or test/<class>/, or with <class>/ and --data.init_args.val_fraction"
-                f"{self._suggested_root()}"
+                f"{self._suggested_root()}{self._unsorted()}"
             )
         if len(names) < 2:
             raise UsageError(
@@ -130,8 +131,15 @@ class ImageFolderDataModule(ClassFolderDataModule):
     def _suggested_root(self) -> str:
         """Return a hint at a folder in ``root`` that has a training folder; an empty string if there is none."""
         for name in class_names_of(self.root):
-            if find_layout(self.root / name).train:
+            if training_folder(self.root / name):
                 return f" ({self.root / name} looks like the folder you want)"
+        return ""
+
+    def _unsorted(self) -> str:
+        """Return a hint at a split's folder whose images are not in class folders; an empty string if there is none."""
+        for folder in self.layout.ignored:
+            if split_of(folder.name):
+                return f"; {folder} contains images, but no class folders: sort them into {folder.name}/<class>/"
         return ""
 
     def read_class_names(self) -> list[str]:
@@ -147,7 +155,7 @@ class ImageFolderDataModule(ClassFolderDataModule):
             raise UsageError(
                 f"{self.root} has no val/, valid/ or test/ with class folders to validate and test on: add one, or set "
                 "--data.init_args.val_fraction (0.2 holds out a fifth of the images)"
-                f"{self._suggested_root()}"
+                f"{self._suggested_root()}{self._unsorted()}"
             )
         return layout
 
@@ -161,6 +169,10 @@ class ImageFolderDataModule(ClassFolderDataModule):
 
     @property
     def roles(self) -> str:
+        ignored = ", ".join(str(folder) for folder in self.layout.ignored)
+        return self._roles() + (f"; images in {ignored} are ignored" if ignored else "")
+
+    def _roles(self) -> str:
         layout = self._checked_layout()
         held_out = f"{self.val_fraction:g} of the images in"
         if layout.val:
@@ -201,7 +213,10 @@ class ImageFolderDataModule(ClassFolderDataModule):
             paths = [str(path) for path in training.images]
             geometry = (self.image_size, self.resize or self.image_size)
             make_loader = partial(self.plain_loader, training, on_every_device=True)
-            self.mean, self.std = measure_once(self.root, paths, geometry, make_loader)
+            mean, std = measure_once(self.root, paths, geometry, make_loader)
+            check_channels(mean, std)
+            self.mean = mean
+            self.std = std
 
     def setup(self, stage: str | None = None) -> None:
         self.prepare_data()  # Lightning calls it in fit, but not if setup is called directly

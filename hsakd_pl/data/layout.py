@@ -1,47 +1,136 @@
 """Find the class folders of each split in a data set's folder."""
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
-from hsakd_pl.data.walk import class_names_of
+from hsakd_pl.data.walk import class_names_of, contains_images
 from hsakd_pl.errors import UsageError
 
-SPLIT_OF_FOLDER = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}  # in lower case
+SPLIT_WORDS = {
+    "train": ("train", "training", "trn"),
+    "val": ("val", "valid", "validate", "validation", "dev"),
+    "test": ("test", "testing", "tst", "eval", "evaluation"),
+}
+# Words that data sets put around the name of a split: seg_train, test_images, Validation Set
+AROUND = "seg|set|data|dataset|split|images?|imgs?|pictures|photos"
 
 
 class Layout(NamedTuple):
-    """Folders that contain class folders: for training, for validation if that is not the test folder, for testing."""
+    """Folders that contain class folders, and folders with images that are not used.
+
+    Args:
+        train: folder of the classes for training.
+        val: folder of the classes for validation, if that is not the test folder.
+        test: folder of the classes for testing.
+        ignored: folders in the data set's folder that contain images, but do not belong to a split.
+    """
 
     train: Path | None
     val: Path | None
     test: Path | None
+    ignored: tuple[Path, ...] = ()
+
+
+def split_of(name: str) -> str | None:
+    """Return the split that a folder's name usually denotes, in any case; None for any other name.
+
+    Examples:
+        >>> split_of("Training"), split_of("test_images"), split_of("bullet_train")
+        ('train', 'test', None)
+    """
+    letters = re.sub(r"[\W_]", "", name.lower())
+    for split, words in SPLIT_WORDS.items():
+        if re.fullmatch(f"({AROUND})?({'|'.join(words)})({AROUND})?", letters):
+            return split
+    return None
 
 
 def find_layout(root: Path) -> Layout:
-    """Find ``train/``, ``val/`` (or ``valid/``) and ``test/`` in ``root``; without any of them, ``root`` is ``train``.
+    """Find the folders of the splits in ``root``, by the usual names; without any of them, ``root`` is ``train``.
 
-    Raises UsageError if two folders are the same split.
+    A folder with a split's name is a class if it contains images, and no folders with images, next to other class
+    folders. Raises UsageError if a folder could be both, and if two folders are the same split.
     """
-    folders: dict[str, Path] = {}
     names = class_names_of(root)
-    for name in names:
-        split = SPLIT_OF_FOLDER.get(name.lower())
-        if split is None or not class_names_of(root / name):
-            continue
+    split_names = [name for name in names if split_of(name)]
+    other_names = [name for name in names if name not in split_names]
+    if not split_names:
+        return Layout(root if names else None, None, None)
+    divided = [name for name in split_names if _contains_class_folders(root / name)]
+    flat = [name for name in split_names if name not in divided and contains_images(root / name)]
+    others = [name for name in other_names if contains_images(root / name, below=True)]
+    if others and not divided:
+        _check_single_split(root, flat, others)
+        return Layout(root, None, None)
+    folders: dict[str, Path] = {}
+    for name in divided:
+        split = str(split_of(name))
         if split in folders:
             raise UsageError(f"{folders[split]} and {root / name} are both the {split} split: keep one of them")
-        folders[split] = root / name
-    has_classes = any(name.lower() not in SPLIT_OF_FOLDER for name in names)
-    if not folders and has_classes:
-        return Layout(train=root, val=None, test=None)
+        folders[split] = _innermost(root / name, split)
+    if others and not _share_classes(folders):
+        raise UsageError(
+            f"{root} contains {_listed(divided)} next to {_listed(others)}, so that {divided[0]} could be a split or a "
+            f"class: move the others elsewhere if it is a split, or all into {root / 'train'} if it is a class"
+        )
+    ignored = tuple(root / name for name in [*flat, *others])
     if "test" in folders:
-        return Layout(folders.get("train"), folders.get("val"), folders["test"])
-    return Layout(folders.get("train"), val=None, test=folders.get("val"))
+        return Layout(folders.get("train"), folders.get("val"), folders["test"], ignored)
+    return Layout(folders.get("train"), None, folders.get("val"), ignored)
+
+
+def _contains_class_folders(folder: Path) -> bool:
+    """Return True if a folder contains folders, with images in them if there are also images next to them."""
+    names = class_names_of(folder)
+    if not names or not contains_images(folder):
+        return bool(names)
+    return any(contains_images(folder / name, below=True) for name in names)
+
+
+def _innermost(folder: Path, split: str) -> Path:
+    """Return the folder of a split inside of folders that contain nothing else, as in ``test_set/test_set/``."""
+    names = class_names_of(folder)
+    while len(names) == 1 and split_of(names[0]) == split and class_names_of(folder / names[0]):
+        folder = folder / names[0]
+        names = class_names_of(folder)
+    return folder
+
+
+def _share_classes(folders: dict[str, Path]) -> bool:
+    """Return True if two or more splits have a class in common."""
+    classes = [set(class_names_of(folder)) for folder in folders.values()]
+    return len(classes) > 1 and bool(set.intersection(*classes))
+
+
+def _check_single_split(root: Path, flat: list[str], others: list[str]) -> None:
+    """Raise UsageError if folders of images have the names of several splits, which is no coincidence."""
+    if len({split_of(name) for name in flat}) > 1:
+        raise UsageError(
+            f"{root} contains {_listed(flat)} without class folders next to {_listed(others)}: sort the images of "
+            "each split into class folders, or rename these folders if they are classes"
+        )
+
+
+def _listed(names: list[str], most: int = 3) -> str:
+    """Return the first names of folders in words."""
+    shown = [f"{name}/" for name in names[:most]]
+    if len(names) > most:
+        shown.append(f"{len(names) - most} more")
+    return ", ".join(shown)
 
 
 def advice(root: Path) -> str:
     """Return a hint for another data set's error if ``root`` contains class folders; otherwise an empty string."""
-    train = find_layout(root).train
+    train = training_folder(root)
     if train is None:
         return ""
     return f"; {train} contains class folders: ImageFolderDataModule can read them"
+
+
+def training_folder(root: Path) -> Path | None:
+    """Return the training folder in ``root``; None if there is none, or if it is not clear."""
+    try:
+        return find_layout(root).train
+    except UsageError:
+        return None

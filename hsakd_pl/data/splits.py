@@ -128,7 +128,7 @@ def check_batch(batch: Any, num_classes: int, dtype: str | torch.dtype, wait: bo
         types = [type(part).__name__ for part in batch] if isinstance(batch, tuple | list) else type(batch).__name__
         raise UsageError(f"the loader returns {types}, not tensors (images, labels): select them in its collate_fn")
     images, labels = batch
-    _check_normalised_images(images, dtype)
+    check_normalised_images(images, dtype)
     if labels.dtype != torch.int64 or labels.shape != (len(images),):
         raise UsageError(
             f"the loader returns labels of {_described(labels)}, not torch.int64 ({len(images)},): return one "
@@ -142,7 +142,7 @@ def check_batch(batch: Any, num_classes: int, dtype: str | torch.dtype, wait: bo
         )
 
 
-def _check_normalised_images(images: Tensor, dtype: str | torch.dtype) -> None:
+def check_normalised_images(images: Tensor, dtype: str | torch.dtype) -> None:
     """Raise UsageError unless a loader's images are normalised floating point (B, 3, H, W) that suits ``dtype``."""
     description = f"images of {_described(images)}"
     if images.dtype == torch.uint8:

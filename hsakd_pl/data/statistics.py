@@ -45,6 +45,19 @@ def measure(batches: Iterable[Tensor]) -> Statistics:
     return tuple(mean), tuple(std)
 
 
+def check_channels(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Raise UsageError, with numbers to use instead, if a channel has one level in all images, but others differ."""
+    constant = [name for name, deviation in zip(("red", "green", "blue"), std, strict=True) if deviation == 0]
+    if not constant or not any(std):
+        return
+    means = [round(value, 4) for value in mean]
+    stds = [round(deviation, 4) or 1.0 for deviation in std]
+    raise UsageError(
+        f"mean: auto finds no std for the channel {' and '.join(constant)}, which is constant in all training images: "
+        f"set --data.init_args.mean '{means}' --data.init_args.std '{stds}'"
+    )
+
+
 def measure_once(
     root: Path, paths: Sequence[str], geometry: tuple[int, int], make_loader: Callable[[], ResumableLoader]
 ) -> Statistics:

@@ -1,12 +1,11 @@
-"""Find the images and class folders below a folder, by one rule for all data sets and ``predict``.
+"""Find the images and class folders below a folder, for all data sets and ``predict``.
 
-Hidden names (which begin with a dot) and files of operating systems are ignored. Symbolic links are followed; a folder
-is never entered twice, nor is one that contains it, so that loops end. A broken link counts as a file, so that opening
-it raises an error.
+Hidden names and links are treated as by :mod:`hsakd_pl.files.walk`.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,36 +14,23 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from hsakd_pl.data.progress import tracked
-from hsakd_pl.errors import UsageError
+from hsakd_pl.errors import UsageError, did_you_mean
 from hsakd_pl.files import naming
+from hsakd_pl.files.walk import visible, walk, with_parents
 
 IMAGE_EXTENSIONS = (*IMG_EXTENSIONS, ".gif", ".jfif")
-SYSTEM_NAMES = {  # what operating systems and network storage put into folders, in lower case
-    "#recycle",
-    "#snapshot",
-    "$recycle.bin",
-    "@eadir",
-    "@recycle",
-    "@tmp",
-    "__macosx",
-    "__pycache__",
-    "desktop.ini",
-    "ehthumbs.db",
-    "lost+found",
-    "system volume information",
-    "thumbs.db",
-}
 
 
-def visible(name: str) -> bool:
-    """Return True if a name is neither hidden nor one of an operating system's."""
-    return not name.startswith(".") and name.lower() not in SYSTEM_NAMES
+def canonical(name: str) -> str:
+    """Return a name in the Unicode form NFC: file systems and archives of macOS store other forms of equal names."""
+    return unicodedata.normalize("NFC", name)
 
 
 def class_names_of(folder: Path) -> list[str]:
     """Return the names of the class folders in ``folder``, sorted as by torchvision's ImageFolder; empty if missing.
 
-    Raises UsageError for a broken link: without its class, the following classes would get other labels.
+    Raises UsageError for a broken link, without whose class the following classes would get other labels, and for two
+    names that look equal.
     """
     with naming(folder):
         if not folder.is_dir():
@@ -53,8 +39,31 @@ def class_names_of(folder: Path) -> list[str]:
         for path in paths:
             if not path.exists():
                 raise UsageError(f"{path} is a broken link: repair or remove it")
-        parents = _with_parents(folder)
-        return sorted(path.name for path in paths if path.is_dir() and path.resolve() not in parents)
+        parents = with_parents(folder)
+        names = sorted(path.name for path in paths if path.is_dir() and os.path.realpath(path) not in parents)
+    written: dict[str, str] = {}
+    for name in names:
+        other = written.setdefault(canonical(name), name)
+        if other != name:
+            raise UsageError(
+                f"{folder} contains {name} twice, in two Unicode forms ({other!a}, {name!a}): merge the two"
+            )
+    return names
+
+
+def is_image(name: str) -> bool:
+    """Return True if a file's name ends as those of images do."""
+    return name.lower().endswith(IMAGE_EXTENSIONS)
+
+
+def contains_images(folder: Path, below: bool = False) -> bool:
+    """Return True if there is an image in ``folder``, or with ``below`` in it or in a folder below it."""
+    for _, names in walk(folder):
+        if any(map(is_image, names)):
+            return True
+        if not below:
+            return False
+    return False
 
 
 def images_below(*folders: Path) -> list[list[str]]:
@@ -66,8 +75,8 @@ def images_below(*folders: Path) -> list[list[str]]:
     images = []
     num_ignored = 0
     for folder in tracked(folders, len(folders), f"Looking for images below {common_folder}"):
-        files = sorted(_files_below(folder))
-        image_files = [(place, name) for place, name in files if name.lower().endswith(IMAGE_EXTENSIONS)]
+        files = sorted((place, name) for place, names in walk(folder) for name in names)
+        image_files = [(place, name) for place, name in files if is_image(name)]
         images.append([os.path.join(place, name) for place, name in image_files])
         num_ignored += len(files) - len(image_files)
     if num_ignored:
@@ -76,59 +85,51 @@ def images_below(*folders: Path) -> list[list[str]]:
     return images
 
 
-def _files_below(folder: Path) -> Iterator[tuple[str, str]]:
-    """Yield (folder, name) of every visible file below a folder."""
-    entered = _with_parents(folder)
-    for place, subfolders, names in os.walk(folder, onerror=_raise_unreadable, followlinks=True):
-        candidates = sorted(filter(visible, subfolders))
-        subfolders.clear()  # os.walk enters what is left in this list
-        for name in candidates:
-            subfolder = Path(place, name).resolve()
-            if subfolder not in entered:
-                entered.add(subfolder)
-                subfolders.append(name)
-        for name in filter(visible, names):
-            yield place, name
+def image_paths(source: Path, option: str) -> list[str]:
+    """Return every image file below a folder, sorted, or the image file that ``source`` is.
 
-
-def _with_parents(folder: Path) -> set[Path]:
-    """Return a folder and all that contain it, with links resolved."""
-    resolved = Path(os.path.realpath(folder))
-    return {resolved, *resolved.parents}
-
-
-def _raise_unreadable(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):
-        raise UsageError(f"{error.filename} cannot be read ({error.strerror})") from error
-
-
-def image_paths(folder: Path, option: str) -> list[str]:
-    """Return every image file below ``folder``, sorted; raise UsageError naming ``option`` if there is none."""
-    [images] = images_below(folder)
+    Raises UsageError naming ``option`` if there is none.
+    """
+    endings = f"files that end in {' '.join(IMAGE_EXTENSIONS)}"
+    with naming(source):
+        if not source.exists():
+            raise UsageError(f"{option}: {source} does not exist: check the path")
+        if not source.is_dir():
+            if not is_image(source.name):
+                raise UsageError(f"{option}: {source} is neither a folder nor an image ({endings})")
+            return [str(source)]
+    [images] = images_below(source)
     if not images:
-        raise UsageError(f"{option}: no image below {folder} (files that end in {' '.join(IMAGE_EXTENSIONS)})")
+        raise UsageError(f"{option}: no image below {source} ({endings})")
     return sorted(str(Path(image)) for image in images)
 
 
 def class_folders(folder: Path, classes: Sequence[str]) -> tuple[list[str], Tensor]:
     """Return the image files below ``folder/<class>/`` and their labels (N,), the positions in ``classes``.
 
-    Raises UsageError for a class without images, and for a folder with images that is none of the classes.
+    Names are equal if they are in Unicode's form NFC. Raises UsageError for a class without images, and for a folder
+    with images that is none of the classes.
     """
-    unknown = [name for name in class_names_of(folder) if name not in set(classes)]
-    names = [*classes, *unknown]
-    images = dict(zip(names, images_below(*(folder / name for name in names)), strict=True))
+    folders = {canonical(name): folder / name for name in class_names_of(folder)}
+    names = [canonical(name) for name in classes]
+    unknown = [name for name in folders if name not in set(names)]
+    searched = [*names, *unknown]
+    found = images_below(*(folders.get(name, folder / name) for name in searched))
+    images = dict(zip(searched, found, strict=True))
     for name in unknown:
         if images[name]:
-            raise UsageError(f"{folder / name} is not one of the classes of the training folder: move it elsewhere")
-    empty = [name for name in classes if not images[name]]
+            raise UsageError(
+                f"{folders[name]} is not one of the classes of the training folder: {did_you_mean(name, classes)}"
+                "rename it, or move it elsewhere"
+            )
+    empty = [name for name in names if not images[name]]
     if empty:
         raise UsageError(
             f"{folder}: no image found for the classes {', '.join(empty)}: extract the archive again, completely"
         )
     paths: list[str] = []
     labels: list[int] = []
-    for label, name in enumerate(classes):
+    for label, name in enumerate(names):
         paths += images[name]
         labels += [label] * len(images[name])
     return paths, torch.tensor(labels)

@@ -8,7 +8,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from hsakd_pl.data import Description, FeatureDataModule, ImageDataModule
-from hsakd_pl.data.splits import check_batch
+from hsakd_pl.data.splits import check_batch, check_normalised_images
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files.weights import WeightFile, require_present
 from hsakd_pl.modules.ensembles import EnsembleMetrics, Views
@@ -87,14 +87,17 @@ class EvaluatedModule(pl.LightningModule):
         self._check_batch(batch, batch_idx)
         return {"logits": self._evaluate(batch, "test", self.branch_metrics_every > 0)}
 
-    def predict_step(self, batch: tuple[Tensor, list[tuple[str, str]]], batch_idx: int) -> dict[str, Any]:
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Return the class, its probability, the source and the error of each image.
+
+        A batch is that of a data module, or of any loader: normalised images (B, 3, S, S), alone, with their names, or
+        with labels, which are ignored. The source of an image without a name is None.
 
         ``agreement`` is the fraction of the transformations under which the same class is predicted. ``top_class`` and
         ``top_probability`` (B, k) are the k <= 5 most probable classes.
         """
         self._prepare()
-        images, sources = batch
+        images, sources = self._images_with_sources(batch)
         transforms = self.network.transforms
         logits = transforms.by_transform(self.classify(0, transforms(images)))
         probability, predicted = logits[0].softmax(1).topk(min(TOP_K, self.num_classes))
@@ -108,6 +111,19 @@ class EvaluatedModule(pl.LightningModule):
             "top_class": predicted,
             "top_probability": probability,
         }
+
+    def _images_with_sources(self, batch: Any) -> tuple[Tensor, Sequence[tuple[str | None, str]]]:
+        """Return the images of a batch to predict, with the source and the error of each; raise UsageError without."""
+        images, *others = batch if isinstance(batch, tuple | list) else [batch]
+        if not isinstance(images, Tensor):
+            raise UsageError(f"the loader returns {type(images).__name__}, not a tensor of images: fix its collate_fn")
+        names = others[0] if others and isinstance(others[0], tuple | list) else []
+        if names and all(isinstance(name, tuple | list) and len(name) == 2 for name in names):
+            return images, names
+        check_normalised_images(images, self.dtype)
+        if names and all(isinstance(name, str) for name in names):
+            return images, [(name, "") for name in names]
+        return images, [(None, "")] * len(images)
 
     def _evaluate(self, batch: Batch, split: str, with_branches: bool) -> list[Tensor]:
         self._prepare()

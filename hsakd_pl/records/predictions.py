@@ -23,11 +23,11 @@ NOT_FINITE = "the network gives no finite probability"
 class PredictionWriter(BasePredictionWriter):
     """Write ``predictions.csv`` and ``predictions.jsonl``, with one row per image in the order of the data.
 
-    Columns: image, class, probability of that class, agreement (the fraction of the transformations under which that
-    class is the most probable), and instead of these the error where there is no prediction. The lines of JSON contain
-    the same, and under ``top`` the most probable classes with their probabilities. Batches are written as they arrive,
-    to new files that replace those of an earlier run at the end. On several devices each writes the files of its own
-    rank.
+    Columns: image (its path, or its number, from 0, if the loader gives none), class, probability of that class,
+    agreement (the fraction of the transformations under which that class is the most probable), and instead of these
+    the error where there is no prediction. The lines of JSON contain the same, and under ``top`` the most probable
+    classes with their probabilities. Batches are written as they arrive, to new files that replace those of an earlier
+    run at the end. On several devices each writes the files of its own rank.
 
     Args:
         folder: folder of the files.
@@ -64,6 +64,8 @@ class PredictionWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         for row in _rows_of(prediction):
+            if row["source"] is None:
+                row["source"] = f"image {self._images}"
             self._images += 1
             self._unread += 1 if row["error"] else 0
             if not row["error"] and not isfinite(row["probability"]):

@@ -5,9 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from hsakd_pl.recipes import Cell, Recipe
-from hsakd_pl.records.formats import RESULT_FILE
 from hsakd_pl.report.groups import Group, groups
-from hsakd_pl.report.rows import collect
+from hsakd_pl.report.rows import collect, result_files
 from hsakd_pl.report.table import Line, Record, format_table, records, spread
 
 UNCHANGED = "as the recipes say, [published]"
@@ -53,7 +52,7 @@ def _result(record: Record, published_number: str) -> str:
 
 def _groups(cell: Cell, recipes: Mapping[str, Recipe], folder: Path) -> Iterator[Group]:
     """Yield the runs of a cell as groups of one protocol each."""
-    if any((folder / cell.recipe).glob(f"**/{RESULT_FILE}")):
+    if result_files(folder / cell.recipe):
         rows = [row | {"recipe": cell.recipe} for row in collect(folder / cell.recipe)]
         yield from groups(rows, recipes)
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from hsakd_pl.errors import UsageError
+from hsakd_pl.files.walk import walk
 from hsakd_pl.records.formats import (
     DETAILS_FILE,
     HISTORY_FILE,
@@ -16,6 +17,11 @@ from hsakd_pl.records.formats import (
 )
 
 
+def result_files(folder: Path) -> list[Path]:
+    """Return the ``result.json`` of every run below ``folder``, sorted; a run with several names is listed once."""
+    return sorted(Path(place, RESULT_FILE) for place, names in walk(folder) if RESULT_FILE in names)
+
+
 def collect(folder: Path) -> list[Row]:
     """Read all runs below ``folder``, sorted by their folders.
 
@@ -24,7 +30,7 @@ def collect(folder: Path) -> list[Row]:
     cannot be read.
     """
     rows = []
-    for path in sorted(folder.rglob(RESULT_FILE)):
+    for path in result_files(folder):
         row = read_row(path)
         row["folder"] = str(path.parent)
         row["history"] = read_history(path.with_name(HISTORY_FILE))

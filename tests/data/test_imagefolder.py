@@ -1,8 +1,11 @@
 """Test custom class folders: layouts, sizes, statistics, augmentation, and equal batches wherever they are made."""
 
+import dataclasses
 import json
 import os
+import re
 import shutil
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,6 +120,117 @@ def test_val_fraction_holds_out_train_images_when_test_folder_exists(root: Path)
 def test_class_named_like_a_split_is_a_class(tmp_path: Path) -> None:
     data = ready(pictures(tmp_path, ("bus", "train")), val_fraction=0.4)
     assert data.class_names == ["bus", "train"]
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [
+        ("Training", None, "Testing"),
+        ("TRAIN", "Validation", "TEST"),
+        ("trn", "dev", "eval"),
+        ("training_set", None, "test_set"),
+        ("seg_train/seg_train", None, "seg_test/seg_test"),
+        ("Train Images", "valid_images", None),
+    ],
+)
+def test_usual_names_of_splits_are_recognised(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, train: str, val: str | None, test: str | None
+) -> None:
+    for name, count in ((train, 4), (val, 2), (test, 1)):
+        if name:
+            pictures(tmp_path / name, count=count)
+    with caplog.at_level("INFO"):
+        data = ready(tmp_path, None, mean="imagenet")
+    assert data.class_names == [*CLASSES]
+    assert [len(data.splits[name].targets) for name in ("train", "test")] == [12, 3 if test else 6]
+    assert len(data.splits["val"].targets) == (6 if val else 3)
+    assert data.layout[:3] == (
+        tmp_path / train,
+        tmp_path / val if val and test else None,
+        tmp_path / (test or val or ""),
+    )
+    assert "Read 3 classes, ant, bee, cow, with images: 12 in train" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["train", "Training", "valid", "test", "dev"])
+@pytest.mark.parametrize("below", ["", "images"])
+def test_split_named_class_is_a_class_or_refused(tmp_path: Path, name: str, below: str) -> None:
+    for folder in ("bus", "car", name):
+        pictures(tmp_path / folder, (below,))
+    if below:
+        with pytest.raises(UsageError, match=rf"contains {name}/ next to bus/, car/.*could be a split or a class"):
+            ready(tmp_path, val_fraction=0.4)
+    else:
+        assert ready(tmp_path, val_fraction=0.4).class_names == sorted(["bus", "car", name])
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (["bus/a", "train/a", "train/b"], "contains train/ next to bus/"),
+        (["bus", "train", "train/more"], "contains train/ next to bus/"),
+        (["unlabelled", "train/a", "train/b"], "contains train/ next to unlabelled/"),
+        (["bus", "train", "test"], "contains test/, train/ without class folders next to bus/"),
+        (["train", "test"], r"contains no class folders.*test contains images, but no class folders: sort them"),
+        (["train/a", "train/b", "val"], r"val contains images, but no class folders: sort them into val/<class>/"),
+        (["train/a", "train/b", "val/a", "dev/a"], "val and .*dev are both|dev and .*val are both"),
+    ],
+)
+def test_ambiguous_folders_are_refused(tmp_path: Path, folders: list[str], message: str) -> None:
+    for folder in folders:
+        pictures(tmp_path / folder, ("",), count=4)
+    with pytest.raises(UsageError, match=message):
+        ready(tmp_path)
+
+
+def test_folders_next_to_unmistakable_splits_are_ignored_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for folder in ("train", "val"):
+        pictures(tmp_path / folder)
+    pictures(tmp_path / "unlabelled", ("",))
+    (tmp_path / "docs").mkdir()
+    with caplog.at_level("INFO"):
+        assert ready(tmp_path).class_names == [*CLASSES]
+    assert (
+        f"as the paper does (val_fraction holds out images of train/ instead); images in {tmp_path}/unlabelled are"
+        in (caplog.text)
+    )
+
+
+@pytest.mark.parametrize("names", ["café", "Ångström", "한국"])
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_class_names_in_other_unicode_forms_are_equal(tmp_path: Path, names: str, forms: tuple[str, str]) -> None:
+    for split, form in zip(("train", "val"), forms, strict=True):
+        pictures(tmp_path / split, (unicodedata.normalize(form, names), "zebra"))
+    data = ready(tmp_path)
+    assert len(data.splits["train"].images) == len(data.splits["val"].images) == 10
+    both = data.splits["train"].images + data.splits["val"].images
+    labels = data.splits["train"].targets.tolist() + data.splits["val"].targets.tolist()
+    zebra = data.class_names.index("zebra")
+    assert [label == zebra for label in labels] == ["zebra" in path for path in both]
+    other = ImageFolderDataModule(tmp_path, **QUIET, mean="imagenet")
+    renamed = [unicodedata.normalize(forms[1], name) for name in data.class_names]
+    other.adopt(dataclasses.replace(data.description, class_names=renamed))
+    pictures(tmp_path / "train", (unicodedata.normalize(forms[1], names),))
+    with pytest.raises(UsageError, match=r"twice, in two Unicode forms .*: merge the two"):
+        ready(tmp_path)
+
+
+@pytest.mark.parametrize(("level", "channel"), [(0, 2), (255, 0), (77, 1)])
+def test_constant_channel_is_named_with_statistics_that_work(tmp_path: Path, level: int, channel: int) -> None:
+    generator = np.random.default_rng(0)
+    for name in CLASSES:
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            image = generator.integers(0, 256, (9, 9, 3), np.uint8)
+            image[:, :, channel] = level
+            Image.fromarray(image).save(tmp_path / name / f"{number}.png")
+    with pytest.raises(UsageError, match=rf"no std for the channel {('red', 'green', 'blue')[channel]}") as error:
+        ready(tmp_path, val_fraction=0.5)
+    mean, std = map(json.loads, re.findall(r"'(\[.*?\])'", str(error.value)))
+    data = ready(tmp_path, val_fraction=0.5, mean=mean, std=std)
+    assert data.mean[channel] == round(level / 255, 4) and data.std[channel] == 1
 
 
 def without(folder: Path) -> Path:

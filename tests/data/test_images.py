@@ -351,6 +351,14 @@ def test_links_to_images_are_followed_and_loops_terminate(tmp_path: Path) -> Non
     assert image_paths(train, "predict_dir") == paths
 
 
+def test_linked_folder_is_read_once_by_its_own_name(tmp_path: Path) -> None:
+    photos = cats_and_dogs(tmp_path, "photos")
+    (photos / "all").symlink_to(photos / "dog")
+    (photos / "cat" / "friends").symlink_to("../dog")
+    (photos / "loop").symlink_to(photos)
+    assert image_paths(photos, "predict_dir") == [str(photos / name / "0.png") for name in ("cat", "dog")]
+
+
 def test_two_classes_may_link_to_one_folder(tmp_path: Path) -> None:
     train = cats_and_dogs(tmp_path, "train")
     (train / "hound").symlink_to(train / "dog")
