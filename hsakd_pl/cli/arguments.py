@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from itertools import zip_longest
 from typing import Any
 
 import yaml
@@ -67,7 +68,7 @@ def _leaves(content: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 def pairs(args: list[str]) -> Iterator[tuple[str, str]]:
     """Yield options with their values: the text after an equals sign, or the next argument."""
-    for arg, following in zip(args, [*args[1:], ""], strict=True):
+    for arg, following in zip_longest(args, args[1:], fillvalue=""):
         flag, sign, value = arg.partition("=")
         if flag.startswith("-"):
             yield flag, value if sign else following

@@ -16,7 +16,8 @@ from hsakd_pl.files.escaping import show
 from hsakd_pl.files.weights import file_sha256
 from hsakd_pl.modules.build import PRETRAINED, RANDOM
 from hsakd_pl.records.callbacks import described, takes_part_by_name
-from hsakd_pl.records.formats import RESULT_FILE, TEST_FILE, is_finished, read_row
+from hsakd_pl.records.formats import RESULT_FILE, is_finished, read_row
+from hsakd_pl.records.measured import is_tested
 from hsakd_pl.records.options import Role, rule_of
 from hsakd_pl.records.protocol import CALLBACKS, WEIGHT_OPTIONS
 from hsakd_pl.runs.signals import STOPPING, Interrupted
@@ -123,7 +124,7 @@ def run_seed(seed: int, fit_options: list[str], recipe: Path) -> None:
         placed = ["--seed_everything", str(seed), "--trainer.default_root_dir", str(folder)]
         HSAKDCLI(args=["fit", *fit_options, *placed, *resume])
     trained = (folder / "last.ckpt").exists() and (folder / "config.yaml").exists()
-    if trained and not (folder / TEST_FILE).exists():
+    if trained and not is_tested(folder):
         HSAKDCLI(args=["test", "--config", str(folder / "config.yaml"), "--ckpt_path", "last"])
 
 

@@ -12,9 +12,10 @@ from hsakd_pl.data import picture
 from hsakd_pl.export.checkpoint import Trained
 from hsakd_pl.export.formats import ExportedFile
 from hsakd_pl.files.escaping import for_markdown
-from hsakd_pl.files.weights import file_sha256
+from hsakd_pl.files.weights import weights_digest
 from hsakd_pl.networks.cost import multiply_adds
 from hsakd_pl.records.formats import RESULT_FILE, TEST_FILE, read_row, read_test
+from hsakd_pl.records.measured import epoch_of, fingerprint_of, is_validated, reasons_against, validated_in_part
 from hsakd_pl.report.groups import groups
 
 LISTED_CLASSES = 10
@@ -40,19 +41,20 @@ def results(trained: Trained) -> tuple[dict[str, Any], dict[str, float]]:
     row: dict[str, Any] = {}
     if path.with_name(RESULT_FILE).exists():
         row = read_row(path.with_name(RESULT_FILE))
-    validation_accuracy = None
-    if row.get("epochs", 0) == trained.epoch:
-        validation_accuracy = row["metrics"].get(f"val/{peer_prefix}acc")
-    elif row.get("best_epoch", 0) == trained.epoch and not peer_prefix:
-        validation_accuracy = row["best_val_acc"]
-    accuracies = {}
-    if validation_accuracy is not None:
-        accuracies["validation accuracy"] = 100 * validation_accuracy
+    epoch = epoch_of(row, trained.digest, trained.epoch)
+    if epoch is None and row.get("finished", True):
+        row = {}  # of another run
+    measured: dict[str, float | None] = {}
+    if epoch == "last" and is_validated(row) and not validated_in_part(row):
+        measured["validation accuracy"] = row.get("metrics", {}).get(f"val/{peer_prefix}acc")
+    elif epoch == "best" and not peer_prefix and not validated_in_part(row):
+        measured["validation accuracy"] = row["best_val_acc"]
     test = read_test(path.with_name(TEST_FILE)) or {}
-    if test.get("sha256") == file_sha256(path):
-        for key, name in (("acc", "test accuracy"), ("acc_top5", "test accuracy, top-5")):
-            if peer_prefix + key in test:
-                accuracies[name] = 100 * test[peer_prefix + key]
+    is_of_weights = test.get("weights_digest") == trained.digest
+    if test and not reasons_against(test, is_of_weights, fingerprint_of(row)):
+        measured["test accuracy"] = test.get(f"{peer_prefix}acc")
+        measured["test accuracy, top-5"] = test.get(f"{peer_prefix}acc_top5")
+    accuracies = {name: 100 * accuracy for name, accuracy in measured.items() if accuracy is not None}
     return row, accuracies
 
 
@@ -134,6 +136,7 @@ def facts(trained: Trained, row: dict[str, Any], accuracies: dict[str, float]) -
         "validated on": protocol.get("validated_on"),
         **{name: f"{accuracy:.2f} %" for name, accuracy in accuracies.items()},
         "checkpoint": origin,
+        "digest of the weights": weights_digest(student.state_dict()),
         "peer": str(trained.peer) if trained.peer else None,
         "parameters": f"{parameters:,}",
         "multiply-adds": f"{multiply_adds(student.network, student.image_size):,} per image",

@@ -3,7 +3,7 @@
 import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
 from statistics import mean, stdev
 from typing import Any
@@ -12,23 +12,30 @@ from scipy.stats import t as student_t
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files.escaping import for_latex, for_markdown, for_spreadsheet
+from hsakd_pl.records.formats import Row
+from hsakd_pl.records.measured import last_accuracy, test_accuracy
 from hsakd_pl.records.text_table import text_table
-from hsakd_pl.report.groups import Group, test_of
+from hsakd_pl.report.groups import Group, tested_on_one_split
 from hsakd_pl.report.rows import seed_of
 
 CONFIDENCE = 0.95
+# The accuracy of a run in each column, a fraction or None
+ACCURACIES: dict[str, Callable[[Row], float | None]] = {
+    "last": last_accuracy,
+    "best": lambda row: row["best_val_acc"],
+    "test": test_accuracy,
+}
 Record = dict[str, Any]
 Line = dict[str, str]
 
 
 def percents(group: Group, which: str) -> dict[str, float]:
     """Return the accuracy in percent by seed: of the ``last`` or ``best`` epoch, or of the ``test``."""
-    accuracies: dict[str, float] = {}
-    for row in group.rows:
-        accuracy = test_of(row) if which == "test" else row[f"{which}_val_acc"]
-        if accuracy is not None:
-            accuracies[seed_of(row)] = 100 * accuracy
-    return accuracies
+    if which == "test" and not tested_on_one_split(group.rows):
+        return {}
+    accuracy_of = ACCURACIES[which]
+    accuracies = {seed_of(row): accuracy_of(row) for row in group.rows}
+    return {seed: 100 * accuracy for seed, accuracy in accuracies.items() if accuracy is not None}
 
 
 def paired_difference(first: Mapping[str, float], second: Mapping[str, float]) -> Record:
