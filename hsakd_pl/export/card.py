@@ -1,6 +1,7 @@
 """Write the model card of an exported student: its origin, accuracy, use, files and licence."""
 
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader
 from hsakd_pl.data import picture
 from hsakd_pl.export.checkpoint import Trained
 from hsakd_pl.export.formats import ExportedFile
+from hsakd_pl.files.escaping import for_markdown
 from hsakd_pl.files.weights import weights_digest
 from hsakd_pl.networks.cost import multiply_adds
 from hsakd_pl.records.formats import RESULT_FILE, TEST_FILE, read_row, read_test
@@ -82,6 +84,8 @@ def model_card(
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, keep_trailing_newline=True
     )
+    templates.filters["markdown"] = for_markdown
+    templates.filters["quoted"] = json.dumps
     text = templates.get_template("card.md").render(
         title=title,
         name=name,
