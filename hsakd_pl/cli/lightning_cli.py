@@ -44,6 +44,7 @@ from hsakd_pl.runs.checkpoints import (
     saved_checkpoints,
 )
 from hsakd_pl.runs.processes import match_torchrun, restarts_by_torchrun, sole_writers
+from hsakd_pl.runs.states import check_states
 
 
 class HSAKDCLI(LightningCLI):
@@ -238,6 +239,7 @@ class HSAKDCLI(LightningCLI):
         ckpt_path = self.config_init["fit"]["ckpt_path"]
         if ckpt_path is not None and self.trainer.checkpoint_callback is not None:
             checkpoint = read_checkpoint(Path(ckpt_path), training=True)
+            check_states(self.trainer, checkpoint, f"ckpt_path {ckpt_path}")
             check_resumable(self.trainer.callbacks, checkpoint)  # type: ignore[attr-defined]  # set without a declaration
             self._keep_found_values(checkpoint)
             self._record_changes(checkpoint)
