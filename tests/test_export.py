@@ -323,7 +323,7 @@ def test_model_card_omits_accuracies_of_other_checkpoints(tmp_path: Path, monkey
     run = small.run("fit")
     small.run("test", "--ckpt_path", "last")
     content = json.loads((run / "test.json").read_text())
-    (run / "test.json").write_text(json.dumps(content | {"sha256": "0" * 64}))
+    (run / "test.json").write_text(json.dumps(content | {"weights_digest": "0" * 64}))
     export_student(run, tmp_path / "out", ["safetensors"])
     text = (tmp_path / "out/README.md").read_text()
     assert "test accuracy |" not in text.partition("## Files")[0] and "validation accuracy" in text
@@ -450,7 +450,10 @@ def test_student_follows_hub_conventions(exported: Path, tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda folder: (folder / "model.safetensors").unlink(), r"model\.safetensors does not exist"),
+        (
+            lambda folder: (folder / "model.safetensors").unlink(),
+            r"has no model\.safetensors: export .* with the format safetensors",
+        ),
         (lambda folder: (folder / "config.json").unlink(), r"config\.json is missing"),
         (lambda folder: (folder / "config.json").write_text("{"), r"config\.json is not valid JSON"),
         (lambda folder: (folder / "config.json").write_text("[]"), "does not describe its data"),
@@ -471,6 +474,23 @@ def rename_network(folder: Path, name: str) -> None:
     """Replace the network's name in the configuration."""
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"network": name}))
+
+
+@pytest.mark.parametrize("revision", [None, "v1.0", "0123abc"])
+def test_student_of_a_revision_is_downloaded(
+    exported: Path, revision: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def download(repository: str, **options: Any) -> str:
+        asked.append((repository, options.get("revision")))
+        return str(exported)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert load_student("me/student", revision=revision).class_names
+    assert asked == [("me/student", revision)]
+    with pytest.raises(UsageError, match=r"revision: .* is a folder here, not a model on the hub"):
+        load_student(exported, revision="v1.0")
 
 
 def test_unavailable_hub_id_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_only
 
 from hsakd_pl.data import FeatureDataModule, ImageDataModule
+from hsakd_pl.files.escaping import for_terminal
 from hsakd_pl.files.weights import WeightFile
 from hsakd_pl.modules import HSAKDModule
 from hsakd_pl.networks import Network
@@ -28,7 +29,7 @@ class Introduction(pl.Callback):
 
 def aligned(lines: Iterable[tuple[str, str]]) -> str:
     """Format lines of a name, of at most eight letters, and a text."""
-    return "\n".join(f"{name:9} {text}" for name, text in lines)
+    return "\n".join(f"{name:9} {for_terminal(text)}" for name, text in lines)
 
 
 def introduction(trainer: pl.Trainer, module: HSAKDModule) -> list[tuple[str, str]]:
@@ -68,7 +69,8 @@ def _describe_networks(module: HSAKDModule, image_size: int | None) -> list[tupl
     for frozen in module.frozen:
         if frozen.network not in trained:
             name = module.hparams.get("teacher") or type(frozen.network).__name__
-            lines.append(("teacher", f"{name}: {_sizes(frozen.network, image_size)}"))
+            teacher_size = image_size if frozen.adapter is None else frozen.adapter.image_size or image_size
+            lines.append(("teacher", f"{name}: {_sizes(frozen.network, teacher_size)}"))
     if "teacher_weights" in module.weight_files:
         lines.append(("", describe_file(module.weight_files["teacher_weights"])))
     return lines
