@@ -122,7 +122,8 @@ class BatchedDataModule(pl.LightningDataModule):
         with_indices: bool = False,
     ) -> ResumableLoader:
         sampler = self.make_sampler(len(split.targets), shuffle, on_every_device)
-        return ResumableLoader(self._source(split, transform, len(sampler)), sampler, with_indices)
+        paths = None if isinstance(split.images, Tensor) else split.images
+        return ResumableLoader(self._source(split, transform, len(sampler)), sampler, with_indices, paths)
 
     def _source(self, split: Split, transform: PadCropFlip | v2.Transform | None, num_batches: int) -> BatchSource:
         device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
