@@ -9,12 +9,14 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn as nn
+from methods import make_method
 from pytorch_lightning import callbacks
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.tuner import Tuner
 from small import MODULES, make, trainer
 
 from hsakd_pl import DigitsDataModule, HSAKDModule
+from hsakd_pl.methods import CRDModule
 
 
 class Finetuning(callbacks.BaseFinetuning):
@@ -141,3 +143,25 @@ def test_custom_network_may_name_a_part_backbone(tmp_path: Path) -> None:
         (tested,) = trainer().test(module, batches, verbose=False)
         assert tested["test/acc"] == 1
         trainer().fit(module, batches, batches)
+
+
+AVERAGING = [name for name in ("EMAWeightAveraging", "WeightAveraging") if hasattr(callbacks, name)]
+
+
+@pytest.mark.parametrize("name", AVERAGING)
+def test_banks_take_no_part_in_weight_averaging(name: str, tmp_path: Path) -> None:
+    def train(*used: pl.Callback) -> dict[str, torch.Tensor]:
+        data = DigitsDataModule(batch_size=8, num_workers=0, train_fraction=0.05)
+        options = {"max_epochs": 2, "limit_train_batches": 2, "limit_val_batches": 1, "callbacks": [*used]}
+        module = make_method("crd")
+        assert isinstance(module, CRDModule)
+        trainer(tmp_path, **options).fit(module, datamodule=data)
+        saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+        again = CRDModule.load_from_checkpoint(tmp_path / "last.ckpt")
+        assert again.samples == module.samples == len(data.splits["train"].targets)
+        return {key: tensor for key, tensor in saved["state_dict"].items() if "memory" in key or "normalizers" in key}
+
+    alone = train()
+    averaged = train(getattr(callbacks, name)())
+    assert len(alone) == 3
+    torch.testing.assert_close(averaged, alone, rtol=0, atol=0)

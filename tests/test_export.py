@@ -449,7 +449,10 @@ def test_student_follows_hub_conventions(exported: Path, tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda folder: (folder / "model.safetensors").unlink(), r"model\.safetensors does not exist"),
+        (
+            lambda folder: (folder / "model.safetensors").unlink(),
+            r"has no model\.safetensors: export .* with the format safetensors",
+        ),
         (lambda folder: (folder / "config.json").unlink(), r"config\.json is missing"),
         (lambda folder: (folder / "config.json").write_text("{"), r"config\.json is not valid JSON"),
         (lambda folder: (folder / "config.json").write_text("[]"), "does not describe its data"),
@@ -470,6 +473,23 @@ def rename_network(folder: Path, name: str) -> None:
     """Replace the network's name in the configuration."""
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"network": name}))
+
+
+@pytest.mark.parametrize("revision", [None, "v1.0", "0123abc"])
+def test_student_of_a_revision_is_downloaded(
+    exported: Path, revision: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def download(repository: str, **options: Any) -> str:
+        asked.append((repository, options.get("revision")))
+        return str(exported)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert load_student("me/student", revision=revision).class_names
+    assert asked == [("me/student", revision)]
+    with pytest.raises(UsageError, match=r"revision: .* is a folder here, not a model on the hub"):
+        load_student(exported, revision="v1.0")
 
 
 def test_unavailable_hub_id_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

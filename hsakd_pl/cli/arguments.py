@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from itertools import zip_longest
 from typing import Any
 
 import yaml
@@ -23,7 +24,7 @@ def check_files(args: list[str]) -> None:
 
 def pairs(args: list[str]) -> Iterator[tuple[str, str]]:
     """Yield options with their values: the text after an equals sign, or the next argument."""
-    for arg, following in zip(args, [*args[1:], ""], strict=True):
+    for arg, following in zip_longest(args, args[1:], fillvalue=""):
         flag, sign, value = arg.partition("=")
         if flag.startswith("-"):
             yield flag, value if sign else following

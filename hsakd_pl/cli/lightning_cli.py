@@ -24,12 +24,14 @@ from hsakd_pl.data.description import read_description
 from hsakd_pl.errors import UsageError
 from hsakd_pl.methods import DistilledModule  # noqa: F401  (makes the methods' names known to jsonargparse)
 from hsakd_pl.modules import HSAKDModule, LinearProbeModule
+from hsakd_pl.modules.optimization import refused
 from hsakd_pl.records.callbacks import TUNERS, configured_callbacks, restore_found_values
 from hsakd_pl.records.loggers import logger_maker
 from hsakd_pl.records.observers import observers
 from hsakd_pl.records.results import ResultWriter
 from hsakd_pl.records.summary import conclusion
 from hsakd_pl.runs.accelerator import check_accelerator, check_devices, check_strategy
+from hsakd_pl.runs.callbacks import check_resumable
 from hsakd_pl.runs.checkpoints import (
     BestCheckpoint,
     LastCheckpoint,
@@ -200,6 +202,20 @@ class HSAKDCLI(LightningCLI):
             if isinstance(callback, LastCheckpoint):
                 callback.signals.obey_at_end()
 
+    def _add_configure_optimizers_method_to_model(self, subcommand: str | None) -> None:
+        """Let the options optimizer and lr_scheduler replace the module's; raises UsageError where they cannot."""
+        chosen = self._get(self.config_init, "optimizer")
+        if chosen and getattr(self.model, "backbone_lr", None) is not None:
+            raise UsageError(
+                "backbone_lr has no effect with optimizer: set model.init_args.optimizer instead, which keeps it"
+            )
+        try:
+            super()._add_configure_optimizers_method_to_model(subcommand)
+        except ValueError as error:
+            if not chosen:
+                raise
+            raise refused(str(chosen["class_path"]), error) from error
+
     def before_fit(self) -> None:
         if self._get(self.config, "cache_features"):
             if not isinstance(self.model, LinearProbeModule):
@@ -211,6 +227,7 @@ class HSAKDCLI(LightningCLI):
         ckpt_path = self.config_init["fit"]["ckpt_path"]
         if ckpt_path is not None:
             checkpoint = read_checkpoint(Path(ckpt_path), training=True)
+            check_resumable(self.trainer.callbacks, checkpoint)  # type: ignore[attr-defined]  # set without a declaration
             self._keep_found_values(checkpoint)
             self._record_changes(checkpoint)
         elif results:

@@ -1,5 +1,6 @@
 """Make batches of a data module's splits, shuffled or in order, and normalise them on each device."""
 
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,12 @@ class BatchedDataModule(pl.LightningDataModule):
             if self.trainer is not None:  # networks in bf16-true and 64-true take no float32
                 images = self.trainer.precision_plugin.convert_input(images)
         return images, *targets
+
+    def use_statistics(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Normalise with another mean and std from now on."""
+        self.mean = tuple(mean)
+        self.std = tuple(std)
+        self._statistics_on.clear()
 
     def _statistics(self, device: torch.device) -> Tensor:
         """Return mean and standard deviation (2, 3, 1, 1), copied to a device once: a copy per step would stall it."""

@@ -1,6 +1,7 @@
 """Read the student of a checkpoint or of a published weight file."""
 
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,8 +14,12 @@ from hsakd_pl.errors import UsageError, require
 from hsakd_pl.export.student import Student
 from hsakd_pl.files import local_path
 from hsakd_pl.files.weights import StateDict, read_weights, unwrap
+<<<<<<< HEAD
 from hsakd_pl.networks import Network, create_network
 from hsakd_pl.networks.bounded import within
+=======
+from hsakd_pl.networks import Network, as_network, create_network
+>>>>>>> main
 from hsakd_pl.networks.keys import split_peers
 from hsakd_pl.networks.registry import trusted
 from hsakd_pl.networks.weights import load_weights
@@ -129,9 +134,12 @@ def _as_classifier(weights: StateDict, network: nn.Module) -> StateDict:
     """Return a linear probe's weights as those of the probed network, its classifier in place of the last layer."""
     if not all(key.startswith(("features.", "classifier.")) for key in weights):
         return weights
-    *_, last_layer = (name for name, layer in network.named_modules() if isinstance(layer, nn.Linear))
+    num_classes = len(weights["classifier.weight"])
     prefix = "features." if isinstance(network, Network) else "features.network."
     probe = {key.removeprefix(prefix): tensor for key, tensor in weights.items() if key.startswith(prefix)}
-    probe[f"{last_layer}.weight"] = weights["classifier.weight"]
-    probe[f"{last_layer}.bias"] = weights["classifier.bias"]
+    for layer in chain(*as_network(network, num_classes).output_layers[:1]):
+        path = layer if isinstance(network, Network) else layer.removeprefix("network.")
+        for parameter in ("weight", "bias"):
+            shape = network.get_parameter(f"{path}.{parameter}").shape
+            probe[f"{path}.{parameter}"] = weights[f"classifier.{parameter}"].view(shape)  # that of a 1x1 convolution
     return probe

@@ -15,6 +15,7 @@ from torch.export import Dim, ExportedProgram
 from hsakd_pl.errors import UsageError
 from hsakd_pl.export.student import WEIGHTS_FILE, Student, load_student
 from hsakd_pl.files import replacing
+from hsakd_pl.networks.weights import describe
 
 EXPORT_FORMATS = ("safetensors", "pt2", "onnx")
 ONNX_MINIMUM_TORCH = "2.7"  # PyTorch 2.6 cannot convert batch norm from an exported program
@@ -73,8 +74,26 @@ def check_onnx() -> None:
 
 
 def trace(student: Student, example: Tensor) -> ExportedProgram:
-    """Trace a student for batches of any size, with an example (B, 3, S, S) of two or more images."""
-    return torch.export.export(student, (example,), dynamic_shapes={"images": {0: Dim("batch", min=1)}})
+    """Trace a student for batches of any size, with an example (B, 3, S, S) of two or more images.
+
+    Raises UsageError for a network that PyTorch cannot trace.
+    """
+    try:
+        return torch.export.export(student, (example,), dynamic_shapes={"images": {0: Dim("batch", min=1)}})
+    except UsageError:
+        raise
+    except Exception as error:  # code of a network that cannot be traced can raise anything
+        raise untraceable(student, "torch.export cannot trace it", error) from error
+
+
+def untraceable(student: Student, cause: str, error: Exception) -> UsageError:
+    """Return the error for a network that cannot be written in a format that needs its graph."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    name = student.network.name or describe(student.network)
+    return UsageError(
+        f"formats: pt2 and onnx need the graph of {name}, but {cause} ({type(error).__name__}: {reason:.160}): choose "
+        "the format safetensors alone, or change the network"
+    )
 
 
 def write(student: Student, export_format: str, folder: Path, program: ExportedProgram | None) -> tuple[Path, Run]:
@@ -101,13 +120,16 @@ def write(student: Student, export_format: str, folder: Path, program: ExportedP
 
 def write_onnx(student: Student, path: Path, program: ExportedProgram) -> None:
     """Write a graph ``input`` -> ``logits`` with its weights, and with class names and image size as metadata."""
-    onnx_program: Any = torch.onnx.export(
-        program,  # type: ignore[arg-type]
-        dynamo=True,
-        verbose=False,
-        input_names=["input"],
-        output_names=["logits"],
-    )
+    try:
+        onnx_program: Any = torch.onnx.export(
+            program,  # type: ignore[arg-type]
+            dynamo=True,
+            verbose=False,
+            input_names=["input"],
+            output_names=["logits"],
+        )
+    except torch.onnx.OnnxExporterError as error:  # of an operation that ONNX lacks
+        raise untraceable(student, "its graph cannot be converted to ONNX", error) from error
     metadata = onnx_program.model.metadata_props
     metadata["class_names"] = json.dumps(student.class_names, ensure_ascii=False)
     metadata["image_size"] = str(student.image_size)

@@ -152,6 +152,8 @@ class Student(nn.Module, PyTorchModelHubMixin):
         folder = local_path("export", pretrained_model_name_or_path)
         if not folder.is_dir():
             folder = download(str(pretrained_model_name_or_path), **hub)
+        elif hub.get("revision") is not None:
+            raise UsageError(f"revision: {folder} is a folder here, not a model on the hub: leave revision out")
         path = folder / CONFIG_FILE
         text = read_text(path)
         try:
@@ -163,6 +165,8 @@ class Student(nn.Module, PyTorchModelHubMixin):
             network = trusted(config.get("network"), str(path))
         if not isinstance(network, str | nn.Module):
             raise UsageError(f"{path} does not name its network, which was not created by name; pass it as network=")
+        if not (folder / WEIGHTS_FILE).is_file():
+            raise UsageError(f"{folder} has no {WEIGHTS_FILE}: export the student with the format safetensors as well")
         with within(folder / WEIGHTS_FILE):
             student = cls(network, **description.saved(), transforms=config.get("transforms"))
         load_weights(student, folder / WEIGHTS_FILE)
@@ -205,7 +209,7 @@ def download(repository: str, **options: Any) -> Path:
         ) from error
 
 
-def load_student(source: str | Path, network: str | nn.Module | None = None) -> Student:
+def load_student(source: str | Path, network: str | nn.Module | None = None, revision: str | None = None) -> Student:
     """Load an exported student, in eval mode, from its folder or from Hugging Face's hub.
 
     Raises UsageError for files that are missing, damaged or of another network, and for a network that a file names but
@@ -214,10 +218,11 @@ def load_student(source: str | Path, network: str | nn.Module | None = None) -> 
     Args:
         source: folder of an export, or id on the hub.
         network: network of the same architecture, or its name or import path, if the exported one is not registered.
+        revision: branch, tag or commit on the hub; by default its main branch.
 
     Examples:
         >>> student = load_student("exported")  # doctest: +SKIP
         >>> image = student.transform(open_image("photo.jpg"))  # doctest: +SKIP
         >>> student.class_names[student(image[None]).argmax()]  # doctest: +SKIP
     """
-    return Student.from_pretrained(source, network=network)
+    return Student.from_pretrained(source, network=network, revision=revision)

@@ -1,9 +1,10 @@
 """Read weight files by their content, whatever their ending, without running code from them."""
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files.survey import survey
-from hsakd_pl.files.text import local_path, naming
+from hsakd_pl.files.text import local_path, naming, read_text
 
 StateDict = dict[str, Tensor]
 
@@ -96,6 +97,8 @@ class WeightFile:
         accuracy: accuracy in [0, 1] that the file states, if any.
         description: description of the training data that the file holds, as plain data, if any.
         missing: reason why the weights could not be read, if they could not.
+        inputs: ``mean``, ``std`` and ``image_size`` of the images that the network is given in a fit, where they are
+            not those of the student's.
     """
 
     path: str
@@ -104,20 +107,36 @@ class WeightFile:
     accuracy: float | None = None
     description: Mapping[str, Any] | None = None
     missing: str | None = None
+    inputs: Mapping[str, Any] | None = None
 
 
 def read_weight_file(path: str | Path) -> WeightFile:
     """Read a weight file and compute its hash; raises UsageError as :func:`read_weights` does."""
-    weights = read_weights(path)
-    content = weights if isinstance(weights, dict) else {}
-    description = content.get("data")
+    return replace(as_weight_file(read_weights(path), str(path)), sha256=file_sha256(path))
+
+
+def as_weight_file(weights: Any, path: str) -> WeightFile:
+    """Return the content of a weight file with what it says about its weights."""
+    content = weights if isinstance(weights, Mapping) else {}
+    description = content.get("data", _description_beside(Path(path)))
     return WeightFile(
-        path=str(path),
-        sha256=file_sha256(path),
+        path=path,
         weights=weights,
         accuracy=stated_accuracy(content),
         description=description if isinstance(description, dict) else None,
     )
+
+
+def _description_beside(path: Path) -> dict[str, Any] | None:
+    """Return the description of the data that the ``config.json`` of an export states next to its weights, if any."""
+    config_file = path.with_name("config.json")
+    if path.suffix != ".safetensors" or not config_file.is_file():
+        return None
+    try:
+        config = json.loads(read_text(config_file))
+    except (ValueError, RecursionError):  # a file of something else
+        return None
+    return config if isinstance(config, dict) and config.keys() >= {"class_names", "mean", "std"} else None
 
 
 def require_present(files: Iterable[WeightFile]) -> None:

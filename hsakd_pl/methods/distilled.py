@@ -4,6 +4,7 @@ from hsakd_pl.errors import require
 from hsakd_pl.methods.options import StudentOptions
 from hsakd_pl.modules import StudentModule
 from hsakd_pl.modules.build import Net as Net
+from hsakd_pl.modules.provenance import learned_by
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.signatures import Unpack
 
@@ -82,11 +83,14 @@ class DistilledModule(StudentModule):
     def shapes(self, *parts: str) -> tuple[NetworkOutput, NetworkOutput]:
         """Return the outputs of student and teacher for one image, without values, for their shapes.
 
+        The teacher's image has the size that the teacher was trained on, if that is known.
+
         Args:
             parts: outputs that the method needs: ``features``, ``embedding``.
 
         Raises UsageError if a network lacks one of them.
         """
         student = self.network.shapes(self.image_size, *parts)
-        teacher = self.teacher.network.shapes(self.image_size, *parts)
+        teacher_size = learned_by(self, self.teacher).image_size or self.image_size
+        teacher = self.teacher.network.shapes(teacher_size, *parts)
         return student, teacher

@@ -4,14 +4,17 @@ Stage one, :class:`SSKDProjectionModule`, trains a projection head on the teache
 :class:`SSKDModule`, trains the student.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from hsakd_pl.data.learned import Learned, described, learned_from
 from hsakd_pl.errors import UsageError, require
+from hsakd_pl.files.weights import WeightFile
 from hsakd_pl.methods.distilled import DistilledModule, Net
 from hsakd_pl.methods.options import PairOptions
 from hsakd_pl.modules import Frozen, HSAKDModule
@@ -135,6 +138,17 @@ class ProjectedTeacher(Network):
         super().__init__(teacher.num_classes, teacher.transforms)
         self.teacher = teacher
         self.projection = make_projection(width)
+        self.weights_from = teacher.weights_from
+
+    @property
+    def pretrained_cfg(self) -> Mapping[str, Any]:
+        return self.teacher.pretrained_cfg
+
+    def remember(self, file: WeightFile, new_head: bool = False) -> None:
+        """Keep the origin of the teacher's weights; the file holds a projection head too."""
+        if self.teacher.weights_from is None or self.teacher.weights_from.description is None:
+            self.teacher.remember(file, new_head)
+        self.weights_from = self.teacher.weights_from
 
     def forward(self, images: Tensor) -> Tensor:
         return self.teacher(images)
@@ -268,6 +282,21 @@ class SSKDModule(DistilledModule):
                 f"projection_weights: {projection_weights} was made for another teacher: pass the file of this one"
             )
         return projected
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit" and "projection_weights" in self.weight_files:
+            self._check_projection(described(self.weight_files["projection_weights"]))
+
+    def _check_projection(self, projection: Learned) -> None:
+        """Raise UsageError if the projection head has learnt from images that the teacher is not given."""
+        teacher = learned_from(self.teacher.network)
+        if teacher.mean is None or teacher.std is None or projection.normalised_alike(teacher.mean, teacher.std):
+            return
+        raise UsageError(
+            f"projection_weights: {projection.origin} was trained on images normalised with mean {projection.mean} and "
+            f"std {projection.std}, the teacher on {teacher.mean} and {teacher.std}: train the projection head again"
+        )
 
     def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
         return sskd_terms(

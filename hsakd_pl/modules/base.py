@@ -7,14 +7,16 @@ from typing import Any
 
 import pytorch_lightning as pl
 from torch import Tensor
-from torch.optim import SGD
+from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import MultiStepLR
 
 from hsakd_pl.data.description import read_description
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.fast import Fast
+from hsakd_pl.files.weights import WeightFile
 from hsakd_pl.modules.ensembles import Views
 from hsakd_pl.modules.evaluated import Batch, EvaluatedModule
+from hsakd_pl.modules.frozen import FrozenGuard
 from hsakd_pl.modules.means import EpochMeans
 from hsakd_pl.modules.norms import checked_batch_norms
 from hsakd_pl.modules.optimization import (
@@ -23,11 +25,14 @@ from hsakd_pl.modules.optimization import (
     can_fuse,
     check_rates,
     check_same_rates,
+    check_schedule,
+    make_optimizer,
     one_schedule,
     parameter_groups,
     with_warmup,
 )
 from hsakd_pl.modules.options import save_options
+from hsakd_pl.modules.provenance import check_description, check_fit, check_weights, data_of, feed_teachers
 from hsakd_pl.networks import Network, NetworkOutput
 from hsakd_pl.networks.weights import match_weights
 from hsakd_pl.ops import all_finite, cross_entropy, total
@@ -167,27 +172,36 @@ class HSAKDModule(EvaluatedModule):
     def configure_optimizers(self) -> Any:
         """Return the optimizer of all parameters that are not frozen, and its learning rate schedule."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        groups = parameter_groups(trained, self.networks, self.backbone_lr)
-        if self.optimizer is not None:
-            optimizer = self.optimizer(groups)
-        else:
-            optimizer = SGD(
-                groups,
-                lr=self.lr,
-                momentum=self.momentum,
-                nesterov=self.nesterov,
-                weight_decay=self.weight_decay,
-                fused=self.fast and can_fuse(self),
+        if not trained:
+            raise UsageError(
+                f"{type(self).__name__} has nothing to train, all its parameters are frozen: a network that was given "
+                "to another module as its teacher stays frozen, give that module a copy.deepcopy of it"
             )
+        optimizer = self._make_optimizer(parameter_groups(trained, self.networks, self.backbone_lr))
+        if self.lr_scheduler is not None and self.backbone_lr is not None:
+            epochs = None if self._trainer is None else self.trainer.max_epochs
+            check_schedule(self.lr_scheduler, self._make_optimizer, self.backbone_lr, epochs)
         if self.lr_scheduler is not None:
             return one_schedule(optimizer, self.lr_scheduler(optimizer))
         if self.warmup_epochs:
             return with_warmup(optimizer, self.milestones, self.warmup_epochs, self.trainer)
         return one_schedule(optimizer, MultiStepLR(optimizer, self.milestones, gamma=0.1))
 
+    def _make_optimizer(self, groups: Any) -> Optimizer:
+        if self.optimizer is not None:
+            return make_optimizer(self.optimizer, groups)
+        return SGD(
+            groups,
+            lr=self.lr,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            weight_decay=self.weight_decay,
+            fused=self.fast and can_fuse(self),
+        )
+
     def configure_callbacks(self) -> list[pl.Callback]:
-        """Return the callback that makes a fit faster, unless ``fast`` is off."""
-        return [Fast(self.compile_step)] if self.fast else []
+        """Return the callbacks that keep frozen networks as they are, and that make a fit faster, unless it is off."""
+        return [FrozenGuard(), *([Fast(self.compile_step)] if self.fast else [])]
 
     def setup(self, stage: str) -> None:
         self.means.clear()  # those of an interrupted fit
@@ -199,7 +213,9 @@ class HSAKDModule(EvaluatedModule):
                 f"set num_classes={data_classes} or choose the data the network was made for"
             )
         if stage == "fit":
-            self.description = getattr(data, "description", None)
+            check_fit(self)
+        elif self.description is not None:
+            check_description(self, self.description, "the network")
         image_size = getattr(data, "image_size", None)
         if image_size is not None:
             for network in self.networks:
@@ -228,16 +244,34 @@ class HSAKDModule(EvaluatedModule):
             del self.weight_files["weights"]  # the checkpoint replaces them
         if "data" in checkpoint:
             self.description = read_description(checkpoint["data"], origin)
+            check_description(self, self.description, origin)
         if self._trainer is not None and self.trainer.state.fn == "fit":
             check_same_rates(checkpoint.get("hyper_parameters", {}), self.hparams)
             self.means.restore(checkpoint.get("means", {}), self.trainer.global_rank, self.trainer.world_size)
 
     def on_fit_start(self) -> None:
         self._prepare()
+        data = data_of(self)
+        if data is not None:
+            self.description = data.description  # a resumed run has restored them
+        feed_teachers(self)
+        if self.description is not None:
+            learned = WeightFile("the data of its last fit", description=self.description.saved())
+            for network in self.networks:
+                network.remember(learned)
 
     def on_validation_start(self) -> None:  # before the epoch's checkpoints are written
         if self.trainer.state.fn == "fit":
             self._raise_unless_means_finite()
+        else:
+            check_weights(self)
+
+    def on_test_start(self) -> None:
+        super().on_test_start()
+        check_weights(self)
+
+    def on_predict_start(self) -> None:
+        check_weights(self)
 
     def on_train_epoch_end(self) -> None:
         self._raise_unless_means_finite()

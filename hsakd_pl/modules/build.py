@@ -1,9 +1,12 @@
 """Build networks from the options of a module, and load their weights."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch.nn as nn
+from torch import Tensor
 
+from hsakd_pl.data.description import Description
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import local_path
 from hsakd_pl.files.weights import WeightFile, read_weight_file
@@ -32,12 +35,26 @@ def build_network(
         transforms = named_transforms(transforms)
     if isinstance(network, str):
         network = create_network(network, num_classes, branches, transforms or ROTATIONS)
-    built = as_network(network, num_classes)
+    built = as_network(unpacked(network), num_classes)
+    description = getattr(network, "description", None)
+    if isinstance(description, Description):
+        built.remember(WeightFile(f"the given {type(network).__name__}", description=description.saved()))
     if transforms not in (None, built.transforms):
         raise UsageError("transforms: a network object already has its own; choose them in create_network")
     if branches and not len(built.branches):
         raise UsageError(f"network: {describe(built)} has no branches: use create_network(name, branches=True)")
     return built if branches else built.without_branches
+
+
+def unpacked(network: nn.Module) -> nn.Module:
+    """Return the network of a module, or of an exported student, which normalises its images itself.
+
+    Other networks are returned unchanged.
+    """
+    inner = getattr(network, "network", None)
+    if isinstance(network, Network) or not isinstance(inner, Network) or not hasattr(network, "description"):
+        return network
+    return inner
 
 
 def load_initial(
@@ -80,6 +97,17 @@ def load_pretrained(networks: Network | list[nn.Module], new_head: bool) -> Weig
     for peer, weights in zip(peers, published, strict=True):
         load_weights(peer, weights, new_head=new_head)
     return WeightFile(PRETRAINED)
+
+
+def require_own_weights(networks: Iterable[nn.Module], what: str) -> None:
+    """Raise UsageError, naming the networks by ``what``, if two of them share a weight."""
+    seen: set[Tensor] = set()
+    for network in networks:
+        weights = {*network.parameters(), *network.buffers()}
+        shared = weights & seen
+        if shared:
+            raise UsageError(f"{what} share {len(shared)} weights: pass copy.deepcopy(network) as one of them")
+        seen |= weights
 
 
 def require_trained(option: str, network: str | nn.Module, weights: str | None) -> None:

@@ -31,6 +31,8 @@ class EvaluatedModule(pl.LightningModule):
     networks: Any  # a ModuleList of Network; ModuleList is not generic
     description: Description | None = None  # description of the training data
     views: int = 1  # transformed copies of an image in a training step
+    keeps_classes: bool = True  # the classes of the option ``weights`` are those of the data
+    own_normalisation: bool = True  # images are normalised as the frozen part of a trained network has learnt
     needs_indices: bool = False  # training batches end in the samples' indices (B,) in the training split
 
     def __init__(self, networks: Sequence[Network], branch_metrics_every: int, ensemble: Views | None = None) -> None:
@@ -159,6 +161,8 @@ class EvaluatedModule(pl.LightningModule):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "EvaluatedModule":
         for teacher in self.teachers:  # they follow to every device and dtype
             teacher.network._apply(fn)
+            if teacher.adapter is not None:
+                teacher.adapter._apply(fn)
         return super()._apply(fn, recurse)
 
     def _transform_names(self) -> list[str]:

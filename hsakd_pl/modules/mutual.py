@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.modules.base import HSAKDModule
-from hsakd_pl.modules.build import build_network, load_initial
+from hsakd_pl.modules.build import build_network, load_initial, require_own_weights
 from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.modules.options import BranchOptions
 from hsakd_pl.networks import Network, NetworkOutput
@@ -58,6 +58,7 @@ class MutualModule(HSAKDModule):
         branches = joint_ce_weight > 0 or joint_kd_weight > 0
         peers = [build_network(network, num_classes, branches, transforms) for network in networks]
         require_equal_peers(peers)
+        require_own_weights(peers, "networks: the peers")
         require(0 < temperature < math.inf, "temperature", temperature, "above 0")
         weight_files = load_initial("weights", weights, [*peers], new_head)
         super().__init__(peers, **options)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import cast
+from itertools import chain
 
 import pytorch_lightning as pl
 import torch
@@ -21,6 +21,25 @@ from hsakd_pl.networks.weights import describe
 from hsakd_pl.signatures import Unpack
 
 
+def without_head(network: Network) -> Tensor:
+    """Replace the layers that return a network's class logits by identities; return the weight of one of them.
+
+    Raises UsageError for a head that is neither a linear layer nor a 1x1 convolution.
+    """
+    layers = dict(network.named_modules())
+    paths = [*chain(*network.output_layers[:1])]
+    weights = [getattr(layers.get(path), "weight", None) for path in paths]
+    matrices = [w for w in weights if isinstance(w, Tensor) and w.dim() > 1 and w[0].numel() == w.shape[1]]
+    if not paths or len(matrices) < len(paths):
+        raise UsageError(f"network: {describe(network)} has no linear layer that a probe could replace")
+    if len({weight.shape[1] for weight in matrices}) > 1:
+        raise UsageError(f"network: the heads of {describe(network)} read embeddings of several widths: probe another")
+    for path in paths:
+        network.set_submodule(path, nn.Identity())
+    network.num_classes = matrices[0].shape[1]  # it returns embeddings from now on
+    return matrices[0]
+
+
 class ProbeNetwork(Network):
     """A copy of a network without its last linear layer, ``features``, and a fresh classifier of N classes.
 
@@ -30,13 +49,8 @@ class ProbeNetwork(Network):
     def __init__(self, network: Network, num_classes: int) -> None:
         super().__init__(num_classes)
         self.features = deepcopy(network)
-        linear_layers = [path for path, layer in self.features.named_modules() if isinstance(layer, nn.Linear)]
-        if not linear_layers:
-            raise UsageError(f"network: {describe(network)} has no linear layer that a probe could replace")
-        head = linear_layers[-1]
-        replaced = cast(nn.Linear, self.features.get_submodule(head))
-        self.features.set_submodule(head, nn.Identity())
-        self.classifier = nn.Linear(replaced.in_features, num_classes, dtype=replaced.weight.dtype)
+        replaced = without_head(self.features)
+        self.classifier = nn.Linear(replaced.shape[1], num_classes, dtype=replaced.dtype)
 
     def forward(self, images: Tensor) -> Tensor:
         features = images if images.dim() == 2 else self.encode(images)
@@ -61,6 +75,8 @@ class LinearProbeModule(HSAKDModule):
         source_classes: number of classes of the network.
         knn: number of nearest neighbours (cosine distance, among the training images) whose vote is logged as
             ``val/knn_acc``; 0 leaves it out. It needs a data module of the package.
+        own_normalisation: normalise the images as those that the network was trained on, if ``weights`` say how;
+            otherwise as the probed data are.
         lr: learning rate of SGD.
         weight_decay: weight decay of SGD.
         milestones: epochs, counted after the warm-up, at which ``lr`` is divided by 10.
@@ -68,6 +84,7 @@ class LinearProbeModule(HSAKDModule):
     Other arguments: :class:`HSAKDModule`.
     """
 
+    keeps_classes = False
     knn_accuracy: float | None = None
 
     def __init__(
@@ -77,6 +94,7 @@ class LinearProbeModule(HSAKDModule):
         weights: str | None = None,
         source_classes: int = 100,
         knn: int = 0,
+        own_normalisation: bool = True,
         lr: float = 0.1,
         weight_decay: float = 0.0,
         milestones: Sequence[int] = (30, 60, 90),
@@ -98,6 +116,7 @@ class LinearProbeModule(HSAKDModule):
         self.weight_files = weight_files
         self.frozen.append(Frozen(self.networks[0].features))
         self.knn = knn
+        self.own_normalisation = own_normalisation
 
     def encode(self, images: Tensor) -> Tensor:
         """Return the frozen network's features (B, D) of normalised images (B, 3, S, S)."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.modules.base import HSAKDModule
-from hsakd_pl.modules.build import build_network, load_initial, require_trained
+from hsakd_pl.modules.build import build_network, load_initial, require_own_weights, require_trained
 from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.modules.options import BranchOptions
@@ -78,6 +78,7 @@ class StudentModule(HSAKDModule):
         self.transform_images = transform_images
         self.views = self.network.transforms.count if transform_images else 1
         built_teacher = build_network(teacher, num_classes, branches, transforms)
+        require_own_weights([student, built_teacher], "the student and the teacher")
         teacher_files = load_initial("teacher_weights", teacher_weights, built_teacher)
         self.weight_files = weight_files | teacher_files
         self.teacher = Frozen(built_teacher, *teacher_files.values())

@@ -105,6 +105,7 @@ def measured_parts(model: Any, name: str) -> tuple[list[Layers], list[int], list
 
     Raises UncutError unless the parts, one after the other, give the model's own logits of an image.
     """
+    modes = {layer: layer.training for layer in model.modules()}
     try:
         parts, maps = _cut_and_run(model)
     except UsageError as error:
@@ -112,7 +113,8 @@ def measured_parts(model: Any, name: str) -> tuple[list[Layers], list[int], list
     except Exception as error:  # layers that are not called in this way can raise anything
         reason = f"its layers are not called one after the other: {' '.join(str(error).split()):.100}"
     else:
-        model.train()
+        for layer, mode in modes.items():
+            layer.training = mode
         channels = [feature_map.shape[1] for feature_map in maps[1:]]
         strides = [before.shape[-1] // after.shape[-1] for before, after in pairwise(maps)]
         return parts, channels, strides
@@ -167,17 +169,20 @@ def last_stage_repeated(layers: list[nn.Module], in_channels: int, out_channels:
         name: timm's name of the model.
     """
     features = torch.linspace(-1, 1, 64 * in_channels).view(1, in_channels, 8, 8)
+    modes = {part: part.training for layer in layers for part in layer.modules()}
     try:
         kept, channels = _after_last_shrinking(layers, features)
     except Exception:  # layers that are not called in this way can raise anything
         kept = []
+    for part, mode in modes.items():
+        part.training = mode
     if not any(True for layer in kept for _ in layer.parameters()):
         raise UsageError(
             f"timm:{name} can have no branches, nothing in its last stage keeps the map's size: {WITHOUT_BRANCHES}"
         )
     if channels != out_channels:
         kept = [conv1x1(out_channels, channels), nn.BatchNorm2d(channels), *kept]
-    return nn.Sequential(*kept).train()
+    return nn.Sequential(*kept)
 
 
 def _after_last_shrinking(layers: list[nn.Module], features: Tensor) -> tuple[list[nn.Module], int]:

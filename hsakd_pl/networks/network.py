@@ -1,8 +1,8 @@
 """The protocol of all networks: what they return, and what the package needs to know of them."""
 
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -10,6 +10,8 @@ import torch.nn as nn
 from torch import Tensor
 
 from hsakd_pl.errors import UsageError
+from hsakd_pl.files.weights import WeightFile
+from hsakd_pl.networks.heads import output_layers
 from hsakd_pl.ops import ROTATIONS, Transforms
 
 # Rules (pattern, replacement) that turn state-dict keys without "backbone." into the published keys. They are applied
@@ -60,9 +62,10 @@ class Network(nn.Module):
         transforms: the M transformations whose joint labels the branches learn.
     """
 
-    __jit_unused_properties__ = ("without_branches", "num_joint_classes", "output_layers")
+    __jit_unused_properties__ = ("without_branches", "num_joint_classes", "output_layers", "pretrained_cfg")
     published_keys: KeyRules = ()
     name: str | None = None  # name from which create_network builds it
+    weights_from: WeightFile | None = None  # what is known of its weights' origin; without the weights
 
     def __init__(self, num_classes: int, transforms: Transforms = ROTATIONS) -> None:
         super().__init__()
@@ -71,6 +74,23 @@ class Network(nn.Module):
         self.num_classes = num_classes
         self.transforms = transforms
         self.branches: Any = ()  # a ModuleList where there are some
+
+    def remember(self, file: WeightFile, new_head: bool = False) -> None:
+        """Keep what is known of the origin of the weights, in the network and in its part without branches.
+
+        A new head has not learnt the classes of the file.
+        """
+        description = file.description
+        if new_head and description is not None:
+            description = {**description, "class_names": [str(label) for label in range(self.num_classes)]}
+        for network in (self, self.without_branches):
+            network.weights_from = replace(file, weights=None, description=description)
+
+    @property
+    def pretrained_cfg(self) -> Mapping[str, Any]:
+        """Facts that timm states about a model and its published weights; empty for other networks."""
+        part = self.without_branches
+        return {} if part is self else part.pretrained_cfg
 
     @property
     def num_joint_classes(self) -> int:
@@ -83,14 +103,9 @@ class Network(nn.Module):
         return self
 
     @property
-    def output_layers(self) -> list[str]:
-        """Paths of the linear layers that return logits: that of the class head, then those of the branches."""
-        last_linear = {}
-        for path, layer in self.named_modules():
-            if isinstance(layer, nn.Linear):
-                branch = re.match(r"branches\.\d+", path)
-                last_linear[branch[0] if branch else ""] = path
-        return list(last_linear.values())
+    def output_layers(self) -> list[list[str]]:
+        """Paths of the layers that return the class logits, then of those of each branch; empty if unknown."""
+        return output_layers(self)
 
     def outputs(self, images: Tensor) -> NetworkOutput:
         """Return all outputs for images (B, 3, S, S), in one forward pass."""
@@ -125,19 +140,38 @@ class Classifier(Network):
         super().__init__(num_classes)
         self.network = network
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.network(images)
+    @property
+    def pretrained_cfg(self) -> Mapping[str, Any]:
+        config = getattr(self.network, "pretrained_cfg", None)
+        return config if isinstance(config, Mapping) else {}
 
-    def outputs(self, images: Tensor) -> NetworkOutput:
-        logits = self(images)
+    @property
+    def output_layers(self) -> list[list[str]]:
+        names = self.pretrained_cfg.get("classifier") or ()
+        names = [names] if isinstance(names, str) else names
+        paths = [f"network.{name}" for name in names]
+        modules = dict(self.named_modules())
+        return [paths] if paths and modules.keys() >= {*paths} else super().output_layers
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.network(images)
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            self._check(logits, images)
+        return logits
+
+    @torch.jit.unused
+    def _check(self, logits: Any, images: Tensor) -> None:
+        """Raise UsageError unless the wrapped module returned logits (B, N)."""
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        expected = (len(images), self.num_classes)
-        if shape != expected:
+        if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] != self.num_classes:
             raise UsageError(
-                f"network: {type(self.network).__name__} returns {shape} instead of logits {expected}: "
+                f"network: {type(self.network).__name__} returns {shape} instead of logits "
+                f"{(len(images), self.num_classes)}: "
                 "set num_classes, or derive the network from hsakd_pl.networks.Network and implement outputs"
             )
-        return NetworkOutput(logits, [], [], None)
+
+    def outputs(self, images: Tensor) -> NetworkOutput:
+        return NetworkOutput(self(images), [], [], None)
 
 
 def as_network(network: nn.Module, num_classes: int) -> Network:

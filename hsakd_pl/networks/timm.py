@@ -1,5 +1,7 @@
 """Create timm's models: convolutional ones as staged backbones, others as classifiers."""
 
+from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 from torch import Tensor
@@ -15,12 +17,13 @@ def make_timm(name: str, num_classes: int, branches: bool) -> Network:
 
     Raises UsageError if it cannot but ``branches`` are needed, if timm is not installed, and for an unknown model.
     """
+    model = create_model(name, num_classes)
     try:
-        return TimmBackbone(create_model(name, num_classes), name, num_classes)
+        return TimmBackbone(deepcopy(model), name, num_classes)
     except UncutError:
         if branches:
             raise
-        return TimmClassifier(create_model(name, num_classes), num_classes)
+        return TimmClassifier(model, num_classes)
 
 
 def create_model(name: str, num_classes: int, **options: Any) -> Any:
@@ -58,7 +61,7 @@ class TimmClassifier(Classifier):
     """A timm model that cannot be cut into stages; it only returns class logits."""
 
     def check_image_size(self, height: int, width: int) -> None:
-        config: Any = self.network.pretrained_cfg
+        config = self.pretrained_cfg
         _, input_height, input_width = config["input_size"]
         if config.get("fixed_input_size") and (height, width) != (input_height, input_width):
             raise UsageError(
@@ -76,6 +79,7 @@ class TimmBackbone(StagedBackbone):
 
     def __init__(self, model: Any, name: str, num_classes: int) -> None:
         self.model_name = name
+        self._pretrained_cfg = model.pretrained_cfg
         parts, channels, strides = measured_parts(model, name)
         cut_model = CutModel(parts, channels, strides, name)
         super().__init__(in_sequence(parts[0]), channels, strides, num_classes, cut_model)
@@ -85,6 +89,10 @@ class TimmBackbone(StagedBackbone):
             (r"^(stem|head|stages\.\d+)\.", ""),
             (rf"^{last_layer}\.", f"{classifier}."),
         )
+
+    @property
+    def pretrained_cfg(self) -> Mapping[str, Any]:
+        return self._pretrained_cfg
 
     def branch_maker(self) -> CutModel:
         model = create_model(self.model_name, self.num_classes)

@@ -9,7 +9,8 @@ import torch.nn as nn
 from pytorch_lightning.utilities import rank_zero_info
 
 from hsakd_pl.errors import UsageError
-from hsakd_pl.files.weights import StateDict, WeightFile, read_weights, shorten, unwrap
+from hsakd_pl.files.weights import StateDict, WeightFile, as_weight_file, read_weights, shorten, unwrap
+from hsakd_pl.networks.heads import is_part
 from hsakd_pl.networks.hsakd import HSAKDNet
 from hsakd_pl.networks.keys import Peers, common_prefix, network_keys, split_peers
 from hsakd_pl.networks.network import Classifier, Network
@@ -47,14 +48,14 @@ def load_weights(
         >>> network = create_network("wrn_40_2", num_classes=100)
         >>> load_weights(network, "wrn_40_2_aux.pth.tar")  # doctest: +SKIP
     """
-    origin = "the given state dict"
-    if isinstance(source, WeightFile):
-        origin = source.path
-        source = source.weights
-    elif isinstance(source, str | Path):
-        origin = str(source)
-        source = read_weights(source)
-    parts = split_peers(unwrap(source, origin))
+    if isinstance(source, str | Path):
+        file = as_weight_file(read_weights(source), str(source))
+    elif isinstance(source, WeightFile):
+        file = source
+    else:
+        file = as_weight_file(source, "the given state dict")
+    origin = file.path
+    parts = split_peers(unwrap(file.weights, origin))
     peers = _as_peers(network)
     if len(parts) != len(peers):
         raise UsageError(f"{origin} holds {len(parts)} networks, not {len(peers)}: pass as many, or export one (peer)")
@@ -63,6 +64,8 @@ def load_weights(
     ]
     for peer, weights in zip(peers, matching, strict=True):
         peer.load_state_dict(weights, strict=False)
+        if isinstance(peer, Network):
+            peer.remember(file, bool(new_head))
     if not strict:
         loaded = sum(len(weights) for weights in matching)
         total = sum(len(weights) for weights in parts)
@@ -91,7 +94,7 @@ def match_weights(
     network_weights = network.state_dict()
     renamed, repeated = network_keys(network, weights)
     misshapen = [key for key in network_weights if key in renamed and renamed[key].shape != network_weights[key].shape]
-    head_keys = _head_keys(network)
+    head_keys = _head_keys(network) if new_head or misshapen else set()
     only_heads_differ = bool(misshapen) and head_keys.issuperset(misshapen)
     keeps_heads = only_heads_differ if new_head is None else new_head
     fresh = head_keys if keeps_heads else set()
@@ -130,8 +133,10 @@ def match_weights(
 
 def _head_keys(network: nn.Module) -> set[str]:
     """Return the keys of the last layers of all heads."""
-    output_layers = network.output_layers if isinstance(network, Network) else []
-    return {key for key in network.state_dict() if key.rpartition(".")[0] in output_layers}
+    if not isinstance(network, Network):
+        return set()
+    layers = [path for head in network.output_layers for path in head]
+    return {key for key in network.state_dict() if is_part(key, layers)}
 
 
 def _missing(network_weights: StateDict, present: Collection[str], backbone_alone: bool) -> list[str]:

@@ -47,6 +47,8 @@ def weight_facts(options: Mapping[str, Any], files: Mapping[str, WeightFile]) ->
             facts[key] = files[option].sha256
     if "teacher_weights" in files:
         facts["teacher_acc"] = files["teacher_weights"].accuracy
+        if files["teacher_weights"].inputs is not None:
+            facts["teacher_inputs"] = dict(files["teacher_weights"].inputs)
     return facts
 
 

@@ -14,7 +14,9 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.files import local_path, replacing
 from hsakd_pl.files.weights import read_weights
-from hsakd_pl.modules.budget import is_whole_epoch
+from hsakd_pl.modules.budget import accumulated_batches, is_whole_epoch
+from hsakd_pl.records.results import stopped_early
+from hsakd_pl.runs.callbacks import announce, resumes_inside_epochs
 from hsakd_pl.runs.signals import Signals
 
 FILES_BY_KEYWORD = {"last": ("last.ckpt", "hpc_ckpt_*.ckpt"), "best": ("best.ckpt",), "hpc": ("hpc_ckpt_*.ckpt",)}
@@ -126,6 +128,8 @@ class LastCheckpoint(ModelCheckpoint):
         self.signals = Signals(str(Path(folder, "last.ckpt")), resume_command)
         self._max_steps: int | None = None
         self._stops = False  # after the next optimizer step
+        self._saves_inside_epochs = True
+        self._saved_step = 0
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Hide ``max_steps`` while Lightning restores its loops, after this hook and before ``on_train_start``.
@@ -150,6 +154,12 @@ class LastCheckpoint(ModelCheckpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._show_max_steps(trainer)
+        callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set without being declared
+        self._saves_inside_epochs = resumes_inside_epochs(callbacks)
+        self._saved_step = trainer.global_step
+        announce(callbacks)
+        # GradientAccumulationScheduler sets it when an epoch starts, which a resumed epoch does not do again
+        trainer.accumulate_grad_batches = accumulated_batches(trainer, trainer.current_epoch)
         self.signals.take_over(trainer)
         self.saved_at = time.monotonic()
 
@@ -157,7 +167,7 @@ class LastCheckpoint(ModelCheckpoint):
         for logger in trainer.loggers:
             logger.save()
         if trainer.current_epoch and self._agreed(trainer, bool(self.signals.received)):
-            self.signals.obey(trainer)
+            self.signals.obey(trainer, trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -197,14 +207,20 @@ class LastCheckpoint(ModelCheckpoint):
         if self._agreed(trainer, is_signalled or is_due):
             for logger in trainer.loggers:
                 logger.save()
-            trainer.save_checkpoint(self._path(), weights_only=False)
+            if self._saves_inside_epochs:
+                trainer.save_checkpoint(self._path(), weights_only=False)
+                self._saved_step = trainer.global_step
             self.saved_at = time.monotonic()
             if self._agreed(trainer, is_signalled):
-                self.signals.obey(trainer)
+                self.signals.obey(trainer, self._saved_step)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        is_unfinished = trainer.should_stop and not is_whole_epoch(trainer) and not stopped_early(trainer)
+        if is_unfinished and not self._saves_inside_epochs:
+            return  # the run is resumed from the end of the epoch before
         super().on_train_epoch_end(trainer, pl_module)
         self.saved_at = time.monotonic()
+        self._saved_step = trainer.global_step
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

@@ -85,17 +85,20 @@ class Signals:
         for watched in (*STOPPING, *self.listeners):
             signal.signal(watched, self._note)
 
-    def obey(self, trainer: "pl.Trainer") -> None:
-        """End the run with :class:`Interrupted`, or hand the job back; the checkpoint has just been written."""
+    def obey(self, trainer: "pl.Trainer", saved_step: int) -> None:
+        """End the run with :class:`Interrupted`, or hand the job back; the checkpoint is of step ``saved_step``."""
         from pytorch_lightning.utilities import rank_zero_info
 
         signum = self.received
         self.received = 0
         if trainer.strategy.reduce_boolean_decision(signum in STOPPING, all=False):
+            held = "holds all of it" if saved_step == trainer.global_step else f"holds the first {saved_step} steps"
             message = (
-                f"in epoch {trainer.current_epoch}, after {trainer.global_step} steps: {self.checkpoint} holds all of "
-                f"it. To resume:\n{self.resume_command}"
+                f"in epoch {trainer.current_epoch}, after {trainer.global_step} steps: {self.checkpoint} {held}. To "
+                f"resume:\n{self.resume_command}"
             )
+            if not saved_step:
+                message = f"in epoch {trainer.current_epoch}, before its first checkpoint"
             raise Interrupted(signum if signum in STOPPING else signal.SIGTERM, message)
         # Lightning's handler of SIGTERM would communicate with the other processes at any point: end at once
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

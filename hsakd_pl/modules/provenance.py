@@ -1,0 +1,174 @@
+"""Check that networks are used for what they learnt: the classes, the normalisation and the size of their images."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
+
+import torch
+from pytorch_lightning.utilities import rank_zero_info
+
+from hsakd_pl.data import Description, FeatureDataModule, ImageDataModule
+from hsakd_pl.data.description import read_description
+from hsakd_pl.data.learned import Learned, described, learned_from, named, require_same_classes
+from hsakd_pl.modules.build import RANDOM
+from hsakd_pl.modules.frozen import Frozen
+from hsakd_pl.modules.inputs import make_adapter
+
+if TYPE_CHECKING:
+    from hsakd_pl.modules.evaluated import EvaluatedModule
+
+SAME_CLASSES = "give the data the same classes in the same order"
+
+
+def data_of(module: "EvaluatedModule") -> ImageDataModule | None:
+    """Return the data module of the images that the trainer of a module reads, if it is one of the package's."""
+    data = getattr(module._trainer, "datamodule", None)
+    if isinstance(data, FeatureDataModule):
+        data = data.images
+    return data if isinstance(data, ImageDataModule) else None
+
+
+def learned_by(module: "EvaluatedModule", teacher: Frozen) -> Learned:
+    """Return what is known of the data that a module's teacher was trained on: nothing for random weights."""
+    if module.hparams.get("teacher_weights") == RANDOM:
+        return Learned(RANDOM)
+    return learned_from(teacher.network)
+
+
+def check_fit(module: "EvaluatedModule") -> None:
+    """Check the networks of a module before a fit, and set what their images are normalised with.
+
+    The images are normalised as those of a frozen network within the trained one were; a teacher's are adapted from
+    them. Raises UsageError if the classes of one of these networks, or of initial weights, differ from the data's.
+    """
+    data = data_of(module)
+    inner = [frozen for frozen in module.frozen if frozen not in module.teachers]
+    for frozen in inner:
+        use_normalisation(module, learned_from(frozen.network), data)
+    module.description = getattr(getattr(module._trainer, "datamodule", None), "description", None)
+    if not isinstance(module.description, Description):
+        if module.teachers:
+            rank_zero_info("The data do not say how they are normalised: the teacher is given the student's images")
+        return
+    check_weight_files(module, module.description)
+    feed_teachers(module)
+    tell_inputs(module, module.description)
+    if not inner:
+        tell_other_images(module, module.description)
+
+
+def check_weight_files(module: "EvaluatedModule", description: Description) -> None:
+    """Raise UsageError if the classes of a weight file, or of a network given as a teacher, differ from the data's."""
+    for option, file in module.weight_files.items():
+        if file.description is None:
+            if file.missing is None and file.sha256 is not None:
+                rank_zero_info(f"{option}: {file.path} does not say which classes and images it was trained on")
+        elif option != "weights" or (module.keeps_classes and not module.hparams.get("new_head")):
+            remedy = f"{SAME_CLASSES}, or name another file"
+            if option == "weights" and "new_head" in module.hparams:
+                remedy += ", or set new_head for new classes"
+            require_same_classes(f"{option}: {file.path}", described(file), description, remedy)
+    if "teacher_weights" not in module.weight_files:
+        for teacher in module.teachers:
+            remedy = f"{SAME_CLASSES}, or choose another teacher"
+            require_same_classes("the teacher", learned_from(teacher.network), description, remedy)
+    if "weights" not in module.weight_files and module.keeps_classes:
+        for network in module.networks:
+            remedy = f"{SAME_CLASSES}, or load the weights with new_head=True for new classes"
+            require_same_classes("the network", learned_from(network), description, remedy)
+
+
+def use_normalisation(module: "EvaluatedModule", learned: Learned, data: ImageDataModule | None) -> None:
+    """Let the data normalise their images as a network has learnt, and log it if this is another normalisation."""
+    if data is None or learned.mean is None or learned.std is None:
+        return
+    if module.own_normalisation and not learned.normalised_alike(data.mean, data.std):
+        rank_zero_info(
+            f"The images are normalised with mean {learned.mean} and std {learned.std}, as those that the frozen "
+            f"network was trained on ({learned.origin}), instead of {tuple(data.mean)} and {tuple(data.std)}"
+        )
+        data.use_statistics(learned.mean, learned.std)
+    if learned.image_size not in (None, data.image_size):
+        rank_zero_info(
+            f"The frozen network was trained on images of {learned.image_size} x {learned.image_size} pixels "
+            f"({learned.origin}), the data have {data.image_size} x {data.image_size}"
+        )
+
+
+def feed_teachers(module: "EvaluatedModule") -> None:
+    """Adapt the images of each teacher from those of the module's ``description``."""
+    description = module.description
+    if description is None:
+        return
+    transforms = module.network.transforms if module.views > 1 else None
+    for teacher in module.teachers:
+        adapter = make_adapter(learned_by(module, teacher), description, transforms)
+        teacher.adapter = None if adapter is None else adapter.to(module.device, cast(torch.dtype, module.dtype))
+
+
+def tell_inputs(module: "EvaluatedModule", description: Description) -> None:
+    """Log the images that the teachers are given where they are not the student's, and keep them for the result."""
+    for teacher in module.teachers:
+        if teacher.adapter is None:
+            continue
+        learned = learned_by(module, teacher)
+        size = learned.image_size or description.image_size
+        mean = description.mean if learned.mean is None else learned.mean
+        std = description.std if learned.std is None else learned.std
+        rank_zero_info(
+            f"The teacher's images are normalised with mean {mean} and std {std}, {size} x {size} pixels, as those "
+            f"that it was trained on ({learned.origin}); the student's with {description.mean} and {description.std}, "
+            f"{description.image_size} x {description.image_size}"
+        )
+        if "teacher_weights" in module.weight_files:
+            inputs = {"mean": list(mean), "std": list(std), "image_size": size}
+            module.weight_files["teacher_weights"] = replace(module.weight_files["teacher_weights"], inputs=inputs)
+
+
+def tell_other_images(module: "EvaluatedModule", description: Description) -> None:
+    """Log it if the initial weights have learnt from images of another normalisation or size than the data's."""
+    learned = learned_from(module.network)
+    if "weights" not in module.weight_files and learned.class_names is None:
+        return  # fresh weights, or weights of unknown origin
+    if not learned.normalised_alike(description.mean, description.std):
+        rank_zero_info(
+            f"The initial weights were trained on images normalised with mean {learned.mean} and std {learned.std} "
+            f"({learned.origin}); from now on the network learns from {description.mean} and {description.std}, the "
+            "data's"
+        )
+    if learned.image_size not in (None, description.image_size):
+        rank_zero_info(
+            f"The initial weights were trained on images of {learned.image_size} x {learned.image_size} pixels "
+            f"({learned.origin}), the data have {description.image_size} x {description.image_size}"
+        )
+
+
+def check_weights(module: "EvaluatedModule") -> None:
+    """Check the weights that a module evaluates, if these are the option ``weights`` alone, against the data."""
+    file = module.weight_files.get("weights")
+    if module.description is None and file is not None and file.description is not None:
+        check_description(module, read_description(file.description, file.path), f"weights: {file.path}")
+
+
+def check_description(module: "EvaluatedModule", learned: Description, origin: str) -> None:
+    """Check what a trained network has learnt against the data of a run that resumes or evaluates it.
+
+    An evaluation normalises images as the network has learnt. Raises UsageError if class names differ.
+
+    Args:
+        module: module of the network.
+        learned: description of the data that it was trained on.
+        origin: phrase for the network or its checkpoint.
+    """
+    data = data_of(module)
+    if data is None:
+        return
+    known = Learned(origin, named(learned.class_names), learned.image_size, learned.mean, learned.std)
+    require_same_classes(origin, known, data.description, f"{SAME_CLASSES} as when it was trained")
+    if known.normalised_alike(data.mean, data.std):
+        return
+    normalisations = f"mean {learned.mean} and std {learned.std}, the data's are {data.mean} and {data.std}"
+    if module.trainer.state.fn == "fit":
+        rank_zero_info(f"{origin} was trained on images normalised with {normalisations}, which it now learns from")
+    else:
+        rank_zero_info(f"The images are normalised as {origin} has learnt, with {normalisations}")
+        data.use_statistics(learned.mean, learned.std)
