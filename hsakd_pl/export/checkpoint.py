@@ -14,12 +14,8 @@ from hsakd_pl.errors import UsageError, require
 from hsakd_pl.export.student import Student
 from hsakd_pl.files import local_path
 from hsakd_pl.files.weights import StateDict, read_weights, unwrap
-<<<<<<< HEAD
-from hsakd_pl.networks import Network, create_network
-from hsakd_pl.networks.bounded import within
-=======
 from hsakd_pl.networks import Network, as_network, create_network
->>>>>>> main
+from hsakd_pl.networks.bounded import within
 from hsakd_pl.networks.keys import split_peers
 from hsakd_pl.networks.registry import trusted
 from hsakd_pl.networks.weights import load_weights
