@@ -322,7 +322,7 @@ def test_model_card_omits_accuracies_of_other_checkpoints(tmp_path: Path, monkey
     run = small.run("fit")
     small.run("test", "--ckpt_path", "last")
     content = json.loads((run / "test.json").read_text())
-    (run / "test.json").write_text(json.dumps(content | {"sha256": "0" * 64}))
+    (run / "test.json").write_text(json.dumps(content | {"weights_digest": "0" * 64}))
     export_student(run, tmp_path / "out", ["safetensors"])
     text = (tmp_path / "out/README.md").read_text()
     assert "test accuracy |" not in text.partition("## Files")[0] and "validation accuracy" in text

@@ -124,7 +124,8 @@ class BatchedDataModule(pl.LightningDataModule):
     ) -> ResumableLoader:
         sampler = self.make_sampler(len(split.targets), shuffle, on_every_device)
         check_batch_size(min(self.batch_size // sampler.world_size, len(split.targets)), self.image_size)
-        return ResumableLoader(self._source(split, transform, len(sampler)), sampler, with_indices)
+        paths = None if isinstance(split.images, Tensor) else split.images
+        return ResumableLoader(self._source(split, transform, len(sampler)), sampler, with_indices, paths)
 
     def _source(self, split: Split, transform: PadCropFlip | v2.Transform | None, num_batches: int) -> BatchSource:
         device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device

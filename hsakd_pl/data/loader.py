@@ -1,7 +1,7 @@
 """A loader that Lightning can stop and resume in the middle of an epoch."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, Protocol
 
@@ -31,13 +31,21 @@ class ResumableLoader:
         source: makes the batches.
         sampler: yields the indices of each batch.
         with_indices: append the samples' indices (B,) to every batch.
+        paths: paths of all samples, where they are known.
     """
 
-    def __init__(self, source: BatchSource, sampler: GlobalBatchSampler, with_indices: bool = False) -> None:
+    def __init__(
+        self,
+        source: BatchSource,
+        sampler: GlobalBatchSampler,
+        with_indices: bool = False,
+        paths: Sequence[str] | None = None,
+    ) -> None:
         self.source = source
         self.sampler = sampler
         self.batch_sampler = sampler  # Lightning looks for either name
         self.with_indices = with_indices
+        self.paths = paths
         self._yielded = 0
         self._resumed_epoch: int | None = None
 

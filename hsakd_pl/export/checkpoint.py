@@ -13,7 +13,7 @@ from hsakd_pl.data.description import Description, read_description
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.export.student import Student
 from hsakd_pl.files import local_path
-from hsakd_pl.files.weights import StateDict, read_weights, unwrap
+from hsakd_pl.files.weights import StateDict, read_weights, unwrap, weights_digest
 from hsakd_pl.networks import Network, as_network, create_network
 from hsakd_pl.networks.bounded import within
 from hsakd_pl.networks.keys import split_peers
@@ -29,12 +29,14 @@ class Trained(NamedTuple):
         path: file that it was read from.
         epoch: number of epochs it was trained for, if the file states it.
         peer: number of the peer, from 1, if there are several.
+        digest: digest of all weights in the file, those of branches and other peers included.
     """
 
     student: Student
     path: Path
     epoch: int | None
     peer: int | None
+    digest: str
 
 
 def student_from_checkpoint(
@@ -76,7 +78,8 @@ def read_trained(
         path = path / "last.ckpt"
     content = read_weights(path)
     saved = content if isinstance(content, Mapping) else {}
-    parts = split_peers(unwrap(content, str(path)))
+    weights = unwrap(content, str(path))
+    parts = split_peers(weights)
     if peer is None and len(parts) > 1:
         peer = _best_peer(saved, len(parts))
         rank_zero_info(f"{path} contains {len(parts)} peers; peer {peer} is used (choose another by peer)")
@@ -97,7 +100,7 @@ def read_trained(
     load_weights(network, _as_classifier(parts[index], network))
     student = Student(network, **description.saved(), transforms=_transforms_name(saved, index))
     epoch = saved["epoch"] + 1 if "pytorch-lightning_version" in saved else None
-    return Trained(student, path, epoch, peer if len(parts) > 1 else None)
+    return Trained(student, path, epoch, peer if len(parts) > 1 else None, weights_digest(weights))
 
 
 def _network_name(saved: Mapping[str, Any], index: int) -> Any:

@@ -280,6 +280,21 @@ def file_sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def weights_digest(state_dict: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of names, dtypes, shapes and values of all tensors, whatever file and device they are in.
+
+    Unlike the hash of a file, it stays the same with another optimizer state, in another format and under the prefixes
+    that wrappers add to names. Entries that are not tensors, the extra state of a user's module, do not count.
+    """
+    digest = hashlib.sha256()
+    tensors = {WRAPPERS.sub("", name): entry for name, entry in state_dict.items() if isinstance(entry, Tensor)}
+    for name, tensor in sorted(tensors.items()):
+        values = tensor.detach().cpu().contiguous().resolve_conj().resolve_neg()
+        digest.update(f"{name!r} {values.dtype} {tuple(values.shape)}\n".encode())
+        digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def _check_zip(file: IO[bytes], size: int) -> tuple[IO[bytes], Callable[[str], int]]:
     """Check every member of a zip; return its pickle, and a function that returns the number of bytes of a storage."""
     with ZipFile(file) as archive:

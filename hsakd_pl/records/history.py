@@ -11,9 +11,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import replacing
 from hsakd_pl.records.curves import save_curves
-from hsakd_pl.records.formats import HISTORY_FILE, finite, of_validation, read_history
-
-STEP_COLUMNS = {"epoch", "step", "lr", "train/loss_step"}  # of the rows of logged steps
+from hsakd_pl.records.formats import HISTORY_FILE, STEP_COLUMNS, finite, of_validation, read_history
 
 
 class History(pl.Callback):
