@@ -3,15 +3,12 @@
 Batches depend on (seed, epoch, index) alone, not on the device or the number of workers.
 """
 
-import atexit
-import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from ctypes import c_bool
 from dataclasses import dataclass, field
-from functools import cache, partial
-from types import FrameType
+from functools import partial
 from typing import Any
 
 import torch
@@ -198,7 +195,7 @@ class WorkerBatches:
             batch_size=None,
             sampler=self._keys,
             collate_fn=_unchanged,
-            worker_init_fn=partial(_leave_signals_to_main_process, main_process_exits=_exit_flag()),
+            worker_init_fn=_leave_signals_to_main_process,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=pin_memory,
@@ -215,24 +212,21 @@ class WorkerBatches:
             yield images, targets  # a tuple, although pinning makes lists of tuples
 
 
-@cache
-def _exit_flag() -> Any:
-    """Return a flag, shared with the workers, that is set when this process begins to exit."""
-    flag = multiprocessing.RawValue(c_bool, False)
-    # runs before the exit function of multiprocessing, which sends SIGTERM to all workers and waits for them
-    atexit.register(setattr, flag, "value", True)
-    return flag
+def _leave_signals_to_main_process(worker: int) -> None:
+    """Ignore Ctrl-C and SIGTERM, which may reach all processes, unless the main process sends SIGTERM to end a worker.
 
-
-def _leave_signals_to_main_process(worker: int, main_process_exits: Any) -> None:
-    """Ignore Ctrl-C and SIGTERM, which may reach all processes, until the main process exits."""
-
-    def end(signum: int, frame: FrameType | None) -> None:
-        if main_process_exits.value:
-            os._exit(0)
-
+    Where the sender is not known (macOS), SIGTERM ends the worker.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, end)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with_main_process, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with_main_process(main_process: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != main_process:
+        pass
+    os._exit(0)
 
 
 def _unchanged(batch: Any) -> Any:
