@@ -34,7 +34,14 @@ from hsakd_pl.modules.optimization import (
     with_warmup,
 )
 from hsakd_pl.modules.options import save_options
-from hsakd_pl.modules.provenance import check_description, check_fit, check_weights, data_of, feed_teachers
+from hsakd_pl.modules.provenance import (
+    check_description,
+    check_fit,
+    check_weights,
+    data_of,
+    feed_teachers,
+    tell_changed_images,
+)
 from hsakd_pl.networks import Network, NetworkOutput
 from hsakd_pl.networks.weights import match_weights
 from hsakd_pl.ops import all_finite, cross_entropy, total
@@ -267,8 +274,10 @@ class HSAKDModule(EvaluatedModule):
         self._prepare()
         warn_of_slow_averages(self.trainer)
         data = data_of(self)
-        if data is not None:
-            self.description = data.description  # a resumed run has restored them
+        if data is not None:  # a resumed run has restored it
+            if self.description is not None:
+                tell_changed_images(self.description, data.description)
+            self.description = data.description
         feed_teachers(self)
         if self.description is not None:
             learned = WeightFile("the data of its last fit", description=self.description.saved())

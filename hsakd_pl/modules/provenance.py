@@ -122,8 +122,8 @@ def tell_inputs(module: "EvaluatedModule", description: Description) -> None:
         mean = description.mean if learned.mean is None else learned.mean
         std = description.std if learned.std is None else learned.std
         rank_zero_info(
-            f"The teacher's images are normalised with {shown(mean, std)}, {size} x {size} pixels, as those that it was "
-            f"trained on ({learned.origin}); the student's with {shown(description.mean, description.std)}, "
+            f"The teacher's images are normalised with {shown(mean, std)}, {size} x {size} pixels, as those that it "
+            f"was trained on ({learned.origin}); the student's with {shown(description.mean, description.std)}, "
             f"{description.image_size} x {description.image_size}"
         )
         if "teacher_weights" in module.weight_files:
@@ -170,11 +170,21 @@ def check_description(module: "EvaluatedModule", learned: Description, origin: s
         return
     known = Learned(origin, named(learned.class_names), learned.image_size, learned.mean, learned.std)
     require_same_classes(origin, known, data.description, f"{SAME_CLASSES} as when it was trained")
-    if known.normalised_alike(data.mean, data.std):
-        return
-    normalisations = f"{shown(learned.mean, learned.std)}, the data's are {shown(data.mean, data.std)}"
-    if module.trainer.state.fn == "fit":
-        rank_zero_info(f"{origin} was trained on images normalised with {normalisations}, which it now learns from")
-    else:
-        rank_zero_info(f"The images are normalised as {origin} has learnt, with {normalisations}")
+    if module.trainer.state.fn != "fit" and not known.normalised_alike(data.mean, data.std):
+        rank_zero_info(
+            f"The images are normalised with {shown(learned.mean, learned.std)}, as {origin} has learnt, instead of "
+            f"{shown(data.mean, data.std)}"
+        )
         data.use_statistics(learned.mean, learned.std)
+
+
+def tell_changed_images(before: Description, now: Description) -> None:
+    """Log it if a resumed run goes on with images of another normalisation or size."""
+    learned = Learned("", image_size=before.image_size, mean=before.mean, std=before.std)
+    if not learned.normalised_alike(now.mean, now.std):
+        rank_zero_info(
+            f"The images were normalised with {shown(before.mean, before.std)}, from now on with "
+            f"{shown(now.mean, now.std)}"
+        )
+    if before.image_size != now.image_size:
+        rank_zero_info(f"The images had {before.image_size} pixels on each side, from now on {now.image_size}")
