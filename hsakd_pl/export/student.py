@@ -147,13 +147,24 @@ class Student(nn.Module, PyTorchModelHubMixin):
         names = {"network": self.network.name, "transforms": self.network.transforms.name}
         return names | self.description.saved() | {"weights_digest": self.digest(), "versions": versions}
 
-    def _save_pretrained(self, save_directory: Path) -> None:
-        earlier = save_directory / CONFIG_FILE
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> Any:
+        """Write weights, configuration and card into a folder, as huggingface_hub does.
+
+        Raises UsageError if the folder has an export of other weights.
+
+        Args:
+            save_directory: the folder.
+            options: options of huggingface_hub.
+        """
+        earlier = Path(save_directory, CONFIG_FILE)
         if earlier.is_file() and read_config(earlier).get("weights_digest") != self.digest():
             raise UsageError(
                 f"{save_directory} has the export of other weights, whose {CARD_FILE} and graphs would stay: save into "
                 "another folder"
             )
+        return super().save_pretrained(save_directory, **options)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
         save(self, save_directory)
 
     def digest(self) -> str:
