@@ -15,6 +15,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_info
 
+from hsakd_pl.cli.arguments import check_order
 from hsakd_pl.cli.configuration import ConfigWriter, changes, options_of
 from hsakd_pl.cli.help import describe_command
 from hsakd_pl.cli.mistakes import explain, first_and_last_line, unwrapped
@@ -31,7 +32,7 @@ from hsakd_pl.records.loggers import logger_maker
 from hsakd_pl.records.observers import observers
 from hsakd_pl.records.results import ResultWriter
 from hsakd_pl.records.summary import conclusion
-from hsakd_pl.runs.accelerator import check_accelerator, check_devices, check_strategy
+from hsakd_pl.runs.accelerator import check_accelerator, check_devices, check_precision, check_strategy
 from hsakd_pl.runs.callbacks import check_resumable
 from hsakd_pl.runs.checkpoints import (
     BestCheckpoint,
@@ -72,6 +73,7 @@ class HSAKDCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments; raises UsageError for arguments that the parser refuses."""
         self.arguments = sys.argv[1:] if args is None else list(args)
+        check_order(self.arguments)
         try:
             super().parse_arguments(parser, args)
         except ArgumentError as error:
@@ -158,6 +160,7 @@ class HSAKDCLI(LightningCLI):
         check_strategy(config.strategy)
         match_torchrun(config)
         check_devices(config.devices, config.accelerator)
+        check_precision(config.precision, config.accelerator)
         best = BestCheckpoint(config.default_root_dir)
         files = [str(file) for file in self._get(self.config, "config") or []]
         seed = self._get(self.config, "seed_everything", default=0)

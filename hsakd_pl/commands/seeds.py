@@ -12,6 +12,7 @@ from hsakd_pl.cli.configuration import options_of
 from hsakd_pl.cli.lightning_cli import HSAKDCLI
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import local_path
+from hsakd_pl.files.escaping import show
 from hsakd_pl.files.weights import file_sha256
 from hsakd_pl.modules.build import PRETRAINED, RANDOM
 from hsakd_pl.records.callbacks import described, takes_part_by_name
@@ -117,7 +118,7 @@ def run_seed(seed: int, fit_options: list[str], recipe: Path) -> None:
     folder = recipe / f"seed{seed}"
     if is_finished(folder / RESULT_FILE):
         check_unchanged(folder, setting_of(fit_options))
-        print(f"seed {seed} has a result: {folder / RESULT_FILE}")
+        show(f"seed {seed} has a result: {folder / RESULT_FILE}")
     else:
         resume = ["--ckpt_path", "last"] if (folder / "last.ckpt").exists() else []
         placed = ["--seed_everything", str(seed), "--trainer.default_root_dir", str(folder)]

@@ -1,6 +1,7 @@
 """Write the model card of an exported student: its origin, accuracy, use, files and licence."""
 
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from jinja2 import Environment, FileSystemLoader
 from hsakd_pl.data import picture
 from hsakd_pl.export.checkpoint import Trained
 from hsakd_pl.export.formats import ExportedFile
+from hsakd_pl.files.escaping import for_markdown
 from hsakd_pl.files.weights import weights_digest
 from hsakd_pl.networks.cost import multiply_adds
+from hsakd_pl.recipes.data_sets import PUBLISHED_DATA
 from hsakd_pl.records.formats import RESULT_FILE, TEST_FILE, read_row, read_test
 from hsakd_pl.records.measured import epoch_of, fingerprint_of, is_validated, reasons_against, validated_in_part
 from hsakd_pl.report.groups import groups
@@ -83,12 +86,14 @@ def model_card(
     title = name
     dataset = "own"
     licence = "hsakd_pl does not know them, ask the owner of the images"
-    if (data_class, len(description.class_names)) in DATASETS:
+    if (data_class, len(description.class_names)) in DATASETS and not is_subset(row, data_class):
         dataset, licence = DATASETS[data_class, len(description.class_names)]
         title = f"{name} on {dataset}"
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, keep_trailing_newline=True
     )
+    templates.filters["markdown"] = for_markdown
+    templates.filters["quoted"] = json.dumps
     text = templates.get_template("card.md").render(
         title=title,
         name=name,
@@ -104,6 +109,15 @@ def model_card(
     )
     front = yaml.safe_dump(front_matter(title, dataset, accuracies, files), sort_keys=False)
     return f"---\n{front}---\n\n{text}"
+
+
+def is_subset(row: dict[str, Any], data_class: str) -> bool:
+    """Return True if a run records other data than the whole data set of its data module."""
+    data_set = PUBLISHED_DATA.get(data_class.removesuffix("DataModule"))
+    facts = (row.get("protocol") or {}).get("data") or {}
+    if data_set is None:
+        return False
+    return any(data_set.difference_of(split, facts[split]) for split in data_set.images if split in facts)
 
 
 def picture_reader() -> str:

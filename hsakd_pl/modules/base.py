@@ -14,6 +14,7 @@ from hsakd_pl.data.description import read_description
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.fast import Fast
 from hsakd_pl.files.weights import WeightFile
+from hsakd_pl.modules.averages import warn_of_slow_averages
 from hsakd_pl.modules.ensembles import Views
 from hsakd_pl.modules.evaluated import Batch, EvaluatedModule
 from hsakd_pl.modules.frozen import FrozenGuard
@@ -251,6 +252,7 @@ class HSAKDModule(EvaluatedModule):
 
     def on_fit_start(self) -> None:
         self._prepare()
+        warn_of_slow_averages(self.trainer)
         data = data_of(self)
         if data is not None:
             self.description = data.description  # a resumed run has restored them

@@ -4,7 +4,6 @@ import csv
 import json
 import math
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from itertools import chain
@@ -16,6 +15,7 @@ from pytorch_lightning.callbacks import BasePredictionWriter
 
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.files import naming, replacing
+from hsakd_pl.files.escaping import for_spreadsheet, show
 from hsakd_pl.files.weights import weights_digest
 from hsakd_pl.modules.metrics import TOP_K
 from hsakd_pl.records.formats import read_predictions
@@ -94,8 +94,8 @@ class PredictionWriter(BasePredictionWriter):
     def _write_csv(self, row: dict[str, Any]) -> None:
         cells = ["", "", ""]
         if not row["error"]:
-            cells = [_text(self._name(row["class"])), f"{row['probability']:.6f}", f"{row['agreement']:.2f}"]
-        self._writer.writerow([_text(row["source"]), *cells, _text(row["error"])])
+            cells = [for_spreadsheet(self._name(row["class"])), f"{row['probability']:.6f}", f"{row['agreement']:.2f}"]
+        self._writer.writerow([for_spreadsheet(row["source"]), *cells, for_spreadsheet(row["error"])])
 
     def _write_json(self, row: dict[str, Any]) -> None:
         if row["error"]:
@@ -123,10 +123,10 @@ class PredictionWriter(BasePredictionWriter):
         if self._is_trial:
             return
         self._open_files.close()
-        _print(f"predictions are in {self._path}, with the next most probable classes in {self._path.stem}.jsonl")
+        show(f"predictions are in {self._path}, with the next most probable classes in {self._path.stem}.jsonl")
         for count, reason in ((self._unread, "could not be read"), (self._not_finite, "have no finite probability")):
             if count:
-                _print(f"{count:,} of {self._images:,} images {reason}: see the column error")
+                show(f"{count:,} of {self._images:,} images {reason}: see the column error")
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Keep the predictions of an earlier run."""
@@ -187,14 +187,3 @@ def _rows_of(prediction: Any) -> Iterator[dict[str, Any]]:
         columns[name] = prediction[name].tolist()
     for values in zip(*columns.values(), strict=True):
         yield dict(zip(columns, values, strict=True))
-
-
-def _text(cell: str) -> str:
-    """Keep a spreadsheet from running the cell as a formula."""
-    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
-
-
-def _print(line: str) -> None:
-    """Print a line, with escapes for characters that the terminal's encoding lacks."""
-    encoding = sys.stdout.encoding or "utf-8"
-    print(line.encode(encoding, "backslashreplace").decode(encoding))

@@ -11,6 +11,7 @@ from typing import Any
 from scipy.stats import t as student_t
 
 from hsakd_pl.errors import UsageError
+from hsakd_pl.files.escaping import for_latex, for_markdown, for_spreadsheet
 from hsakd_pl.records.formats import Row
 from hsakd_pl.records.measured import last_accuracy, test_accuracy
 from hsakd_pl.records.text_table import text_table
@@ -180,18 +181,14 @@ def _rows_of_cells(table: Sequence[Line]) -> list[list[str]]:
 def _markdown(table: Sequence[Line]) -> str:
     header, *body = _rows_of_cells(table)
     rows = [header, ["---"] * len(header), *body]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
-
-
-# Characters with a meaning in LaTeX; a backslash needs the text font, so a slash replaces it
-LATEX_ESCAPES = str.maketrans({sign: f"\\{sign}" for sign in "&%$#_{}"} | {"^": r"\^{}", "~": r"\~{}", "\\": "/"})
+    return "\n".join("| " + " | ".join(map(for_markdown, row)) + " |" for row in rows)
 
 
 def _latex(table: Sequence[Line]) -> str:
     """Format a table for the package booktabs."""
     rows = []
     for cells in _rows_of_cells(table):
-        escaped = [cell.translate(LATEX_ESCAPES).replace("+-", r"$\pm$") for cell in cells]
+        escaped = [for_latex(cell).replace("+-", r"$\pm$") for cell in cells]
         rows.append(" & ".join(escaped) + r" \\")
     header, *body = rows
     begin = rf"\begin{{tabular}}{{l{'r' * (len(table[0]) - 1)}}}"
@@ -202,5 +199,8 @@ def _csv(numbers: Sequence[Record]) -> str:
     text = StringIO()
     writer = csv.DictWriter(text, list(numbers[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(numbers)
+    for record in numbers:
+        writer.writerow(
+            {name: for_spreadsheet(cell) if isinstance(cell, str) else cell for name, cell in record.items()}
+        )
     return text.getvalue().rstrip("\n")
