@@ -33,7 +33,7 @@ from hsakd_pl.records.observers import observers
 from hsakd_pl.records.results import ResultWriter
 from hsakd_pl.records.summary import conclusion
 from hsakd_pl.runs.accelerator import check_accelerator, check_devices, check_precision, check_strategy
-from hsakd_pl.runs.callbacks import check_resumable
+from hsakd_pl.runs.callbacks import Monitors, check_callbacks, check_resumable, explain_stop
 from hsakd_pl.runs.checkpoints import (
     BestCheckpoint,
     LastCheckpoint,
@@ -44,6 +44,7 @@ from hsakd_pl.runs.checkpoints import (
     saved_checkpoints,
 )
 from hsakd_pl.runs.processes import match_torchrun, restarts_by_torchrun, sole_writers
+from hsakd_pl.runs.states import check_states
 
 
 class HSAKDCLI(LightningCLI):
@@ -143,8 +144,10 @@ class HSAKDCLI(LightningCLI):
         """
         try:
             super().instantiate_classes()
-        except (ValueError, ModuleNotFoundError) as error:
+        except (ValueError, ModuleNotFoundError, MisconfigurationException) as error:
             original = unwrapped(error)
+            if isinstance(original, MisconfigurationException):  # of Lightning's callbacks
+                raise UsageError(f"trainer: {' '.join(str(original).split())}") from original
             if isinstance(original, ModuleNotFoundError) and original.name is None:
                 raise UsageError(str(original)) from original
             if original is error:
@@ -182,7 +185,7 @@ class HSAKDCLI(LightningCLI):
         options: dict[str, Any] = {}
         if config.logger in (None, True):
             options["logger"] = False  # metrics.csv holds it all
-        callbacks = observers(config, config.default_root_dir, self.result)
+        callbacks = [Monitors(), *observers(config, config.default_root_dir, self.result)]
         if config.enable_checkpointing is not False and not config.fast_dev_run:
             minutes = self._get(self.config, "save_every_minutes", default=10.0)
             last = LastCheckpoint(config.default_root_dir, minutes, resume_command(self.arguments))
@@ -201,7 +204,11 @@ class HSAKDCLI(LightningCLI):
         writes_nothing = self.trainer.fast_dev_run or self.trainer.barebones  # type: ignore[attr-defined]
         writes = subcommand in ("fit", "predict") and not writes_nothing
         with sole_writers(self.trainer) if writes else nullcontext():
-            super()._run_subcommand(subcommand)
+            try:
+                super()._run_subcommand(subcommand)
+            except (RuntimeError, ValueError, MisconfigurationException) as error:
+                explain_stop(self.trainer, error)
+                raise
         for callback in self.trainer.checkpoint_callbacks:
             if isinstance(callback, LastCheckpoint):
                 callback.signals.obey_at_end()
@@ -225,12 +232,14 @@ class HSAKDCLI(LightningCLI):
             if not isinstance(self.model, LinearProbeModule):
                 raise UsageError(f"cache_features is for a LinearProbeModule, not for {type(self.model).__name__}")
             self.datamodule = FeatureDataModule(self.datamodule, self.model.encode)
+        check_callbacks(self.trainer, self.model)
         # Lightning sets fast_dev_run without declaring it
         if not self.trainer.fast_dev_run and not self.trainer.barebones:  # type: ignore[attr-defined]
             self._check_folder()
         ckpt_path = self.config_init["fit"]["ckpt_path"]
         if ckpt_path is not None and self.trainer.checkpoint_callback is not None:
             checkpoint = read_checkpoint(Path(ckpt_path), training=True)
+            check_states(self.trainer, checkpoint, f"ckpt_path {ckpt_path}")
             check_resumable(self.trainer.callbacks, checkpoint)  # type: ignore[attr-defined]  # set without a declaration
             self._keep_found_values(checkpoint)
             self._record_changes(checkpoint)

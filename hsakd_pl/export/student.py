@@ -17,6 +17,7 @@ from hsakd_pl.errors import UsageError
 from hsakd_pl.files import local_path, read_text, replacing
 from hsakd_pl.files.weights import weights_digest
 from hsakd_pl.networks import as_network, create_network
+from hsakd_pl.networks.bounded import within
 from hsakd_pl.networks.registry import trusted
 from hsakd_pl.networks.weights import describe, load_weights
 from hsakd_pl.ops import COLOURS, FLIPS, ROTATIONS, Transforms, named_transforms
@@ -201,9 +202,10 @@ class Student(nn.Module, PyTorchModelHubMixin):
             network = trusted(config.get("network"), str(path))
         if not isinstance(network, str | nn.Module):
             raise UsageError(f"{path} does not name its network, which was not created by name; pass it as network=")
-        student = cls(network, **description.saved(), transforms=config.get("transforms"))
         if not (folder / WEIGHTS_FILE).is_file():
             raise UsageError(f"{folder} has no {WEIGHTS_FILE}: export the student with the format safetensors as well")
+        with within(folder / WEIGHTS_FILE):
+            student = cls(network, **description.saved(), transforms=config.get("transforms"))
         load_weights(student, folder / WEIGHTS_FILE)
         digest = student.digest()
         if (folder / CARD_FILE).is_file() and config.get("weights_digest", digest) == digest:

@@ -42,6 +42,7 @@ class History(pl.Callback):
         self.trainer = trainer
         is_resumed = trainer.global_step > 0
         rows = read_history(self.folder / HISTORY_FILE) if is_resumed and trainer.is_global_zero else []
+        rows = [row | {name: int(row[name]) for name in ("epoch", "step") if name in row} for row in rows]
         self.rows = [row for row in rows if row.get("step", 0) <= trainer.global_step and not self._is_open(row)]
         self._written_rows = len(self.rows)
 

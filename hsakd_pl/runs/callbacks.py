@@ -1,17 +1,31 @@
-"""Which of Lightning's callbacks a resumed run continues exactly, and which not.
+"""Lightning's callbacks: whether they fit the rest of a run, and which ones a resumed run continues exactly.
 
-It continues all others: what they change is in the checkpoints, or
+A resumed run continues all that are not listed here: what they change is in the checkpoints, or
 :class:`hsakd_pl.runs.checkpoints.LastCheckpoint` sets it again.
 """
 
-from collections.abc import Iterable, Mapping
+import traceback
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import BaseFinetuning, ModelPruning, StochasticWeightAveraging
+import torch.nn as nn
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.callbacks import (
+    BackboneFinetuning,
+    BaseFinetuning,
+    DeviceStatsMonitor,
+    EarlyStopping,
+    GradientAccumulationScheduler,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ModelPruning,
+    StochasticWeightAveraging,
+    ThroughputMonitor,
+)
 from pytorch_lightning.utilities import rank_zero_info
 
-from hsakd_pl.errors import UsageError
+from hsakd_pl.errors import UsageError, did_you_mean
 
 # Callbacks whose state checkpoints do not contain, and what they lack
 NEVER: dict[type[pl.Callback], str] = {
@@ -60,3 +74,89 @@ def _lacking(callback: pl.Callback) -> str:
 def _is_inside_epoch(checkpoint: Mapping[str, Any]) -> bool:
     counts = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
     return counts["ready"] != counts["processed"]
+
+
+def check_callbacks(trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    """Raise UsageError for a callback that does not fit the trainer's options or the module."""
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set without being declared
+    for callback in callbacks:
+        problem = _problem(callback, trainer, module)
+        if problem:
+            raise UsageError(f"trainer.callbacks: {type(callback).__name__} {problem}")
+
+
+def _problem(callback: pl.Callback, trainer: pl.Trainer, module: pl.LightningModule) -> str | None:
+    if isinstance(callback, BackboneFinetuning) and not isinstance(getattr(module, "backbone", None), nn.Module):
+        return (
+            f"needs a module with a part named backbone, which {type(module).__name__} has not: set "
+            "model.init_args.backbone_lr, a learning rate for all parameters but those of the head"
+        )
+    if isinstance(callback, GradientAccumulationScheduler) and trainer.accumulate_grad_batches != 1:
+        return "replaces trainer.accumulate_grad_batches: leave one of the two out"
+    if isinstance(callback, ModelPruning) and getattr(module, "fast", False):
+        return "needs weights in PyTorch's own order: set model.init_args.fast false"
+    logging = DeviceStatsMonitor | LearningRateMonitor | ThroughputMonitor
+    if isinstance(callback, logging) and not trainer.loggers and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return "needs a logger: set trainer.logger, for example to TensorBoardLogger"
+    return None
+
+
+def monitored(trainer: pl.Trainer) -> dict[str, str]:
+    """Return the metrics that callbacks and schedules must find, with who monitors them."""
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set without being declared
+    monitors = {}
+    for callback in callbacks:
+        is_strict = isinstance(callback, EarlyStopping) and callback.strict
+        is_strict = is_strict or (isinstance(callback, ModelCheckpoint) and callback.monitor != "val/acc")
+        if is_strict and getattr(callback, "monitor", None) is not None:
+            monitors[str(callback.monitor)] = type(callback).__name__  # type: ignore[attr-defined]
+    for schedule in trainer.lr_scheduler_configs:
+        if schedule.reduce_on_plateau and schedule.strict and schedule.monitor:
+            monitors[schedule.monitor] = type(schedule.scheduler).__name__
+    return monitors
+
+
+class Monitors(pl.Callback):
+    """Raise UsageError for a monitored validation metric that does not exist, before the first epoch."""
+
+    def on_sanity_check_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # those of the branches are measured in every n-th validation only
+        check_monitors(trainer, lambda name: name.startswith("val") and "branch" not in name)
+
+
+def check_monitors(trainer: pl.Trainer, promised: Callable[[str], bool] = lambda name: True) -> None:
+    """Raise UsageError for a monitored metric that is not logged.
+
+    Args:
+        trainer: trainer of the fit, whose ``callback_metrics`` are those that exist.
+        promised: tells by the name of a metric whether it must be logged by now.
+    """
+    metrics = sorted(trainer.callback_metrics)
+    for name, monitor in monitored(trainer).items():
+        if name not in metrics and promised(name):
+            raise UsageError(
+                f"{monitor} monitors {name}, which is not logged: {did_you_mean(name, metrics)}the metrics are "
+                f"{', '.join(metrics)}"
+            )
+
+
+def explain_stop(trainer: pl.Trainer, error: Exception) -> None:
+    """Raise UsageError in place of an error of Lightning's own about how a run is configured; return for others."""
+    if isinstance(error, UsageError) or not _is_lightnings(error):
+        return
+    check_monitors(trainer)
+    interval = trainer.val_check_interval
+    is_per_epoch = trainer.check_val_every_n_epoch is not None
+    if isinstance(interval, int) and is_per_epoch and interval > trainer.num_training_batches:
+        raise UsageError(
+            f"trainer.val_check_interval is {interval}, but an epoch has {trainer.num_training_batches} batches: "
+            "lower it, or set trainer.check_val_every_n_epoch null to count batches across epochs"
+        ) from error
+    if isinstance(error, MisconfigurationException):
+        raise UsageError(f"trainer: {' '.join(str(error).split())}") from error
+
+
+def _is_lightnings(error: Exception) -> bool:
+    """Return True if code of Lightning raised an error."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).partition(".")[0] in ("pytorch_lightning", "lightning_fabric")

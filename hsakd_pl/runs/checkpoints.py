@@ -19,6 +19,7 @@ from hsakd_pl.records.formats import check_checkpoint
 from hsakd_pl.records.results import stopped_early
 from hsakd_pl.runs.callbacks import announce, resumes_inside_epochs
 from hsakd_pl.runs.signals import Signals
+from hsakd_pl.runs.states import check_optimizers, check_parts
 
 FILES_BY_KEYWORD = {"last": ("last.ckpt", "hpc_ckpt_*.ckpt"), "best": ("best.ckpt",), "hpc": ("hpc_ckpt_*.ckpt",)}
 EVALUATION_PARTS: dict[str, type] = {"state_dict": dict, "pytorch-lightning_version": str}
@@ -64,6 +65,8 @@ def read_checkpoint(path: Path, training: bool) -> dict[str, Any]:
             f"ckpt_path {path} is not a Lightning checkpoint, {', '.join(missing) or 'a tensor'} is missing: {remedy}"
         )
     check_checkpoint(content, f"ckpt_path {path}")
+    if training:
+        check_parts(content, f"ckpt_path {path}")
     return content
 
 
@@ -129,15 +132,25 @@ class LastCheckpoint(ModelCheckpoint):
         self.saved_at = 0.0
         self.signals = Signals(str(Path(folder, "last.ckpt")), resume_command)
         self._max_steps: int | None = None
+        self._resumed: dict[str, Any] | None = None  # checkpoint, from its loading to the start of the fit
         self._stops = False  # after the next optimizer step
         self._saves_inside_epochs = True
         self._saved_step = 0
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if trainer.state.fn == "fit":
+            self._resumed = checkpoint
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Hide ``max_steps`` while Lightning restores its loops, after this hook and before ``on_train_start``.
 
         With it, Lightning repeats the end of an epoch that is complete, and trains the next one on other batches.
         """
+        if self._resumed is not None:
+            check_optimizers(trainer, self._resumed, f"ckpt_path {trainer.ckpt_path}")
+            self._resumed = None
         if trainer.ckpt_path is not None:
             self._max_steps = trainer.max_steps
             trainer.fit_loop.epoch_loop.max_steps = -1
