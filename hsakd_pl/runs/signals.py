@@ -6,18 +6,20 @@ PyTorch and Lightning are imported inside of functions: the command line needs t
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and what an operating system or a scheduler sends
 REQUEUEING = (signal.SIGUSR1, signal.SIGUSR2)  # SLURM's in Lightning and in scripts/slurm, and submitit's
+SECONDS_TO_REPEAT = 0.01  # after a signal that arrived where Python drops exceptions
 SECONDS_BEFORE_INSISTING = 2  # torchrun repeats to its processes what the terminal has sent them already
 
 
@@ -34,14 +36,28 @@ class Interrupted(BaseException):
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM raise :class:`Interrupted` wherever the program is, inside of this context."""
+    """Let Ctrl-C and SIGTERM raise :class:`Interrupted` wherever the program is, inside of this context.
+
+    Python drops what is raised in a finalizer or a callback of a weak reference, as during imports: there the signal is
+    sent once more.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {signum: signal.signal(signum, _stop) for signum in STOPPING}
+    unraisablehook = sys.unraisablehook
+
+    def repeat_signal(unraisable: Any) -> None:
+        if isinstance(unraisable.exc_value, Interrupted):
+            threading.Timer(SECONDS_TO_REPEAT, os.kill, [os.getpid(), unraisable.exc_value.status - 128]).start()
+        else:
+            unraisablehook(unraisable)
+
+    sys.unraisablehook = repeat_signal
     try:
         yield
     finally:
+        sys.unraisablehook = unraisablehook
         for signum, handler in before.items():
             signal.signal(signum, handler)
 
