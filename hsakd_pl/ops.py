@@ -6,10 +6,9 @@ identity, so ``rows[:B]`` are the untransformed images, without a copy.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import reduce, wraps
+from functools import wraps
 from importlib import import_module
 from itertools import permutations
-from operator import mul
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -127,6 +126,8 @@ def _reorder_channels(images: Tensor, m: int) -> Tensor:
     return torch.stack([images[:, channel] for channel in CHANNEL_ORDERS[m]], dim=1)
 
 
+MAX_TRANSFORMS = 64  # in a named product; rotations*flips*colours are 48
+
 ROTATIONS = Transforms(4, _rotate, "rotations")  # counter-clockwise by 0, 90, 180 and 270 degrees: Sec. 3.1
 FLIPS = Transforms(2, _mirror, "flips")  # the identity, and left to right
 COLOURS = Transforms(len(CHANNEL_ORDERS), _reorder_channels, "colours")  # orders of the channels: Lee et al. 2020
@@ -135,13 +136,21 @@ COLOURS = Transforms(len(CHANNEL_ORDERS), _reorder_channels, "colours")  # order
 def named_transforms(name: str) -> Transforms:
     """Return transformations by name: ``rotations``, ``flips``, ``colours``, an import path, or a product of these.
 
-    Raises UsageError for an unknown name.
+    Raises UsageError for an unknown name, and for a product of more than 64 transformations.
 
     Examples:
         >>> named_transforms("rotations*flips").count
         8
     """
-    return reduce(mul, (_named_factor(factor.strip()) for factor in name.split("*")))
+    first, *others = name.split("*", MAX_TRANSFORMS)
+    transforms = _named_factor(first.strip())
+    for factor in others:
+        transforms *= _named_factor(factor.strip())
+        if transforms.count > MAX_TRANSFORMS:
+            raise UsageError(
+                f"transforms: {name:.80} are more than {MAX_TRANSFORMS} views of each image: leave factors out"
+            )
+    return transforms
 
 
 def _named_factor(name: str) -> Transforms:

@@ -19,6 +19,7 @@ from hsakd_pl import (
     create_network,
 )
 from hsakd_pl.data import Split
+from hsakd_pl.errors import UsageError
 
 
 class FixedStatistics(pl.Callback):
@@ -89,8 +90,41 @@ def train(kind: str, batch_norm: str = "fixed", devices: int = 1, accumulated: i
     return {"state": module.state_dict(), "metrics": metrics, "gradients": recorder.gradients}
 
 
+class Uneven(DigitsDataModule):
+    """Provide other data to the second process: one image less, or another label."""
+
+    def __init__(self, difference: str) -> None:
+        super().__init__(batch_size=16)
+        self.difference = difference
+
+    def read(self, train: bool) -> Split:
+        split = super().read(train)
+        if rank_zero_only.rank == 0:
+            return split
+        if self.difference == "image":
+            return split.take(list(range(len(split.targets) - 1)))
+        split.targets[0] = (split.targets[0] + 1) % 10
+        return split
+
+
+def refusal(difference: str) -> str:
+    """Return the error of this process, and of the other one, in a fit whose processes read different data."""
+    quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=2, strategy="ddp", max_epochs=1, enable_checkpointing=False, **quiet
+    )
+    try:
+        trainer.fit(make("baseline"), datamodule=Uneven(difference))
+    except UsageError as error:
+        messages: list[Any] = [None, None]
+        torch.distributed.all_gather_object(messages, str(error))
+        return " / ".join(messages)
+    return "no error"
+
+
 if __name__ == "__main__":
     *runs, out = sys.argv[1:]
-    trained = {run: train(*run.split(), devices=2) for run in runs}
+    trained: dict[str, Any] = {run: train(*run.split(), devices=2) for run in runs}
+    trained["refusals"] = {difference: refusal(difference) for difference in ("image", "label")}
     if rank_zero_only.rank == 0:
         torch.save(trained, out)

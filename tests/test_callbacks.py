@@ -1,7 +1,9 @@
 """Test that Lightning's callbacks and tuners work with all modules, fast or not."""
 
 import math
+import sys
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,15 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn as nn
+from methods import make_method
 from pytorch_lightning import callbacks
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.tuner import Tuner
-from small import MODULES, make, trainer
+from small import MODULES, error_of, loader, make, trainer
+from small import run as command
 
 from hsakd_pl import DigitsDataModule, HSAKDModule
+from hsakd_pl.methods import CRDModule
 
 
 class Finetuning(callbacks.BaseFinetuning):
@@ -141,3 +146,89 @@ def test_custom_network_may_name_a_part_backbone(tmp_path: Path) -> None:
         (tested,) = trainer().test(module, batches, verbose=False)
         assert tested["test/acc"] == 1
         trainer().fit(module, batches, batches)
+
+
+AVERAGING = [name for name in ("EMAWeightAveraging", "WeightAveraging") if hasattr(callbacks, name)]
+
+
+@pytest.mark.parametrize("name", AVERAGING)
+def test_banks_take_no_part_in_weight_averaging(name: str, tmp_path: Path) -> None:
+    def train(*used: pl.Callback) -> dict[str, torch.Tensor]:
+        data = DigitsDataModule(batch_size=8, num_workers=0, train_fraction=0.05)
+        options = {"max_epochs": 2, "limit_train_batches": 2, "limit_val_batches": 1, "callbacks": [*used]}
+        module = make_method("crd")
+        assert isinstance(module, CRDModule)
+        trainer(tmp_path, **options).fit(module, datamodule=data)
+        saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+        again = CRDModule.load_from_checkpoint(tmp_path / "last.ckpt")
+        assert again.samples == module.samples == len(data.splits["train"].targets)
+        return {key: tensor for key, tensor in saved["state_dict"].items() if "memory" in key or "normalizers" in key}
+
+    alone = train()
+    averaged = train(getattr(callbacks, name)())
+    assert len(alone) == 3
+    torch.testing.assert_close(averaged, alone, rtol=0, atol=0)
+
+
+class Copying(pl.Callback):
+    """Keep a copy of the module from a hook of the fit."""
+
+    def __init__(self, hook: str) -> None:
+        self.hook = hook
+        self.copy: Any = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        setattr(self, self.hook, self._keep)
+
+    def _keep(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        self.copy = deepcopy(pl_module)
+
+
+@pytest.mark.parametrize("hook", ["on_fit_start", "on_train_batch_end", "on_validation_epoch_end"])
+@pytest.mark.parametrize("kind", ["student", "teacher"])
+def test_copy_made_inside_a_fit_is_a_working_module(kind: str, hook: str) -> None:
+    copying = Copying(hook)
+    trainer(callbacks=[copying]).fit(make(kind), loader(), loader())
+    trainer().validate(copying.copy, loader(), verbose=False)
+    trainer().fit(copying.copy, loader(), loader())
+    trainer().test(copying.copy, loader(), verbose=False)
+
+
+SLIPS: dict[str, Any] = {
+    "EarlyStopping monitors val_loss, which is not logged: did you mean val/loss": ("EarlyStopping", "val_loss"),
+    "ModelCheckpoint monitors val_acc, which is not logged: did you mean val/acc": ("ModelCheckpoint", "val_acc"),
+    "EarlyStopping monitors train_loss, which is not logged": ("EarlyStopping", "train_loss"),
+    "BackboneFinetuning needs a module with a part named backbone": ("BackboneFinetuning", {}),
+    "GradientAccumulationScheduler replaces trainer.accumulate_grad_batches": (
+        "GradientAccumulationScheduler",
+        {"scheduling": {0: 2}},
+    ),
+    "DeviceStatsMonitor needs a logger": ("DeviceStatsMonitor", {}),
+    "ModelPruning needs weights in PyTorch's own order": ("ModelPruning", {"pruning_fn": "l1_unstructured"}),
+    "trainer: SWA with `swa_epoch_start` as a float": ("StochasticWeightAveraging", {"swa_lrs": 0.1}),
+    "trainer: The `swa_lrs` should": ("StochasticWeightAveraging", {"swa_lrs": -0.1}),
+    "trainer.val_check_interval is 3, but an epoch has 2 batches": ("LambdaCallback", {}),
+}
+SLIPS_IN_CI = [*SLIPS][:6]
+
+
+@pytest.mark.parametrize(
+    "message", [name if name in SLIPS_IN_CI else pytest.param(name, marks=pytest.mark.nightly) for name in SLIPS]
+)
+def test_callback_that_does_not_fit_is_one_line(
+    message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["main.py"])
+    name, options = SLIPS[message]
+    init_args = {"monitor": options} if isinstance(options, str) else options
+    callback = {"class_path": f"pytorch_lightning.callbacks.{name}", "init_args": init_args}
+    further: dict[str, Any] = {
+        "GradientAccumulationScheduler": {"accumulate_grad_batches": 2},
+        "StochasticWeightAveraging": {"max_epochs": -1, "max_steps": 1},
+        "LambdaCallback": {"val_check_interval": 3},
+    }.get(name, {})
+    sanity = {"num_sanity_val_steps": 1, "limit_val_batches": 1}
+    assert message in error_of(capsys, lambda: command("fit", trainer={**sanity, **further, "callbacks": [callback]}))
+    trained = options == "train_loss"  # the names of training metrics are known after an epoch
+    assert Path("runs/BaselineModule/metrics.csv").exists() == trained

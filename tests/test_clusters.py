@@ -1,5 +1,6 @@
 """Test runs started by torchrun, SLURM's scripts or submitit."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from typing import Any
 
 import pytest
 from slurm.cluster import free_ports
+from small import error_of, run
+from test_writers import held_by_another_process
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.records.formats import read_row
@@ -54,6 +57,46 @@ def test_device_count_contradicting_torchrun_raises(given: dict[str, Any], monke
         UsageError, match=r"torchrun started 4 processes: leave both out, or set --trainer\.devices auto"
     ):
         match_torchrun(Namespace(**{"devices": "auto", "num_nodes": 1, **given}))
+
+
+@pytest.fixture
+def single(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set the environment of the only process that torchrun starts, and starts again up to three times."""
+    monkeypatch.chdir(tmp_path)
+    torchrun(monkeypatch, 1, 1)
+    places = {"RANK": "0", "LOCAL_RANK": "0", "GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
+    for name, value in places.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+
+
+@pytest.mark.usefixtures("single")
+def test_one_command_line_begins_and_resumes_under_torchrun(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = {"trainer": {"max_epochs": 2, "limit_train_batches": 2, "limit_val_batches": 1}}
+    stops = {"trainer": small["trainer"] | {"callbacks": "test_stopping.Late"}}  # after the last step
+    with pytest.raises(SystemExit):
+        run("fit", "--ckpt_path", "last", **{**stops, "trainer": stops["trainer"] | {"max_epochs": 1}})
+    folder = run("fit", "--ckpt_path", "last", **small)
+    assert json.loads((folder / "result.json").read_text())["resumes"] == 1
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "0")
+    message = error_of(capsys, lambda: run("fit", "--ckpt_path", "last", trainer={"default_root_dir": "other"}))
+    assert message.startswith("ckpt_path last: other has no last.ckpt")
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    message = error_of(capsys, lambda: run("test", "--ckpt_path", "last", trainer={"default_root_dir": "other"}))
+    assert message.startswith("ckpt_path last: other has no last.ckpt")
+
+
+@pytest.mark.nightly
+def test_all_processes_end_if_the_first_is_refused(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    options = [*FIT, "--trainer.accelerator", "cpu", "--trainer.default_root_dir", str(tmp_path / "run")]
+    with held_by_another_process(str(tmp_path / "run/.writer")):
+        words = [*command, str(ROOT / "main.py"), "fit", *options]
+        ended = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
+    assert ended.returncode and ended.stderr.count("error: ") == 2 and "is in use by process" in ended.stderr
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from hsakd_pl.cli.main import main
 from hsakd_pl.data import ImageDataModule, Split
 from hsakd_pl.data.fingerprint import facts_of, read_facts, saved
 from hsakd_pl.errors import UsageError
+from hsakd_pl.export.card import is_subset
 from hsakd_pl.recipes import ALL_RECIPES
 from hsakd_pl.recipes.data_sets import PUBLISHED_DATA
 from hsakd_pl.records.formats import RESULT_FILE, read_row
@@ -306,6 +307,15 @@ def test_full_cifar100_is_the_published_data(tmp_path: Path) -> None:
     assert data.difference({**facts, "train": facts["train"] | {"pictures": "0"}}) == (
         "the train split has other labels or pictures"
     )
+
+
+@pytest.mark.parametrize("images", [2000, 50_000], ids=["part", "whole"])
+def test_card_names_the_data_set_of_whole_data_alone(images: int) -> None:
+    facts = published_facts("cifar100/baseline_resnet20")
+    facts["train"] = facts["train"] | {"images": images}
+    content = row("cifar100/baseline_resnet20", facts)
+    assert is_subset(content, "CIFAR100DataModule") == (images == 2000)
+    assert not is_subset(content, "DigitsDataModule") and not is_subset({}, "CIFAR100DataModule")
 
 
 def test_large_splits_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:

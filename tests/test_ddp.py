@@ -41,6 +41,10 @@ def test_ddp_with_two_processes_equals_one(tmp_path: Path) -> None:
     trained = torch.load(out, weights_only=True)
     for kind in KINDS:
         compare(trained[f"{kind} fixed"], train("plain" if kind == "compiled" else kind), kind)
+    for difference, said in {"image": "number of images (540 and 539)", "label": "labels"}.items():
+        messages = trained["refusals"][difference].split(" / ")
+        assert len(messages) == 2 and all(said in message for message in messages)
+        assert all("test split of process 1 differs from that of process 0" in message for message in messages)
     two, one = (each["metrics"]["train/loss"] for each in (trained["student batch"], train("student", "batch")))
     assert two == pytest.approx(one, rel=0.1) and two != one
 

@@ -2,11 +2,12 @@
 
 import json
 import re
+import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from hsakd_pl.data import Description
 from hsakd_pl.data.augment import normalise
 from hsakd_pl.errors import UsageError
 from hsakd_pl.export import Student, student_from_checkpoint
-from hsakd_pl.export.formats import ONNX_MINIMUM_TORCH, onnx_runner
+from hsakd_pl.export.formats import ONNX_MINIMUM_TORCH, onnx_runner, quantise
 from hsakd_pl.modules.base import HSAKDModule
 from hsakd_pl.networks.keys import published_state_dict
 
@@ -322,7 +323,7 @@ def test_model_card_omits_accuracies_of_other_checkpoints(tmp_path: Path, monkey
     run = small.run("fit")
     small.run("test", "--ckpt_path", "last")
     content = json.loads((run / "test.json").read_text())
-    (run / "test.json").write_text(json.dumps(content | {"sha256": "0" * 64}))
+    (run / "test.json").write_text(json.dumps(content | {"weights_digest": "0" * 64}))
     export_student(run, tmp_path / "out", ["safetensors"])
     text = (tmp_path / "out/README.md").read_text()
     assert "test accuracy |" not in text.partition("## Files")[0] and "validation accuracy" in text
@@ -581,3 +582,36 @@ def test_network_by_import_path_must_be_named_on_load(tmp_path: Path, monkeypatc
     small.trainer(tmp_path / "run").fit(module, small.loader())
     export_student(tmp_path / "run", "again", ("safetensors", "pt2"), network="ours.make", description=KNOWN)
     assert torch.allclose(load_student("again", "ours.make").network(images), module.eval()(images))
+
+
+@contextmanager
+def full_disk(size: int = 100_000) -> Iterator[None]:
+    """Refuse to write files beyond a size, as a full disk or a quota does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@small.needs_onnx
+@pytest.mark.parametrize("export_format", ["safetensors", "pt2", "onnx"])
+def test_export_onto_a_full_disk_raises_and_keeps_the_earlier_one(export_format: str, tmp_path: Path) -> None:
+    path, _ = saved(tmp_path)
+    folder = tmp_path / "out"
+    export_student(path, folder, ["safetensors"])
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    with pytest.raises(UsageError, match="File too large"), full_disk():
+        export_student(path, folder, [export_format])
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    assert {file.name for file in tmp_path.iterdir()} == {"out", path.name}
+
+
+@small.needs_onnx
+@pytest.mark.parametrize("kind", ["dynamic", "static"])
+def test_int8_onto_a_full_disk_raises(kind: str, tmp_path: Path) -> None:
+    path, _ = saved(tmp_path)
+    export_student(path, tmp_path / "out", ["onnx"])
+    with pytest.raises(UsageError, match=r"int8: onnxruntime cannot write model\.int8\.onnx \("), full_disk():
+        quantise(tmp_path / "out/model.onnx", torch.rand(4, 3, 16, 16) if kind == "static" else None)

@@ -1,16 +1,19 @@
 """Test that frozen parts - a teacher, a frozen backbone, a probed network - never change, whatever Lightning calls."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning import callbacks
 from pytorch_lightning.callbacks import Callback, StochasticWeightAveraging
 from small import BATCH, loader, make, trainer
 from torch import Tensor
 
 from hsakd_pl import HSAKDModule, LinearProbeModule, StudentModule, create_network
+from hsakd_pl.errors import UsageError
 from hsakd_pl.networks import list_networks
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -75,11 +78,49 @@ def test_training_step_returns_frozen_layers_to_eval_mode(module: HSAKDModule, p
     assert all(torch.equal(tensor, frozen[key]) for key, tensor in state_of(module).items())
 
 
-def test_stochastic_weight_averaging_keeps_frozen_parts(module: HSAKDModule) -> None:
+class Statistics(Callback):
+    """Reset the statistics of all batch norms before an epoch, and move all weights after a step."""
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        for layer in module.modules():
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                layer.reset_running_stats()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        for parameter in module.parameters():
+            parameter.data.mul_(0.99)
+
+
+CHANGING: dict[str, Callable[[], Callback]] = {
+    "swa": lambda: StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1),
+    "statistics": Statistics,
+}
+if hasattr(callbacks, "EMAWeightAveraging"):  # Lightning 2.6 brought it
+    CHANGING["ema"] = lambda: callbacks.EMAWeightAveraging(decay=0.7)
+
+
+@pytest.mark.parametrize("name", CHANGING)
+def test_callbacks_that_change_weights_keep_frozen_parts(module: HSAKDModule, name: str, tmp_path: Path) -> None:
+    for layer in module.frozen[0].modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.running_mean.add_(0.1)
     frozen = state_of(module)
-    run = trainer(max_epochs=4, callbacks=[StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=2)])
-    run.fit(module, loader(), loader())
+    prefixes = [f"{path}." for path, part in module.named_modules() if part is module.frozen[0].network]
+    trainer(tmp_path, max_epochs=2, callbacks=[CHANGING[name]()]).fit(module, loader(), loader())
     assert all(torch.equal(tensor, frozen[key]) for key, tensor in state_of(module).items())
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    for part in {"state_dict", "current_model_state"} & checkpoint.keys():
+        for prefix in prefixes:
+            assert all(torch.equal(checkpoint[part][f"{prefix}{key}"], tensor) for key, tensor in frozen.items())
+
+
+def test_callback_cannot_unfreeze_frozen_parts(module: HSAKDModule) -> None:
+    class Unfreeze(Callback):
+        def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+            module.frozen[0].network.requires_grad_(True)
+
+    with pytest.raises(UsageError, match="has been unfrozen, by a callback"):
+        trainer(callbacks=[Unfreeze()]).fit(module, loader(), loader())
 
 
 @pytest.mark.parametrize("kind", ["student", "student_by_name", "hinton"])

@@ -308,9 +308,9 @@ def test_accuracy_is_read_from_weight_file(content: dict[str, Any], accuracy: fl
 
 @pytest.mark.parametrize("epoch", [239, None, "240", 241])
 def test_test_of_other_weights_is_not_a_result_of_the_run(options: dict[str, Any], epoch: Any) -> None:
-    own = row(options, 0, "a", test={"acc": 0.7, "epoch": 240, "checkpoint": "a/last.ckpt"})
-    of_others = row(options, 1, "b", test={"acc": 0.9, "epoch": epoch, "checkpoint": "other.pth"})
+    own = row(options, 0, "a", test={"acc": 0.7, "epoch": 240, "data": "test", "checkpoint": "a/last.ckpt"})
+    of_others = row(options, 1, "b", test={"acc": 0.9, "epoch": epoch, "data": "test", "checkpoint": "other.pth"})
     (found,) = groups([own, of_others])
     assert records([found])[0]["test_mean"] == pytest.approx(70) and found.marks == [
-        "the test in b is not of its last epoch: other.pth"
+        "the test in b does not count: of other weights, other.pth"
     ]

@@ -19,6 +19,8 @@ from small import error_of, run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto.wandb_internal_pb2 import Record
 
+from hsakd_pl.cli.main import main
+
 OVERLAYS = Path(__file__).parents[1] / "configs/trainer"
 NAMES = ["tensorboard", "wandb", "mlflow"]
 Points = dict[str, list[tuple[int, float]]]  # metric -> logged steps and values
@@ -220,3 +222,16 @@ def test_missing_logger_package_raises_with_install_command(
     message = error_of(capsys, lambda: fit(logger))
     assert message.endswith(f"needs the package {logger}: pip install {logger}")
     assert not os.path.exists("run/last.ckpt")
+
+
+@pytest.mark.parametrize(
+    "logger", ["wandb", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("tensorboard", "mlflow"))]
+)
+def test_tested_run_is_logged_in_its_own_run(logger: str) -> None:
+    fit(logger)
+    before = points(logger)
+    main(["test", "--config", "run/config.yaml", "--ckpt_path", "best", "--trainer.limit_test_batches", "1"])
+    found = points(logger)
+    [(_, accuracy)] = found["test/acc"]
+    assert accuracy == pytest.approx(json.loads(Path("run/test.json").read_text())["acc"], abs=1e-4)
+    assert found["train/loss"] == before["train/loss"]

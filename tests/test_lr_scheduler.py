@@ -9,7 +9,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning import cli
-from small import MODULES, history, loader, make, run, trainer
+from pytorch_lightning.callbacks import GradientAccumulationScheduler
+from small import BATCH, MODULES, history, loader, make, run, trainer
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
 
@@ -106,3 +107,31 @@ def test_lr_scheduler_by_class_path_trains(tmp_path: Path, monkeypatch: pytest.M
     schedule = partial(CosineAnnealingLR, T_max=4)
     assert BaselineModule.load_from_checkpoint(folder / "last.ckpt").lr_scheduler is None
     assert BaselineModule.load_from_checkpoint(folder / "last.ckpt", lr_scheduler=schedule).lr_scheduler is schedule
+
+
+@pytest.mark.parametrize(
+    ("options", "epochs", "expected"),
+    [
+        ({"max_steps": 3}, 1, [1 / 2, 1, 1]),
+        ({"max_steps": 3, "max_epochs": -1}, 2, [1 / 4, 2 / 4, 3 / 4]),
+        ({"callbacks": [GradientAccumulationScheduler({0: 2, 1: 1})]}, 2, [1 / 3, 2 / 3, 1, 1, 1]),
+        ({"accumulate_grad_batches": 2}, 2, [1 / 2, 1, 1]),
+        ({}, 5, [1 / 10, 2 / 10, 3 / 10, 4 / 10, 5 / 10, 6 / 10]),
+    ],
+    ids=["max_steps", "max_steps alone", "scheduled accumulation", "accumulation", "beyond the fit"],
+)
+def test_warmup_takes_its_epochs(options: dict[str, Any], epochs: int, expected: list[float]) -> None:
+    rates = Rates()
+    options = {"max_epochs": 3, **options, "callbacks": [*options.get("callbacks", []), rates]}
+    trainer(**options).fit(make("baseline", lr=1.0, nesterov=False, warmup_epochs=epochs), loader())
+    assert rates.rates == pytest.approx(expected)
+
+
+def test_warmup_of_unknown_length_raises() -> None:
+    class Endless(torch.utils.data.IterableDataset[Any]):
+        def __iter__(self) -> Any:
+            yield BATCH[0][0], BATCH[1][0]
+
+    batches = torch.utils.data.DataLoader(Endless(), batch_size=2)
+    with pytest.raises(UsageError, match="warmup_epochs is 1, but the training loader has no length"):
+        trainer().fit(make("baseline", warmup_epochs=1), batches)

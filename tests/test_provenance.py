@@ -23,7 +23,7 @@ from hsakd_pl.data import Description, FeatureDataModule, ImageDataModule
 from hsakd_pl.data.augment import PadCropFlip, normalise
 from hsakd_pl.data.splits import Split
 from hsakd_pl.errors import UsageError
-from hsakd_pl.export.student import Student
+from hsakd_pl.export.student import Student, save
 from hsakd_pl.methods import CRDModule, FitNetModule, KDModule, SSKDModule, SSKDProjectionModule
 from hsakd_pl.methods.sskd import ProjectedTeacher
 from hsakd_pl.networks import Network
@@ -109,6 +109,17 @@ def of_exported_student(folder: Path) -> HSAKDModule:
     return KDModule("resnet8", teacher, num_classes=3)
 
 
+def of_exported_file(folder: Path) -> HSAKDModule:
+    save(Student(teacher_of(branches=False), NAMES, 8, 8, *LEARNED), folder)
+    return KDModule("resnet8", "resnet8", teacher_weights=str(folder / "model.safetensors"), num_classes=3)
+
+
+def of_described_object(folder: Path) -> HSAKDModule:
+    teacher = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3))
+    teacher.description = Description(NAMES, 8, 8, *LEARNED)  # type: ignore[assignment]
+    return KDModule("resnet8", teacher, num_classes=3)
+
+
 def of_fitted_module(folder: Path) -> HSAKDModule:
     teacher = fitted(TeacherModule(teacher_of(), num_classes=3), Pictures(statistics=LEARNED))
     return StudentModule("resnet8", teacher, num_classes=3)
@@ -143,6 +154,8 @@ TAUGHT: list[Callable[[Path], HSAKDModule]] = [
     by_colours,
     of_loaded_object,
     of_exported_student,
+    of_exported_file,
+    of_described_object,
     of_fitted_module,
     of_regressor,
     of_contrast,
@@ -249,7 +262,23 @@ def as_projected(path: str) -> HSAKDModule:
     return SSKDProjectionModule("resnet8", weights=path, num_classes=3, image_size=8)
 
 
-USES = [as_teacher, as_teacher_object, as_frozen_backbone, as_initial_weights, as_projected]
+def as_initial_object(path: str) -> HSAKDModule:
+    return BaselineModule(load_weights(create_network("resnet8", 3), path), num_classes=3)
+
+
+def as_peer_objects(path: str) -> HSAKDModule:
+    return MutualModule([create_network("resnet8", 3), load_weights(create_network("resnet8", 3), path)], num_classes=3)
+
+
+USES = [
+    as_initial_object,
+    as_peer_objects,
+    as_teacher,
+    as_teacher_object,
+    as_frozen_backbone,
+    as_initial_weights,
+    as_projected,
+]
 
 
 @pytest.mark.parametrize("names", [["bee", "ant", "cow"], ["ant", "bee", "dog"]], ids=["order", "content"])
@@ -292,6 +321,22 @@ def test_numbers_in_place_of_names_are_accepted(tmp_path: Path) -> None:
     fitted(as_teacher(saved(tmp_path, teacher_of())), Pictures(names=[]))
 
 
+def test_loaded_object_with_new_head_learns_new_classes(tmp_path: Path) -> None:
+    path = saved(tmp_path, teacher_of(), ["car", "bus", "van"])
+    network = load_weights(create_network("resnet8", 3), path, new_head=True)
+    fitted(BaselineModule(network, num_classes=3))
+
+
+@pytest.mark.parametrize("kind", ["test", "validate"])
+def test_evaluated_weights_are_given_the_images_they_have_learnt(kind: str, tmp_path: Path) -> None:
+    path = saved(tmp_path, teacher_of())
+    data = Pictures()
+    getattr(trainer(), kind)(as_initial_weights(path), datamodule=data, verbose=False)
+    assert (data.mean, data.std) == LEARNED
+    with pytest.raises(UsageError, match="was trained on the classes ant, bee, cow, the data have cow, bee, ant"):
+        getattr(trainer(), kind)(as_initial_weights(path), datamodule=Pictures(NAMES[::-1]), verbose=False)
+
+
 def probe(path: str, **options: Any) -> HSAKDModule:
     return LinearProbeModule("resnet8", weights=path, num_classes=3, source_classes=3, **options)
 
@@ -320,7 +365,7 @@ def test_features_and_published_probes_are_normalised_by_option(tmp_path: Path) 
 def test_initial_weights_of_another_normalisation_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         fitted(as_initial_weights(saved(tmp_path, teacher_of(branches=False))))
-    assert caplog.text.count("was trained on images normalised with mean (0.1, 0.5, 0.2)") == 1
+    assert caplog.text.count("were trained on images normalised with mean (0.1, 0.5, 0.2)") == 1
 
 
 def test_weights_without_description_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -339,6 +384,18 @@ def test_run_resumed_with_renamed_classes_is_refused(names: list[str], tmp_path:
         again.fit(
             BaselineModule("resnet8", num_classes=3), datamodule=Pictures(names), ckpt_path=tmp_path / "last.ckpt"
         )
+
+
+def test_run_resumed_with_another_normalisation_or_size_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer(tmp_path, limit_val_batches=0).fit(BaselineModule("resnet8", num_classes=3), datamodule=Pictures())
+    again = trainer(max_epochs=2, limit_val_batches=0)
+    data = Pictures(statistics=LEARNED, repeats=2)
+    with caplog.at_level("INFO"):
+        again.fit(BaselineModule("resnet8", num_classes=3), datamodule=data, ckpt_path=tmp_path / "last.ckpt")
+    assert "were normalised with mean (0.5, 0.4, 0.3) and std (0.2, 0.25, 0.3), from now on with" in caplog.text
+    assert "The images had 8 pixels on each side, from now on 16" in caplog.text
 
 
 def test_evaluation_normalises_as_the_network_has_learnt(tmp_path: Path) -> None:

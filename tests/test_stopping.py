@@ -1,10 +1,13 @@
 """Test that a signal ends every command with 128 + its number, wherever the program is, and leaves no false row."""
 
+import gc
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,6 +101,47 @@ def test_signal_is_no_fault_of_what_is_read(
     assert f"stopped by {signal.Signals(signum).name}" in printed
     assert "Traceback" not in printed and "error:" not in printed
     assert not list(Path().glob("predictions*")) and not Path("out").exists() and not Path(".writer").exists()
+
+
+class Object:
+    """Refer to nothing."""
+
+
+def in_finalizer(signum: int) -> None:
+    class Finalized:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signum)
+
+    Finalized()
+
+
+def in_weak_reference(signum: int) -> None:
+    value = Object()
+    reference = weakref.ref(value, lambda _: os.kill(os.getpid(), signum))
+    del value
+    assert reference() is None
+
+
+def in_garbage_collection(signum: int) -> None:
+    def stop(phase: str, info: object) -> None:
+        gc.callbacks.remove(stop)
+        os.kill(os.getpid(), signum)
+
+    gc.callbacks.append(stop)
+    gc.collect()
+
+
+@pytest.mark.parametrize("signum", SIGNALS)
+@pytest.mark.parametrize("place", [in_finalizer, in_weak_reference, in_garbage_collection])
+def test_signal_is_not_lost_where_python_drops_exceptions(place: Callable[[int], None], signum: int) -> None:
+    def go_on() -> None:
+        place(signum)
+        for _ in range(600):  # a signal just before a long sleep would wait for its end
+            time.sleep(0.1)
+
+    with pytest.raises(Interrupted) as end, stopped_by_signals():
+        go_on()
+    assert end.value.status == 128 + signum
 
 
 class Late(pl.Callback):

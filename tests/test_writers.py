@@ -81,6 +81,7 @@ def test_writers_of_one_file_started_together_all_succeed(write: Callable[[int],
 @contextmanager
 def held_by_another_process(file: str) -> Iterator[int]:
     """Let another process lock a file, which names it."""
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
     hold = (
         f"import fcntl, os; file = open({file!r}, 'w'); fcntl.lockf(file, fcntl.LOCK_EX); "
         "print('process', os.getpid(), file=file, flush=True); print(flush=True); input()"

@@ -1,7 +1,7 @@
 """Arguments of the command line and the configurations among them, read before anything large is imported."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 from typing import Any
 
@@ -20,6 +20,50 @@ def check_files(args: list[str]) -> None:
     for flag, value in pairs(args):
         if flag in ("-c", "--config") and os.path.exists(value):
             configuration(value)
+
+
+def check_order(args: list[str]) -> None:
+    """Raise UsageError for an option whose value a configuration after it replaces."""
+    given: dict[str, tuple[str, Any]] = {}  # by dotted name: the flag, and the value
+    for flag, value in pairs(args):
+        if flag in ("-c", "--config"):
+            content = configuration(value) if os.path.exists(value) else {}
+            _check_kept(given, dict(_leaves(_without_init_args(content), "")), value)
+        elif flag.startswith("--") and not flag.endswith("+"):
+            leaves = _leaves(_without_init_args(_as_yaml(value)), _dotted(flag))
+            given |= {name: (flag, leaf) for name, leaf in leaves}
+
+
+def _check_kept(given: Mapping[str, tuple[str, Any]], content: Mapping[str, Any], path: str) -> None:
+    for name, (flag, value) in given.items():
+        replaced = content.get(name, content.get(f"{name}.{CLASS_PATH}", value))
+        is_short_name = isinstance(replaced, str) and replaced.rpartition(".")[2] == value
+        if replaced != value and not is_short_name:
+            raise UsageError(
+                f"{flag} has no effect: {path}, which comes after it, sets {name} to {replaced}; write options after "
+                "--config"
+            )
+
+
+def _as_yaml(value: str) -> Any:
+    """Return the value of an option; text that is not YAML is meant as it is."""
+    try:
+        return load_yaml(value)
+    except yaml.YAMLError:
+        return value
+
+
+def _dotted(flag: str) -> str:
+    return ".".join(key for key in flag.removeprefix("--").split(".") if key != "init_args")
+
+
+def _leaves(content: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Yield the dotted names and values inside of nested mappings."""
+    if not isinstance(content, dict) or not content:
+        yield name, content
+        return
+    for key, value in content.items():
+        yield from _leaves(value, f"{name}.{key}".strip("."))
 
 
 def pairs(args: list[str]) -> Iterator[tuple[str, str]]:

@@ -15,6 +15,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_info
 
+from hsakd_pl.cli.arguments import check_order
 from hsakd_pl.cli.configuration import ConfigWriter, changes, options_of
 from hsakd_pl.cli.help import describe_command
 from hsakd_pl.cli.mistakes import explain, first_and_last_line, unwrapped
@@ -26,11 +27,13 @@ from hsakd_pl.methods import DistilledModule  # noqa: F401  (makes the methods' 
 from hsakd_pl.modules import HSAKDModule, LinearProbeModule
 from hsakd_pl.modules.optimization import refused
 from hsakd_pl.records.callbacks import TUNERS, configured_callbacks, restore_found_values
+from hsakd_pl.records.formats import RESULT_FILE, is_finished
 from hsakd_pl.records.loggers import logger_maker
 from hsakd_pl.records.observers import observers
 from hsakd_pl.records.results import ResultWriter
 from hsakd_pl.records.summary import conclusion
-from hsakd_pl.runs.accelerator import check_accelerator, check_devices, check_strategy
+from hsakd_pl.runs.accelerator import check_accelerator, check_devices, check_precision, check_strategy
+from hsakd_pl.runs.callbacks import Monitors, check_callbacks, check_resumable, explain_stop
 from hsakd_pl.runs.checkpoints import (
     BestCheckpoint,
     LastCheckpoint,
@@ -41,6 +44,7 @@ from hsakd_pl.runs.checkpoints import (
     saved_checkpoints,
 )
 from hsakd_pl.runs.processes import match_torchrun, restarts_by_torchrun, sole_writers
+from hsakd_pl.runs.states import check_states
 
 
 class HSAKDCLI(LightningCLI):
@@ -70,6 +74,7 @@ class HSAKDCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments; raises UsageError for arguments that the parser refuses."""
         self.arguments = sys.argv[1:] if args is None else list(args)
+        check_order(self.arguments)
         try:
             super().parse_arguments(parser, args)
         except ArgumentError as error:
@@ -139,8 +144,10 @@ class HSAKDCLI(LightningCLI):
         """
         try:
             super().instantiate_classes()
-        except (ValueError, ModuleNotFoundError) as error:
+        except (ValueError, ModuleNotFoundError, MisconfigurationException) as error:
             original = unwrapped(error)
+            if isinstance(original, MisconfigurationException):  # of Lightning's callbacks
+                raise UsageError(f"trainer: {' '.join(str(original).split())}") from original
             if isinstance(original, ModuleNotFoundError) and original.name is None:
                 raise UsageError(str(original)) from original
             if original is error:
@@ -156,6 +163,7 @@ class HSAKDCLI(LightningCLI):
         check_strategy(config.strategy)
         match_torchrun(config)
         check_devices(config.devices, config.accelerator)
+        check_precision(config.precision, config.accelerator)
         best = BestCheckpoint(config.default_root_dir)
         files = [str(file) for file in self._get(self.config, "config") or []]
         seed = self._get(self.config, "seed_everything", default=0)
@@ -177,7 +185,7 @@ class HSAKDCLI(LightningCLI):
         options: dict[str, Any] = {}
         if config.logger in (None, True):
             options["logger"] = False  # metrics.csv holds it all
-        callbacks = observers(config, config.default_root_dir, self.result)
+        callbacks = [Monitors(), *observers(config, config.default_root_dir, self.result)]
         if config.enable_checkpointing is not False and not config.fast_dev_run:
             minutes = self._get(self.config, "save_every_minutes", default=10.0)
             last = LastCheckpoint(config.default_root_dir, minutes, resume_command(self.arguments))
@@ -196,7 +204,11 @@ class HSAKDCLI(LightningCLI):
         writes_nothing = self.trainer.fast_dev_run or self.trainer.barebones  # type: ignore[attr-defined]
         writes = subcommand in ("fit", "predict") and not writes_nothing
         with sole_writers(self.trainer) if writes else nullcontext():
-            super()._run_subcommand(subcommand)
+            try:
+                super()._run_subcommand(subcommand)
+            except (RuntimeError, ValueError, MisconfigurationException) as error:
+                explain_stop(self.trainer, error)
+                raise
         for callback in self.trainer.checkpoint_callbacks:
             if isinstance(callback, LastCheckpoint):
                 callback.signals.obey_at_end()
@@ -220,19 +232,39 @@ class HSAKDCLI(LightningCLI):
             if not isinstance(self.model, LinearProbeModule):
                 raise UsageError(f"cache_features is for a LinearProbeModule, not for {type(self.model).__name__}")
             self.datamodule = FeatureDataModule(self.datamodule, self.model.encode)
-        if self.trainer.checkpoint_callback is None:
-            return
-        results = saved_checkpoints(self.trainer.default_root_dir, "last")
+        check_callbacks(self.trainer, self.model)
+        # Lightning sets fast_dev_run without declaring it
+        if not self.trainer.fast_dev_run and not self.trainer.barebones:  # type: ignore[attr-defined]
+            self._check_folder()
         ckpt_path = self.config_init["fit"]["ckpt_path"]
-        if ckpt_path is not None:
+        if ckpt_path is not None and self.trainer.checkpoint_callback is not None:
             checkpoint = read_checkpoint(Path(ckpt_path), training=True)
+            check_states(self.trainer, checkpoint, f"ckpt_path {ckpt_path}")
+            check_resumable(self.trainer.callbacks, checkpoint)  # type: ignore[attr-defined]  # set without a declaration
             self._keep_found_values(checkpoint)
             self._record_changes(checkpoint)
-        elif results:
-            raise UsageError(
-                f"{results[0]} is the result of an earlier run: resume it with --ckpt_path {results[0]}, "
-                "or name another folder with --trainer.default_root_dir"
+
+    def _check_folder(self) -> None:
+        """Raise UsageError if the fit would replace the result of another run, or of its own without checkpoints."""
+        folder = Path(self.trainer.default_root_dir)
+        saved = saved_checkpoints(folder, "last")
+        has_result = is_finished(folder / RESULT_FILE)
+        if not saved and not has_result:
+            return
+        found = saved[0] if saved else folder / RESULT_FILE
+        ckpt_path = self.config_init["fit"]["ckpt_path"]
+        remedy = "name another folder with --trainer.default_root_dir"
+        if self.trainer.checkpoint_callback is None:
+            remedy = f"a fit without checkpoints would replace it in part: {remedy}"
+        elif ckpt_path is None:
+            remedy = (
+                f"resume it with --ckpt_path {found}, or {remedy}" if saved else f"its last.ckpt is missing: {remedy}"
             )
+        elif Path(ckpt_path).resolve().parent == folder.resolve():
+            return
+        else:
+            remedy = f"{ckpt_path} belongs to another run: {remedy}"
+        raise UsageError(f"{found} is the result of an earlier run: {remedy}")
 
     def _keep_found_values(self, checkpoint: dict[str, Any]) -> None:
         """Let a resumed run keep the values that its tuners found, instead of searching again."""

@@ -11,6 +11,7 @@ from importlib import import_module
 from hsakd_pl.cli.arguments import check_files
 from hsakd_pl.cli.commands import COMMANDS, front_page, make_parser, parse
 from hsakd_pl.errors import UsageError, did_you_mean
+from hsakd_pl.files.escaping import for_terminal, show
 from hsakd_pl.runs.signals import Interrupted, stopped_by_signals
 
 USER_MISTAKES = (UsageError,)  # shown in one line; everything else keeps its traceback
@@ -47,12 +48,12 @@ def main(args: list[str] | None = None) -> None:
         raise SystemExit(1) from None
     except Interrupted as interruption:
         if int(os.environ.get("LOCAL_RANK", 0)) == 0:
-            print(interruption, file=sys.stderr)
+            show(str(interruption), sys.stderr)
         raise SystemExit(interruption.status) from None
     except USER_MISTAKES as error:
         if debug:
             traceback.print_exception(error)
-        print(f"error: {error}", file=sys.stderr)
+        show(f"error: {error}", sys.stderr)
         raise SystemExit(2) from None
 
 
@@ -72,10 +73,18 @@ def _quieten_lightning() -> None:
         warnings.filterwarnings("ignore", message)
     for name in LOGGERS:
         logging.getLogger(name).addFilter(_is_no_advert)
+        logging.getLogger(name).addFilter(_escape)
 
 
 def _is_no_advert(record: logging.LogRecord) -> bool:
     return not re.match(ADVERTS, record.getMessage())
+
+
+def _escape(record: logging.LogRecord) -> bool:
+    """Write characters that control a terminal, as in the name of a class, as escapes."""
+    record.msg = for_terminal(record.getMessage(), kept="\n\t")
+    record.args = ()
+    return True
 
 
 def _run(args: list[str], debug: bool) -> None:

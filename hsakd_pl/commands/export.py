@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from hsakd_pl.commands.options import check_unrepeated
 from hsakd_pl.errors import UsageError
+from hsakd_pl.files.escaping import show
 
 if TYPE_CHECKING:
     from hsakd_pl.data import ImageDataModule
@@ -53,7 +54,7 @@ def run(options: Namespace) -> None:
         images=options.images,
         data=data_of(checkpoint.parent, options.fit_options),
     )
-    print(summary(exported))
+    show(summary(exported))
 
 
 def check_effective_options(options: Namespace) -> None:
@@ -93,7 +94,7 @@ def data_of(folder: Path, fit_options: list[str]) -> "ImageDataModule | None":
         named = {*class_paths(option_tree(fit_options).get("data"))}
         foreign = [path for path in class_paths(data_options) if not _is_of_package(path) and path not in named]
         if foreign:
-            print(f"{config} names {foreign[0]}: to verify on the data of that class, add --data {foreign[0]}")
+            show(f"{config} names {foreign[0]}: to verify on the data of that class, add --data {foreign[0]}")
         elif data_options is not None:
             parser.set_defaults({"data": data_options})
         data = parser.instantiate_classes(parser.parse_args(fit_options)).get("data")

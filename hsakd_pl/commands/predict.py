@@ -63,7 +63,7 @@ def run(options: Namespace) -> None:
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
-        callbacks=[PredictionWriter(options.folder, options.top), Progress()],
+        callbacks=[PredictionWriter(options.folder, options.top, "folder"), Progress()],
     )
     with sole_writer(options.folder, "name another folder with --folder"):
         trainer.predict(BaselineModule(student.network), data, return_predictions=False)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import local_path, naming, read_text, replacing
+from hsakd_pl.files.escaping import show
 from hsakd_pl.recipes import BENCH_TABLES, OVERLAYS, RECIPES
 
 
@@ -52,5 +53,5 @@ def write_recipes(folder: Path, overwrite: bool) -> None:
         with replacing(path) as file:
             file.write(text)
     for name in differing:
-        print(f"replaced {name}")
-    print(f"{len(texts)} files are in {folder}")
+        show(f"replaced {name}")
+    show(f"{len(texts)} files are in {folder}")

@@ -38,21 +38,26 @@ def report(
 ) -> None:
     """Print the table of all runs below ``folder``; write ``rows.jsonl`` there, and curves and a page on request."""
     from hsakd_pl.files import local_path, replacing
+    from hsakd_pl.files.escaping import show
+    from hsakd_pl.records.formats import is_report
     from hsakd_pl.report.groups import groups
     from hsakd_pl.report.rows import collect
     from hsakd_pl.report.table import as_text, find_group
 
     folder = local_path("folder", folder)
     rows = collect(folder)
+    rows_file = folder / "rows.jsonl"
     try:
-        with replacing(folder / "rows.jsonl") as file:
+        if not is_report(rows_file):
+            raise UsageError(f"{rows_file} is not of a report: rename it")
+        with replacing(rows_file) as file:
             for row in rows:
                 kept = {key: value for key, value in row.items() if key not in LEFT_OUT}
                 file.write(json.dumps(kept) + "\n")
-    except UsageError as error:  # a folder that may only be read, such as another user's
-        print(f"rows.jsonl was not written: {error}", file=sys.stderr)
+    except UsageError as error:  # also for a folder that may only be read, such as another user's
+        show(f"rows.jsonl was not written: {error}", sys.stderr)
     table = groups(rows)
-    print(as_text(table, form, None if against is None else find_group(table, against)))
+    show(as_text(table, form, None if against is None else find_group(table, against)))
     if plot is not None:
         from hsakd_pl.records.curves import save_curves
 

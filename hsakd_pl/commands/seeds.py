@@ -12,10 +12,12 @@ from hsakd_pl.cli.configuration import options_of
 from hsakd_pl.cli.lightning_cli import HSAKDCLI
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import local_path
+from hsakd_pl.files.escaping import show
 from hsakd_pl.files.weights import file_sha256
 from hsakd_pl.modules.build import PRETRAINED, RANDOM
 from hsakd_pl.records.callbacks import described, takes_part_by_name
-from hsakd_pl.records.formats import RESULT_FILE, TEST_FILE, is_finished, read_row
+from hsakd_pl.records.formats import RESULT_FILE, is_finished, read_row
+from hsakd_pl.records.measured import is_tested
 from hsakd_pl.records.options import Role, rule_of
 from hsakd_pl.records.protocol import CALLBACKS, WEIGHT_OPTIONS
 from hsakd_pl.runs.signals import STOPPING, Interrupted
@@ -116,13 +118,13 @@ def run_seed(seed: int, fit_options: list[str], recipe: Path) -> None:
     folder = recipe / f"seed{seed}"
     if is_finished(folder / RESULT_FILE):
         check_unchanged(folder, setting_of(fit_options))
-        print(f"seed {seed} has a result: {folder / RESULT_FILE}")
+        show(f"seed {seed} has a result: {folder / RESULT_FILE}")
     else:
         resume = ["--ckpt_path", "last"] if (folder / "last.ckpt").exists() else []
         placed = ["--seed_everything", str(seed), "--trainer.default_root_dir", str(folder)]
         HSAKDCLI(args=["fit", *fit_options, *placed, *resume])
     trained = (folder / "last.ckpt").exists() and (folder / "config.yaml").exists()
-    if trained and not (folder / TEST_FILE).exists():
+    if trained and not is_tested(folder):
         HSAKDCLI(args=["test", "--config", str(folder / "config.yaml"), "--ckpt_path", "last"])
 
 

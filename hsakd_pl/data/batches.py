@@ -15,6 +15,7 @@ from hsakd_pl.data.augment import PadCropFlip, normalise
 from hsakd_pl.data.description import Description
 from hsakd_pl.data.images import decode_images
 from hsakd_pl.data.jpeg import DeviceDecodedBatches
+from hsakd_pl.data.limits import PixelBudget, check_batch_size
 from hsakd_pl.data.loader import BatchSource, ResumableLoader
 from hsakd_pl.data.sampler import GlobalBatchSampler
 from hsakd_pl.data.sources import AugmentedBatches, ResidentTensors, TransformedBatches, WorkerBatches
@@ -122,7 +123,9 @@ class BatchedDataModule(pl.LightningDataModule):
         with_indices: bool = False,
     ) -> ResumableLoader:
         sampler = self.make_sampler(len(split.targets), shuffle, on_every_device)
-        return ResumableLoader(self._source(split, transform, len(sampler)), sampler, with_indices)
+        check_batch_size(min(self.batch_size // sampler.world_size, len(split.targets)), self.image_size)
+        paths = None if isinstance(split.images, Tensor) else split.images
+        return ResumableLoader(self._source(split, transform, len(sampler)), sampler, with_indices, paths)
 
     def _source(self, split: Split, transform: PadCropFlip | v2.Transform | None, num_batches: int) -> BatchSource:
         device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
@@ -136,8 +139,9 @@ class BatchedDataModule(pl.LightningDataModule):
             transform = self.test_transform
         if transform is None:
             raise UsageError(f"{type(self).__name__}.read returned files: set a test_transform that resizes images")
-        batches = TransformedBatches(split, transform, self.image_size, self.seed or 0, self.on_error)
         num_workers = self._num_workers(num_batches)
+        budget = PixelBudget(between_processes=num_workers > 0)
+        batches = TransformedBatches(split, transform, self.image_size, self.seed or 0, self.on_error, budget)
         if self.decode_on_device:
             return DeviceDecodedBatches(batches, num_workers, device)
         return WorkerBatches(batches, num_workers, pin_memory=device.type == "cuda")

@@ -7,6 +7,7 @@ from typing import Any
 from torchvision.transforms import v2
 
 from hsakd_pl.data.augment import check_statistics, resized_center_crop
+from hsakd_pl.data.limits import check_side
 from hsakd_pl.data.splits import check_class_names
 from hsakd_pl.errors import UsageError, require
 
@@ -36,6 +37,7 @@ class Description:
 
     def __post_init__(self) -> None:
         check_statistics("the description of the data", self.mean, self.std)
+        check_side("resize", self.resize)
         require(0 < self.image_size <= self.resize, "image_size", self.image_size, f"at least 1, at most {self.resize}")
 
     @property
@@ -61,6 +63,6 @@ def read_description(content: Any, origin: str) -> Description:
             mean=tuple(map(float, content["mean"])),
             std=tuple(map(float, content["std"])),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, KeyError, TypeError, ValueError) as error:
         message = f"{origin} does not describe its data ({type(error).__name__}: {error}): write it again"
         raise UsageError(message) from error

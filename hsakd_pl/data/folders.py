@@ -5,6 +5,7 @@ from torchvision.transforms import v2
 from hsakd_pl.data.augment import PadCropFlip, resized_center_crop
 from hsakd_pl.data.base import ImageDataModule
 from hsakd_pl.data.layout import advice
+from hsakd_pl.data.limits import check_side
 from hsakd_pl.data.splits import Split
 from hsakd_pl.data.walk import class_folders, class_names_of, contains_images
 from hsakd_pl.errors import UsageError
@@ -28,7 +29,11 @@ class ClassFolderDataModule(ImageDataModule):
             image_size: side of the images.
             resize: short side to resize to before the centre is cut out for testing.
             train_transform: transform for training.
+
+        Raises UsageError for sizes that pictures cannot have.
         """
+        check_side("image_size", image_size)
+        check_side("resize", resize)
         self.image_size = image_size
         self.resize = resize
         self.train_transform = train_transform

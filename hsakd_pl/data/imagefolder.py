@@ -11,8 +11,8 @@ from torchvision.transforms import v2
 from hsakd_pl.data.augment import PadCropFlip, check_statistics, random_resized_crop, resized_center_crop
 from hsakd_pl.data.base import DataOptions
 from hsakd_pl.data.folders import MEAN, STD, ClassFolderDataModule
-from hsakd_pl.data.images import MAX_PIXELS
 from hsakd_pl.data.layout import Layout, find_layout, split_of, training_folder
+from hsakd_pl.data.limits import check_side
 from hsakd_pl.data.splits import Split, check_split, stratified_indices
 from hsakd_pl.data.statistics import check_channels, measure_once
 from hsakd_pl.data.walk import class_folders, class_names_of
@@ -66,12 +66,11 @@ class ImageFolderDataModule(ClassFolderDataModule):
         **options: Unpack[DataOptions],
     ) -> None:
         super().__init__(root, **options)
-        largest = int(MAX_PIXELS**0.5)
-        require(1 <= image_size <= largest, "image_size", image_size, f"from 1 to {largest}")
         require(resident_mib >= 0, "resident_mib", resident_mib, "at least 0")
         self.resident_mib = resident_mib
         self.measures_statistics = mean == "auto"
         self._use_statistics(mean, std)
+        check_side("image_size", image_size)
         resize = image_size * 256 // 224 if augmentation == "resized_crop" else image_size
         self.use_size(image_size, resize, self._train_transform(augmentation, image_size, flip))
 

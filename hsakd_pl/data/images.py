@@ -12,13 +12,12 @@ from PIL import Image, ImageFile
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from hsakd_pl.data.limits import MAX_BYTES, MAX_PIXELS, PixelBudget, Take
 from hsakd_pl.data.picture import rgb, tiff_tags, upright_rgb
 from hsakd_pl.data.progress import tracked
 from hsakd_pl.errors import UsageError
 
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # PIL starts Ghostscript for some of the others
-MAX_PIXELS = 8192 * 6144  # of a 50 megapixel camera; reading that many takes 1 GB in WebP and less in other formats
-MAX_BYTES = 8 * MAX_PIXELS  # an uncompressed RGBA image of 16 bits per channel
 
 # Tags of a TIFF
 TILE_WIDTH = 322
@@ -60,12 +59,13 @@ def check_pixels(image: Image.Image, size: int) -> None:
         raise ValueError(f"{width} x {height} pixels are too many or too oblong; the limit is {MAX_PIXELS:,} pixels")
 
 
-def open_image(path: str | os.PathLike[str], size: int = 224) -> Image.Image:
+def open_image(path: str | os.PathLike[str], size: int = 224, take: Take | None = None) -> Image.Image:
     """Decode an image file to RGB as viewers show it: upright, with white behind transparent pixels.
 
     Args:
         path: path of the file.
         size: side that the image will be resized to.
+        take: called with the number of pixels before they are decoded, to wait for memory.
 
     Raises UsageError naming a file that cannot be decoded, or that has more than ``MAX_PIXELS`` pixels before or after
     it is resized.
@@ -76,6 +76,8 @@ def open_image(path: str | os.PathLike[str], size: int = 224) -> Image.Image:
     with header(path) as image:
         check_pixels(image, size)
         check_contents(path, image)
+        if take is not None:
+            take(image.width * image.height)
         return upright_rgb(image)
 
 
@@ -87,7 +89,7 @@ def check_contents(path: str | os.PathLike[str], image: ImageFile.ImageFile) -> 
 
 
 def decode_images(paths: Sequence[str], size: int, transform: Callable[[Image.Image], Tensor] | None = None) -> Tensor:
-    """Decode image files in parallel to uint8 (N, 3, size, size).
+    """Decode image files in parallel to uint8 (N, 3, size, size), within a :class:`PixelBudget`.
 
     Args:
         paths: paths of the files.
@@ -98,8 +100,13 @@ def decode_images(paths: Sequence[str], size: int, transform: Callable[[Image.Im
     Raises UsageError naming a file that is broken or, before it is decoded, has another size.
     """
 
+    budget = PixelBudget(between_processes=False)
+
     def decode(path: str) -> Tensor:
-        return _decode_unresized(path, size) if transform is None else transform(open_image(path, size))
+        if transform is None:
+            return _decode_unresized(path, size)
+        with budget.lease() as take:
+            return transform(open_image(path, size, take))
 
     images = torch.empty(len(paths), 3, size, size, dtype=torch.uint8)
     with ThreadPoolExecutor() as pool:  # decoding releases the GIL

@@ -12,13 +12,14 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from hsakd_pl.data.images import check_pixels, header, open_image
+from hsakd_pl.data.limits import Take
 from hsakd_pl.data.loader import Batch
 from hsakd_pl.data.picture import orientation
 from hsakd_pl.data.sources import BatchKey, TransformedBatches, WorkerBatches
 from hsakd_pl.errors import UsageError
 
 
-def read_image(path: str, size: int = 224) -> Tensor:
+def read_image(path: str, size: int = 224, take: Take | None = None) -> Tensor:
     """Return the bytes (n,) of an upright RGB JPEG, or the pixels (3, H, W) of any other image, both uint8.
 
     Raises UsageError as :func:`open_image` does.
@@ -28,7 +29,7 @@ def read_image(path: str, size: int = 224) -> Tensor:
         is_upright = orientation(image) == 1  # decoders on the device ignore the orientation
         if image.format == "JPEG" and image.mode == "RGB" and is_upright:
             return torch.from_numpy(np.fromfile(path, np.uint8))
-    return pil_to_tensor(open_image(path, size))
+    return pil_to_tensor(open_image(path, size, take))
 
 
 def decode_jpegs(jpegs: list[Tensor], device: torch.device) -> list[Tensor]:

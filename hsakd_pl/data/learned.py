@@ -1,6 +1,6 @@
 """State what is known of the data that a network was trained on, and compare it with the data at hand."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isclose
 
 from hsakd_pl.data.description import Description, read_description
@@ -48,7 +48,9 @@ def learned_from(network: Network) -> Learned:
     """
     file = network.weights_from
     if file is not None and file.description is not None:
-        return described(file)
+        learned = described(file)
+        of_this_head = len(learned.class_names or ()) == network.num_classes
+        return learned if of_this_head else replace(learned, class_names=None)
     config = network.pretrained_cfg
     if not {"input_size", "mean", "std"} <= config.keys():
         return Learned("" if file is None else file.path)

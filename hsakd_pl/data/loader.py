@@ -1,7 +1,7 @@
 """A loader that Lightning can stop and resume in the middle of an epoch."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, Protocol
 
@@ -31,13 +31,21 @@ class ResumableLoader:
         source: makes the batches.
         sampler: yields the indices of each batch.
         with_indices: append the samples' indices (B,) to every batch.
+        paths: paths of all samples, where they are known.
     """
 
-    def __init__(self, source: BatchSource, sampler: GlobalBatchSampler, with_indices: bool = False) -> None:
+    def __init__(
+        self,
+        source: BatchSource,
+        sampler: GlobalBatchSampler,
+        with_indices: bool = False,
+        paths: Sequence[str] | None = None,
+    ) -> None:
         self.source = source
         self.sampler = sampler
         self.batch_sampler = sampler  # Lightning looks for either name
         self.with_indices = with_indices
+        self.paths = paths
         self._yielded = 0
         self._resumed_epoch: int | None = None
 
@@ -66,8 +74,10 @@ class ResumableLoader:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Skip the batches that were yielded before, if the stored epoch is the next one.
 
-        Raises UsageError if those batches came from other data.
+        Raises UsageError if those batches came from other data, or if the state is damaged.
         """
+        if not _is_state(state):
+            raise UsageError(f"the loader's state in the checkpoint is damaged ({state!s:.80}): resume another one")
         self._resumed_epoch = state["epoch"]
         self._yielded = state["batches"]
         for name in SAMPLER_STATE:
@@ -77,3 +87,11 @@ class ResumableLoader:
                 raise UsageError(
                     f"the epoch that is resumed began with {name} {stored}, not {current}: finish it with the same data"
                 )
+
+
+def _is_state(state: Any) -> bool:
+    """Return True for what :meth:`ResumableLoader.state_dict` may have returned."""
+    if not isinstance(state, dict) or not {"epoch", "batches"} <= state.keys():
+        return False
+    numbers = [state.get(name, 0) for name in ("epoch", "batches", *SAMPLER_STATE)]
+    return all(type(number) is int and number >= 0 for number in numbers)

@@ -3,9 +3,12 @@
 Batches depend on (seed, epoch, index) alone, not on the device or the number of workers.
 """
 
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +19,7 @@ from torchvision.transforms import v2
 
 from hsakd_pl.data.augment import PadCropFlip
 from hsakd_pl.data.images import open_image
+from hsakd_pl.data.limits import PixelBudget, Take
 from hsakd_pl.data.loader import Batch, BatchSource
 from hsakd_pl.data.seeding import AUGMENTATION, derive_seed, seeded_generator
 from hsakd_pl.data.splits import Split
@@ -90,6 +94,7 @@ class TransformedBatches(Dataset[Batch | UsageError]):
         size: side of the transformed images.
         seed: seed of the random transforms.
         on_error: ``raise`` for a broken image; with ``row``, broken images are black in prediction.
+        budget: bounds what processes decode at one time.
     """
 
     split: Split
@@ -97,6 +102,7 @@ class TransformedBatches(Dataset[Batch | UsageError]):
     size: int
     seed: int
     on_error: str = "raise"
+    budget: PixelBudget = field(default_factory=partial(PixelBudget, between_processes=False))
 
     def __getitem__(self, key: BatchKey) -> Batch | UsageError:
         epoch, indices = key
@@ -107,12 +113,12 @@ class TransformedBatches(Dataset[Batch | UsageError]):
             return error  # raised in a worker it would arrive wrapped in the worker's traceback
         return images, self.targets(indices, errors)
 
-    def opened(self, indices: list[int], read: Callable[[str, int], Any], errors: list[str]) -> Iterator[Any]:
+    def opened(self, indices: list[int], read: Callable[[str, int, Take], Any], errors: list[str]) -> Iterator[Any]:
         """Yield the images at ``indices``, and append an error message, or an empty one, for each to ``errors``.
 
         Args:
             indices: samples of the batch.
-            read: opens a path for the size that the image will be resized to.
+            read: opens a path for the size that the image will be resized to, and takes its pixels from the budget.
             errors: list to append to; a broken image is replaced by one black pixel (3, 1, 1) unless it raises.
         """
         for image in self.split.take(indices).images:
@@ -121,7 +127,8 @@ class TransformedBatches(Dataset[Batch | UsageError]):
                 yield image
                 continue
             try:
-                yield read(image, self.size)
+                with self.budget.lease() as take:
+                    yield read(image, self.size, take)
             except UsageError as error:
                 predicts = not isinstance(self.split.targets, Tensor)
                 if self.on_error == "raise" or not predicts:
@@ -206,9 +213,20 @@ class WorkerBatches:
 
 
 def _leave_signals_to_main_process(worker: int) -> None:
-    """Ignore Ctrl-C and SIGTERM, which may reach all processes: the workers end with the main process."""
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, signal.SIG_IGN)
+    """Ignore Ctrl-C and SIGTERM, which may reach all processes, unless the main process sends SIGTERM to end a worker.
+
+    Where the sender is not known (macOS), SIGTERM ends the worker.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with_main_process, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with_main_process(main_process: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != main_process:
+        pass
+    os._exit(0)
 
 
 def _unchanged(batch: Any) -> Any:

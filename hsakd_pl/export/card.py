@@ -1,6 +1,7 @@
 """Write the model card of an exported student: its origin, accuracy, use, files and licence."""
 
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ from jinja2 import Environment, FileSystemLoader
 from hsakd_pl.data import picture
 from hsakd_pl.export.checkpoint import Trained
 from hsakd_pl.export.formats import ExportedFile
-from hsakd_pl.files.weights import file_sha256
+from hsakd_pl.files.escaping import for_markdown
+from hsakd_pl.files.weights import weights_digest
 from hsakd_pl.networks.cost import multiply_adds
+from hsakd_pl.recipes.data_sets import PUBLISHED_DATA
 from hsakd_pl.records.formats import RESULT_FILE, TEST_FILE, read_row, read_test
+from hsakd_pl.records.measured import epoch_of, fingerprint_of, is_validated, reasons_against, validated_in_part
 from hsakd_pl.report.groups import groups
 
 LISTED_CLASSES = 10
@@ -38,48 +42,58 @@ def results(trained: Trained) -> tuple[dict[str, Any], dict[str, float]]:
     row: dict[str, Any] = {}
     if path.with_name(RESULT_FILE).exists():
         row = read_row(path.with_name(RESULT_FILE))
-    validation_accuracy = None
-    if row.get("epochs", 0) == trained.epoch:
-        validation_accuracy = row["metrics"].get(f"val/{peer_prefix}acc")
-    elif row.get("best_epoch", 0) == trained.epoch and not peer_prefix:
-        validation_accuracy = row["best_val_acc"]
-    accuracies = {}
-    if validation_accuracy is not None:
-        accuracies["validation accuracy"] = 100 * validation_accuracy
+    epoch = epoch_of(row, trained.digest, trained.epoch)
+    if epoch is None and row.get("finished", True):
+        row = {}  # of another run
+    measured: dict[str, float | None] = {}
+    if epoch == "last" and is_validated(row) and not validated_in_part(row):
+        measured["validation accuracy"] = row.get("metrics", {}).get(f"val/{peer_prefix}acc")
+    elif epoch == "best" and not peer_prefix and not validated_in_part(row):
+        measured["validation accuracy"] = row["best_val_acc"]
     test = read_test(path.with_name(TEST_FILE)) or {}
-    if test.get("sha256") == file_sha256(path):
-        for key, name in (("acc", "test accuracy"), ("acc_top5", "test accuracy, top-5")):
-            if peer_prefix + key in test:
-                accuracies[name] = 100 * test[peer_prefix + key]
+    is_of_weights = test.get("weights_digest") == trained.digest
+    if test and not reasons_against(test, is_of_weights, fingerprint_of(row)):
+        measured["test accuracy"] = test.get(f"{peer_prefix}acc")
+        measured["test accuracy, top-5"] = test.get(f"{peer_prefix}acc_top5")
+    accuracies = {name: 100 * accuracy for name, accuracy in measured.items() if accuracy is not None}
     return row, accuracies
 
 
 def model_card(
-    trained: Trained, folder_name: str, input: str, checked: str, files: list[ExportedFile], data_class: str
+    trained: Trained,
+    measured: tuple[dict[str, Any], dict[str, float]],
+    folder_name: str,
+    input: str,
+    checked: str,
+    files: list[ExportedFile],
+    data_class: str,
 ) -> str:
     """Return the model card as Markdown, with Hugging Face's front matter.
 
     Args:
         trained: the student.
+        measured: return value of :func:`results`.
         folder_name: name of the exported folder.
         input: input of the graphs, ``float`` or ``uint8``.
         checked: images that the files were compared on, in words.
         files: exported files.
         data_class: name of the data module's class.
     """
-    row, accuracies = results(trained)
+    row, accuracies = measured
     student = trained.student
     description = student.description
     name = student.network.name or type(student.network).__name__
     title = name
     dataset = "own"
     licence = "hsakd_pl does not know them, ask the owner of the images"
-    if (data_class, len(description.class_names)) in DATASETS:
+    if (data_class, len(description.class_names)) in DATASETS and not is_subset(row, data_class):
         dataset, licence = DATASETS[data_class, len(description.class_names)]
         title = f"{name} on {dataset}"
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, keep_trailing_newline=True
     )
+    templates.filters["markdown"] = for_markdown
+    templates.filters["quoted"] = json.dumps
     text = templates.get_template("card.md").render(
         title=title,
         name=name,
@@ -95,6 +109,15 @@ def model_card(
     )
     front = yaml.safe_dump(front_matter(title, dataset, accuracies, files), sort_keys=False)
     return f"---\n{front}---\n\n{text}"
+
+
+def is_subset(row: dict[str, Any], data_class: str) -> bool:
+    """Return True if a run records other data than the whole data set of its data module."""
+    data_set = PUBLISHED_DATA.get(data_class.removesuffix("DataModule"))
+    facts = (row.get("protocol") or {}).get("data") or {}
+    if data_set is None:
+        return False
+    return any(data_set.difference_of(split, facts[split]) for split in data_set.images if split in facts)
 
 
 def picture_reader() -> str:
@@ -130,6 +153,7 @@ def facts(trained: Trained, row: dict[str, Any], accuracies: dict[str, float]) -
         "validated on": protocol.get("validated_on"),
         **{name: f"{accuracy:.2f} %" for name, accuracy in accuracies.items()},
         "checkpoint": origin,
+        "digest of the weights": weights_digest(student.state_dict()),
         "peer": str(trained.peer) if trained.peer else None,
         "parameters": f"{parameters:,}",
         "multiply-adds": f"{multiply_adds(student.network, student.image_size):,} per image",

@@ -13,11 +13,13 @@ from hsakd_pl.data.description import Description, read_description
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.export.student import Student
 from hsakd_pl.files import local_path
-from hsakd_pl.files.weights import StateDict, read_weights, unwrap
+from hsakd_pl.files.weights import StateDict, read_weights, unwrap, weights_digest
 from hsakd_pl.networks import Network, as_network, create_network
+from hsakd_pl.networks.bounded import within
 from hsakd_pl.networks.keys import split_peers
 from hsakd_pl.networks.registry import trusted
 from hsakd_pl.networks.weights import load_weights
+from hsakd_pl.records.formats import check_checkpoint
 
 
 class Trained(NamedTuple):
@@ -28,12 +30,14 @@ class Trained(NamedTuple):
         path: file that it was read from.
         epoch: number of epochs it was trained for, if the file states it.
         peer: number of the peer, from 1, if there are several.
+        digest: digest of all weights in the file, those of branches and other peers included.
     """
 
     student: Student
     path: Path
     epoch: int | None
     peer: int | None
+    digest: str
 
 
 def student_from_checkpoint(
@@ -75,7 +79,10 @@ def read_trained(
         path = path / "last.ckpt"
     content = read_weights(path)
     saved = content if isinstance(content, Mapping) else {}
-    parts = split_peers(unwrap(content, str(path)))
+    if "pytorch-lightning_version" in saved:
+        check_checkpoint(saved, str(path))
+    weights = unwrap(content, str(path))
+    parts = split_peers(weights)
     if peer is None and len(parts) > 1:
         peer = _best_peer(saved, len(parts))
         rank_zero_info(f"{path} contains {len(parts)} peers; peer {peer} is used (choose another by peer)")
@@ -91,25 +98,27 @@ def read_trained(
     if description is None:
         raise UsageError(f"{path} does not describe its data: give description=hsakd_pl.data.Description(...), or data")
     if isinstance(network, str):
-        network = create_network(network, len(description.class_names), branches=False)
+        with within(path):
+            network = create_network(network, len(description.class_names), branches=False)
     load_weights(network, _as_classifier(parts[index], network))
     student = Student(network, **description.saved(), transforms=_transforms_name(saved, index))
     epoch = saved["epoch"] + 1 if "pytorch-lightning_version" in saved else None
-    return Trained(student, path, epoch, peer if len(parts) > 1 else None)
+    return Trained(student, path, epoch, peer if len(parts) > 1 else None, weights_digest(weights))
 
 
 def _network_name(saved: Mapping[str, Any], index: int) -> Any:
     """Return the name of a peer's network that a checkpoint states, if any."""
     options = saved.get("hyper_parameters", {})
+    options = options if isinstance(options, Mapping) else {}
     names = saved.get("networks") or options.get("networks") or []
-    name = names[index] if index < len(names) else None
+    name = names[index] if isinstance(names, list | tuple) and index < len(names) else None
     return name or options.get("network")
 
 
 def _transforms_name(saved: Mapping[str, Any], index: int) -> str | None:
     """Return the name of a peer's transformations that a checkpoint states, if any."""
     described = saved.get("transforms", [])
-    if index >= len(described):
+    if not isinstance(described, list | tuple) or index >= len(described):
         return None
     return str(described[index]).partition(" ")[2]  # their number comes first
 
@@ -117,11 +126,17 @@ def _transforms_name(saved: Mapping[str, Any], index: int) -> str | None:
 def _best_peer(saved: Mapping[str, Any], count: int) -> int:
     """Return the number of the peer with the best validation accuracy in a callback's state; 1 if there is none."""
     metrics: Mapping[str, Any] = {}
-    for state in saved.get("callbacks", {}).values():
+    callbacks = saved.get("callbacks")
+    for state in callbacks.values() if isinstance(callbacks, Mapping) else ():
         if isinstance(state, Mapping) and isinstance(state.get("metrics"), Mapping):
             metrics = state["metrics"]
             break
-    return max(range(1, count + 1), key=lambda number: metrics.get(f"val/peer{number}_acc") or 0)
+
+    def accuracy(number: int) -> float:
+        value = metrics.get(f"val/peer{number}_acc")
+        return value if isinstance(value, int | float) else 0
+
+    return max(range(1, count + 1), key=accuracy)
 
 
 def _as_classifier(weights: StateDict, network: nn.Module) -> StateDict:

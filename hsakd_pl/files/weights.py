@@ -1,6 +1,7 @@
 """Read weight files by their content, whatever their ending, without running code from them."""
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files.survey import survey
-from hsakd_pl.files.text import local_path, naming
+from hsakd_pl.files.text import local_path, naming, read_text
 
 StateDict = dict[str, Tensor]
 
@@ -117,13 +118,25 @@ def read_weight_file(path: str | Path) -> WeightFile:
 def as_weight_file(weights: Any, path: str) -> WeightFile:
     """Return the content of a weight file with what it says about its weights."""
     content = weights if isinstance(weights, Mapping) else {}
-    description = content.get("data")
+    description = content.get("data", _description_beside(Path(path)))
     return WeightFile(
         path=path,
         weights=weights,
         accuracy=stated_accuracy(content),
         description=description if isinstance(description, dict) else None,
     )
+
+
+def _description_beside(path: Path) -> dict[str, Any] | None:
+    """Return the description of the data that the ``config.json`` of an export states next to its weights, if any."""
+    config_file = path.with_name("config.json")
+    if path.suffix != ".safetensors" or not config_file.is_file():
+        return None
+    try:
+        config = json.loads(read_text(config_file))
+    except (ValueError, RecursionError):  # a file of something else
+        return None
+    return config if isinstance(config, dict) and config.keys() >= {"class_names", "mean", "std"} else None
 
 
 def require_present(files: Iterable[WeightFile]) -> None:
@@ -264,6 +277,21 @@ def file_sha256(path: str | Path) -> str:
     with naming(path), open(local_path("weight file", path), "rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
+    return digest.hexdigest()
+
+
+def weights_digest(state_dict: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of names, dtypes, shapes and values of all tensors, whatever file and device they are in.
+
+    Unlike the hash of a file, it stays the same with another optimizer state, in another format and under the prefixes
+    that wrappers add to names. Entries that are not tensors, the extra state of a user's module, do not count.
+    """
+    digest = hashlib.sha256()
+    tensors = {WRAPPERS.sub("", name): entry for name, entry in state_dict.items() if isinstance(entry, Tensor)}
+    for name, tensor in sorted(tensors.items()):
+        values = tensor.detach().cpu().contiguous().resolve_conj().resolve_neg()
+        digest.update(f"{name!r} {values.dtype} {tuple(values.shape)}\n".encode())
+        digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -20,6 +20,7 @@ from hsakd_pl.ops import full_precision, total
 from hsakd_pl.signatures import Unpack
 
 EPSILON = 1e-7  # added to the noise, as in the published code
+MEMORY = ("memory_student", "memory_teacher", "normalizers")  # attributes of ContrastMemory
 BANK_SEED = 0  # seed of the initial banks, which are equal on all devices
 
 
@@ -63,7 +64,8 @@ class ContrastMemory(nn.Module):
     """Score embeddings against banks (samples, width) of the other network's embeddings, and update the banks.
 
     The linear embeddings of both networks are trained. The first call fixes the ``normalizers`` (2,) of the student's
-    and the teacher's scores.
+    and the teacher's scores. Banks and normalizers are part of the state, but not buffers, whose averages
+    ``WeightAveraging`` would compute: it copies the module before the data tell the size of the banks.
 
     Args:
         widths: widths of the student's and the teacher's embedding.
@@ -84,10 +86,31 @@ class ContrastMemory(nn.Module):
         self.embed_teacher = nn.Linear(teacher_width, width)
         self.temperature = temperature
         self.momentum = momentum
-        self.register_buffer("memory_student", torch.empty(0, width))
-        self.register_buffer("memory_teacher", torch.empty(0, width))
-        self.register_buffer("normalizers", torch.zeros(2))
+        self.memory_student = torch.empty(0, width)
+        self.memory_teacher = torch.empty(0, width)
+        self.normalizers = torch.zeros(2)
         self.resize(samples)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ContrastMemory":
+        for name in MEMORY:
+            setattr(self, name, fn(getattr(self, name)))
+        return super()._apply(fn, recurse)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name in MEMORY:
+            destination[prefix + name] = getattr(self, name)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+        strict, missing, unexpected = arguments[1:4]
+        for name in MEMORY:
+            key = prefix + name
+            if key in state_dict:
+                setattr(self, name, state_dict[key].detach().clone().to(self.normalizers))
+                unexpected[:] = [found for found in unexpected if found != key]
+            elif strict:
+                missing.append(key)
 
     def resize(self, samples: int) -> None:
         """Initialise both banks for a number of training images, unless they have that size."""
@@ -101,7 +124,7 @@ class ContrastMemory(nn.Module):
         ):  # uniform, with a mean square length of 1, as in the published code
             uniform = 2 * torch.rand(samples, width, generator=generator, device="cpu") - 1
             bank = uniform * (3 / width) ** 0.5
-            self.register_buffer(name, bank.to(self.normalizers))
+            setattr(self, name, bank.to(self.normalizers))
 
     def forward(
         self, student: Tensor, teacher: Tensor, contrast: Tensor, gather: Callable[[Tensor], Tensor]
@@ -244,7 +267,6 @@ class CRDModule(DistilledModule):
         self.contrast = ContrastMemory(widths, samples or 0, width, contrast_temperature, bank_momentum)
         self.samples = samples
         self.negatives = negatives
-        self._ddp_params_and_buffers_to_ignore = [f"contrast.{name}" for name, _ in self.contrast.named_buffers()]
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -256,6 +278,11 @@ class CRDModule(DistilledModule):
         bank = checkpoint["state_dict"].get("contrast.memory_student", self.contrast.memory_student)
         self._resize(bank.shape[:1].numel(), "the checkpoint's")
         super().on_load_checkpoint(checkpoint)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        memory = {f"contrast.{name}": getattr(self.contrast, name) for name in MEMORY}
+        checkpoint["state_dict"] |= memory  # in place of those in an averaged copy of the module
+        super().on_save_checkpoint(checkpoint)
 
     def _resize(self, samples: int, origin: str) -> None:
         require(self.samples in (None, samples), "samples", self.samples, f"{samples}, {origin}")

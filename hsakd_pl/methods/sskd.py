@@ -144,10 +144,10 @@ class ProjectedTeacher(Network):
     def pretrained_cfg(self) -> Mapping[str, Any]:
         return self.teacher.pretrained_cfg
 
-    def remember(self, file: WeightFile) -> None:
+    def remember(self, file: WeightFile, new_head: bool = False) -> None:
         """Keep the origin of the teacher's weights; the file holds a projection head too."""
         if self.teacher.weights_from is None or self.teacher.weights_from.description is None:
-            self.teacher.remember(file)
+            self.teacher.remember(file, new_head)
         self.weights_from = self.teacher.weights_from
 
     def forward(self, images: Tensor) -> Tensor:

@@ -36,6 +36,9 @@ def build_network(
     if isinstance(network, str):
         network = create_network(network, num_classes, branches, transforms or ROTATIONS)
     built = as_network(unpacked(network), num_classes)
+    description = getattr(network, "description", None)
+    if isinstance(description, Description):
+        built.remember(WeightFile(f"the given {type(network).__name__}", description=description.saved()))
     if transforms not in (None, built.transforms):
         raise UsageError("transforms: a network object already has its own; choose them in create_network")
     if branches and not len(built.branches):
@@ -46,13 +49,11 @@ def build_network(
 def unpacked(network: nn.Module) -> nn.Module:
     """Return the network of a module, or of an exported student, which normalises its images itself.
 
-    The network then knows the description of the data that it was trained on; other networks are returned unchanged.
+    Other networks are returned unchanged.
     """
     inner = getattr(network, "network", None)
     if isinstance(network, Network) or not isinstance(inner, Network) or not hasattr(network, "description"):
         return network
-    if isinstance(network.description, Description):
-        inner.remember(WeightFile(f"the given {type(network).__name__}", description=network.description.saved()))
     return inner
 
 

@@ -6,6 +6,7 @@ from typing import Any, cast
 import pytorch_lightning as pl
 import torch.nn as nn
 from torch import Tensor
+from torchmetrics import Metric
 
 from hsakd_pl.data import Description, FeatureDataModule, ImageDataModule
 from hsakd_pl.data.splits import check_batch, check_normalised_images
@@ -147,10 +148,14 @@ class EvaluatedModule(pl.LightningModule):
             class_logits.append(logits)
             metrics |= self.evaluation.add_head(peer, logits, labels)
             for name, metric in metrics.items():
-                self.log(f"{split}/{name}", metric, on_step=False, on_epoch=True, prog_bar=name == "acc")
+                self._log_metric(f"{split}/{name}", metric, in_bar=name == "acc")
         if ensembles is not None and len(labels):
             ensembles.update(outputs, labels)
         return class_logits
+
+    def _log_metric(self, name: str, metric: Metric, in_bar: bool) -> None:
+        # without metric_attribute Lightning looks for the metric by its id, which in a copy of the module is another
+        self.log(name, metric, on_step=False, on_epoch=True, prog_bar=in_bar, metric_attribute=name)
 
     def train(self, mode: bool = True) -> "EvaluatedModule":
         super().train(mode)

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, MultiStepLR, ReduceLROnPlateau
 
 from hsakd_pl.errors import UsageError, require
+from hsakd_pl.modules.budget import steps_of_epochs
 from hsakd_pl.networks import Network
 from hsakd_pl.networks.heads import is_part
 
@@ -169,8 +170,16 @@ def one_schedule(optimizer: Optimizer, schedule: LRScheduler) -> dict[str, Any]:
 
 
 def with_warmup(optimizer: Optimizer, milestones: Sequence[int], epochs: int, trainer: pl.Trainer) -> Any:
-    """Warm up linearly, step by step, over ``epochs``; then divide the rate by 10 at each milestone."""
+    """Warm up linearly, step by step, over ``epochs``; then divide the rate by 10 at each milestone.
+
+    Raises UsageError if the number of steps per epoch is unknown.
+    """
+    steps = steps_of_epochs(trainer, range(epochs))
+    if steps is None:
+        raise UsageError(
+            f"warmup_epochs is {epochs}, but the training loader has no length: set warmup_epochs 0 and lr_scheduler, "
+            "or trainer.limit_train_batches to a number of batches"
+        )
     decay = MultiStepLR(optimizer, [epochs + epoch for epoch in milestones], gamma=0.1)
-    steps = max(1, round(epochs * trainer.estimated_stepping_batches / (trainer.max_epochs or 1)))
-    warmup = LinearLR(optimizer, 1 / steps, total_iters=max(1, steps - 1))
+    warmup = LinearLR(optimizer, 1 / max(1, steps), total_iters=max(1, steps - 1))
     return [optimizer], [{"scheduler": warmup, "interval": "step"}, {"scheduler": decay, "interval": "epoch"}]

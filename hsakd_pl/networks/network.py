@@ -75,10 +75,16 @@ class Network(nn.Module):
         self.transforms = transforms
         self.branches: Any = ()  # a ModuleList where there are some
 
-    def remember(self, file: WeightFile) -> None:
-        """Keep what is known of the origin of the weights, in the network and in its part without branches."""
+    def remember(self, file: WeightFile, new_head: bool = False) -> None:
+        """Keep what is known of the origin of the weights, in the network and in its part without branches.
+
+        A new head has not learnt the classes of the file.
+        """
+        description = file.description
+        if new_head and description is not None:
+            description = {**description, "class_names": [str(label) for label in range(self.num_classes)]}
         for network in (self, self.without_branches):
-            network.weights_from = replace(file, weights=None)
+            network.weights_from = replace(file, weights=None, description=description)
 
     @property
     def pretrained_cfg(self) -> Mapping[str, Any]:

@@ -65,7 +65,7 @@ def load_weights(
     for peer, weights in zip(peers, matching, strict=True):
         peer.load_state_dict(weights, strict=False)
         if isinstance(peer, Network):
-            peer.remember(file)
+            peer.remember(file, bool(new_head))
     if not strict:
         loaded = sum(len(weights) for weights in matching)
         total = sum(len(weights) for weights in parts)

@@ -26,16 +26,22 @@ class PublishedData:
         Args:
             splits: the facts of each split as the protocol of a run holds them.
         """
-        for split, num_images in self.images.items():
-            facts = splits.get(split)
-            if facts is None:
+        for split in self.images:
+            if split not in splits:
                 return f"the {split} split is not recorded"
-            if facts.get("classes") != self.classes:
-                return f"{facts.get('classes')} instead of {self.classes} classes"
-            if facts.get("images") != num_images:
-                return f"the {split} split has {facts.get('images')} instead of {num_images} images"
-            if split in self.pictures and facts.get("pictures") != self.pictures[split]:
-                return f"the {split} split has other labels or pictures"
+            difference = self.difference_of(split, splits[split])
+            if difference:
+                return difference
+        return ""
+
+    def difference_of(self, split: str, facts: Mapping[str, Any]) -> str:
+        """Return in what one split of a run differs from that of this data set; empty if in nothing."""
+        if facts.get("classes") != self.classes:
+            return f"{facts.get('classes')} instead of {self.classes} classes"
+        if facts.get("images") != self.images[split]:
+            return f"the {split} split has {facts.get('images')} instead of {self.images[split]} images"
+        if split in self.pictures and facts.get("pictures") != self.pictures[split]:
+            return f"the {split} split has other labels or pictures"
         return ""
 
 

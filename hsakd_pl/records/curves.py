@@ -12,6 +12,7 @@ Epochs = Sequence[Mapping[str, float]]
 LINE_STYLES = ("-", "--", "-.")  # dots are for training
 PANELS = {"loss (dotted: in training)": ("train/loss", "val/loss"), "accuracy (%)": ("val/acc",)}
 FEW_EPOCHS = 20  # up to which each has a mark
+LARGEST_DRAWN = 1e30  # of a run that diverges
 
 
 def save_curves(runs: Mapping[str, Sequence[Epochs]], path: Path) -> None:
@@ -58,11 +59,11 @@ def _draw_metric(axis: Any, histories: Sequence[Epochs], metric: str, style: dic
 
 
 def over_seeds(histories: Sequence[Epochs], metric: str) -> list[tuple[float, list[float]]]:
-    """Return each epoch with the values of the runs, accuracies in percent; values that are not finite are left out."""
+    """Return each epoch with the values of the runs, accuracies in percent, without those that no axis can show."""
     factor = 100 if metric.endswith("acc") else 1
     values: dict[float, list[float]] = {}
     for history in histories:
         for row in history:
-            if np.isfinite(row.get(metric, np.nan)):
+            if abs(row.get(metric, np.nan)) < LARGEST_DRAWN:
                 values.setdefault(row["epoch"], []).append(factor * row[metric])
     return sorted(values.items())

@@ -11,9 +11,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import replacing
 from hsakd_pl.records.curves import save_curves
-from hsakd_pl.records.formats import HISTORY_FILE, finite, of_validation, read_history
-
-STEP_COLUMNS = {"epoch", "step", "lr", "train/loss_step"}  # of the rows of logged steps
+from hsakd_pl.records.formats import HISTORY_FILE, STEP_COLUMNS, finite, of_validation, read_history
 
 
 class History(pl.Callback):
@@ -44,6 +42,7 @@ class History(pl.Callback):
         self.trainer = trainer
         is_resumed = trainer.global_step > 0
         rows = read_history(self.folder / HISTORY_FILE) if is_resumed and trainer.is_global_zero else []
+        rows = [row | {name: int(row[name]) for name in ("epoch", "step") if name in row} for row in rows]
         self.rows = [row for row in rows if row.get("step", 0) <= trainer.global_step and not self._is_open(row)]
         self._written_rows = len(self.rows)
 
@@ -77,7 +76,7 @@ class History(pl.Callback):
             self._write(trainer)
 
     def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if trainer.is_global_zero and self.rows:
+        if _writes(trainer) and self.rows:
             try:
                 save_curves({"": [self.rows]}, self.folder / "curves.png")
             except UsageError as error:
@@ -85,9 +84,15 @@ class History(pl.Callback):
 
     def _write(self, trainer: pl.Trainer) -> None:
         self._written_rows = len(self.rows)
-        if trainer.is_global_zero:
+        if _writes(trainer):
             columns = dict.fromkeys(name for row in self.rows for name in row)
             with replacing(self.folder / HISTORY_FILE, newline="") as file:
                 writer = csv.DictWriter(file, columns)
                 writer.writeheader()
                 writer.writerows(self.rows)
+
+
+def _writes(trainer: pl.Trainer) -> bool:
+    """Return whether this process writes the files: the first one, unless the fit is a trial."""
+    # Lightning sets fast_dev_run without declaring it
+    return trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]

@@ -19,7 +19,13 @@ def observers(options: Any, folder: str, result: ResultWriter) -> list[pl.Callba
     """Return the callbacks that record a run into ``folder``, for these options of its trainer."""
     history = History(folder)
     step_loss = StepLossLogger([history] if options.log_every_n_steps else [])
-    callbacks: list[pl.Callback] = [PredictionWriter(folder), EvaluationWriter(folder), step_loss, history, result]
+    callbacks: list[pl.Callback] = [
+        PredictionWriter(folder, option="trainer.default_root_dir"),
+        EvaluationWriter(folder),
+        step_loss,
+        history,
+        result,
+    ]
     if options.logger not in (None, True, False) and not options.fast_dev_run:
         callbacks += [LearningRateMonitor(), LoggedRun()]
     if options.enable_progress_bar is not False:

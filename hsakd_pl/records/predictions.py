@@ -2,10 +2,11 @@
 
 import csv
 import json
-import sys
+import math
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
-from math import isfinite
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,13 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import BasePredictionWriter
 
 from hsakd_pl.errors import UsageError, require
-from hsakd_pl.files import replacing
+from hsakd_pl.files import naming, replacing
+from hsakd_pl.files.escaping import for_spreadsheet, show
+from hsakd_pl.files.weights import weights_digest
 from hsakd_pl.modules.metrics import TOP_K
+from hsakd_pl.records.formats import read_predictions
 
+DIGITS = 12  # of the digest of the weights
 COLUMNS = ("image", "class", "probability", "agreement", "error")
 NOT_FINITE = "the network gives no finite probability"
 
@@ -25,25 +30,37 @@ class PredictionWriter(BasePredictionWriter):
 
     Columns: image (its path, or its number, from 0, if the loader gives none), class, probability of that class,
     agreement (the fraction of the transformations under which that class is the most probable), and instead of these
-    the error where there is no prediction. The lines of JSON contain the same, and under ``top`` the most probable
-    classes with their probabilities. Batches are written as they arrive, to new files that replace those of an earlier
-    run at the end. On several devices each writes the files of its own rank.
+    the error where there is no prediction. The lines of JSON contain the same, under ``top`` the most probable classes
+    with their probabilities, and under ``weights`` the digest of the weights. Batches are written as they arrive, to
+    new files that replace those of an earlier run at the end. On several devices each writes the files of its own rank.
+    A trial with ``fast_dev_run`` writes nothing.
 
     Args:
         folder: folder of the files.
         top: number of classes in a line of JSON, at most the five that a module's ``predict_step`` returns.
+        option: option of the command line that names the folder. With it, predictions of other weights are not
+            replaced, nor those of images that exist and would not be predicted: UsageError before the first batch.
     """
 
-    def __init__(self, folder: str | Path, top: int = TOP_K) -> None:
+    def __init__(self, folder: str | Path, top: int = TOP_K, option: str | None = None) -> None:
         super().__init__(write_interval="batch")
         require(1 <= top <= TOP_K, "top", top, f"from 1 to {TOP_K}")
         self.folder = Path(folder)
         self.top = top
+        self.option = option
+        self._is_trial = False
         self._open_files = ExitStack()
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Lightning sets fast_dev_run without declaring it
+        self._is_trial = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+        if self._is_trial:
+            return
+        self._weights = digest_of_predictor(pl_module)
         rank = f".rank{trainer.global_rank}" if trainer.world_size > 1 else ""
         self._path = self.folder / f"predictions{rank}.csv"
+        if self.option is not None:
+            check_replaceable(self._path, self._weights, _planned_images(trainer), f"--{self.option}")
         self._writer = csv.writer(self._open_files.enter_context(replacing(self._path, newline="", buffering=1)))
         self._writer.writerow(COLUMNS)
         self._lines = self._open_files.enter_context(replacing(self._path.with_suffix(".jsonl"), buffering=1))
@@ -63,12 +80,12 @@ class PredictionWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        for row in _rows_of(prediction):
+        for row in () if self._is_trial else _rows_of(prediction):
             if row["source"] is None:
                 row["source"] = f"image {self._images}"
             self._images += 1
             self._unread += 1 if row["error"] else 0
-            if not row["error"] and not isfinite(row["probability"]):
+            if not row["error"] and not math.isfinite(row["probability"]):
                 self._not_finite += 1
                 row["error"] = NOT_FINITE
             self._write_csv(row)
@@ -77,12 +94,13 @@ class PredictionWriter(BasePredictionWriter):
     def _write_csv(self, row: dict[str, Any]) -> None:
         cells = ["", "", ""]
         if not row["error"]:
-            cells = [_text(self._name(row["class"])), f"{row['probability']:.6f}", f"{row['agreement']:.2f}"]
-        self._writer.writerow([_text(row["source"]), *cells, _text(row["error"])])
+            cells = [for_spreadsheet(self._name(row["class"])), f"{row['probability']:.6f}", f"{row['agreement']:.2f}"]
+        self._writer.writerow([for_spreadsheet(row["source"]), *cells, for_spreadsheet(row["error"])])
 
     def _write_json(self, row: dict[str, Any]) -> None:
         if row["error"]:
-            self._lines.write(json.dumps({"image": row["source"], "error": row["error"]}) + "\n")
+            line = {"image": row["source"], "error": row["error"], "weights": self._weights}
+            self._lines.write(json.dumps(line) + "\n")
             return
         top = [
             {"class": self._name(label), "probability": round(probability, 6)}
@@ -94,6 +112,7 @@ class PredictionWriter(BasePredictionWriter):
             "probability": round(row["probability"], 6),
             "agreement": row["agreement"],
             "top": top[: self.top],
+            "weights": self._weights,
         }
         self._lines.write(json.dumps(line) + "\n")
 
@@ -101,16 +120,64 @@ class PredictionWriter(BasePredictionWriter):
         return str(self._class_names[label] if self._class_names else label)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._is_trial:
+            return
         self._open_files.close()
-        _print(f"predictions are in {self._path}, with the next most probable classes in {self._path.stem}.jsonl")
+        show(f"predictions are in {self._path}, with the next most probable classes in {self._path.stem}.jsonl")
         for count, reason in ((self._unread, "could not be read"), (self._not_finite, "have no finite probability")):
             if count:
-                _print(f"{count:,} of {self._images:,} images {reason}: see the column error")
+                show(f"{count:,} of {self._images:,} images {reason}: see the column error")
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Keep the predictions of an earlier run."""
         with suppress(UsageError):  # names the files, but the exception is not about them
             self._open_files.__exit__(type(exception), exception, exception.__traceback__)
+
+
+def digest_of_predictor(module: Any) -> str:
+    """Return the digest of the networks that predict, without branches, which differ between a run and its export."""
+    networks = getattr(module, "networks", None)
+    if not networks:  # a module of a user
+        return weights_digest(module.state_dict())[:DIGITS]
+    weights = {}
+    for number, network in enumerate(networks):
+        for name, tensor in network.without_branches.state_dict().items():
+            weights[f"{number}.{name}"] = tensor
+    return weights_digest(weights)[:DIGITS]
+
+
+def check_replaceable(path: Path, weights: str, images: Sequence[str] | None, option: str) -> None:
+    """Raise UsageError if predictions must not replace those in a file.
+
+    Args:
+        path: a ``predictions.csv``; the lines of JSON next to it say what it contains.
+        weights: digest of the weights that predict.
+        images: paths of the images that they predict; None if these are not known.
+        option: option that names the folder, for the error.
+    """
+    with naming(path):
+        if not path.exists() and not path.with_suffix(".jsonl").exists():
+            return
+    remedy = f"name another folder with {option}, or remove the file"
+    planned = {os.path.abspath(image) for image in images or ()}
+    lines = read_predictions(path.with_suffix(".jsonl"))
+    for line in chain([next(lines, {})], lines):  # a file without lines does not say anything either
+        if line.get("weights") != weights:
+            raise UsageError(f"{path} has predictions of other weights, or does not say of which: {remedy}")
+        image = os.path.abspath(str(line.get("image")))
+        if images is not None and image not in planned and os.path.exists(image):
+            raise UsageError(f"{path} has predictions of other images, such as {image}: {remedy}")
+
+
+def _planned_images(trainer: pl.Trainer) -> Sequence[str] | None:
+    """Return the paths of the images that are predicted, in order; None if they are not known."""
+    loader: Any = trainer.predict_dataloaders
+    paths = getattr(loader, "paths", None)
+    is_limited = isinstance(trainer.limit_predict_batches, int) or trainer.limit_predict_batches < 1
+    if paths is None or not is_limited:
+        return paths
+    images_per_batch = math.ceil(len(paths) / max(1, len(loader)))
+    return paths[: int(trainer.num_predict_batches[0]) * images_per_batch]
 
 
 def _rows_of(prediction: Any) -> Iterator[dict[str, Any]]:
@@ -120,14 +187,3 @@ def _rows_of(prediction: Any) -> Iterator[dict[str, Any]]:
         columns[name] = prediction[name].tolist()
     for values in zip(*columns.values(), strict=True):
         yield dict(zip(columns, values, strict=True))
-
-
-def _text(cell: str) -> str:
-    """Keep a spreadsheet from running the cell as a formula."""
-    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
-
-
-def _print(line: str) -> None:
-    """Print a line, with escapes for characters that the terminal's encoding lacks."""
-    encoding = sys.stdout.encoding or "utf-8"
-    print(line.encode(encoding, "backslashreplace").decode(encoding))

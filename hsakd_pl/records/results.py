@@ -14,6 +14,7 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import replacing
+from hsakd_pl.files.weights import read_weights, weights_digest
 from hsakd_pl.modules.budget import is_whole_epoch, planned_steps, steps_of_epochs
 from hsakd_pl.recipes import recipe_of
 from hsakd_pl.records.callbacks import Configured, found_values, training_callbacks
@@ -269,6 +270,7 @@ class ResultWriter(pl.Callback):
             "last_val_step": self.last_val_step,
             "best_val_acc": best_val_acc,
             "best_epoch": best_epoch,
+            **self._digests(trainer, finished),
             "metrics": self.metrics,
             "protocol": protocol | {"epochs": max_epochs},
             "seconds": round(seconds, 2),
@@ -280,6 +282,33 @@ class ResultWriter(pl.Callback):
             "teacher_sha256": trainer.lightning_module.hparams.get("teacher_sha256"),
             "changes": self.changes,
         }
+
+    def _digests(self, trainer: pl.Trainer, finished: bool) -> dict[str, str | None]:
+        """Return the digests of the last weights and of those of the best epoch, None before the fit has ended.
+
+        They are those of the checkpoints, which may differ from the module, for example if a callback averages weights.
+        Without a checkpoint, or if it cannot be read because a user's module stores code in it, the last weights are
+        those of the module.
+        """
+        if not finished:
+            return {"weights_digest": None, "best_weights_digest": None}
+        last = self.path.with_name("last.ckpt") if trainer.checkpoint_callbacks else None
+        module_digest = weights_digest(trainer.lightning_module.state_dict())
+        best_file = self.kept.best_model_path
+        return {
+            "weights_digest": _file_digest(last, trainer.global_step, module_digest),
+            "best_weights_digest": _file_digest(Path(best_file) if best_file else None, None, None),
+        }
+
+
+def _file_digest(path: Path | None, step: int | None, otherwise: str | None) -> str | None:
+    """Return the digest of the weights in a checkpoint, of this ``step`` unless that is None."""
+    try:
+        checkpoint = {} if path is None or not path.exists() else read_weights(path)
+    except UsageError:
+        checkpoint = {}
+    is_of_step = step is None or checkpoint.get("global_step") == step
+    return weights_digest(checkpoint["state_dict"]) if checkpoint and is_of_step else otherwise
 
 
 def stopped_early(trainer: pl.Trainer) -> bool:

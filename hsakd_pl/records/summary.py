@@ -10,6 +10,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_only
 
 from hsakd_pl.data import FeatureDataModule, ImageDataModule
+from hsakd_pl.files.escaping import for_terminal
 from hsakd_pl.files.weights import WeightFile
 from hsakd_pl.modules import HSAKDModule
 from hsakd_pl.networks import Network
@@ -28,7 +29,7 @@ class Introduction(pl.Callback):
 
 def aligned(lines: Iterable[tuple[str, str]]) -> str:
     """Format lines of a name, of at most eight letters, and a text."""
-    return "\n".join(f"{name:9} {text}" for name, text in lines)
+    return "\n".join(f"{name:9} {for_terminal(text)}" for name, text in lines)
 
 
 def introduction(trainer: pl.Trainer, module: HSAKDModule) -> list[tuple[str, str]]:

@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from collections.abc import Sized
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -14,13 +15,15 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 from torchmetrics.functional.classification import binary_calibration_error
 
+from hsakd_pl.errors import UsageError
 from hsakd_pl.files import replacing
 from hsakd_pl.files.lock import in_turn
-from hsakd_pl.files.weights import file_sha256, read_weights
+from hsakd_pl.files.weights import file_sha256, read_weights, weights_digest
 from hsakd_pl.modules.ensembles import BINS
 from hsakd_pl.records.details import confused_pairs, describe_example, project, reliability
 from hsakd_pl.records.ensembles import PICTURE, ensemble_results, rounded, show
-from hsakd_pl.records.formats import DETAILS_FILE, TEST_FILE, TEST_FORMAT
+from hsakd_pl.records.formats import DETAILS_FILE, TEST_FILE, TEST_FORMAT, read_test
+from hsakd_pl.records.measured import coverage, is_partial
 from hsakd_pl.records.protocol import machine
 
 EMBEDDED_IMAGES = 1000  # over all devices
@@ -92,6 +95,11 @@ class EvaluationWriter(pl.Callback):
             "class_names": getattr(getattr(trainer, "datamodule", None), "class_names", None),
         }
         results = self._results(trainer, pl_module, labels, probability, predicted)
+        if is_partial(results) and self._has_whole_test():
+            rank_zero_info(
+                f"{self.folder / TEST_FILE} stays as it is: a test of {coverage(results)} does not replace it"
+            )
+            return
         if sums is not None:
             results |= ensemble_results(sums, pl_module.networks, self._image_size)
         with in_turn(self.folder / ".test.writer"):  # the files of one test, also if two end at the same time
@@ -101,6 +109,14 @@ class EvaluationWriter(pl.Callback):
             if sums is not None:
                 show(results, self.folder / PICTURE)
         rank_zero_info(f"The results of the test are in {self.folder / TEST_FILE}")
+
+    def _has_whole_test(self) -> bool:
+        """Return whether the folder has a test of a whole split."""
+        try:
+            earlier = read_test(self.folder / TEST_FILE)
+        except UsageError:  # it is not one, and may be replaced
+            return False
+        return earlier is not None and not is_partial(earlier)
 
     def _results(
         self, trainer: pl.Trainer, module: pl.LightningModule, labels: Tensor, probability: Tensor, predicted: Tensor
@@ -112,14 +128,19 @@ class EvaluationWriter(pl.Callback):
             errors.append(rounded(float(error)))
         metrics = trainer.callback_metrics
         limit = trainer.limit_test_batches
-        checkpoint = trainer.ckpt_path or module.hparams.get("weights")
+        source = trainer.ckpt_path or module.hparams.get("weights")
+        checkpoint = read_weights(trainer.ckpt_path) if trainer.ckpt_path else {}
+        data = getattr(trainer, "datamodule", None)
         results: dict[str, Any] = {
             "format": TEST_FORMAT,
-            "checkpoint": None if checkpoint is None else str(checkpoint),
-            "epoch": read_weights(trainer.ckpt_path)["epoch"] + 1 if trainer.ckpt_path else None,
+            "checkpoint": None if source is None else str(source),
+            "epoch": checkpoint["epoch"] + 1 if checkpoint else None,
             "sha256": weights_sha256(trainer, module),
+            "weights_digest": weights_digest(checkpoint.get("state_dict") or module.state_dict()),
             "split": "test",
+            "data": getattr(data, "fingerprints", {}).get("test"),
             "images": len(labels),
+            "split_images": _images_of_split(trainer),
             "limited": {"limit_test_batches": limit} if isinstance(limit, int) or limit < 1 else {},
         }
         for name in sorted(metrics):
@@ -133,6 +154,19 @@ class EvaluationWriter(pl.Callback):
                 results[f"peer{peer}_ece"] = peer_error
         results["seconds"] = round(time.monotonic() - self._start, 2)
         return results | machine(trainer)
+
+
+def _images_of_split(trainer: pl.Trainer) -> int | None:
+    """Return the number of images of the whole test split; None for loaders that do not know it."""
+    data = getattr(trainer, "datamodule", None)
+    split = getattr(data, "splits", {}).get("test")
+    if split is not None:
+        return len(split.targets)
+    loaders = trainer.test_dataloaders
+    datasets = [getattr(loader, "dataset", None) for loader in (loaders if isinstance(loaders, list) else [loaders])]
+    if not all(isinstance(dataset, Sized) for dataset in datasets):
+        return None
+    return sum(len(dataset) for dataset in datasets if isinstance(dataset, Sized))
 
 
 def _selected_images(trainer: pl.Trainer, batch_idx: int, labels: Tensor) -> Tensor:

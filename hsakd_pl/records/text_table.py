@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from hsakd_pl.files.escaping import for_terminal
+
 LEFT_ALIGNED = "marks"  # columns of this name, and the first one; numbers are aligned to the right
 
 
@@ -17,9 +19,9 @@ def text_table(lines: Sequence[Mapping[str, str]]) -> str:
     grid = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         is_text = column in (columns[0], LEFT_ALIGNED)
-        grid.add_column(escape(column), no_wrap=True, justify="left" if is_text else "right")
+        grid.add_column(escape(for_terminal(column)), no_wrap=True, justify="left" if is_text else "right")
     for line in lines:
-        grid.add_row(*map(escape, line.values()))
+        grid.add_row(*(escape(for_terminal(cell)) for cell in line.values()))
     output = StringIO()
     Console(file=output, width=10_000, color_system=None).print(grid)
     return "\n".join(line.rstrip() for line in output.getvalue().strip("\n").splitlines())

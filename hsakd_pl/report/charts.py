@@ -15,6 +15,7 @@ SHAPES = (
     "m-1.1,-3.6h2.2v2.5h2.5v2.2h-2.5v2.5h-2.2v-2.5h-2.5v-2.2h2.5z",  # plus
 )
 MOST_TICKS = 6  # steps of an axis, about
+SMALLEST_RANGE = 1e-8  # of an axis, also in proportion to its numbers: smaller ones are rounding
 
 
 class Style(NamedTuple):
@@ -35,7 +36,7 @@ def round_numbers(low: float, high: float, least: float = 0) -> list[float]:
         >>> round_numbers(0, 1)
         [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     """
-    rough_step = (high - low or abs(high) or 1) / MOST_TICKS
+    rough_step = max(high - low or abs(high) or 1, SMALLEST_RANGE, SMALLEST_RANGE * abs(high)) / MOST_TICKS
     power = 10 ** floor(log10(rough_step))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough_step * 0.999)
     step = max(least, step)

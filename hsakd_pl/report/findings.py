@@ -28,7 +28,7 @@ def heads_of(test: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def findings(details: dict[str, Any]) -> dict[str, Any]:
-    """Arrange the content of a ``test_details.json``; if that is malformed, whatever Python raises goes through."""
+    """Arrange the content of a ``test_details.json``, as :func:`hsakd_pl.records.formats.read_details` returns it."""
     class_names = details["class_names"]
     bins = [full_bin for full_bin in details["reliability"] if full_bin]
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from hsakd_pl.recipes import ALL_RECIPES, Recipe
 from hsakd_pl.records.formats import Row
+from hsakd_pl.records.measured import is_validated, reasons_against_test_of, test_accuracy
 from hsakd_pl.report.differences import Differences, differing, expected, is_of_machine
 from hsakd_pl.report.rows import seed_of
 
@@ -100,13 +101,6 @@ def _marks_of_data(recipe: Recipe | None, members: Sequence[Row]) -> list[str]:
     return [f"not the paper's data: {difference}"] if difference else []
 
 
-def test_of(row: Row) -> float | None:
-    """Return the test accuracy of a run's last epoch; None if its test was of other weights."""
-    test = row["test"] or {}
-    is_last = test.get("epoch") is not None and test["epoch"] == row.get("epochs")
-    return test["acc"] if is_last and isinstance(test.get("acc"), int | float) else None
-
-
 def _describe(option: str, value: Any) -> str:
     """Return the last names of an option and of its value."""
     option_name = option.removesuffix(".class_path").rpartition(".")[2]
@@ -123,6 +117,8 @@ def _marks(members: Sequence[Row], ended: Sequence[Row]) -> list[str]:
     marks += [_describe(option, value) for option, value in limited.items()]
     if any(str(row.get("commit")).endswith("-dirty") for row in members):
         marks.append("uncommitted changes")
+    if not tested_on_one_split(members):
+        marks.append("the tests are on different data, and do not count")
     if any(row.get("changes") for row in members):
         marks.append("options changed on resume")
     if not _protocol(members):
@@ -138,9 +134,25 @@ def _marks_of_run(row: Row) -> list[str]:
         marks.append(f"{row['folder']} is unfinished, epoch {epochs}")
     elif planned not in (None, -1, epochs):
         marks.append(f"{row['folder']} ended in epoch {epochs} of {planned}")
-    if row["test"] and test_of(row) is None:
-        marks.append(f"the test in {row['folder']} is not of its last epoch: {row['test'].get('checkpoint')}")
+    if not is_validated(row):
+        step = row.get("last_val_step")
+        last_validation = f"its last validation was in step {step}" if step else "it was never validated"
+        marks.append(f"{row['folder']} has {row.get('steps')} steps, {last_validation}")
+    reasons = reasons_against_test_of(row)
+    if reasons:
+        marks.append(f"the test in {row['folder']} does not count: {', '.join(reasons)}")
+    elif row["test"] and _precision(row) not in (None, row["test"].get("precision")):
+        marks.append(f"the test in {row['folder']} ran in {row['test'].get('precision')}")
     return marks
+
+
+def _precision(row: Row) -> str | None:
+    return (row.get("protocol") or {}).get("precision")
+
+
+def tested_on_one_split(rows: Sequence[Row]) -> bool:
+    """Return whether all tests that count are on the same images, as far as they say."""
+    return len({row["test"].get("data") for row in rows if test_accuracy(row) is not None}) < 2
 
 
 def _with_distinct_names(groups: Sequence[Group]) -> list[Group]:

@@ -42,7 +42,8 @@ def matrix(cells: Sequence[Cell], recipes: Mapping[str, Recipe], folder: Path, t
 
 
 def _result(record: Record, published_number: str) -> str:
-    result = spread(record, "last") or "unfinished"
+    unvalidated = "not validated at its end" if record["n"] else "unfinished"
+    result = spread(record, "last") or unvalidated
     if record["n"] > 1:
         result += f" ({record['n']} seeds)"
     if published_number:

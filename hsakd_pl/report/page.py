@@ -8,11 +8,11 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 
-from hsakd_pl.errors import UsageError
 from hsakd_pl.files import replacing
 from hsakd_pl.records.curves import over_seeds
 from hsakd_pl.records.ensembles import ensemble_title
-from hsakd_pl.records.formats import DETAILS_FILE, Row
+from hsakd_pl.records.formats import Row
+from hsakd_pl.records.measured import coverage, reasons_against_test_of
 from hsakd_pl.report.charts import STYLES, Chart, Style, round_numbers
 from hsakd_pl.report.findings import findings, heads_of
 from hsakd_pl.report.groups import Group
@@ -25,10 +25,7 @@ Points = list[tuple[float, list[float]]]
 
 
 def write_page(groups: Sequence[Group], path: str | Path) -> None:
-    """Write the page of these groups, in this order.
-
-    Raises UsageError for a ``test_details.json`` that ``test`` did not write.
-    """
+    """Write the page of these groups, in this order."""
     styled = [(STYLES[index % len(STYLES)], group) for index, group in enumerate(groups)]
     group_contents = []
     for (style, group), line in zip(styled, all_lines(groups), strict=True):
@@ -57,13 +54,10 @@ def _group(group: Group, line: Line) -> dict[str, Any]:
 def _run(row: Row) -> dict[str, Any]:
     test = ["hsakd", "test", "--config", str(Path(row["folder"], "config.yaml")), "--ckpt_path", "last"]
     content = {"row": row, "command": shlex.join(test), "heads": heads_of(row.get("test") or {})}
-    if not row.get("details"):
-        return content
-    try:
-        return content | findings(row["details"])
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        path = Path(row["folder"], DETAILS_FILE)
-        raise UsageError(f"{path} was not written by 'test': remove it, or run {shlex.join(test)}") from error
+    content |= {"reasons": reasons_against_test_of(row), "coverage": coverage(row.get("test") or {})}
+    if row.get("details"):
+        content |= findings(row["details"])
+    return content
 
 
 def _curves(groups: Sequence[tuple[Style, Group]], metric: str, title: str) -> dict[str, Any] | None:

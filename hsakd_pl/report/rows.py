@@ -8,6 +8,7 @@ from hsakd_pl.records.formats import (
     DETAILS_FILE,
     HISTORY_FILE,
     RESULT_FILE,
+    STEP_COLUMNS,
     TEST_FILE,
     Row,
     read_details,
@@ -25,7 +26,7 @@ def result_files(folder: Path) -> list[Path]:
 def collect(folder: Path) -> list[Row]:
     """Read all runs below ``folder``, sorted by their folders.
 
-    A row is the content of ``result.json``, with ``folder``, ``history`` (a dict per epoch or logged step), and
+    A row is the content of ``result.json``, with ``folder``, ``history`` (a dict per epoch), and
     ``test`` and ``details``, which are None before a test. Raises UsageError if there are no runs, or for a file that
     cannot be read.
     """
@@ -33,7 +34,9 @@ def collect(folder: Path) -> list[Row]:
     for path in result_files(folder):
         row = read_row(path)
         row["folder"] = str(path.parent)
-        row["history"] = read_history(path.with_name(HISTORY_FILE))
+        # without logged steps, of which a run may have hundreds of thousands
+        history = read_history(path.with_name(HISTORY_FILE))
+        row["history"] = [line for line in history if line.keys() - STEP_COLUMNS]
         row["test"] = read_test(path.with_name(TEST_FILE))
         row["details"] = read_details(path.with_name(DETAILS_FILE))
         rows.append(row)

@@ -3,7 +3,7 @@
 import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
 from statistics import mean, stdev
 from typing import Any
@@ -11,23 +11,31 @@ from typing import Any
 from scipy.stats import t as student_t
 
 from hsakd_pl.errors import UsageError
+from hsakd_pl.files.escaping import for_latex, for_markdown, for_spreadsheet
+from hsakd_pl.records.formats import Row
+from hsakd_pl.records.measured import last_accuracy, test_accuracy
 from hsakd_pl.records.text_table import text_table
-from hsakd_pl.report.groups import Group, test_of
+from hsakd_pl.report.groups import Group, tested_on_one_split
 from hsakd_pl.report.rows import seed_of
 
 CONFIDENCE = 0.95
+# The accuracy of a run in each column, a fraction or None
+ACCURACIES: dict[str, Callable[[Row], float | None]] = {
+    "last": last_accuracy,
+    "best": lambda row: row["best_val_acc"],
+    "test": test_accuracy,
+}
 Record = dict[str, Any]
 Line = dict[str, str]
 
 
 def percents(group: Group, which: str) -> dict[str, float]:
     """Return the accuracy in percent by seed: of the ``last`` or ``best`` epoch, or of the ``test``."""
-    accuracies: dict[str, float] = {}
-    for row in group.rows:
-        accuracy = test_of(row) if which == "test" else row[f"{which}_val_acc"]
-        if accuracy is not None:
-            accuracies[seed_of(row)] = 100 * accuracy
-    return accuracies
+    if which == "test" and not tested_on_one_split(group.rows):
+        return {}
+    accuracy_of = ACCURACIES[which]
+    accuracies = {seed_of(row): accuracy_of(row) for row in group.rows}
+    return {seed: 100 * accuracy for seed, accuracy in accuracies.items() if accuracy is not None}
 
 
 def paired_difference(first: Mapping[str, float], second: Mapping[str, float]) -> Record:
@@ -173,18 +181,14 @@ def _rows_of_cells(table: Sequence[Line]) -> list[list[str]]:
 def _markdown(table: Sequence[Line]) -> str:
     header, *body = _rows_of_cells(table)
     rows = [header, ["---"] * len(header), *body]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
-
-
-# Characters with a meaning in LaTeX; a backslash needs the text font, so a slash replaces it
-LATEX_ESCAPES = str.maketrans({sign: f"\\{sign}" for sign in "&%$#_{}"} | {"^": r"\^{}", "~": r"\~{}", "\\": "/"})
+    return "\n".join("| " + " | ".join(map(for_markdown, row)) + " |" for row in rows)
 
 
 def _latex(table: Sequence[Line]) -> str:
     """Format a table for the package booktabs."""
     rows = []
     for cells in _rows_of_cells(table):
-        escaped = [cell.translate(LATEX_ESCAPES).replace("+-", r"$\pm$") for cell in cells]
+        escaped = [for_latex(cell).replace("+-", r"$\pm$") for cell in cells]
         rows.append(" & ".join(escaped) + r" \\")
     header, *body = rows
     begin = rf"\begin{{tabular}}{{l{'r' * (len(table[0]) - 1)}}}"
@@ -195,5 +199,8 @@ def _csv(numbers: Sequence[Record]) -> str:
     text = StringIO()
     writer = csv.DictWriter(text, list(numbers[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(numbers)
+    for record in numbers:
+        writer.writerow(
+            {name: for_spreadsheet(cell) if isinstance(cell, str) else cell for name, cell in record.items()}
+        )
     return text.getvalue().rstrip("\n")

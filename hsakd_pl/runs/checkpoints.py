@@ -14,8 +14,12 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.files import local_path, replacing
 from hsakd_pl.files.weights import read_weights
-from hsakd_pl.modules.budget import is_whole_epoch
+from hsakd_pl.modules.budget import accumulated_batches, is_whole_epoch
+from hsakd_pl.records.formats import check_checkpoint
+from hsakd_pl.records.results import stopped_early
+from hsakd_pl.runs.callbacks import announce, resumes_inside_epochs
 from hsakd_pl.runs.signals import Signals
+from hsakd_pl.runs.states import check_optimizers, check_parts
 
 FILES_BY_KEYWORD = {"last": ("last.ckpt", "hpc_ckpt_*.ckpt"), "best": ("best.ckpt",), "hpc": ("hpc_ckpt_*.ckpt",)}
 EVALUATION_PARTS: dict[str, type] = {"state_dict": dict, "pytorch-lightning_version": str}
@@ -60,6 +64,9 @@ def read_checkpoint(path: Path, training: bool) -> dict[str, Any]:
         raise UsageError(
             f"ckpt_path {path} is not a Lightning checkpoint, {', '.join(missing) or 'a tensor'} is missing: {remedy}"
         )
+    check_checkpoint(content, f"ckpt_path {path}")
+    if training:
+        check_parts(content, f"ckpt_path {path}")
     return content
 
 
@@ -125,13 +132,25 @@ class LastCheckpoint(ModelCheckpoint):
         self.saved_at = 0.0
         self.signals = Signals(str(Path(folder, "last.ckpt")), resume_command)
         self._max_steps: int | None = None
+        self._resumed: dict[str, Any] | None = None  # checkpoint, from its loading to the start of the fit
         self._stops = False  # after the next optimizer step
+        self._saves_inside_epochs = True
+        self._saved_step = 0
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if trainer.state.fn == "fit":
+            self._resumed = checkpoint
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Hide ``max_steps`` while Lightning restores its loops, after this hook and before ``on_train_start``.
 
         With it, Lightning repeats the end of an epoch that is complete, and trains the next one on other batches.
         """
+        if self._resumed is not None:
+            check_optimizers(trainer, self._resumed, f"ckpt_path {trainer.ckpt_path}")
+            self._resumed = None
         if trainer.ckpt_path is not None:
             self._max_steps = trainer.max_steps
             trainer.fit_loop.epoch_loop.max_steps = -1
@@ -150,6 +169,12 @@ class LastCheckpoint(ModelCheckpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._show_max_steps(trainer)
+        callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set without being declared
+        self._saves_inside_epochs = resumes_inside_epochs(callbacks)
+        self._saved_step = trainer.global_step
+        announce(callbacks)
+        # GradientAccumulationScheduler sets it when an epoch starts, which a resumed epoch does not do again
+        trainer.accumulate_grad_batches = accumulated_batches(trainer, trainer.current_epoch)
         self.signals.take_over(trainer)
         self.saved_at = time.monotonic()
 
@@ -157,7 +182,7 @@ class LastCheckpoint(ModelCheckpoint):
         for logger in trainer.loggers:
             logger.save()
         if trainer.current_epoch and self._agreed(trainer, bool(self.signals.received)):
-            self.signals.obey(trainer)
+            self.signals.obey(trainer, trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -197,14 +222,20 @@ class LastCheckpoint(ModelCheckpoint):
         if self._agreed(trainer, is_signalled or is_due):
             for logger in trainer.loggers:
                 logger.save()
-            trainer.save_checkpoint(self._path(), weights_only=False)
+            if self._saves_inside_epochs:
+                trainer.save_checkpoint(self._path(), weights_only=False)
+                self._saved_step = trainer.global_step
             self.saved_at = time.monotonic()
             if self._agreed(trainer, is_signalled):
-                self.signals.obey(trainer)
+                self.signals.obey(trainer, self._saved_step)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        is_unfinished = trainer.should_stop and not is_whole_epoch(trainer) and not stopped_early(trainer)
+        if is_unfinished and not self._saves_inside_epochs:
+            return  # the run is resumed from the end of the epoch before
         super().on_train_epoch_end(trainer, pl_module)
         self.saved_at = time.monotonic()
+        self._saved_step = trainer.global_step
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

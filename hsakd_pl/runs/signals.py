@@ -6,18 +6,20 @@ PyTorch and Lightning are imported inside of functions: the command line needs t
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and what an operating system or a scheduler sends
 REQUEUEING = (signal.SIGUSR1, signal.SIGUSR2)  # SLURM's in Lightning and in scripts/slurm, and submitit's
+SECONDS_TO_REPEAT = 0.01  # after a signal that arrived where Python drops exceptions
 SECONDS_BEFORE_INSISTING = 2  # torchrun repeats to its processes what the terminal has sent them already
 
 
@@ -34,14 +36,28 @@ class Interrupted(BaseException):
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM raise :class:`Interrupted` wherever the program is, inside of this context."""
+    """Let Ctrl-C and SIGTERM raise :class:`Interrupted` wherever the program is, inside of this context.
+
+    Python drops what is raised in a finalizer or a callback of a weak reference, as during imports: there the signal is
+    sent once more.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {signum: signal.signal(signum, _stop) for signum in STOPPING}
+    unraisablehook = sys.unraisablehook
+
+    def repeat_signal(unraisable: Any) -> None:
+        if isinstance(unraisable.exc_value, Interrupted):
+            threading.Timer(SECONDS_TO_REPEAT, os.kill, [os.getpid(), unraisable.exc_value.status - 128]).start()
+        else:
+            unraisablehook(unraisable)
+
+    sys.unraisablehook = repeat_signal
     try:
         yield
     finally:
+        sys.unraisablehook = unraisablehook
         for signum, handler in before.items():
             signal.signal(signum, handler)
 
@@ -85,17 +101,20 @@ class Signals:
         for watched in (*STOPPING, *self.listeners):
             signal.signal(watched, self._note)
 
-    def obey(self, trainer: "pl.Trainer") -> None:
-        """End the run with :class:`Interrupted`, or hand the job back; the checkpoint has just been written."""
+    def obey(self, trainer: "pl.Trainer", saved_step: int) -> None:
+        """End the run with :class:`Interrupted`, or hand the job back; the checkpoint is of step ``saved_step``."""
         from pytorch_lightning.utilities import rank_zero_info
 
         signum = self.received
         self.received = 0
         if trainer.strategy.reduce_boolean_decision(signum in STOPPING, all=False):
+            held = "holds all of it" if saved_step == trainer.global_step else f"holds the first {saved_step} steps"
             message = (
-                f"in epoch {trainer.current_epoch}, after {trainer.global_step} steps: {self.checkpoint} holds all of "
-                f"it. To resume:\n{self.resume_command}"
+                f"in epoch {trainer.current_epoch}, after {trainer.global_step} steps: {self.checkpoint} {held}. To "
+                f"resume:\n{self.resume_command}"
             )
+            if not saved_step:
+                message = f"in epoch {trainer.current_epoch}, before its first checkpoint"
             raise Interrupted(signum if signum in STOPPING else signal.SIGTERM, message)
         # Lightning's handler of SIGTERM would communicate with the other processes at any point: end at once
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,5 +1,8 @@
 """Test that batches depend only on seed, epoch and index, and that errors name a broken image."""
 
+import multiprocessing
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -97,3 +100,18 @@ def test_empty_index_list_gives_empty_batch() -> None:
     for made_in_workers in (False, True):
         [(images, labels)] = loader(made_in_workers).source.make_batches(0, [torch.arange(0)])
         assert images.shape == (0, 3, 16, 16) and labels.shape == (0,)
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="the sender of a signal is not known")
+def test_only_the_main_process_ends_workers() -> None:
+    before = set(multiprocessing.active_children())
+    epoch = iter(loader(True, num_workers=1))
+    next(epoch)
+    [worker] = set(multiprocessing.active_children()) - before
+    for name in ("INT", "TERM"):  # as a terminal or a scheduler sends them to all processes
+        subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
+    worker.join(0.5)
+    assert worker.is_alive()
+    worker.terminate()
+    worker.join(60)
+    assert worker.exitcode == 0

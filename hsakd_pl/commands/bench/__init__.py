@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hsakd_pl.commands.options import InvalidValueError, check_effective, check_unrepeated, parse_names, parse_seeds
 from hsakd_pl.errors import UsageError
+from hsakd_pl.files.escaping import show
 from hsakd_pl.report import TABLE_FORMATS
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def run(options: Namespace) -> None:
     cells, recipes = select_cells(options.tables, options.methods, options.pairs)
     if options.list:
         table = published(cells)
-        print(format_table(table, table, options.format))
+        show(format_table(table, table, options.format))
         return
     folder = local_path("folder", options.folder)
     bench = Bench(cells, recipes, options.seeds, folder, dict(options.teachers), options.fit_options)
@@ -95,7 +96,7 @@ def run(options: Namespace) -> None:
         for number, task in enumerate(tasks)
         if bench.state(task) != "done" and not _run_task(task, number, options)
     ]
-    print(matrix(cells, recipes, folder, options.format))
+    show(matrix(cells, recipes, folder, options.format))
     if failed:
         raise UsageError(f"{', '.join(failed)} failed; see the errors above, and run the bench again after fixing them")
 
@@ -130,5 +131,5 @@ def _run_task(task: "Task", number: int, options: Namespace) -> bool:
     """Run a task in a process of its own, and return whether it succeeded."""
     from hsakd_pl.commands.seeds import run_process
 
-    print(f"task {number}: {task.recipe}, seed {task.seed}", flush=True)
+    show(f"task {number}: {task.recipe}, seed {task.seed}")
     return run_process([*options.arguments, "--task", str(number)], options.debug) == 0

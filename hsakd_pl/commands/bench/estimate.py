@@ -15,6 +15,7 @@ import torch
 
 from hsakd_pl.cli.lightning_cli import HSAKDCLI
 from hsakd_pl.commands.bench.tasks import Bench, Task
+from hsakd_pl.files.escaping import show
 from hsakd_pl.modules.build import RANDOM
 
 MEASURED_STEPS = 8
@@ -101,7 +102,7 @@ def show_plan(bench: Bench, tasks: list[Task]) -> None:
                 hours_by_recipe[task.recipe] = measure_hours(bench, task)
             hours = hours_by_recipe[task.recipe]
         total += hours
-        print(f"{number:>4}  {state:<7} {hours:>8.2f} h  {task.recipe}, seed {task.seed}", flush=True)
+        show(f"{number:>4}  {state:<7} {hours:>8.2f} h  {task.recipe}, seed {task.seed}")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     print(f"{total:.1f} hours, one after the other, on this machine ({device})")
     for stage in sorted({task.stage for task in tasks}):

@@ -10,7 +10,8 @@ from hsakd_pl.commands.seeds import Setting, check_unchanged, run_seed, setting_
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import local_path, naming, read_text, replacing
 from hsakd_pl.recipes import ALL_RECIPES, BENCH_TABLES, Cell, Recipe, check_cells, read_table
-from hsakd_pl.records.formats import RESULT_FILE, TEST_FILE, is_finished
+from hsakd_pl.records.formats import RESULT_FILE, is_finished
+from hsakd_pl.records.measured import is_tested
 
 
 class Task(NamedTuple):
@@ -132,8 +133,7 @@ class Bench:
         """Return whether a task is ``done``, ``trained`` but not tested, ``begun``, or ``to do``."""
         checkpoint = self.checkpoint(task.recipe, task.seed)
         if is_finished(checkpoint.with_name(RESULT_FILE)):
-            is_tested = checkpoint.with_name(TEST_FILE).exists()
-            return "done" if is_tested else "trained"
+            return "done" if is_tested(checkpoint.parent) else "trained"
         return "begun" if checkpoint.exists() else "to do"
 
     def run(self, task: Task) -> None:

@@ -1,0 +1,93 @@
+"""Test that a checkpoint with a field of another type or size is refused in one line when a run is resumed."""
+
+import sys
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small import error_of, run
+
+
+def fit(*options: str, **trainer: Any) -> None:
+    limits = {"max_epochs": 2, "limit_train_batches": 4, "limit_val_batches": 1, "default_root_dir": "run"}
+    run("fit", *options, trainer={**limits, **trainer})
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return a checkpoint of the middle of an epoch."""
+    stop = {"class_path": "test_interruptions.Signal", "init_args": {"signum": 15, "at": 1}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("run"))
+        patch.setattr(sys, "argv", ["main.py"])
+        with pytest.raises(SystemExit):
+            fit(callbacks=[stop])
+        return torch.load("run/last.ckpt", weights_only=True)
+
+
+def forge(place: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    """Return a function that replaces a field by its path; callbacks are found by the start of their key."""
+
+    def change(content: Any) -> None:
+        *above, last = place.split("/")
+        for name in above:
+            content = content[_key(content, name)]
+        content[_key(content, last)] = value
+
+    return change
+
+
+def _key(content: Any, name: str) -> Any:
+    if isinstance(content, list):
+        return int(name)
+    keys = {str(key): key for key in content}
+    return keys.get(name) if name in keys else next((key for key in content if str(key).startswith(name)), name)
+
+
+PROGRESS = "loops/fit_loop/epoch_progress/current"
+FORGERIES: dict[str, Any] = {
+    f"{PROGRESS}/processed": "x",
+    "loops/fit_loop": {},
+    "callbacks/ResultWriter/spent": None,
+    "callbacks/BestCheckpoint/best_model_score": "x",
+    "callbacks/History": [],
+    "optimizer_states/0/param_groups/0/params": [],
+    "optimizer_states/0/param_groups/0/lr": "x",
+    "optimizer_states/0/state/0/momentum_buffer": torch.zeros(2, 2),
+    "optimizer_states/0/state/1/momentum_buffer": -1,
+    "lr_schedulers/0/last_epoch": None,
+    "means/loss": 1.5,
+    "hyper_parameters": None,
+    "pytorch-lightning_version": "x",
+    "callbacks/ResultWriter/best": [],
+    "transforms": True,
+    "epoch": -1,
+    "optimizer_states": [],
+}
+
+
+IN_CI = [*FORGERIES][1::3]
+
+
+@pytest.mark.parametrize(
+    "place", [place if place in IN_CI else pytest.param(place, marks=pytest.mark.nightly) for place in FORGERIES]
+)
+def test_forged_field_is_refused_on_resume(
+    place: str,
+    saved: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["main.py"])
+    content = deepcopy(saved)
+    forge(place, FORGERIES[place])(content)
+    Path("run").mkdir()
+    torch.save(content, "run/last.ckpt")
+    before = Path("run/last.ckpt").read_bytes()
+    assert "last.ckpt" in error_of(capsys, lambda: fit("--ckpt_path", "last"))
+    assert Path("run/last.ckpt").read_bytes() == before

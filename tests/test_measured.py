@@ -1,0 +1,364 @@
+"""Test that every accuracy belongs to the weights and the images that it stands next to."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small import error_of, run
+from torch import Tensor, nn
+
+from hsakd_pl.cli.main import main
+from hsakd_pl.errors import UsageError
+from hsakd_pl.export import Student, export_student, load_student
+from hsakd_pl.files.weights import weights_digest
+from hsakd_pl.records.formats import Row
+from hsakd_pl.records.measured import is_tested, last_accuracy
+from hsakd_pl.report.groups import groups
+from hsakd_pl.report.page import write_page
+from hsakd_pl.report.rows import collect
+from hsakd_pl.report.table import records
+
+BATCH = 2
+TEST_IMAGES = 4  # in each of two classes
+
+
+def write_images(root: Path, per_class: int = TEST_IMAGES) -> Path:
+    """Write class folders with noisy pictures, the same ones at every call."""
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 6), ("test", per_class)):
+        for label, name in enumerate(("cat", "dog")):
+            for number in range(count):
+                path = root / split / name / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                noise = generator.integers(0, 100, (8, 8, 3)) + 100 * label
+                Image.fromarray(noise.astype(np.uint8)).save(path)
+    return root
+
+
+def options(folder: Path, seed: int = 0, **trainer: Any) -> dict[str, Any]:
+    """Return changes of a small configuration: pictures of two classes, and the folder of the run."""
+    statistics = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+    images = {"root": "images", "image_size": 8, "batch_size": BATCH, **statistics}
+    return {
+        "seed_everything": seed,
+        "data": {"class_path": "hsakd_pl.ImageFolderDataModule", "init_args": images},
+        "trainer": {"default_root_dir": str(folder), **trainer},
+    }
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with two runs of different seeds; the first has a complete test."""
+    root = tmp_path_factory.mktemp("measured")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        write_images(Path("images"))
+        write_images(Path("more"), TEST_IMAGES + 1)
+        for seed in (0, 1):
+            run("fit", **options(Path(f"runs/{seed}"), seed))
+        run("test", "--ckpt_path", "last", **options(Path("runs/0")))
+    return root
+
+
+@pytest.fixture
+def folder(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a copy of the first run in the working folder; its own test still counts."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("images", "more"):
+        Path(name).symlink_to(runs / name)
+    shutil.copytree(runs / "runs/1", "other")
+    shutil.copytree(runs / "runs/0", "run")
+    return Path("run")
+
+
+def evaluate(folder: Path, checkpoint: Path | str = "last", data: dict[str, Any] | None = None, **trainer: Any) -> None:
+    (folder / "test.json").unlink()
+    changes = options(folder, **trainer)
+    changes["data"]["init_args"] |= data or {}
+    run("test", "--ckpt_path", str(checkpoint), **changes)
+
+
+def with_other_weights(folder: Path) -> Path:
+    """Return a checkpoint of the run in which a weight has changed, as within an epoch."""
+    content = torch.load(folder / "last.ckpt", weights_only=True)
+    next(iter(content["state_dict"].values())).mul_(1.5)
+    torch.save(content, folder / "best.ckpt")
+    return folder / "best.ckpt"
+
+
+def unfinished(folder: Path) -> None:
+    row = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps(row | {"finished": False, "weights_digest": None}))
+
+
+OTHER_MEASUREMENTS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a part of the split": (lambda folder: evaluate(folder, limit_test_batches=1), "2 of 8 images"),
+    "half of the split": (lambda folder: evaluate(folder, limit_test_batches=0.5), "4 of 8 images"),
+    "another seed": (lambda folder: evaluate(folder, "other/last.ckpt"), "of other weights"),
+    "other weights": (lambda folder: evaluate(folder, with_other_weights(folder)), "of other weights"),
+    "other data": (lambda folder: evaluate(folder, data={"root": "more"}), "on other data"),
+    "an unfinished run": (unfinished, ""),
+}
+
+
+def shown(folder: Path) -> tuple[float | None, str, str]:
+    """Return the accuracy in the table's column, the marks of its row, and the page."""
+    [group] = groups(collect(folder))
+    page = folder.parent / "page.html"
+    write_page([group], page)
+    [record] = records([group])
+    return record["test_mean"], record["marks"], page.read_text()
+
+
+def card_of(folder: Path) -> str:
+    """Return the model card without its table of files."""
+    export_student(folder, "out", ["safetensors"])
+    return Path("out/README.md").read_text().partition("## Files")[0]
+
+
+def test_test_of_last_weights_counts_everywhere(folder: Path) -> None:
+    test = json.loads((folder / "test.json").read_text())
+    row = json.loads((folder / "result.json").read_text())
+    saved = torch.load(folder / "last.ckpt", weights_only=True)["state_dict"]
+    assert row["weights_digest"] == test["weights_digest"] == weights_digest(saved)
+    assert (test["images"], test["split_images"]) == (8, 8)
+    accuracy, marks, page = shown(folder)
+    assert accuracy == pytest.approx(100 * test["acc"])
+    assert "does not count" not in marks + page
+    assert is_tested(folder)
+    card = card_of(folder)
+    assert card.count("test accuracy") == card.count("validation accuracy") == 2  # text and metadata
+    assert weights_digest(export_weights("out")) in card
+
+
+def export_weights(folder: str) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(Path(folder, "model.safetensors"))
+
+
+@pytest.mark.parametrize("kind", OTHER_MEASUREMENTS)
+def test_test_of_something_else_is_marked_and_counts_nowhere(kind: str, folder: Path) -> None:
+    measure, reason = OTHER_MEASUREMENTS[kind]
+    measure(folder)
+    accuracy, marks, page = shown(folder)
+    assert accuracy is None
+    assert reason in marks and reason in page
+    assert not is_tested(folder)
+    if kind != "an unfinished run":
+        assert "test accuracy" not in card_of(folder)
+
+
+def test_sweep_considers_its_own_limits_as_tested(folder: Path) -> None:
+    """A sweep whose configuration limits tests would repeat them for ever."""
+    row = json.loads((folder / "result.json").read_text())
+    row["protocol"]["options"]["trainer.limit_test_batches"] = 1
+    (folder / "result.json").write_text(json.dumps(row))
+    evaluate(folder, limit_test_batches=1)
+    assert is_tested(folder) and shown(folder)[0] is None
+
+
+@pytest.mark.parametrize("digest", [None, "0" * 64])
+def test_card_of_weights_that_no_result_names_shows_no_accuracy(digest: str | None, folder: Path) -> None:
+    row = json.loads((folder / "result.json").read_text())
+    changes = {"weights_digest": digest, "best_weights_digest": digest}
+    (folder / "result.json").write_text(json.dumps(row | changes))
+    (folder / "test.json").unlink()
+    card = card_of(folder)
+    assert "accuracy |" not in card and "model-index" not in card
+
+
+def test_card_of_partly_validated_run_shows_no_validation_accuracy(folder: Path) -> None:
+    row = json.loads((folder / "result.json").read_text())
+    row["protocol"]["limited"] = {"trainer.limit_val_batches": 1}
+    (folder / "result.json").write_text(json.dumps(row))
+    assert "validation accuracy" not in card_of(folder)
+
+
+@pytest.mark.parametrize(
+    ("steps", "counts"),
+    [({}, True), ({"steps": 9, "last_val_step": 9}, True), ({"steps": 9, "last_val_step": 6}, False)],
+)
+def test_validation_of_earlier_weights_is_not_that_of_the_last_epoch(
+    steps: dict[str, int], counts: bool, folder: Path
+) -> None:
+    row: Row = {name: entry for name, entry in collect(folder)[0].items() if name not in ("steps", "last_val_step")}
+    row |= steps
+    [group] = groups([row])
+    assert (last_accuracy(row) is not None) == counts
+    assert (records([group])[0]["last_mean"] is not None) == counts
+    assert any("its last validation was in step 6" in mark for mark in group.marks) != counts
+
+
+def test_tests_on_different_data_are_not_averaged(folder: Path) -> None:
+    """Runs that hold out images for validation never read the test split, so that no protocol names it."""
+    rows = []
+    for seed, data in ((0, "aaaaaaaaaaaa"), (1, "bbbbbbbbbbbb")):
+        [row] = collect(folder)
+        row["protocol"]["data"] = None
+        rows.append(row | {"seed": seed, "test": row["test"] | {"data": data}})
+    [group] = groups(rows)
+    assert records([group])[0]["test_mean"] is None
+    assert "the tests are on different data, and do not count" in group.marks
+    rows[1]["test"]["data"] = "aaaaaaaaaaaa"
+    assert records(groups(rows))[0]["test_mean"] is not None
+
+
+TENSORS: dict[str, Tensor] = {
+    "scalar": torch.tensor(3),
+    "empty": torch.zeros(0, 2),
+    "bool": torch.tensor([True, False]),
+    "bfloat16": torch.ones(2, 3, dtype=torch.bfloat16),
+    "transposed": torch.arange(6.0).reshape(2, 3).t(),
+    "parameter": nn.Parameter(torch.ones(2)),
+}
+
+
+@pytest.mark.parametrize("kind", TENSORS)
+def test_digest_depends_on_name_dtype_shape_and_value_alone(kind: str) -> None:
+    tensor = TENSORS[kind].detach()
+    digest = weights_digest({"a": tensor, "b": torch.ones(1)})
+    assert digest == weights_digest({"module.b": torch.ones(1), "_orig_mod.a": tensor.contiguous(), "extra": "state"})
+    others = [{"c": tensor}, {"a": tensor.reshape(1, *tensor.shape)}, {"a": tensor.to(torch.complex64)}]
+    if tensor.numel():
+        others.append({"a": tensor + 1 if tensor.dtype != torch.bool else ~tensor})
+    digests = {digest, *(weights_digest({"b": torch.ones(1), **other}) for other in others)}
+    assert len(digests) == len(others) + 1
+
+
+CHANGES: dict[str, Callable[[nn.Module], object]] = {
+    "a trained weight": lambda student: next(student.parameters()).data.mul_(1.5),
+    "a running mean": lambda student: next(student.buffers()).add_(1),
+    "another precision": lambda student: student.bfloat16(),
+}
+
+
+def saved_card(student: Student, folder: Path) -> str:
+    student.save_pretrained(folder)
+    return (folder / "README.md").read_text()
+
+
+@pytest.fixture
+def exported(folder: Path) -> Path:
+    export_student(folder, "exported", ["safetensors"])
+    return Path("exported")
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_copy_of_changed_student_claims_no_accuracy(kind: str, exported: Path) -> None:
+    student = load_student(exported)
+    assert "test accuracy" in saved_card(student, Path("unchanged"))
+    student.network.requires_grad_(False)
+    CHANGES[kind](student.network)
+    assert "accuracy" not in saved_card(student, Path("changed"))
+    with pytest.raises(UsageError, match="exported has the export of other weights"):
+        student.save_pretrained(exported)
+    assert "test accuracy" in (exported / "README.md").read_text()
+
+
+def test_card_next_to_other_weights_is_not_taken_over(exported: Path, folder: Path) -> None:
+    export_student("other", "second", ["safetensors"])
+    shutil.copy("second/model.safetensors", exported)
+    assert "accuracy" not in saved_card(load_student(exported), Path("copy"))
+
+
+@pytest.mark.parametrize("peer", [1, 2])
+def test_card_shows_accuracy_of_exported_peer(peer: int, folder: Path) -> None:
+    names = {"networks": ["resnet8", "resnet8"]}
+    run("fit", module="MutualModule", model={"init_args": names}, **options(Path("mutual")))
+    run("test", "--ckpt_path", "last", module="MutualModule", model={"init_args": names}, **options(Path("mutual")))
+    test = json.loads(Path("mutual/test.json").read_text()) | {"acc": 0.123, "peer1_acc": 0.25, "peer2_acc": 0.75}
+    Path("mutual/test.json").write_text(json.dumps(test))
+    export_student("mutual", "peer", ["safetensors"], peer=peer)
+    assert f"| test accuracy | {25 if peer == 1 else 75}.00 % |" in Path("peer/README.md").read_text()
+
+
+def test_fit_does_not_replace_finished_result(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Try a new run, a trial without checkpoints, and the checkpoint of another run."""
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    without_checkpoints = options(folder, enable_checkpointing=False)
+    commands: dict[str, Callable[[], object]] = {
+        "resume it with --ckpt_path": lambda: run("fit", **options(folder)),
+        "a fit without checkpoints": lambda: run("fit", **without_checkpoints),
+        "without checkpoints would": lambda: run("fit", "--ckpt_path", "last", **without_checkpoints),
+        "belongs to another run": lambda: run("fit", "--ckpt_path", "other/last.ckpt", **options(folder)),
+    }
+    for reason, command in commands.items():
+        assert reason in error_of(capsys, command)
+        assert {name: (folder / name).read_bytes() for name in before} == before
+    (folder / "last.ckpt").unlink()  # to save space
+    del before["last.ckpt"]
+    assert "its last.ckpt is missing" in error_of(capsys, lambda: run("fit", **options(folder)))
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    run("fit", **options(folder, fast_dev_run=True))  # writes nothing
+    assert {name: (folder / name).read_bytes() for name in before} == before
+
+
+def test_partial_test_does_not_replace_a_whole_one(folder: Path) -> None:
+    before = (folder / "test.json").read_bytes()
+    run("test", "--ckpt_path", "last", **options(folder, limit_test_batches=1))
+    assert (folder / "test.json").read_bytes() == before
+
+
+def test_report_keeps_foreign_rows_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for content in ("mine", '{"folder": "a"}\n', "[1]\n"):
+        (folder / "rows.jsonl").write_text(content)
+        main(["report", str(folder)])
+        assert (folder / "rows.jsonl").read_text() == content
+        captured = capsys.readouterr()
+        assert "is not of a report" in captured.err and "config" in captured.out
+    (folder / "rows.jsonl").unlink()
+    for _ in range(2):
+        main(["report", str(folder)])
+    assert json.loads((folder / "rows.jsonl").read_text())["folder"] == str(folder)
+
+
+def predict(source: Path | str, *images: str, more: tuple[str, ...] = ()) -> None:
+    main(["predict", str(source), *images, "--accelerator", "cpu", "--num_workers", "0", *more])
+
+
+def test_predict_replaces_only_predictions_of_the_same_weights_and_images(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predict(folder, "images/train/cat")
+    predict(folder, "images/train/cat")  # the same command
+    predict(folder / "last.ckpt", "images/train")  # all of these images and more
+    before = Path("predictions.csv").read_bytes()
+    commands = {
+        "predictions of other weights": ("other", "images/train"),
+        "predictions of other images": (folder, "images/test"),
+        "of other images, such as": (folder, "images/train/dog"),
+    }
+    for reason, (source, images) in commands.items():
+        message = error_of(capsys, lambda source=source, images=images: predict(source, images))
+        assert reason in message and "--folder" in message
+        assert Path("predictions.csv").read_bytes() == before
+    predict("other", "images/test", more=("--folder", "elsewhere"))
+
+
+@pytest.mark.parametrize("lines", [None, "", "text\n", '{"image": "a.png"}\n', '{"weights": 1}\n', "[]\n"])
+def test_predict_keeps_table_of_unknown_origin(
+    lines: str | None, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("predictions.csv").write_text("mine")
+    if lines is not None:
+        Path("predictions.jsonl").write_text(lines)
+    assert "does not say of which" in error_of(capsys, lambda: predict(folder, "images/train/cat"))
+    assert Path("predictions.csv").read_text() == "mine"
+
+
+def test_limited_predict_does_not_replace_a_whole_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    predict_dir = ["--data.init_args.predict_dir", "images/train", "--ckpt_path", "last"]
+    run("predict", *predict_dir, **options(folder))
+    before = (folder / "predictions.csv").read_bytes()
+    run("predict", *predict_dir, **options(folder, fast_dev_run=True))
+    assert (folder / "predictions.csv").read_bytes() == before
+    message = error_of(capsys, lambda: run("predict", *predict_dir, **options(folder, limit_predict_batches=1)))
+    assert "of other images" in message and "--trainer.default_root_dir" in message
+    assert (folder / "predictions.csv").read_bytes() == before
