@@ -117,7 +117,9 @@ def test_lightning_callbacks_work_with_modules(
     assert module.teacher.stand_in is None
 
 
-@pytest.mark.parametrize("kind", MODULES)
+@pytest.mark.parametrize(
+    "kind", ["student", *(pytest.param(kind, marks=pytest.mark.nightly) for kind in MODULES if kind != "student")]
+)
 def test_tuner_runs_before_fit(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run, module, data = trainer(limit_val_batches=1), make(kind, num_classes=10), DigitsDataModule(batch_size=16)

@@ -100,7 +100,7 @@ def test_all_processes_end_if_the_first_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("nodes", [1, 2])
+@pytest.mark.parametrize("nodes", [pytest.param(1, marks=pytest.mark.nightly), 2])
 def test_two_cpu_processes_train(nodes: int, tmp_path: Path) -> None:
     """Start on one machine with the overlay for several devices, or as if on two machines without a device count."""
     port = free_ports(1)[0]
