@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small import run
+from small import error_of, run
 from torch import Tensor, nn
 
-from hsakd_pl.export import export_student
+from hsakd_pl.cli.main import main
+from hsakd_pl.errors import UsageError
+from hsakd_pl.export import Student, export_student, load_student
 from hsakd_pl.files.weights import weights_digest
 from hsakd_pl.records.formats import Row
 from hsakd_pl.records.measured import is_tested, last_accuracy
@@ -228,3 +230,135 @@ def test_digest_depends_on_name_dtype_shape_and_value_alone(kind: str) -> None:
         others.append({"a": tensor + 1 if tensor.dtype != torch.bool else ~tensor})
     digests = {digest, *(weights_digest({"b": torch.ones(1), **other}) for other in others)}
     assert len(digests) == len(others) + 1
+
+
+CHANGES: dict[str, Callable[[nn.Module], object]] = {
+    "a trained weight": lambda student: next(student.parameters()).data.mul_(1.5),
+    "a running mean": lambda student: next(student.buffers()).add_(1),
+    "another precision": lambda student: student.bfloat16(),
+}
+
+
+def saved_card(student: Student, folder: Path) -> str:
+    student.save_pretrained(folder)
+    return (folder / "README.md").read_text()
+
+
+@pytest.fixture
+def exported(folder: Path) -> Path:
+    export_student(folder, "exported", ["safetensors"])
+    return Path("exported")
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_copy_of_changed_student_claims_no_accuracy(kind: str, exported: Path) -> None:
+    student = load_student(exported)
+    assert "test accuracy" in saved_card(student, Path("unchanged"))
+    student.network.requires_grad_(False)
+    CHANGES[kind](student.network)
+    assert "accuracy" not in saved_card(student, Path("changed"))
+    with pytest.raises(UsageError, match="exported has the export of other weights"):
+        student.save_pretrained(exported)
+    assert "test accuracy" in (exported / "README.md").read_text()
+
+
+def test_card_next_to_other_weights_is_not_taken_over(exported: Path, folder: Path) -> None:
+    export_student("other", "second", ["safetensors"])
+    shutil.copy("second/model.safetensors", exported)
+    assert "accuracy" not in saved_card(load_student(exported), Path("copy"))
+
+
+@pytest.mark.parametrize("peer", [1, 2])
+def test_card_shows_accuracy_of_exported_peer(peer: int, folder: Path) -> None:
+    names = {"networks": ["resnet8", "resnet8"]}
+    run("fit", module="MutualModule", model={"init_args": names}, **options(Path("mutual")))
+    run("test", "--ckpt_path", "last", module="MutualModule", model={"init_args": names}, **options(Path("mutual")))
+    test = json.loads(Path("mutual/test.json").read_text()) | {"acc": 0.123, "peer1_acc": 0.25, "peer2_acc": 0.75}
+    Path("mutual/test.json").write_text(json.dumps(test))
+    export_student("mutual", "peer", ["safetensors"], peer=peer)
+    assert f"| test accuracy | {25 if peer == 1 else 75}.00 % |" in Path("peer/README.md").read_text()
+
+
+def test_fit_does_not_replace_finished_result(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Try a new run, a trial without checkpoints, and the checkpoint of another run."""
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    without_checkpoints = options(folder, enable_checkpointing=False)
+    commands: dict[str, Callable[[], object]] = {
+        "resume it with --ckpt_path": lambda: run("fit", **options(folder)),
+        "a fit without checkpoints": lambda: run("fit", **without_checkpoints),
+        "without checkpoints would": lambda: run("fit", "--ckpt_path", "last", **without_checkpoints),
+        "belongs to another run": lambda: run("fit", "--ckpt_path", "other/last.ckpt", **options(folder)),
+    }
+    for reason, command in commands.items():
+        assert reason in error_of(capsys, command)
+        assert {name: (folder / name).read_bytes() for name in before} == before
+    (folder / "last.ckpt").unlink()  # to save space
+    del before["last.ckpt"]
+    assert "its last.ckpt is missing" in error_of(capsys, lambda: run("fit", **options(folder)))
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    run("fit", **options(folder, fast_dev_run=True))  # writes nothing
+    assert {name: (folder / name).read_bytes() for name in before} == before
+
+
+def test_partial_test_does_not_replace_a_whole_one(folder: Path) -> None:
+    before = (folder / "test.json").read_bytes()
+    run("test", "--ckpt_path", "last", **options(folder, limit_test_batches=1))
+    assert (folder / "test.json").read_bytes() == before
+
+
+def test_report_keeps_foreign_rows_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for content in ("mine", '{"folder": "a"}\n', "[1]\n"):
+        (folder / "rows.jsonl").write_text(content)
+        main(["report", str(folder)])
+        assert (folder / "rows.jsonl").read_text() == content
+        captured = capsys.readouterr()
+        assert "is not of a report" in captured.err and "config" in captured.out
+    (folder / "rows.jsonl").unlink()
+    for _ in range(2):
+        main(["report", str(folder)])
+    assert json.loads((folder / "rows.jsonl").read_text())["folder"] == str(folder)
+
+
+def predict(source: Path | str, *images: str, more: tuple[str, ...] = ()) -> None:
+    main(["predict", str(source), *images, "--accelerator", "cpu", "--num_workers", "0", *more])
+
+
+def test_predict_replaces_only_predictions_of_the_same_weights_and_images(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predict(folder, "images/train/cat")
+    predict(folder, "images/train/cat")  # the same command
+    predict(folder / "last.ckpt", "images/train")  # all of these images and more
+    before = Path("predictions.csv").read_bytes()
+    commands = {
+        "predictions of other weights": ("other", "images/train"),
+        "predictions of other images": (folder, "images/test"),
+        "of other images, such as": (folder, "images/train/dog"),
+    }
+    for reason, (source, images) in commands.items():
+        message = error_of(capsys, lambda source=source, images=images: predict(source, images))
+        assert reason in message and "--folder" in message
+        assert Path("predictions.csv").read_bytes() == before
+    predict("other", "images/test", more=("--folder", "elsewhere"))
+
+
+@pytest.mark.parametrize("lines", [None, "", "text\n", '{"image": "a.png"}\n', '{"weights": 1}\n', "[]\n"])
+def test_predict_keeps_table_of_unknown_origin(
+    lines: str | None, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("predictions.csv").write_text("mine")
+    if lines is not None:
+        Path("predictions.jsonl").write_text(lines)
+    assert "does not say of which" in error_of(capsys, lambda: predict(folder, "images/train/cat"))
+    assert Path("predictions.csv").read_text() == "mine"
+
+
+def test_limited_predict_does_not_replace_a_whole_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    predict_dir = ["--data.init_args.predict_dir", "images/train", "--ckpt_path", "last"]
+    run("predict", *predict_dir, **options(folder))
+    before = (folder / "predictions.csv").read_bytes()
+    run("predict", *predict_dir, **options(folder, fast_dev_run=True))
+    assert (folder / "predictions.csv").read_bytes() == before
+    message = error_of(capsys, lambda: run("predict", *predict_dir, **options(folder, limit_predict_batches=1)))
+    assert "of other images" in message and "--trainer.default_root_dir" in message
+    assert (folder / "predictions.csv").read_bytes() == before

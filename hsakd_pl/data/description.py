@@ -63,6 +63,6 @@ def read_description(content: Any, origin: str) -> Description:
             mean=tuple(map(float, content["mean"])),
             std=tuple(map(float, content["std"])),
         )
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (ArithmeticError, KeyError, TypeError, ValueError) as error:
         message = f"{origin} does not describe its data ({type(error).__name__}: {error}): write it again"
         raise UsageError(message) from error

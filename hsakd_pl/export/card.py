@@ -60,19 +60,26 @@ def results(trained: Trained) -> tuple[dict[str, Any], dict[str, float]]:
 
 
 def model_card(
-    trained: Trained, folder_name: str, input: str, checked: str, files: list[ExportedFile], data_class: str
+    trained: Trained,
+    measured: tuple[dict[str, Any], dict[str, float]],
+    folder_name: str,
+    input: str,
+    checked: str,
+    files: list[ExportedFile],
+    data_class: str,
 ) -> str:
     """Return the model card as Markdown, with Hugging Face's front matter.
 
     Args:
         trained: the student.
+        measured: return value of :func:`results`.
         folder_name: name of the exported folder.
         input: input of the graphs, ``float`` or ``uint8``.
         checked: images that the files were compared on, in words.
         files: exported files.
         data_class: name of the data module's class.
     """
-    row, accuracies = results(trained)
+    row, accuracies = measured
     student = trained.student
     description = student.description
     name = student.network.name or type(student.network).__name__

@@ -19,6 +19,7 @@ from hsakd_pl.networks.bounded import within
 from hsakd_pl.networks.keys import split_peers
 from hsakd_pl.networks.registry import trusted
 from hsakd_pl.networks.weights import load_weights
+from hsakd_pl.records.formats import check_checkpoint
 
 
 class Trained(NamedTuple):
@@ -78,6 +79,8 @@ def read_trained(
         path = path / "last.ckpt"
     content = read_weights(path)
     saved = content if isinstance(content, Mapping) else {}
+    if "pytorch-lightning_version" in saved:
+        check_checkpoint(saved, str(path))
     weights = unwrap(content, str(path))
     parts = split_peers(weights)
     if peer is None and len(parts) > 1:
@@ -106,15 +109,16 @@ def read_trained(
 def _network_name(saved: Mapping[str, Any], index: int) -> Any:
     """Return the name of a peer's network that a checkpoint states, if any."""
     options = saved.get("hyper_parameters", {})
+    options = options if isinstance(options, Mapping) else {}
     names = saved.get("networks") or options.get("networks") or []
-    name = names[index] if index < len(names) else None
+    name = names[index] if isinstance(names, list | tuple) and index < len(names) else None
     return name or options.get("network")
 
 
 def _transforms_name(saved: Mapping[str, Any], index: int) -> str | None:
     """Return the name of a peer's transformations that a checkpoint states, if any."""
     described = saved.get("transforms", [])
-    if index >= len(described):
+    if not isinstance(described, list | tuple) or index >= len(described):
         return None
     return str(described[index]).partition(" ")[2]  # their number comes first
 
@@ -122,11 +126,17 @@ def _transforms_name(saved: Mapping[str, Any], index: int) -> str | None:
 def _best_peer(saved: Mapping[str, Any], count: int) -> int:
     """Return the number of the peer with the best validation accuracy in a callback's state; 1 if there is none."""
     metrics: Mapping[str, Any] = {}
-    for state in saved.get("callbacks", {}).values():
+    callbacks = saved.get("callbacks")
+    for state in callbacks.values() if isinstance(callbacks, Mapping) else ():
         if isinstance(state, Mapping) and isinstance(state.get("metrics"), Mapping):
             metrics = state["metrics"]
             break
-    return max(range(1, count + 1), key=lambda number: metrics.get(f"val/peer{number}_acc") or 0)
+
+    def accuracy(number: int) -> float:
+        value = metrics.get(f"val/peer{number}_acc")
+        return value if isinstance(value, int | float) else 0
+
+    return max(range(1, count + 1), key=accuracy)
 
 
 def _as_classifier(weights: StateDict, network: nn.Module) -> StateDict:

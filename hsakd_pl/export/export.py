@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hsakd_pl.data import Description, ImageDataModule
 from hsakd_pl.errors import UsageError, require
-from hsakd_pl.export.card import model_card
+from hsakd_pl.export.card import model_card, results
 from hsakd_pl.export.checkpoint import Trained, read_trained
 from hsakd_pl.export.folder import check_folder, whole_folder
 from hsakd_pl.export.formats import (
@@ -100,6 +100,7 @@ def export_student(
     check_folder(target)
     trained = read_trained(local_path("checkpoint", checkpoint), network, description, peer, data)
     student = trained.student
+    measured = results(trained)  # before the work, since a file of the run may be broken
     pictures = find_pictures(data, images, student.description)
     with whole_folder(target) as partial:
         save(student, partial, input=input)
@@ -112,7 +113,13 @@ def export_student(
         if "safetensors" not in formats:
             (partial / WEIGHTS_FILE).unlink()
         card = model_card(
-            trained, os.path.basename(os.path.abspath(target)), input, pictures.origin, files, type(data).__name__
+            trained,
+            measured,
+            os.path.basename(os.path.abspath(target)),
+            input,
+            pictures.origin,
+            files,
+            type(data).__name__,
         )
         with replacing(partial / CARD_FILE) as file:
             file.write(card)

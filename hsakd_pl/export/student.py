@@ -15,11 +15,13 @@ from torchvision.transforms import v2
 from hsakd_pl.data.description import Description, read_description
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import local_path, read_text, replacing
+from hsakd_pl.files.weights import weights_digest
 from hsakd_pl.networks import as_network, create_network
 from hsakd_pl.networks.bounded import within
 from hsakd_pl.networks.registry import trusted
 from hsakd_pl.networks.weights import describe, load_weights
 from hsakd_pl.ops import COLOURS, FLIPS, ROTATIONS, Transforms, named_transforms
+from hsakd_pl.records.schema import Fields, Items, Number, Text, parse_json
 from hsakd_pl.version import __version__
 
 try:
@@ -41,6 +43,22 @@ except ImportError:
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
+SIZE = Number(1, 1e9, whole=True)
+CONFIG_FIELDS = Fields(
+    {
+        "network": Text(optional=True),
+        "transforms": Text(optional=True),
+        "class_names": Items(Text()),
+        "image_size": SIZE,
+        "resize": SIZE,
+        "mean": Items(Number(-1e9)),
+        "std": Items(Number(-1e9)),
+        "input": Text(),
+        "weights_digest": Text(),
+        "versions": Fields(others=Text()),
+    },
+    required=("class_names", "image_size", "resize", "mean", "std"),
+)
 
 
 def no_hub(action: str) -> UsageError:
@@ -96,6 +114,7 @@ class Student(nn.Module, PyTorchModelHubMixin):
         self.register_buffer("channel_mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("channel_std", torch.tensor(std)[:, None, None], persistent=False)
         self.card = ""  # text of the README.md next to the weights
+        self.card_digest = ""  # of the weights that the card describes
         self.eval().requires_grad_(False)
 
     @property
@@ -127,16 +146,38 @@ class Student(nn.Module, PyTorchModelHubMixin):
             "torchvision": str(torchvision.__version__),
         }
         names = {"network": self.network.name, "transforms": self.network.transforms.name}
-        return names | self.description.saved() | {"versions": versions}
+        return names | self.description.saved() | {"weights_digest": self.digest(), "versions": versions}
+
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> Any:
+        """Write weights, configuration and card into a folder, as huggingface_hub does.
+
+        Raises UsageError if the folder has an export of other weights.
+
+        Args:
+            save_directory: the folder.
+            options: options of huggingface_hub.
+        """
+        earlier = Path(save_directory, CONFIG_FILE)
+        if earlier.is_file() and read_config(earlier).get("weights_digest") != self.digest():
+            raise UsageError(
+                f"{save_directory} has the export of other weights, whose {CARD_FILE} and graphs would stay: save into "
+                "another folder"
+            )
+        return super().save_pretrained(save_directory, **options)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         save(self, save_directory)
 
+    def digest(self) -> str:
+        """Return the digest of the weights."""
+        return weights_digest(self.state_dict())
+
     def generate_model_card(self, **options: Any) -> Any:
-        """Return the card that was loaded with the weights, or that of huggingface_hub."""
+        """Return the card that was loaded with the weights, or that of huggingface_hub if they have changed since."""
         from huggingface_hub import ModelCard
 
-        return ModelCard(self.card) if self.card else super().generate_model_card(**options)
+        is_of_weights = bool(self.card) and self.card_digest == self.digest()
+        return ModelCard(self.card) if is_of_weights else super().generate_model_card(**options)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -155,11 +196,7 @@ class Student(nn.Module, PyTorchModelHubMixin):
         elif hub.get("revision") is not None:
             raise UsageError(f"revision: {folder} is a folder here, not a model on the hub: leave revision out")
         path = folder / CONFIG_FILE
-        text = read_text(path)
-        try:
-            config = json.loads(text)
-        except ValueError as error:
-            raise UsageError(f"{path} is not valid JSON ({error}); export the student again") from error
+        config = read_config(path)
         description = read_description(config, str(path))
         if network is None:
             network = trusted(config.get("network"), str(path))
@@ -170,9 +207,22 @@ class Student(nn.Module, PyTorchModelHubMixin):
         with within(folder / WEIGHTS_FILE):
             student = cls(network, **description.saved(), transforms=config.get("transforms"))
         load_weights(student, folder / WEIGHTS_FILE)
-        if (folder / CARD_FILE).is_file():
+        digest = student.digest()
+        if (folder / CARD_FILE).is_file() and config.get("weights_digest", digest) == digest:
             student.card = read_text(folder / CARD_FILE)
+            student.card_digest = digest
         return student
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a ``config.json``; raises UsageError if it is not that of an export."""
+    text = read_text(path)
+    try:
+        config = parse_json(text)
+        CONFIG_FIELDS.check(config)
+    except ValueError as error:
+        raise UsageError(f"{path} is not valid JSON of an export ({error!s:.200}): export the student again") from error
+    return config
 
 
 def transforms_of_package(name: str) -> Transforms:

@@ -96,7 +96,7 @@ def _read_cell(table: Table, line: dict[str, str], pair: str, recipes: Mapping[s
         raise UsageError(f"{place}: recipe has to be <folder>/<method>_ and one of {', '.join(NETWORKS)}")
     teacher, student = pair.split("-")
     names = {"teacher": teacher, "student": student, "folder": folder}
-    name = line["recipe"].format_map(names)
+    name = _filled(line["recipe"], names, place)
     method = line["method"]
     is_hidden = method.startswith("(") and method.endswith(")")
     if is_hidden:
@@ -157,13 +157,24 @@ def check_cells(cells: Sequence[Cell], place: str) -> None:
 
 def _parse_options(cell: str, names: dict[str, str], place: str) -> dict[str, Any]:
     """Parse ``a: 1; b: 2``, in which ``{teacher}``, ``{student}`` and ``{folder}`` are placeholders."""
+    text = _filled(cell.replace("; ", "\n"), names, place)
     try:
-        options = yaml.safe_load(cell.replace("; ", "\n").format_map(names)) or {}
-    except (yaml.YAMLError, KeyError, IndexError, ValueError) as error:
+        options = yaml.safe_load(text) or {}
+    except (yaml.YAMLError, RecursionError, TypeError, ValueError) as error:
         raise UsageError(f"{place}: cannot read the options {cell!r}: {error}") from error
     if not isinstance(options, dict):
         raise UsageError(f"{place}: options have to be written a: 1; b: 2, got {cell!r}")
     return options
+
+
+def _filled(text: str, names: Mapping[str, str], place: str) -> str:
+    """Replace ``{teacher}`` and the like; raises UsageError for another placeholder. Braces of YAML stay."""
+    for name in re.findall(r"\{(\w+)\}", text):
+        if name not in names:
+            raise UsageError(f"{place}: {{{name}}} is not one of {', '.join(f'{{{known}}}' for known in names)}")
+    for name, value in names.items():
+        text = text.replace(f"{{{name}}}", value)
+    return text
 
 
 def _default_options(networks: str, names: dict[str, str]) -> dict[str, Any]:

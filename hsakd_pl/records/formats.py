@@ -14,7 +14,7 @@ from typing import Any
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import naming, read_text
-from hsakd_pl.records.schema import Fields, Flag, Items, Number, Text, Tuple, parse_json
+from hsakd_pl.records.schema import Anything, Fields, Flag, Items, Number, Text, Tuple, VersionText, parse_json
 
 RESULT_FILE = "result.json"
 TEST_FILE = "test.json"
@@ -122,6 +122,25 @@ TEST_FIELDS = Fields(
         "versions": Fields(others=Text()),
     }
 )
+# Of a checkpoint, what an evaluation and Lightning's migration of older versions use
+CHECKPOINT_FIELDS = Fields(
+    {
+        "epoch": Number(0, 2**63, whole=True),
+        "global_step": Number(0, 2**63, whole=True),
+        "pytorch-lightning_version": VersionText(),
+        "hyper_parameters": Fields(others=Anything()),
+        "hparams_name": OPTIONAL_TEXT,
+        "transforms": Items(Text()),
+        "networks": Items(OPTIONAL_TEXT),
+        "callbacks": Fields(others=Fields(others=Anything())),
+        "loops": Fields(others=Fields(others=Anything())),
+        "optimizer_states": Items(Anything()),
+        "lr_schedulers": Items(Anything()),
+        "loggers": Fields(others=Anything()),
+    },
+    required=("epoch", "global_step", "pytorch-lightning_version"),
+    others=Anything(),
+)
 EMBEDDING_FIELDS = Fields(
     {"method": Text(), "points": Items(Tuple((POSITION, POSITION)), fewest=1), "labels": Items(LABEL)},
     required=("method", "points", "labels"),
@@ -172,6 +191,14 @@ def read_row(path: Path) -> Row:
     if row.get("protocol", {}).get("epochs") == -1:
         row["protocol"]["epochs"] = None  # earlier versions wrote Lightning's number for no limit
     return row
+
+
+def check_checkpoint(content: Mapping[str, Any], origin: str) -> None:
+    """Raise UsageError if a part of a checkpoint that an evaluation uses has another type than training gave it."""
+    try:
+        CHECKPOINT_FIELDS.check(content)
+    except ValueError as error:
+        raise UsageError(f"{origin} is damaged or forged ({error!s:.200}): use another checkpoint") from error
 
 
 def read_test(path: Path) -> Row | None:

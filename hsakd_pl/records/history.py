@@ -76,7 +76,7 @@ class History(pl.Callback):
             self._write(trainer)
 
     def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if trainer.is_global_zero and self.rows:
+        if _writes(trainer) and self.rows:
             try:
                 save_curves({"": [self.rows]}, self.folder / "curves.png")
             except UsageError as error:
@@ -84,9 +84,15 @@ class History(pl.Callback):
 
     def _write(self, trainer: pl.Trainer) -> None:
         self._written_rows = len(self.rows)
-        if trainer.is_global_zero:
+        if _writes(trainer):
             columns = dict.fromkeys(name for row in self.rows for name in row)
             with replacing(self.folder / HISTORY_FILE, newline="") as file:
                 writer = csv.DictWriter(file, columns)
                 writer.writeheader()
                 writer.writerows(self.rows)
+
+
+def _writes(trainer: pl.Trainer) -> bool:
+    """Return whether this process writes the files: the first one, unless the fit is a trial."""
+    # Lightning sets fast_dev_run without declaring it
+    return trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,8 @@ def check_replaceable(path: Path, weights: str, images: Sequence[str] | None, op
             return
     remedy = f"name another folder with {option}, or remove the file"
     planned = {os.path.abspath(image) for image in images or ()}
-    for line in read_predictions(path.with_suffix(".jsonl")):
+    lines = read_predictions(path.with_suffix(".jsonl"))
+    for line in chain([next(lines, {})], lines):  # a file without lines does not say anything either
         if line.get("weights") != weights:
             raise UsageError(f"{path} has predictions of other weights, or does not say of which: {remedy}")
         image = os.path.abspath(str(line.get("image")))

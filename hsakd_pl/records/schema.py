@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from packaging.version import Version
+
 DEEPEST = 20  # levels of an undeclared part
 
 
@@ -47,6 +49,24 @@ class Text:
         if not isinstance(value, str):
             raise _invalid(value, place)
         value.encode()  # raises UnicodeEncodeError, a ValueError, for half a surrogate pair
+
+
+@dataclass(frozen=True)
+class VersionText:
+    """A version number as Python's packages have them."""
+
+    def check(self, value: Any, place: str) -> None:
+        """Raise ValueError for anything else."""
+        Text().check(value, place)
+        Version(value)  # raises InvalidVersion, a ValueError
+
+
+@dataclass(frozen=True)
+class Anything:
+    """Any value, which is not used or is checked elsewhere."""
+
+    def check(self, value: Any, place: str) -> None:
+        """Accept the value."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from hsakd_pl.errors import UsageError, require
 from hsakd_pl.files import local_path, replacing
 from hsakd_pl.files.weights import read_weights
 from hsakd_pl.modules.budget import accumulated_batches, is_whole_epoch
+from hsakd_pl.records.formats import check_checkpoint
 from hsakd_pl.records.results import stopped_early
 from hsakd_pl.runs.callbacks import announce, resumes_inside_epochs
 from hsakd_pl.runs.signals import Signals
@@ -63,6 +64,7 @@ def read_checkpoint(path: Path, training: bool) -> dict[str, Any]:
         raise UsageError(
             f"ckpt_path {path} is not a Lightning checkpoint, {', '.join(missing) or 'a tensor'} is missing: {remedy}"
         )
+    check_checkpoint(content, f"ckpt_path {path}")
     if training:
         check_parts(content, f"ckpt_path {path}")
     return content
