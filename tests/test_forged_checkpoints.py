@@ -57,6 +57,7 @@ FORGERIES: dict[str, Any] = {
     "optimizer_states/0/param_groups/0/params": [],
     "optimizer_states/0/param_groups/0/lr": "x",
     "optimizer_states/0/state/0/momentum_buffer": torch.zeros(2, 2),
+    "optimizer_states/0/state/1/momentum_buffer": -1,
     "lr_schedulers/0/last_epoch": None,
     "means/loss": 1.5,
     "hyper_parameters": None,

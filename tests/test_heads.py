@@ -2,14 +2,17 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from small import error_of, run
 from torch import Tensor
 from torch.optim import SGD, lr_scheduler
+from torch.optim.swa_utils import SWALR
 
 from hsakd_pl import (
     BaselineModule,
@@ -262,6 +265,15 @@ SCHEDULES: dict[str, Callable[[torch.optim.Optimizer], Any]] = {
     "exponential": partial(lr_scheduler.ExponentialLR, gamma=0.9),
     "constant": partial(lr_scheduler.ConstantLR, total_iters=2),
     "linear": partial(lr_scheduler.LinearLR, total_iters=3),
+    "sequential": lambda optimizer: lr_scheduler.SequentialLR(
+        optimizer,
+        [lr_scheduler.LinearLR(optimizer, total_iters=2), lr_scheduler.CosineAnnealingLR(optimizer, T_max=4)],
+        [2],
+    ),
+    "chained": lambda optimizer: lr_scheduler.ChainedScheduler(
+        [lr_scheduler.LinearLR(optimizer), lr_scheduler.ExponentialLR(optimizer, 0.9)]
+    ),
+    "cyclic_by_group": partial(lr_scheduler.CyclicLR, base_lr=[0.01, 0.001], max_lr=[0.1, 0.01]),
     "multiplicative": partial(lr_scheduler.MultiplicativeLR, lr_lambda=lambda epoch: 0.9),
 }
 
@@ -276,6 +288,7 @@ OVERWRITING: dict[str, Callable[[torch.optim.Optimizer], Any]] = {
     "OneCycleLR": partial(lr_scheduler.OneCycleLR, max_lr=0.1, total_steps=10),
     "CyclicLR": partial(lr_scheduler.CyclicLR, base_lr=0.01, max_lr=0.1, step_size_up=2),
     "SequentialLR": one_cycle_second,
+    "SWALR": partial(SWALR, swa_lr=0.05, anneal_epochs=4),
 }
 
 
@@ -307,6 +320,42 @@ def test_optimizer_that_refuses_the_parameters_is_named(kind: str) -> None:
     module = BaselineModule(HeadFirst(), num_classes=CLASSES, optimizer=partial(optimizer, lr=0.1), **options)
     with pytest.raises(UsageError, match=f"optimizer: {kind} "):
         module.configure_optimizers()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--optimizer", "torch.optim.Muon"), "optimizer: torch.optim"),
+        (
+            ("--optimizer", "SGD", "--optimizer.lr", "0.1", "--model.init_args.backbone_lr", "0.01"),
+            "backbone_lr has no",
+        ),
+    ],
+    ids=["muon", "backbone_lr"],
+)
+def test_optimizer_of_the_command_line_that_does_not_fit_is_one_line(
+    options: tuple[str, ...],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if "Muon" in options[1] and not hasattr(torch.optim, "Muon"):
+        pytest.skip("this PyTorch has no Muon")
+    monkeypatch.chdir(tmp_path)
+    assert error_of(capsys, lambda: run("fit", *options)).startswith(message)
+
+
+def test_frozen_parts_of_a_network_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    network = HeadFirst()
+    network.stem.requires_grad_(False)
+    with caplog.at_level("INFO"):
+        BaselineModule(network, num_classes=CLASSES).configure_optimizers()
+    assert "2 parameters are frozen and are not trained: networks.0.network.stem.weight" in caplog.text
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        LinearProbeModule(HeadFirst(), num_classes=4, source_classes=CLASSES).configure_optimizers()
+    assert "are frozen" not in caplog.text
 
 
 class TwoOutputs(HeadFirst):

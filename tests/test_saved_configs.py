@@ -47,6 +47,6 @@ def test_saved_configuration_reads_back(tmp_path: Path, monkeypatch: pytest.Monk
         assert {name: saved[path].get(name) for name in options} == options
     assert saved[f"{LIGHTNING}.Timer"]["interval"] == "step"
     assert "function" not in saved[f"{__name__}.Default"]
-    main(["fit", "--config", str(folder / "config.yaml"), "--ckpt_path", "last"])
-    again = yaml.safe_load((folder / "config.yaml").read_text())
+    main(["fit", "--config", str(folder / "config.yaml"), "--trainer.default_root_dir", "again"])
+    again = yaml.safe_load(Path("again/config.yaml").read_text())
     assert again["trainer"]["callbacks"] == yaml.safe_load(first)["trainer"]["callbacks"]

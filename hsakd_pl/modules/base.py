@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import MultiStepLR
@@ -13,7 +14,7 @@ from torch.optim.lr_scheduler import MultiStepLR
 from hsakd_pl.data.description import read_description
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.fast import Fast
-from hsakd_pl.files.weights import WeightFile
+from hsakd_pl.files.weights import WeightFile, shorten
 from hsakd_pl.modules.averages import warn_of_slow_averages
 from hsakd_pl.modules.ensembles import Views
 from hsakd_pl.modules.evaluated import Batch, EvaluatedModule
@@ -33,7 +34,14 @@ from hsakd_pl.modules.optimization import (
     with_warmup,
 )
 from hsakd_pl.modules.options import save_options
-from hsakd_pl.modules.provenance import check_description, check_fit, check_weights, data_of, feed_teachers
+from hsakd_pl.modules.provenance import (
+    check_description,
+    check_fit,
+    check_weights,
+    data_of,
+    feed_teachers,
+    tell_changed_images,
+)
 from hsakd_pl.networks import Network, NetworkOutput
 from hsakd_pl.networks.weights import match_weights
 from hsakd_pl.ops import all_finite, cross_entropy, total
@@ -178,6 +186,7 @@ class HSAKDModule(EvaluatedModule):
                 f"{type(self).__name__} has nothing to train, all its parameters are frozen: a network that was given "
                 "to another module as its teacher stays frozen, give that module a copy.deepcopy of it"
             )
+        self._tell_frozen()
         optimizer = self._make_optimizer(parameter_groups(trained, self.networks, self.backbone_lr))
         if self.lr_scheduler is not None and self.backbone_lr is not None:
             epochs = None if self._trainer is None else self.trainer.max_epochs
@@ -187,6 +196,17 @@ class HSAKDModule(EvaluatedModule):
         if self.warmup_epochs:
             return with_warmup(optimizer, self.milestones, self.warmup_epochs, self.trainer)
         return one_schedule(optimizer, MultiStepLR(optimizer, self.milestones, gamma=0.1))
+
+    def _tell_frozen(self) -> None:
+        """Log the parameters that are frozen although they belong to no frozen network of the module."""
+        expected = {parameter for frozen in self.frozen for parameter in frozen.network.parameters()}
+        others = [
+            name
+            for name, parameter in self.named_parameters()
+            if not parameter.requires_grad and parameter not in expected
+        ]
+        if others:
+            rank_zero_info(f"{len(others)} parameters are frozen and are not trained: {shorten(others)}")
 
     def _make_optimizer(self, groups: Any) -> Optimizer:
         if self.optimizer is not None:
@@ -254,8 +274,10 @@ class HSAKDModule(EvaluatedModule):
         self._prepare()
         warn_of_slow_averages(self.trainer)
         data = data_of(self)
-        if data is not None:
-            self.description = data.description  # a resumed run has restored them
+        if data is not None:  # a resumed run has restored it
+            if self.description is not None:
+                tell_changed_images(self.description, data.description)
+            self.description = data.description
         feed_teachers(self)
         if self.description is not None:
             learned = WeightFile("the data of its last fit", description=self.description.saved())

@@ -40,10 +40,11 @@ class InputAdapter(nn.Module):
         return self._resized(self.transforms(originals * self.scale + self.shift))
 
     def _resized(self, images: Tensor) -> Tensor:
-        if self.image_size in (None, images.shape[-1]):
+        if self.image_size is None or self.image_size == images.shape[-1]:
             return images
         size = (self.image_size, self.image_size)
-        return F.interpolate(images, size, mode="bilinear", antialias=True)  # as the data's transforms resize
+        shrinks = images.shape[-1] > size[0]
+        return F.interpolate(images, size, mode="bilinear", antialias=shrinks)  # as the data's transforms resize
 
 
 def make_adapter(

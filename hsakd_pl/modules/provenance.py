@@ -1,5 +1,6 @@
 """Check that networks are used for what they learnt: the classes, the normalisation and the size of their images."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
     from hsakd_pl.modules.evaluated import EvaluatedModule
 
 SAME_CLASSES = "give the data the same classes in the same order"
+
+
+def shown(mean: Sequence[float] | None, std: Sequence[float] | None) -> str:
+    """Return mean and standard deviation of each channel, rounded, for the log."""
+    numbers = [", ".join(f"{value:.4g}" for value in values or ()) for values in (mean, std)]
+    return f"mean ({numbers[0]}) and std ({numbers[1]})"
 
 
 def data_of(module: "EvaluatedModule") -> ImageDataModule | None:
@@ -83,8 +90,8 @@ def use_normalisation(module: "EvaluatedModule", learned: Learned, data: ImageDa
         return
     if module.own_normalisation and not learned.normalised_alike(data.mean, data.std):
         rank_zero_info(
-            f"The images are normalised with mean {learned.mean} and std {learned.std}, as those that the frozen "
-            f"network was trained on ({learned.origin}), instead of {tuple(data.mean)} and {tuple(data.std)}"
+            f"The images are normalised with {shown(learned.mean, learned.std)}, as those that the frozen network was "
+            f"trained on ({learned.origin}), instead of {shown(data.mean, data.std)}"
         )
         data.use_statistics(learned.mean, learned.std)
     if learned.image_size not in (None, data.image_size):
@@ -115,8 +122,8 @@ def tell_inputs(module: "EvaluatedModule", description: Description) -> None:
         mean = description.mean if learned.mean is None else learned.mean
         std = description.std if learned.std is None else learned.std
         rank_zero_info(
-            f"The teacher's images are normalised with mean {mean} and std {std}, {size} x {size} pixels, as those "
-            f"that it was trained on ({learned.origin}); the student's with {description.mean} and {description.std}, "
+            f"The teacher's images are normalised with {shown(mean, std)}, {size} x {size} pixels, as those that it "
+            f"was trained on ({learned.origin}); the student's with {shown(description.mean, description.std)}, "
             f"{description.image_size} x {description.image_size}"
         )
         if "teacher_weights" in module.weight_files:
@@ -131,9 +138,8 @@ def tell_other_images(module: "EvaluatedModule", description: Description) -> No
         return  # fresh weights, or weights of unknown origin
     if not learned.normalised_alike(description.mean, description.std):
         rank_zero_info(
-            f"The initial weights were trained on images normalised with mean {learned.mean} and std {learned.std} "
-            f"({learned.origin}); from now on the network learns from {description.mean} and {description.std}, the "
-            "data's"
+            f"The initial weights were trained on images normalised with {shown(learned.mean, learned.std)} "
+            f"({learned.origin}); the network now learns from {shown(description.mean, description.std)}, the data's"
         )
     if learned.image_size not in (None, description.image_size):
         rank_zero_info(
@@ -164,11 +170,21 @@ def check_description(module: "EvaluatedModule", learned: Description, origin: s
         return
     known = Learned(origin, named(learned.class_names), learned.image_size, learned.mean, learned.std)
     require_same_classes(origin, known, data.description, f"{SAME_CLASSES} as when it was trained")
-    if known.normalised_alike(data.mean, data.std):
-        return
-    normalisations = f"mean {learned.mean} and std {learned.std}, the data's are {data.mean} and {data.std}"
-    if module.trainer.state.fn == "fit":
-        rank_zero_info(f"{origin} was trained on images normalised with {normalisations}, which it now learns from")
-    else:
-        rank_zero_info(f"The images are normalised as {origin} has learnt, with {normalisations}")
+    if module.trainer.state.fn != "fit" and not known.normalised_alike(data.mean, data.std):
+        rank_zero_info(
+            f"The images are normalised with {shown(learned.mean, learned.std)}, as {origin} has learnt, instead of "
+            f"{shown(data.mean, data.std)}"
+        )
         data.use_statistics(learned.mean, learned.std)
+
+
+def tell_changed_images(before: Description, now: Description) -> None:
+    """Log it if a resumed run goes on with images of another normalisation or size."""
+    learned = Learned("", image_size=before.image_size, mean=before.mean, std=before.std)
+    if not learned.normalised_alike(now.mean, now.std):
+        rank_zero_info(
+            f"The images were normalised with {shown(before.mean, before.std)}, from now on with "
+            f"{shown(now.mean, now.std)}"
+        )
+    if before.image_size != now.image_size:
+        rank_zero_info(f"The images had {before.image_size} pixels on each side, from now on {now.image_size}")

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hsakd_pl.errors import UsageError, did_you_mean
@@ -49,9 +50,14 @@ def pretrained_weights(name: str) -> dict[str, Tensor]:
     if not name.startswith("timm:"):
         raise UsageError(f"weights: {name} has no weights to download; name a file")
     model = name.removeprefix("timm:")
-    classes = create_model(model, 2).pretrained_cfg["num_classes"]
+    with torch.random.fork_rng(devices=[]):  # for initial weights that are replaced
+        classes = create_model(model, 2).pretrained_cfg["num_classes"]
+        return _published(name, classes)
+
+
+def _published(name: str, classes: int) -> dict[str, Tensor]:
     try:
-        return create_model(model, classes, pretrained=True).state_dict()
+        return create_model(name.removeprefix("timm:"), classes, pretrained=True).state_dict()
     except Exception as error:  # of the hub's client, of the network, of timm
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UsageError(f"weights: those of {name} cannot be downloaded ({reason:.200}); name a file") from error

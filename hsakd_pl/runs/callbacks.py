@@ -21,7 +21,6 @@ from pytorch_lightning.callbacks import (
     ModelCheckpoint,
     ModelPruning,
     StochasticWeightAveraging,
-    ThroughputMonitor,
 )
 from pytorch_lightning.utilities import rank_zero_info
 
@@ -95,7 +94,7 @@ def _problem(callback: pl.Callback, trainer: pl.Trainer, module: pl.LightningMod
         return "replaces trainer.accumulate_grad_batches: leave one of the two out"
     if isinstance(callback, ModelPruning) and getattr(module, "fast", False):
         return "needs weights in PyTorch's own order: set model.init_args.fast false"
-    logging = DeviceStatsMonitor | LearningRateMonitor | ThroughputMonitor
+    logging = DeviceStatsMonitor | LearningRateMonitor
     if isinstance(callback, logging) and not trainer.loggers and not trainer.fast_dev_run:  # type: ignore[attr-defined]
         return "needs a logger: set trainer.logger, for example to TensorBoardLogger"
     return None

@@ -84,6 +84,8 @@ STATES: dict[str, Schema] = {  # of this package's callbacks
     "Timer": Fields({"time_elapsed": Fields(others=AMOUNT)}),
     "History": Fields({"val_metrics": Fields(others=METRIC)}, required=("val_metrics",)),
 }
+# Entries of the states of PyTorch's optimizers that are tensors; others, such as the step, may be numbers
+MOMENTS = {"momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "grad_avg", "sum"}
 COUNTS = {"epoch_progress", "epoch_loop.batch_progress", "epoch_loop.automatic_optimization.optim_progress"}
 PARTS: dict[str, Schema] = {  # of every checkpoint, where it has them
     "epoch": WHOLE,
@@ -170,7 +172,8 @@ def _check_moments(moments: Any, shapes: list[torch.Size], place: str, origin: s
             raise _invalid(f"{place}: {number!s:.40} is not the state of a parameter", origin)
         for name, value in values.items():
             is_tensor = isinstance(value, Tensor) and value.shape in (shapes[number], torch.Size())
-            if not is_tensor and type(value) not in (int, float, bool, type(None)):
+            is_number = type(value) in (int, float, bool) and name not in MOMENTS
+            if not is_tensor and not is_number and value is not None:
                 raise _invalid(f"{place}[{number}].{name!s:.40} does not fit the parameter", origin)
 
 
