@@ -1,6 +1,7 @@
 """mkdocs hooks: render formulas as SVG, which needs no script, font or network, and show roles as code."""
 
 import html
+import pathlib
 import re
 from typing import Any
 
@@ -8,10 +9,22 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.path import Path
 from matplotlib.textpath import TextPath
 
+FOLDER = pathlib.Path(__file__).resolve().parent
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 ROLE = re.compile(r":(?:class|func|meth|mod):(?=<code>)")
 SCALE = 100  # units of the drawing per em
 LETTERS = {Path.MOVETO: "M", Path.LINETO: "L", Path.CURVE3: "Q", Path.CURVE4: "C"}
+
+
+def on_config(config: Any) -> Any:
+    """Set the paths that would be relative to the folder in which mkdocs was started."""
+    handlers = config["plugins"]["mkdocstrings"].config["handlers"]
+    handlers["python"]["options"]["extensions"] = [str(FOLDER / "options.py")]
+    config["mdx_configs"]["pymdownx.snippets"]["base_path"] = [str(FOLDER.parent)]
+    return config
+
+
+on_config.mkdocs_priority = 100  # type: ignore[attr-defined]  # before mkdocstrings reads its options
 
 
 def on_page_content(content: str, **_: Any) -> str:

@@ -182,6 +182,11 @@ def test_weight_file_replaces_teacher_run(name: str, tmp_path: Path) -> None:
         ("hsakd_pl.methods.KDModule", "", "class has to name"),
         (",,,99.0", ",,99.0", "line 2 has not as many cells"),
         ("99.0", '"99.0"x', "not valid CSV"),
+        ("image_size: 16,,95", "lr: {peer},,95", "{peer} is not one of {teacher}, {student}, {folder}"),
+        ("digits/kd_{teacher}-{student}", "digits/{peer}_{teacher}", "{peer} is not one of"),
+        ("image_size: 16,,95", "lr: !!int '',,95", "cannot read the options"),
+        ("image_size: 16,,95", f"lr: {'[' * 5000},,95", "cannot read the options"),
+        ("image_size: 16,,95", "{teacher: 1,,95", "cannot read the options"),
     ],
 )
 def test_invalid_bench_table_raises_naming_file(
@@ -207,6 +212,19 @@ def test_invalid_bench_arguments_raise_usage_error(
     args: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert said in error_of(capsys, lambda: main(["bench", *args]))
+
+
+@pytest.mark.parametrize(
+    ("cell", "value"),
+    [
+        ("loss_weights: {ce: 1.0}", {"ce": 1.0}),
+        ('"loss_weights: {ce: 1.0, kd: 2.0}"', {"ce": 1.0, "kd": 2.0}),
+        ("loss_weights: {}", {}),
+    ],
+)
+def test_bench_option_may_be_a_mapping(cell: str, value: dict[str, float], mine: Path) -> None:
+    mine.write_text(MINE.replace("-; sp_weight: 100.0", "-").replace("image_size: 16,,95", f"{cell},,95"))
+    assert read_table(mine).recipes["digits/kd_resnet14-resnet8"].model["init_args"]["loss_weights"] == value
 
 
 def test_bench_list_shows_published_numbers(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from hsakd_pl.cli.main import main
 from hsakd_pl.errors import UsageError
-from hsakd_pl.export import Student, export_student, load_student
+from hsakd_pl.export import Student, export_student, load_student, student_from_checkpoint
 from hsakd_pl.files.weights import weights_digest
 from hsakd_pl.records.formats import Row
 from hsakd_pl.records.measured import is_tested, last_accuracy
@@ -317,6 +318,34 @@ def test_report_keeps_foreign_rows_file(folder: Path, capsys: pytest.CaptureFixt
     for _ in range(2):
         main(["report", str(folder)])
     assert json.loads((folder / "rows.jsonl").read_text())["folder"] == str(folder)
+
+
+def places(content: Any, depth: int = 2) -> Iterator[tuple[Any, ...]]:
+    """Yield the paths of the parts of a checkpoint but its tensors, down to a depth."""
+    if depth and isinstance(content, dict):
+        for key, entry in content.items():
+            yield (key,)
+            if key not in ("state_dict", "loops"):
+                yield from ((key, *path) for path in places(entry, depth - 1))
+
+
+def test_checkpoint_field_of_another_type_is_refused_or_unused(folder: Path) -> None:
+    """Change each field of a checkpoint to another value; exports and predictions read it in the same way."""
+    original = torch.load(folder / "last.ckpt", weights_only=True)
+    values = (None, True, -1, 1.5, "x", [], {}, torch.zeros(2, 2))
+    refused = 0
+    for number, place in enumerate(places(original)):
+        content = deepcopy(original)
+        part = content
+        for key in place[:-1]:
+            part = part[key]
+        part[place[-1]] = values[number % len(values)]
+        torch.save(content, folder / "last.ckpt")
+        try:
+            student_from_checkpoint(folder)
+        except UsageError:
+            refused += 1
+    assert refused > 3
 
 
 def predict(source: Path | str, *images: str, more: tuple[str, ...] = ()) -> None:

@@ -85,6 +85,8 @@ def test_predict_takes_files_and_folders(trained: Path) -> None:
         (folder, str(below[0]), broken): [*below, broken],
     }
     for images, found in asked.items():
+        Path("predictions.csv").unlink()  # of other images, which are not replaced
+        Path("predictions.jsonl").unlink()
         rows = classified(trained, *images)
         assert rows == [expected[image] for image in found]
     both = json.dumps([first, second])

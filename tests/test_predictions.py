@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -274,3 +275,17 @@ def test_loaders_of_users_are_predicted(tmp_path: Path, kind: str) -> None:
 def test_loaders_without_images_are_refused_in_predict(items: list[Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         small.trainer().predict(small.make("baseline"), DataLoader(items, batch_size=2))
+
+
+def test_predictions_onto_a_full_disk_raise_and_keep_the_earlier_ones(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "photos", "a.png", "b.png", "c.png", "d.png")
+    earlier = predict(folder)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150, hard))
+    try:
+        with pytest.raises(UsageError, match=r"predictions\.csv: File too large"):
+            predict(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert rows(tmp_path / "out") == earlier
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES

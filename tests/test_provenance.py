@@ -386,16 +386,13 @@ def test_run_resumed_with_renamed_classes_is_refused(names: list[str], tmp_path:
         )
 
 
-def test_run_resumed_with_another_normalisation_or_size_is_logged(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_run_resumed_with_another_normalisation_logs_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     trainer(tmp_path, limit_val_batches=0).fit(BaselineModule("resnet8", num_classes=3), datamodule=Pictures())
     again = trainer(max_epochs=2, limit_val_batches=0)
-    data = Pictures(statistics=LEARNED, repeats=2)
+    data = Pictures(statistics=LEARNED)
     with caplog.at_level("INFO"):
         again.fit(BaselineModule("resnet8", num_classes=3), datamodule=data, ckpt_path=tmp_path / "last.ckpt")
     assert "were normalised with mean (0.5, 0.4, 0.3) and std (0.2, 0.25, 0.3), from now on with" in caplog.text
-    assert "The images had 8 pixels on each side, from now on 16" in caplog.text
 
 
 def test_evaluation_normalises_as_the_network_has_learnt(tmp_path: Path) -> None:

@@ -198,7 +198,8 @@ class ImageDataModule(BatchedDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Raise UsageError if a run would be resumed with other data than it began with."""
         if self.trainer is not None and self.trainer.state.fn == "fit":
-            before = read_facts(state_dict.get("facts", {}), "the checkpoint")  # early checkpoints have none
+            facts = state_dict.get("facts", {}) if isinstance(state_dict, dict) else state_dict
+            before = read_facts(facts, "the checkpoint")  # early checkpoints have none
             check_unchanged(before, self.facts, self._place)
 
     @property

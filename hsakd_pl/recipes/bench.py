@@ -160,10 +160,11 @@ def _parse_options(cell: str, names: dict[str, str], place: str) -> dict[str, An
     text = _filled(cell.replace("; ", "\n"), names, place)
     try:
         options = yaml.safe_load(text) or {}
-    except (yaml.YAMLError, RecursionError, TypeError, ValueError) as error:
-        raise UsageError(f"{place}: cannot read the options {cell!r}: {error}") from error
+    except (yaml.YAMLError, LookupError, RecursionError, TypeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"{place}: cannot read the options {cell!r:.100}: {reason}") from error
     if not isinstance(options, dict):
-        raise UsageError(f"{place}: options have to be written a: 1; b: 2, got {cell!r}")
+        raise UsageError(f"{place}: options have to be written a: 1; b: 2, got {cell!r:.100}")
     return options
 
 

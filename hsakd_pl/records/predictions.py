@@ -88,8 +88,9 @@ class PredictionWriter(BasePredictionWriter):
             if not row["error"] and not math.isfinite(row["probability"]):
                 self._not_finite += 1
                 row["error"] = NOT_FINITE
-            self._write_csv(row)
-            self._write_json(row)
+            with naming(self._path):  # a full disk
+                self._write_csv(row)
+                self._write_json(row)
 
     def _write_csv(self, row: dict[str, Any]) -> None:
         cells = ["", "", ""]

@@ -13,6 +13,7 @@ from packaging.version import InvalidVersion, Version
 from torch import Tensor
 
 from hsakd_pl.errors import UsageError
+from hsakd_pl.modules.optimization import RATES
 from hsakd_pl.records.formats import CHANGE_FIELDS, COUNT, FRACTION, METRIC, OPTIONAL_TEXT
 from hsakd_pl.records.schema import Fields, Items, Number, Plain, Schema, Text, Tuple
 
@@ -94,7 +95,9 @@ PARTS: dict[str, Schema] = {  # of every checkpoint, where it has them
     "networks": Items(OPTIONAL_TEXT),
     "slurm_job": OPTIONAL_TEXT,
     "loggers": Fields(others=Plain()),
-    "hyper_parameters": Fields(others=Anything()),
+    "hyper_parameters": Fields(
+        {name: Items(AMOUNT) if name == "milestones" else Option() for name in RATES}, others=Anything()
+    ),
 }
 
 
@@ -102,7 +105,7 @@ def check_parts(checkpoint: Mapping[str, Any], origin: str) -> None:
     """Raise UsageError for a part of a checkpoint that is not valid."""
     for name, schema in PARTS.items():
         if name in checkpoint:
-            _check(schema, checkpoint[name], name, origin)
+            _check(schema, _with_lists(checkpoint[name]), name, origin)
     try:
         Version(checkpoint["pytorch-lightning_version"])
     except InvalidVersion as error:
@@ -166,6 +169,7 @@ def _sizes(groups: list[Any]) -> list[int]:
 
 def _check_moments(moments: Any, shapes: list[torch.Size], place: str, origin: str) -> None:
     """Raise UsageError unless each parameter's state has tensors of its shape or scalars, or None."""
+    kinds: dict[Any, set[bool]] = {}  # whether an entry is None, which it is for all parameters or for none
     for number, values in moments.items():
         is_parameter = isinstance(number, int) and 0 <= number < len(shapes) and isinstance(values, dict)
         if not is_parameter:
@@ -175,6 +179,10 @@ def _check_moments(moments: Any, shapes: list[torch.Size], place: str, origin: s
             is_number = type(value) in (int, float, bool) and name not in MOMENTS
             if not is_tensor and not is_number and value is not None:
                 raise _invalid(f"{place}[{number}].{name!s:.40} does not fit the parameter", origin)
+            kinds.setdefault(name, set()).add(value is None)
+    mixed = [name for name, kind in kinds.items() if len(kind) > 1]
+    if mixed:
+        raise _invalid(f"{place}: {mixed[0]!s:.40} is missing for some parameters", origin)
 
 
 def _compare(value: Any, own: Any, place: str, origin: str, complete: bool = False) -> None:
