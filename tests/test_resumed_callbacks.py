@@ -54,7 +54,8 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def fit(*options: str, folder: str = "run", **trainer: Any) -> None:
-    run("fit", *options, trainer={**LIMITS, "default_root_dir": folder, **trainer})
+    slow = {"init_args": {"fast": False}}  # which ModelPruning needs
+    run("fit", *options, model=slow, trainer={**LIMITS, "default_root_dir": folder, **trainer})
 
 
 def interrupted(step: int, *others: dict[str, Any], **trainer: Any) -> dict[str, Any]:

@@ -293,7 +293,7 @@ def test_report_of_a_folder_that_may_only_be_read_is_printed(capsys: pytest.Capt
     main(["report", "runs"])
     printed = capsys.readouterr()
     assert "50.00" in printed.out
-    assert printed.err.startswith("rows.jsonl was not written: runs/rows.jsonl: ") and printed.err.count("\n") == 1
+    assert printed.err.startswith("rows.jsonl was not written: runs/rows.jsonl") and printed.err.count("\n") == 1
 
 
 def test_user_without_home_folder_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
