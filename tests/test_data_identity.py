@@ -19,7 +19,7 @@ from stand_ins import pictures
 from hsakd_pl import BaselineModule, ImageFolderDataModule
 from hsakd_pl.cli.main import main
 from hsakd_pl.data import ImageDataModule, Split
-from hsakd_pl.data.fingerprint import facts_of, read_facts, saved
+from hsakd_pl.data.fingerprint import facts_of, read_facts, saved_facts
 from hsakd_pl.errors import UsageError
 from hsakd_pl.export.card import is_subset
 from hsakd_pl.recipes import ALL_RECIPES
@@ -180,7 +180,7 @@ def test_pictures_digest_does_not_depend_on_the_order() -> None:
 
 def test_facts_survive_being_saved() -> None:
     facts = ready().facts
-    assert read_facts(json.loads(json.dumps(saved(facts))), "x") == facts
+    assert read_facts(json.loads(json.dumps(saved_facts(facts))), "x") == facts
     for content in ([], {"train": 1}, {"train": {}}, {"train": {"classes": "many"}}):
         with pytest.raises(UsageError, match="x does not identify its data"):
             read_facts(content, "x")

@@ -22,7 +22,7 @@ from hsakd_pl.data.limits import LIMIT, MAX_PIXELS, PixelBudget
 from hsakd_pl.errors import UsageError
 from hsakd_pl.export import Student, student_from_checkpoint
 from hsakd_pl.export.student import save
-from hsakd_pl.networks.bounded import within
+from hsakd_pl.networks.bounded import limited_by
 from hsakd_pl.ops import named_transforms
 
 MEGAPIXEL = 10**6
@@ -76,10 +76,10 @@ def test_large_weight_files_may_contain_large_networks(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     with path.open("wb") as file:
         file.truncate(400_000_000)  # takes no space on the disk
-    with within(path):
+    with limited_by(path):
         assert torch.nn.Linear(10_000, 10_000, device="meta").weight.numel() == 10**8
     path.unlink()
-    with pytest.raises(UsageError, match="more than 50,000,000 parameters"), within(path):
+    with pytest.raises(UsageError, match="more than 50,000,000 parameters"), limited_by(path):
         torch.nn.Linear(10_000, 10_000, device="meta")
     assert torch.nn.Linear(10_000, 10_000, device="meta").weight.numel() == 10**8
 

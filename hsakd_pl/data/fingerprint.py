@@ -85,15 +85,15 @@ def difference(before: SplitFacts, now: SplitFacts) -> str:
     return ", ".join(phrases)
 
 
-def saved(facts: Facts) -> dict[str, dict[str, Any]]:
+def saved_facts(facts: Facts) -> dict[str, dict[str, Any]]:
     """Return the facts of several splits as plain data, each with its fingerprint."""
-    return {split: asdict(each) | {"fingerprint": each.fingerprint} for split, each in sorted(facts.items())}
+    return {name: asdict(split) | {"fingerprint": split.fingerprint} for name, split in sorted(facts.items())}
 
 
 def read_facts(content: Any, origin: str) -> dict[str, SplitFacts]:
-    """Read the result of :func:`saved`; raises UsageError naming ``origin`` if it is anything else."""
+    """Read the result of :func:`saved_facts`; raises UsageError naming ``origin`` if it is anything else."""
     try:
-        return {str(split): _read_split(each) for split, each in content.items()}
+        return {str(name): _read_split(split) for name, split in content.items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{origin} does not identify its data ({error}): write it again") from error
 

@@ -1,4 +1,4 @@
-"""Which measurements count for a run: those of its last weights, on all images of its data.
+"""Decide which measurements count for a run: those of its last weights, on all images of its data.
 
 Tables, pages, benches, sweeps and model cards all ask the functions of this module.
 """
@@ -99,18 +99,18 @@ def is_tested(folder: Path) -> bool:
     return not reasons_against_test_of(row | {"test": test})
 
 
-def epoch_of(row: Row, digest: str, epoch: int | None) -> str | None:
-    """Return which weights of a run have a digest: ``last``, ``best`` or None for neither.
+def checkpoint_name(row: Row, digest: str, epoch: int | None) -> str | None:
+    """Return the name of the run's checkpoint that has a digest: ``last``, ``best`` or None for neither.
 
     Of results of early versions, which have no digests, the number of the ``epoch`` decides.
     """
     if "weights_digest" in row:
         values = {"last": row["weights_digest"], "best": row.get("best_weights_digest")}
-        wanted: Any = digest
+        expected: Any = digest
     else:
         values = {"last": row.get("epochs"), "best": row.get("best_epoch")}
-        wanted = epoch
-    return next((name for name, value in values.items() if value is not None and value == wanted), None)
+        expected = epoch
+    return next((name for name, value in values.items() if value is not None and value == expected), None)
 
 
 def is_validated(row: Row) -> bool:

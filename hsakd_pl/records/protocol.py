@@ -11,10 +11,10 @@ import pytorch_lightning as pl
 import torch
 import torchvision
 
-from hsakd_pl.data.fingerprint import saved
+from hsakd_pl.data.fingerprint import saved_facts
 from hsakd_pl.files.weights import WeightFile
 from hsakd_pl.modules.build import PRETRAINED, RANDOM
-from hsakd_pl.records.callbacks import found_values
+from hsakd_pl.records.callbacks import tuned_values
 from hsakd_pl.records.options import in_protocol
 from hsakd_pl.version import __version__
 
@@ -55,7 +55,7 @@ def weight_facts(options: Mapping[str, Any], files: Mapping[str, WeightFile]) ->
 def data_facts(data: Any) -> dict[str, dict[str, Any]] | None:
     """Return what identifies each split that a data module has read; None for modules of other packages."""
     facts = getattr(data, "facts", None)
-    return saved(facts) if isinstance(facts, dict) and facts else None
+    return saved_facts(facts) if isinstance(facts, dict) and facts else None
 
 
 def machine(trainer: pl.Trainer) -> dict[str, Any]:
@@ -108,8 +108,8 @@ def protocol_of(
     data = getattr(trainer, "datamodule", None)
     facts = data_facts(data)
     optimizer = trainer.optimizers[0]
-    found = found_values(options, module, data)
-    kept = kept_options({**options, **found})
+    tuned = tuned_values(options, module, data)
+    kept = kept_options({**options, **tuned})
     kept[CALLBACKS] = "; ".join(callbacks) or None
     if "model.init_args.num_classes" in kept and hasattr(module, "num_classes"):
         kept["model.init_args.num_classes"] = module.num_classes  # which came from the data
@@ -126,10 +126,10 @@ def protocol_of(
         "hash": protocol_hash(kept, hashes, hardware, effective_changes, facts),
         "options": kept,
         "data": facts,
-        "found": found,
+        "found": tuned,
         "epochs": trainer.max_epochs,
         "optimizer": type(optimizer).__name__,
-        "lr": found.get("model.init_args.lr", optimizer.defaults.get("lr")),
+        "lr": tuned.get("model.init_args.lr", optimizer.defaults.get("lr")),
         "momentum": optimizer.defaults.get("momentum"),
         "nesterov": optimizer.defaults.get("nesterov"),
         "weight_decay": optimizer.defaults.get("weight_decay"),
