@@ -138,9 +138,8 @@ def run_process(arguments: list[str], debug: bool) -> int:
     try:
         status = process.wait()
     except Interrupted as interruption:
-        _end(
-            process, has_signal=interruption.status == 128 + signal.SIGINT
-        )  # Ctrl-C reaches all processes of a terminal
+        is_ctrl_c = interruption.status == 128 + signal.SIGINT  # which reaches all processes of a terminal
+        _end(process, has_signal=is_ctrl_c)
         raise
     status = status if status >= 0 else 128 - status
     if status - 128 in STOPPING:

@@ -122,9 +122,10 @@ def log_teacher_inputs(module: "EvaluatedModule", description: Description) -> N
         mean = description.mean if learned.mean is None else learned.mean
         std = description.std if learned.std is None else learned.std
         rank_zero_info(
-            f"The teacher's images are normalised with {format_statistics(mean, std)}, {size} x {size} pixels, as those "
-            f"that it was trained on ({learned.origin}); the student's with "
-            f"{format_statistics(description.mean, description.std)}, {description.image_size} x {description.image_size}"
+            f"The teacher's images are normalised with {format_statistics(mean, std)}, {size} x {size} pixels, as "
+            f"those that it was trained on ({learned.origin}); the student's with "
+            f"{format_statistics(description.mean, description.std)}, "
+            f"{description.image_size} x {description.image_size}"
         )
         if "teacher_weights" in module.weight_files:
             inputs = {"mean": list(mean), "std": list(std), "image_size": size}
