@@ -213,8 +213,9 @@ def test_predict_dir_is_searched_recursively_for_images(tmp_path: Path, make_tra
 def test_predict_without_images_raises_naming_predict_dir(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="predict_dir"):
         DigitsDataModule().predict_dataloader()
-    for folder in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(UsageError, match=f"predict_dir: no image below {folder}"):
+    missing = tmp_path / "missing"
+    for folder, said in ((tmp_path, f"no image below {tmp_path}"), (missing, f"{missing} does not exist")):
+        with pytest.raises(UsageError, match=f"predict_dir: {said}"):
             DigitsDataModule(predict_dir=folder).predict_dataloader()
 
 
