@@ -14,6 +14,7 @@ from pytorch_lightning.cli import SaveConfigCallback
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import replacing
 from hsakd_pl.files.careful import load_yaml
+from hsakd_pl.modules.trainers import is_trial
 from hsakd_pl.records.options import rule_of
 
 MODE = "strict yaml"  # name under which jsonargparse finds the package's reader
@@ -80,8 +81,7 @@ class ConfigWriter(SaveConfigCallback):
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Write the file, replacing that of an earlier start."""
-        # Lightning sets fast_dev_run without declaring it
-        if stage == "fit" and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if stage == "fit" and not is_trial(trainer):
             with replacing(Path(trainer.default_root_dir, self.config_filename)) as file:
                 file.write(dump(self.parser, self.config))
 

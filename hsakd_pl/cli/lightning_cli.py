@@ -26,6 +26,7 @@ from hsakd_pl.errors import UsageError
 from hsakd_pl.methods import DistilledModule  # noqa: F401  (makes the methods' names known to jsonargparse)
 from hsakd_pl.modules import HSAKDModule, LinearProbeModule
 from hsakd_pl.modules.optimization import refused
+from hsakd_pl.modules.trainers import callbacks_of, is_trial
 from hsakd_pl.records.callbacks import TUNERS, configured_callbacks, restore_found_values
 from hsakd_pl.records.formats import RESULT_FILE, is_finished
 from hsakd_pl.records.loggers import logger_maker
@@ -225,8 +226,7 @@ class HSAKDCLI(LightningCLI):
         return options
 
     def _run_subcommand(self, subcommand: str) -> None:
-        # Lightning sets fast_dev_run without declaring it
-        writes_nothing = self.trainer.fast_dev_run or self.trainer.barebones  # type: ignore[attr-defined]
+        writes_nothing = is_trial(self.trainer) or self.trainer.barebones
         writes = subcommand in ("fit", "predict") and not writes_nothing
         with sole_writers(self.trainer) if writes else nullcontext():
             try:
@@ -258,14 +258,13 @@ class HSAKDCLI(LightningCLI):
                 raise UsageError(f"cache_features is for a LinearProbeModule, not for {type(self.model).__name__}")
             self.datamodule = FeatureDataModule(self.datamodule, self.model.encode)
         check_callbacks(self.trainer, self.model)
-        # Lightning sets fast_dev_run without declaring it
-        if not self.trainer.fast_dev_run and not self.trainer.barebones:  # type: ignore[attr-defined]
+        if not is_trial(self.trainer) and not self.trainer.barebones:
             self._check_folder()
         ckpt_path = self.config_init["fit"]["ckpt_path"]
         if ckpt_path is not None and self.trainer.checkpoint_callback is not None:
             checkpoint = read_checkpoint(Path(ckpt_path), training=True)
             check_states(self.trainer, checkpoint, f"ckpt_path {ckpt_path}")
-            check_resumable(self.trainer.callbacks, checkpoint)  # type: ignore[attr-defined]  # set without a declaration
+            check_resumable(callbacks_of(self.trainer), checkpoint)
             self._keep_found_values(checkpoint)
             self._record_changes(checkpoint)
 
@@ -294,8 +293,7 @@ class HSAKDCLI(LightningCLI):
     def _keep_found_values(self, checkpoint: dict[str, Any]) -> None:
         """Let a resumed run keep the values that its tuners found, instead of searching again."""
         state = checkpoint["callbacks"].get(self.result.state_key, {})
-        # Lightning sets callbacks without declaring them
-        callbacks: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        callbacks = callbacks_of(self.trainer)
         tuners = [callback for callback in callbacks if isinstance(callback, TUNERS)]
         if not tuners or "found" not in state:
             return

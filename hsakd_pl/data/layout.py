@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from hsakd_pl.data.walk import class_names_of, contains_images
+from hsakd_pl.data.walk import class_names_of, class_paths, contains_images
 from hsakd_pl.errors import UsageError
 
 SPLIT_WORDS = {
@@ -52,14 +52,14 @@ def find_layout(root: Path) -> Layout:
     A folder with a split's name is a class if it contains images, and no folders with images, next to other class
     folders. Raises UsageError if a folder could be both, and if two folders are the same split.
     """
-    names = class_names_of(root)
-    split_names = [name for name in names if split_of(name)]
-    other_names = [name for name in names if name not in split_names]
+    paths = class_paths(root)
+    split_names = [name for name in paths if split_of(name)]
+    other_names = [name for name in paths if name not in split_names]
     if not split_names:
-        return Layout(root if names else None, None, None)
-    divided = [name for name in split_names if _contains_class_folders(root / name)]
-    flat = [name for name in split_names if name not in divided and contains_images(root / name)]
-    others = [name for name in other_names if contains_images(root / name, below=True)]
+        return Layout(root if paths else None, None, None)
+    divided = [name for name in split_names if _contains_class_folders(paths[name])]
+    flat = [name for name in split_names if name not in divided and contains_images(paths[name])]
+    others = [name for name in other_names if contains_images(paths[name], below=True)]
     if others and not divided:
         _check_single_split(root, flat, others)
         return Layout(root, None, None)
@@ -68,13 +68,13 @@ def find_layout(root: Path) -> Layout:
         split = str(split_of(name))
         if split in folders:
             raise UsageError(f"{folders[split]} and {root / name} are both the {split} split: keep one of them")
-        folders[split] = _innermost(root / name, split)
+        folders[split] = _innermost(paths[name], split)
     if others and not _share_classes(folders):
         raise UsageError(
             f"{root} contains {_listed(divided)} next to {_listed(others)}, so that {divided[0]} could be a split or a "
             f"class: move the others elsewhere if it is a split, or all into {root / 'train'} if it is a class"
         )
-    ignored = tuple(root / name for name in [*flat, *others])
+    ignored = tuple(paths[name] for name in [*flat, *others])
     if "test" in folders:
         return Layout(folders.get("train"), folders.get("val"), folders["test"], ignored)
     return Layout(folders.get("train"), None, folders.get("val"), ignored)
@@ -82,10 +82,10 @@ def find_layout(root: Path) -> Layout:
 
 def _contains_class_folders(folder: Path) -> bool:
     """Return True if a folder contains folders, with images in them if there are also images next to them."""
-    names = class_names_of(folder)
-    if not names or not contains_images(folder):
-        return bool(names)
-    return any(contains_images(folder / name, below=True) for name in names)
+    paths = class_paths(folder)
+    if not paths or not contains_images(folder):
+        return bool(paths)
+    return any(contains_images(path, below=True) for path in paths.values())
 
 
 def _innermost(folder: Path, split: str) -> Path:
@@ -118,6 +118,18 @@ def _listed(names: list[str], most: int = 3) -> str:
     if len(names) > most:
         shown.append(f"{len(names) - most} more")
     return ", ".join(shown)
+
+
+def split_folder(folder: Path, name: str) -> Path:
+    """Return the folder of a split of a data set that calls it ``name``.
+
+    If there is none of that name, it is the only folder whose name usually denotes the same split.
+    """
+    exact = folder / name
+    if exact.exists():
+        return exact
+    found = [path for path in class_paths(folder).values() if split_of(path.name) == split_of(name)]
+    return _innermost(found[0], name) if len(found) == 1 else exact
 
 
 def advice(root: Path) -> str:

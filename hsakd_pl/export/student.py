@@ -15,13 +15,13 @@ from torchvision.transforms import v2
 from hsakd_pl.data.description import Description, read_description
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import local_path, read_text, replacing
+from hsakd_pl.files.schema import Fields, Items, Number, Text, parse_json
 from hsakd_pl.files.weights import weights_digest
 from hsakd_pl.networks import as_network, create_network
 from hsakd_pl.networks.bounded import within
 from hsakd_pl.networks.registry import trusted
 from hsakd_pl.networks.weights import describe, load_weights
 from hsakd_pl.ops import COLOURS, FLIPS, ROTATIONS, Transforms, named_transforms
-from hsakd_pl.records.schema import Fields, Items, Number, Text, parse_json
 from hsakd_pl.version import __version__
 
 try:

@@ -29,7 +29,7 @@ WEIGHT_OPTIONS = {
 CALLBACKS = "trainer.callbacks"
 ROOT = "data.init_args.root"
 MEAN = "data.init_args.mean"
-# Changes on resume that only lengthen a run
+# Changes on resume that are not part of the hash: they lengthen the run, or name another commit of the code
 WITHOUT_EFFECT = ("trainer.max_epochs", "trainer.max_steps", "commit")
 LIMITS = re.compile(r"trainer\.(limit_\w+_batches|overfit_batches|max_steps)$")
 
@@ -123,9 +123,7 @@ def protocol_of(
         kept["model.init_args.num_classes"] = module.num_classes  # which came from the data
     if facts is None and ROOT in options:
         kept[ROOT] = options[ROOT]  # nothing else tells the data of other packages' modules apart
-    effective_changes = [
-        change for change in changes if change["option"] not in ("trainer.max_epochs", "trainer.max_steps", "commit")
-    ]
+    effective_changes = [change for change in changes if change["option"] not in WITHOUT_EFFECT]
     hardware = {name: value for name, value in machine(trainer).items() if name in ("devices", "precision")}
     hashes = {name: value for name, value in weights.items() if name != "teacher_acc"}
     statistics = measured_statistics(options, data)

@@ -16,6 +16,7 @@ from hsakd_pl.errors import UsageError
 from hsakd_pl.files import replacing
 from hsakd_pl.files.weights import read_weights, weights_digest
 from hsakd_pl.modules.budget import is_whole_epoch, planned_steps, steps_of_epochs
+from hsakd_pl.modules.trainers import callbacks_of, is_trial
 from hsakd_pl.recipes import recipe_of
 from hsakd_pl.records.callbacks import Configured, found_values, training_callbacks
 from hsakd_pl.records.formats import RESULT_FILE, finite, is_finished, of_validation
@@ -125,8 +126,7 @@ class ResultWriter(pl.Callback):
 
     def _record_callbacks(self, trainer: pl.Trainer) -> None:
         """Add callbacks that a resumed run adds or leaves out to its changes."""
-        # Lightning sets callbacks without declaring them
-        callbacks = training_callbacks(trainer.callbacks, self.configured)  # type: ignore[attr-defined]
+        callbacks = training_callbacks(callbacks_of(trainer), self.configured)
         before = callbacks if self.callbacks is None else self.callbacks
         self.callbacks = callbacks
         if before != callbacks:
@@ -245,8 +245,8 @@ class ResultWriter(pl.Callback):
         return self.spent["seconds"] + (time.monotonic() - self._since_start if self._since_start else 0.0)
 
     def _write(self, trainer: pl.Trainer, finished: bool) -> None:
-        # Lightning sets fast_dev_run without declaring it
-        if trainer.fast_dev_run or not trainer.is_global_zero or (not finished and is_finished(self.path)):  # type: ignore[attr-defined]
+        replaces_result = not finished and is_finished(self.path)
+        if is_trial(trainer) or not trainer.is_global_zero or replaces_result:
             return
         with replacing(self.path) as file:
             json.dump(self._row(trainer, finished), file, indent=1, allow_nan=False)
@@ -313,8 +313,7 @@ def _file_digest(path: Path | None, step: int | None, otherwise: str | None) -> 
 
 def stopped_early(trainer: pl.Trainer) -> bool:
     """Return True if an EarlyStopping callback has stopped the fit, or had stopped the one that is resumed."""
-    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set without being declared
-    for callback in callbacks:
+    for callback in callbacks_of(trainer):
         if not isinstance(callback, EarlyStopping):
             continue
         reason = getattr(callback, "stopping_reason", None)  # since Lightning 2.6; 0 means not stopped
@@ -326,8 +325,7 @@ def stopped_early(trainer: pl.Trainer) -> bool:
 
 def _stopping_option(trainer: pl.Trainer) -> str:
     """Return which callback stops a fit before its first step, and the remedy."""
-    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set without being declared
-    for callback in callbacks:
+    for callback in callbacks_of(trainer):
         left = callback.time_remaining() if isinstance(callback, Timer) else None
         if left is not None and left <= 0:
             return (

@@ -25,6 +25,7 @@ from pytorch_lightning.callbacks import (
 from pytorch_lightning.utilities import rank_zero_info
 
 from hsakd_pl.errors import UsageError, did_you_mean
+from hsakd_pl.modules.trainers import callbacks_of, is_trial
 
 # Callbacks whose state checkpoints do not contain, and what they lack
 NEVER: dict[type[pl.Callback], str] = {
@@ -77,8 +78,7 @@ def _is_inside_epoch(checkpoint: Mapping[str, Any]) -> bool:
 
 def check_callbacks(trainer: pl.Trainer, module: pl.LightningModule) -> None:
     """Raise UsageError for a callback that does not fit the trainer's options or the module."""
-    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set without being declared
-    for callback in callbacks:
+    for callback in callbacks_of(trainer):
         problem = _problem(callback, trainer, module)
         if problem:
             raise UsageError(f"trainer.callbacks: {type(callback).__name__} {problem}")
@@ -95,16 +95,15 @@ def _problem(callback: pl.Callback, trainer: pl.Trainer, module: pl.LightningMod
     if isinstance(callback, ModelPruning) and getattr(module, "fast", False):
         return "needs weights in PyTorch's own order: set model.init_args.fast false"
     logging = DeviceStatsMonitor | LearningRateMonitor
-    if isinstance(callback, logging) and not trainer.loggers and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+    if isinstance(callback, logging) and not trainer.loggers and not is_trial(trainer):
         return "needs a logger: set trainer.logger, for example to TensorBoardLogger"
     return None
 
 
 def monitored(trainer: pl.Trainer) -> dict[str, str]:
     """Return the metrics that callbacks and schedules must find, with who monitors them."""
-    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set without being declared
     monitors = {}
-    for callback in callbacks:
+    for callback in callbacks_of(trainer):
         is_strict = isinstance(callback, EarlyStopping) and callback.strict
         is_strict = is_strict or (isinstance(callback, ModelCheckpoint) and callback.monitor != "val/acc")
         if is_strict and getattr(callback, "monitor", None) is not None:

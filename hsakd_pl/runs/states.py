@@ -13,16 +13,10 @@ from packaging.version import InvalidVersion, Version
 from torch import Tensor
 
 from hsakd_pl.errors import UsageError
+from hsakd_pl.files.schema import Anything, Fields, Items, Number, Plain, Schema, Text, Tuple
 from hsakd_pl.modules.optimization import RATES
+from hsakd_pl.modules.trainers import callbacks_of
 from hsakd_pl.records.formats import CHANGE_FIELDS, COUNT, FRACTION, METRIC, OPTIONAL_TEXT
-from hsakd_pl.records.schema import Fields, Items, Number, Plain, Schema, Text, Tuple
-
-
-class Anything:
-    """Any value: what reads it checks it."""
-
-    def check(self, value: Any, place: str) -> None:
-        """Return for any value."""
 
 
 class Option:
@@ -126,8 +120,7 @@ def check_states(trainer: pl.Trainer, checkpoint: Mapping[str, Any], origin: str
     loaders = checkpoint["loops"]["fit_loop"].get("state_dict", {}).get("combined_loader", [])
     if not isinstance(loaders, list):
         raise _invalid("loops.fit_loop.state_dict.combined_loader is not a list", origin)
-    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set without being declared
-    for callback in callbacks:
+    for callback in callbacks_of(trainer):
         key = callback.state_key
         if key not in checkpoint["callbacks"]:
             continue
