@@ -16,7 +16,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_info
 
 from hsakd_pl.cli.arguments import REPLACED_BY, check_effective, check_order
-from hsakd_pl.cli.configuration import ConfigWriter, changes, options_of
+from hsakd_pl.cli.configuration import CONFIG_FILE, ConfigWriter, changes, check_replaceable, options_of
 from hsakd_pl.cli.help import describe_command
 from hsakd_pl.cli.mistakes import explain, first_and_last_line, unwrapped
 from hsakd_pl.cli.parser import Parser, program, resume_command, run_folder
@@ -48,6 +48,7 @@ from hsakd_pl.runs.processes import match_torchrun, restarts_by_torchrun, sole_w
 from hsakd_pl.runs.states import check_states
 
 LARGEST_SEED = 2**32 - 1  # of NumPy's generators
+
 
 class HSAKDCLI(LightningCLI):
     """LightningCLI whose model takes its number of classes from the data, and whose runs have one folder each.
@@ -274,6 +275,7 @@ class HSAKDCLI(LightningCLI):
         saved = saved_checkpoints(folder, "last")
         has_result = is_finished(folder / RESULT_FILE)
         if not saved and not has_result:
+            check_replaceable(folder / CONFIG_FILE)
             return
         found = saved[0] if saved else folder / RESULT_FILE
         ckpt_path = self.config_init["fit"]["ckpt_path"]
