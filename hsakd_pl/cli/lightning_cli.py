@@ -15,8 +15,8 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_info
 
-from hsakd_pl.cli.arguments import check_order
-from hsakd_pl.cli.configuration import ConfigWriter, changes, options_of
+from hsakd_pl.cli.arguments import REPLACED_BY, check_effective, check_order
+from hsakd_pl.cli.configuration import CONFIG_FILE, ConfigWriter, changes, check_replaceable, options_of
 from hsakd_pl.cli.help import describe_command
 from hsakd_pl.cli.mistakes import explain, first_and_last_line, unwrapped
 from hsakd_pl.cli.parser import Parser, program, resume_command, run_folder
@@ -46,6 +46,8 @@ from hsakd_pl.runs.checkpoints import (
 )
 from hsakd_pl.runs.processes import match_torchrun, restarts_by_torchrun, sole_writers
 from hsakd_pl.runs.states import check_states
+
+LARGEST_SEED = 2**32 - 1  # of NumPy's generators
 
 
 class HSAKDCLI(LightningCLI):
@@ -136,6 +138,30 @@ class HSAKDCLI(LightningCLI):
                 "lr_scheduler has no effect without optimizer: set model.init_args.lr_scheduler for a schedule of the "
                 "recipe's optimizer"
             )
+        check_effective(self.arguments, {option: self._value_of(option) for option in REPLACED_BY})
+        trainer = self._get(self.config, "trainer")
+        if self.subcommand == "fit" and 0 < (trainer.max_epochs or 0) < (trainer.min_epochs or 0):
+            raise UsageError(
+                f"trainer.min_epochs {trainer.min_epochs} has no effect: trainer.max_epochs {trainer.max_epochs} is "
+                "less; raise that one, or leave min_epochs out"
+            )
+
+    def _value_of(self, option: str) -> Any:
+        """Return the value of an option of the configuration or of the model; None if it is not set."""
+        part, _, name = option.partition(".")
+        content = self._get(self.config, part)
+        return (content.get("init_args") or {}).get(name) if name else content
+
+    def _set_seed(self) -> None:
+        """Seed all generators; raises UsageError for a fit without a seed, and for one that NumPy does not take."""
+        seed = self._get(self.config, "seed_everything")
+        is_off = seed is False
+        if (is_off and self.subcommand == "fit") or not (is_off or 0 <= seed <= LARGEST_SEED):
+            raise UsageError(
+                f"seed_everything is {seed}: choose a number from 0 to {LARGEST_SEED}, on which shuffling, "
+                "augmentation and the row in result.json depend"
+            )
+        super()._set_seed()
 
     def instantiate_classes(self) -> None:
         """Build model, data and trainer; raises their constructors' errors without those that jsonargparse adds.
@@ -249,6 +275,7 @@ class HSAKDCLI(LightningCLI):
         saved = saved_checkpoints(folder, "last")
         has_result = is_finished(folder / RESULT_FILE)
         if not saved and not has_result:
+            check_replaceable(folder / CONFIG_FILE)
             return
         result = saved[0] if saved else folder / RESULT_FILE
         ckpt_path = self.config_init["fit"]["ckpt_path"]

@@ -32,6 +32,9 @@ class ParsedFit(HSAKDCLI):
     def subcommands() -> dict[str, set[str]]:
         return {"fit": HSAKDCLI.subcommands()["fit"]}
 
+    def _set_seed(self) -> None:
+        """Seed nothing."""
+
     def instantiate_classes(self) -> None:
         """Build nothing."""
 
@@ -116,16 +119,16 @@ def _are_same_callbacks(recorded: str, configured: str) -> bool:
 def run_seed(seed: int, fit_options: list[str], recipe: Path) -> None:
     """Train with one seed in a folder inside the recipe's, or resume there, and test the result."""
     folder = recipe / f"seed{seed}"
+    options = [*fit_options, "--seed_everything", str(seed), "--trainer.default_root_dir", str(folder)]
     if is_finished(folder / RESULT_FILE):
         check_same_setting(folder, setting_of(fit_options))
         show(f"seed {seed} has a result: {folder / RESULT_FILE}")
     else:
         resume = ["--ckpt_path", "last"] if (folder / "last.ckpt").exists() else []
-        placed = ["--seed_everything", str(seed), "--trainer.default_root_dir", str(folder)]
-        HSAKDCLI(args=["fit", *fit_options, *placed, *resume])
-    trained = (folder / "last.ckpt").exists() and (folder / "config.yaml").exists()
-    if trained and not is_tested(folder):
-        HSAKDCLI(args=["test", "--config", str(folder / "config.yaml"), "--ckpt_path", "last"])
+        HSAKDCLI(args=["fit", *options, *resume])
+    # with the user's options, not with config.yaml: the folder may be that of somebody else, and never chooses code
+    if (folder / "last.ckpt").exists() and not is_tested(folder):
+        HSAKDCLI(args=["test", *options, "--ckpt_path", "last"])
 
 
 def run_process(arguments: list[str], debug: bool) -> int:

@@ -21,6 +21,7 @@ from pytorch_lightning.callbacks import (
 from hsakd_pl.modules.optimization import RATES
 
 PACKAGE = __name__.partition(".")[0]
+LIGHTNING = pl.__name__
 # Callbacks that only watch, save or end a run; all others, known or not, may change what is trained
 OBSERVERS = (
     BasePredictionWriter,
@@ -43,7 +44,9 @@ def takes_part(callback: pl.Callback) -> bool:
 
 
 def _takes_part(kind: type) -> bool:
-    return not issubclass(kind, OBSERVERS) and kind.__module__.partition(".")[0] != PACKAGE
+    package = kind.__module__.partition(".")[0]
+    only_observes = issubclass(kind, OBSERVERS) and package == LIGHTNING  # subclasses of users may do more
+    return not only_observes and package != PACKAGE
 
 
 def takes_part_by_name(text: str) -> bool:
