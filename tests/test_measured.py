@@ -1,4 +1,4 @@
-"""Test that every accuracy belongs to the weights and the images that it stands next to."""
+"""Test that every accuracy belongs to the weights and the images that it is shown with."""
 
 import json
 import shutil
@@ -342,7 +342,7 @@ def test_report_keeps_foreign_rows_file(folder: Path, capsys: pytest.CaptureFixt
         main(["report", str(folder)])
         assert (folder / "rows.jsonl").read_text() == content
         captured = capsys.readouterr()
-        assert "is not of a report" in captured.err and "config" in captured.out
+        assert "was not written by a report" in captured.err and "config" in captured.out
     (folder / "rows.jsonl").unlink()
     for _ in range(2):
         main(["report", str(folder)])
