@@ -1,12 +1,14 @@
 """Test that names which collide and options that have no effect are errors, in every command."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import small
+import yaml
 from small import error_of
 
 from hsakd_pl.cli.main import main
@@ -196,6 +198,27 @@ def test_finished_seed_with_the_same_result_is_skipped(
     monkeypatch.chdir(finished)
     run_seed(0, ["--config", "config.yaml", *options], Path("run"))
     assert "seed 0 has a result" in capsys.readouterr().out
+
+
+FOREIGN: list[dict[str, Any]] = [
+    {"data": {"class_path": "foreign.Data"}},
+    {"model": {"class_path": "foreign.Module"}},
+    {"trainer": {"callbacks": [{"class_path": "foreign.Callback"}]}},
+]
+
+
+@pytest.mark.parametrize("content", FOREIGN, ids=lambda content: next(iter(content)))
+def test_finished_seed_is_tested_without_its_configuration(
+    content: dict[str, Any], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(finished, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    monkeypatch.syspath_prepend(".")
+    Path("foreign.py").write_text("open('executed', 'a').close()\n")
+    Path("run/seed0/config.yaml").write_text(yaml.safe_dump(content))
+    Path("run/seed0/test.json").unlink()
+    run_seed(0, ["--config", "config.yaml"], Path("run"))
+    assert Path("run/seed0/test.json").exists() and not Path("executed").exists()
 
 
 def test_finished_task_of_a_bench_with_other_options_raises(

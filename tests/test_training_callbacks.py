@@ -66,6 +66,12 @@ def test_observers_are_told_from_callbacks_that_take_part() -> None:
     assert takes_part(Own())
 
 
+@pytest.mark.parametrize("base", ["ModelCheckpoint", "Timer", "LearningRateMonitor", "TQDMProgressBar"])
+def test_own_subclass_of_an_observer_takes_part(base: str) -> None:
+    kind = type("Own", (getattr(callbacks, base),), {})
+    assert takes_part(object.__new__(kind))
+
+
 @pytest.mark.parametrize(
     "callback",
     [OWN, *(pytest.param(callback, marks=pytest.mark.nightly) for callback in (ACCUMULATION, STOPPING, AVERAGING))],

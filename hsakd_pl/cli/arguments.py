@@ -16,6 +16,14 @@ MOST_BYTES = 100_000  # of a configuration; those of this package have 1,000
 CLASS_PATH = "class_path"
 IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 FILE_OPTIONS = ("root", "predict_dir")  # their values may have dots, and are never imported
+RATES = ("model.lr", "model.momentum", "model.nesterov", "model.weight_decay")
+SCHEDULE = ("model.milestones", "model.warmup_epochs")
+# By option, those that it replaces
+REPLACED_BY = {
+    "model.optimizer": RATES,
+    "model.lr_scheduler": SCHEDULE,
+    "optimizer": (*RATES, *SCHEDULE, "model.optimizer", "model.lr_scheduler"),
+}
 
 
 def check_files(args: list[str]) -> None:
@@ -46,6 +54,21 @@ def _check_kept(given: Mapping[str, tuple[str, Any]], content: Mapping[str, Any]
                 f"{flag} has no effect: {path}, which comes after it, sets {name} to {replaced}; write options after "
                 "--config"
             )
+
+
+def check_effective(args: list[str], chosen: Mapping[str, Any]) -> None:
+    """Raise UsageError for an option of the command line that another option replaces, wherever that one is set.
+
+    Args:
+        args: arguments of the command line.
+        chosen: values of the options of :data:`REPLACED_BY`, None where they are not set.
+    """
+    given = {_dotted(flag): flag for flag, _ in pairs(args) if flag.startswith("--")}
+    for option, replaced in REPLACED_BY.items():
+        for name, flag in given.items():
+            is_replaced = name in replaced or name.startswith(tuple(f"{other}." for other in replaced))
+            if chosen.get(option) is not None and is_replaced:
+                raise UsageError(f"{flag} has no effect: {option} replaces it; leave one of them out")
 
 
 def _as_yaml(value: str) -> Any:
@@ -124,14 +147,6 @@ def class_paths(content: Any, option: str) -> Iterator[tuple[str, str]]:
                 yield option, str(item)
             elif key not in FILE_OPTIONS:
                 yield from class_paths(item, f"{option}.{key}")
-
-
-def _as_yaml(text: str) -> Any:
-    """Return the content of a text in YAML; the text itself where it is not YAML."""
-    try:
-        return load_yaml(text)
-    except yaml.YAMLError:
-        return text
 
 
 def _parsed(flag: str, value: str) -> Any:

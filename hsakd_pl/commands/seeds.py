@@ -15,14 +15,14 @@ from hsakd_pl.files import local_path
 from hsakd_pl.files.escaping import show
 from hsakd_pl.files.weights import file_sha256
 from hsakd_pl.modules.build import PRETRAINED, RANDOM
-from hsakd_pl.records.callbacks import described, takes_part_by_name
+from hsakd_pl.records.callbacks import callback_text, takes_part_by_name
 from hsakd_pl.records.formats import RESULT_FILE, is_finished, read_row
 from hsakd_pl.records.measured import is_tested
 from hsakd_pl.records.options import Role, rule_of
 from hsakd_pl.records.protocol import CALLBACKS, WEIGHT_OPTIONS
 from hsakd_pl.runs.signals import STOPPING, Interrupted
 
-SECONDS_TO_OBEY = 5  # a signal, for a process in the middle of a step
+SECONDS_TO_OBEY = 5  # a process in the middle of a step obeys a signal after it
 
 
 class ParsedFit(HSAKDCLI):
@@ -31,6 +31,9 @@ class ParsedFit(HSAKDCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         return {"fit": HSAKDCLI.subcommands()["fit"]}
+
+    def _set_seed(self) -> None:
+        """Seed nothing."""
 
     def instantiate_classes(self) -> None:
         """Build nothing."""
@@ -49,7 +52,7 @@ def recipe_folder(fit_options: list[str]) -> Path:
 
 
 class Setting(NamedTuple):
-    """What a run of some options of ``fit`` would have: its options, its callbacks, and the hashes of its weights."""
+    """The options, the callbacks and the hashes of the weights of a run that has not begun."""
 
     options: dict[str, Any]
     callbacks: str
@@ -57,7 +60,7 @@ class Setting(NamedTuple):
 
 
 def setting_of(fit_options: list[str]) -> Setting:
-    """Return what a run with these options of ``fit`` would have; raises UsageError for options that are not valid."""
+    """Return the setting that options of ``fit`` describe; raises UsageError for options that are not valid."""
     config = ParsedFit(args=["fit", *fit_options], seed_everything_default=False).config.fit
     options = options_of(config)
     hashes: dict[str, str | None] = {}
@@ -68,11 +71,11 @@ def setting_of(fit_options: list[str]) -> Setting:
         elif local_path(option, source).is_file():
             hashes[key] = file_sha256(source)
     callbacks = config.trainer.callbacks or []
-    texts = [described(callback) for callback in (callbacks if isinstance(callbacks, list) else [callbacks])]
+    texts = [callback_text(callback) for callback in (callbacks if isinstance(callbacks, list) else [callbacks])]
     return Setting(options, "; ".join(filter(takes_part_by_name, texts)), hashes)
 
 
-def check_unchanged(folder: Path, setting: Setting) -> None:
+def check_same_setting(folder: Path, setting: Setting) -> None:
     """Raise UsageError if the result in a folder is of other options, callbacks or weights than those of now."""
     protocol = read_row(folder / RESULT_FILE).get("protocol")
     if not protocol:
@@ -116,16 +119,16 @@ def _are_same_callbacks(recorded: str, configured: str) -> bool:
 def run_seed(seed: int, fit_options: list[str], recipe: Path) -> None:
     """Train with one seed in a folder inside the recipe's, or resume there, and test the result."""
     folder = recipe / f"seed{seed}"
+    options = [*fit_options, "--seed_everything", str(seed), "--trainer.default_root_dir", str(folder)]
     if is_finished(folder / RESULT_FILE):
-        check_unchanged(folder, setting_of(fit_options))
+        check_same_setting(folder, setting_of(fit_options))
         show(f"seed {seed} has a result: {folder / RESULT_FILE}")
     else:
         resume = ["--ckpt_path", "last"] if (folder / "last.ckpt").exists() else []
-        placed = ["--seed_everything", str(seed), "--trainer.default_root_dir", str(folder)]
-        HSAKDCLI(args=["fit", *fit_options, *placed, *resume])
-    trained = (folder / "last.ckpt").exists() and (folder / "config.yaml").exists()
-    if trained and not is_tested(folder):
-        HSAKDCLI(args=["test", "--config", str(folder / "config.yaml"), "--ckpt_path", "last"])
+        HSAKDCLI(args=["fit", *options, *resume])
+    # with the user's options, not with config.yaml: the folder may be that of somebody else, and never chooses code
+    if (folder / "last.ckpt").exists() and not is_tested(folder):
+        HSAKDCLI(args=["test", *options, "--ckpt_path", "last"])
 
 
 def run_process(arguments: list[str], debug: bool) -> int:
@@ -138,7 +141,8 @@ def run_process(arguments: list[str], debug: bool) -> int:
     try:
         status = process.wait()
     except Interrupted as interruption:
-        _end(process, told=interruption.status == 128 + signal.SIGINT)  # Ctrl-C reaches all processes of a terminal
+        is_ctrl_c = interruption.status == 128 + signal.SIGINT  # which reaches all processes of a terminal
+        _end(process, has_signal=is_ctrl_c)
         raise
     status = status if status >= 0 else 128 - status
     if status - 128 in STOPPING:
@@ -146,9 +150,9 @@ def run_process(arguments: list[str], debug: bool) -> int:
     return status
 
 
-def _end(process: subprocess.Popen[bytes], told: bool) -> None:
-    """Wait until a process has ended; tell it to, at once or, if it was probably ``told``, when it has not obeyed."""
-    if told:
+def _end(process: subprocess.Popen[bytes], has_signal: bool) -> None:
+    """Terminate a process and wait for it; one that ``has_signal`` is first given time to end by itself."""
+    if has_signal:
         with suppress(subprocess.TimeoutExpired):
             process.wait(SECONDS_TO_OBEY)
     if process.poll() is None:

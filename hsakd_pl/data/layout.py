@@ -95,8 +95,8 @@ def _check_undivided(paths: dict[str, Path]) -> None:
         if len({split_of(name) for name in inner}) > 1:
             raise UsageError(
                 f"{path} contains {_listed(inner)}, so that it could be a data set or a class: point "
-                f"--data.init_args.root at it if it is a data set, or move its images to {inner[0]}/{path.name}/ and so "
-                "on if it is a class"
+                f"--data.init_args.root at it if it is a data set, or move its images to {inner[0]}/{path.name}/ and "
+                "so on if it is a class"
             )
 
 
@@ -113,9 +113,10 @@ def _check_pairs(paths: dict[str, Path]) -> None:
     for names in by_rest.values():
         if len(names) > 1:
             listed = _listed(sorted(names.values()))
+            splits = " and ".join(f"{split}/" for split in names)
             raise UsageError(
                 f"{paths[min(names.values())].parent} contains {listed}, which could be splits or classes: rename them "
-                f"to {' and '.join(f'{split}/' for split in names)} if they are splits, or otherwise if they are classes"
+                f"to {splits} if they are splits, or otherwise if they are classes"
             )
 
 

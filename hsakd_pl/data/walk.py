@@ -121,8 +121,8 @@ def class_folders(folder: Path, classes: Sequence[str]) -> tuple[list[str], Tens
     names = [canonical(name) for name in classes]
     unknown = [name for name in folders if name not in set(names)]
     searched = [*names, *unknown]
-    found = images_below(*(folders.get(name, folder / name) for name in searched))
-    images = dict(zip(searched, found, strict=True))
+    images_by_folder = images_below(*(folders.get(name, folder / name) for name in searched))
+    images = dict(zip(searched, images_by_folder, strict=True))
     for name in unknown:
         if images[name]:
             raise UsageError(

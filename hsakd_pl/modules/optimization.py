@@ -89,10 +89,10 @@ def make_optimizer(maker: Callable[[Any], Optimizer], parameters: Any) -> Optimi
     try:
         return maker(parameters)
     except ValueError as error:  # of the optimizer, such as torch.optim.Muon, which only takes matrices
-        raise refused(name_of(maker), error) from error
+        raise optimizer_error(name_of(maker), error) from error
 
 
-def refused(name: str, error: ValueError) -> UsageError:
+def optimizer_error(name: str, error: ValueError) -> UsageError:
     """Return the error for parameters that an optimizer refuses."""
     reason = " ".join(str(error).split())
     return UsageError(f"optimizer: {name} refuses the network's parameters or its options: {reason:.200}")

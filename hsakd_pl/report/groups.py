@@ -182,6 +182,7 @@ def _facts(group: Group) -> dict[str, Any]:
     facts = {option: new for option, (_, new) in group.differences.items() if is_of_machine(option)}
     facts |= {name: str(protocol.get(f"{name}_sha256"))[:12] for name in ("teacher", "weights", "projection")}
     facts |= {name: protocol.get(name) for name in ("devices", "precision")}
+    facts |= protocol.get("statistics") or {}
     facts |= {f"{split} data": each.get("fingerprint") for split, each in _data(_all_rows(group)).items()}
     return facts
 

@@ -178,7 +178,7 @@ def test_split_named_class_is_a_class_or_refused(tmp_path: Path, name: str, belo
         (["train/a", "train/b", "val"], r"val contains images, but no class folders: sort them into val/<class>/"),
         (
             ["bus/train", "bus/test", "car/train", "car/test"],
-            "bus contains test/, train/, so that it could be a data set",
+            "bus contains test/, train/, so that it could be a",
         ),
         (["images/train", "images/val", "masks/train", "masks/val"], "images contains train/, val/, so that it could"),
         (["birds_train/a", "birds_train/b", "birds_test/a"], "birds_test/, birds_train/, which could be splits or"),
