@@ -13,6 +13,8 @@ from hsakd_pl.records.protocol import CALLBACKS
 from hsakd_pl.report.differences import Differences, differing, expected, is_of_machine
 from hsakd_pl.report.rows import seed_of
 
+CLASS_PATHS = re.compile(r"[\w.]+\.(?=\w+\()")  # what comes before the name of a class
+
 
 class Group(NamedTuple):
     """The runs of one protocol.
@@ -107,9 +109,8 @@ def _describe(option: str, value: Any) -> str:
     """Return the last names of an option and of its value."""
     option_name = option.removesuffix(".class_path").rpartition(".")[2]
     if option == CALLBACKS:
-        value_name = re.sub(r"[\w.]+\.(?=\w+\()", "", str(value))
-    else:
-        value_name = str(value).rpartition("/")[2]
+        return f"{option_name} {CLASS_PATHS.sub('', str(value)):.40}"
+    value_name = str(value).rpartition("/")[2]
     return f"{option_name} {value_name:.40}"
 
 
