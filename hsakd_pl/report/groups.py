@@ -1,5 +1,6 @@
 """Groups of runs: all runs of one protocol are one row of a table, whatever their files are called."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -8,8 +9,11 @@ from typing import Any, NamedTuple
 from hsakd_pl.recipes import ALL_RECIPES, Recipe
 from hsakd_pl.records.formats import Row
 from hsakd_pl.records.measured import is_validated, reasons_against_test_of, test_accuracy
+from hsakd_pl.records.protocol import CALLBACKS
 from hsakd_pl.report.differences import Differences, differing, expected, is_of_machine
 from hsakd_pl.report.rows import seed_of
+
+CLASS_PATHS = re.compile(r"[\w.]+\.(?=\w+\()")  # what comes before the name of a class
 
 
 class Group(NamedTuple):
@@ -104,6 +108,8 @@ def _marks_of_data(recipe: Recipe | None, members: Sequence[Row]) -> list[str]:
 def _describe(option: str, value: Any) -> str:
     """Return the last names of an option and of its value."""
     option_name = option.removesuffix(".class_path").rpartition(".")[2]
+    if option == CALLBACKS:
+        return f"{option_name} {CLASS_PATHS.sub('', str(value)):.40}"
     value_name = str(value).rpartition("/")[2]
     return f"{option_name} {value_name:.40}"
 
