@@ -15,7 +15,7 @@ from hsakd_pl.data.fingerprint import (
     check_unchanged,
     facts_of,
     read_facts,
-    saved,
+    saved_facts,
 )
 from hsakd_pl.data.splits import Split, check_class_names, check_split, stratified_indices
 from hsakd_pl.data.walk import canonical
@@ -197,7 +197,7 @@ class ImageDataModule(BatchedDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the facts of the splits, with which a resumed run compares its data."""
-        return {"facts": saved(self.facts)}
+        return {"facts": saved_facts(self.facts)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Raise UsageError if a run would be resumed with other data than it began with."""

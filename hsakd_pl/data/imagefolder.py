@@ -129,8 +129,11 @@ class ImageFolderDataModule(ClassFolderDataModule):
 
     def _suggested_root(self) -> str:
         """Return a hint at a folder in ``root`` that has a training folder; an empty string if there is none."""
-        for path in class_paths(self.root).values():
-            if training_folder(path):
+        paths = class_paths(self.root).values()
+        for path in paths:
+            train = training_folder(path)
+            only = len(paths) == 1 and not split_of(path.name)
+            if train and (train != path or only):
                 return f" ({path} looks like the folder you want)"
         return ""
 

@@ -1,11 +1,14 @@
 """Find the class folders of each split in a data set's folder."""
 
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
 
 from hsakd_pl.data.walk import class_names_of, class_paths, contains_images
 from hsakd_pl.errors import UsageError
+from hsakd_pl.files import naming
+from hsakd_pl.files.walk import visible
 
 SPLIT_WORDS = {
     "train": ("train", "training", "trn"),
@@ -13,7 +16,7 @@ SPLIT_WORDS = {
     "test": ("test", "testing", "tst", "eval", "evaluation"),
 }
 # Words that data sets put around the name of a split: seg_train, test_images, Validation Set
-AROUND = "seg|set|data|dataset|split|images?|imgs?|pictures|photos"
+AROUND = "x|seg|set|data|dataset|split|images?|imgs?|pictures|photos"
 
 
 class Layout(NamedTuple):
@@ -33,13 +36,13 @@ class Layout(NamedTuple):
 
 
 def split_of(name: str) -> str | None:
-    """Return the split that a folder's name usually denotes, in any case; None for any other name.
+    """Return the split that a folder's name usually denotes, in any case and with any number; None for others.
 
     Examples:
-        >>> split_of("Training"), split_of("test_images"), split_of("bullet_train")
-        ('train', 'test', None)
+        >>> split_of("Training"), split_of("test_images"), split_of("val2017"), split_of("bullet_train")
+        ('train', 'test', 'val', None)
     """
-    letters = re.sub(r"[\W_]", "", name.lower())
+    letters = re.sub(r"[\W\d_]", "", name.lower())
     for split, words in SPLIT_WORDS.items():
         if re.fullmatch(f"({AROUND})?({'|'.join(words)})({AROUND})?", letters):
             return split
@@ -50,12 +53,15 @@ def find_layout(root: Path) -> Layout:
     """Find the folders of the splits in ``root``, by the usual names; without any of them, ``root`` is ``train``.
 
     A folder with a split's name is a class if it contains images, and no folders with images, next to other class
-    folders. Raises UsageError if a folder could be both, and if two folders are the same split.
+    folders. Raises UsageError if a folder could be both, if two folders are the same split, and if the classes contain
+    the splits.
     """
     paths = class_paths(root)
     split_names = [name for name in paths if split_of(name)]
     other_names = [name for name in paths if name not in split_names]
     if not split_names:
+        _check_undivided(paths)
+        _check_pairs(paths)
         return Layout(root if paths else None, None, None)
     divided = [name for name in split_names if _contains_class_folders(paths[name])]
     flat = [name for name in split_names if name not in divided and contains_images(paths[name])]
@@ -78,6 +84,40 @@ def find_layout(root: Path) -> Layout:
     if "test" in folders:
         return Layout(folders.get("train"), folders.get("val"), folders["test"], ignored)
     return Layout(folders.get("train"), None, folders.get("val"), ignored)
+
+
+def _check_undivided(paths: dict[str, Path]) -> None:
+    """Raise UsageError if one of several class folders contains the folders of two or more splits."""
+    for path in paths.values() if len(paths) > 1 else ():
+        with naming(path):
+            subfolders = sorted(entry.name for entry in os.scandir(path) if visible(entry.name) and entry.is_dir())
+        inner = [name for name in subfolders if split_of(name) and contains_images(path / name, below=True)]
+        if len({split_of(name) for name in inner}) > 1:
+            raise UsageError(
+                f"{path} contains {_listed(inner)}, so that it could be a data set or a class: point "
+                f"--data.init_args.root at it if it is a data set, or move its images to {inner[0]}/{path.name}/ and "
+                "so on if it is a class"
+            )
+
+
+def _check_pairs(paths: dict[str, Path]) -> None:
+    """Raise UsageError if the names of two folders differ only in the split, as those of birds_train and birds_test."""
+    by_rest: dict[str, dict[str, str]] = {}  # name by split, by the rest of the name
+    for name in paths:
+        words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)
+        for number, word in enumerate(words):
+            split = split_of(word)
+            if split:
+                rest = " ".join(words[:number] + words[number + 1 :]).lower()
+                by_rest.setdefault(rest, {}).setdefault(split, name)
+    for names in by_rest.values():
+        if len(names) > 1:
+            listed = _listed(sorted(names.values()))
+            splits = " and ".join(f"{split}/" for split in names)
+            raise UsageError(
+                f"{paths[min(names.values())].parent} contains {listed}, which could be splits or classes: rename them "
+                f"to {splits} if they are splits, or otherwise if they are classes"
+            )
 
 
 def _contains_class_folders(folder: Path) -> bool:

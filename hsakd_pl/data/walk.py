@@ -103,7 +103,7 @@ def image_paths(source: Path, option: str) -> list[str]:
             raise UsageError(f"{option}: {source} does not exist: check the path")
         if not source.is_dir():
             if not is_image(source.name):
-                raise UsageError(f"{option}: {source} is neither a folder nor an image ({endings})")
+                raise UsageError(f"{option}: {source} is neither a folder nor an image: name {endings}")
             return [str(source)]
     [images] = images_below(source)
     if not images:
@@ -121,8 +121,8 @@ def class_folders(folder: Path, classes: Sequence[str]) -> tuple[list[str], Tens
     names = [canonical(name) for name in classes]
     unknown = [name for name in folders if name not in set(names)]
     searched = [*names, *unknown]
-    found = images_below(*(folders.get(name, folder / name) for name in searched))
-    images = dict(zip(searched, found, strict=True))
+    images_by_folder = images_below(*(folders.get(name, folder / name) for name in searched))
+    images = dict(zip(searched, images_by_folder, strict=True))
     for name in unknown:
         if images[name]:
             raise UsageError(

@@ -16,7 +16,7 @@ from hsakd_pl.files.weights import weights_digest
 from hsakd_pl.networks.cost import multiply_adds
 from hsakd_pl.recipes.data_sets import PUBLISHED_DATA
 from hsakd_pl.records.formats import RESULT_FILE, TEST_FILE, read_row, read_test
-from hsakd_pl.records.measured import epoch_of, fingerprint_of, is_validated, reasons_against, validated_in_part
+from hsakd_pl.records.measured import checkpoint_name, fingerprint_of, is_validated, reasons_against, validated_in_part
 from hsakd_pl.report.groups import groups
 
 LISTED_CLASSES = 10
@@ -42,13 +42,13 @@ def results(trained: Trained) -> tuple[dict[str, Any], dict[str, float]]:
     row: dict[str, Any] = {}
     if path.with_name(RESULT_FILE).exists():
         row = read_row(path.with_name(RESULT_FILE))
-    epoch = epoch_of(row, trained.digest, trained.epoch)
-    if epoch is None and row.get("finished", True):
+    name = checkpoint_name(row, trained.digest, trained.epoch)
+    if name is None and row.get("finished", True):
         row = {}  # of another run
     measured: dict[str, float | None] = {}
-    if epoch == "last" and is_validated(row) and not validated_in_part(row):
+    if name == "last" and is_validated(row) and not validated_in_part(row):
         measured["validation accuracy"] = row.get("metrics", {}).get(f"val/{peer_prefix}acc")
-    elif epoch == "best" and not peer_prefix and not validated_in_part(row):
+    elif name == "best" and not peer_prefix and not validated_in_part(row):
         measured["validation accuracy"] = row["best_val_acc"]
     test = read_test(path.with_name(TEST_FILE)) or {}
     is_of_weights = test.get("weights_digest") == trained.digest

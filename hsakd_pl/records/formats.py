@@ -51,6 +51,7 @@ PROTOCOL_FIELDS = Fields(
         "limited": Fields(),
         "epochs": Number(-1, 2**63, whole=True, optional=True),
         "data": Fields(others=SPLIT_FIELDS, optional=True),
+        "statistics": Fields(others=Items(METRIC), optional=True),
         "teacher_acc": FRACTION,
         "precision": OPTIONAL_TEXT,
         "validated_on": OPTIONAL_TEXT,

@@ -18,7 +18,7 @@ from hsakd_pl.files.weights import read_weights, weights_digest
 from hsakd_pl.modules.budget import is_whole_epoch, planned_steps, steps_of_epochs
 from hsakd_pl.modules.trainers import callbacks_of, is_trial
 from hsakd_pl.recipes import recipe_of
-from hsakd_pl.records.callbacks import Configured, found_values, training_callbacks
+from hsakd_pl.records.callbacks import Configured, training_callbacks, tuned_values
 from hsakd_pl.records.formats import RESULT_FILE, finite, is_finished, of_validation
 from hsakd_pl.records.protocol import CALLBACKS, machine, protocol_of, weight_facts
 
@@ -58,7 +58,7 @@ class ResultWriter(pl.Callback):
         self.options = options
         self.configured = configured
         self.callbacks: list[str] | None = None  # that take part in training; None in earlier checkpoints
-        self.found: dict[str, Any] = {}  # by tuners, by option
+        self.tuned: dict[str, Any] = {}  # by tuners, by option
         self.changes: list[dict[str, Any]] = []
         self.commit = _commit()
         self.writer = uuid.uuid4().hex  # of this process
@@ -85,7 +85,7 @@ class ResultWriter(pl.Callback):
             "options": self.options,
             "changes": self.changes,
             "callbacks": self.callbacks,
-            "found": self.found,
+            "found": self.tuned,
             "writer": self.writer,
             "weights": self.weights,
             "commit": self.commit,
@@ -139,7 +139,7 @@ class ResultWriter(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._record_callbacks(trainer)
-        self.found = found_values(self.options, module, getattr(trainer, "datamodule", None))
+        self.tuned = tuned_values(self.options, module, getattr(trainer, "datamodule", None))
         if self.ended_epochs is None:
             self.ended_epochs = trainer.current_epoch
             self.ended_steps = steps_of_epochs(trainer, range(trainer.current_epoch)) or trainer.global_step
@@ -225,7 +225,7 @@ class ResultWriter(pl.Callback):
             return float(kept), None
         return self.best
 
-    def described(self, trainer: pl.Trainer) -> str | None:
+    def describe_accuracy(self, trainer: pl.Trainer) -> str | None:
         """Return the last and the best validation accuracy and where they were measured; None without any."""
         last = self.metrics.get("val/acc")
         best, best_epoch = self.best_so_far()

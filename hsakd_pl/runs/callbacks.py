@@ -35,12 +35,12 @@ NEVER: dict[type[pl.Callback], str] = {
     BaseFinetuning: "which layers it has unfrozen",
     ModelPruning: "the masks of the pruned weights",
 }
-# Callbacks that prepare an epoch at its start, which a run that is resumed inside of the epoch leaves out
+# Callbacks that prepare an epoch at its start, which a run that is resumed inside the epoch leaves out
 BETWEEN_EPOCHS: tuple[type[pl.Callback], ...] = (StochasticWeightAveraging,)
 
 
 def resumes_inside_epochs(callbacks: Iterable[pl.Callback]) -> bool:
-    """Return True if a run with these callbacks can be resumed inside of an epoch."""
+    """Return True if a run with these callbacks can be resumed inside an epoch."""
     return not any(isinstance(callback, (*BETWEEN_EPOCHS, *NEVER)) for callback in callbacks)
 
 

@@ -131,6 +131,9 @@ def test_class_named_like_a_split_is_a_class(tmp_path: Path) -> None:
         ("training_set", None, "test_set"),
         ("seg_train/seg_train", None, "seg_test/seg_test"),
         ("Train Images", "valid_images", None),
+        ("train2017", "val2017", "test2017"),
+        ("01_train", None, "02_test"),
+        ("X_train", None, "X_test"),
     ],
 )
 def test_usual_names_of_splits_are_recognised(
@@ -173,6 +176,14 @@ def test_split_named_class_is_a_class_or_refused(tmp_path: Path, name: str, belo
         (["bus", "train", "test"], "contains test/, train/ without class folders next to bus/"),
         (["train", "test"], r"contains no class folders.*test contains images, but no class folders: sort them"),
         (["train/a", "train/b", "val"], r"val contains images, but no class folders: sort them into val/<class>/"),
+        (
+            ["bus/train", "bus/test", "car/train", "car/test"],
+            "bus contains test/, train/, so that it could be a",
+        ),
+        (["images/train", "images/val", "masks/train", "masks/val"], "images contains train/, val/, so that it could"),
+        (["birds_train/a", "birds_train/b", "birds_test/a"], "birds_test/, birds_train/, which could be splits or"),
+        (["letterTrain", "letterValid", "others"], "letterTrain/, letterValid/, which could be splits or classes"),
+        (["birds/Training/a", "birds/valid/a", "cats/a"], "birds contains Training/, valid/, so that it could be a"),
         (["train/a", "train/b", "val/a", "dev/a"], "val and .*dev are both|dev and .*val are both"),
     ],
 )
