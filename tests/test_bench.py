@@ -21,6 +21,7 @@ from hsakd_pl.files.weights import file_sha256
 from hsakd_pl.recipes import ALL_RECIPES, BENCH_TABLES, PAIRS, RECIPES, read_table
 from hsakd_pl.recipes.bench import COLUMNS
 from hsakd_pl.report.differences import expected
+from hsakd_pl.report.matrix import matrix
 
 BENCHED = [name for name in ALL_RECIPES if name not in RECIPES]
 CLASSIC = read_table(BENCH_TABLES["classic"]).cells
@@ -272,12 +273,35 @@ def test_bench_runs_resumes_and_compares(mine: Path, capsys: pytest.CaptureFixtu
     capsys.readouterr()
     main(run)  # everything has a result
     assert (student / "last.ckpt").stat().st_mtime_ns == before
-    heading, _, names, _, line = capsys.readouterr().out.rstrip().splitlines()
+    heading, _, names, _, line, _, mark = capsys.readouterr().out.rstrip().splitlines()
+    assert mark.startswith("SP, resnet14-resnet8: limit_train_batches 2")
     assert (heading, names.split()) == ("limit_train_batches 2, max_epochs 1", ["method", "resnet14-resnet8"])
     assert line.split() == [
         "SP",
         f"{100 * row['last_val_acc']:.2f}",
     ]  # a short run is not compared with a published number
+
+
+MARKED: dict[str, tuple[dict[str, Any], str]] = {
+    "changed": ({"changes": [{"option": "data.init_args.batch_size"}]}, "options changed on resume"),
+    "dirty": ({"commit": "0123-dirty"}, "uncommitted changes"),
+    "unfinished": ({"finished": False}, "is unfinished, epoch 3"),
+    "stopped early": ({"protocol": {"hash": "0", "options": {}, "limited": {}, "epochs": 9}}, "ended in epoch 3 of 9"),
+    "older validation": ({"steps": 9, "last_val_step": 6}, "its last validation was in step 6"),
+}
+
+
+@pytest.mark.parametrize("table_format", ["table", "md", "latex"])
+@pytest.mark.parametrize("kind", MARKED)
+def test_bench_table_shows_marks_of_its_runs(kind: str, table_format: str, mine: Path) -> None:
+    content, mark = MARKED[kind]
+    row = {"config": ["a.yaml"], "last_val_acc": 0.5, "best_val_acc": 0.5, "images_per_second": 1.0, "seconds": 2}
+    folder = mine.parent / "runs/digits/kd_resnet14-resnet8/seed0"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps(row | {"seed": 0, "epochs": 3, **content}))
+    cells, recipes = select_cells([str(mine)], ["KD"], [])
+    text = matrix(cells, recipes, mine.parent / "runs", table_format)
+    assert mark in text.splitlines()[-1] and text.splitlines()[-1].startswith("KD, resnet14-resnet8: ")
 
 
 @pytest.mark.slow

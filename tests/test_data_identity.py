@@ -19,7 +19,7 @@ from stand_ins import pictures
 from hsakd_pl import BaselineModule, ImageFolderDataModule
 from hsakd_pl.cli.main import main
 from hsakd_pl.data import ImageDataModule, Split
-from hsakd_pl.data.fingerprint import facts_of, read_facts, saved
+from hsakd_pl.data.fingerprint import facts_of, read_facts, saved_facts
 from hsakd_pl.errors import UsageError
 from hsakd_pl.export.card import is_subset
 from hsakd_pl.recipes import ALL_RECIPES
@@ -180,7 +180,7 @@ def test_pictures_digest_does_not_depend_on_the_order() -> None:
 
 def test_facts_survive_being_saved() -> None:
     facts = ready().facts
-    assert read_facts(json.loads(json.dumps(saved(facts))), "x") == facts
+    assert read_facts(json.loads(json.dumps(saved_facts(facts))), "x") == facts
     for content in ([], {"train": 1}, {"train": {}}, {"train": {"classes": "many"}}):
         with pytest.raises(UsageError, match="x does not identify its data"):
             read_facts(content, "x")
@@ -205,6 +205,72 @@ def test_runs_on_other_data_are_another_row(capsys: pytest.CaptureFixture[str]) 
     assert sorted(line["n"] for line in table) == [1, 2]
     assert len({line["run"] for line in table}) == 2
     assert {row["protocol"]["data"]["train"]["images"] for row in collect(Path("runs"))} == {8, 9}
+
+
+def test_measured_statistics_are_part_of_the_identity() -> None:
+    write_pictures(Path("photos"))
+    options = {"mean": "auto", "image_size": 8, "num_workers": 0, "batch_size": 4, "root": "photos"}
+    data = {"class_path": "hsakd_pl.ImageFolderDataModule", "init_args": options}
+    for seed in range(3):
+        if seed == 2:
+            stored = Path("photos/hsakd_statistics.json")
+            content = json.loads(stored.read_text())
+            (entry,) = content.values()
+            entry["mean"][1] += 0.1
+            stored.write_text(json.dumps(content))
+        small.run("fit", data=data, trainer={"default_root_dir": f"runs/{seed}"})
+    rows = collect(Path("runs"))
+    hashes = [row["protocol"]["hash"] for row in rows]
+    assert hashes[0] == hashes[1] != hashes[2]
+    names = [group.name for group in groups(rows)]
+    assert len({*names}) == 2 and all("mean [" in name for name in names)
+
+
+BYTES = {"small": 1000, "large": 3 * 2**20}
+
+
+@pytest.mark.parametrize("place", ["first", "middle", "last", "size"])
+@pytest.mark.parametrize("size", BYTES)
+def test_file_changed_anywhere_has_another_digest(size: str, place: str) -> None:
+    content = bytearray(range(250)) * (BYTES[size] // 250)
+    labels = torch.zeros(1, dtype=torch.int64)
+    Path("a.bmp").write_bytes(content)
+    before = facts_of(Split(["a.bmp"], labels), ["x"])
+    if place == "size":
+        content += b"1"
+    else:
+        index = {"first": 0, "middle": len(content) // 2, "last": len(content) - 1}[place]
+        content[index : index + 2**18] = bytes(len(content[index : index + 2**18]))
+    Path("a.bmp").write_bytes(content)
+    assert facts_of(Split(["a.bmp"], labels), ["x"]).pictures != before.pictures
+
+
+def test_files_that_are_not_sampled_are_told_apart_by_their_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hsakd_pl.data.fingerprint.MOST_FILES", 2)
+    paths = [f"{number}.png" for number in range(6)]
+    digests = set()
+    for changed in range(7):
+        for number, path in enumerate(paths):
+            Path(path).write_bytes(bytes(10 + (number == changed)))
+        digests.add(facts_of(Split(paths, torch.arange(6)), paths).pictures)
+    assert len(digests) == 7
+
+
+@pytest.mark.parametrize("change", [None, add_picture, exchange_pictures, rename_class])
+def test_finished_seed_of_a_sweep_has_the_data_of_the_command(
+    change: Callable[[Path], None] | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_pictures(Path("photos"))
+    data = {"class_path": "hsakd_pl.ImageFolderDataModule", "init_args": {"root": "photos", **FOLDER_OPTIONS}}
+    small.run("sweep", "--seeds", "0", data=data)
+    shutil.copytree("photos", "other")
+    words = ["sweep", "--seeds", "0", "--config", "config.yaml", "--data.init_args.root", "other"]
+    if change is None:
+        main(words)
+        assert "seed 0 has a result" in capsys.readouterr().out
+        return
+    change(Path("other"))
+    assert "the train split differs in " in small.error_of(capsys, lambda: main(words))
 
 
 def resumed(folder: Path, **options: Any) -> None:

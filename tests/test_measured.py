@@ -1,4 +1,4 @@
-"""Test that every accuracy belongs to the weights and the images that it stands next to."""
+"""Test that every accuracy belongs to the weights and the images that it is shown with."""
 
 import json
 import shutil
@@ -183,6 +183,18 @@ def test_card_of_partly_validated_run_shows_no_validation_accuracy(folder: Path)
 
 
 @pytest.mark.parametrize(
+    ("epochs", "steps", "length"), [(None, 50, "50 steps"), (-1, 1500, "1,500 steps"), (None, None, "unlimited epochs")]
+)
+def test_card_states_the_length_of_a_run_without_a_number_of_epochs(
+    epochs: int | None, steps: int | None, length: str, folder: Path
+) -> None:
+    row = json.loads((folder / "result.json").read_text())
+    row["protocol"]["epochs"] = epochs
+    (folder / "result.json").write_text(json.dumps(row | {"planned_steps": steps}))
+    assert f", {length}, seed 0" in card_of(folder)
+
+
+@pytest.mark.parametrize(
     ("steps", "counts"),
     [({}, True), ({"steps": 9, "last_val_step": 9}, True), ({"steps": 9, "last_val_step": 6}, False)],
 )
@@ -301,6 +313,35 @@ def test_fit_does_not_replace_finished_result(folder: Path, capsys: pytest.Captu
     assert {name: (folder / name).read_bytes() for name in before} == before
 
 
+OWN_CONFIGURATIONS = ["# mine\ntrainer: {max_epochs: 3}\n", "", "- 1\n", "text: [\n"]
+
+
+@pytest.mark.parametrize("text", OWN_CONFIGURATIONS)
+def test_fit_does_not_replace_a_configuration_of_its_user(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    path = Path("run/config.yaml")
+    path.write_text(text)
+    assert "run/config.yaml is not the configuration of a run" in error_of(
+        capsys, lambda: run("fit", trainer={"default_root_dir": "run"})
+    )
+    assert path.read_text() == text
+
+
+def test_fit_replaces_the_configuration_of_a_run_that_left_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = run("fit", trainer={"limit_val_batches": 1})
+    for path in folder.iterdir():
+        if path.name != "config.yaml":
+            path.unlink()
+    main(["fit", "--config", str(folder / "config.yaml"), "--trainer.limit_train_batches", "1"])
+    assert (folder / "result.json").exists()
+
+
 def test_partial_test_does_not_replace_a_whole_one(folder: Path) -> None:
     before = (folder / "test.json").read_bytes()
     run("test", "--ckpt_path", "last", **options(folder, limit_test_batches=1))
@@ -313,7 +354,7 @@ def test_report_keeps_foreign_rows_file(folder: Path, capsys: pytest.CaptureFixt
         main(["report", str(folder)])
         assert (folder / "rows.jsonl").read_text() == content
         captured = capsys.readouterr()
-        assert "is not of a report" in captured.err and "config" in captured.out
+        assert "was not written by a report" in captured.err and "config" in captured.out
     (folder / "rows.jsonl").unlink()
     for _ in range(2):
         main(["report", str(folder)])

@@ -1,12 +1,14 @@
 """Test that names which collide and options that have no effect are errors, in every command."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import small
+import yaml
 from small import error_of
 
 from hsakd_pl.cli.main import main
@@ -83,7 +85,7 @@ def test_table_with_repeated_column_or_without_lines_raises(capsys: pytest.Captu
     message = error_of(capsys, lambda: main(["bench", "mine.csv", "--list"]))
     assert message.startswith("mine.csv: the column resnet14-resnet8 appears more than once")
     table()
-    assert "first line alone" in error_of(capsys, lambda: main(["bench", "mine.csv", "--list"]))
+    assert "no line after its header" in error_of(capsys, lambda: main(["bench", "mine.csv", "--list"]))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +94,7 @@ def test_table_with_repeated_column_or_without_lines_raises(capsys: pytest.Captu
         (["--seeds", "0,0"], "--seeds: '0,0' names 0 more than once"),
         (["--seeds", "0-2,1"], "--seeds: '0-2,1' names 1 more than once"),
         (["--seeds", "0-3000000000"], "'0-3000000000' has more than 10000 seeds"),
-        (["--seeds", "4294967296"], "4294967296 holds no seed from 0 to 4294967295"),
+        (["--seeds", "4294967296"], "4294967296 contains no seed from 0 to 4294967295"),
         (["--seeds", "0", "--seeds", "1"], "--seeds is given more than once"),
         (["--methods", "KD,KD"], "--methods: 'KD,KD' names KD more than once"),
         (["--methods", "KD,"], "--methods: 'KD,' has an empty name"),
@@ -196,6 +198,27 @@ def test_finished_seed_with_the_same_result_is_skipped(
     monkeypatch.chdir(finished)
     run_seed(0, ["--config", "config.yaml", *options], Path("run"))
     assert "seed 0 has a result" in capsys.readouterr().out
+
+
+FOREIGN: list[dict[str, Any]] = [
+    {"data": {"class_path": "foreign.Data"}},
+    {"model": {"class_path": "foreign.Module"}},
+    {"trainer": {"callbacks": [{"class_path": "foreign.Callback"}]}},
+]
+
+
+@pytest.mark.parametrize("content", FOREIGN, ids=lambda content: next(iter(content)))
+def test_finished_seed_is_tested_without_its_configuration(
+    content: dict[str, Any], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(finished, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    monkeypatch.syspath_prepend(".")
+    Path("foreign.py").write_text("open('executed', 'a').close()\n")
+    Path("run/seed0/config.yaml").write_text(yaml.safe_dump(content))
+    Path("run/seed0/test.json").unlink()
+    run_seed(0, ["--config", "config.yaml"], Path("run"))
+    assert Path("run/seed0/test.json").exists() and not Path("executed").exists()
 
 
 def test_finished_task_of_a_bench_with_other_options_raises(

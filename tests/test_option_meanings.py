@@ -91,3 +91,29 @@ def test_moving_average_that_is_too_slow_is_logged(
     average = callbacks.EMAWeightAveraging(**options)
     trainer(max_epochs=2, callbacks=[average]).fit(make("baseline"), loader())
     assert ("is too slow for 4 updates" in caplog.text) == is_slow
+
+
+ADAM = ("--model.init_args.optimizer", "torch.optim.Adam")
+CONSTANT = ("--model.init_args.lr_scheduler", "torch.optim.lr_scheduler.ConstantLR")
+SGD = ("--optimizer", "torch.optim.SGD", "--optimizer.lr", "0.1")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((*ADAM, "--model.init_args.momentum", "0.5"), "--model.init_args.momentum has no effect: model.optimizer"),
+        (("--model.lr=0.5", *ADAM), "--model.lr has no effect: model.optimizer replaces it"),
+        ((*CONSTANT, "--model.init_args.milestones", "[1]"), "milestones has no effect: model.lr_scheduler"),
+        ((*SGD, "--model.init_args.weight_decay", "0"), "weight_decay has no effect: optimizer replaces it"),
+        ((*SGD, *CONSTANT), "lr_scheduler has no effect: optimizer replaces it"),
+        (("--trainer.min_epochs", "3"), "trainer.min_epochs 3 has no effect: trainer.max_epochs 1 is less"),
+    ],
+)
+def test_replaced_option_raises(options: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert said in error_of(capsys, lambda: run("fit", *options))
+
+
+@pytest.mark.parametrize("seed", ["false", "-1", str(2**32)])
+def test_fit_without_a_valid_seed_raises(seed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "seed_everything is" in error_of(capsys, lambda: run("fit", "--seed_everything", seed))
+    assert not Path("runs").exists()

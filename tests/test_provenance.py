@@ -1,5 +1,6 @@
 """Test that networks are used for the classes, the normalisation and the image size that they have learnt."""
 
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -402,3 +403,12 @@ def test_evaluation_normalises_as_the_network_has_learnt(tmp_path: Path) -> None
     assert (data.mean, data.std) == LEARNED
     with pytest.raises(UsageError, match="ant, bee, cow, the data have cow, bee, ant"):
         trainer().test(module, datamodule=Pictures(NAMES[::-1]), verbose=False)
+
+
+@pytest.mark.parametrize(("stored", "found"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_teacher_knows_its_classes_in_any_unicode_form(stored: str, found: str, tmp_path: Path) -> None:
+    names = [[unicodedata.normalize(form, name) for name in ("Ångström", "café", "한국")] for form in (stored, found)]
+    fitted(as_teacher(saved(tmp_path, teacher_of(), names[0])), Pictures(names[1]))
+    swapped = saved(tmp_path, teacher_of(), names[0][::-1])
+    with pytest.raises(UsageError, match="trained on the classes"):
+        fitted(as_teacher(swapped), Pictures(names[1]))

@@ -66,6 +66,12 @@ def test_observers_are_told_from_callbacks_that_take_part() -> None:
     assert takes_part(Own())
 
 
+@pytest.mark.parametrize("base", ["ModelCheckpoint", "Timer", "LearningRateMonitor", "TQDMProgressBar"])
+def test_own_subclass_of_an_observer_takes_part(base: str) -> None:
+    kind = type("Own", (getattr(callbacks, base),), {})
+    assert takes_part(object.__new__(kind))
+
+
 @pytest.mark.parametrize(
     "callback",
     [OWN, *(pytest.param(callback, marks=pytest.mark.nightly) for callback in (ACCUMULATION, STOPPING, AVERAGING))],
@@ -94,6 +100,23 @@ def test_callbacks_that_only_watch_share_a_row_with_none() -> None:
     fit(folder="runs/a")
     fit("--seed_everything", "1", folder="runs/b", used=WATCHING, logger="CSVLogger", enable_progress_bar=True)
     assert [len(group.rows) for group in groups(collect(Path("runs")))] == [2]
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (f"{LIGHTNING}.EarlyStopping(monitor=val/loss, patience=3)", "EarlyStopping(monitor=val/loss"),
+        ("mine.Own(strength=2); mine.other.Own(path=a/b.c)", "Own(strength=2); Own(path=a/b.c)"),
+        ("mine.Own()", "Own()"),
+    ],
+)
+def test_row_is_named_by_the_classes_of_its_callbacks(text: str, named: str) -> None:
+    rows = []
+    for number, used in enumerate((None, text)):
+        protocol = {"hash": str(number), "options": {"trainer.callbacks": used}, "limited": {}, "epochs": 1}
+        row = {"config": ["x.yaml"], "seed": 0, "epochs": 1, "last_val_acc": 0.5, "best_val_acc": 0.5, "test": None}
+        rows.append(row | {"folder": str(number), "protocol": protocol})
+    assert groups(rows)[1].name.startswith(f"x, callbacks {named}")
 
 
 def test_callbacks_of_a_module_and_other_options_are_other_rows() -> None:

@@ -11,9 +11,11 @@ import yaml
 
 from hsakd_pl.commands.export import data_of
 from hsakd_pl.data import DigitsDataModule
+from hsakd_pl.errors import UsageError
 
 CODE = "open('executed', 'a').close()\n"
 DIGITS = "hsakd_pl.DigitsDataModule"
+PICTURES = "hsakd_pl.ImageFolderDataModule"
 
 
 @pytest.fixture(autouse=True)
@@ -57,17 +59,23 @@ FOREIGN: dict[str, Any] = {
     "a class in a list": {"class_path": DIGITS, "init_args": {"seed": [1, {"class_path": "foreign.Data"}]}},
     "a class named like the package": {"class_path": "hsakd_pl_data.foreign.Data"},
     "a configuration": "foreign.yaml",
+    "a class as text": f"{{class_path: {DIGITS}, init_args: {{seed: foreign.Data}}}}",
+    "an option's path alone": {"class_path": PICTURES, "init_args": {"augmentation": "foreign.Transform"}},
+    "an option in YAML": {"class_path": PICTURES, "init_args": {"augmentation": "{class_path: foreign.Transform}"}},
+    "an option in quotes": {"class_path": PICTURES, "init_args": {"augmentation": "'foreign.Transform'"}},
 }
 
 
 def run_with(data: Any) -> Path:
     """Return a run whose configuration names these data."""
     Path("foreign.py").write_text(
-        f"{CODE}from hsakd_pl import DigitsDataModule\nclass Data(DigitsDataModule):\n    pass\n"
+        f"{CODE}from torchvision.transforms.v2 import Identity\nfrom hsakd_pl import DigitsDataModule\n"
+        "class Data(DigitsDataModule):\n    pass\nclass Transform(Identity):\n    pass\n"
     )
     Path("hsakd_pl_data").mkdir()
     Path("hsakd_pl_data/foreign.py").write_text(CODE)
-    Path("foreign.yaml").write_text("class_path: foreign.Data\n")
+    for name in ("foreign", "hsakd_pl"):
+        Path(f"{name}.yaml").write_text("class_path: foreign.Data\n")
     Path("run").mkdir()
     Path("run/config.yaml").write_text(yaml.safe_dump({"data": data}))
     return Path("run")
@@ -78,9 +86,19 @@ def test_export_imports_no_class_that_a_run_names(
     kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.syspath_prepend(".")
+    monkeypatch.delitem(sys.modules, "foreign", raising=False)
     assert data_of(run_with(FOREIGN[kind]), []) is None
     assert not Path("executed").exists()
-    assert "add --data " in capsys.readouterr().out
+    assert "add --data" in capsys.readouterr().out
+
+
+def test_export_reads_no_configuration_that_a_run_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(".")
+    monkeypatch.delitem(sys.modules, "foreign", raising=False)
+    run = run_with("hsakd_pl.yaml")
+    with pytest.raises(UsageError, match=r"the data of run/config.yaml: there is no such class"):
+        data_of(run, [])
+    assert not Path("executed").exists()
 
 
 @pytest.mark.parametrize("options", [["--data", "foreign.Data"], ["--data=foreign.Data"]])
@@ -89,6 +107,14 @@ def test_export_imports_a_class_that_the_user_names(options: list[str], monkeypa
     monkeypatch.delitem(sys.modules, "foreign", raising=False)
     data = data_of(run_with({"class_path": "foreign.Data", "init_args": {"batch_size": 7}}), options)
     assert isinstance(data, DigitsDataModule) and data.batch_size == 7
+
+
+def test_export_imports_an_option_that_the_user_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(".")
+    monkeypatch.delitem(sys.modules, "foreign", raising=False)
+    run = run_with({"class_path": PICTURES, "init_args": {"root": "a.b", "augmentation": "foreign.Transform"}})
+    assert data_of(run, ["--data.init_args.augmentation", "foreign.Transform"]) is not None
+    assert Path("executed").exists()
 
 
 def test_export_uses_the_data_of_the_package_that_a_run_names() -> None:

@@ -1,6 +1,7 @@
 """Arguments of the command line and the configurations among them, read before anything large is imported."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 from typing import Any
@@ -13,6 +14,16 @@ from hsakd_pl.files.careful import load_yaml
 
 MOST_BYTES = 100_000  # of a configuration; those of this package have 1,000
 CLASS_PATH = "class_path"
+IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+FILE_OPTIONS = ("root", "predict_dir")  # their values may have dots, and are never imported
+RATES = ("model.lr", "model.momentum", "model.nesterov", "model.weight_decay")
+SCHEDULE = ("model.milestones", "model.warmup_epochs")
+# By option, those that it replaces
+REPLACED_BY = {
+    "model.optimizer": RATES,
+    "model.lr_scheduler": SCHEDULE,
+    "optimizer": (*RATES, *SCHEDULE, "model.optimizer", "model.lr_scheduler"),
+}
 
 
 def check_files(args: list[str]) -> None:
@@ -43,6 +54,21 @@ def _check_kept(given: Mapping[str, tuple[str, Any]], content: Mapping[str, Any]
                 f"{flag} has no effect: {path}, which comes after it, sets {name} to {replaced}; write options after "
                 "--config"
             )
+
+
+def check_effective(args: list[str], chosen: Mapping[str, Any]) -> None:
+    """Raise UsageError for an option of the command line that another option replaces, wherever that one is set.
+
+    Args:
+        args: arguments of the command line.
+        chosen: values of the options of :data:`REPLACED_BY`, None where they are not set.
+    """
+    given = {_dotted(flag): flag for flag, _ in pairs(args) if flag.startswith("--")}
+    for option, replaced in REPLACED_BY.items():
+        for name, flag in given.items():
+            is_replaced = name in replaced or name.startswith(tuple(f"{other}." for other in replaced))
+            if chosen.get(option) is not None and is_replaced:
+                raise UsageError(f"{flag} has no effect: {option} replaces it; leave one of them out")
 
 
 def _as_yaml(value: str) -> Any:
@@ -103,23 +129,24 @@ def option_tree(args: list[str]) -> dict[str, Any]:
     return tree
 
 
-def class_paths(content: Any) -> Iterator[str]:
-    """Yield the import paths of classes in the value of an option whose value is a class."""
-    if isinstance(content, str):
-        yield content
-    elif isinstance(content, dict):
-        yield from _nested_class_paths(content)
+def class_paths(content: Any, option: str) -> Iterator[tuple[str, str]]:
+    """Yield the import paths of classes in the value of an option, each after the option that names it.
 
-
-def _nested_class_paths(content: Any) -> Iterator[str]:
-    values = content
-    if isinstance(content, dict):
-        if CLASS_PATH in content:
-            yield str(content[CLASS_PATH])
-        values = content.values()
-    if isinstance(content, dict | list):
-        for value in values:
-            yield from _nested_class_paths(value)
+    The parser imports a class whose path stands alone as well, and reads texts as YAML. So every text that could be an
+    import path counts, except in options of files.
+    """
+    value = _as_yaml(content) if isinstance(content, str) else content
+    if isinstance(value, str) and IMPORT_PATH.fullmatch(value):
+        yield option, value
+    elif isinstance(value, list):
+        for item in value:
+            yield from class_paths(item, option)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if key == CLASS_PATH:
+                yield option, str(item)
+            elif key not in FILE_OPTIONS:
+                yield from class_paths(item, f"{option}.{key}")
 
 
 def _parsed(flag: str, value: str) -> Any:

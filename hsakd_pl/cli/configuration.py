@@ -12,10 +12,13 @@ from jsonargparse import Namespace, set_dumper, set_loader
 from pytorch_lightning.cli import SaveConfigCallback
 
 from hsakd_pl.errors import UsageError
-from hsakd_pl.files import replacing
+from hsakd_pl.files import read_text, replacing
 from hsakd_pl.files.careful import load_yaml
+from hsakd_pl.modules.trainers import is_trial
 from hsakd_pl.records.options import rule_of
 
+CONFIG_FILE = "config.yaml"  # Lightning's name for it
+COMPLETE = {"seed_everything", "trainer", "model", "data", "ckpt_path"}  # what the file of every run contains
 MODE = "strict yaml"  # name under which jsonargparse finds the package's reader
 
 
@@ -80,10 +83,22 @@ class ConfigWriter(SaveConfigCallback):
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Write the file, replacing that of an earlier start."""
-        # Lightning sets fast_dev_run without declaring it
-        if stage == "fit" and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if stage == "fit" and not is_trial(trainer):
             with replacing(Path(trainer.default_root_dir, self.config_filename)) as file:
                 file.write(dump(self.parser, self.config))
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise UsageError if a ``config.yaml`` was written by its user, and not by a run that was ended at once."""
+    try:
+        content = load_yaml(read_text(path)) if path.exists() else dict.fromkeys(COMPLETE)
+    except yaml.YAMLError:
+        content = None
+    if not isinstance(content, dict) or not content.keys() >= COMPLETE:
+        raise UsageError(
+            f"{path} is not the configuration of a run, which would replace it: rename it, or name another folder with "
+            "--trainer.default_root_dir"
+        )
 
 
 def dump(parser: Any, config: Namespace) -> str:

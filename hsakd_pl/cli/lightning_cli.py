@@ -15,8 +15,8 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_info
 
-from hsakd_pl.cli.arguments import check_order
-from hsakd_pl.cli.configuration import ConfigWriter, changes, options_of
+from hsakd_pl.cli.arguments import REPLACED_BY, check_effective, check_order
+from hsakd_pl.cli.configuration import CONFIG_FILE, ConfigWriter, changes, check_replaceable, options_of
 from hsakd_pl.cli.help import describe_command
 from hsakd_pl.cli.mistakes import explain, first_and_last_line, unwrapped
 from hsakd_pl.cli.parser import Parser, program, resume_command, run_folder
@@ -25,15 +25,24 @@ from hsakd_pl.data.description import read_description
 from hsakd_pl.errors import UsageError
 from hsakd_pl.methods import DistilledModule  # noqa: F401  (makes the methods' names known to jsonargparse)
 from hsakd_pl.modules import HSAKDModule, LinearProbeModule
-from hsakd_pl.modules.optimization import refused
-from hsakd_pl.records.callbacks import TUNERS, configured_callbacks, restore_found_values
+from hsakd_pl.modules.optimization import optimizer_error
+from hsakd_pl.modules.trainers import callbacks_of, is_trial
+from hsakd_pl.records.callbacks import TUNERS, configured_callbacks, restore_tuned_values
 from hsakd_pl.records.formats import RESULT_FILE, is_finished
 from hsakd_pl.records.loggers import logger_maker
 from hsakd_pl.records.observers import observers
 from hsakd_pl.records.results import ResultWriter
 from hsakd_pl.records.summary import conclusion
 from hsakd_pl.runs.accelerator import check_accelerator, check_devices, check_precision, check_strategy
-from hsakd_pl.runs.callbacks import Monitors, check_callbacks, check_resumable, explain_stop
+from hsakd_pl.runs.callbacks import (
+    Monitors,
+    check_callbacks,
+    check_counts,
+    check_distinct,
+    check_resumable,
+    explain_part,
+    explain_stop,
+)
 from hsakd_pl.runs.checkpoints import (
     BestCheckpoint,
     LastCheckpoint,
@@ -45,6 +54,8 @@ from hsakd_pl.runs.checkpoints import (
 )
 from hsakd_pl.runs.processes import match_torchrun, restarts_by_torchrun, sole_writers
 from hsakd_pl.runs.states import check_states
+
+LARGEST_SEED = 2**32 - 1  # of NumPy's generators
 
 
 class HSAKDCLI(LightningCLI):
@@ -135,6 +146,30 @@ class HSAKDCLI(LightningCLI):
                 "lr_scheduler has no effect without optimizer: set model.init_args.lr_scheduler for a schedule of the "
                 "recipe's optimizer"
             )
+        check_effective(self.arguments, {option: self._value_of(option) for option in REPLACED_BY})
+        trainer = self._get(self.config, "trainer")
+        if self.subcommand == "fit" and 0 < (trainer.max_epochs or 0) < (trainer.min_epochs or 0):
+            raise UsageError(
+                f"trainer.min_epochs {trainer.min_epochs} has no effect: trainer.max_epochs {trainer.max_epochs} is "
+                "less; raise that one, or leave min_epochs out"
+            )
+
+    def _value_of(self, option: str) -> Any:
+        """Return the value of an option of the configuration or of the model; None if it is not set."""
+        part, _, name = option.partition(".")
+        content = self._get(self.config, part)
+        return (content.get("init_args") or {}).get(name) if name else content
+
+    def _set_seed(self) -> None:
+        """Seed all generators; raises UsageError for a fit without a seed, and for one that NumPy does not take."""
+        seed = self._get(self.config, "seed_everything")
+        is_off = seed is False
+        if (is_off and self.subcommand == "fit") or not (is_off or 0 <= seed <= LARGEST_SEED):
+            raise UsageError(
+                f"seed_everything is {seed}: choose a number from 0 to {LARGEST_SEED}, on which shuffling, "
+                "augmentation and the row in result.json depend"
+            )
+        super()._set_seed()
 
     def instantiate_classes(self) -> None:
         """Build model, data and trainer; raises their constructors' errors without those that jsonargparse adds.
@@ -144,13 +179,15 @@ class HSAKDCLI(LightningCLI):
         """
         try:
             super().instantiate_classes()
-        except (ValueError, ModuleNotFoundError, MisconfigurationException) as error:
+        except Exception as error:
             original = unwrapped(error)
             if isinstance(original, MisconfigurationException):  # of Lightning's callbacks
                 raise UsageError(f"trainer: {' '.join(str(original).split())}") from original
+            if isinstance(original, Exception):
+                explain_part(original)
             if isinstance(original, ModuleNotFoundError) and original.name is None:
                 raise UsageError(str(original)) from original
-            if original is error:
+            if original is error or not isinstance(error, ValueError | ModuleNotFoundError):
                 raise
             raise original from original.__cause__
 
@@ -164,11 +201,13 @@ class HSAKDCLI(LightningCLI):
         match_torchrun(config)
         check_devices(config.devices, config.accelerator)
         check_precision(config.precision, config.accelerator)
+        check_counts(config)
         best = BestCheckpoint(config.default_root_dir)
         files = [str(file) for file in self._get(self.config, "config") or []]
         seed = self._get(self.config, "seed_everything", default=0)
         options = options_of(self.config.get(self.subcommand))
         configured = configured_callbacks(config.callbacks, self._get(self.config, "trainer").callbacks)
+        check_distinct(callback for callback, _ in configured)
         self.result = ResultWriter(config.default_root_dir, files, seed, best, options, configured)
         if not config.barebones:
             kwargs |= self._recording_options(config, best)
@@ -200,13 +239,12 @@ class HSAKDCLI(LightningCLI):
         return options
 
     def _run_subcommand(self, subcommand: str) -> None:
-        # Lightning sets fast_dev_run without declaring it
-        writes_nothing = self.trainer.fast_dev_run or self.trainer.barebones  # type: ignore[attr-defined]
+        writes_nothing = is_trial(self.trainer) or self.trainer.barebones
         writes = subcommand in ("fit", "predict") and not writes_nothing
         with sole_writers(self.trainer) if writes else nullcontext():
             try:
                 super()._run_subcommand(subcommand)
-            except (RuntimeError, ValueError, MisconfigurationException) as error:
+            except Exception as error:
                 explain_stop(self.trainer, error)
                 raise
         for callback in self.trainer.checkpoint_callbacks:
@@ -225,7 +263,7 @@ class HSAKDCLI(LightningCLI):
         except ValueError as error:
             if not chosen:
                 raise
-            raise refused(str(chosen["class_path"]), error) from error
+            raise optimizer_error(str(chosen["class_path"]), error) from error
 
     def before_fit(self) -> None:
         if self._get(self.config, "cache_features"):
@@ -233,15 +271,14 @@ class HSAKDCLI(LightningCLI):
                 raise UsageError(f"cache_features is for a LinearProbeModule, not for {type(self.model).__name__}")
             self.datamodule = FeatureDataModule(self.datamodule, self.model.encode)
         check_callbacks(self.trainer, self.model)
-        # Lightning sets fast_dev_run without declaring it
-        if not self.trainer.fast_dev_run and not self.trainer.barebones:  # type: ignore[attr-defined]
+        if not is_trial(self.trainer) and not self.trainer.barebones:
             self._check_folder()
         ckpt_path = self.config_init["fit"]["ckpt_path"]
         if ckpt_path is not None and self.trainer.checkpoint_callback is not None:
             checkpoint = read_checkpoint(Path(ckpt_path), training=True)
             check_states(self.trainer, checkpoint, f"ckpt_path {ckpt_path}")
-            check_resumable(self.trainer.callbacks, checkpoint)  # type: ignore[attr-defined]  # set without a declaration
-            self._keep_found_values(checkpoint)
+            check_resumable(callbacks_of(self.trainer), checkpoint)
+            self._keep_tuned_values(checkpoint)
             self._record_changes(checkpoint)
 
     def _check_folder(self) -> None:
@@ -250,33 +287,33 @@ class HSAKDCLI(LightningCLI):
         saved = saved_checkpoints(folder, "last")
         has_result = is_finished(folder / RESULT_FILE)
         if not saved and not has_result:
+            check_replaceable(folder / CONFIG_FILE)
             return
-        found = saved[0] if saved else folder / RESULT_FILE
+        result = saved[0] if saved else folder / RESULT_FILE
         ckpt_path = self.config_init["fit"]["ckpt_path"]
         remedy = "name another folder with --trainer.default_root_dir"
         if self.trainer.checkpoint_callback is None:
             remedy = f"a fit without checkpoints would replace it in part: {remedy}"
         elif ckpt_path is None:
             remedy = (
-                f"resume it with --ckpt_path {found}, or {remedy}" if saved else f"its last.ckpt is missing: {remedy}"
+                f"resume it with --ckpt_path {result}, or {remedy}" if saved else f"its last.ckpt is missing: {remedy}"
             )
         elif Path(ckpt_path).resolve().parent == folder.resolve():
             return
         else:
             remedy = f"{ckpt_path} belongs to another run: {remedy}"
-        raise UsageError(f"{found} is the result of an earlier run: {remedy}")
+        raise UsageError(f"{result} is the result of an earlier run: {remedy}")
 
-    def _keep_found_values(self, checkpoint: dict[str, Any]) -> None:
+    def _keep_tuned_values(self, checkpoint: dict[str, Any]) -> None:
         """Let a resumed run keep the values that its tuners found, instead of searching again."""
         state = checkpoint["callbacks"].get(self.result.state_key, {})
-        # Lightning sets callbacks without declaring them
-        callbacks: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        callbacks = callbacks_of(self.trainer)
         tuners = [callback for callback in callbacks if isinstance(callback, TUNERS)]
         if not tuners or "found" not in state:
             return
         for tuner in tuners:
             callbacks.remove(tuner)
-        restore_found_values(state["found"], self.model, self.datamodule)
+        restore_tuned_values(state["found"], self.model, self.datamodule)
         values = ", ".join(f"{option} {value:g}" for option, value in state["found"].items()) or "none"
         rank_zero_info(f"The tuners do not search again: the values that the resumed run found stay ({values})")
 
@@ -320,4 +357,4 @@ class HSAKDCLI(LightningCLI):
         test = ["test", "--config", str(Path(folder, "config.yaml")), "--ckpt_path", "last"]
         next_steps = [test, ["report", folder], ["export", folder]]
         commands = [shlex.join([*program(), *words]) for words in next_steps]
-        print(conclusion(folder, self.result.described(self.trainer), commands), flush=True)
+        print(conclusion(folder, self.result.describe_accuracy(self.trainer), commands), flush=True)

@@ -6,13 +6,14 @@ run's data where that is available; --data and its options, as for fit, name oth
 
 from argparse import ArgumentError, ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hsakd_pl.commands.options import check_unrepeated
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files.escaping import show
 
 if TYPE_CHECKING:
+    from hsakd_pl.cli.parser import Parser
     from hsakd_pl.data import ImageDataModule
     from hsakd_pl.export.export import Export
 
@@ -62,7 +63,9 @@ def check_effective_options(options: Namespace) -> None:
     if options.input != "float" and options.formats == ["safetensors"]:
         raise UsageError(f"input {options.input} has no effect on safetensors, which takes both: add pt2 or onnx")
     if options.checkpoint != "last" and not options.run.is_dir():
-        raise UsageError(f"checkpoint {options.checkpoint} has no effect: {options.run} is not the folder of a run")
+        raise UsageError(
+            f"checkpoint {options.checkpoint} has no effect: {options.run} is not the folder of a run, leave it out"
+        )
     check_unrepeated("formats", options.formats or [])
 
 
@@ -75,7 +78,6 @@ def data_of(folder: Path, fit_options: list[str]) -> "ImageDataModule | None":
     import pytorch_lightning as pl
     import yaml
 
-    from hsakd_pl.cli.arguments import class_paths, option_tree
     from hsakd_pl.cli.mistakes import first_and_last_line
     from hsakd_pl.cli.parser import Parser
     from hsakd_pl.data import ImageDataModule
@@ -91,16 +93,33 @@ def data_of(folder: Path, fit_options: list[str]) -> "ImageDataModule | None":
             is_run = config.is_file()
         content = load_yaml(read_text(config)) if is_run else {}
         data_options = content.get("data") if isinstance(content, dict) else None
-        named = {*class_paths(option_tree(fit_options).get("data"))}
-        foreign = [path for path in class_paths(data_options) if not _is_of_package(path) and path not in named]
-        if foreign:
-            show(f"{config} names {foreign[0]}: to verify on the data of that class, add --data {foreign[0]}")
-        elif data_options is not None:
-            parser.set_defaults({"data": data_options})
+        if data_options is not None:
+            _use_data_of(parser, config, data_options, fit_options)
         data = parser.instantiate_classes(parser.parse_args(fit_options)).get("data")
-    except (ArgumentError, yaml.YAMLError, TypeError) as error:
+    except UsageError:
+        raise
+    except (ArgumentError, yaml.YAMLError, TypeError, ValueError) as error:
         raise UsageError(f"the data of {config}, with {shown_options}: {first_and_last_line(str(error))}") from error
     return data if isinstance(data, ImageDataModule) else None
+
+
+def _use_data_of(parser: "Parser", config: Path, data_options: Any, fit_options: list[str]) -> None:
+    """Make a run's options of the data the defaults of a parser, unless they name a foreign class, and log that."""
+    from hsakd_pl.cli.arguments import class_paths, option_tree
+
+    named = {path for _, path in class_paths(option_tree(fit_options).get("data"), "--data")}
+    for option, path in class_paths(data_options, "--data"):
+        if not _is_of_package(path) and path not in named:
+            show(f"{config} names {path}: to verify on the data of that class, add {option} {path}")
+            return
+    if isinstance(data_options, str):
+        data_options = {"class_path": data_options}  # a text alone would be the name of another configuration, too
+    try:
+        parser.set_defaults({"data": data_options})
+    except (AttributeError, ImportError) as error:
+        raise UsageError(
+            f"the data of {config}: there is no such class ({error}): choose another with --data"
+        ) from error
 
 
 def _is_of_package(class_path: str) -> bool:

@@ -5,24 +5,32 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hsakd_pl.cli.configuration import options_of
+import pytorch_lightning as pl
+from jsonargparse import Namespace
+
+from hsakd_pl.cli.arguments import configuration
+from hsakd_pl.cli.configuration import CONFIG_FILE, options_of
 from hsakd_pl.cli.lightning_cli import HSAKDCLI
+from hsakd_pl.cli.parser import Parser
+from hsakd_pl.data import ImageDataModule
+from hsakd_pl.data.fingerprint import SplitFacts, difference, read_facts
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import local_path
 from hsakd_pl.files.escaping import show
 from hsakd_pl.files.weights import file_sha256
 from hsakd_pl.modules.build import PRETRAINED, RANDOM
-from hsakd_pl.records.callbacks import described, takes_part_by_name
+from hsakd_pl.records.callbacks import callback_text, takes_part_by_name
 from hsakd_pl.records.formats import RESULT_FILE, is_finished, read_row
 from hsakd_pl.records.measured import is_tested
 from hsakd_pl.records.options import Role, rule_of
-from hsakd_pl.records.protocol import CALLBACKS, WEIGHT_OPTIONS
+from hsakd_pl.records.protocol import CALLBACKS, ROOT, WEIGHT_OPTIONS
 from hsakd_pl.runs.signals import STOPPING, Interrupted
 
-SECONDS_TO_OBEY = 5  # a signal, for a process in the middle of a step
+SECONDS_TO_OBEY = 5  # a process in the middle of a step obeys a signal after it
 
 
 class ParsedFit(HSAKDCLI):
@@ -31,6 +39,9 @@ class ParsedFit(HSAKDCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         return {"fit": HSAKDCLI.subcommands()["fit"]}
+
+    def _set_seed(self) -> None:
+        """Seed nothing."""
 
     def instantiate_classes(self) -> None:
         """Build nothing."""
@@ -48,16 +59,35 @@ def recipe_folder(fit_options: list[str]) -> Path:
     return local_path("trainer.default_root_dir", folder)
 
 
+class Data:
+    """The data of options of ``fit``, which are read only when their facts are asked for."""
+
+    def __init__(self, options: Namespace) -> None:
+        self.options = options
+
+    @cached_property
+    def facts(self) -> dict[str, SplitFacts]:
+        """Return what identifies each split; nothing for data modules of other packages."""
+        parser = Parser()
+        parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True)
+        data = parser.instantiate_classes(Namespace(data=self.options.data)).data
+        if not isinstance(data, ImageDataModule):
+            return {}
+        data.setup("fit")
+        return data.facts
+
+
 class Setting(NamedTuple):
-    """What a run of some options of ``fit`` would have: its options, its callbacks, and the hashes of its weights."""
+    """The options, the callbacks, the hashes of the weights, and the data of a run that has not begun."""
 
     options: dict[str, Any]
     callbacks: str
     hashes: dict[str, str | None]  # of the files that exist, by field of the protocol
+    data: Data
 
 
 def setting_of(fit_options: list[str]) -> Setting:
-    """Return what a run with these options of ``fit`` would have; raises UsageError for options that are not valid."""
+    """Return the setting that options of ``fit`` describe; raises UsageError for options that are not valid."""
     config = ParsedFit(args=["fit", *fit_options], seed_everything_default=False).config.fit
     options = options_of(config)
     hashes: dict[str, str | None] = {}
@@ -68,12 +98,12 @@ def setting_of(fit_options: list[str]) -> Setting:
         elif local_path(option, source).is_file():
             hashes[key] = file_sha256(source)
     callbacks = config.trainer.callbacks or []
-    texts = [described(callback) for callback in (callbacks if isinstance(callbacks, list) else [callbacks])]
-    return Setting(options, "; ".join(filter(takes_part_by_name, texts)), hashes)
+    texts = [callback_text(callback) for callback in (callbacks if isinstance(callbacks, list) else [callbacks])]
+    return Setting(options, "; ".join(filter(takes_part_by_name, texts)), hashes, Data(config))
 
 
-def check_unchanged(folder: Path, setting: Setting) -> None:
-    """Raise UsageError if the result in a folder is of other options, callbacks or weights than those of now."""
+def check_same_setting(folder: Path, setting: Setting) -> None:
+    """Raise UsageError if the result in a folder is of other options, callbacks, weights or data than those of now."""
     protocol = read_row(folder / RESULT_FILE).get("protocol")
     if not protocol:
         return  # of an early version
@@ -84,11 +114,34 @@ def check_unchanged(folder: Path, setting: Setting) -> None:
     for key, digest in setting.hashes.items():
         if protocol.get(key, digest) != digest:
             differing.append(f"{key} {protocol[key]!s:.12}, not {digest!s:.12}")
+    if not differing and _is_elsewhere(folder, setting.options.get(ROOT)):
+        differing = _changed_data(protocol, setting.data.facts)
     if differing:
         raise UsageError(
             f"{folder} has the result of other options ({'; '.join(differing)}): repeat those, name another folder, "
             "or remove this one"
         )
+
+
+def _is_elsewhere(folder: Path, root: Any) -> bool:
+    """Return True if the data of a run, of which nothing but the path is read again, were in another folder."""
+    if root is None or not (folder / CONFIG_FILE).is_file():
+        return False
+    data = configuration(str(folder / CONFIG_FILE)).get("data")
+    options = data.get("init_args") if isinstance(data, dict) else None
+    before = options.get("root") if isinstance(options, dict) else None
+    return isinstance(before, str) and Path(before).resolve() != Path(root).resolve()
+
+
+def _changed_data(protocol: Mapping[str, Any], facts: Mapping[str, SplitFacts]) -> list[str]:
+    """Return phrases for the splits that are not those of a protocol."""
+    before = read_facts(protocol.get("data") or {}, RESULT_FILE)
+    phrases = []
+    for split in sorted(before.keys() & facts.keys()):
+        changed = difference(before[split], facts[split])
+        if changed:
+            phrases.append(f"the {split} split differs in {changed}")
+    return phrases
 
 
 def _changed_options(protocol: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
@@ -116,16 +169,16 @@ def _are_same_callbacks(recorded: str, configured: str) -> bool:
 def run_seed(seed: int, fit_options: list[str], recipe: Path) -> None:
     """Train with one seed in a folder inside the recipe's, or resume there, and test the result."""
     folder = recipe / f"seed{seed}"
+    options = [*fit_options, "--seed_everything", str(seed), "--trainer.default_root_dir", str(folder)]
     if is_finished(folder / RESULT_FILE):
-        check_unchanged(folder, setting_of(fit_options))
+        check_same_setting(folder, setting_of(fit_options))
         show(f"seed {seed} has a result: {folder / RESULT_FILE}")
     else:
         resume = ["--ckpt_path", "last"] if (folder / "last.ckpt").exists() else []
-        placed = ["--seed_everything", str(seed), "--trainer.default_root_dir", str(folder)]
-        HSAKDCLI(args=["fit", *fit_options, *placed, *resume])
-    trained = (folder / "last.ckpt").exists() and (folder / "config.yaml").exists()
-    if trained and not is_tested(folder):
-        HSAKDCLI(args=["test", "--config", str(folder / "config.yaml"), "--ckpt_path", "last"])
+        HSAKDCLI(args=["fit", *options, *resume])
+    # with the user's options, not with config.yaml: the folder may be that of somebody else, and never chooses code
+    if (folder / "last.ckpt").exists() and not is_tested(folder):
+        HSAKDCLI(args=["test", *options, "--ckpt_path", "last"])
 
 
 def run_process(arguments: list[str], debug: bool) -> int:
@@ -138,7 +191,8 @@ def run_process(arguments: list[str], debug: bool) -> int:
     try:
         status = process.wait()
     except Interrupted as interruption:
-        _end(process, told=interruption.status == 128 + signal.SIGINT)  # Ctrl-C reaches all processes of a terminal
+        is_ctrl_c = interruption.status == 128 + signal.SIGINT  # which reaches all processes of a terminal
+        _end(process, has_signal=is_ctrl_c)
         raise
     status = status if status >= 0 else 128 - status
     if status - 128 in STOPPING:
@@ -146,9 +200,9 @@ def run_process(arguments: list[str], debug: bool) -> int:
     return status
 
 
-def _end(process: subprocess.Popen[bytes], told: bool) -> None:
-    """Wait until a process has ended; tell it to, at once or, if it was probably ``told``, when it has not obeyed."""
-    if told:
+def _end(process: subprocess.Popen[bytes], has_signal: bool) -> None:
+    """Terminate a process and wait for it; one that ``has_signal`` is first given time to end by itself."""
+    if has_signal:
         with suppress(subprocess.TimeoutExpired):
             process.wait(SECONDS_TO_OBEY)
     if process.poll() is None:

@@ -15,7 +15,7 @@ from hsakd_pl.data.fingerprint import (
     check_unchanged,
     facts_of,
     read_facts,
-    saved,
+    saved_facts,
 )
 from hsakd_pl.data.splits import Split, check_class_names, check_split, stratified_indices
 from hsakd_pl.data.walk import canonical
@@ -116,6 +116,7 @@ class ImageDataModule(BatchedDataModule):
         self.splits: dict[str, Split] = {}
         self.facts: dict[str, SplitFacts] = {}  # of the splits that were read, before they were divided
         self.adopted: Description | None = None
+        self._logged: set[str] = set()  # names of the splits whose images were logged
 
     @property
     def folder(self) -> Path:
@@ -133,11 +134,14 @@ class ImageDataModule(BatchedDataModule):
         return []
 
     def label_names(self) -> list[str]:
-        """Return the class names in label order: those of an adopted description, of the data set, or numbers."""
+        """Return the class names in label order: those of an adopted description, of the data set, or numbers.
+
+        Raises UsageError unless each class has one string.
+        """
         names = self.adopted.class_names if self.adopted else self.read_class_names()
         if isinstance(names, list) and not names:
             return [str(label) for label in range(self.num_classes)]
-        return names
+        return check_class_names(names, self.num_classes, f"{type(self).__name__}.read_class_names()")
 
     @property
     def held_out_fraction(self) -> float:
@@ -193,7 +197,7 @@ class ImageDataModule(BatchedDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the facts of the splits, with which a resumed run compares its data."""
-        return {"facts": saved(self.facts)}
+        return {"facts": saved_facts(self.facts)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Raise UsageError if a run would be resumed with other data than it began with."""
@@ -214,8 +218,7 @@ class ImageDataModule(BatchedDataModule):
         name = type(self).__name__
         check_statistics(name, self.mean, self.std)
         require(self.image_size >= 1, "image_size", self.image_size, "at least 1")
-        self.class_names = check_class_names(self.label_names(), self.num_classes, f"{name}.read_class_names()")
-        read_before = set(self.splits)
+        self.class_names = self.label_names()
         needs_validation = stage in ("fit", "validate", None) and "val" not in self.splits
         if needs_validation:
             rank_zero_info(self.roles)
@@ -227,16 +230,16 @@ class ImageDataModule(BatchedDataModule):
             self.splits["val"] = self.read_validation()
             if self.splits["val"] is not self.splits.get("test"):
                 self.facts["val"] = facts_of(self.splits["val"], self.class_names)
-        self._log_splits(set(self.splits) - read_before)
+        self._log_splits()
         if self.trainer is not None:
             check_equal_on_all_processes(self.facts, self._place)
 
-    def _log_splits(self, new: set[str]) -> None:
-        """Log the classes, and the number of images of each new split, so that a folder read otherwise is noticed."""
+    def _log_splits(self) -> None:
+        """Log the classes, and the images of each split once, so that a folder read otherwise is noticed."""
+        new = [name for name in ("train", "val", "test") if name in self.splits and name not in self._logged]
+        self._logged.update(new)
         if new:
-            counts = [
-                f"{len(self.splits[name].targets):,} in {name}" for name in ("train", "val", "test") if name in new
-            ]
+            counts = [f"{len(self.splits[name].targets):,} in {name}" for name in new]
             names = shorten(self.class_names)
             rank_zero_info(f"Read {len(self.class_names)} classes, {names}, with images: {', '.join(counts)}")
 

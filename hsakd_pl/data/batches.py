@@ -86,8 +86,8 @@ class BatchedDataModule(pl.LightningDataModule):
         if self.predict_dir is None:
             raise UsageError("predict needs images: set --data.init_args.predict_dir to a folder of images")
         sources = self.predict_dir if isinstance(self.predict_dir, list) else [self.predict_dir]
-        found = [image_paths(local_path("predict_dir", source), "predict_dir") for source in sources]
-        paths = list(dict.fromkeys(chain.from_iterable(found)))  # without duplicates
+        paths_by_source = [image_paths(local_path("predict_dir", source), "predict_dir") for source in sources]
+        paths = list(dict.fromkeys(chain.from_iterable(paths_by_source)))  # without duplicates
         return self._loader(Split(paths, paths), self.description.transform)
 
     def plain_loader(self, split: Split, shuffle: bool = False, on_every_device: bool = False) -> ResumableLoader:

@@ -11,7 +11,7 @@ from torchvision.datasets import CIFAR100
 from hsakd_pl.data.augment import PadCropFlip
 from hsakd_pl.data.base import DataOptions, ImageDataModule
 from hsakd_pl.data.images import decode_images, obtain
-from hsakd_pl.data.layout import advice
+from hsakd_pl.data.layout import advice, split_folder
 from hsakd_pl.data.splits import Split, check_class_names
 from hsakd_pl.data.walk import class_folders, class_names_of
 from hsakd_pl.errors import UsageError
@@ -25,7 +25,7 @@ class CIFAR100DataModule(ImageDataModule):
 
     Args:
         root: folder that contains ``cifar-100-python/``, or that folder itself, with any checksums; or the folder of
-            ``train/<class>/`` and ``test/<class>/`` with 32 x 32 images.
+            ``train/<class>/`` and ``test/<class>/``, or other usual names of these splits, with 32 x 32 images.
         download: download the data set to ``root`` with torchvision if it is missing.
 
     Other arguments: :class:`ImageDataModule`.
@@ -46,7 +46,7 @@ class CIFAR100DataModule(ImageDataModule):
     ) -> None:
         super().__init__(root, **options)
         self.download = download
-        self.num_classes = len(class_names_of(self.folder / "train")) or self.num_classes
+        self.num_classes = len(class_names_of(split_folder(self.folder, "train"))) or self.num_classes
 
     def prepare_data(self) -> None:
         """Download the data set if ``download`` is set and it is missing."""
@@ -60,8 +60,9 @@ class CIFAR100DataModule(ImageDataModule):
             is_pickled = any((self.folder / file).is_file() for file in ("train", "test"))
         if is_pickled:
             return _read_pickle(self.folder / name, self.num_classes)
-        if class_names_of(self.folder / name):
-            paths, labels = class_folders(self.folder / name, self.label_names())
+        images = split_folder(self.folder, name)
+        if class_names_of(images):
+            paths, labels = class_folders(images, self.label_names())
             return Split(decode_images(paths, self.image_size), labels)
         raise UsageError(
             f"no CIFAR-100 in {self.root}: point --data.init_args.root at the folder that contains "
@@ -73,7 +74,7 @@ class CIFAR100DataModule(ImageDataModule):
         meta = self.folder / "meta"
         with naming(meta):
             if not meta.is_file():
-                return class_names_of(self.folder / "train")
+                return class_names_of(split_folder(self.folder, "train"))
         [names] = read_entries(meta, "fine_label_names")
         return check_class_names(names, self.num_classes, meta)
 

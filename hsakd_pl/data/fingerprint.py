@@ -17,7 +17,9 @@ from hsakd_pl.files import naming
 
 MOST_BYTES = 2**30  # of a split in memory: larger ones are sampled
 MOST_FILES = 1000  # of a split on disk: larger ones are sampled, since each file takes milliseconds on a network disk
-FILE_BYTES = 2**16  # read of each file; together with its size they tell pictures apart
+MOST_SIZES = 100_000  # of a split on disk: of this many files at least the size is compared
+FILE_BYTES = 2**20  # of a file: of larger ones blocks are read
+BLOCK_BYTES = 2**16
 DIGITS = 12  # hexadecimal digits of a digest
 
 
@@ -32,8 +34,9 @@ class SplitFacts:
         names: digest of the class names in label order.
         images: number of images.
         labels: digest of all labels in their order.
-        pictures: digest of the pairs of label and picture, whatever their order: pixels of tensors, the size and first
-            64 KiB of files. Of splits above 1 GiB or 1,000 files, it covers a sample at even distances.
+        pictures: digest of the pairs of label and picture, whatever their order: pixels of tensors, the content of
+            files, of files above 1 MiB 17 blocks at even distances. Of splits above 1 GiB or 1,000 files, it covers a
+            sample at even distances, and the sizes of up to 100,000 files.
     """
 
     classes: int
@@ -85,17 +88,17 @@ def difference(before: SplitFacts, now: SplitFacts) -> str:
     return ", ".join(phrases)
 
 
-def saved(facts: Facts) -> dict[str, dict[str, Any]]:
+def saved_facts(facts: Facts) -> dict[str, dict[str, Any]]:
     """Return the facts of several splits as plain data, each with its fingerprint."""
-    return {split: asdict(each) | {"fingerprint": each.fingerprint} for split, each in sorted(facts.items())}
+    return {name: asdict(split) | {"fingerprint": split.fingerprint} for name, split in sorted(facts.items())}
 
 
 def read_facts(content: Any, origin: str) -> dict[str, SplitFacts]:
-    """Read the result of :func:`saved`; raises UsageError naming ``origin`` if it is anything else."""
+    """Read the result of :func:`saved_facts`; raises UsageError naming ``origin`` if it is anything else."""
     try:
-        return {str(split): _read_split(each) for split, each in content.items()}
+        return {str(name): _read_split(split) for name, split in content.items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{origin} does not identify its data ({error}): write it again") from error
+        raise UsageError(f"{origin} does not identify its data ({error}): resume from another one") from error
 
 
 def _read_split(content: Any) -> SplitFacts:
@@ -150,8 +153,9 @@ def _sampled(images: Tensor | list[str]) -> Iterator[tuple[int, Any]]:
         for index in _even_indices(len(pixels), most):
             yield index, hashlib.sha256(_as_bytes(pixels[index]))
     else:
-        for index in _even_indices(len(images), MOST_FILES):
-            yield index, hashlib.sha256(_first_bytes(images[index]))
+        sampled = set(_even_indices(len(images), MOST_FILES))
+        for index in sorted(sampled.union(_even_indices(len(images), MOST_SIZES))):
+            yield index, _file_digest(images[index], index in sampled)
 
 
 def _as_bytes(picture: Tensor) -> memoryview:
@@ -159,15 +163,26 @@ def _as_bytes(picture: Tensor) -> memoryview:
     return picture.contiguous().flatten().view(torch.uint8).numpy().data
 
 
-def _first_bytes(path: str) -> bytes:
-    """Return the size of a file and its first bytes; empty for one whose opening as a picture raises the error."""
+def _file_digest(path: str, has_content: bool) -> Any:
+    """Return the hash of the size and content of a file; of nothing for one whose opening as a picture raises."""
+    digest = hashlib.sha256()
     with naming(path):
         if not Path(path).is_file():
-            return b""
+            return digest
+        size = Path(path).stat().st_size
+        digest.update(f"{size} ".encode())
+        if not has_content:
+            return digest
         with open(path, "rb") as file:
-            content = file.read(FILE_BYTES)
-            size = file.seek(0, 2)
-    return f"{size} ".encode() + content
+            if size <= FILE_BYTES:
+                digest.update(file.read())
+                return digest
+            for start in _even_indices(size - BLOCK_BYTES + 1, FILE_BYTES // BLOCK_BYTES):
+                file.seek(start)
+                digest.update(file.read(BLOCK_BYTES))
+            file.seek(-BLOCK_BYTES, 2)
+            digest.update(file.read())
+    return digest
 
 
 def _even_indices(count: int, most: int) -> Iterator[int]:

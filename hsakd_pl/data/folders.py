@@ -4,7 +4,7 @@ from torchvision.transforms import v2
 
 from hsakd_pl.data.augment import PadCropFlip, resized_center_crop
 from hsakd_pl.data.base import ImageDataModule
-from hsakd_pl.data.layout import advice
+from hsakd_pl.data.layout import advice, split_folder
 from hsakd_pl.data.limits import check_side
 from hsakd_pl.data.splits import Split
 from hsakd_pl.data.walk import class_folders, class_names_of, contains_images
@@ -17,7 +17,10 @@ STD: tuple[float, ...] = (0.229, 0.224, 0.225)
 
 
 class ClassFolderDataModule(ImageDataModule):
-    """Base class of data sets in ``train/<class>/`` and, for testing, ``val/<class>/``, with ImageNet's statistics."""
+    """Base class of data sets in ``train/<class>/`` and, for testing, ``val/<class>/``, with ImageNet's statistics.
+
+    The folders may have other usual names of these splits, such as ``Training/`` and ``validation/``.
+    """
 
     mean = MEAN
     std = STD
@@ -40,7 +43,7 @@ class ClassFolderDataModule(ImageDataModule):
         self.test_transform = resized_center_crop(image_size, resize)
 
     def read(self, train: bool) -> Split:
-        folder = self.folder / ("train" if train else "val")
+        folder = split_folder(self.folder, "train" if train else "val")
         if any(visible(archive.name) for archive in folder.glob("*.tar")):
             raise UsageError(
                 f"{folder} still contains archives, so it was unpacked only in part: remove it and start again"
@@ -58,4 +61,4 @@ class ClassFolderDataModule(ImageDataModule):
         return Split(*class_folders(folder, self.label_names()))
 
     def read_class_names(self) -> list[str]:
-        return class_names_of(self.folder / "train")
+        return class_names_of(split_folder(self.folder, "train"))

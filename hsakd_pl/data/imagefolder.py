@@ -15,7 +15,7 @@ from hsakd_pl.data.layout import Layout, find_layout, split_of, training_folder
 from hsakd_pl.data.limits import check_side
 from hsakd_pl.data.splits import Split, check_split, stratified_indices
 from hsakd_pl.data.statistics import check_channels, measure_once
-from hsakd_pl.data.walk import class_folders, class_names_of
+from hsakd_pl.data.walk import class_folders, class_names_of, class_paths
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.signatures import Unpack
 
@@ -129,9 +129,12 @@ class ImageFolderDataModule(ClassFolderDataModule):
 
     def _suggested_root(self) -> str:
         """Return a hint at a folder in ``root`` that has a training folder; an empty string if there is none."""
-        for name in class_names_of(self.root):
-            if training_folder(self.root / name):
-                return f" ({self.root / name} looks like the folder you want)"
+        paths = class_paths(self.root).values()
+        for path in paths:
+            train = training_folder(path)
+            only = len(paths) == 1 and not split_of(path.name)
+            if train and (train != path or only):
+                return f" ({path} looks like the folder you want)"
         return ""
 
     def _unsorted(self) -> str:

@@ -1,11 +1,14 @@
 """Find the class folders of each split in a data set's folder."""
 
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
 
-from hsakd_pl.data.walk import class_names_of, contains_images
+from hsakd_pl.data.walk import class_names_of, class_paths, contains_images
 from hsakd_pl.errors import UsageError
+from hsakd_pl.files import naming
+from hsakd_pl.files.walk import visible
 
 SPLIT_WORDS = {
     "train": ("train", "training", "trn"),
@@ -13,7 +16,7 @@ SPLIT_WORDS = {
     "test": ("test", "testing", "tst", "eval", "evaluation"),
 }
 # Words that data sets put around the name of a split: seg_train, test_images, Validation Set
-AROUND = "seg|set|data|dataset|split|images?|imgs?|pictures|photos"
+AROUND = "x|seg|set|data|dataset|split|images?|imgs?|pictures|photos"
 
 
 class Layout(NamedTuple):
@@ -33,13 +36,13 @@ class Layout(NamedTuple):
 
 
 def split_of(name: str) -> str | None:
-    """Return the split that a folder's name usually denotes, in any case; None for any other name.
+    """Return the split that a folder's name usually denotes, in any case and with any number; None for others.
 
     Examples:
-        >>> split_of("Training"), split_of("test_images"), split_of("bullet_train")
-        ('train', 'test', None)
+        >>> split_of("Training"), split_of("test_images"), split_of("val2017"), split_of("bullet_train")
+        ('train', 'test', 'val', None)
     """
-    letters = re.sub(r"[\W_]", "", name.lower())
+    letters = re.sub(r"[\W\d_]", "", name.lower())
     for split, words in SPLIT_WORDS.items():
         if re.fullmatch(f"({AROUND})?({'|'.join(words)})({AROUND})?", letters):
             return split
@@ -50,16 +53,19 @@ def find_layout(root: Path) -> Layout:
     """Find the folders of the splits in ``root``, by the usual names; without any of them, ``root`` is ``train``.
 
     A folder with a split's name is a class if it contains images, and no folders with images, next to other class
-    folders. Raises UsageError if a folder could be both, and if two folders are the same split.
+    folders. Raises UsageError if a folder could be both, if two folders are the same split, and if the classes contain
+    the splits.
     """
-    names = class_names_of(root)
-    split_names = [name for name in names if split_of(name)]
-    other_names = [name for name in names if name not in split_names]
+    paths = class_paths(root)
+    split_names = [name for name in paths if split_of(name)]
+    other_names = [name for name in paths if name not in split_names]
     if not split_names:
-        return Layout(root if names else None, None, None)
-    divided = [name for name in split_names if _contains_class_folders(root / name)]
-    flat = [name for name in split_names if name not in divided and contains_images(root / name)]
-    others = [name for name in other_names if contains_images(root / name, below=True)]
+        _check_undivided(paths)
+        _check_pairs(paths)
+        return Layout(root if paths else None, None, None)
+    divided = [name for name in split_names if _contains_class_folders(paths[name])]
+    flat = [name for name in split_names if name not in divided and contains_images(paths[name])]
+    others = [name for name in other_names if contains_images(paths[name], below=True)]
     if others and not divided:
         _check_single_split(root, flat, others)
         return Layout(root, None, None)
@@ -68,24 +74,58 @@ def find_layout(root: Path) -> Layout:
         split = str(split_of(name))
         if split in folders:
             raise UsageError(f"{folders[split]} and {root / name} are both the {split} split: keep one of them")
-        folders[split] = _innermost(root / name, split)
+        folders[split] = _innermost(paths[name], split)
     if others and not _share_classes(folders):
         raise UsageError(
             f"{root} contains {_listed(divided)} next to {_listed(others)}, so that {divided[0]} could be a split or a "
             f"class: move the others elsewhere if it is a split, or all into {root / 'train'} if it is a class"
         )
-    ignored = tuple(root / name for name in [*flat, *others])
+    ignored = tuple(paths[name] for name in [*flat, *others])
     if "test" in folders:
         return Layout(folders.get("train"), folders.get("val"), folders["test"], ignored)
     return Layout(folders.get("train"), None, folders.get("val"), ignored)
 
 
+def _check_undivided(paths: dict[str, Path]) -> None:
+    """Raise UsageError if one of several class folders contains the folders of two or more splits."""
+    for path in paths.values() if len(paths) > 1 else ():
+        with naming(path):
+            subfolders = sorted(entry.name for entry in os.scandir(path) if visible(entry.name) and entry.is_dir())
+        inner = [name for name in subfolders if split_of(name) and contains_images(path / name, below=True)]
+        if len({split_of(name) for name in inner}) > 1:
+            raise UsageError(
+                f"{path} contains {_listed(inner)}, so that it could be a data set or a class: point "
+                f"--data.init_args.root at it if it is a data set, or move its images to {inner[0]}/{path.name}/ and "
+                "so on if it is a class"
+            )
+
+
+def _check_pairs(paths: dict[str, Path]) -> None:
+    """Raise UsageError if the names of two folders differ only in the split, as those of birds_train and birds_test."""
+    by_rest: dict[str, dict[str, str]] = {}  # name by split, by the rest of the name
+    for name in paths:
+        words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)
+        for number, word in enumerate(words):
+            split = split_of(word)
+            if split:
+                rest = " ".join(words[:number] + words[number + 1 :]).lower()
+                by_rest.setdefault(rest, {}).setdefault(split, name)
+    for names in by_rest.values():
+        if len(names) > 1:
+            listed = _listed(sorted(names.values()))
+            splits = " and ".join(f"{split}/" for split in names)
+            raise UsageError(
+                f"{paths[min(names.values())].parent} contains {listed}, which could be splits or classes: rename them "
+                f"to {splits} if they are splits, or otherwise if they are classes"
+            )
+
+
 def _contains_class_folders(folder: Path) -> bool:
     """Return True if a folder contains folders, with images in them if there are also images next to them."""
-    names = class_names_of(folder)
-    if not names or not contains_images(folder):
-        return bool(names)
-    return any(contains_images(folder / name, below=True) for name in names)
+    paths = class_paths(folder)
+    if not paths or not contains_images(folder):
+        return bool(paths)
+    return any(contains_images(path, below=True) for path in paths.values())
 
 
 def _innermost(folder: Path, split: str) -> Path:
@@ -118,6 +158,18 @@ def _listed(names: list[str], most: int = 3) -> str:
     if len(names) > most:
         shown.append(f"{len(names) - most} more")
     return ", ".join(shown)
+
+
+def split_folder(folder: Path, name: str) -> Path:
+    """Return the folder of a split of a data set that calls it ``name``.
+
+    If there is none of that name, it is the only folder whose name usually denotes the same split.
+    """
+    exact = folder / name
+    if exact.exists():
+        return exact
+    found = [path for path in class_paths(folder).values() if split_of(path.name) == split_of(name)]
+    return _innermost(found[0], name) if len(found) == 1 else exact
 
 
 def advice(root: Path) -> str:

@@ -48,7 +48,7 @@ def learned_from(network: Network) -> Learned:
     """
     file = network.weights_from
     if file is not None and file.description is not None:
-        learned = described(file)
+        learned = learned_from_file(file)
         of_this_head = len(learned.class_names or ()) == network.num_classes
         return learned if of_this_head else replace(learned, class_names=None)
     config = network.pretrained_cfg
@@ -65,21 +65,21 @@ def learned_from(network: Network) -> Learned:
     )
 
 
-def described(file: WeightFile) -> Learned:
+def learned_from_file(file: WeightFile) -> Learned:
     """Return what a weight file says of its data; raises UsageError if its description is damaged."""
     if file.description is None:
         return Learned(file.path)
     description = read_description(file.description, file.path)
     return Learned(
         origin=file.path,
-        class_names=named(description.class_names),
+        class_names=known_class_names(description.class_names),
         image_size=description.image_size,
         mean=description.mean,
         std=description.std,
     )
 
 
-def named(class_names: list[str]) -> list[str] | None:
+def known_class_names(class_names: list[str]) -> list[str] | None:
     """Return the names, or None if they are the numbers that stand for unknown names."""
     numbers = [str(label) for label in range(len(class_names))]
     return None if class_names == numbers else class_names
@@ -94,7 +94,7 @@ def require_same_classes(what: str, learned: Learned, description: Description, 
         description: description of the data at hand.
         remedy: phrase that says what to do.
     """
-    class_names = named(description.class_names)
+    class_names = known_class_names(description.class_names)
     if learned.class_names is None or class_names is None or learned.class_names == class_names:
         return
     message = f"{what} was trained on the classes {shorten(learned.class_names)}, the data have {shorten(class_names)}"

@@ -8,6 +8,7 @@ import torch
 from sklearn.model_selection import StratifiedShuffleSplit
 from torch import Tensor
 
+from hsakd_pl.data.walk import canonical
 from hsakd_pl.errors import UsageError
 
 Indices = np.ndarray | list[int]
@@ -162,11 +163,14 @@ def _described(value: Any) -> str:
 
 
 def check_class_names(names: Any, num_classes: int, where: str | Path) -> list[str]:
-    """Return class names as a list; raise UsageError, naming their origin, unless each class has one string."""
+    """Return class names as a list, in Unicode's form NFC.
+
+    Raises UsageError, naming their origin, unless each class has one string.
+    """
     if not isinstance(names, list | tuple | np.ndarray):
         description = type(names).__name__
     elif len(names) != num_classes or not all(isinstance(name, str) and "\0" not in name for name in names):
         description = f"{type(names).__name__} of {len(names)}"
     else:
-        return [str(name) for name in names]
+        return [canonical(str(name)) for name in names]
     raise UsageError(f"{where} gives class names as a {description}, not as a list of {num_classes} strings: fix it")

@@ -18,6 +18,7 @@ from hsakd_pl.data.progress import tracked
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import cache_folder, naming, read_text, replacing
 from hsakd_pl.files.lock import in_turn
+from hsakd_pl.files.schema import parse_json
 
 FILE = "hsakd_statistics.json"
 MAX_LEVEL = 255  # of uint8 pixels
@@ -132,7 +133,7 @@ def _store(file: Path, key: str, entry: dict[str, Any]) -> bool:
 def _entries(file: Path) -> dict[str, Any]:
     """Return all entries of the file; an empty dictionary if it is missing or corrupt."""
     try:
-        entries = json.loads(read_text(file))
+        entries = parse_json(read_text(file))
     except ValueError:
         return {}
     return entries if isinstance(entries, dict) else {}

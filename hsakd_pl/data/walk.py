@@ -27,28 +27,35 @@ def canonical(name: str) -> str:
 
 
 def class_names_of(folder: Path) -> list[str]:
-    """Return the names of the class folders in ``folder``, sorted as by torchvision's ImageFolder; empty if missing.
+    """Return the names of the class folders in ``folder``, as :func:`class_paths` does."""
+    return list(class_paths(folder))
 
-    Raises UsageError for a broken link, without whose class the following classes would get other labels, and for two
-    names that look equal.
+
+def class_paths(folder: Path) -> dict[str, Path]:
+    """Return the class folders in ``folder`` by their names in Unicode's form NFC; empty if it is missing.
+
+    They are sorted by these names, so as by torchvision's ImageFolder unless the file system stores other forms. Raises
+    UsageError for a broken link, without whose class the following classes would get other labels, and for two names
+    that look equal.
     """
     with naming(folder):
         if not folder.is_dir():
-            return []
+            return {}
         paths = [path for path in folder.iterdir() if visible(path.name)]
         for path in paths:
             if not path.exists():
                 raise UsageError(f"{path} is a broken link: repair or remove it")
         parents = with_parents(folder)
-        names = sorted(path.name for path in paths if path.is_dir() and os.path.realpath(path) not in parents)
-    written: dict[str, str] = {}
-    for name in names:
-        other = written.setdefault(canonical(name), name)
-        if other != name:
+        classes = sorted(path for path in paths if path.is_dir() and os.path.realpath(path) not in parents)
+    by_name: dict[str, Path] = {}
+    for path in classes:
+        other = by_name.setdefault(canonical(path.name), path)
+        if other != path:
             raise UsageError(
-                f"{folder} contains {name} twice, in two Unicode forms ({other!a}, {name!a}): merge the two"
+                f"{folder} contains {path.name} twice, in two Unicode forms ({other.name!a}, {path.name!a}): merge the "
+                "two"
             )
-    return names
+    return dict(sorted(by_name.items()))
 
 
 def is_image(name: str) -> bool:
@@ -96,7 +103,7 @@ def image_paths(source: Path, option: str) -> list[str]:
             raise UsageError(f"{option}: {source} does not exist: check the path")
         if not source.is_dir():
             if not is_image(source.name):
-                raise UsageError(f"{option}: {source} is neither a folder nor an image ({endings})")
+                raise UsageError(f"{option}: {source} is neither a folder nor an image: name {endings}")
             return [str(source)]
     [images] = images_below(source)
     if not images:
@@ -110,12 +117,12 @@ def class_folders(folder: Path, classes: Sequence[str]) -> tuple[list[str], Tens
     Names are equal if they are in Unicode's form NFC. Raises UsageError for a class without images, and for a folder
     with images that is none of the classes.
     """
-    folders = {canonical(name): folder / name for name in class_names_of(folder)}
+    folders = class_paths(folder)
     names = [canonical(name) for name in classes]
     unknown = [name for name in folders if name not in set(names)]
     searched = [*names, *unknown]
-    found = images_below(*(folders.get(name, folder / name) for name in searched))
-    images = dict(zip(searched, found, strict=True))
+    images_by_folder = images_below(*(folders.get(name, folder / name) for name in searched))
+    images = dict(zip(searched, images_by_folder, strict=True))
     for name in unknown:
         if images[name]:
             raise UsageError(

@@ -16,7 +16,7 @@ from hsakd_pl.files.weights import weights_digest
 from hsakd_pl.networks.cost import multiply_adds
 from hsakd_pl.recipes.data_sets import PUBLISHED_DATA
 from hsakd_pl.records.formats import RESULT_FILE, TEST_FILE, read_row, read_test
-from hsakd_pl.records.measured import epoch_of, fingerprint_of, is_validated, reasons_against, validated_in_part
+from hsakd_pl.records.measured import checkpoint_name, fingerprint_of, is_validated, reasons_against, validated_in_part
 from hsakd_pl.report.groups import groups
 
 LISTED_CLASSES = 10
@@ -42,13 +42,13 @@ def results(trained: Trained) -> tuple[dict[str, Any], dict[str, float]]:
     row: dict[str, Any] = {}
     if path.with_name(RESULT_FILE).exists():
         row = read_row(path.with_name(RESULT_FILE))
-    epoch = epoch_of(row, trained.digest, trained.epoch)
-    if epoch is None and row.get("finished", True):
+    name = checkpoint_name(row, trained.digest, trained.epoch)
+    if name is None and row.get("finished", True):
         row = {}  # of another run
     measured: dict[str, float | None] = {}
-    if epoch == "last" and is_validated(row) and not validated_in_part(row):
+    if name == "last" and is_validated(row) and not validated_in_part(row):
         measured["validation accuracy"] = row.get("metrics", {}).get(f"val/{peer_prefix}acc")
-    elif epoch == "best" and not peer_prefix and not validated_in_part(row):
+    elif name == "best" and not peer_prefix and not validated_in_part(row):
         measured["validation accuracy"] = row["best_val_acc"]
     test = read_test(path.with_name(TEST_FILE)) or {}
     is_of_weights = test.get("weights_digest") == trained.digest
@@ -137,7 +137,7 @@ def facts(trained: Trained, row: dict[str, Any], accuracies: dict[str, float]) -
         recipe = groups([row | {"folder": "", "test": None}])[0].name
     training = None
     if protocol.get("hash"):
-        training = f"{protocol['hash']}, {protocol['epochs']} epochs, seed {row.get('seed')}"
+        training = f"{protocol['hash']}, {length_of(row)}, seed {row.get('seed')}"
     listed_classes = ", ".join(class_names[:LISTED_CLASSES])
     if len(class_names) > LISTED_CLASSES:
         listed_classes += f" and {len(class_names) - LISTED_CLASSES} more (config.json)"
@@ -159,6 +159,15 @@ def facts(trained: Trained, row: dict[str, Any], accuracies: dict[str, float]) -
         "multiply-adds": f"{multiply_adds(student.network, student.image_size):,} per image",
         "classes": listed_classes,
     }
+
+
+def length_of(row: dict[str, Any]) -> str:
+    """Return the planned length of a run: its epochs, or its optimizer steps if epochs are not limited."""
+    epochs = row["protocol"].get("epochs")
+    if epochs is not None:
+        return f"{epochs} epochs"
+    steps = row.get("planned_steps")
+    return "unlimited epochs" if steps is None else f"{steps:,} steps"
 
 
 def front_matter(title: str, dataset: str, accuracies: dict[str, float], files: list[ExportedFile]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from hsakd_pl.export.student import Student
 from hsakd_pl.files import local_path
 from hsakd_pl.files.weights import StateDict, read_weights, unwrap, weights_digest
 from hsakd_pl.networks import Network, as_network, create_network
-from hsakd_pl.networks.bounded import within
+from hsakd_pl.networks.bounded import limited_by
 from hsakd_pl.networks.keys import split_peers
 from hsakd_pl.networks.registry import trusted
 from hsakd_pl.networks.weights import load_weights
@@ -98,7 +98,7 @@ def read_trained(
     if description is None:
         raise UsageError(f"{path} does not describe its data: give description=hsakd_pl.data.Description(...), or data")
     if isinstance(network, str):
-        with within(path):
+        with limited_by(path):
             network = create_network(network, len(description.class_names), branches=False)
     load_weights(network, _as_classifier(parts[index], network))
     student = Student(network, **description.saved(), transforms=_transforms_name(saved, index))

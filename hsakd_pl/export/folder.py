@@ -1,6 +1,5 @@
 """The folder of an export: written completely or not at all, and never over other files."""
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from hsakd_pl.errors import UsageError
 from hsakd_pl.export.student import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 from hsakd_pl.files import naming, read_text, replacing
 from hsakd_pl.files.lock import sole_writer
+from hsakd_pl.files.schema import parse_json
 from hsakd_pl.files.text import is_temporary, temporaries, temporary
 
 EXPORTED_NAMES = {WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, "model.pt2", "model.onnx", "model.int8.onnx"}
@@ -36,7 +36,7 @@ def check_folder(folder: Path) -> None:
 def _is_export(config: Path) -> bool:
     """Return whether the configuration is that of an export."""
     try:
-        return "hsakd_pl" in json.loads(read_text(config))["versions"]
+        return "hsakd_pl" in parse_json(read_text(config))["versions"]
     except (ValueError, KeyError, TypeError):
         return False
 
@@ -98,7 +98,7 @@ def _replace(folder: Path, partial: Path) -> None:
     """Replace an earlier export by a new one: by renaming both where that is possible, or else file by file."""
     earlier = temporary(folder, "earlier")
     try:
-        if _is_renamed(folder, earlier):
+        if _try_rename(folder, earlier):
             partial.rename(folder)
         else:
             _replace_files(folder, partial)
@@ -108,7 +108,7 @@ def _replace(folder: Path, partial: Path) -> None:
         shutil.rmtree(earlier, ignore_errors=True)
 
 
-def _is_renamed(folder: Path, name: Path) -> bool:
+def _try_rename(folder: Path, name: Path) -> bool:
     """Rename a folder, unless it is the working folder or above it; return whether that was possible."""
     working_folder = Path.cwd()
     if folder == working_folder or folder in working_folder.parents:

@@ -83,10 +83,10 @@ def trace(student: Student, example: Tensor) -> ExportedProgram:
     except UsageError:
         raise
     except Exception as error:  # code of a network that cannot be traced can raise anything
-        raise untraceable(student, "torch.export cannot trace it", error) from error
+        raise graph_error(student, "torch.export cannot trace it", error) from error
 
 
-def untraceable(student: Student, cause: str, error: Exception) -> UsageError:
+def graph_error(student: Student, cause: str, error: Exception) -> UsageError:
     """Return the error for a network that cannot be written in a format that needs its graph."""
     reason = " ".join(str(error).split()) or type(error).__name__
     name = student.network.name or describe(student.network)
@@ -129,7 +129,7 @@ def write_onnx(student: Student, path: Path, program: ExportedProgram) -> None:
             output_names=["logits"],
         )
     except torch.onnx.OnnxExporterError as error:  # of an operation that ONNX lacks
-        raise untraceable(student, "its graph cannot be converted to ONNX", error) from error
+        raise graph_error(student, "its graph cannot be converted to ONNX", error) from error
     metadata = onnx_program.model.metadata_props
     metadata["class_names"] = json.dumps(student.class_names, ensure_ascii=False)
     metadata["image_size"] = str(student.image_size)

@@ -15,13 +15,13 @@ from torchvision.transforms import v2
 from hsakd_pl.data.description import Description, read_description
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import local_path, read_text, replacing
+from hsakd_pl.files.schema import Fields, Items, Number, Text, parse_json
 from hsakd_pl.files.weights import weights_digest
 from hsakd_pl.networks import as_network, create_network
-from hsakd_pl.networks.bounded import within
+from hsakd_pl.networks.bounded import limited_by
 from hsakd_pl.networks.registry import trusted
 from hsakd_pl.networks.weights import describe, load_weights
 from hsakd_pl.ops import COLOURS, FLIPS, ROTATIONS, Transforms, named_transforms
-from hsakd_pl.records.schema import Fields, Items, Number, Text, parse_json
 from hsakd_pl.version import __version__
 
 try:
@@ -204,7 +204,7 @@ class Student(nn.Module, PyTorchModelHubMixin):
             raise UsageError(f"{path} does not name its network, which was not created by name; pass it as network=")
         if not (folder / WEIGHTS_FILE).is_file():
             raise UsageError(f"{folder} has no {WEIGHTS_FILE}: export the student with the format safetensors as well")
-        with within(folder / WEIGHTS_FILE):
+        with limited_by(folder / WEIGHTS_FILE):
             student = cls(network, **description.saved(), transforms=config.get("transforms"))
         load_weights(student, folder / WEIGHTS_FILE)
         digest = student.digest()
@@ -221,7 +221,7 @@ def read_config(path: Path) -> dict[str, Any]:
         config = parse_json(text)
         CONFIG_FIELDS.check(config)
     except ValueError as error:
-        raise UsageError(f"{path} is not valid JSON of an export ({error!s:.200}): export the student again") from error
+        raise UsageError(f"{path} is not the configuration of an export ({error!s:.200}): export it again") from error
     return config
 
 

@@ -106,12 +106,12 @@ def temporaries(path: Path, kind: str = "partial") -> list[Path]:
     stem = path.name[:LONGEST_STEM]
     readable = os.access(path.parent, os.R_OK)
     names = [name for name in os.listdir(path.parent) if name.startswith(stem)] if readable else []
-    found = []
+    paths = []
     for name in names:
         match = TEMPORARY.fullmatch(name, len(stem))
         if match and match["kind"] == kind and int(match["process"]) != os.getpid():
-            found.append(path.with_name(name))
-    return found
+            paths.append(path.with_name(name))
+    return paths
 
 
 def _open_new(path: Path, mode: str, options: dict[str, Any]) -> tuple[Path, IO[Any]]:

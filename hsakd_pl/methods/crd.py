@@ -101,16 +101,27 @@ class ContrastMemory(nn.Module):
         for name in MEMORY:
             destination[prefix + name] = getattr(self, name)
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
-        super()._load_from_state_dict(state_dict, prefix, *arguments)
-        strict, missing, unexpected = arguments[1:4]
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
         for name in MEMORY:
             key = prefix + name
             if key in state_dict:
                 setattr(self, name, state_dict[key].detach().clone().to(self.normalizers))
-                unexpected[:] = [found for found in unexpected if found != key]
             elif strict:
-                missing.append(key)
+                missing_keys.append(key)
+            if key in unexpected_keys:
+                unexpected_keys.remove(key)
 
     def resize(self, samples: int) -> None:
         """Initialise both banks for a number of training images, unless they have that size."""

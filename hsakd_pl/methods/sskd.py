@@ -12,7 +12,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from hsakd_pl.data.learned import Learned, described, learned_from
+from hsakd_pl.data.learned import Learned, learned_from, learned_from_file
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.files.weights import WeightFile
 from hsakd_pl.methods.distilled import DistilledModule, Net
@@ -286,7 +286,7 @@ class SSKDModule(DistilledModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit" and "projection_weights" in self.weight_files:
-            self._check_projection(described(self.weight_files["projection_weights"]))
+            self._check_projection(learned_from_file(self.weight_files["projection_weights"]))
 
     def _check_projection(self, projection: Learned) -> None:
         """Raise UsageError if the projection head has learnt from images that the teacher is not given."""

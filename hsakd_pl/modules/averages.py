@@ -7,6 +7,8 @@ import torch
 from pytorch_lightning import callbacks
 from pytorch_lightning.utilities import rank_zero_info
 
+from hsakd_pl.modules.trainers import callbacks_of
+
 # Share of the weights after the first step in the average at the end, above which the average is not worth validating
 LARGEST_SHARE = 0.05
 
@@ -14,8 +16,7 @@ LARGEST_SHARE = 0.05
 def warn_of_slow_averages(trainer: pl.Trainer) -> None:
     """Log a warning for an ``EMAWeightAveraging`` whose average still consists of the first weights at the end."""
     kind = getattr(callbacks, "EMAWeightAveraging", None)  # Lightning 2.6 brought it
-    # Lightning sets callbacks without declaring them
-    averages = [callback for callback in trainer.callbacks if kind and isinstance(callback, kind)]  # type: ignore[attr-defined]
+    averages = [callback for callback in callbacks_of(trainer) if kind and isinstance(callback, kind)]
     for average in averages:
         updates = _updates(average, trainer.estimated_stepping_batches)
         decay = _decay(average)

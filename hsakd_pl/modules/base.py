@@ -40,7 +40,7 @@ from hsakd_pl.modules.provenance import (
     check_weights,
     data_of,
     feed_teachers,
-    tell_changed_images,
+    log_changed_images,
 )
 from hsakd_pl.networks import Network, NetworkOutput
 from hsakd_pl.networks.weights import match_weights
@@ -186,7 +186,7 @@ class HSAKDModule(EvaluatedModule):
                 f"{type(self).__name__} has nothing to train, all its parameters are frozen: a network that was given "
                 "to another module as its teacher stays frozen, give that module a copy.deepcopy of it"
             )
-        self._tell_frozen()
+        self._log_frozen()
         optimizer = self._make_optimizer(parameter_groups(trained, self.networks, self.backbone_lr))
         if self.lr_scheduler is not None and self.backbone_lr is not None:
             epochs = None if self._trainer is None else self.trainer.max_epochs
@@ -197,7 +197,7 @@ class HSAKDModule(EvaluatedModule):
             return with_warmup(optimizer, self.milestones, self.warmup_epochs, self.trainer)
         return one_schedule(optimizer, MultiStepLR(optimizer, self.milestones, gamma=0.1))
 
-    def _tell_frozen(self) -> None:
+    def _log_frozen(self) -> None:
         """Log the parameters that are frozen although they belong to no frozen network of the module."""
         expected = {parameter for frozen in self.frozen for parameter in frozen.network.parameters()}
         others = [
@@ -276,7 +276,7 @@ class HSAKDModule(EvaluatedModule):
         data = data_of(self)
         if data is not None:  # a resumed run has restored it
             if self.description is not None:
-                tell_changed_images(self.description, data.description)
+                log_changed_images(self.description, data.description)
             self.description = data.description
         feed_teachers(self)
         if self.description is not None:

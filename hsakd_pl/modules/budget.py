@@ -7,11 +7,12 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import GradientAccumulationScheduler
 
+from hsakd_pl.modules.trainers import callbacks_of
+
 
 def accumulated_batches(trainer: pl.Trainer, epoch: int) -> int:
     """Return the number of batches per optimizer step in an epoch, counted from 0."""
-    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set without being declared
-    for callback in callbacks:
+    for callback in callbacks_of(trainer):
         if isinstance(callback, GradientAccumulationScheduler):
             return callback.get_accumulate_grad_batches(epoch)
     return trainer.accumulate_grad_batches

@@ -9,7 +9,7 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from hsakd_pl.data import Description, FeatureDataModule, ImageDataModule
 from hsakd_pl.data.description import read_description
-from hsakd_pl.data.learned import Learned, described, learned_from, named, require_same_classes
+from hsakd_pl.data.learned import Learned, known_class_names, learned_from, learned_from_file, require_same_classes
 from hsakd_pl.modules.build import RANDOM
 from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.modules.inputs import make_adapter
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 SAME_CLASSES = "give the data the same classes in the same order"
 
 
-def shown(mean: Sequence[float] | None, std: Sequence[float] | None) -> str:
-    """Return mean and standard deviation of each channel, rounded, for the log."""
+def format_statistics(mean: Sequence[float] | None, std: Sequence[float] | None) -> str:
+    """Return mean and standard deviation of each channel, rounded, as a phrase for the log."""
     numbers = [", ".join(f"{value:.4g}" for value in values or ()) for values in (mean, std)]
     return f"mean ({numbers[0]}) and std ({numbers[1]})"
 
@@ -58,9 +58,9 @@ def check_fit(module: "EvaluatedModule") -> None:
         return
     check_weight_files(module, module.description)
     feed_teachers(module)
-    tell_inputs(module, module.description)
+    log_teacher_inputs(module, module.description)
     if not inner:
-        tell_other_images(module, module.description)
+        log_other_images(module, module.description)
 
 
 def check_weight_files(module: "EvaluatedModule", description: Description) -> None:
@@ -73,7 +73,7 @@ def check_weight_files(module: "EvaluatedModule", description: Description) -> N
             remedy = f"{SAME_CLASSES}, or name another file"
             if option == "weights" and "new_head" in module.hparams:
                 remedy += ", or set new_head for new classes"
-            require_same_classes(f"{option}: {file.path}", described(file), description, remedy)
+            require_same_classes(f"{option}: {file.path}", learned_from_file(file), description, remedy)
     if "teacher_weights" not in module.weight_files:
         for teacher in module.teachers:
             remedy = f"{SAME_CLASSES}, or choose another teacher"
@@ -90,8 +90,8 @@ def use_normalisation(module: "EvaluatedModule", learned: Learned, data: ImageDa
         return
     if module.own_normalisation and not learned.normalised_alike(data.mean, data.std):
         rank_zero_info(
-            f"The images are normalised with {shown(learned.mean, learned.std)}, as those that the frozen network was "
-            f"trained on ({learned.origin}), instead of {shown(data.mean, data.std)}"
+            f"The images are normalised with {format_statistics(learned.mean, learned.std)}, as those that the frozen "
+            f"network was trained on ({learned.origin}), instead of {format_statistics(data.mean, data.std)}"
         )
         data.use_statistics(learned.mean, learned.std)
     if learned.image_size not in (None, data.image_size):
@@ -112,7 +112,7 @@ def feed_teachers(module: "EvaluatedModule") -> None:
         teacher.adapter = None if adapter is None else adapter.to(module.device, cast(torch.dtype, module.dtype))
 
 
-def tell_inputs(module: "EvaluatedModule", description: Description) -> None:
+def log_teacher_inputs(module: "EvaluatedModule", description: Description) -> None:
     """Log the images that the teachers are given where they are not the student's, and keep them for the result."""
     for teacher in module.teachers:
         if teacher.adapter is None:
@@ -122,8 +122,9 @@ def tell_inputs(module: "EvaluatedModule", description: Description) -> None:
         mean = description.mean if learned.mean is None else learned.mean
         std = description.std if learned.std is None else learned.std
         rank_zero_info(
-            f"The teacher's images are normalised with {shown(mean, std)}, {size} x {size} pixels, as those that it "
-            f"was trained on ({learned.origin}); the student's with {shown(description.mean, description.std)}, "
+            f"The teacher's images are normalised with {format_statistics(mean, std)}, {size} x {size} pixels, as "
+            f"those that it was trained on ({learned.origin}); the student's with "
+            f"{format_statistics(description.mean, description.std)}, "
             f"{description.image_size} x {description.image_size}"
         )
         if "teacher_weights" in module.weight_files:
@@ -131,15 +132,16 @@ def tell_inputs(module: "EvaluatedModule", description: Description) -> None:
             module.weight_files["teacher_weights"] = replace(module.weight_files["teacher_weights"], inputs=inputs)
 
 
-def tell_other_images(module: "EvaluatedModule", description: Description) -> None:
+def log_other_images(module: "EvaluatedModule", description: Description) -> None:
     """Log it if the initial weights have learnt from images of another normalisation or size than the data's."""
     learned = learned_from(module.network)
     if "weights" not in module.weight_files and learned.class_names is None:
         return  # fresh weights, or weights of unknown origin
     if not learned.normalised_alike(description.mean, description.std):
         rank_zero_info(
-            f"The initial weights were trained on images normalised with {shown(learned.mean, learned.std)} "
-            f"({learned.origin}); the network now learns from {shown(description.mean, description.std)}, the data's"
+            "The initial weights were trained on images normalised with "
+            f"{format_statistics(learned.mean, learned.std)} ({learned.origin}); the network now learns from "
+            f"{format_statistics(description.mean, description.std)}, the data's"
         )
     if learned.image_size not in (None, description.image_size):
         rank_zero_info(
@@ -155,36 +157,42 @@ def check_weights(module: "EvaluatedModule") -> None:
         check_description(module, read_description(file.description, file.path), f"weights: {file.path}")
 
 
-def check_description(module: "EvaluatedModule", learned: Description, origin: str) -> None:
+def check_description(module: "EvaluatedModule", trained_on: Description, origin: str) -> None:
     """Check what a trained network has learnt against the data of a run that resumes or evaluates it.
 
     An evaluation normalises images as the network has learnt. Raises UsageError if class names differ.
 
     Args:
         module: module of the network.
-        learned: description of the data that it was trained on.
+        trained_on: description of the data of its training.
         origin: phrase for the network or its checkpoint.
     """
     data = data_of(module)
     if data is None:
         return
-    known = Learned(origin, named(learned.class_names), learned.image_size, learned.mean, learned.std)
-    require_same_classes(origin, known, data.description, f"{SAME_CLASSES} as when it was trained")
-    if module.trainer.state.fn != "fit" and not known.normalised_alike(data.mean, data.std):
+    learned = Learned(
+        origin=origin,
+        class_names=known_class_names(trained_on.class_names),
+        image_size=trained_on.image_size,
+        mean=trained_on.mean,
+        std=trained_on.std,
+    )
+    require_same_classes(origin, learned, data.description, f"{SAME_CLASSES} as when it was trained")
+    if module.trainer.state.fn != "fit" and not learned.normalised_alike(data.mean, data.std):
         rank_zero_info(
-            f"The images are normalised with {shown(learned.mean, learned.std)}, as {origin} has learnt, instead of "
-            f"{shown(data.mean, data.std)}"
+            f"The images are normalised with {format_statistics(learned.mean, learned.std)}, as {origin} has learnt, "
+            f"instead of {format_statistics(data.mean, data.std)}"
         )
-        data.use_statistics(learned.mean, learned.std)
+        data.use_statistics(trained_on.mean, trained_on.std)
 
 
-def tell_changed_images(before: Description, now: Description) -> None:
-    """Log it if a resumed run goes on with images of another normalisation or size."""
+def log_changed_images(before: Description, now: Description) -> None:
+    """Log it if a resumed run continues with images of another normalisation or size."""
     learned = Learned("", image_size=before.image_size, mean=before.mean, std=before.std)
     if not learned.normalised_alike(now.mean, now.std):
         rank_zero_info(
-            f"The images were normalised with {shown(before.mean, before.std)}, from now on with "
-            f"{shown(now.mean, now.std)}"
+            f"The images were normalised with {format_statistics(before.mean, before.std)}, from now on with "
+            f"{format_statistics(now.mean, now.std)}"
         )
     if before.image_size != now.image_size:
         rank_zero_info(f"The images had {before.image_size} pixels on each side, from now on {now.image_size}")

@@ -14,7 +14,7 @@ ALWAYS_ACCEPTED = 50_000_000  # parameters; they take 200 MB
 
 
 @contextmanager
-def within(weight_file: Path) -> Iterator[None]:
+def limited_by(weight_file: Path) -> Iterator[None]:
     """Raise UsageError as soon as a network with more parameters than its weight file can hold is created inside.
 
     A file of a few kB could otherwise name a network that fills the memory before its weights are compared.

@@ -21,6 +21,7 @@ from pytorch_lightning.callbacks import (
 from hsakd_pl.modules.optimization import RATES
 
 PACKAGE = __name__.partition(".")[0]
+LIGHTNING = pl.__name__
 # Callbacks that only watch, save or end a run; all others, known or not, may change what is trained
 OBSERVERS = (
     BasePredictionWriter,
@@ -43,11 +44,13 @@ def takes_part(callback: pl.Callback) -> bool:
 
 
 def _takes_part(kind: type) -> bool:
-    return not issubclass(kind, OBSERVERS) and kind.__module__.partition(".")[0] != PACKAGE
+    package = kind.__module__.partition(".")[0]
+    only_observes = issubclass(kind, OBSERVERS) and package == LIGHTNING  # subclasses of users may do more
+    return not only_observes and package != PACKAGE
 
 
 def takes_part_by_name(text: str) -> bool:
-    """Return True if the callback of such a text may change what is trained."""
+    """Return True if a callback may change what is trained, by its text from :func:`callback_text`."""
     kind = locate(text.partition("(")[0])
     return not isinstance(kind, type) or _takes_part(kind)
 
@@ -62,18 +65,18 @@ def configured_callbacks(instances: Any, options: Any) -> list[tuple[pl.Callback
     built = instances if isinstance(instances, list) else [instances]
     texts = options if isinstance(options, list) else [options]
     return [
-        (callback, described(text))
+        (callback, callback_text(text))
         for callback, text in zip(built, texts, strict=False)
         if isinstance(callback, pl.Callback)
     ]
 
 
-def described(options: Any) -> str:
+def callback_text(options: Any) -> str:
     """Return the text of a callback of a configuration: its class path and options."""
     content = options if isinstance(options, Mapping) else vars(options)
     arguments = content.get("init_args") or {}
-    named = arguments if isinstance(arguments, Mapping) else vars(arguments)
-    return f"{content['class_path']}({', '.join(f'{name}={value}' for name, value in named.items())})"
+    values = arguments if isinstance(arguments, Mapping) else vars(arguments)
+    return f"{content['class_path']}({', '.join(f'{name}={value}' for name, value in values.items())})"
 
 
 def training_callbacks(callbacks: Iterable[pl.Callback], configured: Configured) -> list[str]:
@@ -89,15 +92,15 @@ def training_callbacks(callbacks: Iterable[pl.Callback], configured: Configured)
     return texts + [f"{kind.__module__}.{kind.__qualname__}" for kind in others]
 
 
-def found_values(options: Mapping[str, Any], model: Any, data: Any) -> dict[str, Any]:
-    """Return the numbers among the options of model and data that are not those that run, as after a tuner.
+def tuned_values(options: Mapping[str, Any], model: Any, data: Any) -> dict[str, Any]:
+    """Return the numbers that a run uses in place of its options, as those that a tuner found, by option.
 
     Args:
         options: options of a run by dotted name.
         model: its module.
         data: its data module, or None.
     """
-    found = {}
+    tuned = {}
     for option, value in options.items():
         part, _, name = option.rpartition(".init_args.")
         now = None
@@ -106,8 +109,8 @@ def found_values(options: Mapping[str, Any], model: Any, data: Any) -> dict[str,
         elif part == "data":
             now = getattr(data, name, None)
         if type(value) in NUMBERS and type(now) in NUMBERS and now != value:
-            found[option] = now
-    return found
+            tuned[option] = now
+    return tuned
 
 
 def _number_in_use(model: Any, name: str) -> Any:
@@ -117,9 +120,9 @@ def _number_in_use(model: Any, name: str) -> Any:
     return getattr(model, name, None) if name in RATES else None
 
 
-def restore_found_values(found: Mapping[str, Any], model: Any, data: Any) -> None:
+def restore_tuned_values(tuned: Mapping[str, Any], model: Any, data: Any) -> None:
     """Set the values that a tuner found before the run was resumed."""
-    for option, value in found.items():
+    for option, value in tuned.items():
         part, _, name = option.rpartition(".init_args.")
         holder = model if part == "model" else data
         setattr(holder, name, value)

@@ -14,7 +14,7 @@ from typing import Any
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import naming, read_text
-from hsakd_pl.records.schema import Anything, Fields, Flag, Items, Number, Text, Tuple, VersionText, parse_json
+from hsakd_pl.files.schema import Anything, Fields, Flag, Items, Number, Text, Tuple, VersionText, parse_json
 
 RESULT_FILE = "result.json"
 TEST_FILE = "test.json"
@@ -51,6 +51,7 @@ PROTOCOL_FIELDS = Fields(
         "limited": Fields(),
         "epochs": Number(-1, 2**63, whole=True, optional=True),
         "data": Fields(others=SPLIT_FIELDS, optional=True),
+        "statistics": Fields(others=Items(METRIC), optional=True),
         "teacher_acc": FRACTION,
         "precision": OPTIONAL_TEXT,
         "validated_on": OPTIONAL_TEXT,

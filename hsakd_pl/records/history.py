@@ -10,6 +10,7 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import replacing
+from hsakd_pl.modules.trainers import is_trial
 from hsakd_pl.records.curves import save_curves
 from hsakd_pl.records.formats import HISTORY_FILE, STEP_COLUMNS, finite, of_validation, read_history
 
@@ -94,5 +95,4 @@ class History(pl.Callback):
 
 def _writes(trainer: pl.Trainer) -> bool:
     """Return whether this process writes the files: the first one, unless the fit is a trial."""
-    # Lightning sets fast_dev_run without declaring it
-    return trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
+    return trainer.is_global_zero and not is_trial(trainer)

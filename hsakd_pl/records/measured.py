@@ -1,4 +1,4 @@
-"""Which measurements count for a run: those of its last weights, on all images of its data.
+"""Decide which measurements count for a run: those of its last weights, on all images of its data.
 
 Tables, pages, benches, sweeps and model cards all ask the functions of this module.
 """
@@ -36,7 +36,9 @@ def reasons_against(test: Mapping[str, Any], is_of_weights: bool, data: str | No
 def is_partial(test: Mapping[str, Any]) -> bool:
     """Return whether a test covered a part of its split only."""
     split_images = test.get("split_images")
-    return bool(test.get("limited")) or split_images not in (None, test.get("images"))
+    if split_images is None or test.get("images") is None:
+        return bool(test.get("limited"))
+    return split_images != test["images"]  # a limit may be more than there is
 
 
 def coverage(test: Mapping[str, Any]) -> str:
@@ -99,18 +101,18 @@ def is_tested(folder: Path) -> bool:
     return not reasons_against_test_of(row | {"test": test})
 
 
-def epoch_of(row: Row, digest: str, epoch: int | None) -> str | None:
-    """Return which weights of a run have a digest: ``last``, ``best`` or None for neither.
+def checkpoint_name(row: Row, digest: str, epoch: int | None) -> str | None:
+    """Return the name of the run's checkpoint that has a digest: ``last``, ``best`` or None for neither.
 
     Of results of early versions, which have no digests, the number of the ``epoch`` decides.
     """
     if "weights_digest" in row:
         values = {"last": row["weights_digest"], "best": row.get("best_weights_digest")}
-        wanted: Any = digest
+        expected: Any = digest
     else:
         values = {"last": row.get("epochs"), "best": row.get("best_epoch")}
-        wanted = epoch
-    return next((name for name, value in values.items() if value is not None and value == wanted), None)
+        expected = epoch
+    return next((name for name, value in values.items() if value is not None and value == expected), None)
 
 
 def is_validated(row: Row) -> bool:

@@ -1,4 +1,4 @@
-"""What each option of a run decides: whether it belongs to the protocol, and whether a resumed run may change it.
+"""Declare what each option of a run decides: if it belongs to the protocol, and if a resumed run may change it.
 
 The table below is the only place that says so: the protocol, the check of resumed runs and the tables of results read
 it. **An option that is not in it belongs to the protocol, and a change of it on resume is recorded.**
@@ -6,13 +6,13 @@ it. **An option that is not in it belongs to the protocol, and a change of it on
 
 import re
 from enum import Enum
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from hsakd_pl.modules.optimization import RATES
 
 
 class Role(Enum):
-    """What an option decides."""
+    """The part of a run that an option decides."""
 
     RESULT = "the result; a change on resume is recorded"
     KEPT = "the result, once for all: a checkpoint restores it, so that another value has no effect"
@@ -28,12 +28,12 @@ class Rule(NamedTuple):
     Attributes:
         options: pattern of their whole dotted names; options inside of them have the same role.
         role: what they decide.
-        resumes: what a resumed run may do: ``free`` to change them, ``recorded`` if it does, or ``kept``.
+        resumes: what a change of them on resume is: ``free``, ``recorded`` in the result, or refused, ``kept``.
     """
 
     options: str
     role: Role
-    resumes: str
+    resumes: Literal["free", "recorded", "kept"]
 
 
 RULES = (  # the first one whose pattern matches counts

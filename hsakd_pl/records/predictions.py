@@ -18,6 +18,7 @@ from hsakd_pl.files import naming, replacing
 from hsakd_pl.files.escaping import for_spreadsheet, show
 from hsakd_pl.files.weights import weights_digest
 from hsakd_pl.modules.metrics import TOP_K
+from hsakd_pl.modules.trainers import is_trial
 from hsakd_pl.records.formats import read_predictions
 
 DIGITS = 12  # of the digest of the weights
@@ -52,8 +53,7 @@ class PredictionWriter(BasePredictionWriter):
         self._open_files = ExitStack()
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # Lightning sets fast_dev_run without declaring it
-        self._is_trial = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+        self._is_trial = is_trial(trainer)
         if self._is_trial:
             return
         self._weights = digest_of_predictor(pl_module)

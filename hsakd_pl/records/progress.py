@@ -14,6 +14,7 @@ from rich.progress_bar import ProgressBar as Bar
 from rich.table import Table
 from rich.text import Text
 
+from hsakd_pl.modules.trainers import callbacks_of
 from hsakd_pl.records.watched import Watched, loss_of
 
 SECONDS_BETWEEN_PICTURES = 0.5  # of a bar: one takes about 2 ms
@@ -204,8 +205,7 @@ def _part_done(trainer: pl.Trainer) -> float:
 
 def _seconds_left(trainer: pl.Trainer, begun: tuple[float, float] | None) -> float:
     """Estimate the remaining time of a fit from its pace since it had ``begun``; infinite if it is unknown."""
-    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set without being declared
-    limits = [timer.time_remaining() for timer in callbacks if isinstance(timer, Timer)]
+    limits = [timer.time_remaining() for timer in callbacks_of(trainer) if isinstance(timer, Timer)]
     estimates = [limit for limit in limits if limit is not None]
     if begun is not None:
         start, done_at_start = begun

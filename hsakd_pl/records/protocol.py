@@ -11,10 +11,10 @@ import pytorch_lightning as pl
 import torch
 import torchvision
 
-from hsakd_pl.data.fingerprint import saved
+from hsakd_pl.data.fingerprint import saved_facts
 from hsakd_pl.files.weights import WeightFile
 from hsakd_pl.modules.build import PRETRAINED, RANDOM
-from hsakd_pl.records.callbacks import found_values
+from hsakd_pl.records.callbacks import tuned_values
 from hsakd_pl.records.options import in_protocol
 from hsakd_pl.version import __version__
 
@@ -28,7 +28,8 @@ WEIGHT_OPTIONS = {
 }
 CALLBACKS = "trainer.callbacks"
 ROOT = "data.init_args.root"
-# Changes on resume that only lengthen a run
+MEAN = "data.init_args.mean"
+# Changes on resume that are not part of the hash: they lengthen the run, or name another commit of the code
 WITHOUT_EFFECT = ("trainer.max_epochs", "trainer.max_steps", "commit")
 LIMITS = re.compile(r"trainer\.(limit_\w+_batches|overfit_batches|max_steps)$")
 
@@ -55,7 +56,14 @@ def weight_facts(options: Mapping[str, Any], files: Mapping[str, WeightFile]) ->
 def data_facts(data: Any) -> dict[str, dict[str, Any]] | None:
     """Return what identifies each split that a data module has read; None for modules of other packages."""
     facts = getattr(data, "facts", None)
-    return saved(facts) if isinstance(facts, dict) and facts else None
+    return saved_facts(facts) if isinstance(facts, dict) and facts else None
+
+
+def measured_statistics(options: Mapping[str, Any], data: Any) -> dict[str, list[float]]:
+    """Return the mean and std that were measured on the training images, or read from an earlier measurement's file."""
+    if options.get(MEAN) != "auto":
+        return {}
+    return {name: [float(value) for value in getattr(data, name)] for name in ("mean", "std")}
 
 
 def machine(trainer: pl.Trainer) -> dict[str, Any]:
@@ -94,8 +102,8 @@ def protocol_of(
 ) -> dict[str, Any]:
     """Return the protocol of a fit, once it runs.
 
-    Its ``hash`` covers all that can change the result: the options that are neither seeds nor paths, the data, the
-    weights, devices, precision and changes.
+    Its ``hash`` covers all that can change the result: the options that are neither seeds nor paths, the data, their
+    measured mean and std, the weights, devices, precision and changes.
 
     Args:
         options: resolved options of the run.
@@ -108,30 +116,31 @@ def protocol_of(
     data = getattr(trainer, "datamodule", None)
     facts = data_facts(data)
     optimizer = trainer.optimizers[0]
-    found = found_values(options, module, data)
-    kept = kept_options({**options, **found})
+    tuned = tuned_values(options, module, data)
+    kept = kept_options({**options, **tuned})
     kept[CALLBACKS] = "; ".join(callbacks) or None
     if "model.init_args.num_classes" in kept and hasattr(module, "num_classes"):
         kept["model.init_args.num_classes"] = module.num_classes  # which came from the data
     if facts is None and ROOT in options:
         kept[ROOT] = options[ROOT]  # nothing else tells the data of other packages' modules apart
-    effective_changes = [
-        change for change in changes if change["option"] not in ("trainer.max_epochs", "trainer.max_steps", "commit")
-    ]
+    effective_changes = [change for change in changes if change["option"] not in WITHOUT_EFFECT]
     hardware = {name: value for name, value in machine(trainer).items() if name in ("devices", "precision")}
     hashes = {name: value for name, value in weights.items() if name != "teacher_acc"}
+    statistics = measured_statistics(options, data)
+    parts = [kept, hashes, hardware, effective_changes, facts, *([statistics] if statistics else [])]
     head = "class head, untransformed images"
     peers = len(getattr(module, "networks", ()))  # modules of users may have none
     if peers > 1:
         head += f", mean of {peers} peers"
     return {
-        "hash": protocol_hash(kept, hashes, hardware, effective_changes, facts),
+        "hash": protocol_hash(*parts),
         "options": kept,
         "data": facts,
-        "found": found,
+        "statistics": statistics or None,
+        "found": tuned,
         "epochs": trainer.max_epochs,
         "optimizer": type(optimizer).__name__,
-        "lr": found.get("model.init_args.lr", optimizer.defaults.get("lr")),
+        "lr": tuned.get("model.init_args.lr", optimizer.defaults.get("lr")),
         "momentum": optimizer.defaults.get("momentum"),
         "nesterov": optimizer.defaults.get("nesterov"),
         "weight_decay": optimizer.defaults.get("weight_decay"),

@@ -16,8 +16,9 @@ from hsakd_pl.errors import UsageError
 from hsakd_pl.files import replacing
 from hsakd_pl.files.weights import read_weights, weights_digest
 from hsakd_pl.modules.budget import is_whole_epoch, planned_steps, steps_of_epochs
+from hsakd_pl.modules.trainers import callbacks_of, is_trial
 from hsakd_pl.recipes import recipe_of
-from hsakd_pl.records.callbacks import Configured, found_values, training_callbacks
+from hsakd_pl.records.callbacks import Configured, training_callbacks, tuned_values
 from hsakd_pl.records.formats import RESULT_FILE, finite, is_finished, of_validation
 from hsakd_pl.records.protocol import CALLBACKS, machine, protocol_of, weight_facts
 
@@ -57,7 +58,7 @@ class ResultWriter(pl.Callback):
         self.options = options
         self.configured = configured
         self.callbacks: list[str] | None = None  # that take part in training; None in earlier checkpoints
-        self.found: dict[str, Any] = {}  # by tuners, by option
+        self.tuned: dict[str, Any] = {}  # by tuners, by option
         self.changes: list[dict[str, Any]] = []
         self.commit = _commit()
         self.writer = uuid.uuid4().hex  # of this process
@@ -84,7 +85,7 @@ class ResultWriter(pl.Callback):
             "options": self.options,
             "changes": self.changes,
             "callbacks": self.callbacks,
-            "found": self.found,
+            "found": self.tuned,
             "writer": self.writer,
             "weights": self.weights,
             "commit": self.commit,
@@ -125,8 +126,7 @@ class ResultWriter(pl.Callback):
 
     def _record_callbacks(self, trainer: pl.Trainer) -> None:
         """Add callbacks that a resumed run adds or leaves out to its changes."""
-        # Lightning sets callbacks without declaring them
-        callbacks = training_callbacks(trainer.callbacks, self.configured)  # type: ignore[attr-defined]
+        callbacks = training_callbacks(callbacks_of(trainer), self.configured)
         before = callbacks if self.callbacks is None else self.callbacks
         self.callbacks = callbacks
         if before != callbacks:
@@ -139,7 +139,7 @@ class ResultWriter(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._record_callbacks(trainer)
-        self.found = found_values(self.options, module, getattr(trainer, "datamodule", None))
+        self.tuned = tuned_values(self.options, module, getattr(trainer, "datamodule", None))
         if self.ended_epochs is None:
             self.ended_epochs = trainer.current_epoch
             self.ended_steps = steps_of_epochs(trainer, range(trainer.current_epoch)) or trainer.global_step
@@ -225,7 +225,7 @@ class ResultWriter(pl.Callback):
             return float(kept), None
         return self.best
 
-    def described(self, trainer: pl.Trainer) -> str | None:
+    def describe_accuracy(self, trainer: pl.Trainer) -> str | None:
         """Return the last and the best validation accuracy and where they were measured; None without any."""
         last = self.metrics.get("val/acc")
         best, best_epoch = self.best_so_far()
@@ -245,8 +245,8 @@ class ResultWriter(pl.Callback):
         return self.spent["seconds"] + (time.monotonic() - self._since_start if self._since_start else 0.0)
 
     def _write(self, trainer: pl.Trainer, finished: bool) -> None:
-        # Lightning sets fast_dev_run without declaring it
-        if trainer.fast_dev_run or not trainer.is_global_zero or (not finished and is_finished(self.path)):  # type: ignore[attr-defined]
+        replaces_result = not finished and is_finished(self.path)
+        if is_trial(trainer) or not trainer.is_global_zero or replaces_result:
             return
         with replacing(self.path) as file:
             json.dump(self._row(trainer, finished), file, indent=1, allow_nan=False)
@@ -313,8 +313,7 @@ def _file_digest(path: Path | None, step: int | None, otherwise: str | None) -> 
 
 def stopped_early(trainer: pl.Trainer) -> bool:
     """Return True if an EarlyStopping callback has stopped the fit, or had stopped the one that is resumed."""
-    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set without being declared
-    for callback in callbacks:
+    for callback in callbacks_of(trainer):
         if not isinstance(callback, EarlyStopping):
             continue
         reason = getattr(callback, "stopping_reason", None)  # since Lightning 2.6; 0 means not stopped
@@ -326,8 +325,7 @@ def stopped_early(trainer: pl.Trainer) -> bool:
 
 def _stopping_option(trainer: pl.Trainer) -> str:
     """Return which callback stops a fit before its first step, and the remedy."""
-    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set without being declared
-    for callback in callbacks:
+    for callback in callbacks_of(trainer):
         left = callback.time_remaining() if isinstance(callback, Timer) else None
         if left is not None and left <= 0:
             return (

@@ -20,6 +20,7 @@ from hsakd_pl.files import replacing
 from hsakd_pl.files.lock import in_turn
 from hsakd_pl.files.weights import file_sha256, read_weights, weights_digest
 from hsakd_pl.modules.ensembles import BINS
+from hsakd_pl.modules.trainers import is_trial
 from hsakd_pl.records.details import confused_pairs, describe_example, project, reliability
 from hsakd_pl.records.ensembles import PICTURE, ensemble_results, rounded, show
 from hsakd_pl.records.formats import DETAILS_FILE, TEST_FILE, TEST_FORMAT, read_test
@@ -79,8 +80,7 @@ class EvaluationWriter(pl.Callback):
         embeddings = _gathered(trainer, self._embeddings)
         ensembles = getattr(pl_module, "ensembles", None)
         sums = None if ensembles is None else ensembles.compute()  # over all devices
-        # Lightning sets fast_dev_run without declaring it
-        if trainer.fast_dev_run or not trainer.is_global_zero:  # type: ignore[attr-defined]
+        if is_trial(trainer) or not trainer.is_global_zero:
             return
         if not predictions:
             name = type(pl_module).__name__

@@ -4,12 +4,14 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from hsakd_pl.files.escaping import for_latex, for_markdown, for_terminal
 from hsakd_pl.recipes import Cell, Recipe
 from hsakd_pl.report.groups import Group, groups
 from hsakd_pl.report.rows import collect, result_files
 from hsakd_pl.report.table import Line, Record, format_table, records, spread
 
 UNCHANGED = "as the recipes say, [published]"
+ESCAPES = {"md": for_markdown, "latex": for_latex}
 
 
 def published(cells: Sequence[Cell]) -> list[Line]:
@@ -21,9 +23,10 @@ def matrix(cells: Sequence[Cell], recipes: Mapping[str, Recipe], folder: Path, t
     """Format the results of the cells below ``folder``: one table for each way in which runs differ from their recipes.
 
     A published number is shown only next to runs that do not differ, on the data that it belongs to.
-    Unfinished runs are called so.
+    Unfinished runs are called so, and the marks of the runs are below their table.
     """
     tables: dict[str, dict[tuple[str, str], str]] = defaultdict(dict)
+    marks: dict[str, list[str]] = defaultdict(list)
     numbers: list[Record] = []
     for cell in cells:
         for group in _groups(cell, recipes, folder):
@@ -32,12 +35,16 @@ def matrix(cells: Sequence[Cell], recipes: Mapping[str, Recipe], folder: Path, t
             place = {"method": cell.method, "pair": cell.pair, "changed": changed, "published": cell.published}
             numbers.append(place | record)
             tables[changed][cell.method, cell.pair] = _result(record, cell.published if group.comparable else "")
+            if group.marks:
+                marks[changed].append(f"{cell.method}, {cell.pair}: {'; '.join(group.marks)}")
     if table_format in ("csv", "json"):
         return format_table([], numbers, table_format)
+    escape = ESCAPES.get(table_format, for_terminal)
     sections = []
     for changed, texts in tables.items():
         table = format_table(_lines(cells, texts), [], table_format)
-        sections.append(f"{changed or UNCHANGED}\n\n{table.strip()}")
+        notes = "".join(f"\n\n{escape(mark)}" for mark in marks[changed])
+        sections.append(f"{escape(changed or UNCHANGED)}\n\n{table.strip()}{notes}")
     return "\n\n".join(sections)
 
 

@@ -15,6 +15,7 @@ from hsakd_pl.errors import UsageError, require
 from hsakd_pl.files import local_path, replacing
 from hsakd_pl.files.weights import read_weights
 from hsakd_pl.modules.budget import accumulated_batches, is_whole_epoch
+from hsakd_pl.modules.trainers import callbacks_of
 from hsakd_pl.records.formats import check_checkpoint
 from hsakd_pl.records.results import stopped_early
 from hsakd_pl.runs.callbacks import announce, resumes_inside_epochs
@@ -169,7 +170,7 @@ class LastCheckpoint(ModelCheckpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._show_max_steps(trainer)
-        callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set without being declared
+        callbacks = callbacks_of(trainer)
         self._saves_inside_epochs = resumes_inside_epochs(callbacks)
         self._saved_step = trainer.global_step
         announce(callbacks)

@@ -13,16 +13,10 @@ from packaging.version import InvalidVersion, Version
 from torch import Tensor
 
 from hsakd_pl.errors import UsageError
+from hsakd_pl.files.schema import Anything, Fields, Items, Number, Plain, Schema, Text, Tuple
 from hsakd_pl.modules.optimization import RATES
+from hsakd_pl.modules.trainers import callbacks_of
 from hsakd_pl.records.formats import CHANGE_FIELDS, COUNT, FRACTION, METRIC, OPTIONAL_TEXT
-from hsakd_pl.records.schema import Fields, Items, Number, Plain, Schema, Text, Tuple
-
-
-class Anything:
-    """Any value: what reads it checks it."""
-
-    def check(self, value: Any, place: str) -> None:
-        """Return for any value."""
 
 
 class Option:
@@ -126,8 +120,7 @@ def check_states(trainer: pl.Trainer, checkpoint: Mapping[str, Any], origin: str
     loaders = checkpoint["loops"]["fit_loop"].get("state_dict", {}).get("combined_loader", [])
     if not isinstance(loaders, list):
         raise _invalid("loops.fit_loop.state_dict.combined_loader is not a list", origin)
-    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set without being declared
-    for callback in callbacks:
+    for callback in callbacks_of(trainer):
         key = callback.state_key
         if key not in checkpoint["callbacks"]:
             continue
@@ -149,9 +142,10 @@ def check_optimizers(trainer: pl.Trainer, checkpoint: Mapping[str, Any], origin:
         raise _invalid(f"optimizer_states has {len(states)} states, the run has {len(trainer.optimizers)}", origin)
     for number, (state, optimizer) in enumerate(zip(states, trainer.optimizers, strict=True)):
         place = f"optimizer_states[{number}]"
-        own = optimizer.state_dict()
-        _compare(state, own, place, origin)
-        if not own.keys() <= state.keys() or _sizes(state["param_groups"]) != _sizes(own["param_groups"]):
+        replaced = optimizer.state_dict()
+        _compare(state, replaced, place, origin)
+        same_groups = _sizes(state["param_groups"]) == _sizes(replaced["param_groups"])
+        if not replaced.keys() <= state.keys() or not same_groups:
             raise _invalid(f"{place} has other groups of parameters", origin)
         shapes = [parameter.shape for group in optimizer.param_groups for parameter in group["params"]]
         _check_moments(state["state"], shapes, f"{place}.state", origin)
@@ -185,34 +179,34 @@ def _check_moments(moments: Any, shapes: list[torch.Size], place: str, origin: s
         raise _invalid(f"{place}: {mixed[0]!s:.40} is missing for some parameters", origin)
 
 
-def _compare(value: Any, own: Any, place: str, origin: str, complete: bool = False) -> None:
+def _compare(value: Any, replaced: Any, place: str, origin: str, complete: bool = False) -> None:
     """Raise UsageError unless a state has the types, and if ``complete`` the fields, of that which it replaces."""
-    if isinstance(own, dict):
+    if isinstance(replaced, dict):
         if not isinstance(value, dict):
             raise _invalid(f"{place} is a {type(value).__name__}", origin)
-        if complete and not own.keys() <= value.keys():
+        if complete and not replaced.keys() <= value.keys():
             raise _invalid(f"{place} is incomplete", origin)
-        for name in own.keys() & value.keys():
-            _compare(value[name], own[name], f"{place}.{name}", origin, complete)
-    elif isinstance(own, list | tuple):
+        for name in replaced.keys() & value.keys():
+            _compare(value[name], replaced[name], f"{place}.{name}", origin, complete)
+    elif isinstance(replaced, list | tuple):
         if not isinstance(value, list | tuple):
             raise _invalid(f"{place} is a {type(value).__name__}", origin)
-        for number, (item, own_item) in enumerate(zip(value, own, strict=False)):
-            _compare(item, own_item, f"{place}[{number}]", origin, complete)
-    elif own is not None and not _is_alike(value, own):
+        for number, (item, replaced_item) in enumerate(zip(value, replaced, strict=False)):
+            _compare(item, replaced_item, f"{place}[{number}]", origin, complete)
+    elif replaced is not None and not _is_alike(value, replaced):
         raise _invalid(f"{place} is {value!a:.40}", origin)
 
 
-def _is_alike(value: Any, own: Any) -> bool:
-    if isinstance(own, bool):
+def _is_alike(value: Any, replaced: Any) -> bool:
+    if isinstance(replaced, bool):
         return isinstance(value, bool)
-    if isinstance(own, int):
-        return type(value) is int and value >= min(0, own)
-    if isinstance(own, float):
+    if isinstance(replaced, int):
+        return type(value) is int and value >= min(0, replaced)
+    if isinstance(replaced, float):
         return type(value) in (int, float)
-    if isinstance(own, Tensor):
-        return isinstance(value, Tensor) and value.shape == own.shape
-    return isinstance(value, type(own)) or not isinstance(own, str)
+    if isinstance(replaced, Tensor):
+        return isinstance(value, Tensor) and value.shape == replaced.shape
+    return isinstance(value, type(replaced)) or not isinstance(replaced, str)
 
 
 def _is_mean(mean: Any) -> bool:

@@ -213,8 +213,8 @@ def test_predict_dir_is_searched_recursively_for_images(tmp_path: Path, make_tra
 def test_predict_without_images_raises_naming_predict_dir(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="predict_dir"):
         DigitsDataModule().predict_dataloader()
-    for folder in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(UsageError, match=f"predict_dir: no image below {folder}"):
+    for folder, message in ((tmp_path, "no image below {}"), (tmp_path / "missing", "{} does not exist: check")):
+        with pytest.raises(UsageError, match=f"predict_dir: {message.format(folder)}"):
             DigitsDataModule(predict_dir=folder).predict_dataloader()
 
 

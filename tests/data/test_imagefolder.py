@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     return folder
 
 
-def pictures(folder: Path, classes: tuple[str, ...] = CLASSES, count: int = 5) -> Path:
+def pictures(folder: Path, classes: Sequence[str] = CLASSES, count: int = 5) -> Path:
     """Write class folders of pictures of several sizes, modes and formats."""
     generator = np.random.default_rng(len(folder.name))
     for name in classes:
@@ -131,6 +131,9 @@ def test_class_named_like_a_split_is_a_class(tmp_path: Path) -> None:
         ("training_set", None, "test_set"),
         ("seg_train/seg_train", None, "seg_test/seg_test"),
         ("Train Images", "valid_images", None),
+        ("train2017", "val2017", "test2017"),
+        ("01_train", None, "02_test"),
+        ("X_train", None, "X_test"),
     ],
 )
 def test_usual_names_of_splits_are_recognised(
@@ -173,6 +176,14 @@ def test_split_named_class_is_a_class_or_refused(tmp_path: Path, name: str, belo
         (["bus", "train", "test"], "contains test/, train/ without class folders next to bus/"),
         (["train", "test"], r"contains no class folders.*test contains images, but no class folders: sort them"),
         (["train/a", "train/b", "val"], r"val contains images, but no class folders: sort them into val/<class>/"),
+        (
+            ["bus/train", "bus/test", "car/train", "car/test"],
+            "bus contains test/, train/, so that it could be a",
+        ),
+        (["images/train", "images/val", "masks/train", "masks/val"], "images contains train/, val/, so that it could"),
+        (["birds_train/a", "birds_train/b", "birds_test/a"], "birds_test/, birds_train/, which could be splits or"),
+        (["letterTrain", "letterValid", "others"], "letterTrain/, letterValid/, which could be splits or classes"),
+        (["birds/Training/a", "birds/valid/a", "cats/a"], "birds contains Training/, valid/, so that it could be a"),
         (["train/a", "train/b", "val/a", "dev/a"], "val and .*dev are both|dev and .*val are both"),
     ],
 )
@@ -510,3 +521,34 @@ def test_resumed_run_keeps_its_first_statistics(root: Path, monkeypatch: pytest.
     stored = after["ImageFolderDataModule"]
     assert {name: stored[name] for name in ("mean", "std")} == {name: before[name] for name in ("mean", "std")}
     assert before["mean"] != [0.5, 0.5, 0.5]
+
+
+@pytest.mark.parametrize(("train", "val"), [("Training", "valid"), ("train_images", "Validation Set"), ("trn", "dev")])
+def test_other_data_sets_recognise_usual_names_of_splits(tmp_path: Path, train: str, val: str) -> None:
+    pictures(tmp_path / train, count=2)
+    pictures(tmp_path / val, count=1)
+    data = ImageNetDataModule(tmp_path, image_size=32, num_workers=0)
+    data.setup()
+    assert data.class_names == [*CLASSES]
+    assert [len(data.splits[name].images) for name in ("train", "test")] == [6, 3]
+
+
+@pytest.mark.parametrize("names", [("école", "zebra"), ("Ångström", "Zug"), ("Äpfel", "Birnen")])
+def test_label_order_is_that_of_equal_names_in_any_unicode_form(tmp_path: Path, names: tuple[str, str]) -> None:
+    descriptions = []
+    prints = []
+    for form in ("NFC", "NFD"):
+        pictures(tmp_path / form, [unicodedata.normalize(form, name) for name in names])
+        data = ready(tmp_path / form, val_fraction=0.4, mean="imagenet")
+        descriptions.append(data.description)
+        prints.append(data.fingerprints)
+    assert descriptions[0] == descriptions[1]
+    assert prints[0] == prints[1]
+
+
+def test_log_counts_the_images_of_every_split(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for split, count in (("train", 4), ("val", 2), ("test", 1)):
+        pictures(tmp_path / split, count=count)
+    with caplog.at_level("INFO"):
+        ready(tmp_path, None, mean="auto")
+    assert "with images: 12 in train, 6 in val, 3 in test" in caplog.text

@@ -17,6 +17,7 @@ from hsakd_pl.cli.lightning_cli import HSAKDCLI
 from hsakd_pl.commands.bench.tasks import Bench, Task
 from hsakd_pl.files.escaping import show
 from hsakd_pl.modules.build import RANDOM
+from hsakd_pl.modules.trainers import callbacks_of
 
 MEASURED_STEPS = 8
 WARMUP_STEPS = 3
@@ -71,8 +72,7 @@ class MeasuredFit(HSAKDCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         trainer = super().instantiate_trainer(**kwargs)
         self.stopwatch = Stopwatch()
-        # Lightning sets callbacks without declaring them
-        trainer.callbacks.append(self.stopwatch)  # type: ignore[attr-defined]
+        callbacks_of(trainer).append(self.stopwatch)
         return trainer
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hsakd_pl.commands.options import check_unrepeated
-from hsakd_pl.commands.seeds import Setting, check_unchanged, run_seed, setting_of
+from hsakd_pl.commands.seeds import Setting, check_same_setting, run_seed, setting_of
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import local_path, naming, read_text, replacing
 from hsakd_pl.recipes import ALL_RECIPES, BENCH_TABLES, Cell, Recipe, check_cells, read_table
@@ -79,19 +79,23 @@ class Bench:
 
     def _file(self, recipe: str) -> str | None:
         """Return the file that replaces a teacher's run: one for the recipe's name, or for its network's."""
-        return next((self.teachers[name] for name in _names_of_teacher(recipe) if name in self.teachers), None)
+        name = self._teacher_name(recipe)
+        return None if name is None else self.teachers[name]
+
+    def _teacher_name(self, recipe: str) -> str | None:
+        """Return the first name of a teacher's recipe that ``teachers`` has a file for."""
+        return next((name for name in _names_of_teacher(recipe) if name in self.teachers), None)
 
     def check_teachers(self, tasks: list[Task]) -> None:
         """Raise UsageError for a teacher that none of the tasks starts from, and for a file that is missing."""
         needed = {recipe for task in tasks for recipe in self.recipes[task.recipe].needs.values()}
-        used = set()
-        for recipe in needed:
-            used |= set([name for name in _names_of_teacher(recipe) if name in self.teachers][:1])
+        used = {self._teacher_name(recipe) for recipe in needed}
         unused = [name for name in self.teachers if name not in used]
         if unused:
             names = sorted({name for recipe in needed for name in _names_of_teacher(recipe)})
             raise UsageError(
-                f"teachers: no task starts from {', '.join(unused)}; they start from {', '.join(names) or 'nothing'}"
+                f"teachers: no task starts from {', '.join(unused)}; they start from {', '.join(names) or 'nothing'}: "
+                "leave out the others"
             )
         for name, file in self.teachers.items():
             if not local_path("teachers", file).is_file():
@@ -104,7 +108,7 @@ class Bench:
             if self.state(task) in ("done", "trained"):
                 if task.recipe not in settings:
                     settings[task.recipe] = setting_of(self.arguments(task))
-                check_unchanged(self.checkpoint(task.recipe, task.seed).parent, settings[task.recipe])
+                check_same_setting(self.checkpoint(task.recipe, task.seed).parent, settings[task.recipe])
 
     def arguments(self, task: Task) -> list[str]:
         """Return the options of ``fit`` for a task: its recipe, the files of its weights, and the options of all."""
