@@ -1,5 +1,6 @@
 """Test that a signal ends every command with 128 + its number, wherever the program is, and leaves no false row."""
 
+import contextlib
 import gc
 import os
 import signal
@@ -205,5 +206,29 @@ def test_task_that_does_not_hear_ctrl_c_is_told(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(subprocess, "Popen", lambda words: popen([sys.executable, "-S", "-c", script]))
     monkeypatch.setattr("hsakd_pl.commands.seeds.SECONDS_TO_OBEY", 0.01)
     threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT]).start()
-    with stopped_by_signals(), pytest.raises(Interrupted):
+    with pytest.raises(Interrupted), stopped_by_signals():
         run_process([], debug=False)
+
+
+def swallow() -> None:
+    with contextlib.suppress(BaseException):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def replace() -> None:
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except BaseException as error:
+        raise ValueError("the file is broken") from error
+
+
+def swallow_then_fail() -> None:
+    swallow()
+    raise OSError("no space")
+
+
+@pytest.mark.parametrize("library", [swallow, replace, swallow_then_fail])
+def test_signal_that_a_library_catches_still_ends_the_program(library: Callable[[], None]) -> None:
+    with pytest.raises(Interrupted) as end, stopped_by_signals():
+        library()
+    assert end.value.status == 128 + signal.SIGTERM

@@ -39,12 +39,18 @@ def stopped_by_signals() -> Iterator[None]:
     """Let Ctrl-C and SIGTERM raise :class:`Interrupted` wherever the program is, inside of this context.
 
     Python drops what is raised in a finalizer or a callback of a weak reference, as during imports: there the signal is
-    sent once more.
+    sent once more. Where a library catches the exception, it is raised again at the end of the context.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {signum: signal.signal(signum, _stop) for signum in STOPPING}
+    received: list[int] = []
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        received.append(signum)
+        raise Interrupted(signum)
+
+    before = {signum: signal.signal(signum, stop) for signum in STOPPING}
     unraisablehook = sys.unraisablehook
 
     def repeat_signal(unraisable: Any) -> None:
@@ -56,14 +62,16 @@ def stopped_by_signals() -> Iterator[None]:
     sys.unraisablehook = repeat_signal
     try:
         yield
+    except Exception as error:
+        if received:
+            raise Interrupted(received[0]) from error
+        raise
     finally:
         sys.unraisablehook = unraisablehook
         for signum, handler in before.items():
             signal.signal(signum, handler)
-
-
-def _stop(signum: int, frame: FrameType | None) -> None:
-    raise Interrupted(signum)
+    if received:
+        raise Interrupted(received[0])
 
 
 class Signals:
