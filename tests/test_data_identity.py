@@ -256,6 +256,23 @@ def test_files_that_are_not_sampled_are_told_apart_by_their_sizes(monkeypatch: p
     assert len(digests) == 7
 
 
+@pytest.mark.parametrize("change", [None, add_picture, exchange_pictures, rename_class])
+def test_finished_seed_of_a_sweep_has_the_data_of_the_command(
+    change: Callable[[Path], None] | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_pictures(Path("photos"))
+    data = {"class_path": "hsakd_pl.ImageFolderDataModule", "init_args": {"root": "photos", **FOLDER_OPTIONS}}
+    small.run("sweep", "--seeds", "0", data=data)
+    shutil.copytree("photos", "other")
+    words = ["sweep", "--seeds", "0", "--config", "config.yaml", "--data.init_args.root", "other"]
+    if change is None:
+        main(words)
+        assert "seed 0 has a result" in capsys.readouterr().out
+        return
+    change(Path("other"))
+    assert "the train split differs in " in small.error_of(capsys, lambda: main(words))
+
+
 def resumed(folder: Path, **options: Any) -> None:
     data = Generated(**options)
     module = BaselineModule("resnet8", num_classes=2)

@@ -102,6 +102,23 @@ def test_callbacks_that_only_watch_share_a_row_with_none() -> None:
     assert [len(group.rows) for group in groups(collect(Path("runs")))] == [2]
 
 
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (f"{LIGHTNING}.EarlyStopping(monitor=val/loss, patience=3)", "EarlyStopping(monitor=val/loss"),
+        ("mine.Own(strength=2); mine.other.Own(path=a/b.c)", "Own(strength=2); Own(path=a/b.c)"),
+        ("mine.Own()", "Own()"),
+    ],
+)
+def test_row_is_named_by_the_classes_of_its_callbacks(text: str, named: str) -> None:
+    rows = []
+    for number, used in enumerate((None, text)):
+        protocol = {"hash": str(number), "options": {"trainer.callbacks": used}, "limited": {}, "epochs": 1}
+        row = {"config": ["x.yaml"], "seed": 0, "epochs": 1, "last_val_acc": 0.5, "best_val_acc": 0.5, "test": None}
+        rows.append(row | {"folder": str(number), "protocol": protocol})
+    assert groups(rows)[1].name.startswith(f"x, callbacks {named}")
+
+
 def test_callbacks_of_a_module_and_other_options_are_other_rows() -> None:
     fit(folder="runs/a")
     fit(folder="runs/b", used=[OWN])

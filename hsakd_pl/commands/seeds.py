@@ -5,11 +5,19 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hsakd_pl.cli.configuration import options_of
+import pytorch_lightning as pl
+from jsonargparse import Namespace
+
+from hsakd_pl.cli.arguments import configuration
+from hsakd_pl.cli.configuration import CONFIG_FILE, options_of
 from hsakd_pl.cli.lightning_cli import HSAKDCLI
+from hsakd_pl.cli.parser import Parser
+from hsakd_pl.data import ImageDataModule
+from hsakd_pl.data.fingerprint import SplitFacts, difference, read_facts
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import local_path
 from hsakd_pl.files.escaping import show
@@ -19,7 +27,7 @@ from hsakd_pl.records.callbacks import callback_text, takes_part_by_name
 from hsakd_pl.records.formats import RESULT_FILE, is_finished, read_row
 from hsakd_pl.records.measured import is_tested
 from hsakd_pl.records.options import Role, rule_of
-from hsakd_pl.records.protocol import CALLBACKS, WEIGHT_OPTIONS
+from hsakd_pl.records.protocol import CALLBACKS, ROOT, WEIGHT_OPTIONS
 from hsakd_pl.runs.signals import STOPPING, Interrupted
 
 SECONDS_TO_OBEY = 5  # a process in the middle of a step obeys a signal after it
@@ -51,12 +59,31 @@ def recipe_folder(fit_options: list[str]) -> Path:
     return local_path("trainer.default_root_dir", folder)
 
 
+class Data:
+    """The data of options of ``fit``, which are read only when their facts are asked for."""
+
+    def __init__(self, options: Namespace) -> None:
+        self.options = options
+
+    @cached_property
+    def facts(self) -> dict[str, SplitFacts]:
+        """Return what identifies each split; nothing for data modules of other packages."""
+        parser = Parser()
+        parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True)
+        data = parser.instantiate_classes(Namespace(data=self.options.data)).data
+        if not isinstance(data, ImageDataModule):
+            return {}
+        data.setup("fit")
+        return data.facts
+
+
 class Setting(NamedTuple):
-    """The options, the callbacks and the hashes of the weights of a run that has not begun."""
+    """The options, the callbacks, the hashes of the weights, and the data of a run that has not begun."""
 
     options: dict[str, Any]
     callbacks: str
     hashes: dict[str, str | None]  # of the files that exist, by field of the protocol
+    data: Data
 
 
 def setting_of(fit_options: list[str]) -> Setting:
@@ -72,11 +99,11 @@ def setting_of(fit_options: list[str]) -> Setting:
             hashes[key] = file_sha256(source)
     callbacks = config.trainer.callbacks or []
     texts = [callback_text(callback) for callback in (callbacks if isinstance(callbacks, list) else [callbacks])]
-    return Setting(options, "; ".join(filter(takes_part_by_name, texts)), hashes)
+    return Setting(options, "; ".join(filter(takes_part_by_name, texts)), hashes, Data(config))
 
 
 def check_same_setting(folder: Path, setting: Setting) -> None:
-    """Raise UsageError if the result in a folder is of other options, callbacks or weights than those of now."""
+    """Raise UsageError if the result in a folder is of other options, callbacks, weights or data than those of now."""
     protocol = read_row(folder / RESULT_FILE).get("protocol")
     if not protocol:
         return  # of an early version
@@ -87,11 +114,34 @@ def check_same_setting(folder: Path, setting: Setting) -> None:
     for key, digest in setting.hashes.items():
         if protocol.get(key, digest) != digest:
             differing.append(f"{key} {protocol[key]!s:.12}, not {digest!s:.12}")
+    if not differing and _is_elsewhere(folder, setting.options.get(ROOT)):
+        differing = _changed_data(protocol, setting.data.facts)
     if differing:
         raise UsageError(
             f"{folder} has the result of other options ({'; '.join(differing)}): repeat those, name another folder, "
             "or remove this one"
         )
+
+
+def _is_elsewhere(folder: Path, root: Any) -> bool:
+    """Return True if the data of a run, of which nothing but the path is read again, were in another folder."""
+    if root is None or not (folder / CONFIG_FILE).is_file():
+        return False
+    data = configuration(str(folder / CONFIG_FILE)).get("data")
+    options = data.get("init_args") if isinstance(data, dict) else None
+    before = options.get("root") if isinstance(options, dict) else None
+    return isinstance(before, str) and Path(before).resolve() != Path(root).resolve()
+
+
+def _changed_data(protocol: Mapping[str, Any], facts: Mapping[str, SplitFacts]) -> list[str]:
+    """Return phrases for the splits that are not those of a protocol."""
+    before = read_facts(protocol.get("data") or {}, RESULT_FILE)
+    phrases = []
+    for split in sorted(before.keys() & facts.keys()):
+        changed = difference(before[split], facts[split])
+        if changed:
+            phrases.append(f"the {split} split differs in {changed}")
+    return phrases
 
 
 def _changed_options(protocol: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:

@@ -1,5 +1,6 @@
 """Groups of runs: all runs of one protocol are one row of a table, whatever their files are called."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -8,8 +9,11 @@ from typing import Any, NamedTuple
 from hsakd_pl.recipes import ALL_RECIPES, Recipe
 from hsakd_pl.records.formats import Row
 from hsakd_pl.records.measured import is_validated, reasons_against_test_of, test_accuracy
+from hsakd_pl.records.protocol import CALLBACKS
 from hsakd_pl.report.differences import Differences, differing, expected, is_of_machine
 from hsakd_pl.report.rows import seed_of
+
+CLASS_PATHS = re.compile(r"[\w.]+\.(?=\w+\()")  # what comes before the name of a class
 
 
 class Group(NamedTuple):
@@ -21,7 +25,7 @@ class Group(NamedTuple):
         marks: notes for the reader of their mean.
         paper: accuracy in percent as published, for example ``"78.67 +- 0.20"``, or ``""`` where the runs or their data
             are not those of the published number.
-        comparable: a published number may stand next to these runs.
+        comparable: whether a published number may be shown next to these runs.
         recipe: name of the recipe, if all runs follow the same one.
         differences: options that differ from the recipe.
         others: runs that do not count: unfinished ones, and further runs of a seed.
@@ -104,6 +108,8 @@ def _marks_of_data(recipe: Recipe | None, members: Sequence[Row]) -> list[str]:
 def _describe(option: str, value: Any) -> str:
     """Return the last names of an option and of its value."""
     option_name = option.removesuffix(".class_path").rpartition(".")[2]
+    if option == CALLBACKS:
+        return f"{option_name} {CLASS_PATHS.sub('', str(value)):.40}"
     value_name = str(value).rpartition("/")[2]
     return f"{option_name} {value_name:.40}"
 
