@@ -183,6 +183,18 @@ def test_card_of_partly_validated_run_shows_no_validation_accuracy(folder: Path)
 
 
 @pytest.mark.parametrize(
+    ("epochs", "steps", "length"), [(None, 50, "50 steps"), (-1, 1500, "1,500 steps"), (None, None, "unlimited epochs")]
+)
+def test_card_states_the_length_of_a_run_without_a_number_of_epochs(
+    epochs: int | None, steps: int | None, length: str, folder: Path
+) -> None:
+    row = json.loads((folder / "result.json").read_text())
+    row["protocol"]["epochs"] = epochs
+    (folder / "result.json").write_text(json.dumps(row | {"planned_steps": steps}))
+    assert f", {length}, seed 0" in card_of(folder)
+
+
+@pytest.mark.parametrize(
     ("steps", "counts"),
     [({}, True), ({"steps": 9, "last_val_step": 9}, True), ({"steps": 9, "last_val_step": 6}, False)],
 )
