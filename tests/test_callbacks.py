@@ -207,7 +207,7 @@ SLIPS: dict[str, Any] = {
     ),
     "DeviceStatsMonitor needs a logger": ("DeviceStatsMonitor", {}),
     "ModelPruning needs weights in PyTorch's own order": ("ModelPruning", {"pruning_fn": "l1_unstructured"}),
-    "trainer: SWA with `swa_epoch_start` as a float": ("StochasticWeightAveraging", {"swa_lrs": 0.1}),
+    "StochasticWeightAveraging needs a number of epochs": ("StochasticWeightAveraging", {"swa_lrs": 0.1}),
     "trainer: The `swa_lrs` should": ("StochasticWeightAveraging", {"swa_lrs": -0.1}),
     "trainer.val_check_interval is 3, but an epoch has 2 batches": ("LambdaCallback", {}),
 }
@@ -234,3 +234,69 @@ def test_callback_that_does_not_fit_is_one_line(
     assert message in error_of(capsys, lambda: command("fit", trainer={**sanity, **further, "callbacks": [callback]}))
     trained = options == "train_loss"  # the names of training metrics are known after an epoch
     assert Path("runs/BaselineModule/metrics.csv").exists() == trained
+
+
+def of_lightning(name: str, **options: Any) -> dict[str, Any]:
+    return {"class_path": f"pytorch_lightning.{name}", "init_args": options}
+
+
+UNFIT: dict[str, dict[str, Any]] = {
+    "GradientAccumulationScheduler failed: TypeError": {
+        "callbacks": [of_lightning("callbacks.GradientAccumulationScheduler", scheduling={})]
+    },
+    "LearningRateFinder failed: AttributeError": {
+        "callbacks": [of_lightning("callbacks.LearningRateFinder", attr_name="rate")]
+    },
+    "BatchSizeFinder failed: ValueError": {"callbacks": [of_lightning("callbacks.BatchSizeFinder", mode="fast")]},
+    "trainer.callbacks: there are two EarlyStopping": {
+        "callbacks": [of_lightning("callbacks.EarlyStopping", monitor="val/loss")] * 2
+    },
+    "trainer.logger: CSVLogger failed: ZeroDivisionError": {
+        "logger": of_lightning("loggers.CSVLogger", save_dir=".", flush_logs_every_n_steps=0),
+        "log_every_n_steps": 1,
+    },
+    "trainer.accumulate_grad_batches must be at least 1": {"accumulate_grad_batches": 0},
+    "trainer.check_val_every_n_epoch must be at least 1": {"check_val_every_n_epoch": 0},
+    "trainer.val_check_interval must be above 0": {"val_check_interval": 0.0},
+    "trainer.gradient_clip_val must be at least 0": {"gradient_clip_val": -1.0},
+    "StochasticWeightAveraging begins in epoch 3, but the fit has 2 epochs": {
+        "callbacks": [of_lightning("callbacks.StochasticWeightAveraging", swa_lrs=0.1, swa_epoch_start=3)],
+        "max_epochs": 2,
+    },
+    "ThroughputMonitor failed: AssertionError": {
+        "callbacks": [of_lightning("callbacks.ThroughputMonitor", batch_size_fn="builtins.len", window_size=0)]
+    },
+    "StochasticWeightAveraging failed: ValueError swa_lr must have": {
+        "callbacks": [of_lightning("callbacks.StochasticWeightAveraging", swa_lrs=[0.1, 0.2], swa_epoch_start=1)],
+        "max_epochs": 2,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "message", [pytest.param(name, marks=[pytest.mark.nightly] * (place > 8)) for place, name in enumerate(UNFIT)]
+)
+def test_options_that_lightning_cannot_use_are_one_line(
+    message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["main.py"])
+    assert message in error_of(capsys, lambda: command("fit", trainer={"limit_val_batches": 1, **UNFIT[message]}))
+
+
+def test_error_of_a_users_callback_keeps_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["main.py"])
+    callback = {"class_path": f"{__name__}.Broken", "init_args": {}}
+    with pytest.raises(ZeroDivisionError):
+        command("fit", trainer={"limit_val_batches": 1, "callbacks": [callback]})
+
+
+class Broken(callbacks.EarlyStopping):
+    """Raise an error of its own at the start of training."""
+
+    def __init__(self) -> None:
+        super().__init__("val/loss")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        raise ZeroDivisionError

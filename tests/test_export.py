@@ -455,8 +455,11 @@ def test_student_follows_hub_conventions(exported: Path, tmp_path: Path, monkeyp
             r"has no model\.safetensors: export .* with the format safetensors",
         ),
         (lambda folder: (folder / "config.json").unlink(), r"config\.json is missing"),
-        (lambda folder: (folder / "config.json").write_text("{"), r"config\.json is not valid JSON"),
-        (lambda folder: (folder / "config.json").write_text("[]"), "does not describe its data"),
+        (
+            lambda folder: (folder / "config.json").write_text("{"),
+            "config.json is not the configuration",
+        ),
+        (lambda folder: (folder / "config.json").write_text("[]"), "is not the configuration of an export"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 100), r"model\.safetensors cannot be read"),
         (lambda folder: rename_network(folder, "resnet14"), r"model\.safetensors does not fit"),
         (lambda folder: rename_network(folder, "resnet9"), "unknown network 'resnet9'"),

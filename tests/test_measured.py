@@ -1,4 +1,4 @@
-"""Test that every accuracy belongs to the weights and the images that it stands next to."""
+"""Test that every accuracy belongs to the weights and the images that it is shown with."""
 
 import json
 import shutil
@@ -180,6 +180,18 @@ def test_card_of_partly_validated_run_shows_no_validation_accuracy(folder: Path)
     row["protocol"]["limited"] = {"trainer.limit_val_batches": 1}
     (folder / "result.json").write_text(json.dumps(row))
     assert "validation accuracy" not in card_of(folder)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "steps", "length"), [(None, 50, "50 steps"), (-1, 1500, "1,500 steps"), (None, None, "unlimited epochs")]
+)
+def test_card_states_the_length_of_a_run_without_a_number_of_epochs(
+    epochs: int | None, steps: int | None, length: str, folder: Path
+) -> None:
+    row = json.loads((folder / "result.json").read_text())
+    row["protocol"]["epochs"] = epochs
+    (folder / "result.json").write_text(json.dumps(row | {"planned_steps": steps}))
+    assert f", {length}, seed 0" in card_of(folder)
 
 
 @pytest.mark.parametrize(
@@ -367,7 +379,7 @@ def test_report_keeps_foreign_rows_file(folder: Path, capsys: pytest.CaptureFixt
         main(["report", str(folder)])
         assert (folder / "rows.jsonl").read_text() == content
         captured = capsys.readouterr()
-        assert "is not of a report" in captured.err and "config" in captured.out
+        assert "was not written by a report" in captured.err and "config" in captured.out
     (folder / "rows.jsonl").unlink()
     for _ in range(2):
         main(["report", str(folder)])

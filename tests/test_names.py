@@ -85,7 +85,7 @@ def test_table_with_repeated_column_or_without_lines_raises(capsys: pytest.Captu
     message = error_of(capsys, lambda: main(["bench", "mine.csv", "--list"]))
     assert message.startswith("mine.csv: the column resnet14-resnet8 appears more than once")
     table()
-    assert "first line alone" in error_of(capsys, lambda: main(["bench", "mine.csv", "--list"]))
+    assert "no line after its header" in error_of(capsys, lambda: main(["bench", "mine.csv", "--list"]))
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_table_with_repeated_column_or_without_lines_raises(capsys: pytest.Captu
         (["--seeds", "0,0"], "--seeds: '0,0' names 0 more than once"),
         (["--seeds", "0-2,1"], "--seeds: '0-2,1' names 1 more than once"),
         (["--seeds", "0-3000000000"], "'0-3000000000' has more than 10000 seeds"),
-        (["--seeds", "4294967296"], "4294967296 holds no seed from 0 to 4294967295"),
+        (["--seeds", "4294967296"], "4294967296 contains no seed from 0 to 4294967295"),
         (["--seeds", "0", "--seeds", "1"], "--seeds is given more than once"),
         (["--methods", "KD,KD"], "--methods: 'KD,KD' names KD more than once"),
         (["--methods", "KD,"], "--methods: 'KD,' has an empty name"),

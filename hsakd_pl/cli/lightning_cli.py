@@ -34,7 +34,15 @@ from hsakd_pl.records.observers import observers
 from hsakd_pl.records.results import ResultWriter
 from hsakd_pl.records.summary import conclusion
 from hsakd_pl.runs.accelerator import check_accelerator, check_devices, check_precision, check_strategy
-from hsakd_pl.runs.callbacks import Monitors, check_callbacks, check_resumable, explain_stop
+from hsakd_pl.runs.callbacks import (
+    Monitors,
+    check_callbacks,
+    check_counts,
+    check_distinct,
+    check_resumable,
+    explain_part,
+    explain_stop,
+)
 from hsakd_pl.runs.checkpoints import (
     BestCheckpoint,
     LastCheckpoint,
@@ -171,13 +179,15 @@ class HSAKDCLI(LightningCLI):
         """
         try:
             super().instantiate_classes()
-        except (ValueError, ModuleNotFoundError, MisconfigurationException) as error:
+        except Exception as error:
             original = unwrapped(error)
             if isinstance(original, MisconfigurationException):  # of Lightning's callbacks
                 raise UsageError(f"trainer: {' '.join(str(original).split())}") from original
+            if isinstance(original, Exception):
+                explain_part(original)
             if isinstance(original, ModuleNotFoundError) and original.name is None:
                 raise UsageError(str(original)) from original
-            if original is error:
+            if original is error or not isinstance(error, ValueError | ModuleNotFoundError):
                 raise
             raise original from original.__cause__
 
@@ -191,11 +201,13 @@ class HSAKDCLI(LightningCLI):
         match_torchrun(config)
         check_devices(config.devices, config.accelerator)
         check_precision(config.precision, config.accelerator)
+        check_counts(config)
         best = BestCheckpoint(config.default_root_dir)
         files = [str(file) for file in self._get(self.config, "config") or []]
         seed = self._get(self.config, "seed_everything", default=0)
         options = options_of(self.config.get(self.subcommand))
         configured = configured_callbacks(config.callbacks, self._get(self.config, "trainer").callbacks)
+        check_distinct(callback for callback, _ in configured)
         self.result = ResultWriter(config.default_root_dir, files, seed, best, options, configured)
         if not config.barebones:
             kwargs |= self._recording_options(config, best)
@@ -232,7 +244,7 @@ class HSAKDCLI(LightningCLI):
         with sole_writers(self.trainer) if writes else nullcontext():
             try:
                 super()._run_subcommand(subcommand)
-            except (RuntimeError, ValueError, MisconfigurationException) as error:
+            except Exception as error:
                 explain_stop(self.trainer, error)
                 raise
         for callback in self.trainer.checkpoint_callbacks:

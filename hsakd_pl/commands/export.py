@@ -63,7 +63,9 @@ def check_effective_options(options: Namespace) -> None:
     if options.input != "float" and options.formats == ["safetensors"]:
         raise UsageError(f"input {options.input} has no effect on safetensors, which takes both: add pt2 or onnx")
     if options.checkpoint != "last" and not options.run.is_dir():
-        raise UsageError(f"checkpoint {options.checkpoint} has no effect: {options.run} is not the folder of a run")
+        raise UsageError(
+            f"checkpoint {options.checkpoint} has no effect: {options.run} is not the folder of a run, leave it out"
+        )
     check_unrepeated("formats", options.formats or [])
 
 

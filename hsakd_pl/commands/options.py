@@ -32,9 +32,9 @@ def parse_seeds(text: str) -> list[int]:
             raise InvalidValueError(f"{text!r} is not valid: write seeds like 0-4, or 0,7,9")
         seed_range = range(int(first), int(last or first) + 1)
         if not seed_range or seed_range[-1] > LARGEST_SEED:
-            raise InvalidValueError(f"{part} holds no seed from 0 to {LARGEST_SEED}")
+            raise InvalidValueError(f"{part} contains no seed from 0 to {LARGEST_SEED}: write seeds like 0-4")
         if len(numbers) + len(seed_range) > MOST_SEEDS:
-            raise InvalidValueError(f"{text!r} has more than {MOST_SEEDS} seeds")
+            raise InvalidValueError(f"{text!r} has more than {MOST_SEEDS} seeds: name fewer")
         numbers += seed_range
     _check_different(numbers, text)
     return numbers
@@ -43,7 +43,7 @@ def parse_seeds(text: str) -> list[int]:
 def _check_different(items: Sequence[object], text: str) -> None:
     repeated = _repeated(items)
     if repeated:
-        raise InvalidValueError(f"{text!r} names {', '.join(map(str, repeated))} more than once")
+        raise InvalidValueError(f"{text!r} names {', '.join(map(str, repeated))} more than once: name it once")
 
 
 def check_unrepeated(option: str, items: Sequence[object]) -> None:

@@ -53,7 +53,7 @@ def report(
     rows_file = folder / "rows.jsonl"
     try:
         if not is_report(rows_file):
-            raise UsageError(f"{rows_file} is not of a report: rename it")
+            raise UsageError(f"{rows_file} was not written by a report: rename it")
         with replacing(rows_file) as file:
             for row in rows:
                 kept = {key: value for key, value in row.items() if key not in LEFT_OUT}

@@ -98,7 +98,7 @@ def read_facts(content: Any, origin: str) -> dict[str, SplitFacts]:
     try:
         return {str(name): _read_split(split) for name, split in content.items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{origin} does not identify its data ({error}): write it again") from error
+        raise UsageError(f"{origin} does not identify its data ({error}): resume from another one") from error
 
 
 def _read_split(content: Any) -> SplitFacts:

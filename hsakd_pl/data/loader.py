@@ -77,7 +77,7 @@ class ResumableLoader:
         Raises UsageError if those batches came from other data, or if the state is damaged.
         """
         if not _is_state(state):
-            raise UsageError(f"the loader's state in the checkpoint is damaged ({state!s:.80}): resume another one")
+            raise UsageError(f"the checkpoint's state of the loader is damaged ({state!s:.80}): resume another one")
         self._resumed_epoch = state["epoch"]
         self._yielded = state["batches"]
         for name in SAMPLER_STATE:

@@ -103,7 +103,7 @@ def image_paths(source: Path, option: str) -> list[str]:
             raise UsageError(f"{option}: {source} does not exist: check the path")
         if not source.is_dir():
             if not is_image(source.name):
-                raise UsageError(f"{option}: {source} is neither a folder nor an image ({endings})")
+                raise UsageError(f"{option}: {source} is neither a folder nor an image: name {endings}")
             return [str(source)]
     [images] = images_below(source)
     if not images:

@@ -137,7 +137,7 @@ def facts(trained: Trained, row: dict[str, Any], accuracies: dict[str, float]) -
         recipe = groups([row | {"folder": "", "test": None}])[0].name
     training = None
     if protocol.get("hash"):
-        training = f"{protocol['hash']}, {protocol['epochs']} epochs, seed {row.get('seed')}"
+        training = f"{protocol['hash']}, {length_of(row)}, seed {row.get('seed')}"
     listed_classes = ", ".join(class_names[:LISTED_CLASSES])
     if len(class_names) > LISTED_CLASSES:
         listed_classes += f" and {len(class_names) - LISTED_CLASSES} more (config.json)"
@@ -159,6 +159,15 @@ def facts(trained: Trained, row: dict[str, Any], accuracies: dict[str, float]) -
         "multiply-adds": f"{multiply_adds(student.network, student.image_size):,} per image",
         "classes": listed_classes,
     }
+
+
+def length_of(row: dict[str, Any]) -> str:
+    """Return the planned length of a run: its epochs, or its optimizer steps if epochs are not limited."""
+    epochs = row["protocol"].get("epochs")
+    if epochs is not None:
+        return f"{epochs} epochs"
+    steps = row.get("planned_steps")
+    return "unlimited epochs" if steps is None else f"{steps:,} steps"
 
 
 def front_matter(title: str, dataset: str, accuracies: dict[str, float], files: list[ExportedFile]) -> dict[str, Any]:

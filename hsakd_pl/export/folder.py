@@ -98,7 +98,7 @@ def _replace(folder: Path, partial: Path) -> None:
     """Replace an earlier export by a new one: by renaming both where that is possible, or else file by file."""
     earlier = temporary(folder, "earlier")
     try:
-        if _is_renamed(folder, earlier):
+        if _try_rename(folder, earlier):
             partial.rename(folder)
         else:
             _replace_files(folder, partial)
@@ -108,7 +108,7 @@ def _replace(folder: Path, partial: Path) -> None:
         shutil.rmtree(earlier, ignore_errors=True)
 
 
-def _is_renamed(folder: Path, name: Path) -> bool:
+def _try_rename(folder: Path, name: Path) -> bool:
     """Rename a folder, unless it is the working folder or above it; return whether that was possible."""
     working_folder = Path.cwd()
     if folder == working_folder or folder in working_folder.parents:

@@ -221,7 +221,7 @@ def read_config(path: Path) -> dict[str, Any]:
         config = parse_json(text)
         CONFIG_FIELDS.check(config)
     except ValueError as error:
-        raise UsageError(f"{path} is not valid JSON of an export ({error!s:.200}): export the student again") from error
+        raise UsageError(f"{path} is not the configuration of an export ({error!s:.200}): export it again") from error
     return config
 
 

@@ -1,4 +1,4 @@
-"""Names of others, such as those of classes, folders and recipes, as text that a medium shows and does not obey."""
+"""Escape names of others, such as those of classes, folders and recipes, where a medium would interpret them."""
 
 import re
 import sys

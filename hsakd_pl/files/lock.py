@@ -1,4 +1,4 @@
-"""A lock that lets one process at a time write into a folder."""
+"""Let one process at a time write into a folder, by a lock."""
 
 import os
 import socket

@@ -75,7 +75,9 @@ def parameter_groups(parameters: Sequence[Tensor], networks: Iterable[Network], 
     for network in networks:
         layers = network.output_layers
         if not layers or not layers[0]:
-            raise UsageError("backbone_lr: no layer of the network returns its logits, which would be its head")
+            raise UsageError(
+                "backbone_lr: the head of the network is unknown, no layer returns its logits: leave backbone_lr out"
+            )
         heads.update(weight for name, weight in network.named_parameters() if is_part(name, layers[0]))
         for branch in network.branches:
             heads.update(branch.parameters())
@@ -95,7 +97,9 @@ def make_optimizer(maker: Callable[[Any], Optimizer], parameters: Any) -> Optimi
 def optimizer_error(name: str, error: ValueError) -> UsageError:
     """Return the error for parameters that an optimizer refuses."""
     reason = " ".join(str(error).split())
-    return UsageError(f"optimizer: {name} refuses the network's parameters or its options: {reason:.200}")
+    return UsageError(
+        f"optimizer: {name} refuses the network's parameters or its options ({reason:.200}): choose others"
+    )
 
 
 def name_of(maker: Any) -> str:

@@ -31,7 +31,7 @@ def without_head(network: Network) -> Tensor:
     weights = [getattr(layers.get(path), "weight", None) for path in paths]
     matrices = [w for w in weights if isinstance(w, Tensor) and w.dim() > 1 and w[0].numel() == w.shape[1]]
     if not paths or len(matrices) < len(paths):
-        raise UsageError(f"network: {describe(network)} has no linear layer that a probe could replace")
+        raise UsageError(f"network: {describe(network)} has no linear layer that a probe could replace: probe another")
     if len({weight.shape[1] for weight in matrices}) > 1:
         raise UsageError(f"network: the heads of {describe(network)} read embeddings of several widths: probe another")
     for path in paths:

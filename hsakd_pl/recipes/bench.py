@@ -73,7 +73,7 @@ def read_table(path: str | Path, recipes: Mapping[str, Recipe] = RECIPES) -> Tab
     if repeated:
         raise UsageError(f"{path}: the column {', '.join(repeated)} appears more than once: keep one of them")
     if not lines:
-        raise UsageError(f"{path} has a first line alone: add a line for each method")
+        raise UsageError(f"{path} has no line after its header: add one for each method")
     table = Table([], {})
     for number, line in enumerate(lines, 2):
         if None in line.values() or None in line:

@@ -25,7 +25,7 @@ class Group(NamedTuple):
         marks: notes for the reader of their mean.
         paper: accuracy in percent as published, for example ``"78.67 +- 0.20"``, or ``""`` where the runs or their data
             are not those of the published number.
-        comparable: a published number may stand next to these runs.
+        comparable: whether a published number may be shown next to these runs.
         recipe: name of the recipe, if all runs follow the same one.
         differences: options that differ from the recipe.
         others: runs that do not count: unfinished ones, and further runs of a seed.

@@ -4,11 +4,13 @@ A resumed run continues all that are not listed here: what they change is in the
 :class:`hsakd_pl.runs.checkpoints.LastCheckpoint` sets it again.
 """
 
+import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 import torch.nn as nn
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import (
@@ -22,9 +24,10 @@ from pytorch_lightning.callbacks import (
     ModelPruning,
     StochasticWeightAveraging,
 )
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_info
 
-from hsakd_pl.errors import UsageError, did_you_mean
+from hsakd_pl.errors import UsageError, did_you_mean, require
 from hsakd_pl.modules.trainers import callbacks_of, is_trial
 
 # Callbacks whose state checkpoints do not contain, and what they lack
@@ -32,12 +35,12 @@ NEVER: dict[type[pl.Callback], str] = {
     BaseFinetuning: "which layers it has unfrozen",
     ModelPruning: "the masks of the pruned weights",
 }
-# Callbacks that prepare an epoch at its start, which a run that is resumed inside of the epoch leaves out
+# Callbacks that prepare an epoch at its start, which a run that is resumed inside the epoch leaves out
 BETWEEN_EPOCHS: tuple[type[pl.Callback], ...] = (StochasticWeightAveraging,)
 
 
 def resumes_inside_epochs(callbacks: Iterable[pl.Callback]) -> bool:
-    """Return True if a run with these callbacks can be resumed inside of an epoch."""
+    """Return True if a run with these callbacks can be resumed inside an epoch."""
     return not any(isinstance(callback, (*BETWEEN_EPOCHS, *NEVER)) for callback in callbacks)
 
 
@@ -76,6 +79,36 @@ def _is_inside_epoch(checkpoint: Mapping[str, Any]) -> bool:
     return counts["ready"] != counts["processed"]
 
 
+def check_counts(options: Any) -> None:
+    """Raise UsageError for an option of the trainer that must be positive and is not.
+
+    Lightning divides by some of them, and ignores a limit of gradients below 0.
+    """
+    for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps"):
+        value = options.get(name)
+        least = 0 if name == "log_every_n_steps" else 1
+        require(value is None or value >= least, f"trainer.{name}", value, f"at least {least}")
+    interval = options.get("val_check_interval")
+    is_number = isinstance(interval, int | float)
+    require(not is_number or interval > 0, "trainer.val_check_interval", interval, "above 0")
+    clip = options.get("gradient_clip_val")
+    require(clip is None or clip >= 0, "trainer.gradient_clip_val", clip, "at least 0")
+
+
+def check_distinct(callbacks: Iterable[pl.Callback]) -> None:
+    """Raise UsageError for two callbacks whose states checkpoints would keep under one name."""
+    names = set[str]()
+    for callback in callbacks:
+        kind = type(callback)
+        has_state = kind.state_dict is not pl.Callback.state_dict
+        if has_state and callback.state_key in names:
+            raise UsageError(
+                f"trainer.callbacks: there are two {kind.__name__}, and checkpoints would hold the state of one: leave "
+                "one of them out"
+            )
+        names.add(callback.state_key)
+
+
 def check_callbacks(trainer: pl.Trainer, module: pl.LightningModule) -> None:
     """Raise UsageError for a callback that does not fit the trainer's options or the module."""
     for callback in callbacks_of(trainer):
@@ -94,9 +127,30 @@ def _problem(callback: pl.Callback, trainer: pl.Trainer, module: pl.LightningMod
         return "replaces trainer.accumulate_grad_batches: leave one of the two out"
     if isinstance(callback, ModelPruning) and getattr(module, "fast", False):
         return "needs weights in PyTorch's own order: set model.init_args.fast false"
+    if isinstance(callback, StochasticWeightAveraging):
+        return _problem_of_averaging(callback, trainer, module)
     logging = DeviceStatsMonitor | LearningRateMonitor
     if isinstance(callback, logging) and not trainer.loggers and not is_trial(trainer):
         return "needs a logger: set trainer.logger, for example to TensorBoardLogger"
+    return None
+
+
+def _problem_of_averaging(
+    callback: StochasticWeightAveraging, trainer: pl.Trainer, module: pl.LightningModule
+) -> str | None:
+    """Return why the average would not be in the checkpoints of a fit.
+
+    Lightning writes it into the module in an epoch that follows the last one, which measures batch norms; without it,
+    after the last checkpoint. If averaging never begins, it writes the weights from before the fit.
+    """
+    epochs = trainer.max_epochs
+    start = callback._swa_epoch_start
+    if epochs in (None, -1):
+        return "needs a number of epochs: set trainer.max_epochs"
+    if not callback.pl_module_contains_batch_norm(module):
+        return "does not average networks without batch norms before they are saved: use WeightAveraging instead"
+    if isinstance(start, int) and epochs is not None and start > epochs:
+        return f"begins in epoch {start}, but the fit has {epochs} epochs: lower its swa_epoch_start"
     return None
 
 
@@ -140,7 +194,11 @@ def check_monitors(trainer: pl.Trainer, promised: Callable[[str], bool] = lambda
 
 def explain_stop(trainer: pl.Trainer, error: Exception) -> None:
     """Raise UsageError in place of an error of Lightning's own about how a run is configured; return for others."""
-    if isinstance(error, UsageError) or not _is_lightnings(error):
+    if isinstance(error, UsageError):
+        return
+    is_configured = isinstance(error, RuntimeError | ValueError | MisconfigurationException)
+    if not is_configured or not _is_lightnings(error):
+        explain_part(error)
         return
     check_monitors(trainer)
     interval = trainer.val_check_interval
@@ -152,9 +210,34 @@ def explain_stop(trainer: pl.Trainer, error: Exception) -> None:
         ) from error
     if isinstance(error, MisconfigurationException):
         raise UsageError(f"trainer: {' '.join(str(error).split())}") from error
+    explain_part(error)
+
+
+def explain_part(error: Exception) -> None:
+    """Raise UsageError in place of an error of one of Lightning's callbacks or loggers; return for others.
+
+    Their options are the user's. An error is theirs if their own code, or that of PyTorch or Python, raised it.
+    """
+    if isinstance(error, torch.OutOfMemoryError):
+        return
+    libraries = {*sys.stdlib_module_names, "torch", "fsspec", "lightning_fabric", "pytorch_lightning"}
+    for frame in reversed([frame for frame, _ in traceback.walk_tb(error.__traceback__)]):
+        if _package(frame) not in libraries:
+            return
+        part = frame.f_locals.get("self")
+        if isinstance(part, pl.Callback | Logger):
+            option = "trainer.callbacks" if isinstance(part, pl.Callback) else "trainer.logger"
+            reason = " ".join(f"{type(error).__name__} {error}".split())
+            raise UsageError(
+                f"{option}: {type(part).__name__} failed: {reason:.300}; check its options (--debug shows where)"
+            ) from error
+
+
+def _package(frame: Any) -> str:
+    return str(frame.f_globals.get("__name__")).partition(".")[0]
 
 
 def _is_lightnings(error: Exception) -> bool:
     """Return True if code of Lightning raised an error."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return str(frame.f_globals.get("__name__")).partition(".")[0] in ("pytorch_lightning", "lightning_fabric")
+    return _package(frame) in ("pytorch_lightning", "lightning_fabric")

@@ -1,4 +1,4 @@
-"""Run every command where folders cannot be synced and files cannot be locked: it warns once and goes on."""
+"""Run every command where folders cannot be synced and files cannot be locked: it warns once and continues."""
 
 import errno
 import json

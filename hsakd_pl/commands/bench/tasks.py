@@ -94,7 +94,8 @@ class Bench:
         if unused:
             names = sorted({name for recipe in needed for name in _names_of_teacher(recipe)})
             raise UsageError(
-                f"teachers: no task starts from {', '.join(unused)}; they start from {', '.join(names) or 'nothing'}"
+                f"teachers: no task starts from {', '.join(unused)}; they start from {', '.join(names) or 'nothing'}: "
+                "leave out the others"
             )
         for name, file in self.teachers.items():
             if not local_path("teachers", file).is_file():
