@@ -263,6 +263,11 @@ UNFIT: dict[str, dict[str, Any]] = {
         "callbacks": [of_lightning("callbacks.StochasticWeightAveraging", swa_lrs=0.1, swa_epoch_start=3)],
         "max_epochs": 2,
     },
+    "StochasticWeightAveraging needs a number of epochs: set trainer.max_epochs, and leave": {
+        "callbacks": [of_lightning("callbacks.StochasticWeightAveraging", swa_lrs=0.1, swa_epoch_start=1)],
+        "max_epochs": 2,
+        "max_steps": 3,
+    },
     "ThroughputMonitor failed: AssertionError": {
         "callbacks": [of_lightning("callbacks.ThroughputMonitor", batch_size_fn="builtins.len", window_size=0)]
     },

@@ -146,8 +146,8 @@ def _problem_of_averaging(
     """
     epochs = trainer.max_epochs
     start = callback._swa_epoch_start
-    if epochs in (None, -1):
-        return "needs a number of epochs: set trainer.max_epochs"
+    if epochs in (None, -1) or trainer.max_steps != -1:
+        return "needs a number of epochs: set trainer.max_epochs, and leave trainer.max_steps out"
     if not callback.pl_module_contains_batch_norm(module):
         return "does not average networks without batch norms before they are saved: use WeightAveraging instead"
     if isinstance(start, int) and epochs is not None and start > epochs:
