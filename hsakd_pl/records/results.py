@@ -207,7 +207,7 @@ class ResultWriter(pl.Callback):
         return f"{trainer.global_step:,}{planned} steps, in {self._epochs(trainer)} complete epochs"
 
     def _explain_no_training(self, trainer: pl.Trainer, finished: bool) -> None:
-        """Log why nothing was trained; raise UsageError if a callback forbids to finish the run."""
+        """Log why nothing was trained; raise UsageError if a callback keeps the run from finishing."""
         if stopped_early(trainer):
             rank_zero_info(
                 f"Nothing is left to train: early stopping ended the run after {self._progress(trainer)}; to train "
