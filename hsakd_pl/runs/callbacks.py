@@ -16,6 +16,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import (
     BackboneFinetuning,
     BaseFinetuning,
+    Checkpoint,
     DeviceStatsMonitor,
     EarlyStopping,
     GradientAccumulationScheduler,
@@ -225,6 +226,8 @@ def explain_part(error: Exception) -> None:
         if _package(frame) not in libraries:
             return
         part = frame.f_locals.get("self")
+        if isinstance(part, Checkpoint):  # which saves what others cannot
+            return
         if isinstance(part, pl.Callback | Logger):
             option = "trainer.callbacks" if isinstance(part, pl.Callback) else "trainer.logger"
             reason = " ".join(f"{type(error).__name__} {error}".split())
