@@ -338,6 +338,23 @@ def test_page_replaces_no_other_file(name: str, folder: Path, capsys: pytest.Cap
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("source", ["random", "other/last.ckpt"])
+def test_test_of_other_weights_does_not_replace_that_of_the_run(source: str, folder: Path) -> None:
+    before = {name: (folder / name).read_bytes() for name in ("test.json", "test_details.json")}
+    changes = options(folder)
+    if source == "random":
+        changes["model"] = {"init_args": {"weights": "random"}}
+        run("test", **changes)
+    else:
+        run("test", "--ckpt_path", source, **changes)
+    assert {name: (folder / name).read_bytes() for name in before} == before
+
+
+def test_run_without_time_is_not_said_to_have_all_its_epochs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changes = options(folder, max_epochs=3, max_time="00:00:00:00")
+    assert "max_time" in error_of(capsys, lambda: run("fit", "--ckpt_path", "last", **changes))
+
+
 OWN_CONFIGURATIONS = ["# mine\ntrainer: {max_epochs: 3}\n", "", "- 1\n", "text: [\n"]
 
 

@@ -191,7 +191,7 @@ class ResultWriter(pl.Callback):
         """Return True if the run has taken its planned steps, or if early stopping ended it."""
         if stopped_early(trainer):
             return True
-        if self.planned_steps is not None:
+        if self.planned_steps is not None and self._trained:  # otherwise it is the plan of the resumed run
             return trainer.global_step >= self.planned_steps
         has_epochs = 0 <= self.max_epochs <= self._epochs(trainer)
         has_steps = 0 <= self.max_steps <= trainer.global_step
