@@ -263,6 +263,11 @@ UNFIT: dict[str, dict[str, Any]] = {
         "callbacks": [of_lightning("callbacks.StochasticWeightAveraging", swa_lrs=0.1, swa_epoch_start=3)],
         "max_epochs": 2,
     },
+    "StochasticWeightAveraging needs a number of epochs: set trainer.max_epochs, and leave": {
+        "callbacks": [of_lightning("callbacks.StochasticWeightAveraging", swa_lrs=0.1, swa_epoch_start=1)],
+        "max_epochs": 2,
+        "max_steps": 3,
+    },
     "ThroughputMonitor failed: AssertionError": {
         "callbacks": [of_lightning("callbacks.ThroughputMonitor", batch_size_fn="builtins.len", window_size=0)]
     },
@@ -284,12 +289,32 @@ def test_options_that_lightning_cannot_use_are_one_line(
     assert message in error_of(capsys, lambda: command("fit", trainer={"limit_val_batches": 1, **UNFIT[message]}))
 
 
-def test_error_of_a_users_callback_keeps_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "model", "names"),
+    [
+        (ZeroDivisionError, {}, [f"{__name__}.Broken"]),
+        # no error of the callback that saves it: a schedule whose state cannot be saved
+        (
+            AttributeError,
+            {"class_path": "torch.optim.lr_scheduler.LambdaLR", "init_args": {"lr_lambda": "math.cos"}},
+            [],
+        ),
+    ],
+    ids=["callback", "schedule"],
+)
+def test_error_of_other_code_keeps_its_traceback(
+    error: type[Exception],
+    model: dict[str, Any],
+    names: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["main.py"])
-    callback = {"class_path": f"{__name__}.Broken", "init_args": {}}
-    with pytest.raises(ZeroDivisionError):
-        command("fit", trainer={"limit_val_batches": 1, "callbacks": [callback]})
+    used = [{"class_path": name, "init_args": {}} for name in names]
+    schedule = {"lr_scheduler": model} if model else {}
+    with pytest.raises(error):
+        command("fit", model={"init_args": schedule}, trainer={"limit_val_batches": 1, "callbacks": used})
 
 
 class Broken(callbacks.EarlyStopping):

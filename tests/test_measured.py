@@ -313,6 +313,48 @@ def test_fit_does_not_replace_finished_result(folder: Path, capsys: pytest.Captu
     assert {name: (folder / name).read_bytes() for name in before} == before
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--ckpt_path", "last", "--trainer.max_epochs", "0"],
+        ["--ckpt_path", "last", "--trainer.limit_train_batches", "0", "--trainer.max_epochs", "9"],
+        ["--ckpt_path", "last", "--trainer.max_steps", "1"],
+        ["--trainer.barebones", "true"],
+    ],
+    ids=" ".join,
+)
+def test_fit_that_trains_nothing_or_records_nothing_changes_no_file(words: list[str], folder: Path) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    main(["fit", "--config", str(folder / "config.yaml"), "--trainer.default_root_dir", str(folder), *words])
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize("name", ["result.json", "last.ckpt", "notes.txt"])
+def test_page_replaces_no_other_file(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = folder / name
+    path.touch()
+    before = path.read_bytes()
+    assert "is not a page" in error_of(capsys, lambda: main(["report", str(folder), "--html", str(path)]))
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("source", ["random", "other/last.ckpt"])
+def test_test_of_other_weights_does_not_replace_that_of_the_run(source: str, folder: Path) -> None:
+    before = {name: (folder / name).read_bytes() for name in ("test.json", "test_details.json")}
+    changes = options(folder)
+    if source == "random":
+        changes["model"] = {"init_args": {"weights": "random"}}
+        run("test", **changes)
+    else:
+        run("test", "--ckpt_path", source, **changes)
+    assert {name: (folder / name).read_bytes() for name in before} == before
+
+
+def test_run_without_time_is_not_said_to_have_all_its_epochs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changes = options(folder, max_epochs=3, max_time="00:00:00:00")
+    assert "max_time" in error_of(capsys, lambda: run("fit", "--ckpt_path", "last", **changes))
+
+
 OWN_CONFIGURATIONS = ["# mine\ntrainer: {max_epochs: 3}\n", "", "- 1\n", "text: [\n"]
 
 

@@ -76,16 +76,25 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tupl
 
 
 class ConfigWriter(SaveConfigCallback):
-    """Write the configuration of a fit, overrides included, into the run's folder: ``config.yaml``."""
+    """Write the configuration of a fit, overrides included, into the run's folder: ``config.yaml``.
+
+    It is written when training starts: one that has nothing left to train keeps the configuration that it ran with.
+    """
 
     def __init__(self, parser: Any, config: Namespace, **options: Any) -> None:
         super().__init__(parser, config, save_to_log_dir=False, **options)
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Write nothing yet."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero and not (is_trial(trainer) or trainer.barebones):
+            self.save_config(trainer, pl_module, "fit")
+
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Write the file, replacing that of an earlier start."""
-        if stage == "fit" and not is_trial(trainer):
-            with replacing(Path(trainer.default_root_dir, self.config_filename)) as file:
-                file.write(dump(self.parser, self.config))
+        with replacing(Path(trainer.default_root_dir, self.config_filename)) as file:
+            file.write(dump(self.parser, self.config))
 
 
 def check_replaceable(path: Path) -> None:

@@ -37,7 +37,7 @@ def report(
     html: Path | None = None,
 ) -> None:
     """Print the table of all runs below ``folder``; write ``rows.jsonl`` there, and curves and a page on request."""
-    from hsakd_pl.files import local_path, replacing
+    from hsakd_pl.files import local_path, naming, replacing
     from hsakd_pl.files.escaping import show
     from hsakd_pl.records.formats import is_report
     from hsakd_pl.report.groups import groups
@@ -45,6 +45,10 @@ def report(
     from hsakd_pl.report.table import as_text, find_group
 
     folder = local_path("folder", folder)
+    if html is not None and html.suffix.lower() not in (".html", ".htm"):
+        with naming(html):
+            if html.is_file():
+                raise UsageError(f"html: {html} exists and is not a page: name a file that ends in .html")
     rows = collect(folder)
     rows_file = folder / "rows.jsonl"
     try:

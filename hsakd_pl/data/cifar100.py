@@ -46,7 +46,8 @@ class CIFAR100DataModule(ImageDataModule):
     ) -> None:
         super().__init__(root, **options)
         self.download = download
-        self.num_classes = len(class_names_of(split_folder(self.folder, "train"))) or self.num_classes
+        training = self.folder / "train" if download else split_folder(self.folder, "train")  # of no other data set
+        self.num_classes = len(class_names_of(training)) or self.num_classes
 
     def prepare_data(self) -> None:
         """Download the data set if ``download`` is set and it is missing."""

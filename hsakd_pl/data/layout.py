@@ -9,6 +9,7 @@ from hsakd_pl.data.walk import class_names_of, class_paths, contains_images
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import naming
 from hsakd_pl.files.walk import visible
+from hsakd_pl.files.weights import shorten
 
 SPLIT_WORDS = {
     "train": ("train", "training", "trn"),
@@ -152,12 +153,9 @@ def _check_single_split(root: Path, flat: list[str], others: list[str]) -> None:
         )
 
 
-def _listed(names: list[str], most: int = 3) -> str:
-    """Return the first names of folders in words."""
-    shown = [f"{name}/" for name in names[:most]]
-    if len(names) > most:
-        shown.append(f"{len(names) - most} more")
-    return ", ".join(shown)
+def _listed(names: list[str]) -> str:
+    """Return the first names of folders and the number of the others, for a message."""
+    return shorten([f"{name}/" for name in names])
 
 
 def split_folder(folder: Path, name: str) -> Path:

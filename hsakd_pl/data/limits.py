@@ -35,17 +35,17 @@ def check_batch_size(count: int, side: int) -> None:
 class PixelBudget:
     """Let threads, or processes that inherit this object, wait until a picture may be decoded.
 
+    At most ``LIMIT`` pixels are decoded at one time; a larger picture is decoded alone.
+
     Args:
         between_processes: share the budget between processes; otherwise between the threads of one.
-        limit: largest number of pixels at one time; a larger picture is decoded alone.
 
     Examples:
         >>> with PixelBudget(between_processes=False).lease() as take:
         ...     take(24_000_000)  # waits while other leases hold too many
     """
 
-    def __init__(self, between_processes: bool, limit: int = LIMIT) -> None:
-        self.limit = limit
+    def __init__(self, between_processes: bool) -> None:
         self._released = multiprocessing.Condition() if between_processes else threading.Condition()
         self._held = multiprocessing.RawValue(c_int64) if between_processes else c_int64()
 
@@ -58,7 +58,7 @@ class PixelBudget:
             if pixels <= NEGLIGIBLE:
                 return
             with self._released:
-                while self._held.value and self._held.value + pixels > self.limit:
+                while self._held.value and self._held.value + pixels > LIMIT:
                     self._released.wait()
                 self._held.value += pixels
                 taken.append(pixels)

@@ -46,7 +46,8 @@ class TinyImageNetDataModule(ClassFolderDataModule):
     ) -> None:
         super().__init__(root, **options)
         self.use_size(image_size, image_size, random_resized_crop(image_size))
-        self.num_classes = len(self.read_class_names()) or self.num_classes
+        if not download or (self.folder / "train").is_dir():  # otherwise a folder is that of another data set
+            self.num_classes = len(self.read_class_names()) or self.num_classes
         self.download = download
 
     def prepare_data(self) -> None:

@@ -116,7 +116,10 @@ class EvaluatedModule(pl.LightningModule):
         }
 
     def _images_with_sources(self, batch: Any) -> tuple[Tensor, Sequence[tuple[str | None, str]]]:
-        """Return the images of a batch to predict, with the source and the error of each; raise UsageError without."""
+        """Return the images of a batch to predict, with the source and the error of each.
+
+        Raises UsageError for a batch without images.
+        """
         images, *others = batch if isinstance(batch, tuple | list) else [batch]
         if not isinstance(images, Tensor):
             raise UsageError(f"the loader returns {type(images).__name__}, not a tensor of images: fix its collate_fn")

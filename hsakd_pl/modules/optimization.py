@@ -110,7 +110,7 @@ def name_of(maker: Any) -> str:
 
 
 def check_schedule(
-    make_schedule: Scheduler, make_optimizer: Callable[[Any], Optimizer], backbone_lr: float, epochs: int | None
+    make_schedule: Scheduler, build_optimizer: Callable[[Any], Optimizer], backbone_lr: float, epochs: int | None
 ) -> None:
     """Raise UsageError if a schedule sets the rates of all groups itself, so that ``backbone_lr`` has no effect.
 
@@ -119,13 +119,13 @@ def check_schedule(
 
     Args:
         make_schedule: makes the schedule from an optimizer.
-        make_optimizer: makes the optimizer from groups of parameters.
+        build_optimizer: makes the optimizer from groups of parameters.
         backbone_lr: learning rate of the second group.
         epochs: number of epochs of the fit, if it is known.
     """
     steps = min(epochs, MOST_STEPS) if epochs and epochs > 0 else MOST_STEPS
-    head, backbone, name = rates_under(make_schedule, make_optimizer, backbone_lr, steps)
-    _, halved, _ = rates_under(make_schedule, make_optimizer, backbone_lr / 2, steps)
+    head, backbone, name = rates_under(make_schedule, build_optimizer, backbone_lr, steps)
+    _, halved, _ = rates_under(make_schedule, build_optimizer, backbone_lr / 2, steps)
     ratio = backbone_lr / head[0] if head[0] else 0.0
     if all(math.isclose(rate, ratio * head_rate) for head_rate, rate in zip(head[1:], backbone[1:], strict=True)):
         return
@@ -138,12 +138,12 @@ def check_schedule(
 
 
 def rates_under(
-    make_schedule: Scheduler, make_optimizer: Callable[[Any], Optimizer], backbone_lr: float, steps: int
+    make_schedule: Scheduler, build_optimizer: Callable[[Any], Optimizer], backbone_lr: float, steps: int
 ) -> tuple[list[float], list[float], str]:
     """Return the rates of head and backbone, first without and then in each step of a schedule, and its name."""
     groups: list[dict[str, Any]] = [{"params": [torch.zeros(2, 2, requires_grad=True)]} for _ in range(2)]
     groups[1]["lr"] = backbone_lr
-    optimizer = make_optimizer(groups)
+    optimizer = build_optimizer(groups)
     rates = [[group["lr"] for group in optimizer.param_groups]]
     schedule: Any = make_schedule(optimizer)
     with suppress(ValueError):  # of OneCycleLR, after its last step

@@ -21,7 +21,7 @@ from hsakd_pl.networks.weights import describe
 from hsakd_pl.signatures import Unpack
 
 
-def without_head(network: Network) -> Tensor:
+def remove_head(network: Network) -> Tensor:
     """Replace the layers that return a network's class logits by identities; return the weight of one of them.
 
     Raises UsageError for a head that is neither a linear layer nor a 1x1 convolution.
@@ -49,7 +49,7 @@ class ProbeNetwork(Network):
     def __init__(self, network: Network, num_classes: int) -> None:
         super().__init__(num_classes)
         self.features = deepcopy(network)
-        replaced = without_head(self.features)
+        replaced = remove_head(self.features)
         self.classifier = nn.Linear(replaced.shape[1], num_classes, dtype=replaced.dtype)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -191,7 +191,7 @@ class ResultWriter(pl.Callback):
         """Return True if the run has taken its planned steps, or if early stopping ended it."""
         if stopped_early(trainer):
             return True
-        if self.planned_steps is not None:
+        if self.planned_steps is not None and self._trained:  # otherwise it is the plan of the resumed run
             return trainer.global_step >= self.planned_steps
         has_epochs = 0 <= self.max_epochs <= self._epochs(trainer)
         has_steps = 0 <= self.max_steps <= trainer.global_step
@@ -207,7 +207,7 @@ class ResultWriter(pl.Callback):
         return f"{trainer.global_step:,}{planned} steps, in {self._epochs(trainer)} complete epochs"
 
     def _explain_no_training(self, trainer: pl.Trainer, finished: bool) -> None:
-        """Log why nothing was trained; raise UsageError if a callback forbids to finish the run."""
+        """Log why nothing was trained; raise UsageError if a callback keeps the run from finishing."""
         if stopped_early(trainer):
             rank_zero_info(
                 f"Nothing is left to train: early stopping ended the run after {self._progress(trainer)}; to train "

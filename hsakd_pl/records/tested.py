@@ -23,8 +23,8 @@ from hsakd_pl.modules.ensembles import BINS
 from hsakd_pl.modules.trainers import is_trial
 from hsakd_pl.records.details import confused_pairs, describe_example, project, reliability
 from hsakd_pl.records.ensembles import PICTURE, ensemble_results, rounded, show
-from hsakd_pl.records.formats import DETAILS_FILE, TEST_FILE, TEST_FORMAT, read_test
-from hsakd_pl.records.measured import coverage, is_partial
+from hsakd_pl.records.formats import DETAILS_FILE, RESULT_FILE, TEST_FILE, TEST_FORMAT, read_row, read_test
+from hsakd_pl.records.measured import checkpoint_name, coverage, is_partial
 from hsakd_pl.records.protocol import machine
 
 EMBEDDED_IMAGES = 1000  # over all devices
@@ -100,6 +100,12 @@ class EvaluationWriter(pl.Callback):
                 f"{self.folder / TEST_FILE} stays as it is: a test of {coverage(results)} does not replace it"
             )
             return
+        if self._is_of_another_run(results):
+            rank_zero_info(
+                f"{self.folder / TEST_FILE} stays as it is: it is a test of the run in this folder, and this one, of "
+                f"{results['checkpoint']}, is not; name another folder with --trainer.default_root_dir"
+            )
+            return
         if sums is not None:
             results |= ensemble_results(sums, pl_module.networks, self._image_size)
         with in_turn(self.folder / ".test.writer"):  # the files of one test, also if two end at the same time
@@ -117,6 +123,18 @@ class EvaluationWriter(pl.Callback):
         except UsageError:  # it is not one, and may be replaced
             return False
         return earlier is not None and not is_partial(earlier)
+
+    def _is_of_another_run(self, results: dict[str, Any]) -> bool:
+        """Return whether the folder has a run and a test of its weights, and these are results of other weights."""
+        try:
+            earlier = read_test(self.folder / TEST_FILE)
+            row = read_row(self.folder / RESULT_FILE) if (self.folder / RESULT_FILE).exists() else {}
+        except UsageError:
+            return False
+        if earlier is None or not row.get("weights_digest"):
+            return False
+        is_of_run = [checkpoint_name(row, test.get("weights_digest") or "", None) for test in (earlier, results)]
+        return is_of_run[0] is not None and is_of_run[1] is None
 
     def _results(
         self, trainer: pl.Trainer, module: pl.LightningModule, labels: Tensor, probability: Tensor, predicted: Tensor

@@ -16,6 +16,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import (
     BackboneFinetuning,
     BaseFinetuning,
+    Checkpoint,
     DeviceStatsMonitor,
     EarlyStopping,
     GradientAccumulationScheduler,
@@ -145,8 +146,8 @@ def _problem_of_averaging(
     """
     epochs = trainer.max_epochs
     start = callback._swa_epoch_start
-    if epochs in (None, -1):
-        return "needs a number of epochs: set trainer.max_epochs"
+    if epochs in (None, -1) or trainer.max_steps != -1:
+        return "needs a number of epochs: set trainer.max_epochs, and leave trainer.max_steps out"
     if not callback.pl_module_contains_batch_norm(module):
         return "does not average networks without batch norms before they are saved: use WeightAveraging instead"
     if isinstance(start, int) and epochs is not None and start > epochs:
@@ -225,6 +226,8 @@ def explain_part(error: Exception) -> None:
         if _package(frame) not in libraries:
             return
         part = frame.f_locals.get("self")
+        if isinstance(part, Checkpoint):  # which saves what others cannot
+            return
         if isinstance(part, pl.Callback | Logger):
             option = "trainer.callbacks" if isinstance(part, pl.Callback) else "trainer.logger"
             reason = " ".join(f"{type(error).__name__} {error}".split())

@@ -18,7 +18,13 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from hsakd_pl import CIFAR100DataModule, ImageFolderDataModule, ImageNetDataModule, STL10DataModule
+from hsakd_pl import (
+    CIFAR100DataModule,
+    ImageFolderDataModule,
+    ImageNetDataModule,
+    STL10DataModule,
+    TinyImageNetDataModule,
+)
 from hsakd_pl.data.images import open_image
 from hsakd_pl.data.statistics import FILE, measure
 from hsakd_pl.errors import UsageError
@@ -552,3 +558,10 @@ def test_log_counts_the_images_of_every_split(tmp_path: Path, caplog: pytest.Log
     with caplog.at_level("INFO"):
         ready(tmp_path, None, mean="auto")
     assert "with images: 12 in train, 6 in val, 3 in test" in caplog.text
+
+
+@pytest.mark.parametrize(("kind", "classes"), [(CIFAR100DataModule, 100), (TinyImageNetDataModule, 200)])
+def test_data_set_to_be_downloaded_has_not_the_classes_of_another(tmp_path: Path, kind: Any, classes: int) -> None:
+    pictures(tmp_path / "Training", count=1)
+    assert kind(tmp_path, download=True).num_classes == classes
+    assert kind(tmp_path).num_classes == 3
