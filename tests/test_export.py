@@ -539,7 +539,7 @@ def test_export_command_mistakes_are_one_line(
         ([run, "--formats", "onnxx"], "onnxx"),
         ([run, "--formts", "onnx"], "formts"),
         ([run, "--checkpoint", "hpc"], "hpc_ckpt"),
-        ([run, "--images", "none"], "images: no image below none"),
+        ([run, "--images", "none"], "images: none does not exist"),
         ([run, "--data", "NoSuchModule"], "NoSuchModule"),
     ):
         assert message in small.error_of(capsys, lambda options=options: main(["export", *options, "o"])), options

@@ -164,7 +164,9 @@ def split_folder(folder: Path, name: str) -> Path:
     If there is none of that name, it is the only folder whose name usually denotes the same split.
     """
     exact = folder / name
-    if exact.exists():
+    with naming(exact):
+        is_named_so = exact.exists()
+    if is_named_so:
         return exact
     found = [path for path in class_paths(folder).values() if split_of(path.name) == split_of(name)]
     return _innermost(found[0], name) if len(found) == 1 else exact

@@ -117,7 +117,7 @@ def read_weight_file(path: str | Path) -> WeightFile:
 
 def as_weight_file(weights: Any, path: str) -> WeightFile:
     """Return the content of a weight file with what it says about its weights."""
-    content = weights if isinstance(weights, Mapping) else {}
+    content = _entries(weights, object)
     description = content.get("data", _description_next_to(Path(path)))
     return WeightFile(
         path=path,
