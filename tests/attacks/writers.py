@@ -22,11 +22,11 @@ def attack(folder: Path, count: int, seed: int) -> Iterator[str]:
     fit += ["--trainer.limit_train_batches", "2"]
     test = ["test", "--config", str(folder / "a.yaml"), "--ckpt_path", str(runs[0] / "last.ckpt")]
     test += ["--trainer.default_root_dir", "out"]
-    predict = ["predict", "--num_workers", "0", "--folder", "out"]
+    here = ["--num_workers", "0", "--folder", "out"]
     pairs: dict[str, list[list[str]]] = {
         "fit": [fit, fit],
         "test": [test, test],
-        "predict": [[*predict, str(run), str(images)] for run in runs],
+        "predict": [["predict", str(run), str(images), *here] for run in runs],
         "export": [["export", str(run), "out/student", "--formats", "safetensors", "pt2"] for run in runs],
         "report": [["report", str(folder / "runs"), "--html", "out/page.html"]] * 2,
         "bench": [[*bench, "0"], [*bench, "0"]],
