@@ -26,6 +26,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process with threads cannot be forked
 
 import torch
+from attacks.processes import PATIENCE, wait
 
 import hsakd_pl.files.text
 from hsakd_pl.cli.main import main
@@ -47,7 +48,6 @@ MOMENTS = ("half written", "before it is on the disk", "before it is renamed", "
 OTHER_FILE_SYSTEM = Path("/dev/shm")
 MOST = 20  # kills of one run, which otherwise might never finish on a busy machine
 VARYING = ("seconds", "device_hours", "images_per_second", "resumes", "config")
-PATIENCE = 600  # seconds after which a start counts as hanging
 
 
 def suicide() -> None:
@@ -116,17 +116,6 @@ def start(folder: Path, every_step: bool, aimed: tuple[str, int] | None = None) 
     finally:
         sys.stdout.flush()
         os._exit(status)
-
-
-def wait(pid: int, seconds: float) -> int | None:
-    """Wait for a process and return its exit status, negative after a signal, or None if it is still running."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.002)
-    return None
 
 
 def loaded(path: Path) -> Any:

@@ -96,7 +96,7 @@ def test_export_reads_no_configuration_that_a_run_names(monkeypatch: pytest.Monk
     monkeypatch.syspath_prepend(".")
     monkeypatch.delitem(sys.modules, "foreign", raising=False)
     run = run_with("hsakd_pl.yaml")
-    with pytest.raises(UsageError, match=r"the data of run/config.yaml: there is no such class"):
+    with pytest.raises(UsageError, match=r"the data of run/config.yaml: class not found"):
         data_of(run, [])
     assert not Path("executed").exists()
 

@@ -117,9 +117,7 @@ def _use_data_of(parser: "Parser", config: Path, data_options: Any, fit_options:
     try:
         parser.set_defaults({"data": data_options})
     except (AttributeError, ImportError) as error:
-        raise UsageError(
-            f"the data of {config}: there is no such class ({error}): choose another with --data"
-        ) from error
+        raise UsageError(f"the data of {config}: class not found ({error}): name another with --data") from error
 
 
 def _is_of_package(class_path: str) -> bool:

@@ -25,7 +25,7 @@ DIGITS = 12  # hexadecimal digits of a digest
 
 @dataclass(frozen=True)
 class SplitFacts:
-    """What is in a split as it was read, before a part of it was chosen or held out.
+    """Facts that identify the content of a whole split, before a part of it is chosen or held out.
 
     Two splits with equal facts are the same data, wherever their files are.
 

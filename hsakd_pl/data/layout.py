@@ -145,7 +145,7 @@ def _share_classes(folders: dict[str, Path]) -> bool:
 
 
 def _check_single_split(root: Path, flat: list[str], others: list[str]) -> None:
-    """Raise UsageError if folders of images have the names of several splits, which is no coincidence."""
+    """Raise UsageError if folders of images are named after several splits."""
     if len({split_of(name) for name in flat}) > 1:
         raise UsageError(
             f"{root} contains {_listed(flat)} without class folders next to {_listed(others)}: sort the images of "

@@ -36,7 +36,7 @@ def _updates(average: Any, steps: float) -> float:
 
 
 def _decay(average: Any) -> float:
-    """Return the decay, which the callback holds inside of a function alone; 0 if there is no such function."""
+    """Return the decay of an average, or 0 if it has none. Lightning keeps it in a closure, which is called here."""
     average_of = getattr(average, "_kwargs", {}).get("avg_fn")
     if average_of is None:
         return 0.0

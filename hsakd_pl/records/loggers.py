@@ -51,7 +51,7 @@ def logger_maker(folder: Path, checkpoint: Mapping[str, Any], training: bool) ->
     Args:
         folder: folder of the run.
         checkpoint: checkpoint of the run that is resumed or evaluated; empty for a new run.
-        training: whether training resumes there, so that what was logged after the checkpoint is no longer valid.
+        training: whether training resumes; entries logged after the checkpoint are then discarded.
     """
     runs = checkpoint.get("loggers", {})
 

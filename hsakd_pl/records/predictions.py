@@ -30,11 +30,11 @@ class PredictionWriter(BasePredictionWriter):
     """Write ``predictions.csv`` and ``predictions.jsonl``, with one row per image in the order of the data.
 
     Columns: image (its path, or its number, from 0, if the loader gives none), class, probability of that class,
-    agreement (the fraction of the transformations under which that class is the most probable), and instead of these
-    the error where there is no prediction. The lines of JSON contain the same, under ``top`` the most probable classes
-    with their probabilities, and under ``weights`` the digest of the weights. Batches are written as they arrive, to
-    new files that replace those of an earlier run at the end. On several devices each writes the files of its own rank.
-    A trial with ``fast_dev_run`` writes nothing.
+    agreement (the fraction of the transformations under which that class is the most probable), and error, which
+    replaces the other values if an image cannot be predicted. The lines of JSON contain the same, the most probable
+    classes with their probabilities (``top``), and the digest of the weights (``weights``). Batches are written as they
+    arrive, to new files that replace those of an earlier run at the end. On several devices each writes the files of
+    its own rank. A trial with ``fast_dev_run`` writes nothing.
 
     Args:
         folder: folder of the files.

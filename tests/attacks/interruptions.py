@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from attacks.material import PICTURES, SHORT, TABLE, pictures, trained
-from attacks.processes import interrupt, start, wait
+from attacks.processes import interrupt, start, traces, wait
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -55,10 +55,7 @@ def _interrupt(
         fault = check(place / "out")
         if status != expected:
             fault += f" status {status} instead of {expected}"
-        if "Traceback" in printed:
-            fault += " traceback"
-        if left := [path.name for path in place.rglob("*partial*")]:
-            fault += f" left {left}"
+        fault += traces(place, printed)
         if fault:
             yield f"{name} {number}, {signal.Signals(signum).name}: {fault.strip()}\n{printed[-1500:]}"
         shutil.rmtree(place)

@@ -65,6 +65,14 @@ def interrupt(pid: int, signum: int) -> int | None:
     return None
 
 
+def traces(folder: Path, printed: str) -> str:
+    """Return which tracebacks and temporary files a command has left."""
+    faults = " traceback" if "Traceback" in printed else ""
+    if left := [path.name for path in folder.rglob("*partial*")]:
+        faults += f" left {left}"
+    return faults
+
+
 def completed(arguments: list[str], folder: Path, log: Path) -> None:
     """Run a command to its end; raises AssertionError with its output if it fails."""
     status = wait(start(arguments, folder, log))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from attacks.material import SHORT, TABLE, config, pictures, trained
-from attacks.processes import start, wait
+from attacks.processes import start, traces, wait
 from hsakd_pl.export import load_student
 from hsakd_pl.files.weights import read_weights
 
@@ -58,10 +58,7 @@ def _race(
             fault = f"{type(error).__name__}: {error}"
         if 0 not in statuses or not {*statuses} <= {0, 2}:
             fault += f" statuses {statuses}"
-        if "Traceback" in printed:
-            fault += " traceback"
-        if left := [path.name for path in place.rglob("*partial*")]:
-            fault += f" left {left}"
+        fault += traces(place, printed)
         if fault:
             yield f"{name} {number}: {fault.strip()}\n{printed[-1500:]}"
         shutil.rmtree(place)

@@ -35,7 +35,7 @@ def library() -> ctypes.CDLL | None:
         try:
             folder = cache_folder()
             if folder is None:
-                raise OSError("there is no home folder to keep it in")
+                raise OSError("no home folder for the cache")
             loaded = _load(folder)
         except (OSError, UsageError) as error:  # read-only, full or owned by another user
             with TemporaryDirectory() as private:
