@@ -541,6 +541,8 @@ def test_export_command_mistakes_are_one_line(
         ([run, "--checkpoint", "hpc"], "hpc_ckpt"),
         ([run, "--images", "none"], "images: none does not exist"),
         ([run, "--data", "NoSuchModule"], "NoSuchModule"),
+        ([run, "--peer", "1"], "peer 1 has no effect"),
+        ([run, "--images", "photos", "--data.init_args.root", "x"], "--data.init_args.root has no effect with images"),
     ):
         assert message in small.error_of(capsys, lambda options=options: main(["export", *options, "o"])), options
     assert not Path("o").exists()

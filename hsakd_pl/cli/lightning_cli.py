@@ -15,7 +15,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_info
 
-from hsakd_pl.cli.arguments import REPLACED_BY, check_effective, check_order
+from hsakd_pl.cli.arguments import NEEDED_BY, REPLACED_BY, check_effective, check_order, check_used
 from hsakd_pl.cli.configuration import CONFIG_FILE, ConfigWriter, changes, check_replaceable, options_of
 from hsakd_pl.cli.help import describe_command
 from hsakd_pl.cli.mistakes import explain, first_and_last_line, unwrapped
@@ -147,19 +147,33 @@ class HSAKDCLI(LightningCLI):
                 "lr_scheduler has no effect without optimizer: set model.init_args.lr_scheduler for a schedule of the "
                 "recipe's optimizer"
             )
-        check_effective(self.arguments, {option: self._value_of(option) for option in REPLACED_BY})
+        deciding = (*REPLACED_BY, *(needed for needed, _ in NEEDED_BY.values()))
+        check_effective(self.arguments, {option: self._value_of(option) for option in deciding})
+        if self.subcommand != "fit":
+            self._check_used()
+            return
         trainer = self._get(self.config, "trainer")
-        if self.subcommand == "fit" and 0 < (trainer.max_epochs or 0) < (trainer.min_epochs or 0):
-            raise UsageError(
-                f"trainer.min_epochs {trainer.min_epochs} has no effect: trainer.max_epochs {trainer.max_epochs} is "
-                "less; raise that one, or leave min_epochs out"
-            )
+        for unit in ("epochs", "steps"):
+            least = trainer.get(f"min_{unit}") or 0
+            most = trainer.get(f"max_{unit}") or 0
+            if 0 < most < least:
+                raise UsageError(
+                    f"trainer.min_{unit} {least} has no effect: trainer.max_{unit} {most} is less; raise that one, or "
+                    f"leave min_{unit} out"
+                )
+
+    def _check_used(self) -> None:
+        """Raise UsageError for an option of the command line that an evaluation does not use."""
+        check_used(self.arguments, str(self.subcommand), self._get(self.config, "ckpt_path"))
 
     def _value_of(self, option: str) -> Any:
-        """Return the value of an option of the configuration or of the model; None if it is not set."""
+        """Return the value of an option of the configuration, the trainer or the model; None if it is not set."""
         part, _, name = option.partition(".")
         content = self._get(self.config, part)
-        return (content.get("init_args") or {}).get(name) if name else content
+        if not name:
+            return content
+        options = content if part == "trainer" else content.get("init_args")
+        return (options or {}).get(name)
 
     def _set_seed(self) -> None:
         """Seed all generators; raises UsageError for a fit without a seed, and for one that NumPy does not take."""

@@ -68,6 +68,11 @@ def check_effective_options(options: Namespace) -> None:
         raise UsageError(
             f"checkpoint {options.checkpoint} has no effect: {options.run} is not the folder of a run, leave it out"
         )
+    if options.images is not None and options.fit_options and options.int8 is None and options.run.is_dir():
+        raise UsageError(
+            f"{options.fit_options[0]} has no effect with images, on which the files are compared: leave one of them "
+            "out, or add int8"
+        )
     check_unrepeated("formats", options.formats or [])
 
 

@@ -44,13 +44,13 @@ def _folders(root: Path) -> Iterator[Path]:
 
     See cgroups(7) and proc_pid_mountinfo(5).
     """
-    paths: dict[str, str] = {}  # type of the file system -> path of the cgroup in its hierarchy
+    paths: dict[str, PurePosixPath] = {}  # type of the file system -> path of the cgroup in its hierarchy
     for line in (root / "proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers:
-            paths["cgroup2"] = path
+            paths["cgroup2"] = PurePosixPath(path)
         elif "cpu" in controllers.split(","):
-            paths["cgroup"] = path
+            paths["cgroup"] = PurePosixPath(path)
     for line in (root / "proc/self/mountinfo").read_text().splitlines():
         fields, _, rest = line.partition(" - ")
         kind, _, options = rest.split(" ", 2)
@@ -58,8 +58,8 @@ def _folders(root: Path) -> Iterator[Path]:
             mounted, mount_point = fields.split(" ")[3:5]
             top = root / mount_point.lstrip("/")
             # a container may see only a part of the hierarchy, or name its cgroup by a path from outside of it
-            path = PurePosixPath(paths[kind])
-            inner = path.relative_to(mounted) if path.is_relative_to(mounted) else PurePosixPath()
+            cgroup = paths[kind]
+            inner = cgroup.relative_to(mounted) if cgroup.is_relative_to(mounted) else PurePosixPath()
             within = [] if ".." in inner.parts else [inner, *inner.parents]
             yield from (top / part for part in {*within, PurePosixPath()})
 
