@@ -18,7 +18,7 @@ from attacks.processes import start, wait
 VALUES: tuple[Any, ...] = (None, True, -1, 1.5, 10**400, "x", "", [], {}, [[]], {"x": 1})
 CHECKPOINT_VALUES: tuple[Any, ...] = (None, True, -1, 1.5, "x", [], {}, torch.zeros(0), torch.zeros(2, 2))
 FILES = ("result.json", "test.json", "test_details.json", "metrics.csv", "config.yaml", "last.ckpt")
-LONGEST = 3  # entries of a list that are changed; the others are of the same kind
+LONGEST = 3  # entries of a list or a numbered dict that are changed; the others are of the same kind
 
 
 def attack(folder: Path, count: int, seed: int) -> Iterator[str]:
@@ -64,8 +64,9 @@ def places(content: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...
     """Yield the paths of all fields of nested dicts and lists."""
     if isinstance(content, dict):
         items: list[tuple[Any, Any]] = list(content.items())
-        if above and isinstance(next(iter(content.values()), None), torch.Tensor):
-            items = items[:LONGEST]  # the tensors of a network
+        first_key, first_value = next(iter(items), (None, None))
+        if above and (isinstance(first_value, torch.Tensor) or isinstance(first_key, int)):
+            items = items[:LONGEST]  # the tensors of a network, the states of an optimizer
     elif isinstance(content, list | tuple):
         items = list(enumerate(content))[:LONGEST]
     else:
