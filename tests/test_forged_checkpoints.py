@@ -91,3 +91,18 @@ def test_forged_field_is_refused_on_resume(
     before = Path("run/last.ckpt").read_bytes()
     assert "last.ckpt" in error_of(capsys, lambda: fit("--ckpt_path", "last"))
     assert Path("run/last.ckpt").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "place", ["loops/test_loop/batch_progress/total", "loops/test_loop", "callbacks/ResultWriter/spent"]
+)
+def test_evaluation_needs_no_progress_of_the_fit(
+    place: str, saved: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["main.py"])
+    content = deepcopy(saved)
+    forge(place, {"x": None})(content)
+    torch.save(content, "last.ckpt")
+    run("test", "--ckpt_path", "last.ckpt", trainer={"limit_test_batches": 1, "default_root_dir": "run"})
+    assert Path("run/test.json").is_file()
