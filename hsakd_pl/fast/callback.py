@@ -93,7 +93,7 @@ class Fast(pl.Callback):
 
     on_test_batch_start = on_predict_batch_start = on_validation_batch_start
 
-    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.end_evaluation.close()
 
     on_test_end = on_predict_end = on_validation_end

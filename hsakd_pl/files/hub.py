@@ -27,7 +27,7 @@ def obstacle(url: str | None = None) -> str | None:
         url: address on the host; by default that of the hub (``HF_ENDPOINT``).
     """
     from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
+    from huggingface_hub.utils import get_session  # type: ignore[attr-defined]  # documented, but not re-exported
 
     address = url or constants.ENDPOINT
     if constants.HF_HUB_OFFLINE:
@@ -51,7 +51,7 @@ def download(repository: str, **options: Any) -> Path:
     """
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.utils import validate_repo_id
+        from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # likewise
     except ImportError as error:
         raise no_hub(f"{repository} is not a folder here, and downloading it") from error
     hindrance = None
