@@ -561,7 +561,7 @@ def test_module_copied_during_evaluation_evaluates_its_own_weights() -> None:
 
     copies: list[Any] = []
     evaluate("test", make("baseline", num_classes=10), limit_test_batches=1, callbacks=[Copy()])
-    with torch.no_grad():
+    with torch.inference_mode():  # in which it was copied
         for parameter in copies[0].parameters():
             parameter.zero_()
         assert copies[0].classify(0, BATCH[0]).eq(0).all()
