@@ -42,6 +42,7 @@ def run(options: Namespace) -> None:
 
     import pytorch_lightning as pl
 
+    from hsakd_pl.cpu.threads import share_cores
     from hsakd_pl.data import ImageDataModule
     from hsakd_pl.files.lock import sole_writer
     from hsakd_pl.modules import BaselineModule
@@ -50,6 +51,7 @@ def run(options: Namespace) -> None:
     from hsakd_pl.runs.accelerator import check_accelerator
 
     check_accelerator(options.accelerator, "accelerator")
+    share_cores()
     student = find_student(source, options.network)
     data = ImageDataModule(
         predict_dir=options.images,
