@@ -106,8 +106,19 @@ def check_parts(checkpoint: Mapping[str, Any], origin: str) -> None:
         raise _invalid(f"pytorch-lightning_version: {error}", origin) from error
 
 
+def check_callback_states(checkpoint: Mapping[str, Any], origin: str) -> None:
+    """Raise UsageError for a state of one of this package's callbacks that is not valid.
+
+    Evaluations restore them, too.
+    """
+    for key, state in checkpoint.get("callbacks", {}).items():
+        name = key.partition("{")[0]  # Lightning adds a callback's arguments
+        if name in STATES:
+            _check(STATES[name], _with_lists(state), f"callbacks.{name}", origin)
+
+
 def check_states(trainer: pl.Trainer, checkpoint: Mapping[str, Any], origin: str) -> None:
-    """Raise UsageError for a state of a loop or callback that is not valid, before a fit resumes from it."""
+    """Raise UsageError for a state of a loop or of another callback that is not valid, before a fit resumes from it."""
     if not isinstance(checkpoint["loops"].get("fit_loop"), dict):
         raise _invalid("loops.fit_loop is missing", origin)
     missing = COUNTS - checkpoint["loops"]["fit_loop"].keys()
@@ -122,14 +133,9 @@ def check_states(trainer: pl.Trainer, checkpoint: Mapping[str, Any], origin: str
         raise _invalid("loops.fit_loop.state_dict.combined_loader is not a list", origin)
     for callback in callbacks_of(trainer):
         key = callback.state_key
-        if key not in checkpoint["callbacks"]:
-            continue
         name = type(callback).__name__
-        state = checkpoint["callbacks"][key]
-        if name in STATES:
-            _check(STATES[name], _with_lists(state), f"callbacks.{name}", origin)
-        else:
-            _compare(state, callback.state_dict(), f"callbacks.{name}", origin)
+        if key in checkpoint["callbacks"] and name not in STATES:
+            _compare(checkpoint["callbacks"][key], callback.state_dict(), f"callbacks.{name}", origin)
     means = checkpoint.get("means", {})
     if not isinstance(means, dict) or not all(_is_mean(mean) for mean in means.values()):
         raise _invalid("means is not a dictionary of sums and numbers of images", origin)
@@ -229,4 +235,4 @@ def _check(schema: Schema, value: Any, place: str, origin: str) -> None:
 
 
 def _invalid(reason: str, origin: str) -> UsageError:
-    return UsageError(f"{origin} cannot be resumed, it is damaged or of another run: {reason}")
+    return UsageError(f"{origin} cannot be used, it is damaged or of another run: {reason}")
