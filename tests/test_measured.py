@@ -329,13 +329,34 @@ def test_fit_that_trains_nothing_or_records_nothing_changes_no_file(words: list[
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 
-@pytest.mark.parametrize("name", ["result.json", "last.ckpt", "notes.txt"])
-def test_page_replaces_no_other_file(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [
+        ("--html", "result.json"),
+        ("--html", "notes.txt"),
+        ("--html", "index.html"),
+        ("--plot", "curves.png"),
+        ("--plot", "photo.svg"),
+        ("--plot", "last.ckpt"),
+    ],
+)
+def test_report_replaces_no_other_file(
+    option: str, name: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = folder / name
-    path.touch()
+    if not path.exists():
+        path.write_text("<title>Notes on hsakd report</title>, <dc:title>curves</dc:title>")
     before = path.read_bytes()
-    assert "is not a page" in error_of(capsys, lambda: main(["report", str(folder), "--html", str(path)]))
-    assert path.read_bytes() == before
+    message = error_of(capsys, lambda: main(["report", str(folder), option, str(path)]))
+    assert "was not written by a report" in message and path.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["page.html", "curves.png", "curves.svg", "curves.pdf", "curves"])
+def test_report_replaces_its_own_file(name: str, folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / name
+    for _ in range(2):
+        main(["report", str(folder), "--html" if name.endswith("html") else "--plot", str(path)])
+    assert path.stat().st_size > 1000
 
 
 @pytest.mark.parametrize("source", ["random", "other/last.ckpt"])

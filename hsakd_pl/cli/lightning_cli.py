@@ -227,8 +227,8 @@ class HSAKDCLI(LightningCLI):
             kwargs |= self._recording_options(config, best)
         try:
             trainer = super().instantiate_trainer(**kwargs)
-        except MisconfigurationException as error:  # Lightning's, of options that do not fit together or this machine
-            raise UsageError(f"trainer: {error}") from error
+        except (MisconfigurationException, ValueError) as error:  # of options that do not fit together or this machine
+            raise UsageError(f"trainer: {' '.join(str(error).split())}") from error
         if config.sync_batchnorm and trainer.strategy.root_device.type != "cuda":
             raise UsageError("trainer.sync_batchnorm needs GPUs: leave it out, or choose --trainer.accelerator gpu")
         return trainer

@@ -9,6 +9,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader
 
 from hsakd_pl.data import picture
+from hsakd_pl.errors import counted
 from hsakd_pl.export.checkpoint import Trained
 from hsakd_pl.export.formats import ExportedFile
 from hsakd_pl.files.escaping import for_markdown
@@ -165,9 +166,9 @@ def length_of(row: dict[str, Any]) -> str:
     """Return the planned length of a run: its epochs, or its optimizer steps if epochs are not limited."""
     epochs = row["protocol"].get("epochs")
     if epochs is not None:
-        return f"{epochs} epochs"
+        return counted(epochs, "epoch")
     steps = row.get("planned_steps")
-    return "unlimited epochs" if steps is None else f"{steps:,} steps"
+    return "unlimited epochs" if steps is None else counted(steps, "step")
 
 
 def front_matter(title: str, dataset: str, accuracies: dict[str, float], files: list[ExportedFile]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torchvision.transforms.v2.functional import to_dtype
 from hsakd_pl.data import Description, ImageDataModule
 from hsakd_pl.data.images import open_image
 from hsakd_pl.data.walk import image_paths
-from hsakd_pl.errors import UsageError
+from hsakd_pl.errors import UsageError, counted
 from hsakd_pl.files import local_path
 
 COMPARED_IMAGES = 32  # images whose logits are compared
@@ -59,7 +59,7 @@ def folder_pictures(folder: str | Path, description: Description, count: int = C
     """Return the first ``count`` images below a folder, at the student's size; raises UsageError if there is none."""
     paths = image_paths(local_path("images", folder), "images")[:count]
     images = torch.stack([description.transform(open_image(path, description.resize)) for path in paths])
-    return Pictures(images, f"{len(images)} images of {folder}")
+    return Pictures(images, f"{counted(len(images), 'image')} of {folder}")
 
 
 def sample_pictures(description: Description) -> Pictures:
@@ -79,7 +79,7 @@ def find_pictures(data: ImageDataModule | None, folder: str | Path | None, descr
     if data is not None:
         try:
             images = first_images(data, description, "test", COMPARED_IMAGES)
-            return Pictures(images, f"{len(images)} test images of {type(data).__name__}")
+            return Pictures(images, f"{counted(len(images), 'test image')} of {type(data).__name__}")
         except UsageError as error:
             if data.splits:
                 raise

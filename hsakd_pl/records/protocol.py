@@ -12,6 +12,7 @@ import torch
 import torchvision
 
 from hsakd_pl.data.fingerprint import saved_facts
+from hsakd_pl.errors import counted
 from hsakd_pl.files.weights import WeightFile
 from hsakd_pl.modules.build import PRETRAINED, RANDOM
 from hsakd_pl.records.callbacks import tuned_values
@@ -73,7 +74,7 @@ def machine(trainer: pl.Trainer) -> dict[str, Any]:
     for package in (torch, torchvision, pl):
         versions[package.__name__] = package.__version__
     return {
-        "device": torch.cuda.get_device_name() if is_cuda else f"CPU, {os.cpu_count()} cores",
+        "device": torch.cuda.get_device_name() if is_cuda else f"CPU, {counted(os.cpu_count() or 1, 'core')}",
         "devices": trainer.world_size,
         "precision": trainer.precision,
         "versions": versions,

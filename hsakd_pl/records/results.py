@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, Timer
 from pytorch_lightning.utilities import rank_zero_info
 
-from hsakd_pl.errors import UsageError
+from hsakd_pl.errors import UsageError, counted
 from hsakd_pl.files import replacing
 from hsakd_pl.files.weights import read_weights, weights_digest
 from hsakd_pl.modules.budget import check_minimum, is_whole_epoch, planned_steps, steps_of_epochs
@@ -204,8 +204,10 @@ class ResultWriter(pl.Callback):
         return epochs if self.max_epochs == -1 else min(epochs, self.max_epochs)
 
     def _progress(self, trainer: pl.Trainer) -> str:
-        planned = "" if self.planned_steps is None else f" of {self.planned_steps:,}"
-        return f"{trainer.global_step:,}{planned} steps, in {self._epochs(trainer)} complete epochs"
+        steps = counted(trainer.global_step, "step")
+        if self.planned_steps is not None:
+            steps = f"{trainer.global_step:,} of {counted(self.planned_steps, 'step')}"
+        return f"{steps}, in {counted(self._epochs(trainer), 'complete epoch')}"
 
     def _explain_no_training(self, trainer: pl.Trainer, finished: bool) -> None:
         """Log why nothing was trained; raise UsageError if a callback keeps the run from finishing."""
@@ -215,7 +217,7 @@ class ResultWriter(pl.Callback):
                 "further, remove EarlyStopping from trainer.callbacks"
             )
         elif finished or not trainer.should_stop:
-            rank_zero_info(f"Nothing is left to train: the run has its {self._epochs(trainer)} epochs")
+            rank_zero_info(f"Nothing is left to train: the run has its {counted(self._epochs(trainer), 'epoch')}")
         else:
             raise UsageError(f"the run has {self._progress(trainer)}, but {_stopping_option(trainer)}")
 

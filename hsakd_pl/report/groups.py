@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hsakd_pl.errors import counted
 from hsakd_pl.recipes import ALL_RECIPES, Recipe
 from hsakd_pl.records.formats import Row
 from hsakd_pl.records.measured import is_validated, reasons_against_test_of, test_accuracy
@@ -143,7 +144,7 @@ def _marks_of_run(row: Row) -> list[str]:
     if not is_validated(row):
         step = row.get("last_val_step")
         last_validation = f"its last validation was in step {step}" if step else "it was never validated"
-        marks.append(f"{row['folder']} has {row.get('steps')} steps, {last_validation}")
+        marks.append(f"{row['folder']} has {counted(row.get('steps') or 0, 'step')}, {last_validation}")
     reasons = reasons_against_test_of(row)
     if reasons:
         marks.append(f"the test in {row['folder']} does not count: {', '.join(reasons)}")

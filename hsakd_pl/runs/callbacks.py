@@ -28,7 +28,7 @@ from pytorch_lightning.callbacks import (
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_info
 
-from hsakd_pl.errors import UsageError, did_you_mean, require
+from hsakd_pl.errors import UsageError, counted, did_you_mean, require
 from hsakd_pl.modules.trainers import callbacks_of, is_trial
 
 # Callbacks whose state checkpoints do not contain, and what they lack
@@ -151,7 +151,7 @@ def _problem_of_averaging(
     if not callback.pl_module_contains_batch_norm(module):
         return "does not average networks without batch norms before they are saved: use WeightAveraging instead"
     if isinstance(start, int) and epochs is not None and start > epochs:
-        return f"begins in epoch {start}, but the fit has {epochs} epochs: lower its swa_epoch_start"
+        return f"begins in epoch {start}, but the fit has {counted(epochs, 'epoch')}: lower its swa_epoch_start"
     return None
 
 
@@ -205,9 +205,10 @@ def explain_stop(trainer: pl.Trainer, error: Exception) -> None:
     interval = trainer.val_check_interval
     is_per_epoch = trainer.check_val_every_n_epoch is not None
     if isinstance(interval, int) and is_per_epoch and interval > trainer.num_training_batches:
+        batches = counted(int(trainer.num_training_batches), "batch")
         raise UsageError(
-            f"trainer.val_check_interval is {interval}, but an epoch has {trainer.num_training_batches} batches: "
-            "lower it, or set trainer.check_val_every_n_epoch null to count batches across epochs"
+            f"trainer.val_check_interval is {interval}, but an epoch has {batches}: lower it, or set "
+            "trainer.check_val_every_n_epoch null to count batches across epochs"
         ) from error
     if isinstance(error, MisconfigurationException):
         raise UsageError(f"trainer: {' '.join(str(error).split())}") from error
