@@ -16,7 +16,7 @@ from hsakd_pl.files.escaping import for_markdown
 from hsakd_pl.files.weights import weights_digest
 from hsakd_pl.networks.cost import multiply_adds
 from hsakd_pl.recipes.data_sets import PUBLISHED_DATA
-from hsakd_pl.records.formats import RESULT_FILE, TEST_FILE, read_row, read_test
+from hsakd_pl.records.formats import RESULT_FILE, TEST_FILE, for_weights, read_row, read_test
 from hsakd_pl.records.measured import checkpoint_name, fingerprint_of, is_validated, reasons_against, validated_in_part
 from hsakd_pl.report.groups import groups
 
@@ -51,11 +51,12 @@ def results(trained: Trained) -> tuple[dict[str, Any], dict[str, float]]:
         measured["validation accuracy"] = row.get("metrics", {}).get(f"val/{peer_prefix}acc")
     elif name == "best" and not peer_prefix and not validated_in_part(row):
         measured["validation accuracy"] = row["best_val_acc"]
-    test = read_test(path.with_name(TEST_FILE)) or {}
-    is_of_weights = test.get("weights_digest") == trained.digest
-    if test and not reasons_against(test, is_of_weights, fingerprint_of(row)):
-        measured["test accuracy"] = test.get(f"{peer_prefix}acc")
-        measured["test accuracy, top-5"] = test.get(f"{peer_prefix}acc_top5")
+    for file_name in (for_weights(TEST_FILE, trained.digest), TEST_FILE):
+        test = read_test(path.with_name(file_name)) or {}
+        is_of_weights = test.get("weights_digest") == trained.digest
+        if test and not reasons_against(test, is_of_weights, fingerprint_of(row)):
+            measured["test accuracy"] = test.get(f"{peer_prefix}acc")
+            measured["test accuracy, top-5"] = test.get(f"{peer_prefix}acc_top5")
     accuracies = {name: 100 * accuracy for name, accuracy in measured.items() if accuracy is not None}
     return row, accuracies
 

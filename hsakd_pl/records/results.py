@@ -30,8 +30,8 @@ class ResultWriter(pl.Callback):
     planned, last and best validation accuracy in [0, 1] and the step of the last validation, all last metrics, cost
     (seconds, device-hours, training images/s of all devices, resumes), device, versions, commit, and the changes that a
     resumed run made from some step on. Checkpoints carry this state, so that a run without epochs left to train can
-    still write it. A run is ``finished`` when it has taken its planned steps, or when early stopping ended it. Only
-    another finished run replaces the file of a finished run.
+    still write it. A run is ``finished`` when it has taken its planned steps, or when early stopping ended it. From the
+    first further step on, a finished run that is extended is unfinished, as its checkpoint then is.
 
     Args:
         folder: folder of the file.
@@ -168,7 +168,10 @@ class ResultWriter(pl.Callback):
         self.spent["train_seconds"] += now - self._since_batch
         self.spent["images"] += len(batch[1]) * trainer.world_size
         self._since_batch = now
+        begins = not self._trained
         self._trained = True
+        if begins and is_finished(self.path):  # its checkpoint is about to be replaced
+            self._write(trainer, finished=False)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.metrics = self.val_metrics | finite(trainer.callback_metrics)
@@ -248,8 +251,7 @@ class ResultWriter(pl.Callback):
         return self.spent["seconds"] + (time.monotonic() - self._since_start if self._since_start else 0.0)
 
     def _write(self, trainer: pl.Trainer, finished: bool) -> None:
-        replaces_result = not finished and is_finished(self.path)
-        if is_trial(trainer) or not trainer.is_global_zero or replaces_result:
+        if is_trial(trainer) or not trainer.is_global_zero:
             return
         with replacing(self.path) as file:
             json.dump(self._row(trainer, finished), file, indent=1, allow_nan=False)
