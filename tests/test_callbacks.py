@@ -18,11 +18,12 @@ from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.tuner import Tuner
 from small import MODULES, error_of, loader, make, trainer
 from small import run as command
-from torch.optim.lr_scheduler import ChainedScheduler, ConstantLR, LambdaLR, SequentialLR
+from torch.optim.lr_scheduler import ChainedScheduler, ConstantLR, CosineAnnealingLR, LambdaLR, SequentialLR, StepLR
 
 from hsakd_pl import DigitsDataModule, HSAKDModule
 from hsakd_pl.errors import UsageError
 from hsakd_pl.methods import CRDModule
+from hsakd_pl.runs.callbacks import check_callbacks
 from hsakd_pl.runs.states import check_schedules
 
 
@@ -238,6 +239,27 @@ def test_callback_that_does_not_fit_is_one_line(
     assert message in error_of(capsys, lambda: command("fit", trainer={**sanity, **further, "callbacks": [callback]}))
     trained = options == "train_loss"  # the names of training metrics are known after an epoch
     assert Path("runs/BaselineModule/metrics.csv").exists() == trained
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"backbone_lr": 0.001}, "sets one rate for all parameters"),
+        ({"warmup_epochs": 1}, "starts the warm-up with the rate that it should end with"),
+        ({"lr_scheduler": partial(LambdaLR, lr_lambda=lambda epoch: 1.0)}, "leaves LambdaLR at the learning rate"),
+        ({"lr_scheduler": partial(CosineAnnealingLR, T_max=2)}, "leaves CosineAnnealingLR at the learning rate"),
+    ],
+)
+def test_search_of_a_learning_rate_that_a_schedule_forgets_raises(options: dict[str, Any], said: str) -> None:
+    search = callbacks.LearningRateFinder()
+    with pytest.raises(UsageError, match=f"LearningRateFinder {said}"):
+        check_callbacks(trainer(callbacks=[search]), make("teacher", **options))
+
+
+def test_search_of_a_learning_rate_is_accepted_with_relative_schedules() -> None:
+    run = trainer(callbacks=[callbacks.LearningRateFinder()])
+    check_callbacks(run, make("teacher", milestones=[1]))
+    check_callbacks(run, make("teacher", lr_scheduler=partial(StepLR, step_size=2)))
 
 
 def of_lightning(name: str, **options: Any) -> dict[str, Any]:

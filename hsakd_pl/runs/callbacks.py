@@ -20,6 +20,7 @@ from pytorch_lightning.callbacks import (
     DeviceStatsMonitor,
     EarlyStopping,
     GradientAccumulationScheduler,
+    LearningRateFinder,
     LearningRateMonitor,
     ModelCheckpoint,
     ModelPruning,
@@ -38,6 +39,10 @@ NEVER: dict[type[pl.Callback], str] = {
 }
 # Callbacks that prepare an epoch at its start, which a run that is resumed inside the epoch leaves out
 BETWEEN_EPOCHS: tuple[type[pl.Callback], ...] = (StochasticWeightAveraging,)
+
+
+# Schedules that multiply the rate of the step before, and do not know that of the start
+RELATIVE_SCHEDULES = ("ExponentialLR", "MultiStepLR", "MultiplicativeLR", "ReduceLROnPlateau", "StepLR")
 
 
 def resumes_inside_epochs(callbacks: Iterable[pl.Callback]) -> bool:
@@ -130,10 +135,31 @@ def _problem(callback: pl.Callback, trainer: pl.Trainer, module: pl.LightningMod
         return "needs weights in PyTorch's own order: set model.init_args.fast false"
     if isinstance(callback, StochasticWeightAveraging):
         return _problem_of_averaging(callback, trainer, module)
+    if isinstance(callback, LearningRateFinder):
+        return _problem_of_search(module)
     logging = DeviceStatsMonitor | LearningRateMonitor
     if isinstance(callback, logging) and not trainer.loggers and not is_trial(trainer):
         return "needs a logger: set trainer.logger, for example to TensorBoardLogger"
     return None
+
+
+def _problem_of_search(module: pl.LightningModule) -> str | None:
+    """Return which options of a module would overrule the learning rate that is found, or be overruled by it.
+
+    Lightning sets the rate of all parameter groups, while schedules have been built with the one before.
+    """
+    if getattr(module, "backbone_lr", None) is not None:
+        return "sets one rate for all parameters: leave backbone_lr out"
+    if getattr(module, "warmup_epochs", 0):
+        return "starts the warm-up with the rate that it should end with: set warmup_epochs 0"
+    make_schedule = getattr(module, "lr_scheduler", None)
+    if make_schedule is None:
+        return None
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+    name = type(make_schedule(optimizer)).__name__
+    if name in RELATIVE_SCHEDULES:
+        return None
+    return f"leaves {name} at the learning rate before the search: choose {' or '.join(RELATIVE_SCHEDULES)}, or set lr"
 
 
 def _problem_of_averaging(
