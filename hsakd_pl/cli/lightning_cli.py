@@ -146,8 +146,7 @@ class HSAKDCLI(LightningCLI):
                 "lr_scheduler has no effect without optimizer: set model.init_args.lr_scheduler for a schedule of the "
                 "recipe's optimizer"
             )
-        deciding = (*REPLACED_BY, *(needed for needed, _ in NEEDED_BY.values()))
-        check_effective(self.arguments, {option: self._value_of(option) for option in deciding})
+        self._check_effective()
         if self.subcommand != "fit":
             self._check_used()
             return
@@ -160,6 +159,11 @@ class HSAKDCLI(LightningCLI):
                     f"trainer.min_{unit} {least} has no effect: trainer.max_{unit} {most} is less; raise that one, or "
                     f"leave min_{unit} out"
                 )
+
+    def _check_effective(self) -> None:
+        """Raise UsageError for an option of the command line that the value of another one leaves without effect."""
+        deciding = (*REPLACED_BY, *(needed for needed, _ in NEEDED_BY.values()))
+        check_effective(self.arguments, {option: self._value_of(option) for option in deciding})
 
     def _check_used(self) -> None:
         """Raise UsageError for an option of the command line that an evaluation does not use."""

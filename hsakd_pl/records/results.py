@@ -170,7 +170,7 @@ class ResultWriter(pl.Callback):
         self._since_batch = now
         begins = not self._trained
         self._trained = True
-        if begins and is_finished(self.path):  # its checkpoint is about to be replaced
+        if begins and not is_trial(trainer) and is_finished(self.path):  # its checkpoint is about to be replaced
             self._write(trainer, finished=False)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
