@@ -390,7 +390,8 @@ def test_tests_of_last_and_other_weights_are_both_kept(folder: Path) -> None:
     run("test", "--ckpt_path", "best", **options(folder, limit_test_batches=1))
     assert other.read_bytes() == whole
     export_student(folder / "best.ckpt", "out", ["safetensors"])
-    assert f"test accuracy: {100 * content['acc']:.2f}" in Path("out/README.md").read_text()
+    card = Path("out/README.md").read_text().partition("## Files")[0]
+    assert "test accuracy" in card and f"{100 * content['acc']:.2f} %" in card
 
 
 def test_test_of_last_weights_takes_its_name_from_an_earlier_one(folder: Path) -> None:
@@ -414,6 +415,17 @@ def test_name_of_an_earlier_test_is_no_path(digest: str, folder: Path) -> None:
     run("test", "--ckpt_path", "last", **options(folder))
     assert json.loads((folder / "test_earlier.json").read_text())["weights_digest"] == digest
     assert is_tested(folder)
+
+
+def test_test_of_a_row_without_digests_is_marked(folder: Path) -> None:
+    for name in ("result.json", "test.json"):
+        content = json.loads((folder / name).read_text())
+        earlier = {key: value for key, value in content.items() if "weights_digest" not in key}
+        (folder / name).write_text(json.dumps(earlier))
+    accuracy, marks, page = shown(folder)
+    assert accuracy is not None
+    for text in (marks, page):
+        assert "counts by its epoch, the weights are not recorded" in text
 
 
 def test_run_without_time_is_not_said_to_have_all_its_epochs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -148,6 +148,8 @@ def _marks_of_run(row: Row) -> list[str]:
     reasons = reasons_against_test_of(row)
     if reasons:
         marks.append(f"the test in {row['folder']} does not count: {', '.join(reasons)}")
+    elif row.get("test") and "weights_digest" not in row:
+        marks.append(f"the test in {row['folder']} counts by its epoch, the weights are not recorded")
     elif row["test"] and _precision(row) not in (None, row["test"].get("precision")):
         marks.append(f"the test in {row['folder']} ran in {row['test'].get('precision')}")
     return marks
