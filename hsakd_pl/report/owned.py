@@ -7,7 +7,7 @@ from hsakd_pl.files import naming
 REPORT_TITLE = "hsakd report"
 # Title of a report as it is stored in a page, and in the pictures that matplotlib writes
 STORED_TITLES = (
-    f" – {REPORT_TITLE}</title>",
+    f" \u2013 {REPORT_TITLE}</title>",
     f"<dc:title>{REPORT_TITLE}</dc:title>",
     f"/Title ({REPORT_TITLE})",
     f"tEXtTitle\0{REPORT_TITLE}",
