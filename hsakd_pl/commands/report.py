@@ -46,9 +46,9 @@ def report(
     from hsakd_pl.report.table import as_text, find_group
 
     folder = local_path("folder", folder)
-    for option, file in (("plot", plot), ("html", html)):
-        if file is not None and not is_of_report(local_path(option, file)):
-            raise UsageError(f"{option}: {file} exists and was not written by a report: name another file")
+    for option, path in (("plot", plot), ("html", html)):
+        if path is not None and not is_of_report(local_path(option, path)):
+            raise UsageError(f"{option}: {path} exists and was not written by a report: name another file")
     rows = collect(folder)
     rows_file = folder / "rows.jsonl"
     try:

@@ -125,7 +125,7 @@ def match_weights(
     if fresh:
         rank_zero_info(
             f"{origin}: {counted(len(matching), 'tensor')} loaded; the last layers of the heads "
-            f"({counted(len(fresh), 'tensor')}) stay fresh, for {counted(network.num_classes, 'class')}"
+            f"({counted(len(fresh), 'tensor')}) stay fresh, for {network.num_classes} classes"
         )
     if backbone_alone:
         rank_zero_info(f"{origin} holds a backbone alone: the branches keep their weights")
