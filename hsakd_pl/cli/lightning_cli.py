@@ -75,7 +75,18 @@ class HSAKDCLI(LightningCLI):
             "seed_everything_default": 0,
             "trainer_defaults": {"enable_model_summary": False},  # the package prints its own summary
         }
+        given = options.get("args")
+        self.arguments = sys.argv[1:] if given is None else list(given)
         super().__init__(model, data, **defaults | options)
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override] # called on the instance only
+        """Return the command that is called, with Lightning's arguments that are no options; else all of them.
+
+        The parser of each takes as long to build as a command line takes to parse.
+        """
+        every = LightningCLI.subcommands()
+        called = self.arguments[0] if self.arguments else ""
+        return {called: every[called]} if called in every else every
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         parser = Parser(**kwargs)
@@ -84,7 +95,6 @@ class HSAKDCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments; raises UsageError for arguments that the parser refuses."""
-        self.arguments = sys.argv[1:] if args is None else list(args)
         check_order(self.arguments)
         try:
             super().parse_arguments(parser, args)

@@ -36,10 +36,6 @@ SECONDS_TO_OBEY = 5  # a process in the middle of a step obeys a signal after it
 class ParsedFit(HSAKDCLI):
     """Parse the options of ``fit`` as they would take effect, without building or running anything."""
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        return {"fit": HSAKDCLI.subcommands()["fit"]}
-
     def _set_seed(self) -> None:
         """Seed nothing."""
 
