@@ -79,9 +79,10 @@ def test_abbreviated_option_of_a_command_raises(option: str, capsys: pytest.Capt
     assert "unrecognized arguments" in error_of(capsys, lambda: main(["report", "runs", option, "md"]))
 
 
-def test_half_precision_on_a_cpu_raises(capsys: pytest.CaptureFixture[str]) -> None:
-    message = error_of(capsys, lambda: run("fit", "--trainer.precision=16-true"))
-    assert message.startswith("trainer.precision: 16-true") and "bf16-true" in message
+@pytest.mark.parametrize("precision", ["16-true", "16-mixed", "16"])
+def test_half_precision_on_a_cpu_raises(precision: str, capsys: pytest.CaptureFixture[str]) -> None:
+    message = error_of(capsys, lambda: run("fit", f"--trainer.precision={precision}"))
+    assert message.startswith(f"trainer.precision: {precision} makes a CPU") and "32-true" in message
 
 
 @pytest.mark.skipif(not hasattr(callbacks, "EMAWeightAveraging"), reason="Lightning 2.6 brought it")

@@ -42,6 +42,7 @@ def test_fit_writes_a_complete_result_row() -> None:
     assert row["best_val_acc"] == best and row["best_val_acc"] >= row["last_val_acc"]
     assert row["last_val_acc"] == row["metrics"]["val/acc"] and "train/loss" in row["metrics"]
     assert row["versions"]["torch"] == torch.__version__
+    assert row["cpu"]["threads"] == torch.get_num_threads() and row["cpu"]["model"] in row["device"]
     assert 0 < 2 * 2 * 64 / row["images_per_second"] <= row["seconds"]
     assert row["commit"] is None or len(row["commit"].removesuffix("-dirty")) == 40
 

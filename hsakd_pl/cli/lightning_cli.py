@@ -20,6 +20,7 @@ from hsakd_pl.cli.configuration import CONFIG_FILE, ConfigWriter, changes, check
 from hsakd_pl.cli.help import describe_command
 from hsakd_pl.cli.mistakes import explain, first_and_last_line, unwrapped
 from hsakd_pl.cli.parser import Parser, program, resume_command, run_folder
+from hsakd_pl.cpu.threads import share_cores
 from hsakd_pl.data import Description, FeatureDataModule, ImageDataModule
 from hsakd_pl.data.description import read_description
 from hsakd_pl.errors import UsageError
@@ -245,6 +246,8 @@ class HSAKDCLI(LightningCLI):
             raise UsageError(f"trainer: {' '.join(str(error).split())}") from error
         if config.sync_batchnorm and trainer.strategy.root_device.type != "cuda":
             raise UsageError("trainer.sync_batchnorm needs GPUs: leave it out, or choose --trainer.accelerator gpu")
+        environment = trainer._accelerator_connector.cluster_environment
+        share_cores(1 if environment.creates_processes_externally else trainer.num_devices)
         return trainer
 
     def _recording_options(self, config: Namespace, best: BestCheckpoint) -> dict[str, Any]:

@@ -36,12 +36,14 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Export, then print what was written."""
+    from hsakd_pl.cpu.threads import share_cores
     from hsakd_pl.export.export import export_student
     from hsakd_pl.export.formats import EXPORT_FORMATS
     from hsakd_pl.files import local_path
     from hsakd_pl.runs.checkpoints import find_checkpoint
 
     check_effective_options(options)
+    share_cores()
     source = local_path("RUN", options.run)
     checkpoint = find_checkpoint(options.checkpoint, source) if source.is_dir() else source
     exported = export_student(

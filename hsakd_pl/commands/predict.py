@@ -41,6 +41,7 @@ def run(options: Namespace) -> None:
     """Predict, and print where the predictions are."""
     import pytorch_lightning as pl
 
+    from hsakd_pl.cpu.threads import share_cores
     from hsakd_pl.data import ImageDataModule
     from hsakd_pl.data.limits import images_per_pass
     from hsakd_pl.files.lock import sole_writer
@@ -50,6 +51,7 @@ def run(options: Namespace) -> None:
     from hsakd_pl.runs.accelerator import check_accelerator
 
     check_accelerator(options.accelerator, "accelerator")
+    share_cores()
     student = find_student(options.source, options.network)
     batch_size = options.batch_size
     if batch_size is None:
