@@ -203,6 +203,11 @@ def for_weights(name: str, digest: str) -> str:
     return f"{path.stem}_{digest[:12]}{path.suffix}"
 
 
+def ensemble_title(name: str) -> str:
+    """Return the words for the name that ``test.json`` has for an ensemble or an early exit."""
+    return name.replace("_all_views", ", all views").replace("_", " ")
+
+
 def is_finished(path: Path) -> bool:
     """Return True if a run that has ended wrote the ``result.json`` at ``path``; early versions wrote no others."""
     return _exists(path) and read_row(path).get("finished", True)
