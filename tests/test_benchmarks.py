@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from small import norms
 
 import hsakd_pl
 from benchmarks import plain, results
-from benchmarks.__main__ import GROUPS, TABLE_DEFAULTS, main, parser, variants_of
+from benchmarks.__main__ import GROUPS, TABLE_DEFAULTS, check, main, parser, variants_of
 from benchmarks.cases import METHOD_COSTS, NAMED, TABLE, Case, comparison_methods, find
 from benchmarks.loops import BareLoop, SyntheticDataModule
 from benchmarks.machine import processor
@@ -315,6 +317,17 @@ def test_stored_rows_are_rendered(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "| `student:a-b batch 4` | 10 ms (1.00) | 9 ms (1.11) | 8 ms (1.25) | 1,024 | 1,024 | 1,024 |" in document
     assert results.rendered(document, results.short_table) == document
     assert len(results.long_table(results.read(path))) == 2 + len(variants) + 1
+
+
+@pytest.mark.parametrize("name", ["benchmarks/README.md", "docs/speed.md", "Makefile"])
+def test_documented_benchmark_commands_are_valid(name: str) -> None:
+    text = (CHECKOUT / name).read_text().replace("\\\n", " ")
+    commands = re.findall(r"^.*(?:python|RUN\)) -m benchmarks\b([^`]*?)(?:>.*)?$", text, re.MULTILINE)
+    assert len(commands) >= 2
+    for command in commands:
+        options = parser().parse_args(shlex.split(command, comments=True))
+        variants = variants_of(options)
+        check(options, [find(case) for case in options.cases if case not in (*GROUPS, "render")], variants)
 
 
 @pytest.mark.parametrize(
