@@ -134,7 +134,10 @@ def fit_command(case: Case, variant: Variant, options: Namespace, pipe: int, fol
 
 
 def run(command: str, tree: Tree, folder: Path) -> tuple[float, int]:
-    """Run a whole command in a new folder; returns its seconds, and the bytes of memory of its largest process."""
+    """Run a whole command in a new folder; returns its seconds, and the bytes of memory of its largest process.
+
+    The memory is never below that of this process (100 MB), where ``getrusage`` starts.
+    """
     program, *arguments = shlex.split(command)
     words = [tree.python, *PROGRAMS[program], *arguments] if program in PROGRAMS else [program, *arguments]
     tree.prepare(folder)
