@@ -21,9 +21,8 @@ from hsakd_pl.errors import UsageError
 
 PROGRAMS = {"hsakd": ["-m", "hsakd_pl"], "python": []}  # run by the interpreter of a tree
 # Ends itself when its parent has gone, even if that was killed.
-BUSY = """import os
-parent = os.getppid()
-while os.getppid() == parent:
+BUSY = """import os, sys
+while os.getppid() == int(sys.argv[1]):
     for _ in range(100_000):
         pass
 """
@@ -158,7 +157,8 @@ def run(command: str, tree: Tree, folder: Path) -> tuple[float, int]:
 @contextmanager
 def busy(count: int) -> Iterator[None]:
     """Keep ``count`` cores busy meanwhile."""
-    processes = [subprocess.Popen([sys.executable, "-c", BUSY], start_new_session=True) for _ in range(count)]
+    command = [sys.executable, "-c", BUSY, str(os.getpid())]
+    processes = [subprocess.Popen(command, start_new_session=True) for _ in range(count)]
     try:
         yield
     finally:
