@@ -21,8 +21,8 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     model_name = re.search(r"model name\s*: (.*)", text)
     name = model_name[1] if model_name else platform.processor()
     flags = set(text.split())
-    found = [instructions for flag, instructions in INSTRUCTION_SETS.items() if flag in flags]
-    return f"{name}, {found[0] if found else platform.machine()}"
+    supported = [instructions for flag, instructions in INSTRUCTION_SETS.items() if flag in flags]
+    return f"{name}, {supported[0] if supported else platform.machine()}"
 
 
 def device_name(device: str) -> str:

@@ -114,6 +114,6 @@ def receive(connection: Connection) -> dict[str, Any] | None:
 
 def environment() -> dict[str, Any]:
     """Return what the speed of this process depends on, and the file of the package that it uses."""
-    known = software()
-    known["versions"]["torch"] = torch.__version__  # with the build, which the package's metadata lack
-    return {"threads": torch.get_num_threads(), "package": hsakd_pl.__file__, **known}
+    details = software()
+    details["versions"]["torch"] = torch.__version__  # with the build, which the package's metadata lack
+    return {"threads": torch.get_num_threads(), "package": hsakd_pl.__file__, **details}

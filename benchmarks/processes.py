@@ -63,12 +63,12 @@ class Worker:
         self.name = f"{case.name} {variant.name}"
         self.tree = tree
         self.folder = folder
-        self.connection, theirs = Pipe()
+        self.connection, worker_end = Pipe()
         describe = fit_command if variant.loop == "fit" else loop_command
         folder.mkdir()
-        command = [tree.python, "-m", *describe(case, variant, options, theirs.fileno(), folder)]
-        self.process = start(command, tree, folder, theirs.fileno())
-        theirs.close()
+        command = [tree.python, "-m", *describe(case, variant, options, worker_end.fileno(), folder)]
+        self.process = start(command, tree, folder, worker_end.fileno())
+        worker_end.close()
 
     def open(self) -> dict[str, Any]:
         """Wait for the first steps; returns what they cost, and what the speed depends on."""

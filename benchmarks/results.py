@@ -108,7 +108,7 @@ def long_table(rows: dict[str, Row]) -> list[str]:
     lines = [row_of(heads), row_of(["---"] * len(heads))]
     for name, row in rows.items():
         for variant, numbers in without(row, "environment").items():
-            known = row["environment"] | numbers
+            details = row["environment"] | numbers
             interval = numbers.get("times_interval")
             first_step = numbers.get("first_step_seconds")
             cells = [
@@ -120,11 +120,11 @@ def long_table(rows: dict[str, Row]) -> list[str]:
                 f"{interval[0]:.2f} to {interval[1]:.2f}" if interval else "-",
                 megabytes(numbers),
                 f"{first_step:.1f}" if first_step else "-",
-                known.get("threads") or "-",
-                known.get("spin_count") or "-",
-                known["commit"],
-                known["versions"]["torch"],
-                known["date"],
+                details.get("threads") or "-",
+                details.get("spin_count") or "-",
+                details["commit"],
+                details["versions"]["torch"],
+                details["date"],
             ]
             lines.append(row_of([str(cell) for cell in cells]))
     return [*lines, ""]

@@ -36,8 +36,8 @@ def parse(name: str, precision: str) -> Variant:
     match = re.fullmatch(rf"({'|'.join(LOOPS)})(?:-(fp32|bf16))?(-compiled)?(?:@(.+))?", name)
     if not match:
         raise UsageError(f"loop {name!r}: write it as {FORM}, with LOOP one of {', '.join(LOOPS)}")
-    loop, own_precision, compiled, commit = match.groups()
-    return Variant(loop, own_precision or precision, bool(compiled), commit)
+    loop, named_precision, compiled, commit = match.groups()
+    return Variant(loop, named_precision or precision, bool(compiled), commit)
 
 
 def trainer_config(device: str, precision: str) -> dict[str, Any]:
