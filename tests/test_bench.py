@@ -15,7 +15,8 @@ from small import error_of
 import hsakd_pl
 from hsakd_pl import list_networks
 from hsakd_pl.cli.main import main
-from hsakd_pl.commands.bench.tasks import Bench, Task, select_cells
+from hsakd_pl.commands.bench.cells import select_cells
+from hsakd_pl.commands.bench.tasks import Bench, Task
 from hsakd_pl.commands.seeds import ParsedFit
 from hsakd_pl.files.weights import file_sha256
 from hsakd_pl.recipes import ALL_RECIPES, BENCH_TABLES, PAIRS, RECIPES, read_table

@@ -38,6 +38,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Predict, and print where the predictions are."""
+    source = here(options.source)
+
     import pytorch_lightning as pl
 
     from hsakd_pl.cpu.threads import share_cores
@@ -50,7 +52,7 @@ def run(options: Namespace) -> None:
 
     check_accelerator(options.accelerator, "accelerator")
     share_cores()
-    student = find_student(options.source, options.network)
+    student = find_student(source, options.network)
     data = ImageDataModule(
         predict_dir=options.images,
         batch_size=options.batch_size,
@@ -71,15 +73,26 @@ def run(options: Namespace) -> None:
         trainer.predict(BaselineModule(student.network), data, return_predictions=False)
 
 
-def find_student(source: str, network: str | None = None) -> "Student":
-    """Return the student of an export, local or on the hub, or of a run's folder or a checkpoint."""
-    from hsakd_pl.export import load_student, student_from_checkpoint
-    from hsakd_pl.export.student import CONFIG_FILE
+def here(source: str) -> str:
+    """Return a source that exists here, or the folder that an export was downloaded to from the hub.
+
+    Without PyTorch, whose import takes longer than to notice a wrong name.
+    """
     from hsakd_pl.files import local_path, naming
+    from hsakd_pl.files.hub import download
 
     path = local_path("SOURCE", source)
     with naming(path):
-        is_checkpoint = path.exists() and not (path / CONFIG_FILE).is_file()
-    if not is_checkpoint:
-        return load_student(source, network)
-    return student_from_checkpoint(source, network)
+        return source if path.exists() else str(download(source))
+
+
+def find_student(source: str, network: str | None = None) -> "Student":
+    """Return the student of the folder of an export or of a run, or of a checkpoint."""
+    from hsakd_pl.export import load_student, student_from_checkpoint
+    from hsakd_pl.files import local_path, naming
+    from hsakd_pl.files.hub import CONFIG_FILE
+
+    path = local_path("SOURCE", source)
+    with naming(path):
+        is_export = (path / CONFIG_FILE).is_file()
+    return load_student(source, network) if is_export else student_from_checkpoint(source, network)

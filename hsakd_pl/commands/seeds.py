@@ -26,8 +26,7 @@ from hsakd_pl.modules.build import PRETRAINED, RANDOM
 from hsakd_pl.records.callbacks import callback_text, takes_part_by_name
 from hsakd_pl.records.formats import RESULT_FILE, is_finished, read_row
 from hsakd_pl.records.measured import is_tested
-from hsakd_pl.records.options import Role, rule_of
-from hsakd_pl.records.protocol import CALLBACKS, ROOT, WEIGHT_OPTIONS
+from hsakd_pl.records.options import CALLBACKS, ROOT, WEIGHT_OPTIONS, Role, rule_of
 from hsakd_pl.runs.signals import STOPPING, Interrupted
 
 SECONDS_TO_OBEY = 5  # a process in the middle of a step obeys a signal after it

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from sklearn.model_selection import StratifiedShuffleSplit
 from torch import Tensor
 
 from hsakd_pl.data.walk import canonical
@@ -48,6 +47,8 @@ def stratified_indices(labels: Tensor, held_out: float, seed: int, option: str) 
 
     Raises UsageError if a part would lack samples of a class.
     """
+    from sklearn.model_selection import StratifiedShuffleSplit  # slow to import
+
     splitter = StratifiedShuffleSplit(n_splits=1, test_size=held_out, random_state=seed)
     num_classes = len(labels.unique())
     try:

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import torch
 from PIL import Image
-from sklearn.datasets import load_sample_images
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_dtype
 
@@ -64,6 +63,8 @@ def folder_pictures(folder: str | Path, description: Description, count: int = C
 
 def sample_pictures(description: Description) -> Pictures:
     """Return parts of scikit-learn's two photographs, at the student's size."""
+    from sklearn.datasets import load_sample_images  # slow to import
+
     photographs = [Image.fromarray(pixels) for pixels in load_sample_images().images]  # 640 x 427
     corners = [(left, top) for left in range(0, 640, 160) for top in range(0, 424, 106)]
     parts = [photo.crop((x, y, x + 160, y + 106)) for photo in photographs for x, y in corners]

@@ -7,7 +7,6 @@ from itertools import chain
 import pytorch_lightning as pl
 import torch
 import torch.nn as nn
-from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from hsakd_pl.data import FeatureDataModule, ImageDataModule
@@ -139,6 +138,9 @@ class LinearProbeModule(HSAKDModule):
             data.trainer = self.trainer
         if not isinstance(data, FeatureDataModule):
             raise UsageError("knn needs the images of an ImageDataModule: pass fit(datamodule=...), or set knn to 0")
+
+        from sklearn.neighbors import KNeighborsClassifier  # slow to import
+
         train_features = data.features("train").float().cpu()
         val_features = data.features("val").float().cpu()
         neighbours = KNeighborsClassifier(min(self.knn, len(train_features)), metric="cosine")

@@ -17,19 +17,11 @@ from hsakd_pl.data.fingerprint import saved_facts
 from hsakd_pl.files.weights import WeightFile
 from hsakd_pl.modules.build import PRETRAINED, RANDOM
 from hsakd_pl.records.callbacks import tuned_values
-from hsakd_pl.records.options import in_protocol
+from hsakd_pl.records.options import CALLBACKS, ROOT, WEIGHT_OPTIONS, in_protocol
 from hsakd_pl.version import __version__
 
 # Part of it where it is set: the protocols of earlier versions do not have this option.
 LOSS_WEIGHTS = "model.init_args.loss_weights"
-# Options that name weight files, and the fields of a protocol with their hashes
-WEIGHT_OPTIONS = {
-    "weights": "weights_sha256",
-    "teacher_weights": "teacher_sha256",
-    "projection_weights": "projection_sha256",
-}
-CALLBACKS = "trainer.callbacks"
-ROOT = "data.init_args.root"
 MEAN = "data.init_args.mean"
 # Changes on resume that are not part of the hash: they lengthen the run, or name another commit of the code
 WITHOUT_EFFECT = ("trainer.max_epochs", "trainer.max_steps", "commit")

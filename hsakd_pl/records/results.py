@@ -20,7 +20,8 @@ from hsakd_pl.modules.trainers import callbacks_of, is_trial
 from hsakd_pl.recipes import recipe_of
 from hsakd_pl.records.callbacks import Configured, training_callbacks, tuned_values
 from hsakd_pl.records.formats import RESULT_FILE, finite, is_finished, of_validation
-from hsakd_pl.records.protocol import CALLBACKS, machine, protocol_of, weight_facts
+from hsakd_pl.records.options import CALLBACKS
+from hsakd_pl.records.protocol import machine, protocol_of, weight_facts
 
 
 class ResultWriter(pl.Callback):

@@ -68,7 +68,9 @@ class EvaluationWriter(pl.Callback):
         self._predictions.append((labels.cpu(), probability.cpu(), predicted.cpu()))
         selected = _selected_images(trainer, batch_idx, labels)
         with trainer.precision_plugin.forward_context():
-            embedding = pl_module.network.outputs(images[selected]).embedding if len(selected) else None
+            embedding = None
+            if len(selected):
+                embedding = pl_module.network.without_branches.outputs(images[selected]).embedding
             if embedding is not None:
                 self._embeddings.append((embedding.float().cpu(), labels[selected].cpu()))
             if self._example is None:

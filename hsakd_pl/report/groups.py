@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from hsakd_pl.recipes import ALL_RECIPES, Recipe
 from hsakd_pl.records.formats import Row
 from hsakd_pl.records.measured import is_validated, reasons_against_test_of, test_accuracy
-from hsakd_pl.records.protocol import CALLBACKS
+from hsakd_pl.records.options import CALLBACKS
 from hsakd_pl.report.differences import Differences, differing, expected, is_of_machine
 from hsakd_pl.report.rows import seed_of
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files.schema import Anything, Fields, Items, Number, Plain, Schema, Text, Tuple
-from hsakd_pl.modules.optimization import RATES
 from hsakd_pl.modules.trainers import callbacks_of
+from hsakd_pl.recipes.recipe import RATES
 from hsakd_pl.records.formats import CHANGE_FIELDS, COUNT, FRACTION, METRIC, OPTIONAL_TEXT
 
 
