@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hsakd_pl.export import Student
 
+BATCH_SIZE = 64
 TOP_CLASSES = 5  # of an image in predictions.jsonl
 
 
@@ -25,7 +26,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--top", type=int, default=TOP_CLASSES, help="classes per image in predictions.jsonl (default: %(default)s)"
     )
-    parser.add_argument("--batch_size", type=int, default=64, help="images per batch (default: %(default)s)")
+    parser.add_argument("--batch_size", type=int, help=f"images per batch (default: {BATCH_SIZE}, fewer if large)")
     parser.add_argument("--num_workers", type=int, help="processes that open images (default: chosen by CPU count)")
     parser.add_argument(
         "--on_error", default="row", help="for broken images: row, an empty row, or raise (default: row)"
@@ -44,6 +45,7 @@ def run(options: Namespace) -> None:
 
     from hsakd_pl.cpu.threads import share_cores
     from hsakd_pl.data import ImageDataModule
+    from hsakd_pl.data.limits import images_per_pass
     from hsakd_pl.files.lock import sole_writer
     from hsakd_pl.modules import BaselineModule
     from hsakd_pl.records.predictions import PredictionWriter
@@ -53,9 +55,12 @@ def run(options: Namespace) -> None:
     check_accelerator(options.accelerator, "accelerator")
     share_cores()
     student = find_student(source, options.network)
+    batch_size = options.batch_size
+    if batch_size is None:
+        batch_size = images_per_pass(BATCH_SIZE, student.description.image_size)
     data = ImageDataModule(
         predict_dir=options.images,
-        batch_size=options.batch_size,
+        batch_size=batch_size,
         num_workers=options.num_workers,
         on_error=options.on_error,
     )

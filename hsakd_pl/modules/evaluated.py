@@ -44,7 +44,7 @@ class EvaluatedModule(pl.LightningModule):
     description: Description | None = None  # description of the training data
     views: int = 1  # transformed copies of an image in a training step
     keeps_classes: bool = True  # the classes of the option ``weights`` are those of the data
-    own_normalisation: bool = True  # images are normalised as the frozen part of a trained network has learnt
+    network_normalisation: bool = True  # images are normalised as the frozen part of a trained network has learnt
     needs_indices: bool = False  # training batches end in the samples' indices (B,) in the training split
 
     def __init__(self, networks: Sequence[Network], branch_metrics_every: int, ensemble: Views | None = None) -> None:

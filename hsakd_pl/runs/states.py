@@ -4,7 +4,7 @@ The states of this package's callbacks have a declared schema. Those of Lightnin
 optimizers and schedules are compared with the states of those that the resumed run has just built.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -115,6 +115,21 @@ def check_callback_states(checkpoint: Mapping[str, Any], origin: str) -> None:
         name = key.partition("{")[0]  # Lightning adds a callback's arguments
         if name in STATES:
             _check(STATES[name], _with_lists(state), f"callbacks.{name}", origin)
+
+
+def check_schedules(schedules: Iterable[Any]) -> None:
+    """Raise UsageError for a schedule whose state cannot be saved: one with a function that Python does not define.
+
+    The state of LambdaLR and MultiplicativeLR contains the attributes of what is called, which functions of C lack.
+    """
+    for schedule in schedules:
+        check_schedules(getattr(schedule, "_schedulers", ()))  # of SequentialLR and ChainedScheduler
+        for function in getattr(schedule, "lr_lambdas", ()):
+            if not hasattr(function, "__dict__"):
+                raise UsageError(
+                    f"lr_scheduler: {type(schedule).__name__} cannot be saved with {function.__qualname__}, which is "
+                    "not written in Python: call it in a function of your own"
+                )
 
 
 def check_states(trainer: pl.Trainer, checkpoint: Mapping[str, Any], origin: str) -> None:
