@@ -20,11 +20,7 @@ from hsakd_pl.records.formats import check_checkpoint
 from hsakd_pl.records.results import stopped_early
 from hsakd_pl.runs.callbacks import announce, resumes_inside_epochs
 from hsakd_pl.runs.signals import Signals
-<<<<<<< HEAD
-from hsakd_pl.runs.states import check_callback_states, check_optimizers, check_parts
-=======
-from hsakd_pl.runs.states import check_optimizers, check_parts, check_schedules
->>>>>>> main
+from hsakd_pl.runs.states import check_callback_states, check_optimizers, check_parts, check_schedules
 
 FILES_BY_KEYWORD = {"last": ("last.ckpt", "hpc_ckpt_*.ckpt"), "best": ("best.ckpt",), "hpc": ("hpc_ckpt_*.ckpt",)}
 EVALUATION_PARTS: dict[str, type] = {"state_dict": dict, "pytorch-lightning_version": str}
