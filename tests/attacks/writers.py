@@ -1,5 +1,6 @@
 """Start pairs of commands together that write into the same place: one student, one table, one run, never a mixture."""
 
+import csv
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -81,11 +82,13 @@ def check_test(out: Path) -> str:
 
 def check_predictions(out: Path) -> str:
     """Return what is wrong with the predictions: both files are of one source."""
-    table = (out / "predictions.csv").read_text().splitlines()[1:]
+    with (out / "predictions.csv").open(newline="") as file:
+        rows = [(row["image"], row["probability"]) for row in csv.DictReader(file)]
     lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
-    if len(table) != len(lines):
-        return f"{len(table)} rows and {len(lines)} lines"
-    return "" if all(str(line["prediction"]) in row for row, line in zip(table, lines, strict=True)) else "a mixture"
+    expected = [(line["image"], f"{line['probability']:.6f}") for line in lines]
+    if len(rows) != len(lines):
+        return f"{len(rows)} rows and {len(lines)} lines"
+    return "" if rows == expected and len({line["weights"] for line in lines}) == 1 else "a mixture"
 
 
 def check_export(out: Path) -> str:
