@@ -326,7 +326,7 @@ def test_files_with_unknown_suffix_are_counted_in_one_log_line(
         class_folders(train, ["cat", "dog"])
         image_paths(train, "predict_dir")
     ignored = [record.message for record in caplog.records if "images end in" in record.message]
-    assert [message.partition(" that")[0] for message in ignored] == [f"Ignored 3 files below {train}"] * 2
+    assert [message.partition(": images")[0] for message in ignored] == [f"Ignored 3 files below {train}"] * 2
 
 
 def test_links_to_images_are_followed_and_loops_terminate(tmp_path: Path) -> None:
