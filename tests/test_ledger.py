@@ -214,7 +214,7 @@ def test_saved_configuration_suffices_for_other_commands() -> None:
     )
 
 
-def test_unfinished_run_writes_no_result_and_keeps_old_one() -> None:
+def test_unfinished_run_and_unfinished_extension_are_marked() -> None:
     stop = {"class_path": "test_interruptions.Signal", "init_args": {"signum": 2, "at": 3}}
     with pytest.raises(SystemExit):
         run("fit", trainer={"max_epochs": 4, "callbacks": [stop]})
@@ -233,7 +233,9 @@ def test_unfinished_run_writes_no_result_and_keeps_old_one() -> None:
             "last",
             trainer={"max_epochs": 9, "callbacks": [{**stop, "init_args": {"signum": 2, "at": 12}}]},
         )
-    assert collect(folder)[0] == found | {"history": history(folder)}
+    (extended,) = collect(folder)
+    assert not extended["finished"] and extended["epochs"] > 4  # as its checkpoint
+    assert "unfinished" in groups([extended])[0].marks[0]
 
 
 def test_result_row_records_its_teacher() -> None:
