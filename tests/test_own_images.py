@@ -22,8 +22,10 @@ pytestmark = needs_onnx
 timm = pytest.importorskip("timm", reason="timm is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 CLASSES = 6
-LESS = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--trainer.num_sanity_val_steps", "0"]
-LESS += ["--trainer.limit_train_batches", "4", "--data.init_args.num_workers", "0", "--data.init_args.batch_size", "8"]
+SMALL = ["--trainer.accelerator", "cpu", "--data.init_args.num_workers", "0", "--data.init_args.batch_size", "8"]
+SHORT = ["--trainer.max_epochs", "1", "--trainer.num_sanity_val_steps", "0", "--trainer.limit_train_batches", "4"]
+SLOW = ["--model.init_args.lr", "0.001"]  # for batches of 8
+LESS = {"fit": [*SMALL, *SHORT, *SLOW], "test": SMALL}
 
 # What a phone or a server does with the exported graph: the card's own lines, with onnxruntime, NumPy and PIL
 CARD = """
@@ -63,8 +65,7 @@ def test_commands_turn_photographs_into_a_standalone_graph(
             shutil.rmtree(photographs / "train")
             shutil.rmtree("runs/teacher")
             Path("regnety_002.safetensors").unlink()
-        slow = ["--model.init_args.lr", "0.001"] if words[0] == "fit" else []  # for batches of 8
-        main([*words, *LESS, *slow] if words[0] in ("fit", "test") else words)
+        main(words + LESS.get(words[0], []))
     names = sorted(path.name for path in (photographs / "val").iterdir())
     assert json.loads(Path("exported/config.json").read_text())["class_names"] == names
     files = {path.name for path in Path("exported").iterdir()}
