@@ -34,8 +34,8 @@ from hsakd_pl import CIFAR100DataModule, DigitsDataModule, HSAKDModule, StudentM
 from hsakd_pl.errors import UsageError
 from hsakd_pl.fast.compiled import Compiled
 from hsakd_pl.fast.folded import ROWS_AT_ONCE, Folded
+from hsakd_pl.fast.kernels.library import library
 from hsakd_pl.fast.winograd import layers
-from hsakd_pl.fast.winograd.library import library
 from hsakd_pl.fast.winograd.ops import conv3x3
 from hsakd_pl.networks import NetworkOutput, as_network
 

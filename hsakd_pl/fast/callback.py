@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from hsakd_pl.fast import winograd
+from hsakd_pl.fast import norms, winograd
 from hsakd_pl.fast.compiled import Compiled
 from hsakd_pl.fast.folded import Folded
 from hsakd_pl.networks import Network, NetworkOutput
@@ -34,9 +34,9 @@ class Fast(pl.Callback):
     """Convert a module when a run starts, and revert it when the run ends, also after an exception.
 
     Every module adds this callback unless ``fast=False``. Weights are stored channels_last; in a fit, teachers are
-    replaced by a folded copy, 3x3 convolutions on a CPU use Winograd's algorithm, and ``compile`` compiles the training
-    step and the validation of the class head. With ``trainer.deterministic``, implementations whose order of summation
-    depends on the number of threads are not used.
+    replaced by a folded copy, and ``compile`` compiles the training step and the validation of the class head. On a
+    CPU, 3x3 convolutions use Winograd's algorithm, and a norm is one operation with the ReLU after it. With
+    ``trainer.deterministic``, implementations whose order of summation depends on the number of threads are not used.
 
     Args:
         compile: compile; a dictionary holds settings of PyTorch's code generator.
@@ -61,6 +61,8 @@ class Fast(pl.Callback):
         if not deterministic:
             winograd.convert(trained.networks)
             self.undo.callback(winograd.revert, trained.networks)
+            norms.convert(trained.networks)
+            self.undo.callback(norms.revert, trained.networks)
         if self.compile:
             self._compile(trainer, module)
 

@@ -8,6 +8,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from hsakd_pl.errors import UsageError
+from hsakd_pl.networks.layers import apply_layers
 from hsakd_pl.networks.network import KeyRules, Network, NetworkOutput
 
 Initializers = tuple[Callable[[nn.Module], None], ...]
@@ -117,10 +118,7 @@ class StagedBackbone(Network):
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Return the logits (B, N) for the last feature map, or with ``pre_logits`` the embedding (B, D)."""
-        for position, layer in enumerate(self.head):
-            if not pre_logits or position < len(self.head) - 1:
-                features = layer(features)
-        return features
+        return apply_layers(self.head[:-1] if pre_logits else self.head, features)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(images)[-1])

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from hsakd_pl.networks.backbone import RESNET_KEYS, StagedBackbone
 from hsakd_pl.networks.init import conv_fan_out, linear_normal
-from hsakd_pl.networks.layers import conv1x1, conv3x3, named, pooled_linear
+from hsakd_pl.networks.layers import Layers, conv1x1, conv3x3, named, pooled_linear
 from hsakd_pl.networks.registry import register_network
 
 # Rows of each stage: expansion, output channels at width 0.5, blocks. Expansion 6: Table 2 of MobileNetV2.
@@ -13,9 +13,9 @@ ROWS = (((1, 8, 1), (6, 12, 2)), ((6, 16, 3),), ((6, 32, 4), (6, 48, 3)), ((6, 8
 FIRST_ROW = (0, 2, 3, 5, 7)  # index of each stage's first row in the whole network, and the number of all rows
 
 
-def conv_bn_relu(convolution: nn.Conv2d) -> nn.Sequential:
+def conv_bn_relu(convolution: nn.Conv2d) -> Layers:
     """Return the convolution, a norm and a ReLU (the published code has no ReLU6)."""
-    return nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU(inplace=True))
+    return Layers(convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU(inplace=True))
 
 
 class InvertedResidual(nn.Module):
@@ -25,7 +25,7 @@ class InvertedResidual(nn.Module):
         super().__init__()
         self.identity = stride == 1 and in_channels == out_channels
         width = in_channels * expansion
-        self.conv = nn.Sequential(
+        self.conv = Layers(
             *conv_bn_relu(conv1x1(in_channels, width)),
             *conv_bn_relu(conv3x3(width, width, stride, groups=width)),
             conv1x1(width, out_channels),

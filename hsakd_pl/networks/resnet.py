@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hsakd_pl.networks.backbone import RESNET_KEYS, Initializers, StagedBackbone
 from hsakd_pl.networks.init import conv_fan_out, linear_zero_bias
-from hsakd_pl.networks.layers import conv1x1, conv3x3, named, pooled_linear
+from hsakd_pl.networks.layers import conv1x1, conv3x3, named, norm_relu, pooled_linear
 from hsakd_pl.networks.registry import register_network
 
 
@@ -30,8 +30,8 @@ class BasicBlock(nn.Module):
         self.downsample = shortcut(in_channels, out_channels, stride)
 
     def forward(self, features: Tensor) -> Tensor:
-        residual = self.bn2(self.conv2(self.bn1(self.conv1(features)).relu_()))
-        return residual.add_(features if self.downsample is None else self.downsample(features)).relu_()
+        residual = self.conv2(norm_relu(self.bn1, self.conv1(features)))
+        return norm_relu(self.bn2, residual, features if self.downsample is None else self.downsample(features))
 
 
 class Bottleneck(nn.Module):
@@ -49,10 +49,9 @@ class Bottleneck(nn.Module):
         self.downsample = shortcut(in_channels, out_channels, stride)
 
     def forward(self, features: Tensor) -> Tensor:
-        residual = self.bn1(self.conv1(features)).relu_()
-        residual = self.bn2(self.conv2(residual)).relu_()
-        residual = self.bn3(self.conv3(residual))
-        return residual.add_(features if self.downsample is None else self.downsample(features)).relu_()
+        residual = norm_relu(self.bn1, self.conv1(features))
+        residual = self.conv3(norm_relu(self.bn2, self.conv2(residual)))
+        return norm_relu(self.bn3, residual, features if self.downsample is None else self.downsample(features))
 
 
 class ResNet(StagedBackbone):

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from hsakd_pl.networks.backbone import RESNET_KEYS, StagedBackbone
 from hsakd_pl.networks.init import conv_fan_out, linear_zero_bias
-from hsakd_pl.networks.layers import conv1x1, conv3x3, named, pooled_linear
+from hsakd_pl.networks.layers import conv1x1, conv3x3, named, norm_relu, pooled_linear
 from hsakd_pl.networks.registry import register_network
 
 BLOCKS = (4, 8, 4)  # per stage, in both versions
@@ -32,12 +32,11 @@ class ShuffleUnit(nn.Module):
         self.pool = nn.AvgPool2d(3, stride=2, padding=1) if stride == 2 else None
 
     def forward(self, features: Tensor) -> Tensor:
-        residual = torch.channel_shuffle(self.bn1(self.conv1(features)).relu_(), self.groups)
-        residual = self.bn2(self.conv2(residual)).relu_()
-        residual = self.bn3(self.conv3(residual))
+        residual = torch.channel_shuffle(norm_relu(self.bn1, self.conv1(features)), self.groups)
+        residual = self.conv3(norm_relu(self.bn2, self.conv2(residual)))
         if self.pool is None:
-            return residual.add_(features).relu_()
-        return torch.cat([residual, self.pool(features)], 1).relu_()
+            return norm_relu(self.bn3, residual, features)
+        return torch.cat([self.bn3(residual), self.pool(features)], 1).relu_()
 
 
 class ShuffleNetV1(StagedBackbone):
@@ -74,9 +73,9 @@ class SplitUnit(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         passed, residual = features.chunk(2, 1)
-        residual = self.bn1(self.conv1(residual)).relu_()
+        residual = norm_relu(self.bn1, self.conv1(residual))
         residual = self.bn2(self.conv2(residual))
-        residual = self.bn3(self.conv3(residual)).relu_()
+        residual = norm_relu(self.bn3, self.conv3(residual))
         return torch.channel_shuffle(torch.cat([passed, residual], 1), 2)
 
 
@@ -98,10 +97,10 @@ class DownUnit(nn.Module):
         self.bn5 = nn.BatchNorm2d(half)
 
     def forward(self, features: Tensor) -> Tensor:
-        left = self.bn2(self.conv2(self.bn1(self.conv1(features)))).relu_()
-        right = self.bn3(self.conv3(features)).relu_()
+        left = norm_relu(self.bn2, self.conv2(self.bn1(self.conv1(features))))
+        right = norm_relu(self.bn3, self.conv3(features))
         right = self.bn4(self.conv4(right))
-        right = self.bn5(self.conv5(right)).relu_()
+        right = norm_relu(self.bn5, self.conv5(right))
         return torch.channel_shuffle(torch.cat([left, right], 1), 2)
 
 

@@ -6,20 +6,20 @@ import torch.nn as nn
 
 from hsakd_pl.networks.backbone import RESNET_KEYS, StagedBackbone
 from hsakd_pl.networks.init import conv_fan_out, linear_normal
-from hsakd_pl.networks.layers import pooled_linear
+from hsakd_pl.networks.layers import Layers, pooled_linear
 from hsakd_pl.networks.registry import register_network
 
 # Convolutions in each of the five blocks, by depth (configurations A, B, D and E of the paper; 8: CRD's vgg8)
 CONVOLUTIONS = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 
 
-def conv_block(in_channels: int, out_channels: int, convolutions: int) -> nn.Sequential:
+def conv_block(in_channels: int, out_channels: int, convolutions: int) -> Layers:
     """Return 3x3 convolutions with bias and norms, with a ReLU after each pair but the last."""
     layers: list[nn.Module] = []
     for index in range(convolutions):
         first = in_channels if index == 0 else out_channels
         layers += [nn.Conv2d(first, out_channels, 3, padding=1), nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers[:-1])
+    return Layers(*layers[:-1])
 
 
 class VGG(StagedBackbone):
@@ -48,7 +48,7 @@ class VGG(StagedBackbone):
         entries += [conv_block(in_channels, out_channels, self.convolutions[stage - 1]), nn.ReLU(inplace=True)]
         if stage == 4:
             entries += [conv_block(out_channels, out_channels, self.convolutions[4]), nn.ReLU(inplace=True)]
-        return nn.Sequential(*entries)
+        return Layers(*entries)
 
     def make_head(self, num_outputs: int) -> nn.Module:
         return pooled_linear(self.channels[-1], num_outputs)

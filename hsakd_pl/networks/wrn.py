@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hsakd_pl.networks.backbone import RESNET_KEYS, StagedBackbone
 from hsakd_pl.networks.init import conv_fan_out, linear_zero_bias
-from hsakd_pl.networks.layers import conv1x1, conv3x3, named, pooled_linear
+from hsakd_pl.networks.layers import conv1x1, conv3x3, named, norm_relu, pooled_linear
 from hsakd_pl.networks.registry import register_network
 
 
@@ -23,8 +23,8 @@ class PreActBlock(nn.Module):
         self.shortcut = conv1x1(in_channels, out_channels, stride) if in_channels != out_channels else None
 
     def forward(self, features: Tensor) -> Tensor:
-        activated = self.bn1(features).relu_()
-        residual = self.conv2(self.bn2(self.conv1(activated)).relu_())
+        activated = norm_relu(self.bn1, features)
+        residual = self.conv2(norm_relu(self.bn2, self.conv1(activated)))
         return residual.add_(features if self.shortcut is None else self.shortcut(activated))
 
 
