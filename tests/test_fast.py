@@ -163,7 +163,7 @@ def student(**options: Any) -> StudentModule:
 
 @pytest.fixture
 def winograd_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return a list that grows with each Winograd convolution; these, and joined norms, are enabled for small images."""
+    """Return a list that grows with each Winograd convolution; small images use all kernels."""
     called: list[int] = []
     monkeypatch.setattr(layers, "conv3x3", lambda *given: called.append(1) or conv3x3(*given))
     monkeypatch.setattr(layers, "MIN_WORK", 0)

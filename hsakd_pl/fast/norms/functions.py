@@ -92,11 +92,11 @@ class NormReLUGradients(Function):
         """Differentiate the gradients by PyTorch's own operators: only gradient penalties need this."""
         gradient, maps, outputs, weight, bias, mean, variance = ctx.saved_tensors
         epsilon, training = ctx.settings
-        statistics = (None, None) if training else (mean, variance)
+        used_mean, used_variance = (None, None) if training else (mean, variance)
         with torch.enable_grad():
             variables = [tensor.detach().requires_grad_() for tensor in (gradient, maps, weight, bias)]
             gradient, maps, weight, bias = variables
-            normalized = F.batch_norm(maps, *statistics, weight, bias, training, 0.0, epsilon)
+            normalized = F.batch_norm(maps, used_mean, used_variance, weight, bias, training, eps=epsilon)
             masked = gradient * ((normalized if outputs is None else outputs) > 0)
             of_maps, of_weight, of_bias = torch.autograd.grad(
                 normalized, (maps, weight, bias), masked, create_graph=True
