@@ -59,8 +59,9 @@ def _fused(norm: nn.BatchNorm2d, features: Tensor, residual: Tensor | None) -> T
 
 def _is_traced() -> bool:
     """Check whether a compiler, a tracer or a function transform has to see the norm itself."""
-    transformed = torch._C._functorch.peek_interpreter_stack() is not None
-    return transformed or torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+    if torch.compiler.is_compiling():  # first, as a compiler does not know the functions below
+        return True
+    return torch._C._get_tracing_state() is not None or torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _are_suitable(norm: nn.BatchNorm2d, features: Tensor) -> bool:
