@@ -12,12 +12,9 @@ WORKERS ?= 2
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --disable-pip-version-check --no-compile
 
-# Waiting OpenMP threads spin. On a shared machine the default makes a step ten times as slow; not spinning at all costs
-# a third of the speed on an otherwise idle machine. This value is about 30 microseconds.
+# Of the tests and benchmarks; hsakd and the examples set their own: see hsakd_pl/cpu/start.py.
 export GOMP_SPINCOUNT ?= 3000
-# Keep memory freed by one step for the next. Otherwise glibc returns every tensor above 32 MiB to the system, and
-# writing the next one causes a page fault every 4 KiB.
-export MALLOC_MMAP_THRESHOLD_ ?= 2147483647
+export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= 2147483647
 unexport PYTHONDONTWRITEBYTECODE  # pip does not compile below, so the first import has to
 

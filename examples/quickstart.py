@@ -3,6 +3,12 @@
 Data: scikit-learn's handwritten digits. The students see only 50 labels, so that the gain from the teacher is visible.
 """
 
+# ruff: noqa: E402  (imports follow the call that prepares the process for PyTorch)
+
+import hsakd_pl
+
+hsakd_pl.prepare_cpu()
+
 import argparse
 import logging
 import time

@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from hsakd_pl.cpu.start import prepare_cpu as prepare_cpu
 from hsakd_pl.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ __all__ = [
     "load_weights",
     "methods",
     "open_image",
+    "prepare_cpu",
     "published_state_dict",
     "register_network",
 ]

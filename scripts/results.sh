@@ -8,9 +8,6 @@ SEEDS=${SEEDS:-0}
 OUT=${OUT:-runs/results}
 TEACHER=${TEACHER:-weights/wrn_40_2_aux.pth.tar}
 PYTHON=${PYTHON:-.venv/bin/python}
-# The same values as in the Makefile, for the same reasons
-export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-3000}
-export MALLOC_MMAP_THRESHOLD_=2147483647 MALLOC_TRIM_THRESHOLD_=2147483647
 
 fit() { # FOLDER [OPTIONS OF fit...]
   "$PYTHON" -m hsakd_pl sweep --seeds "$SEEDS" "${@:2}" --trainer.default_root_dir "$OUT/$1" --trainer.accelerator cpu

@@ -24,6 +24,13 @@ def pytest_report_header() -> str | None:
     return None if SHARED.exists() else f"no {SHARED}: images and teacher are generated stand-ins"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Ignore Lightning's advice for production runs in this process if it runs the tests: this imports Lightning."""
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        advice = "ignore::pytorch_lightning.utilities.warnings.PossibleUserWarning"
+        config.addinivalue_line("filterwarnings", advice)
+
+
 def pytest_collection_finish() -> None:
     """Exclude everything imported so far from garbage collections, each of which it would make 0.35 s longer."""
     gc.collect()
@@ -36,6 +43,12 @@ def lightning_speaks() -> None:
     logger = logging.getLogger("pytorch_lightning")
     logger.setLevel(logging.INFO)
     logger.propagate = True
+
+
+@pytest.fixture(autouse=True)
+def drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw the curves of similar runs once: drawing takes a sixth of the time of a short run."""
+    monkeypatch.setattr("hsakd_pl.records.history.save_curves", import_module("small").save_similar_curves)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Train three steps, split over processes or in time; as a script, run two processes and save the results."""
+"""Train three steps, split over processes or in time; as a program of two processes, save the results."""
 
 import sys
 from typing import Any
@@ -122,7 +122,8 @@ def refusal(difference: str) -> str:
     return "no error"
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Train each of the runs that the arguments name, and save their results in the file that is the last one."""
     *runs, out = sys.argv[1:]
     trained: dict[str, Any] = {run: train(*run.split(), devices=2) for run in runs}
     trained["refusals"] = {difference: refusal(difference) for difference in ("image", "label")}

@@ -220,10 +220,15 @@ def run_all(kills: int, aimed: int, seed: int) -> bool:
         return not faults
 
 
-if __name__ == "__main__":
+def program() -> None:
+    """Run as many kills as the arguments say; the exit status is 1 if anything differed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--aimed", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     sys.exit(not run_all(options.kills, options.aimed, options.seed))
+
+
+if __name__ == "__main__":
+    program()

@@ -34,6 +34,8 @@ METHODS: dict[str, tuple[type[HSAKDModule], dict[str, Any], set[str]]] = {
     "reviewkd": (methods.ReviewKDModule, PAIR, {"ce", "kd", "reviewkd"}),
     "dml": (methods.DMLModule, {"networks": ["resnet8", "resnet14"]}, {"ce", "kd"}),
 }
+# Methods whose module adds nothing but a loss of outputs or features to that of KD
+ONLY_A_LOSS = ["at", "sp", "rkd", "pkt", "dkd", "dist", "standardized"]
 # Methods whose loss compares the images of a batch: on several devices, each compares its own part
 OF_A_BATCH = {"sp", "cc", "rkd", "pkt", "dist", "sskd", "sskd1"}
 

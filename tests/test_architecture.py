@@ -14,6 +14,7 @@ FLOORS = (
     "version",
     "errors",
     "signatures",
+    "cpu",
     "ops",
     "files",
     "recipes",

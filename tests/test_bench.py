@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from jsonargparse import Namespace
+from programs import hsakd
 from small import error_of
 
 import hsakd_pl
@@ -308,8 +308,7 @@ def test_bench_table_shows_marks_of_its_runs(kind: str, table_format: str, mine:
 def test_bench_continues_after_failed_run(mine: Path) -> None:
     broken = "alone,digits/baseline_{student},hsakd_pl.BaselineModule,lr: -1.0,,-"
     mine.write_text("\n".join([MINE.splitlines()[0], broken, MINE.splitlines()[1], ""]))
-    command = [sys.executable, "-m", "hsakd_pl", "bench", "mine.csv", *SHORT]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    finished = hsakd("bench", "mine.csv", *SHORT)
     assert finished.returncode == 2 and "error: digits/baseline_resnet8 failed" in finished.stderr
     assert "error: lr must be at least 0, and finite, got -1.0" in finished.stderr
     assert any(line.split()[:1] == ["teacher"] for line in finished.stdout.splitlines())

@@ -136,6 +136,15 @@ def test_main_script_lists_commands() -> None:
     assert all(f"\n  {command} " in shown for command in commands)
 
 
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_only_the_parser_of_the_called_command_is_built(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[str] = []
+    monkeypatch.setattr("hsakd_pl.cli.lightning_cli.describe_command", lambda parser, name: built.append(name))
+    with pytest.raises(SystemExit):
+        main([command, "--model", "NoModule"])
+    assert built == [command]
+
+
 @pytest.mark.parametrize("command", ["sweep", "report", "recipes", "export"])
 def test_help_of_other_commands_shows_usage(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:

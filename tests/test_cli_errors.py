@@ -1,8 +1,6 @@
 """Test that each mistake on the command line ends in one error with culprit and remedy."""
 
-import os
 import pickle
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from programs import hsakd
 from small import error_of, run
 
 from hsakd_pl import DigitsDataModule, create_network
@@ -209,12 +208,10 @@ def test_missing_module_of_named_class_is_one_line(
     assert message.startswith("trainer.callbacks: others_code.Callback cannot be imported: No module named 'a_missing_")
 
 
-def test_error_in_users_code_exits_with_status_1(tmp_path: Path) -> None:
+def test_error_in_users_code_exits_with_status_1() -> None:
     Path("users_code.py").write_text(USERS_CODE)
     words = ["fit", "--model", "users_code.Module", "--model.network", "resnet8", "--data", "DigitsDataModule"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, "-m", "hsakd_pl", *words]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = hsakd(*words)
     assert done.returncode == 1
     assert 'users_code.py", line 9, in __init__' in done.stderr
     assert done.stderr.splitlines()[-1] == "FileNotFoundError: [Errno 2] No such file or directory: 'lables.txt'"

@@ -8,6 +8,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import programs
 import pytest
 from slurm.cluster import free_ports
 from small import error_of, run
@@ -132,21 +133,12 @@ def test_slurm_scripts_are_valid_bash(script: Path) -> None:
     subprocess.run(["bash", "-n"], input=commands, text=True, check=True)
 
 
-def test_submitit_example_runs_two_seeds(tmp_path: Path) -> None:
+def test_submitit_example_runs_two_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Use submitit's local executor with two seeds."""
     pytest.importorskip("submitit")
-    script = [
-        sys.executable,
-        str(ROOT / "scripts/slurm/submit.py"),
-        "--cluster",
-        "debug",
-        "--gpus",
-        "0",
-        "--seeds",
-        "2",
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*script, "--", *FIT], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    monkeypatch.chdir(tmp_path)
+    submit = [str(ROOT / "scripts/slurm/submit.py"), "--cluster", "debug", "--gpus", "0", "--seeds", "2"]
+    done = programs.run(programs.script, *submit, "--", *FIT)
     assert done.returncode == 0, done.stderr[-3000:]
     folders = [Path("runs/submitted", f"seed{seed}") for seed in range(2)]
     assert [line for line in done.stdout.splitlines() if line.startswith("runs")][-2:] == [

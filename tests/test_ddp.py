@@ -1,14 +1,13 @@
 """Test that two processes with half of each batch, or two consecutive halves, equal one process with all."""
 
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from ddp_run import train
+from ddp_run import main, train
+from programs import run_on_two
 
 from hsakd_pl.fast.compiled import MINIMUM_TORCH
 
@@ -32,12 +31,10 @@ def compare(found: dict[str, Any], expected: dict[str, Any], kind: str, least: i
 def test_ddp_with_two_processes_equals_one(tmp_path: Path) -> None:
     """Compare with fixed batch norm statistics; with those of each process, as published, the first losses are close.
 
-    All kinds run in one test, since starting processes takes longer than training.
+    All kinds run in one test, since the processes take seconds to find each other.
     """
     out, runs = tmp_path / "out.pt", [*(f"{kind} fixed" for kind in KINDS), "student batch"]
-    command = [sys.executable, str(Path(__file__).with_name("ddp_run.py")), *runs, str(out)]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=500)
-    assert finished.returncode == 0, finished.stderr[-2000:]
+    run_on_two(main, *runs, str(out))
     trained = torch.load(out, weights_only=True)
     for kind in KINDS:
         compare(trained[f"{kind} fixed"], train("plain" if kind == "compiled" else kind), kind)

@@ -1,7 +1,6 @@
 """Test ensembles of heads and transformations and early exits: against brute force, and as reported by ``test``."""
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from programs import command_line, run_on_two
 from small import error_of, make, run, trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
@@ -291,9 +291,7 @@ def test_ensemble_scores_of_two_devices_equal_one(last: Path) -> None:
     options = {**TEACHER, "model": {"init_args": {"ensemble": "all"}}}
     one = json.loads((run("test", "--ckpt_path", str(last), **options) / "test.json").read_text())
     spread = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.default_root_dir=two"]
-    command = [sys.executable, "-m", "hsakd_pl", "test", "--config", "config.yaml", "--ckpt_path", str(last), *spread]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert finished.returncode == 0, finished.stderr
+    run_on_two(command_line, "test", "--config", "config.yaml", "--ckpt_path", str(last), *spread)
     two = json.loads(Path("two", "test.json").read_text())
     assert (two["images"], two["devices"]) == (one["images"], 2) == (128, 2)
     assert (two["early_exit"], two["cascade"]) == (one["early_exit"], one["cascade"])

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import programs
 import pytest
 import yaml
 from small import error_of
@@ -326,11 +327,10 @@ def test_unknown_option_or_class_gets_a_suggestion(
 
 
 def test_shell_completion_completes_options() -> None:
-    pytest.importorskip("shtab")
+    shtab = pytest.importorskip("shtab.main").main
     if (bash := shutil.which("bash")) is None:
         pytest.skip("needs bash")
-    words = [sys.executable, "-m", "shtab", "--shell=bash", "--prog", "hsakd", "hsakd_pl.cli.completion.parser"]
-    script = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    script = programs.run(shtab, "--shell=bash", "--prog", "hsakd", "hsakd_pl.cli.completion.parser").stdout
 
     [function] = re.findall(r"^complete .* -F (\w+) hsakd$", script, re.MULTILINE)
 

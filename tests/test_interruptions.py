@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import kills
+import programs
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -20,8 +22,6 @@ from hsakd_pl.errors import UsageError
 from hsakd_pl.files.lock import sole_writer
 from hsakd_pl.runs.checkpoints import LastCheckpoint
 from hsakd_pl.runs.signals import Interrupted
-
-TESTS = Path(__file__).parent
 
 
 class Signal(pl.Callback):
@@ -178,7 +178,6 @@ def test_lock_is_not_inherited_and_not_a_link(tmp_path: Path) -> None:
 
 def test_runs_killed_at_random_moments_resume() -> None:
     """Run a short version; `python tests/kills.py` kills 200 times."""
-    command = [sys.executable, str(TESTS / "kills.py"), "--kills", "2", "--aimed", "4"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
+    done = programs.run(kills.program, "--kills", "2", "--aimed", "4")
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     assert "0 faults" in done.stdout

@@ -2,18 +2,19 @@
 
 import contextlib
 import inspect
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import ddp_run
 import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn as nn
 from ddp_run import train
-from methods import CUT, METHODS, OF_A_BATCH, PAIR, make_data, make_method
+from methods import CUT, METHODS, OF_A_BATCH, ONLY_A_LOSS, PAIR, make_data, make_method
+from programs import run_on_two
 from pytorch_lightning.callbacks import ModelCheckpoint
 from small import needs_compile, run, trainer
 from test_ddp import compare
@@ -35,6 +36,7 @@ from hsakd_pl.errors import UsageError
 from hsakd_pl.methods.crd import Negatives, contrast_scores
 from hsakd_pl.networks import NetworkOutput
 
+OTHERS = [name for name in METHODS if name not in ONLY_A_LOSS]
 BATCH = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.arange(8)
 
 
@@ -135,7 +137,7 @@ def test_method_losses_are_finite_in_bf16(name: str) -> None:
 
 @needs_compile
 @pytest.mark.slow
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [*OTHERS, *(pytest.param(name, marks=pytest.mark.nightly) for name in ONLY_A_LOSS)])
 def test_method_compiles_without_graph_break(name: str) -> None:
     module = make_method(name, **({"samples": 16} if name == "crd" else {})).train()
     batch = BATCH if name != "crd" else (*BATCH, torch.arange(16).view(8, 2))
@@ -249,14 +251,15 @@ class Halves:
 
 
 @pytest.mark.slow
-def test_methods_on_two_processes_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "names", [OTHERS, pytest.param(ONLY_A_LOSS, marks=pytest.mark.nightly)], ids=["others", "only a loss"]
+)
+def test_methods_on_two_processes_equal_one(names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compare losses, gradients and banks; losses that relate images of a batch are compared with two halves."""
-    out, runs = tmp_path / "out.pt", [f"{name} fixed" for name in METHODS]
-    command = [sys.executable, str(Path(__file__).with_name("ddp_run.py")), *runs, str(out)]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=900)
-    assert finished.returncode == 0, finished.stderr[-2000:]
+    out, runs = tmp_path / "out.pt", [f"{name} fixed" for name in names]
+    run_on_two(ddp_run.main, *runs, str(out))
     trained = torch.load(out, weights_only=True)
-    for name in METHODS:
+    for name in names:
         expected = train(name)
         if name in OF_A_BATCH:
             assert trained[f"{name} fixed"]["metrics"] != pytest.approx(expected["metrics"], rel=1e-6)

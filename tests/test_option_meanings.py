@@ -7,8 +7,9 @@ import pytest
 from pytorch_lightning import callbacks
 from small import error_of, loader, make, run, trainer
 
-from hsakd_pl.cli.arguments import check_order
+from hsakd_pl.cli.arguments import check_order, check_used
 from hsakd_pl.cli.main import main
+from hsakd_pl.errors import UsageError
 
 FILE = """
 seed_everything: 0
@@ -78,9 +79,10 @@ def test_abbreviated_option_of_a_command_raises(option: str, capsys: pytest.Capt
     assert "unrecognized arguments" in error_of(capsys, lambda: main(["report", "runs", option, "md"]))
 
 
-def test_half_precision_on_a_cpu_raises(capsys: pytest.CaptureFixture[str]) -> None:
-    message = error_of(capsys, lambda: run("fit", "--trainer.precision=16-true"))
-    assert message.startswith("trainer.precision: 16-true") and "bf16-true" in message
+@pytest.mark.parametrize("precision", ["16-true", "16-mixed", "16"])
+def test_half_precision_on_a_cpu_raises(precision: str, capsys: pytest.CaptureFixture[str]) -> None:
+    message = error_of(capsys, lambda: run("fit", f"--trainer.precision={precision}"))
+    assert message.startswith(f"trainer.precision: {precision} makes a CPU") and "32-true" in message
 
 
 @pytest.mark.skipif(not hasattr(callbacks, "EMAWeightAveraging"), reason="Lightning 2.6 brought it")
@@ -107,6 +109,19 @@ SGD = ("--optimizer", "torch.optim.SGD", "--optimizer.lr", "0.1")
         ((*SGD, "--model.init_args.weight_decay", "0"), "weight_decay has no effect: optimizer replaces it"),
         ((*SGD, *CONSTANT), "lr_scheduler has no effect: optimizer replaces it"),
         (("--trainer.min_epochs", "3"), "trainer.min_epochs 3 has no effect: trainer.max_epochs 1 is less"),
+        (("--trainer.min_steps=9", "--trainer.max_steps=2"), "min_steps 9 has no effect: trainer.max_steps 2 is less"),
+        (("--trainer.overfit_batches=1", "--trainer.limit_val_batches=1"), "trainer.overfit_batches replaces it"),
+        (("--trainer.fast_dev_run=true", "--trainer.max_epochs=2"), "max_epochs has no effect: trainer.fast_dev_run"),
+        (("--save_every_minutes=2", "--trainer.fast_dev_run=true"), "save_every_minutes has no effect: trainer.fast"),
+        (("--save_every_minutes=2", "--trainer.barebones=true"), "save_every_minutes has no effect: trainer.barebones"),
+        (
+            ("--save_every_minutes=2", "--trainer.enable_checkpointing=false"),
+            "--save_every_minutes has no effect without trainer.enable_checkpointing",
+        ),
+        (
+            ("--trainer.gradient_clip_algorithm=value",),
+            "--trainer.gradient_clip_algorithm has no effect without trainer.gradient_clip_val",
+        ),
     ],
 )
 def test_replaced_option_raises(options: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,3 +132,66 @@ def test_replaced_option_raises(options: tuple[str, ...], said: str, capsys: pyt
 def test_fit_without_a_valid_seed_raises(seed: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "seed_everything is" in error_of(capsys, lambda: run("fit", "--seed_everything", seed))
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"min_steps": 3}, "trainer.min_steps 3 has no effect: the fit has 2 steps"),
+        ({"min_epochs": 2, "max_steps": 2, "max_epochs": -1}, "min_epochs 2 has no effect: the fit has 2 steps"),
+        ({"min_steps": 9, "min_epochs": 1, "max_epochs": 3}, "min_steps 9 has no effect: the fit has 6 steps"),
+    ],
+    ids=["steps", "epochs", "both"],
+)
+def test_minimum_beyond_the_end_of_a_fit_raises(
+    options: dict[str, int], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said in error_of(capsys, lambda: run("fit", trainer=options))
+    assert not Path("runs/BaselineModule/last.ckpt").exists()
+
+
+def test_minimum_within_a_fit_is_accepted() -> None:
+    run("fit", trainer={"min_steps": 2, "min_epochs": 1})
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("test", "--trainer.max_epochs=3"),
+        ("test", "--trainer.limit_predict_batches=1"),
+        ("test", "--save_every_minutes=3"),
+        ("test", "--optimizer=torch.optim.SGD"),
+        ("test", "--model.init_args.milestones=[1]"),
+        ("test", "--model.init_args.optimizer.init_args.lr=1"),
+        ("test", "--model.teacher_weights=file.pt"),
+        ("test", "--data.init_args.augment=false"),
+        ("validate", "--data.init_args.predict_dir=photos"),
+        ("validate", "--trainer.limit_test_batches=1"),
+        ("predict", "--trainer.limit_test_batches=1"),
+        ("predict", "--return_predictions=true"),
+    ],
+)
+def test_option_that_an_evaluation_does_not_use_raises(command: str, option: str) -> None:
+    with pytest.raises(UsageError, match=f"^{option.partition('=')[0]} has no effect in {command}"):
+        check_used([command, "--config", "file.yaml", option], command, "last.ckpt")
+
+
+def test_command_line_of_a_test_with_a_training_option_raises(capsys: pytest.CaptureFixture[str]) -> None:
+    message = error_of(capsys, lambda: run("test", "--model.weights", "random", "--trainer.max_epochs", "2"))
+    assert message.startswith("--trainer.max_epochs has no effect in test")
+
+
+def test_weights_next_to_a_checkpoint_raise(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run("fit")
+    checkpoint = str(folder / "last.ckpt")
+    message = error_of(capsys, lambda: run("test", "--model.weights", "random", "--ckpt_path", "last"))
+    assert message.startswith("--model.weights has no effect: ckpt_path replaces it")
+    run("test", "--ckpt_path", "last", model={"init_args": {"weights": "random"}})  # as config.yaml may have it
+    run("test", "--model.weights", checkpoint)
+
+
+def test_sweep_tests_with_the_options_of_its_fits() -> None:
+    folder = run("fit")
+    options = ["--trainer.max_epochs=2", "--trainer.default_root_dir=sweep", "--model.init_args.weights"]
+    main(["sweep", "--seeds", "1", "--config", "config.yaml", *options, str(folder / "last.ckpt")])
+    assert Path("sweep/seed1/test.json").exists()

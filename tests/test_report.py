@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from programs import hsakd
 from small import run
 
 from hsakd_pl.cli.main import main
@@ -42,6 +42,7 @@ def test_fit_writes_a_complete_result_row() -> None:
     assert row["best_val_acc"] == best and row["best_val_acc"] >= row["last_val_acc"]
     assert row["last_val_acc"] == row["metrics"]["val/acc"] and "train/loss" in row["metrics"]
     assert row["versions"]["torch"] == torch.__version__
+    assert row["cpu"]["threads"] == torch.get_num_threads() and row["cpu"]["model"] in row["device"]
     assert 0 < 2 * 2 * 64 / row["images_per_second"] <= row["seconds"]
     assert row["commit"] is None or len(row["commit"].removesuffix("-dirty")) == 40
 
@@ -122,6 +123,14 @@ def test_sweep_parses_seeds_and_folder() -> None:
         assert end.value.code == 2
 
 
+def test_run_starts_another_process_of_hsakd(capfd: pytest.CaptureFixture[str]) -> None:
+    assert seeds.run_process(["recipes"], debug=False) == 0
+    assert "digits/teacher_joint_resnet20" in capfd.readouterr().out
+    assert seeds.run_process(["recipe"], debug=True) == 2
+    printed = capfd.readouterr().err
+    assert "Traceback" in printed and "there is no command recipe" in printed
+
+
 @pytest.mark.slow
 def test_sweep_runs_all_seeds_and_is_repeatable() -> None:
     recipe = yaml.safe_load((REPOSITORY / "configs/digits/teacher_joint_resnet20.yaml").read_text())
@@ -130,8 +139,7 @@ def test_sweep_runs_all_seeds_and_is_repeatable() -> None:
     Path("recipe.yaml").write_text(yaml.safe_dump(recipe))
 
     def swept(seeds: str) -> str:
-        command = [sys.executable, "-m", "hsakd_pl", "sweep", "--seeds", seeds, "--config", "recipe.yaml"]
-        finished = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        finished = hsakd("sweep", "--seeds", seeds, "--config", "recipe.yaml")
         assert finished.returncode == 0, finished.stderr
         return finished.stdout
 

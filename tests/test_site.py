@@ -12,6 +12,7 @@ from operator import attrgetter
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import programs
 import pytest
 from test_readme import DOCUMENTS, REPOSITORY
 
@@ -110,10 +111,13 @@ def test_documented_versions_equal_declared_versions() -> None:
         assert {*stated} == {*re.findall(rf"^ *{package}>=([\d.]+)", declared, re.MULTILINE)}, words
 
 
+def print_networks() -> None:
+    print(*hsakd_pl.list_networks())
+
+
 def test_network_table_lists_every_network() -> None:
     by_name = DOCUMENTS["docs/your-network.md"].partition("timm's |")[0]
-    program = "from hsakd_pl import list_networks; print(*list_networks())"  # tests register more in this process
-    listed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    listed = programs.run(print_networks).stdout  # tests register more in this process
     assert set(re.findall(r"`(\w+)`", by_name)) == {*listed.split()}
 
 

@@ -4,7 +4,6 @@ import copy
 import logging
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from programs import Started
 from small import needs_compile, needs_kernel
 from torch import Tensor
 
@@ -318,7 +318,8 @@ def test_winograd_library_is_built_once_per_machine(cache: Path, monkeypatch: py
     assert len([*cache.iterdir()]) == 2  # another processor, another file
 
 
-PROGRAM = "from hsakd_pl.fast.kernels.library import library; assert library() is not None"
+def build_library() -> None:
+    assert loaded_anew() is not None
 
 
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
@@ -408,8 +409,8 @@ def test_cached_library_writable_by_others_is_not_loaded(
 
 @needs_kernel
 def test_concurrent_processes_build_one_library(cache: Path) -> None:
-    running = [subprocess.Popen([sys.executable, "-c", PROGRAM]) for _ in range(2)]
-    assert [process.wait(timeout=300) for process in running] == [0, 0]
+    running = [Started(build_library) for _ in range(2)]
+    assert [process.end().returncode for process in running] == [0, 0]
     assert len([*cache.iterdir()]) == 1
 
 

@@ -18,11 +18,66 @@ IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 FILE_OPTIONS = ("root", "predict_dir")  # their values may have dots, and are never imported
 RATES = ("model.lr", "model.momentum", "model.nesterov", "model.weight_decay")
 SCHEDULE = ("model.milestones", "model.warmup_epochs")
-# By option, those that it replaces
+LIMITED_BY_TRIALS = (
+    "trainer.max_epochs",
+    "trainer.max_steps",
+    "trainer.limit_train_batches",
+    "trainer.limit_val_batches",
+    "trainer.limit_test_batches",
+    "trainer.limit_predict_batches",
+    "trainer.val_check_interval",
+    "trainer.check_val_every_n_epoch",
+    "trainer.num_sanity_val_steps",
+    "save_every_minutes",
+)
+# By option, those that it replaces where it is set, to something other than false or 0
 REPLACED_BY = {
     "model.optimizer": RATES,
     "model.lr_scheduler": SCHEDULE,
     "optimizer": (*RATES, *SCHEDULE, "model.optimizer", "model.lr_scheduler"),
+    "trainer.fast_dev_run": LIMITED_BY_TRIALS,
+    "trainer.overfit_batches": ("trainer.limit_train_batches", "trainer.limit_val_batches"),
+    "trainer.barebones": ("save_every_minutes",),
+}
+# By option, the one without which it has no effect, and that one's values without effect
+NEEDED_BY = {
+    "save_every_minutes": ("trainer.enable_checkpointing", (False,)),
+    "trainer.gradient_clip_algorithm": ("trainer.gradient_clip_val", (None, 0)),
+}
+# Options that only a fit uses; the other commands take them from the configuration of a fit
+TRAINING = (
+    "save_every_minutes",
+    "cache_features",
+    "optimizer",
+    "lr_scheduler",
+    *RATES,
+    *SCHEDULE,
+    "model.backbone_lr",
+    "model.optimizer",
+    "model.lr_scheduler",
+    "model.teacher_weights",
+    "model.projection_weights",
+    "data.augment",
+    "trainer.max_epochs",
+    "trainer.min_epochs",
+    "trainer.max_steps",
+    "trainer.min_steps",
+    "trainer.max_time",
+    "trainer.limit_train_batches",
+    "trainer.overfit_batches",
+    "trainer.val_check_interval",
+    "trainer.check_val_every_n_epoch",
+    "trainer.num_sanity_val_steps",
+    "trainer.accumulate_grad_batches",
+    "trainer.gradient_clip_val",
+    "trainer.gradient_clip_algorithm",
+)
+PREDICTION = ("data.predict_dir", "data.on_error", "trainer.limit_predict_batches")
+# By command, the options that it does not use
+UNUSED = {
+    "validate": (*TRAINING, *PREDICTION, "trainer.limit_test_batches"),
+    "test": (*TRAINING, *PREDICTION, "trainer.limit_val_batches"),
+    "predict": (*TRAINING, "trainer.limit_val_batches", "trainer.limit_test_batches", "return_predictions"),
 }
 
 
@@ -57,18 +112,49 @@ def _check_kept(given: Mapping[str, tuple[str, Any]], content: Mapping[str, Any]
 
 
 def check_effective(args: list[str], chosen: Mapping[str, Any]) -> None:
-    """Raise UsageError for an option of the command line that another option replaces, wherever that one is set.
+    """Raise UsageError for an option of the command line without effect, because of the value of another option.
 
     Args:
         args: arguments of the command line.
-        chosen: values of the options of :data:`REPLACED_BY`, None where they are not set.
+        chosen: values of the options of :data:`REPLACED_BY` and of those in :data:`NEEDED_BY`, None where they are not
+            set.
     """
-    given = {_dotted(flag): flag for flag, _ in pairs(args) if flag.startswith("--")}
+    given = _given(args)
     for option, replaced in REPLACED_BY.items():
-        for name, flag in given.items():
-            is_replaced = name in replaced or name.startswith(tuple(f"{other}." for other in replaced))
-            if chosen.get(option) is not None and is_replaced:
+        if chosen.get(option):
+            for flag in _flags_inside(given, replaced):
                 raise UsageError(f"{flag} has no effect: {option} replaces it; leave one of them out")
+    for option, (needed, values_without_effect) in NEEDED_BY.items():
+        if chosen.get(needed) in values_without_effect:
+            for flag in _flags_inside(given, (option,)):
+                raise UsageError(f"{flag} has no effect without {needed}: set that option, or leave this one out")
+
+
+def check_used(args: list[str], command: str, ckpt_path: Any) -> None:
+    """Raise UsageError for an option of the command line that an evaluation does not use.
+
+    Args:
+        args: arguments of the command line.
+        command: ``validate``, ``test`` or ``predict``.
+        ckpt_path: checkpoint that is evaluated, or None.
+    """
+    given = _given(args)
+    for flag in _flags_inside(given, UNUSED[command]):
+        raise UsageError(f"{flag} has no effect in {command}, which does not use it: leave it out")
+    for flag in _flags_inside(given, ("model.weights",)):
+        if ckpt_path is not None:
+            raise UsageError(f"{flag} has no effect: ckpt_path replaces it; leave one of them out")
+
+
+def _given(args: list[str]) -> dict[str, str]:
+    """Return the flags of a command line by their dotted options."""
+    return {_dotted(flag): flag for flag, _ in pairs(args) if flag.startswith("--")}
+
+
+def _flags_inside(given: Mapping[str, str], options: tuple[str, ...]) -> list[str]:
+    """Return the flags of some options, or of options inside of these."""
+    prefixes = tuple(f"{option}." for option in options)
+    return [flag for name, flag in given.items() if name in options or name.startswith(prefixes)]
 
 
 def _as_yaml(value: str) -> Any:

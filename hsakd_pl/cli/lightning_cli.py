@@ -15,11 +15,12 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_info
 
-from hsakd_pl.cli.arguments import REPLACED_BY, check_effective, check_order
+from hsakd_pl.cli.arguments import NEEDED_BY, REPLACED_BY, check_effective, check_order, check_used
 from hsakd_pl.cli.configuration import CONFIG_FILE, ConfigWriter, changes, check_replaceable, options_of
 from hsakd_pl.cli.help import describe_command
 from hsakd_pl.cli.mistakes import explain, first_and_last_line, unwrapped
 from hsakd_pl.cli.parser import Parser, program, resume_command, run_folder
+from hsakd_pl.cpu.threads import share_cores
 from hsakd_pl.data import Description, FeatureDataModule, ImageDataModule
 from hsakd_pl.data.description import read_description
 from hsakd_pl.errors import UsageError
@@ -75,7 +76,18 @@ class HSAKDCLI(LightningCLI):
             "seed_everything_default": 0,
             "trainer_defaults": {"enable_model_summary": False},  # the package prints its own summary
         }
+        given = options.get("args")
+        self.arguments = sys.argv[1:] if given is None else list(given)
         super().__init__(model, data, **defaults | options)
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override] # called on the instance only
+        """Return the command that is called, with Lightning's arguments that are no options; else all of them.
+
+        The parser of each takes as long to build as a command line takes to parse.
+        """
+        every = LightningCLI.subcommands()
+        called = self.arguments[0] if self.arguments else ""
+        return {called: every[called]} if called in every else every
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         parser = Parser(**kwargs)
@@ -84,7 +96,6 @@ class HSAKDCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments; raises UsageError for arguments that the parser refuses."""
-        self.arguments = sys.argv[1:] if args is None else list(args)
         check_order(self.arguments)
         try:
             super().parse_arguments(parser, args)
@@ -146,19 +157,33 @@ class HSAKDCLI(LightningCLI):
                 "lr_scheduler has no effect without optimizer: set model.init_args.lr_scheduler for a schedule of the "
                 "recipe's optimizer"
             )
-        check_effective(self.arguments, {option: self._value_of(option) for option in REPLACED_BY})
+        deciding = (*REPLACED_BY, *(needed for needed, _ in NEEDED_BY.values()))
+        check_effective(self.arguments, {option: self._value_of(option) for option in deciding})
+        if self.subcommand != "fit":
+            self._check_used()
+            return
         trainer = self._get(self.config, "trainer")
-        if self.subcommand == "fit" and 0 < (trainer.max_epochs or 0) < (trainer.min_epochs or 0):
-            raise UsageError(
-                f"trainer.min_epochs {trainer.min_epochs} has no effect: trainer.max_epochs {trainer.max_epochs} is "
-                "less; raise that one, or leave min_epochs out"
-            )
+        for unit in ("epochs", "steps"):
+            least = trainer.get(f"min_{unit}") or 0
+            most = trainer.get(f"max_{unit}") or 0
+            if 0 < most < least:
+                raise UsageError(
+                    f"trainer.min_{unit} {least} has no effect: trainer.max_{unit} {most} is less; raise that one, or "
+                    f"leave min_{unit} out"
+                )
+
+    def _check_used(self) -> None:
+        """Raise UsageError for an option of the command line that an evaluation does not use."""
+        check_used(self.arguments, str(self.subcommand), self._get(self.config, "ckpt_path"))
 
     def _value_of(self, option: str) -> Any:
-        """Return the value of an option of the configuration or of the model; None if it is not set."""
+        """Return the value of an option of the configuration, the trainer or the model; None if it is not set."""
         part, _, name = option.partition(".")
         content = self._get(self.config, part)
-        return (content.get("init_args") or {}).get(name) if name else content
+        if not name:
+            return content
+        options = content if part == "trainer" else content.get("init_args")
+        return (options or {}).get(name)
 
     def _set_seed(self) -> None:
         """Seed all generators; raises UsageError for a fit without a seed, and for one that NumPy does not take."""
@@ -217,6 +242,8 @@ class HSAKDCLI(LightningCLI):
             raise UsageError(f"trainer: {error}") from error
         if config.sync_batchnorm and trainer.strategy.root_device.type != "cuda":
             raise UsageError("trainer.sync_batchnorm needs GPUs: leave it out, or choose --trainer.accelerator gpu")
+        environment = trainer._accelerator_connector.cluster_environment
+        share_cores(1 if environment.creates_processes_externally else trainer.num_devices)
         return trainer
 
     def _recording_options(self, config: Namespace, best: BestCheckpoint) -> dict[str, Any]:

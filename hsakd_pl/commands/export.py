@@ -36,12 +36,14 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Export, then print what was written."""
+    from hsakd_pl.cpu.threads import share_cores
     from hsakd_pl.export.export import export_student
     from hsakd_pl.export.formats import EXPORT_FORMATS
     from hsakd_pl.files import local_path
     from hsakd_pl.runs.checkpoints import find_checkpoint
 
     check_effective_options(options)
+    share_cores()
     source = local_path("RUN", options.run)
     checkpoint = find_checkpoint(options.checkpoint, source) if source.is_dir() else source
     exported = export_student(
@@ -65,6 +67,11 @@ def check_effective_options(options: Namespace) -> None:
     if options.checkpoint != "last" and not options.run.is_dir():
         raise UsageError(
             f"checkpoint {options.checkpoint} has no effect: {options.run} is not the folder of a run, leave it out"
+        )
+    if options.images is not None and options.fit_options and options.int8 is None and options.run.is_dir():
+        raise UsageError(
+            f"{options.fit_options[0]} has no effect with images, on which the files are compared: leave one of them "
+            "out, or add int8"
         )
     check_unrepeated("formats", options.formats or [])
 

@@ -40,6 +40,7 @@ def run(options: Namespace) -> None:
     """Predict, and print where the predictions are."""
     import pytorch_lightning as pl
 
+    from hsakd_pl.cpu.threads import share_cores
     from hsakd_pl.data import ImageDataModule
     from hsakd_pl.files.lock import sole_writer
     from hsakd_pl.modules import BaselineModule
@@ -48,6 +49,7 @@ def run(options: Namespace) -> None:
     from hsakd_pl.runs.accelerator import check_accelerator
 
     check_accelerator(options.accelerator, "accelerator")
+    share_cores()
     student = find_student(options.source, options.network)
     data = ImageDataModule(
         predict_dir=options.images,

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from lightning_fabric.utilities.data import suggested_max_num_workers
 from torch import Tensor
 from torchvision.transforms import v2
 
+from hsakd_pl.cpu.cores import available_cores
 from hsakd_pl.data.augment import PadCropFlip, normalise
 from hsakd_pl.data.description import Description
 from hsakd_pl.data.images import decode_images
@@ -150,7 +150,8 @@ class BatchedDataModule(pl.LightningDataModule):
         if self.num_workers is not None:
             return self.num_workers
         local_devices = 1 if self.trainer is None else self.trainer.num_devices
-        return min(MAX_DEFAULT_WORKERS, suggested_max_num_workers(local_devices), num_batches)
+        cores = available_cores() // local_devices - 1  # one is left for the process that trains
+        return min(MAX_DEFAULT_WORKERS, max(1, cores), num_batches)
 
     def make_sampler(self, num_samples: int, shuffle: bool, on_every_device: bool = False) -> GlobalBatchSampler:
         """Return the order of the samples, cut into batches and divided among the trainer's devices.

@@ -83,6 +83,8 @@ def read_trained(
         check_checkpoint(saved, str(path))
     weights = unwrap(content, str(path))
     parts = split_peers(weights)
+    if peer is not None and len(parts) == 1:
+        raise UsageError(f"peer {peer} has no effect: {path} contains one network; leave peer out")
     if peer is None and len(parts) > 1:
         peer = _best_peer(saved, len(parts))
         rank_zero_info(f"{path} contains {len(parts)} peers; peer {peer} is used (choose another by peer)")

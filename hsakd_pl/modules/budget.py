@@ -7,6 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import GradientAccumulationScheduler
 
+from hsakd_pl.errors import UsageError
 from hsakd_pl.modules.trainers import callbacks_of
 
 
@@ -48,6 +49,24 @@ def planned_steps(
             return None
         limits.append(ended_steps + left)
     return min(limits, default=None)
+
+
+def check_minimum(trainer: pl.Trainer, planned: int | None) -> None:
+    """Raise UsageError if ``min_steps`` or ``min_epochs`` is beyond the end of a fit that begins.
+
+    Args:
+        trainer: trainer of the fit.
+        planned: return value of :func:`planned_steps`.
+    """
+    if planned is None or trainer.ckpt_path is not None:
+        return
+    steps_of_least_epochs = steps_of_epochs(trainer, range(trainer.min_epochs or 0))
+    for option, steps in (("min_steps", trainer.min_steps), ("min_epochs", steps_of_least_epochs)):
+        if steps is not None and steps > planned:
+            value = getattr(trainer, option)
+            raise UsageError(
+                f"trainer.{option} {value} has no effect: the fit has {planned:,} steps; lower it, or leave it out"
+            )
 
 
 def is_whole_epoch(trainer: pl.Trainer) -> bool:

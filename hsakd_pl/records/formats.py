@@ -61,6 +61,16 @@ PROTOCOL_FIELDS = Fields(
     },
     required=("hash", "options", "limited", "epochs"),
 )
+CPU_FIELDS = Fields(
+    {
+        "model": Text(),
+        "instructions": Text(),
+        "used_by_pytorch": Text(),
+        "cores": COUNT,
+        "threads": COUNT,
+        "spin_count": OPTIONAL_TEXT,
+    }
+)
 CHANGE_FIELDS = Fields({"option": Text(), "step": COUNT, "epoch": COUNT}, required=("option",))
 RESULT_FIELDS = Fields(
     {
@@ -81,6 +91,7 @@ RESULT_FIELDS = Fields(
         "recipe": OPTIONAL_TEXT,
         "device": OPTIONAL_TEXT,
         "precision": OPTIONAL_TEXT,
+        "cpu": CPU_FIELDS,
         "commit": OPTIONAL_TEXT,
         "teacher_sha256": OPTIONAL_TEXT,
         "weights_digest": OPTIONAL_TEXT,
@@ -120,6 +131,7 @@ TEST_FIELDS = Fields(
         "device": OPTIONAL_TEXT,
         "devices": COUNT,
         "precision": OPTIONAL_TEXT,
+        "cpu": CPU_FIELDS,
         "versions": Fields(others=Text()),
     }
 )

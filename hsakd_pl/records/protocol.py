@@ -11,6 +11,8 @@ import pytorch_lightning as pl
 import torch
 import torchvision
 
+from hsakd_pl.cpu.cores import available_cores
+from hsakd_pl.cpu.kinds import find_cpu
 from hsakd_pl.data.fingerprint import saved_facts
 from hsakd_pl.files.weights import WeightFile
 from hsakd_pl.modules.build import PRETRAINED, RANDOM
@@ -67,15 +69,25 @@ def measured_statistics(options: Mapping[str, Any], data: Any) -> dict[str, list
 
 
 def machine(trainer: pl.Trainer) -> dict[str, Any]:
-    """Return device, number of devices, precision and versions of a run."""
+    """Return device, number of devices, precision, CPU and versions of a run."""
     is_cuda = trainer.strategy.root_device.type == "cuda"
     versions = {"hsakd_pl": __version__}
     for package in (torch, torchvision, pl):
         versions[package.__name__] = package.__version__
+    cpu = find_cpu()
+    cores = available_cores()
     return {
-        "device": torch.cuda.get_device_name() if is_cuda else f"CPU, {os.cpu_count()} cores",
+        "device": torch.cuda.get_device_name() if is_cuda else f"{cpu.model}, {cores} cores",
         "devices": trainer.world_size,
         "precision": trainer.precision,
+        "cpu": {
+            "model": cpu.model,
+            "instructions": cpu.kind.name,
+            "used_by_pytorch": torch.backends.cpu.get_cpu_capability(),
+            "cores": cores,
+            "threads": torch.get_num_threads(),
+            "spin_count": os.environ.get("GOMP_SPINCOUNT"),
+        },
         "versions": versions,
     }
 

@@ -15,7 +15,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import replacing
 from hsakd_pl.files.weights import read_weights, weights_digest
-from hsakd_pl.modules.budget import is_whole_epoch, planned_steps, steps_of_epochs
+from hsakd_pl.modules.budget import check_minimum, is_whole_epoch, planned_steps, steps_of_epochs
 from hsakd_pl.modules.trainers import callbacks_of, is_trial
 from hsakd_pl.recipes import recipe_of
 from hsakd_pl.records.callbacks import Configured, training_callbacks, tuned_values
@@ -146,6 +146,7 @@ class ResultWriter(pl.Callback):
         self.planned_steps = planned_steps(
             trainer, self.max_epochs, self.max_steps, self.ended_epochs, self.ended_steps
         )
+        check_minimum(trainer, self.planned_steps)
         self._since_start = time.monotonic()
         self._since_batch = self._since_start  # a resumed epoch has no start of its own
 

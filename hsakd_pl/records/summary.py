@@ -9,6 +9,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_only
 
+from hsakd_pl.cpu.kinds import bf16_advice, find_cpu
+from hsakd_pl.cpu.threads import describe_threads
 from hsakd_pl.data import FeatureDataModule, ImageDataModule
 from hsakd_pl.files.escaping import for_terminal
 from hsakd_pl.files.weights import WeightFile
@@ -39,16 +41,25 @@ def introduction(trainer: pl.Trainer, module: HSAKDModule) -> list[tuple[str, st
     lines = _describe_networks(module, getattr(images, "image_size", None))
     if isinstance(images, ImageDataModule):
         lines.append(("data", _describe_data(images)))
-    if module.device.type == "cuda":
-        device = torch.cuda.get_device_name(module.device)
-    else:
-        device = f"{module.device.type}, {os.cpu_count()} cores"
     length = _describe_length(trainer)
     batch_size = getattr(data, "batch_size", "of the loader")
-    lines.append(("device", f"{trainer.world_size} x {device}, precision {trainer.precision}"))
+    lines += _describe_device(trainer, module.device)
     lines.append(("training", f"{length}, batch {batch_size}, seed {os.environ.get('PL_GLOBAL_SEED')}"))
     lines.append(("folder", trainer.default_root_dir))
     return lines
+
+
+def _describe_device(trainer: pl.Trainer, device: torch.device) -> list[tuple[str, str]]:
+    """Return the devices, of a CPU with the number of threads, the precision, and a better one that is not used."""
+    if device.type == "cpu":
+        cpu = find_cpu()
+        name = f"{cpu.model} ({cpu.kind.name}), {describe_threads()}"
+        advice = bf16_advice(cpu.kind) if trainer.precision == "32-true" else None
+    else:
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        advice = None
+    line = ("device", f"{trainer.world_size} x {name}, precision {trainer.precision}")
+    return [line] if advice is None else [line, ("", advice)]
 
 
 def _describe_length(trainer: pl.Trainer) -> str:
