@@ -53,8 +53,8 @@ dist: $(VENV)/installed-test
 gpu: $(if $(READY),,$(VENV)/installed-test)
 	@$(RUN) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || { echo "error: no NVIDIA GPU here" >&2; exit 1; }
 	$(RUN) -m pytest -m gpu tests
-	$(RUN) -m benchmarks all --precision bf16-mixed --steps 10 --warmup 3 --blocks 2 --store
-	$(RUN) -m benchmarks --precision bf16-mixed --compile --steps 20 --warmup 5 --store
+	$(RUN) -m benchmarks all --loops plain step-bf16 fit-bf16 --steps 10 --warmup 3 --rounds 2 --store
+	$(RUN) -m benchmarks --loops plain plain-compiled step-bf16-compiled fit-bf16-compiled --warmup 5 --store
 
 clean:
 	rm -rf $(VENV)

@@ -1,28 +1,37 @@
-"""Measure the speed of training on this machine, compared with a plain PyTorch loop in the same process."""
+"""Measure the speed and memory of training on this machine, compared with a plain PyTorch loop or earlier commits."""
 
 import argparse
 import json
-import logging
-import re
+import signal
 import sys
-import warnings
-from collections.abc import Callable, Iterator
-from functools import partial
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.cases import FORMS, METHOD_COSTS, NAMED, Case, find
-from benchmarks.loops import BareLoop, Phases, SyntheticDataModule, WithAttention, fit
-from benchmarks.measuring import COUNTED_STEPS, Measurement, drive, environment
-from benchmarks.plain import PlainLoop
+from benchmarks import results
+from benchmarks.cases import FORMS, METHOD_COSTS, NAMED, TABLE, Case, find
+from benchmarks.machine import device_name
+from benchmarks.processes import busy
+from benchmarks.trees import Tree, checkout, earlier
+from benchmarks.turns import Trees, compare, compare_commands
+from benchmarks.variants import FORM, LOOPS, PRECISIONS, Variant, parse
 from hsakd_pl.errors import UsageError
 
-LOOPS = {"plain": "plain PyTorch", "step": "bare loop", "fit": "main.py fit", "added": "with another term"}
-RESULTS = Path(__file__).parent / "results"
+GROUPS = {"all": NAMED, "table": TABLE}
+SETTINGS = ("batch_size", "rounds", "steps", "busy")  # stored with a row
+# Of the table: few steps in many rounds, which takes 25 minutes on two cores
+TABLE_DEFAULTS = {
+    "loops": ["plain", "plain-compiled", "fit@5c4e141", "fit-bf16@5c4e141", "fit", "fit-bf16"],
+    "batch_size": 16,
+    "warmup": 1,
+    "steps": 2,
+    "rounds": 4,
+    "store": True,
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,188 +39,164 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(
         "python -m benchmarks", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    options.add_argument("cases", nargs="*", default=[NAMED[0].name], help=f"{FORMS}; all: those of the paper")
-    options.add_argument("--list", action="store_true", help="print the paper's cases, then the methods', and stop")
-    modes = options.add_mutually_exclusive_group()
-    modes.add_argument("--profile", action="store_true", help="show a step's time by operation (torch.profiler)")
-    modes.add_argument("--added-term", action="store_true", help="measure the cost of another loss term of a student")
-    options.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    options.add_argument("--batch-size", type=int, default=64)
-    options.add_argument("--steps", type=int, default=20, help="timed steps per block")
-    options.add_argument("--warmup", type=int, default=10, help="untimed steps, after the first")
-    options.add_argument("--blocks", type=int, default=3, help="number of turns of each loop")
     options.add_argument(
-        "--precision", choices=("32-true", "bf16-mixed"), help="of our loops; the plain one keeps fp32"
+        "cases",
+        nargs="*",
+        default=[NAMED[0].name],
+        help=f"{FORMS}; all: those of the paper; table: those of the table in README.md, as it was measured, without "
+        "the rows that are stored already; render: only write the tables of the documents",
     )
-    options.add_argument("--compile", action="store_true", help="compile=True for our modules")
+    options.add_argument("--list", action="store_true", help="print the paper's cases, then the methods', and stop")
+    loops = ", ".join(f"{name}: {meaning}" for name, meaning in LOOPS.items())
+    options.add_argument("--loops", nargs="+", metavar=FORM, help=f"what takes turns; {loops}")
+    options.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the loops that name none")
+    options.add_argument("--against", metavar="COMMIT", help="compare fit, or --command, with that of a commit")
+    options.add_argument("--command", help="measure a whole command instead of steps, such as 'hsakd fit ...'")
+    options.add_argument("--busy", type=int, default=0, help="number of processes that keep a core busy meanwhile")
+    options.add_argument("--profile", action="store_true", help="show a step's time by operation (torch.profiler)")
+    options.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if has_gpu() else "cpu")
+    options.add_argument("--batch-size", type=int, default=64)
+    options.add_argument("--steps", type=int, default=20, help="timed steps per round")
+    options.add_argument("--warmup", type=int, default=10, help="untimed steps, after the first")
+    options.add_argument("--rounds", type=int, default=3, help="number of turns of each loop or command")
     options.add_argument("--images", type=int, default=50_000, help="number of images of noise (32 x 32)")
     options.add_argument("--out", type=Path, default=Path("results.json"), help="JSON file")
-    options.add_argument("--store", action="store_true", help="also keep the numbers in benchmarks/results")
+    options.add_argument(
+        "--store", action="store_true", help="keep the numbers in benchmarks/results and the documents"
+    )
+    options.add_argument("--again", action="store_true", help="measure also the rows of the table that are stored")
     return options
 
 
-def loops(case: Case, options: argparse.Namespace) -> dict[str, tuple[Measurement, PlainLoop | BareLoop]]:
-    """Build the loops that take turns, each with a measurement that begins before it is built, and warm them up."""
-    if options.added_term and case.method != "student":
-        raise UsageError(f"--added-term is measured on a student, not on {case.name}")
-    device = torch.device(options.device)
-    data = SyntheticDataModule(options.images, options.batch_size)
-    data.setup("fit")
-    module_options: dict[str, Any] = {"compile": options.compile, "num_classes": data.num_classes}
-
-    def bare_loop(measured: Case) -> BareLoop:
-        return BareLoop(measured.module(**module_options), data, options)
-
-    builders: dict[str, Callable[[], PlainLoop | BareLoop]]
-    if case.compared:
-        builders = {compared.method: partial(bare_loop, compared) for compared in case.compared}
-    elif options.added_term:
-        builders = {
-            "step": partial(bare_loop, case),
-            "added": lambda: BareLoop(WithAttention(**case.arguments, **module_options), data, options),
-        }
-    else:
-        builders = {"plain": lambda: PlainLoop(case, data, device), "step": partial(bare_loop, case)}
-    turns = {}
-    for name, build_loop in builders.items():
-        measurement = Measurement(device, options.batch_size)
-        loop = build_loop()
-        turns[name] = (measurement, loop)
-        drive(measurement.opening(options.warmup), loop.step)
-    return turns
+def has_gpu() -> bool:
+    """Return whether the driver of an NVIDIA GPU is there, without importing PyTorch."""
+    return Path("/dev/nvidia0").exists()
 
 
-def compare(case: Case, options: argparse.Namespace) -> dict[str, Any]:
-    """Measure a case; returns the summary of each loop, with its speed relative to the first."""
-    steps = 1 + options.warmup + COUNTED_STEPS + options.blocks * options.steps
+def variants_of(options: argparse.Namespace) -> list[Variant]:
+    """Return the variants that take turns, the reference first."""
+    names = options.loops or (["fit"] if options.against else ["plain", "step", "fit"])
+    variants = [parse(name, options.precision) for name in names]
+    if options.against:
+        before = [variant._replace(commit=options.against) for variant in variants if variant.loop == "fit"]
+        variants = [*before, *variants]
+    return list(dict.fromkeys(variants))
+
+
+def check(options: argparse.Namespace, cases: Sequence[Case], variants: Sequence[Variant]) -> None:
+    """Raise UsageError for what cannot be measured."""
+    for case in cases:
+        if case.method != "student" and "added" in [variant.loop for variant in variants]:
+            raise UsageError(f"the loop added is measured on a student, not on {case.name}")
+    if min(options.batch_size, options.steps, options.rounds) < 1 or min(options.warmup, options.busy) < 0:
+        raise UsageError("--batch-size, --steps and --rounds must be at least 1, --warmup and --busy at least 0")
+    steps = 1 + options.warmup + 5 + options.rounds * options.steps  # 5 in which host syncs are counted
     steps_per_epoch = options.images // options.batch_size
-    if steps > steps_per_epoch:
+    if not options.command and steps > steps_per_epoch:
         raise UsageError(
-            f"{steps} steps are asked for, an epoch has {steps_per_epoch}: lower --steps, --blocks or --batch-size"
+            f"{steps} steps are asked for, an epoch has {steps_per_epoch}: lower --steps, --rounds or --batch-size"
         )
-    turns = loops(case, options)
-    fit_measurement = Measurement(torch.device(options.device), options.batch_size)
-    with_fit = not (options.added_term or case.compared)
-
-    def phases() -> Iterator[None]:
-        if with_fit:
-            yield from fit_measurement.opening(options.warmup)
-        for _ in range(options.blocks):
-            for measurement, loop in turns.values():
-                drive(measurement.block(options.steps), loop.step)
-            if with_fit:
-                yield from fit_measurement.block(options.steps)
-
-    if with_fit:
-        fit(case, options, Phases(phases()))
-    else:
-        list(phases())
-    results = {name: measurement.summary() for name, (measurement, _) in turns.items()}
-    if with_fit:
-        results["fit"] = fit_measurement.summary()
-    first = next(iter(results.values()))["ms_per_step"]
-    for numbers in results.values():
-        numbers["times_as_fast"] = first / numbers["ms_per_step"]
-    return results
 
 
-def profile(case: Case, options: argparse.Namespace) -> None:
-    """Print the time of ``options.steps`` steps by operation, in PyTorch's own table, for each loop."""
-    for name, (_, loop) in loops(case, options).items():
-        with torch.profiler.profile() as profiler:
-            for _ in range(options.steps):
-                loop.step()
-        key = "self_device_time_total" if options.device == "cuda" else "self_cpu_time_total"
-        table = profiler.key_averages().table(sort_by=key, row_limit=25)
-        print(f"{case.name}: {LOOPS.get(name, name)}", table, sep="\n")
-
-
-def show(case: Case, results: dict[str, Any]) -> None:
-    """Print the numbers of a case, one row per loop; for methods, the time relative to the first."""
-    relative = f"times {next(iter(results))}" if case.compared else "times as fast"
-    table = Table("loop", "ms a step", "quartiles", "images/s", "peak MiB", "syncs", "first step, s", relative)
-    for name, numbers in results.items():
-        low, _, high = numbers["ms_quartiles"]
-        peak = numbers["peak_memory_bytes"]
-        syncs = numbers["host_syncs_per_step"]
-        times = numbers["times_as_fast"]
+def show(name: str, numbers_by_loop: dict[str, results.Numbers]) -> None:
+    """Print the numbers of a case, one row per loop."""
+    table = Table("loop", "time", "quartiles", "peak MiB", "syncs", "first step, s", "times as fast", "95 % interval")
+    for loop, numbers in numbers_by_loop.items():
+        interval = numbers["times_interval"]
+        syncs = numbers.get("host_syncs_per_step")
+        first_step = numbers.get("first_step_seconds")
         table.add_row(
-            LOOPS.get(name, name),
-            f"{numbers['ms_per_step']:,.1f}",
-            f"{low:,.1f}-{high:,.1f}",
-            f"{numbers['images_per_second']:,.1f}",
-            "-" if peak is None else f"{peak / 2**20:,.0f}",
+            loop,
+            results.duration(numbers),
+            results.quartiles(numbers),
+            results.megabytes(numbers),
             "-" if syncs is None else f"{syncs:.1f}",
-            f"{numbers['first_step_seconds']:.1f}",
-            f"{1 / times if case.compared else times:.2f}",
+            "-" if first_step is None else f"{first_step:.1f}",
+            f"{numbers['times_as_fast']:.2f}",
+            f"{interval[0]:.2f}-{interval[1]:.2f}" if interval else "-",
         )
-    Console(width=120).print(case.name, table, sep="\n")
+    Console(width=140).print(name, table, sep="\n")
 
 
-def store(results: dict[str, Any]) -> Path:
-    """Keep the numbers, without those of single steps, in the device's file; a case replaces its earlier numbers."""
-    device = re.sub("[^a-z0-9]+", "-", results["environment"]["device"].lower())
-    path = RESULTS / f"{device}.json"
-    stored = json.loads(path.read_text()) if path.exists() else {}
-    for case, loops_of_case in results["cases"].items():
-        entry = {}
-        for loop, numbers in loops_of_case.items():
-            entry[loop] = {name: value for name, value in numbers.items() if name != "step_ms"}
-        stored[f"{case} {results['options']}"] = entry | {"environment": results["environment"]}
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(dict(sorted(stored.items())), indent=1) + "\n")
-    return path
+def trees_of(commits: Sequence[str | None], folder: Path) -> Trees:
+    """Return this checkout, and each of the commits in a folder of its own."""
+    trees: dict[str | None, Tree] = {None: checkout()}
+    for commit in commits:
+        if commit is not None and commit not in trees:
+            trees[commit] = earlier(commit, folder / f"tree-{len(trees)}")
+    return trees
 
 
-def describe_options(options: argparse.Namespace) -> str:
-    """Return the options that a measurement depends on, as text."""
-    parts = [f"batch {options.batch_size}"]
-    if options.precision:
-        parts.append(options.precision)
-    if options.compile:
-        parts.append("compiled")
-    if options.added_term:
-        parts.append("a term")
-    return ", ".join(parts)
+def measured_command(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, results.Row]]:
+    """Yield the name and the numbers of the whole command."""
+    commits = [options.against, None] if options.against else [None]
+    yield options.command, compare_commands(options.command, commits, options.rounds, trees_of(commits, folder), folder)
+
+
+def measured_cases(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, results.Row]]:
+    """Yield the name and the numbers of each case, one after the other."""
+    cases = GROUPS.get(options.cases[0]) or tuple(find(name) for name in options.cases)
+    variants = variants_of(options)
+    check(options, cases, variants)
+    trees = trees_of([variant.commit for variant in variants], folder)
+    loops = [variant.name for variant in variants]
+    device = device_name(options.device)
+    for index, case in enumerate(cases):
+        name = f"{case.name} batch {options.batch_size}"
+        if options.cases == ["table"] and not options.again:
+            stored = results.read(results.path_of(device)).get(with_busy(name, options), {})
+            if results.is_current(stored, loops, trees[None].commit):
+                print(f"{name}: stored already")
+                continue
+        numbers = compare(case, variants, options, trees, folder / f"case-{index}")
+        if not options.profile:
+            yield name, numbers
+
+
+def with_busy(name: str, options: argparse.Namespace) -> str:
+    """Return the name of a row, with the number of busy processes."""
+    return f"{name}, {options.busy} busy" if options.busy else name
 
 
 def measure(options: argparse.Namespace) -> None:
-    """Measure the cases of the command line, one after the other."""
-    if min(options.batch_size, options.steps, options.blocks) < 1 or options.warmup < 0:
-        raise UsageError("--batch-size, --steps and --blocks must be at least 1, --warmup at least 0")
-    results: dict[str, Any] = {
-        "options": describe_options(options),
-        "environment": environment(torch.device(options.device)),
-        "cases": {},
-    }
-    cases = NAMED if options.cases == ["all"] else tuple(find(name) for name in options.cases)
-    for case in cases:
-        if options.profile:
-            profile(case, options)
-            continue
-        numbers = compare(case, options)
-        show(case, numbers)
-        results["cases"][case.name] = numbers
-        options.out.write_text(json.dumps(results, indent=1))  # after every case, in case a long run is interrupted
-        print(f"{options.out}: all numbers")
-        if options.store:
-            print(f"{store(results)}: summary")
+    """Measure what the command line names, and print and write each row when it is finished."""
+    measured = measured_command if options.command else measured_cases
+    rows: dict[str, results.Row] = {}
+    with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder, busy(options.busy):
+        for short_name, numbers in measured(options, Path(folder)):
+            name = with_busy(short_name, options)
+            show(name, numbers)
+            environment = {"device": device_name(options.device), "date": time.strftime("%Y-%m-%d")}
+            environment |= {setting: getattr(options, setting) for setting in SETTINGS}
+            rows[name] = numbers | {"environment": environment}
+            options.out.write_text(json.dumps(rows, indent=1))
+            print(f"{options.out}: all numbers")
+            if options.store:
+                for path in [results.store(name, rows[name]), *results.render()]:
+                    print(f"{path}: summary")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; a UsageError ends it with status 2."""
-    options = parser().parse_args(arguments)
+    command_line = parser()
+    options = command_line.parse_args(arguments)
+    if options.cases == ["table"]:
+        command_line.set_defaults(**TABLE_DEFAULTS)
+        options = command_line.parse_args(arguments)
     if options.list:
         print("\n".join(case.name for case in (*NAMED, METHOD_COSTS, *METHOD_COSTS.compared)))
         return
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
     try:
-        measure(options)
+        if options.cases == ["render"]:
+            results.render()
+        else:
+            measure(options)
     except (UsageError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
 if __name__ == "__main__":
+    for interruption in (signal.SIGINT, signal.SIGTERM):  # the first is ignored in the background, unless it is set
+        signal.signal(interruption, lambda number, _: sys.exit(128 + number))
     main()

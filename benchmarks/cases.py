@@ -1,10 +1,9 @@
 """The cases that are measured: the pairs and networks of the paper's tables, and any others of the registry."""
 
-from operator import attrgetter
+from functools import cache
+from importlib import import_module
 from typing import Any, NamedTuple
 
-import hsakd_pl
-from hsakd_pl import HSAKDModule, methods
 from hsakd_pl.errors import UsageError
 from hsakd_pl.recipes import PAIRS, PEERS, TEACHERS
 
@@ -22,15 +21,18 @@ FORMS = ", ".join([*(form for _, form in METHODS.values()), f"{COSTS}:<teacher>-
 PARTS = {"dml": slice(1, 2), "sskdprojection": slice(0, 1)}
 # Option for the weights of a trained part
 WEIGHTS = {"probe": "weights", "sskdprojection": "weights", "sskd": "projection_weights"}
-COMPARED = {
-    name.removesuffix("Module").lower(): f"methods.{name}"
-    for name in ["KDModule", *sorted(methods.__all__)]
-    if name.endswith("Module") and name != "DistilledModule"
-}
-METHODS |= {
-    method: (kind, f"{method}:{'<net>' if method in PARTS else '<teacher>-<student>'}")
-    for method, kind in {**COMPARED, COSTS: ""}.items()
-}
+
+
+@cache
+def comparison_methods() -> dict[str, tuple[str, str]]:
+    """Return class and form of the case's name of each comparison method, plain KD first."""
+    names = [name for name in sorted(import_module("hsakd_pl.methods").__all__) if name.endswith("Module")]
+    methods = {}
+    for name in ["KDModule", *(name for name in names if name not in ("KDModule", "DistilledModule"))]:
+        method = name.removesuffix("Module").lower()
+        networks = "<net>" if method in PARTS else "<teacher>-<student>"
+        methods[method] = (f"methods.{name}", f"{method}:{networks}")
+    return methods
 
 
 class Case(NamedTuple):
@@ -46,10 +48,17 @@ class Case(NamedTuple):
     @property
     def compared(self) -> list["Case"]:
         """The cases that are measured in turns with a comparison method, plain KD first; none for other methods."""
+        if self.method in METHODS:
+            return []
         if self.method == COSTS:
-            return [Case(method, self.networks[PARTS.get(method, slice(2))]) for method in COMPARED]
+            return [Case(method, self.networks[PARTS.get(method, slice(2))]) for method in comparison_methods()]
         kd = [Case("kd", self.networks)] if len(self.networks) == 2 else []
-        return list(dict.fromkeys([*kd, self])) if self.method in COMPARED else []
+        return list(dict.fromkeys([*kd, self]))
+
+    @property
+    def class_name(self) -> str:
+        """Name of the module's class in ``hsakd_pl``."""
+        return (METHODS.get(self.method) or comparison_methods()[self.method])[0]
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -65,14 +74,6 @@ class Case(NamedTuple):
             arguments[WEIGHTS[self.method]] = "random"
         return arguments
 
-    def config(self, **options: Any) -> dict[str, Any]:
-        """Return the case as a configuration of ``model``."""
-        return {"class_path": f"hsakd_pl.{METHODS[self.method][0]}", "init_args": {**self.arguments, **options}}
-
-    def module(self, **options: Any) -> HSAKDModule:
-        """Build the case as a module, with fresh weights."""
-        return attrgetter(METHODS[self.method][0])(hsakd_pl)(**self.arguments, **options)
-
 
 NAMED = (
     *(Case("student", pair) for pair in PAIRS),
@@ -81,12 +82,27 @@ NAMED = (
     Case("probe", ("mobilenetv2",)),
 )
 METHOD_COSTS = Case(COSTS, ("wrn_40_2", "wrn_16_2"))
+TABLE = (
+    Case("student", ("wrn_40_2", "wrn_16_2")),
+    Case("student", ("resnet32x4", "resnet8x4")),
+    Case("student", ("vgg13", "vgg8")),
+    Case("student", ("resnet50", "mobilenetv2")),
+    Case("student", ("resnet32x4", "shufflenetv2")),
+    Case("teacher", ("wrn_40_2",)),
+    Case("mutual", ("wrn_40_2",)),
+)
 
 
 def find(name: str) -> Case:
     """Return the case of a name such as ``student:resnet14-resnet8``; raises UsageError for names of another form."""
     method, _, networks = name.partition(":")
     case = METHOD_COSTS if name == COSTS else Case(method, tuple(networks.split("-")))
-    if method not in METHODS or len(case.networks) != METHODS[method][1].count("<"):
+    if method in METHODS:
+        form = METHODS[method][1]
+    elif method == COSTS:
+        form = "<teacher>-<student>"
+    else:
+        form = comparison_methods().get(method, ("", ""))[1]
+    if not form or len(case.networks) != form.count("<"):
         raise UsageError(f"case {name!r}: write it as {FORMS}; --list shows those of the paper")
     return case

@@ -1,13 +1,12 @@
-"""The library's own training: a bare loop over a module's steps, and the whole of ``python main.py fit``."""
+"""The library's own training: a bare loop over a module's steps, and what ``hsakd fit`` is given to be measured.
 
-import contextlib
-import io
-import json
-import tempfile
-from argparse import Namespace
+Earlier commits of the package are measured with this file too, so it uses names only that have not changed.
+"""
+
+import os
 from collections.abc import Iterator
 from itertools import cycle, islice
-from pathlib import Path
+from multiprocessing.connection import Connection
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from benchmarks.cases import Case
+from benchmarks.measuring import Measurement
+from benchmarks.variants import trainer_config
 from hsakd_pl import CIFAR100DataModule, HSAKDModule, StudentModule
-from hsakd_pl.cli.lightning_cli import HSAKDCLI
 from hsakd_pl.data import ImageDataModule, Split
 from hsakd_pl.networks import NetworkOutput
 
@@ -61,20 +60,15 @@ def attention(feature_map: Tensor) -> Tensor:
     return normalize(feature_map.norm(dim=1).square().flatten(1))
 
 
-def trainer_config(options: Namespace) -> dict[str, Any]:
-    """Return the trainer's arguments that differ from the defaults of ``python main.py fit``."""
-    precision = {"precision": options.precision} if options.precision else {}
-    return {"accelerator": {"cuda": "gpu"}.get(options.device, options.device), "devices": 1, **precision}
-
-
 class BareLoop:
     """A module as Lightning prepares it, trained without a trainer on batches that lie on the device."""
 
-    def __init__(self, module: HSAKDModule, data: ImageDataModule, options: Namespace) -> None:
-        self.device = torch.device(options.device)
-        self.half = options.precision == "bf16-mixed"
+    def __init__(self, module: HSAKDModule, data: ImageDataModule, device: str, precision: str = "fp32") -> None:
+        self.device = torch.device(device)
+        self.half = precision == "bf16"
         self.module = module
-        trainer = pl.Trainer(logger=False, enable_checkpointing=False, benchmark=True, **trainer_config(options))
+        config = trainer_config(device, precision)
+        trainer = pl.Trainer(logger=False, enable_checkpointing=False, benchmark=True, **config)
         trainer.datamodule = data  # type: ignore[attr-defined]  # as fit sets it
         trainer.strategy.connect(module)
         module.trainer = trainer
@@ -101,35 +95,23 @@ class BareLoop:
         self.optimizer.step()
 
 
-class Phases(pl.Callback):
-    """Run a phase during a fit, one training step at every ``yield``, and end the fit with it."""
+class Measured(pl.Callback):
+    """Take the steps of a fit as the process at the other end of a pipe asks for them, and end the fit with it.
 
-    def __init__(self, phase: Iterator[None]) -> None:
-        self.phase = phase
+    Args:
+        pipe: file descriptor of the pipe.
+        warmup: untimed steps after the first.
+    """
+
+    def __init__(self, pipe: int, warmup: int) -> None:
+        self.connection = Connection(os.dup(pipe))  # closed with this object, of which the configuration makes several
+        self.warmup = warmup
+        self.phase: Iterator[None] = iter(())
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.phase = Measurement(pl_module.device).serve(self.connection, self.warmup)
         next(self.phase)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if next(self.phase, StopIteration) is StopIteration:
             trainer.should_stop = True
-
-
-def fit(case: Case, options: Namespace, callback: pl.Callback) -> None:
-    """Train as ``python main.py fit`` does, in a folder that is then removed; a single batch is validated."""
-
-    class FitWith(HSAKDCLI):
-        def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-            trainer = super().instantiate_trainer(**kwargs)
-            trainer.callbacks.append(callback)  # type: ignore[attr-defined]  # set without a declaration
-            return trainer
-
-    arguments = {"images": options.images, "batch_size": options.batch_size}
-    with tempfile.TemporaryDirectory() as folder:
-        data = {"class_path": "benchmarks.loops.SyntheticDataModule", "init_args": arguments}
-        trainer = {**trainer_config(options), "limit_val_batches": 1, "default_root_dir": folder}
-        config = {"model": case.config(compile=options.compile), "data": data, "trainer": trainer}
-        file = Path(folder, "config.json")
-        file.write_text(json.dumps(config))
-        with contextlib.redirect_stdout(io.StringIO()):
-            FitWith(args=["fit", "--config", str(file)])

@@ -1,24 +1,22 @@
-"""Measure a loop, and let loops take turns, so that noise affects all alike.
+"""Measure a loop inside its process.
 
 A phase is a generator that takes one training step at every ``yield``, whoever makes that step: :func:`drive` in a bare
-loop, a callback inside ``Trainer.fit``. So all loops are measured by the same lines, and one can run inside another.
+loop, a callback inside ``Trainer.fit``. So all loops are measured by the same lines.
 """
 
-import platform
 import re
-import statistics
-import subprocess
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from itertools import pairwise
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 
 import hsakd_pl
+from benchmarks.machine import software
 
 COUNTED_STEPS = 5  # in which host syncs are counted, after the warm-up
 
@@ -30,28 +28,38 @@ def drive(phase: Iterator[None], step: Callable[[], None]) -> None:
 
 
 class Measurement:
-    """Time, memory and host syncs of one loop whose steps take ``batch_size`` images; made before that loop is."""
+    """Time, memory and host syncs of the loop of a process."""
 
-    def __init__(self, device: torch.device, batch_size: int) -> None:
+    def __init__(self, device: torch.device) -> None:
         self.device = device
         self.cuda = device.type == "cuda"
-        self.batch_size = batch_size
-        self.costs: dict[str, Any] = {"first_step_seconds": 0.0, "peak_memory_bytes": None, "host_syncs_per_step": None}
-        self.step_ms: list[float] = []
-        if self.cuda:
-            torch.cuda.reset_peak_memory_stats(device)
-            self.floor = torch.cuda.memory_allocated(device)
 
-    def opening(self, warmup: int) -> Iterator[None]:
-        """Take the first step and ``warmup`` more; find memory and syncs, where the device is a GPU."""
+    def serve(self, connection: Connection, warmup: int) -> Iterator[None]:
+        """Open the loop, then take the steps that come in as ``{"steps": ..., "profile": ...}``, until none come."""
+        costs = yield from self.opening(warmup)
+        connection.send(costs | environment())
+        while order := receive(connection):
+            if order["profile"]:
+                with torch.profiler.profile() as profiler:
+                    yield from self.block(order["steps"])
+                key = "self_device_time_total" if self.cuda else "self_cpu_time_total"
+                connection.send({"profile": profiler.key_averages().table(sort_by=key, row_limit=25)})
+            else:
+                step_ms = yield from self.block(order["steps"])
+                connection.send({"step_ms": step_ms, "peak_memory_bytes": self.peak_memory()})
+
+    def opening(self, warmup: int) -> Generator[None, None, dict[str, Any]]:
+        """Take the first step and ``warmup`` more; returns the first's time and, on a GPU, the host syncs of others."""
         start = time.perf_counter()
         yield
         self._wait()
-        self.costs["first_step_seconds"] = time.perf_counter() - start
+        costs: dict[str, Any] = {
+            "first_step_seconds": time.perf_counter() - start,
+            "host_syncs_per_step": None,
+        }
         for _ in range(warmup):
             yield
         if self.cuda:
-            self.costs["peak_memory_bytes"] = torch.cuda.max_memory_allocated(self.device) - self.floor
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 torch.cuda.set_sync_debug_mode("warn")
@@ -59,30 +67,29 @@ class Measurement:
                     yield
                 torch.cuda.set_sync_debug_mode("default")
             syncs = [warning for warning in caught if "synchronizing CUDA operation" in str(warning.message)]
-            self.costs["host_syncs_per_step"] = len(syncs) / COUNTED_STEPS
+            costs["host_syncs_per_step"] = len(syncs) / COUNTED_STEPS
+        return costs
 
-    def block(self, steps: int) -> Iterator[None]:
-        """Time ``steps`` steps one by one."""
+    def block(self, steps: int) -> Generator[None, None, list[float]]:
+        """Time ``steps`` steps one by one; returns their milliseconds."""
         self._wait()
         stamps = [self._stamp()]
         for _ in range(steps):
             yield
             stamps.append(self._stamp())
         self._wait()
-        for start, end in pairwise(stamps):
-            self.step_ms.append(start.elapsed_time(end) if self.cuda else 1000 * (end - start))
+        return [start.elapsed_time(end) if self.cuda else 1000 * (end - start) for start, end in pairwise(stamps)]
 
-    def summary(self) -> dict[str, Any]:
-        """Return the numbers for the JSON file."""
-        median = statistics.median(self.step_ms)
-        quartiles = statistics.quantiles([*self.step_ms, median], n=4, method="inclusive")
-        return {
-            "ms_per_step": median,
-            "ms_quartiles": quartiles,
-            "images_per_second": 1000 * self.batch_size / median,
-            **self.costs,
-            "step_ms": self.step_ms,
-        }
+    def peak_memory(self) -> int | None:
+        """Return the most memory in bytes: allocated on the GPU, else resident in this process, None if unknown.
+
+        ``getrusage`` is of no use here: in a new program, ``ru_maxrss`` starts at that of the process that started it.
+        """
+        if self.cuda:
+            return torch.cuda.max_memory_allocated(self.device)
+        status = Path("/proc/self/status")
+        peak = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
+        return 1024 * int(peak[1]) if peak else None
 
     def _wait(self) -> None:
         if self.cuda:
@@ -97,19 +104,16 @@ class Measurement:
         return event
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """Return device, versions, date and commit of a measurement."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    model_name = re.search(r"model name\s*: (.*)", cpuinfo)
-    processor = model_name[1] if model_name else platform.processor()
-    capability = torch.backends.cpu.get_cpu_capability()
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{processor}, {capability}",
-        "threads": torch.get_num_threads(),
-        "date": time.strftime("%Y-%m-%d"),
-        "versions": {package.__name__: package.__version__ for package in (hsakd_pl, pl, torch)},
-        "cuda": torch.version.cuda,
-        "python": platform.python_version(),
-        "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip() or None,
-    }
+def receive(connection: Connection) -> dict[str, Any] | None:
+    """Return the next message, or None if the other side has closed the connection."""
+    try:
+        return connection.recv()
+    except (EOFError, ConnectionError):
+        return None
+
+
+def environment() -> dict[str, Any]:
+    """Return what the speed of this process depends on, and the file of the package that it uses."""
+    details = software()
+    details["versions"]["torch"] = torch.__version__  # with the build, which the package's metadata lack
+    return {"threads": torch.get_num_threads(), "package": hsakd_pl.__file__, **details}

@@ -1,7 +1,8 @@
 """The reference: a loop in plain PyTorch, as in the published script.
 
-fp32 in PyTorch's own memory format, images opened and transformed one by one in the main process, rotations stacked, a
-teacher without gradients, default SGD, accuracies counted, and the loss read back at every step.
+PyTorch's own memory format, images opened and transformed one by one in the main process, rotations stacked, a teacher
+without gradients, default SGD, accuracies counted, and the loss read back at every step. In fp32, or with
+``torch.autocast`` in bf16; ``torch.compile`` compiles the loss with its networks.
 """
 
 from collections.abc import Iterator
@@ -16,12 +17,12 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from benchmarks.cases import LR, Case
-from hsakd_pl import create_network
-from hsakd_pl.data import ImageDataModule
-from hsakd_pl.networks import NetworkOutput
+from hsakd_pl.networks import NetworkOutput, create_network
 
 TEMPERATURE = 3.0  # T = 3: Sec. 4.1 of the paper
-SOURCE_CLASSES = 100  # of the network that is probed
+NUM_CLASSES = 100
+IMAGE_SIZE = 32
+MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)  # of CIFAR-100, as in the published script
 
 Networks = tuple[nn.Module, ...]
 LossAndOutputs = tuple[Tensor, list[NetworkOutput]]  # the outputs of the networks that train
@@ -87,7 +88,7 @@ LOSSES = {"student": student, "teacher": teacher, "mutual": mutual, "probe": pro
 def build(case: Case, num_classes: int) -> Networks:
     """Build the networks of a case; frozen ones are in eval mode, without gradients."""
     if case.method == "probe":
-        features = create_network(case.networks[-1], SOURCE_CLASSES, branches=False).eval().requires_grad_(False)
+        features = create_network(case.networks[-1], NUM_CLASSES, branches=False).eval().requires_grad_(False)
         head = features.get_submodule("head")
         assert isinstance(head, nn.Sequential) and isinstance(head[-1], nn.Linear)
         classifier = nn.Linear(head[-1].in_features, num_classes)
@@ -99,18 +100,17 @@ def build(case: Case, num_classes: int) -> Networks:
 
 
 class OneByOne(Dataset[tuple[Tensor, Tensor]]):
-    """uint8 images (N, 3, S, S), opened and transformed one by one as torchvision's data sets do."""
+    """Images of noise, opened and transformed one by one as torchvision's CIFAR-100 does."""
 
-    def __init__(self, data: ImageDataModule) -> None:
-        images, self.labels = data.splits["train"]
-        assert isinstance(images, Tensor)
-        self.pixels = images.permute(0, 2, 3, 1).contiguous().numpy()
+    def __init__(self, images: int) -> None:
+        self.pixels = torch.randint(256, (images, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=torch.uint8).numpy()
+        self.labels = torch.randint(NUM_CLASSES, (images,))
         self.transform = transforms.Compose(
             [
-                transforms.RandomCrop(data.image_size, padding=4),
+                transforms.RandomCrop(IMAGE_SIZE, padding=4),
                 transforms.RandomHorizontalFlip(),
                 transforms.ToTensor(),
-                transforms.Normalize(data.mean, data.std),
+                transforms.Normalize(MEAN, STD),
             ]
         )
 
@@ -124,17 +124,26 @@ class OneByOne(Dataset[tuple[Tensor, Tensor]]):
 class PlainLoop:
     """Networks, optimizer and loader of a case; :meth:`step` trains on the next batch."""
 
-    def __init__(self, case: Case, data: ImageDataModule, device: torch.device) -> None:
-        self.device = device
-        self.loss = LOSSES[case.method]
-        self.networks = tuple(network.to(device) for network in build(case, data.num_classes))
+    def __init__(
+        self,
+        case: Case,
+        device: str,
+        precision: str = "fp32",
+        compiled: bool = False,
+        batch_size: int = 64,
+        images: int = 50_000,
+    ) -> None:
+        self.device = torch.device(device)
+        self.half = precision == "bf16"
+        self.loss = torch.compile(LOSSES[case.method]) if compiled else LOSSES[case.method]
+        self.networks = tuple(network.to(self.device) for network in build(case, NUM_CLASSES))
         parameters = chain.from_iterable(network.parameters() for network in self.networks)
         trained = [parameter for parameter in parameters if parameter.requires_grad]
         self.optimizer = torch.optim.SGD(trained, LR, momentum=0.9, weight_decay=5e-4, nesterov=True)
-        loader = DataLoader(OneByOne(data), data.batch_size, shuffle=True, pin_memory=device.type == "cuda")
+        loader = DataLoader(OneByOne(images), batch_size, shuffle=True, pin_memory=self.device.type == "cuda")
         self.batches: Iterator[tuple[Tensor, Tensor]] = chain.from_iterable(repeat(loader))
         self.loss_sum = 0.0
-        self.hits = torch.zeros((), device=device)
+        self.hits = torch.zeros((), device=self.device)
 
     def step(self) -> None:
         """Train on one batch, from the images to the updated weights, with cuDNN's search for algorithms."""
@@ -142,7 +151,8 @@ class PlainLoop:
         torch.backends.cudnn.benchmark = True
         images, labels = (part.to(self.device) for part in next(self.batches))
         self.optimizer.zero_grad()
-        loss, outputs = self.loss(self.networks, images, labels)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+            loss, outputs = self.loss(self.networks, images, labels)
         loss.backward()
         self.optimizer.step()
         self.loss_sum += loss.item()

@@ -1,4 +1,4 @@
-"""The exception for mistakes that a user can correct, and helpers for its messages."""
+"""The exception for mistakes that a user can correct, and helpers for messages."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -46,3 +46,18 @@ def did_you_mean(name: str, candidates: Iterable[str], prefix: str = "") -> str:
         return ""
     suggestions = " or ".join(prefix + candidate for candidate in similar)
     return f"did you mean {suggestions}? "
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number of things in words, such as ``1 epoch`` or ``2,000 images``.
+
+    Args:
+        number: how many there are.
+        noun: what they are called, in the singular.
+
+    Examples:
+        >>> counted(1, "epoch"), counted(2000, "class")
+        ('1 epoch', '2,000 classes')
+    """
+    plural = f"{noun}es" if noun.endswith(("s", "ch", "x")) else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"

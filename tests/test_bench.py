@@ -15,7 +15,8 @@ from small import error_of
 import hsakd_pl
 from hsakd_pl import list_networks
 from hsakd_pl.cli.main import main
-from hsakd_pl.commands.bench.tasks import Bench, Task, select_cells
+from hsakd_pl.commands.bench.cells import select_cells
+from hsakd_pl.commands.bench.tasks import Bench, Task
 from hsakd_pl.commands.seeds import ParsedFit
 from hsakd_pl.files.weights import file_sha256
 from hsakd_pl.recipes import ALL_RECIPES, BENCH_TABLES, PAIRS, RECIPES, read_table
@@ -315,7 +316,7 @@ def test_bench_continues_after_failed_run(mine: Path) -> None:
 
 
 def test_bench_dry_run_measures_and_writes_nothing(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["bench", "mine.csv", "--dry-run", "--methods", "KD", "--trainer.accelerator=cpu"])
+    main(["bench", "mine.csv", "--dry-run", "--methods", "KD", "--trainer.accelerator=cpu", "--save_every_minutes=5"])
     teacher, kd, total, *arrays = capsys.readouterr().out.rstrip().splitlines()
     assert teacher.split()[:2] == ["0", "to"] and kd.endswith("digits/kd_resnet14-resnet8, seed 0")
     assert total.split()[0].replace(".", "").isdigit() and len(arrays) == 2

@@ -1,6 +1,14 @@
-"""Test the benchmarks: the plain loop equals the modules, every case builds, and the file holds its numbers."""
+"""Test the benchmarks: the plain loop equals the modules, loops take turns, and the documents hold the results."""
 
 import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -8,19 +16,31 @@ import pytest
 import torch
 from small import norms
 
-from benchmarks import __main__ as command
-from benchmarks import plain
-from benchmarks.__main__ import main, parser
-from benchmarks.cases import COMPARED, METHOD_COSTS, NAMED, Case, find
-from benchmarks.loops import BareLoop, SyntheticDataModule, trainer_config
+import hsakd_pl
+from benchmarks import plain, results
+from benchmarks.__main__ import GROUPS, TABLE_DEFAULTS, check, main, parser, variants_of
+from benchmarks.cases import METHOD_COSTS, NAMED, TABLE, Case, comparison_methods, find
+from benchmarks.loops import BareLoop, SyntheticDataModule
+from benchmarks.machine import processor
 from benchmarks.measuring import Measurement
+from benchmarks.plain import PlainLoop
+from benchmarks.trees import CHECKOUT, checkout, earlier, unsatisfied
+from benchmarks.turns import in_turns, relative_to_first, speed_up, turns_of
+from benchmarks.variants import Variant, parse, trainer_config
 from hsakd_pl import HSAKDModule, StudentModule, methods
+from hsakd_pl.errors import UsageError
 from hsakd_pl.fast.folded import Folded
 from hsakd_pl.modules.probe import ProbeNetwork
 from hsakd_pl.ops import total
 
-TINY = ["--device", "cpu", "--batch-size", "4", "--steps", "2", "--warmup", "0", "--blocks", "1", "--images", "60"]
+TINY = ["--device", "cpu", "--batch-size", "4", "--steps", "2", "--warmup", "0", "--rounds", "2", "--images", "60"]
 PAIR = "student:resnet14-resnet8"
+in_a_clone = pytest.mark.skipif(not (CHECKOUT / ".git").exists(), reason="compares commits: needs a clone")
+
+
+def build(case: Case, **options: Any) -> HSAKDModule:
+    """Build the module of a case, with fresh weights."""
+    return attrgetter(case.class_name)(hsakd_pl)(**case.arguments, **options)
 
 
 def networks_of(module: HSAKDModule) -> plain.Networks:
@@ -36,7 +56,7 @@ def networks_of(module: HSAKDModule) -> plain.Networks:
 def test_plain_loop_computes_module_loss(name: str) -> None:
     case, classes = find(name), 10
     torch.manual_seed(0)
-    module = case.module(num_classes=classes)
+    module = build(case, num_classes=classes)
     images, labels = torch.randn(4, 3, 32, 32), torch.randint(classes, (4,))
     networks = plain.build(case, classes)
     for ours, theirs in zip(networks_of(module), networks, strict=True):
@@ -50,21 +70,31 @@ def test_plain_loop_computes_module_loss(name: str) -> None:
     assert len(trained) == len([each for each in module.parameters() if each.requires_grad])
 
 
-@pytest.mark.parametrize("case", NAMED, ids=lambda case: case.name)
+def test_plain_loop_in_bf16_keeps_its_weights_in_fp32() -> None:
+    loop = PlainLoop(find(PAIR), "cpu", precision="bf16", batch_size=4, images=8)
+    before = next(loop.networks[1].parameters()).clone()
+    loop.step()
+    after = next(loop.networks[1].parameters())
+    assert after.dtype == torch.float32 and not torch.equal(after, before)
+
+
+@pytest.mark.parametrize("case", [*NAMED, *TABLE], ids=lambda case: case.name)
 def test_every_benchmark_case_builds(case: Case) -> None:
     with torch.device("meta"):
-        assert isinstance(case.module(num_classes=100), HSAKDModule)
+        assert isinstance(build(case, num_classes=100), HSAKDModule)
     assert find(case.name) == case
 
 
 def test_benchmark_list_shows_each_case_once(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--list"])
     listed = capsys.readouterr().out.split()
-    assert len(listed) == len(set(listed)) == 8 + 5 + 8 + 1 + 1 + len(COMPARED)
+    assert len(listed) == len(set(listed)) == 8 + 5 + 8 + 1 + 1 + len(comparison_methods())
     assert {"student:wrn_40_2-wrn_16_2", "teacher:wrn_40_2", "mutual:resnet56", "probe:mobilenetv2"} <= set(listed)
     assert {"method-costs:wrn_40_2-wrn_16_2", "crd:wrn_40_2-wrn_16_2", "dml:wrn_16_2"} <= set(listed)
     modules = {name for name in methods.__all__ if name.endswith("Module")} - {"DistilledModule"}
-    assert {f"methods.{name}" for name in modules} == set(COMPARED.values()) and next(iter(COMPARED)) == "kd"
+    compared = comparison_methods()
+    assert {f"methods.{name}" for name in modules} == {name for name, _ in compared.values()}
+    assert next(iter(compared)) == "kd"
 
 
 def run(folder: Path, *options: str) -> dict[str, Any]:
@@ -73,50 +103,245 @@ def run(folder: Path, *options: str) -> dict[str, Any]:
     return json.loads((folder / "results.json").read_text())
 
 
-def test_benchmark_compares_plain_loop_step_and_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    results = run(tmp_path, PAIR)
-    assert results["options"] == "batch 4" and results["environment"]["versions"]["torch"] == torch.__version__
-    found = results["cases"][PAIR]
-    for loop in ("plain", "step", "fit"):
-        assert len(found[loop]["step_ms"]) == 2 and min(found[loop]["step_ms"]) > 0
-        assert found[loop]["images_per_second"] == pytest.approx(4000 / found[loop]["ms_per_step"])
-        assert found[loop]["first_step_seconds"] > 0
-        assert found[loop]["host_syncs_per_step"] is None  # nothing to sync on a CPU
-    ratio = found["plain"]["ms_per_step"] / found["fit"]["ms_per_step"]
-    assert found["fit"]["times_as_fast"] == pytest.approx(ratio)
-    assert "main.py fit" in capsys.readouterr().out
+@pytest.mark.slow
+def test_benchmark_compares_plain_loop_and_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = run(tmp_path, PAIR, "--loops", "plain", "fit", "--busy", "1")[f"{PAIR} batch 4, 1 busy"]
+    assert list(found) == ["plain", "fit", "environment"]
+    for loop in ("plain", "fit"):
+        numbers = found[loop]
+        assert len(numbers["step_ms"]) == 4 and min(numbers["step_ms"]) > 0
+        assert numbers["images_per_second"] == pytest.approx(4000 / numbers["ms_per_step"])
+        assert numbers["first_step_seconds"] > 0 and numbers["threads"] >= 1
+        assert numbers["host_syncs_per_step"] is None  # nothing to sync on a CPU
+        assert 2**27 < numbers["peak_memory_bytes"] < 2**32
+        assert numbers["versions"]["torch"] == torch.__version__ and numbers["commit"] == checkout().commit
+    low, high = found["fit"]["times_interval"]
+    assert low <= found["fit"]["times_as_fast"] <= high
+    assert found["environment"]["device"] == processor()
+    shown = capsys.readouterr().out
+    assert "plain" in shown and "fit" in shown and "95 % interval" in shown
 
 
-def test_added_term_cost_is_measured_and_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "RESULTS", tmp_path / "results")
-    for _ in range(2):
-        found = run(tmp_path, "--added-term", "--store", PAIR)["cases"][PAIR]
-    assert set(found) == {"step", "added"}
-    (file,) = (tmp_path / "results").iterdir()
-    ((case, kept),) = json.loads(file.read_text()).items()
-    assert case == f"{PAIR} batch 4, a term"
-    assert kept["added"] == {key: value for key, value in found["added"].items() if key != "step_ms"}
-    assert {"device", "date", "versions", "commit"} <= set(kept["environment"])
+@pytest.mark.nightly
+@in_a_clone
+@pytest.mark.parametrize(
+    "options",
+    [
+        [PAIR, "--loops", "plain", "plain-bf16", "plain-compiled"],
+        ["--against", "HEAD", PAIR],
+        [PAIR, "--loops", "step", "added", "step-bf16"],
+        ["teacher:resnet8", "--loops", "fit", "fit-bf16-compiled"],
+        ["crd:resnet14-resnet8"],
+        ["dml:resnet8"],
+    ],
+    ids=lambda options: " ".join(options),
+)
+def test_every_loop_is_measured(options: list[str], tmp_path: Path) -> None:
+    ((_, found),) = run(tmp_path, *options).items()
+    del found["environment"]
+    assert [len(numbers["step_ms"]) for numbers in found.values()] == [4] * len(found)
+    assert next(iter(found.values()))["times_as_fast"] == 1
 
 
-def test_method_costs_are_measured_relative_to_kd(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    one = "crd:resnet14-resnet8"
-    results = run(tmp_path, one, "dml:resnet8")["cases"]
-    assert [list(results[name]) for name in (one, "dml:resnet8")] == [["kd", "crd"], ["dml"]]
-    assert find("method-costs") == METHOD_COSTS and [case.method for case in METHOD_COSTS.compared] == list(COMPARED)
-    found, shown = results[one], capsys.readouterr().out
-    ratio = found["crd"]["ms_per_step"] / found["kd"]["ms_per_step"]
-    (row,) = (line for line in shown.partition(one)[2].splitlines() if " crd " in line)
-    assert row.split("│")[-2].strip() == f"{ratio:.2f}" and "times kd" in shown and "times dml" in shown
+@pytest.mark.slow
+def test_benchmark_profile_prints_operations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([*TINY, "--out", str(tmp_path / "results.json"), "--profile", PAIR, "--loops", "plain"])
+    shown = capsys.readouterr().out
+    assert f"{PAIR} plain" in shown and "convolution" in shown
+
+
+def test_whole_command_is_measured_in_turns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = "python -c 'import hsakd_pl; open(\"configs/digits/teacher_joint_resnet20.yaml\")'"
+    found = run(tmp_path, "--command", command)[command]["command"]
+    assert 0 < found["seconds"] < 60 and found["peak_memory_bytes"] > 2**22
+    assert "command" in capsys.readouterr().out
+
+
+def test_failing_command_ends_with_its_last_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        run(tmp_path, "--command", "python -c 'raise SystemExit(\"no such data\")'")
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert "status 1" in error and "no such data" in error
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_benchmark_leaves_no_process(how: signal.Signals, tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    program = f"import os, time; print(os.getpid(), file=open({str(pids)!r}, 'w'), flush=True); time.sleep(600)"
+    arguments = [*TINY, "--busy", "1", "--command", f'python -c "{program}"']
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks", *arguments],
+        cwd=CHECKOUT,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        while not (pids.exists() and pids.read_text().endswith("\n")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+        assert len(children) == 2 and pids.read_text().strip() in children
+        process.send_signal(how)
+        assert process.wait(60) == 128 + how
+    finally:
+        process.kill()
+    assert [pid for pid in children if Path("/proc", pid).exists()] == []
+    assert list(tmp_path.glob("benchmarks-*")) == []
+
+
+def test_busy_process_ends_when_its_parent_is_killed() -> None:
+    program = (
+        "import os, signal\n"
+        "from benchmarks.processes import busy\n"
+        "with busy(1):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    command = [sys.executable, "-c", program]
+    subprocess.run(command, cwd=CHECKOUT, stdout=subprocess.PIPE, timeout=60)  # until the busy process has closed it
+
+
+@in_a_clone
+def test_earlier_commit_has_its_own_package(tmp_path: Path) -> None:
+    tree = earlier("HEAD", tmp_path / "tree")
+    assert not (tree.folder / "benchmarks").exists() and tree.commit
+    program = "import hsakd_pl, benchmarks; print(hsakd_pl.__file__, benchmarks.__file__)"
+    done = subprocess.run([tree.python, "-c", program], env=tree.environment, cwd="/", capture_output=True, text=True)
+    package, ours = done.stdout.split()
+    assert Path(package).parents[1] == tree.folder and Path(ours).parents[1] == CHECKOUT
+    with pytest.raises(UsageError, match="Needed a single revision"):
+        earlier("no-such-commit", tmp_path / "other")
+
+
+def test_other_dependencies_are_noticed(tmp_path: Path) -> None:
+    setup = tmp_path / "setup.cfg"
+    lines = ["torch>=2", "torch<2", "no_such_package", "no_such_package; sys_platform == 'nowhere'"]
+    setup.write_text("[options]\ninstall_requires =\n" + "".join(f"    {line}\n" for line in lines))
+    assert unsatisfied(setup) == ["torch<2", "no_such_package"]
+    assert unsatisfied(CHECKOUT / "setup.cfg") == []
+
+
+@pytest.mark.parametrize(
+    "name", ["plain", "plain-bf16", "plain-compiled", "fit-bf16-compiled@5c4e141", "step", "fit@a-b"]
+)
+def test_variant_name_is_read_and_written_alike(name: str) -> None:
+    assert parse(name, "fp32").name == name
+    assert parse("plain-fp32", "bf16") == Variant("plain") and parse("fit", "bf16") == Variant("fit", "bf16")
+
+
+def test_commits_are_compared_with_fit() -> None:
+    def names(*options: str) -> list[str]:
+        return [variant.name for variant in variants_of(parser().parse_args(options))]
+
+    assert names() == ["plain", "step", "fit"]
+    assert names("--precision", "bf16") == ["plain-bf16", "step-bf16", "fit-bf16"]
+    assert names("--against", "main") == ["fit@main", "fit"]
+    assert names("--against", "main", "--loops", "fit-bf16", "plain") == ["fit-bf16@main", "fit-bf16", "plain"]
+    assert [case.method for case in METHOD_COSTS.compared] == list(comparison_methods())
+    assert list(turns_of(find("crd:resnet14-resnet8"), [Variant("plain")])) == ["kd", "crd"]
+
+
+def test_speed_up_has_the_interval_of_its_rounds() -> None:
+    assert speed_up([2.0], [1.0]) == (2.0, None)
+    times, interval = speed_up([4.0, 4.0, 9.0], [2.0, 2.0, 4.5])
+    assert times == pytest.approx(2) and interval == pytest.approx([2, 2])
+    times, interval = speed_up([1.0, 4.0], [1.0, 1.0])
+    assert times == pytest.approx(2) and interval is not None and interval[0] < 1 < interval[1]
+    taken: list[str] = []
+    in_turns(3, ["a", "b"], taken.append)
+    assert taken == ["a", "b", "b", "a", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "instructions"),
+    [
+        ("sse4_2 avx2", "AVX2"),
+        ("avx2 avx512f", "AVX512"),
+        ("avx2 avx512f avx512_bf16", "AVX512_BF16"),
+        ("avx2 avx512f avx512_bf16 amx_tile amx_bf16", "AMX"),
+    ],
+)
+def test_results_file_names_the_instruction_set(flags: str, instructions: str, tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"model name\t: AMD EPYC\nflags\t\t: fpu {flags}\n")
+    assert processor(cpuinfo) == f"AMD EPYC, {instructions}"
+    assert results.path_of(processor(cpuinfo)).name == f"amd-epyc-{instructions.lower()}.json"
+
+
+def row(commit: str | None, variants: list[str]) -> results.Row:
+    """Return a row as it is stored."""
+    numbers: dict[str, results.Numbers] = {}
+    for index, variant in enumerate(variants):
+        step_ms = [10.0 - index] * 2
+        numbers[variant] = {
+            "commit": "5c4e141" if "@" in variant else commit,
+            "versions": {"torch": "2.15.0"},
+            "ms_per_step": step_ms[0],
+            "ms_quartiles": [step_ms[0]] * 3,
+            "peak_memory_bytes": 2**30,
+            "step_ms": step_ms,
+        }
+    relative_to_first(numbers, {name: each["step_ms"] for name, each in numbers.items()})
+    return numbers | {"environment": {"device": "Any CPU, AVX2", "date": "2026-11-30"}}
+
+
+def test_finished_rows_of_the_table_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loops = list(TABLE_DEFAULTS["loops"])
+    assert results.is_current(row("a", loops), loops, "a")
+    assert not results.is_current(row("b", loops), loops, "a")
+    assert not results.is_current(row("a", loops[:-1]), loops, "a")
+    assert not results.is_current(row("a-dirty", loops), loops, "a-dirty")
+    assert not results.is_current({}, loops, "a")
+    stored = {f"{case.name} batch 16": row("a", ["plain"]) for case in GROUPS["table"]}
+    (tmp_path / "any-cpu-avx2.json").write_text(json.dumps(stored))
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    monkeypatch.setattr("benchmarks.__main__.device_name", lambda device: "Any CPU, AVX2")
+    monkeypatch.setattr("benchmarks.__main__.checkout", lambda: checkout()._replace(commit="a"))
+    main(["table", "--loops", "plain", "--device", "cpu"])
+    assert capsys.readouterr().out.count("stored already") == len(TABLE)
+
+
+def test_stored_rows_are_rendered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
+    variants = ["plain", "fit@5c4e141", "fit-bf16"]
+    path = results.store("student:a-b batch 4", row("a", variants))
+    assert "step_ms" not in path.read_text() and path.name == "any-cpu-avx2.json"
+    document = results.rendered("\n".join(["before", *results.MARKS, "after"]), results.short_table)
+    assert document.startswith("before\n") and document.endswith("\nafter")
+    assert "| `student:a-b batch 4` | 10 ms (1.00) | 9 ms (1.11) | 8 ms (1.25) | 1,024 | 1,024 | 1,024 |" in document
+    assert results.rendered(document, results.short_table) == document
+    assert len(results.long_table(results.read(path))) == 2 + len(variants) + 1
+
+
+@pytest.mark.parametrize("name", ["benchmarks/README.md", "docs/speed.md", "Makefile"])
+def test_documented_benchmark_commands_are_valid(name: str) -> None:
+    text = (CHECKOUT / name).read_text().replace("\\\n", " ")
+    commands = re.findall(r"^.*(?:python|RUN\)) -m benchmarks\b([^`]*?)(?:>.*)?$", text, re.MULTILINE)
+    assert len(commands) >= 2
+    for command in commands:
+        options = parser().parse_args(shlex.split(command, comments=True))
+        variants = variants_of(options)
+        check(options, [find(case) for case in options.cases if case not in (*GROUPS, "render")], variants)
+
+
+@pytest.mark.parametrize(
+    ("name", "table"), [("benchmarks/README.md", results.long_table), ("docs/speed.md", results.short_table)]
+)
+def test_documents_hold_the_stored_measurements(name: str, table: Any) -> None:
+    document = (CHECKOUT / name).read_text()
+    assert results.rendered(document, table) == document, "write them anew: python -m benchmarks render"
 
 
 @pytest.mark.parametrize("case", find("method-costs:resnet14-resnet8").compared, ids=lambda case: case.method)
 def test_every_method_folds_its_frozen_teacher(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """Check that a folded copy replaces the teacher; stage one of SSKD has its teacher inside the trained network."""
-    data, options = SyntheticDataModule(32, 4), parser().parse_args(TINY)
+    data = SyntheticDataModule(32, 4)
     data.setup("fit")
     assert find(case.name) == case
-    loop = BareLoop(case.module(num_classes=100), data, options)
+    loop = BareLoop(build(case, num_classes=100), data, "cpu")
     assert len(loop.module.frozen) == (0 if case.method == "dml" else 1)
     for teacher in loop.module.frozen if case.method != "sskdprojection" else ():
         assert isinstance(teacher.stand_in, Folded) and norms(teacher.stand_in.network) == 0 < norms(teacher.network)
@@ -124,17 +349,11 @@ def test_every_method_folds_its_frozen_teacher(case: Case, monkeypatch: pytest.M
     loop.step()
 
 
-def test_benchmark_profile_prints_both_loops(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main([*TINY, "--out", str(tmp_path / "results.json"), "--profile", PAIR])
-    shown = capsys.readouterr().out
-    assert all(f"{PAIR}: {loop}" in shown for loop in ("plain PyTorch", "bare loop")) and "convolution" in shown
-
-
 def test_bare_loop_has_the_fast_paths_of_fit() -> None:
     """Check that it has everything the callback provides, except a logger."""
-    data, options = SyntheticDataModule(16, 4), parser().parse_args(TINY)
+    data = SyntheticDataModule(16, 4)
     data.setup("fit")
-    loop = BareLoop(find(PAIR).module(num_classes=100), data, options)
+    loop = BareLoop(build(find(PAIR), num_classes=100), data, "cpu")
     loop.step()
     assert loop.module.teacher.stand_in is not None and not loop.module.means
 
@@ -146,8 +365,9 @@ def test_bare_loop_has_the_fast_paths_of_fit() -> None:
         (["baseline:resnet8"], "teacher:<net>"),
         (["teacher:resnet9"], "unknown network 'resnet9'"),
         (["--steps", "100", PAIR], "lower --steps"),
-        (["--blocks", "0"], "--blocks"),
-        (["--added-term", "teacher:resnet8"], "--added-term is measured on a student"),
+        (["--rounds", "0"], "--rounds"),
+        (["teacher:resnet8", "--loops", "added"], "measured on a student"),
+        ([PAIR, "--loops", "ours"], "LOOP[-fp32|-bf16][-compiled][@COMMIT]"),
     ],
 )
 def test_invalid_benchmark_options_exit_with_2(
@@ -158,17 +378,18 @@ def test_invalid_benchmark_options_exit_with_2(
     assert end.value.code == 2 and message in capsys.readouterr().err
 
 
-def test_benchmark_passes_only_given_options_to_trainer() -> None:
-    changed = parser().parse_args(["--device", "cuda", "--precision", "bf16-mixed"])
-    assert trainer_config(parser().parse_args(TINY)) == {"accelerator": "cpu", "devices": 1}
-    assert trainer_config(changed) == {"accelerator": "gpu", "devices": 1, "precision": "bf16-mixed"}
+def test_benchmark_passes_only_changed_options_to_trainer() -> None:
+    assert trainer_config("cpu", "fp32") == {"accelerator": "cpu", "devices": 1}
+    assert trainer_config("cuda", "bf16") == {"accelerator": "gpu", "devices": 1, "precision": "bf16-mixed"}
 
 
 def test_measurement_block_times_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter([10.0, 10.5, 11.5, 11.75])
-    measured = Measurement(torch.device("cpu"), batch_size=8)
-    monkeypatch.setattr(measured, "_stamp", lambda: next(ticks))
-    assert len(list(measured.block(3))) == 3
-    assert measured.step_ms == [500, 1000, 250]
-    found = measured.summary()
-    assert (found["ms_per_step"], found["images_per_second"]) == (500, 16)
+    measurement = Measurement(torch.device("cpu"))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(ticks))
+    block = measurement.block(3)
+    for _ in range(3):
+        next(block)
+    with pytest.raises(StopIteration) as end:
+        next(block)
+    assert end.value.value == [500, 1000, 250]

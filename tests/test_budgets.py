@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,50 @@ def test_early_stopped_run_trains_no_further_when_resumed(caplog: pytest.LogCapt
     fit("--ckpt_path", "last", **options)
     assert (Path("run/result.json").read_bytes(), Path("run/last.ckpt").read_bytes()) == before
     assert "early stopping ended the run after 4 of 10 steps" in caplog.text
+
+
+class Fail(pl.Callback):
+    """Raise an error of its own after a number of steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.steps:
+            raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("cut", "saved_steps", "epochs"),
+    [
+        (stop("on_train_batch_end", 6), 6, 1),
+        (stop("on_train_epoch_end", 8), 8, 2),
+        pytest.param(
+            {"callbacks": [{"class_path": "test_budgets.Fail", "init_args": {"steps": 6}}]}, 4, 1, marks=further
+        ),
+        pytest.param(
+            {"callbacks": [{"class_path": "test_budgets.Fail", "init_args": {"steps": 9}}]}, 8, 2, marks=further
+        ),
+    ],
+    ids=["inside an epoch", "after an epoch", "by an error", "by an error in the second epoch"],
+)
+def test_extended_run_that_is_interrupted_is_unfinished(cut: dict[str, Any], saved_steps: int, epochs: int) -> None:
+    assert fit(max_epochs=1)["finished"]
+    with suppress(ZeroDivisionError):
+        fit("--ckpt_path", "last", **cut, max_epochs=3)
+    row = read_row(Path("run/result.json"))
+    assert (row["finished"], row["planned_steps"], row["epochs"]) == (False, 12, epochs)
+    assert last("run")["global_step"] == saved_steps
+    assert row["weights_digest"] is None
+    row = fit("--ckpt_path", "last", max_epochs=3)
+    assert (row["finished"], row["steps"], row["epochs"]) == (True, 12, 3)
+
+
+def test_extension_that_trains_nothing_leaves_the_result(capsys: pytest.CaptureFixture[str]) -> None:
+    assert fit(max_epochs=1, callbacks=[TIMER | {"init_args": {"duration": {"hours": 1}}}])["finished"]
+    before = Path("run/result.json").read_bytes()
+    error_of(capsys, lambda: fit("--ckpt_path", "last", max_epochs=2, callbacks=[TIMER]))
+    assert Path("run/result.json").read_bytes() == before
 
 
 def test_used_up_time_is_an_error_when_resumed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ import math
 import sys
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,13 @@ from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.tuner import Tuner
 from small import MODULES, error_of, loader, make, trainer
 from small import run as command
+from torch.optim.lr_scheduler import ChainedScheduler, ConstantLR, CosineAnnealingLR, LambdaLR, SequentialLR, StepLR
 
 from hsakd_pl import DigitsDataModule, HSAKDModule
+from hsakd_pl.errors import UsageError
 from hsakd_pl.methods import CRDModule
+from hsakd_pl.runs.callbacks import check_callbacks
+from hsakd_pl.runs.states import check_schedules
 
 
 class Finetuning(callbacks.BaseFinetuning):
@@ -236,6 +241,27 @@ def test_callback_that_does_not_fit_is_one_line(
     assert Path("runs/BaselineModule/metrics.csv").exists() == trained
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"backbone_lr": 0.001}, "sets one rate for all parameters"),
+        ({"warmup_epochs": 1}, "starts the warm-up with the rate that it should end with"),
+        ({"lr_scheduler": partial(LambdaLR, lr_lambda=lambda epoch: 1.0)}, "leaves LambdaLR at the learning rate"),
+        ({"lr_scheduler": partial(CosineAnnealingLR, T_max=2)}, "leaves CosineAnnealingLR at the learning rate"),
+    ],
+)
+def test_search_of_a_learning_rate_that_a_schedule_forgets_raises(options: dict[str, Any], said: str) -> None:
+    search = callbacks.LearningRateFinder()
+    with pytest.raises(UsageError, match=f"LearningRateFinder {said}"):
+        check_callbacks(trainer(callbacks=[search]), make("teacher", **options))
+
+
+def test_search_of_a_learning_rate_is_accepted_with_relative_schedules() -> None:
+    run = trainer(callbacks=[callbacks.LearningRateFinder()])
+    check_callbacks(run, make("teacher", milestones=[1]))
+    check_callbacks(run, make("teacher", lr_scheduler=partial(StepLR, step_size=2)))
+
+
 def of_lightning(name: str, **options: Any) -> dict[str, Any]:
     return {"class_path": f"pytorch_lightning.{name}", "init_args": options}
 
@@ -289,16 +315,74 @@ def test_options_that_lightning_cannot_use_are_one_line(
     assert message in error_of(capsys, lambda: command("fit", trainer={"limit_val_batches": 1, **UNFIT[message]}))
 
 
+SCHEDULES = "torch.optim.lr_scheduler"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "options", "said"),
+    [
+        ("LambdaLR", {"lr_lambda": "math.exp"}, "LambdaLR cannot be saved with exp"),
+        ("MultiplicativeLR", {"lr_lambda": "math.cos"}, "MultiplicativeLR cannot be saved with cos"),
+    ],
+)
+def test_schedule_of_a_c_function_is_refused_in_one_line(
+    schedule: str,
+    options: dict[str, str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["main.py"])
+    model = {"init_args": {"lr_scheduler": {"class_path": f"{SCHEDULES}.{schedule}", "init_args": options}}}
+    assert said in error_of(capsys, lambda: command("fit", model=model))
+    command("fit", model=model, trainer={"enable_checkpointing": False})  # saves nothing
+
+
+def test_functions_of_c_are_found_inside_of_chained_schedules() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1)
+    inner = LambdaLR(optimizer, math.cos)
+    with pytest.raises(UsageError, match="cannot be saved with cos"):
+        check_schedules([SequentialLR(optimizer, [ConstantLR(optimizer), inner], [1])])
+    with pytest.raises(UsageError, match="cannot be saved with cos"):
+        check_schedules([ChainedScheduler([inner])])
+    check_schedules([LambdaLR(optimizer, lambda epoch: 0.9**epoch), LambdaLR(optimizer, partial(pow, 0.9))])
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"fast_dev_run": True},
+        {"log_every_n_steps": 5},
+        pytest.param({"profiler": "simple"}, marks=pytest.mark.nightly),
+        pytest.param({"detect_anomaly": True}, marks=pytest.mark.nightly),
+    ],
+    ids=str,
+)
+def test_barebones_trainer_refuses_what_it_disables_in_one_line(
+    option: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["main.py"])
+    bare = {"barebones": True, "enable_progress_bar": None, "enable_model_summary": None, "num_sanity_val_steps": None}
+    message = error_of(capsys, lambda: command("fit", trainer={**bare, **option}))
+    assert message.startswith("trainer: ") and "barebones" in message
+
+
+class Unsaved(ConstantLR):
+    """Fail to return a state."""
+
+    def state_dict(self) -> dict[str, Any]:
+        raise AttributeError
+
+
 @pytest.mark.parametrize(
     ("error", "model", "names"),
     [
         (ZeroDivisionError, {}, [f"{__name__}.Broken"]),
         # no error of the callback that saves it: a schedule whose state cannot be saved
-        (
-            AttributeError,
-            {"class_path": "torch.optim.lr_scheduler.LambdaLR", "init_args": {"lr_lambda": "math.cos"}},
-            [],
-        ),
+        (AttributeError, {"class_path": f"{__name__}.Unsaved"}, []),
     ],
     ids=["callback", "schedule"],
 )

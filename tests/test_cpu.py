@@ -16,6 +16,7 @@ from hsakd_pl.cpu.cores import available_cores, cpu_quota
 from hsakd_pl.cpu.kinds import KINDS, bf16_advice, bf16_warning, cpu_of, find_cpu
 from hsakd_pl.cpu.threads import describe_threads, share_cores
 from hsakd_pl.records.summary import Introduction
+from hsakd_pl.runs.accelerator import check_precision
 
 ROOT = Path(__file__).resolve().parents[1]
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
@@ -234,6 +235,12 @@ def test_advice_states_the_measured_gain() -> None:
     assert "is about 1.9 times as fast" in str(bf16_advice(KINDS["amx_bf16"]))
     assert "may be faster" in str(bf16_advice(KINDS["bf16"]))
     assert "takes about 6 times as long as 32-true" in str(bf16_warning(KINDS["avx2"], "bf16-true"))
+
+
+def test_bf16_without_hardware_is_logged_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    check_precision("bf16-mixed", "cpu")
+    warning = bf16_warning(find_cpu().kind, "bf16-mixed")
+    assert [record.getMessage() for record in caplog.records] == ([] if warning is None else [warning])
 
 
 def test_introduction_names_cpu_threads_and_precision(capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,8 +29,17 @@ from small import (
 )
 from torch import Tensor
 from torch.torch_version import TorchVersion
+from torch.utils.data import DataLoader
 
-from hsakd_pl import CIFAR100DataModule, DigitsDataModule, HSAKDModule, StudentModule, create_network, list_networks
+from hsakd_pl import (
+    BaselineModule,
+    CIFAR100DataModule,
+    DigitsDataModule,
+    HSAKDModule,
+    StudentModule,
+    create_network,
+    list_networks,
+)
 from hsakd_pl.errors import UsageError
 from hsakd_pl.fast.compiled import Compiled
 from hsakd_pl.fast.folded import ROWS_AT_ONCE, Folded
@@ -262,6 +271,7 @@ def snapshot(module: HSAKDModule) -> dict[str, Any]:
             found[f"{prefix}{name}"] = type(layer), sorted(public), layer.forward.__func__
             found |= {f"{prefix}{name}.{key}": tensor.stride() for key, tensor in layer.named_parameters(recurse=False)}
     found |= {f"stand-in {k}": frozen.stand_in for k, frozen in enumerate(module.frozen)}
+    found["evaluators"] = module.evaluators
     found["threads"] = torch.get_num_threads(), sorted(thread.name for thread in threading.enumerate())
     found["process"] = torch.backends.cudnn.benchmark, torch.is_inference_mode_enabled(), torch.is_grad_enabled()
     found["globals"] = len(torch.serialization.get_safe_globals())
@@ -359,8 +369,10 @@ COMPILE = torch.compile
 @pytest.mark.parametrize(
     ("kind", "backend"),
     [
-        ("student", "inductor"),
+        ("baseline", "inductor"),
+        ("student", "aot_eager"),
         ("mutual", "aot_eager"),
+        pytest.param("student", "inductor", marks=pytest.mark.nightly),  # compiles C++ for a minute
         *(pytest.param(kind, "aot_eager", marks=pytest.mark.nightly) for kind in ("teacher", "probe", "baseline")),
     ],
 )
@@ -449,3 +461,114 @@ def test_validation_during_fit_creates_no_inference_tensors() -> None:
     run = trainer(limit_train_batches=1, limit_val_batches=1, num_sanity_val_steps=1, callbacks=[Look()])
     run.fit(student(), DigitsDataModule())
     assert modes == [(False, False), (False, False)]
+
+
+class Evaluators(pl.Callback):
+    """Record what evaluates the networks of a module, and their logits of the first batch."""
+
+    def __init__(self) -> None:
+        self.kinds: set[str] = set()
+        self.layers_by_winograd = 0
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any, **__: Any) -> None:
+        if not trainer.sanity_checking:
+            self.kinds |= {type(evaluator).__name__ for evaluator in pl_module.evaluators} or {"the network"}
+            self.layers_by_winograd += sum(len(layers_by_winograd(copy.network)) for copy in pl_module.evaluators)
+
+    on_test_batch_end = on_predict_batch_end = on_validation_batch_end
+
+
+def evaluate(command: str, module: HSAKDModule, **options: Any) -> tuple[Evaluators, list[float]]:
+    """Run a command of a trainer; return what evaluated the networks, and the metrics or the probabilities."""
+    seen = Evaluators()
+    run = trainer(limit_train_batches=1, callbacks=[seen, *options.pop("callbacks", [])], **options)
+    data = DigitsDataModule(batch_size=64)
+    if command == "predict":
+        data.setup("test")
+        batches = [data.on_after_batch_transfer(batch, 0) for batch in data.plain_loader(data.splits["test"])]
+        predictions = run.predict(module, DataLoader(batches, batch_size=None))
+        return seen, [float(row) for batch in predictions for row in batch["probability"]]
+    getattr(run, command)(module, datamodule=data)
+    assert not module.evaluators
+    metrics = {name: float(value) for name, value in run.callback_metrics.items() if "seconds" not in name}
+    return seen, [metrics[name] for name in sorted(metrics)]
+
+
+@needs_kernel
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+def test_evaluation_in_folded_networks_equals_plain_evaluation(command: str) -> None:
+    found = {}
+    for fast in (True, False):
+        torch.manual_seed(0)
+        module = make("mutual" if command == "test" else "teacher", num_classes=10, fast=fast, branch_metrics_every=1)
+        with_statistics(module, 0.1)
+        seen, found[fast] = evaluate(command, module, limit_test_batches=2, limit_val_batches=2)
+        assert seen.kinds == ({"Folded"} if fast else {"the network"})
+        assert bool(seen.layers_by_winograd) == fast
+    assert found[True] == pytest.approx(found[False], rel=1e-3 if command == "fit" else 1e-5)
+
+
+def observe(module: HSAKDModule) -> None:
+    """Observe a layer, as callbacks that record activations do."""
+    module.network.without_branches.stem.register_forward_hook(lambda *_: None)
+
+
+def use_batch_statistics(module: HSAKDModule) -> None:
+    """Let norms use the statistics of each batch."""
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_mean = layer.running_var = None
+
+
+REASONS: dict[str, tuple[Callable[[HSAKDModule], object], dict[str, Any]]] = {
+    "an observed layer": (observe, {}),
+    "statistics of each batch": (use_batch_statistics, {}),
+    "float64": (lambda module: None, {"precision": "64-true"}),
+    "half precision": (lambda module: None, {"precision": "bf16-mixed"}),
+    "deterministic": (lambda module: None, {"deterministic": True}),
+}
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_evaluation_is_not_folded_where_that_would_be_noticed(reason: str) -> None:
+    prepare, options = REASONS[reason]
+    module = make("teacher", num_classes=10)
+    prepare(module)
+    try:
+        seen, _ = evaluate("test", module, limit_test_batches=1, **options)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert seen.kinds == {"the network"}
+
+
+def test_evaluation_of_a_custom_network_is_not_folded() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 10, 3), nn.BatchNorm2d(10), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    seen, _ = evaluate("test", BaselineModule(network, num_classes=10), limit_test_batches=1)
+    assert seen.kinds == {"the network"}
+
+
+def test_evaluation_uses_weights_that_a_callback_puts_in_place() -> None:
+    class Zeros(pl.Callback):
+        """Evaluate weights of zero, as callbacks that average weights evaluate the average."""
+
+        def on_validation_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+            for parameter in module.parameters():
+                parameter.data.zero_()
+
+    module = make("baseline", num_classes=10)
+    run = trainer(limit_train_batches=1, limit_val_batches=1, callbacks=[Zeros()])
+    run.fit(module, DigitsDataModule())
+    assert float(run.callback_metrics["val/loss"]) == pytest.approx(math.log(10))
+
+
+def test_module_copied_during_evaluation_evaluates_its_own_weights() -> None:
+    class Copy(pl.Callback):
+        def on_test_batch_end(self, trainer: pl.Trainer, module: HSAKDModule, *_: Any) -> None:
+            copies.append(copy.deepcopy(module))
+
+    copies: list[Any] = []
+    evaluate("test", make("baseline", num_classes=10), limit_test_batches=1, callbacks=[Copy()])
+    with torch.inference_mode():  # in which it was copied
+        for parameter in copies[0].parameters():
+            parameter.zero_()
+        assert copies[0].classify(0, BATCH[0]).eq(0).all()

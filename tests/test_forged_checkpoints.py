@@ -52,6 +52,7 @@ FORGERIES: dict[str, Any] = {
     f"{PROGRESS}/processed": "x",
     "loops/fit_loop": {},
     "callbacks/ResultWriter/spent": None,
+    "callbacks/ResultWriter/weights": {"sha256": torch.zeros(0)},
     "callbacks/BestCheckpoint/best_model_score": "x",
     "callbacks/History": [],
     "optimizer_states/0/param_groups/0/params": [],
@@ -91,3 +92,38 @@ def test_forged_field_is_refused_on_resume(
     before = Path("run/last.ckpt").read_bytes()
     assert "last.ckpt" in error_of(capsys, lambda: fit("--ckpt_path", "last"))
     assert Path("run/last.ckpt").read_bytes() == before
+
+
+def evaluate(content: dict[str, Any]) -> None:
+    torch.save(content, "last.ckpt")
+    run("test", "--ckpt_path", "last.ckpt", trainer={"limit_test_batches": 1, "default_root_dir": "run"})
+
+
+@pytest.mark.parametrize("place", ["loops/test_loop/batch_progress/total", "loops/test_loop", "loops"])
+def test_evaluation_ignores_progress(
+    place: str, saved: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["main.py"])
+    content = deepcopy(saved)
+    forge(place, {"x": {}})(content)
+    evaluate(content)
+    assert Path("run/test.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["callbacks/ResultWriter/spent/resumes", "callbacks/History/val_metrics", "callbacks/BestCheckpoint/dirpath"],
+)
+def test_evaluation_refuses_forged_state_of_callback(
+    place: str,
+    saved: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["main.py"])
+    content = deepcopy(saved)
+    forge(place, [])(content)
+    assert "last.ckpt" in error_of(capsys, lambda: evaluate(content))

@@ -1,5 +1,6 @@
 """The help of the program, of commands and of classes, suggestions for mistyped names, and shell completion."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -73,6 +74,22 @@ for args in {[["--help"], *([name, "--help"] for name in LIGHT)]}:
     except SystemExit as end:
         assert end.code == 0, args
 large = {{"torch", "pytorch_lightning", "torchvision", "scipy", "sklearn", "matplotlib", "rich", "numpy"}}
+assert not large & set(sys.modules), large & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, cwd=ROOT)
+
+
+def test_tables_of_results_do_not_import_pytorch(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    row = {"config": ["a/one.yaml"], "images_per_second": 100.0, "seconds": 10.0}
+    (tmp_path / "run" / "result.json").write_text(json.dumps(row | {"last_val_acc": 0.7, "best_val_acc": 0.9}))
+    page = str(tmp_path / "page.html")
+    program = f"""
+import sys
+from hsakd_pl.cli.main import main
+for args in [["recipes"], ["bench", "classic", "--list"], ["report", {str(tmp_path)!r}, "--html", {page!r}]]:
+    main(args)
+large = {{"torch", "pytorch_lightning", "torchvision", "scipy", "sklearn", "matplotlib"}}
 assert not large & set(sys.modules), large & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, cwd=ROOT)

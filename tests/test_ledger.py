@@ -312,5 +312,6 @@ def test_test_of_other_weights_is_not_a_result_of_the_run(options: dict[str, Any
     of_others = row(options, 1, "b", test={"acc": 0.9, "epoch": epoch, "data": "test", "checkpoint": "other.pth"})
     (found,) = groups([own, of_others])
     assert records([found])[0]["test_mean"] == pytest.approx(70) and found.marks == [
-        "the test in b does not count: of other weights, other.pth"
+        "the test in a counts by its epoch, the weights are not recorded",
+        "the test in b does not count: of other weights, other.pth",
     ]

@@ -5,6 +5,7 @@ import multiprocessing
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from hsakd_pl import ImageDataModule, ImageFolderDataModule, ImageNetDataModule,
 from hsakd_pl.data import Description
 from hsakd_pl.data.augment import resized_center_crop
 from hsakd_pl.data.images import decode_images
-from hsakd_pl.data.limits import LIMIT, MAX_PIXELS, PixelBudget
+from hsakd_pl.data.limits import LIMIT, MAX_PIXELS, PixelBudget, images_per_pass
 from hsakd_pl.errors import UsageError
 from hsakd_pl.export import Student, student_from_checkpoint
+from hsakd_pl.export.pictures import find_pictures
 from hsakd_pl.export.student import save
 from hsakd_pl.networks.bounded import limited_by
 from hsakd_pl.ops import named_transforms
@@ -43,6 +45,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"resize": 10**6, "image_size": 10**6}, "resize must be from 1 to 7094, got 1000000"),
         ({"image_size": 1_000_000}, "image_size must be at least 1, at most 8"),
         ({"image_size": 0}, "image_size is 0"),
+        ({"resize": 7000, "image_size": 7000}, "image_size must be from 1 to 4096, got 7000"),
         ({"resize": 1e400}, "it holds Infinity"),
         ({"transforms": "rotations*rotations*rotations*rotations"}, "more than 64 views of each image"),
         ({"transforms": "rotations*flips*" * 10_000 + "flips"}, "more than 64 views of each image"),
@@ -85,13 +88,13 @@ def test_large_weight_files_may_contain_large_networks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("module", [ImageNetDataModule, ImageFolderDataModule, TinyImageNetDataModule])
-@pytest.mark.parametrize("size", [0, 7095, 10**6])
+@pytest.mark.parametrize("size", [0, 4097, 10**6])
 def test_image_size_is_bounded_in_every_data_module(tmp_path: Path, module: Any, size: int) -> None:
-    with pytest.raises(UsageError, match="image_size must be from 1 to 7094"):
+    with pytest.raises(UsageError, match="image_size must be from 1 to 4096"):
         module(tmp_path, image_size=size)
 
 
-@pytest.mark.parametrize("size", [2000, 7000])
+@pytest.mark.parametrize("size", [2000, 4000])
 def test_batches_that_fill_the_memory_are_refused(tmp_path: Path, size: int) -> None:
     for number in range(200):
         (tmp_path / f"{number}.png").touch()
@@ -102,6 +105,23 @@ def test_batches_that_fill_the_memory_are_refused(tmp_path: Path, size: int) -> 
         data.predict_dataloader()
     data.batch_size = 10
     data.predict_dataloader()
+
+
+@pytest.mark.parametrize("folder", [None, "photos"])
+def test_export_compares_few_large_images(folder: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    for number in range(3):
+        Image.new("RGB", (9, 9)).save(f"photos/{number}.png")
+    description = Description(["cat", "dog"], 8, 8, (0.5,) * 3, (0.5,) * 3)
+    large = replace(description, image_size=3000, resize=3000)
+    assert len(find_pictures(None, folder, large).images) == 1
+    assert len(find_pictures(None, folder, description).images) == (3 if folder else 32)
+
+
+@pytest.mark.parametrize(("side", "count"), [(32, 64), (512, 64), (1024, 16), (4096, 1)])
+def test_images_of_one_pass_are_bounded(side: int, count: int) -> None:
+    assert images_per_pass(64, side) == count
 
 
 def test_products_of_the_package_are_within_the_limit() -> None:

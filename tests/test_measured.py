@@ -19,7 +19,7 @@ from hsakd_pl.errors import UsageError
 from hsakd_pl.export import Student, export_student, load_student, student_from_checkpoint
 from hsakd_pl.files.weights import weights_digest
 from hsakd_pl.records.formats import Row
-from hsakd_pl.records.measured import is_tested, last_accuracy
+from hsakd_pl.records.measured import is_partial, is_tested, last_accuracy
 from hsakd_pl.report.groups import groups
 from hsakd_pl.report.page import write_page
 from hsakd_pl.report.rows import collect
@@ -329,13 +329,34 @@ def test_fit_that_trains_nothing_or_records_nothing_changes_no_file(words: list[
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 
-@pytest.mark.parametrize("name", ["result.json", "last.ckpt", "notes.txt"])
-def test_page_replaces_no_other_file(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [
+        ("--html", "result.json"),
+        ("--html", "notes.txt"),
+        ("--html", "index.html"),
+        ("--plot", "curves.png"),
+        ("--plot", "photo.svg"),
+        ("--plot", "last.ckpt"),
+    ],
+)
+def test_report_replaces_no_other_file(
+    option: str, name: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = folder / name
-    path.touch()
+    if not path.exists():
+        path.write_text("<title>Notes on hsakd report</title>, <dc:title>curves</dc:title>")
     before = path.read_bytes()
-    assert "is not a page" in error_of(capsys, lambda: main(["report", str(folder), "--html", str(path)]))
-    assert path.read_bytes() == before
+    message = error_of(capsys, lambda: main(["report", str(folder), option, str(path)]))
+    assert "was not written by a report" in message and path.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["page.html", "curves.png", "curves.svg", "curves.pdf", "curves"])
+def test_report_replaces_its_own_file(name: str, folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / name
+    for _ in range(2):
+        main(["report", str(folder), "--html" if name.endswith("html") else "--plot", str(path)])
+    assert path.stat().st_size > 1000
 
 
 @pytest.mark.parametrize("source", ["random", "other/last.ckpt"])
@@ -348,6 +369,63 @@ def test_test_of_other_weights_does_not_replace_that_of_the_run(source: str, fol
     else:
         run("test", "--ckpt_path", source, **changes)
     assert {name: (folder / name).read_bytes() for name in before} == before
+
+
+def other_test_of(folder: Path) -> Path:
+    """Test the changed best.ckpt in a folder, and return the file that holds this test next to that of the run."""
+    digest = weights_digest(torch.load(folder / "best.ckpt", weights_only=True)["state_dict"])
+    run("test", "--ckpt_path", "best", **options(folder))
+    return folder / f"test_{digest[:12]}.json"
+
+
+def test_tests_of_last_and_other_weights_are_both_kept(folder: Path) -> None:
+    before = {name: (folder / name).read_bytes() for name in ("test.json", "test_details.json")}
+    with_other_weights(folder)
+    other = other_test_of(folder)
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    content = json.loads(other.read_text())
+    assert content["checkpoint"].endswith("best.ckpt") and content["images"] == 8
+    assert other.with_name(other.name.replace("test_", "test_details_")).exists()
+    whole = other.read_bytes()
+    run("test", "--ckpt_path", "best", **options(folder, limit_test_batches=1))
+    assert other.read_bytes() == whole
+    export_student(folder / "best.ckpt", "out", ["safetensors"])
+    card = Path("out/README.md").read_text().partition("## Files")[0]
+    assert "test accuracy" in card and f"{100 * content['acc']:.2f} %" in card
+
+
+def test_test_of_last_weights_takes_its_name_from_an_earlier_one(folder: Path) -> None:
+    (folder / "test.json").unlink()
+    with_other_weights(folder)
+    other = other_test_of(folder)
+    assert not other.exists()  # nothing to keep apart from
+    before = {name: (folder / name).read_bytes() for name in ("test.json", "test_details.json")}
+    run("test", "--ckpt_path", "last", **options(folder, limit_test_batches=1))
+    assert is_partial(json.loads((folder / "test.json").read_text()))
+    assert other.read_bytes() == before["test.json"]
+    assert other.with_name(other.name.replace("test_", "test_details_")).read_bytes() == before["test_details.json"]
+    run("test", "--ckpt_path", "last", **options(folder))
+    assert is_tested(folder)
+
+
+@pytest.mark.parametrize("digest", ["../../outside", "a/b", "x" * 5000])
+def test_name_of_an_earlier_test_is_no_path(digest: str, folder: Path) -> None:
+    test = json.loads((folder / "test.json").read_text())
+    (folder / "test.json").write_text(json.dumps(test | {"weights_digest": digest, "epoch": None}))
+    run("test", "--ckpt_path", "last", **options(folder))
+    assert json.loads((folder / "test_earlier.json").read_text())["weights_digest"] == digest
+    assert is_tested(folder)
+
+
+def test_test_of_a_row_without_digests_is_marked(folder: Path) -> None:
+    for name in ("result.json", "test.json"):
+        content = json.loads((folder / name).read_text())
+        earlier = {key: value for key, value in content.items() if "weights_digest" not in key}
+        (folder / name).write_text(json.dumps(earlier))
+    accuracy, marks, page = shown(folder)
+    assert accuracy is not None
+    for text in (marks, page):
+        assert "counts by its epoch, the weights are not recorded" in text
 
 
 def test_run_without_time_is_not_said_to_have_all_its_epochs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -359,7 +359,7 @@ def test_features_and_published_probes_are_normalised_by_option(tmp_path: Path) 
     fitted(module, data)
     assert (data.images.mean, data.images.std) == LEARNED
     published = Pictures()
-    fitted(probe(path, own_normalisation=False), published)
+    fitted(probe(path, network_normalisation=False), published)
     assert (published.mean, published.std) == DATA
 
 

@@ -128,7 +128,7 @@ def test_resumed_finished_run_keeps_its_row(caplog: pytest.LogCaptureFixture) ->
     before = (folder / "result.json").read_text()
     run("fit", "--ckpt_path", "last")
     assert (folder / "result.json").read_text() == before
-    assert "Nothing is left to train: the run has its 1 epochs" in caplog.text
+    assert "Nothing is left to train: the run has its 1 epoch" in caplog.text
 
 
 def test_missing_row_of_finished_run_is_written_on_resume() -> None:

@@ -80,16 +80,10 @@ def test_measured_numbers_of_readme_appear_in_results() -> None:
     assert [number for number in numbers if number not in results] == []
 
 
-def test_documented_step_times_equal_stored_measurements() -> None:
+def test_speed_ups_of_readme_equal_stored_measurements() -> None:
     stored = json.loads((REPOSITORY / "benchmarks/results/amd-epyc-avx512.json").read_text())
-    rows = re.findall(r"^\| `(\S+)`, (batch \d+) \| (.*) \|$", DOCUMENTS["docs/speed.md"], re.MULTILINE)
-    assert {f"{case} {batch}" for case, batch, _ in rows} == {*stored}
-    for case, batch, numbers in rows:
-        plain, ours = (stored[f"{case} {batch}"][loop] for loop in ("plain", "fit"))
-        wanted = f"{plain['ms_per_step']:,.0f} | {ours['ms_per_step']:,.0f} | {ours['times_as_fast']:.2f}"
-        assert numbers == wanted, case
-    fastest = sorted(float(numbers.split()[-1]) for case, _, numbers in rows if case.startswith("student"))
-    assert f"{fastest[0]:.2f} to {fastest[-1]:.2f} times as fast" in DOCUMENTS["README.md"]
+    fits = [loops["fit"]["times_as_fast"] for case, loops in stored.items() if case.startswith("student")]
+    assert f"{min(fits):.2f} to {max(fits):.2f} times as fast" in DOCUMENTS["README.md"]
 
 
 def test_api_page_lists_every_export() -> None:

@@ -1,6 +1,7 @@
 """Test timm's models by name: their logits, branches, folding and weights; and networks by import path."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from hsakd_pl import (
     BaselineModule,
+    HSAKDModule,
     LinearProbeModule,
     MutualModule,
     StudentModule,
@@ -25,6 +27,7 @@ from hsakd_pl import (
 from hsakd_pl.errors import UsageError
 from hsakd_pl.fast.folded import Folded
 from hsakd_pl.networks import HSAKDNet, StagedBackbone
+from hsakd_pl.records.protocol import is_same_source, weight_facts
 
 timm = pytest.importorskip("timm", reason="timm is not installed: pip install 'hsakd_pl[timm]'")
 
@@ -228,6 +231,30 @@ def test_timm_pretrained_weights_load(whole: Path, monkeypatch: pytest.MonkeyPat
     assert probe(images()).shape == (2, CLASSES)
     with pytest.raises(UsageError, match="or set new_head"):
         BaselineModule("timm:lcnet_050", "pretrained", CLASSES)
+
+
+def test_published_weights_belong_to_a_protocol_by_their_values(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"network": "resnet8", "teacher": "timm:lcnet_050", "teacher_weights": "pretrained"}
+    kinds: dict[str, Callable[[], HSAKDModule]] = {
+        "weights": lambda: BaselineModule("timm:lcnet_050", "pretrained", CLASSES, new_head=True),
+        "teacher": lambda: StudentModule(num_classes=1000, joint_kd_weight=0, **options),
+    }
+    facts: dict[str, list[str]] = {}
+    changed = torch.load(whole, weights_only=True)
+    changed["conv_stem.weight"] += 1
+    torch.save(changed, tmp_path / "changed.pth")
+    for path in (whole, whole, tmp_path / "changed.pth"):
+        publish(monkeypatch, path)
+        for kind, make in kinds.items():
+            files = make().weight_files
+            [option] = files
+            known = weight_facts({f"model.init_args.{option}": "pretrained"}, files)
+            facts.setdefault(kind, []).append(known[f"{kind}_sha256"])
+    for first, again, other in facts.values():
+        assert first == again != other
+        assert is_same_source(first, "pretrained") and not is_same_source("0" * 64, "pretrained")
 
 
 def test_missing_timm_pretrained_weights_raise_usage_error() -> None:

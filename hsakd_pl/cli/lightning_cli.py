@@ -157,8 +157,7 @@ class HSAKDCLI(LightningCLI):
                 "lr_scheduler has no effect without optimizer: set model.init_args.lr_scheduler for a schedule of the "
                 "recipe's optimizer"
             )
-        deciding = (*REPLACED_BY, *(needed for needed, _ in NEEDED_BY.values()))
-        check_effective(self.arguments, {option: self._value_of(option) for option in deciding})
+        self._check_effective()
         if self.subcommand != "fit":
             self._check_used()
             return
@@ -171,6 +170,11 @@ class HSAKDCLI(LightningCLI):
                     f"trainer.min_{unit} {least} has no effect: trainer.max_{unit} {most} is less; raise that one, or "
                     f"leave min_{unit} out"
                 )
+
+    def _check_effective(self) -> None:
+        """Raise UsageError for an option of the command line that the value of another one leaves without effect."""
+        deciding = (*REPLACED_BY, *(needed for needed, _ in NEEDED_BY.values()))
+        check_effective(self.arguments, {option: self._value_of(option) for option in deciding})
 
     def _check_used(self) -> None:
         """Raise UsageError for an option of the command line that an evaluation does not use."""
@@ -238,8 +242,8 @@ class HSAKDCLI(LightningCLI):
             kwargs |= self._recording_options(config, best)
         try:
             trainer = super().instantiate_trainer(**kwargs)
-        except MisconfigurationException as error:  # Lightning's, of options that do not fit together or this machine
-            raise UsageError(f"trainer: {error}") from error
+        except (MisconfigurationException, ValueError) as error:  # of options that do not fit together or this machine
+            raise UsageError(f"trainer: {' '.join(str(error).split())}") from error
         if config.sync_batchnorm and trainer.strategy.root_device.type != "cuda":
             raise UsageError("trainer.sync_batchnorm needs GPUs: leave it out, or choose --trainer.accelerator gpu")
         environment = trainer._accelerator_connector.cluster_environment

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hsakd_pl.commands.options import check_unrepeated
-from hsakd_pl.errors import UsageError
+from hsakd_pl.errors import UsageError, counted
 from hsakd_pl.files.escaping import show
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def summary(export: "Export") -> str:
     description = student.description
     name = student.network.name or type(student.network).__name__
     peer = f", peer {export.trained.peer}" if export.trained.peer else ""
-    size = f"{len(description.class_names)} classes, {description.image_size} x {description.image_size}"
+    size = f"{counted(len(description.class_names), 'class')}, {description.image_size} x {description.image_size}"
     columns = ("file", "MB", "difference", "accuracy")
     files = text_table([dict(zip(columns, file.cells, strict=True)) for file in export.files])
     head = aligned(

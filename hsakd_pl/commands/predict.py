@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hsakd_pl.export import Student
 
+BATCH_SIZE = 64
 TOP_CLASSES = 5  # of an image in predictions.jsonl
 
 
@@ -25,7 +26,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--top", type=int, default=TOP_CLASSES, help="classes per image in predictions.jsonl (default: %(default)s)"
     )
-    parser.add_argument("--batch_size", type=int, default=64, help="images per batch (default: %(default)s)")
+    parser.add_argument("--batch_size", type=int, help=f"images per batch (default: {BATCH_SIZE}, fewer if large)")
     parser.add_argument("--num_workers", type=int, help="processes that open images (default: chosen by CPU count)")
     parser.add_argument(
         "--on_error", default="row", help="for broken images: row, an empty row, or raise (default: row)"
@@ -38,10 +39,13 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Predict, and print where the predictions are."""
+    source = here(options.source)
+
     import pytorch_lightning as pl
 
     from hsakd_pl.cpu.threads import share_cores
     from hsakd_pl.data import ImageDataModule
+    from hsakd_pl.data.limits import images_per_pass
     from hsakd_pl.files.lock import sole_writer
     from hsakd_pl.modules import BaselineModule
     from hsakd_pl.records.predictions import PredictionWriter
@@ -50,10 +54,13 @@ def run(options: Namespace) -> None:
 
     check_accelerator(options.accelerator, "accelerator")
     share_cores()
-    student = find_student(options.source, options.network)
+    student = find_student(source, options.network)
+    batch_size = options.batch_size
+    if batch_size is None:
+        batch_size = images_per_pass(BATCH_SIZE, student.description.image_size)
     data = ImageDataModule(
         predict_dir=options.images,
-        batch_size=options.batch_size,
+        batch_size=batch_size,
         num_workers=options.num_workers,
         on_error=options.on_error,
     )
@@ -71,15 +78,26 @@ def run(options: Namespace) -> None:
         trainer.predict(BaselineModule(student.network), data, return_predictions=False)
 
 
-def find_student(source: str, network: str | None = None) -> "Student":
-    """Return the student of an export, local or on the hub, or of a run's folder or a checkpoint."""
-    from hsakd_pl.export import load_student, student_from_checkpoint
-    from hsakd_pl.export.student import CONFIG_FILE
+def here(source: str) -> str:
+    """Return a source that exists here, or the folder that an export was downloaded to from the hub.
+
+    Without PyTorch, whose import takes longer than to notice a wrong name.
+    """
     from hsakd_pl.files import local_path, naming
+    from hsakd_pl.files.hub import download
 
     path = local_path("SOURCE", source)
     with naming(path):
-        is_checkpoint = path.exists() and not (path / CONFIG_FILE).is_file()
-    if not is_checkpoint:
-        return load_student(source, network)
-    return student_from_checkpoint(source, network)
+        return source if path.exists() else str(download(source))
+
+
+def find_student(source: str, network: str | None = None) -> "Student":
+    """Return the student of the folder of an export or of a run, or of a checkpoint."""
+    from hsakd_pl.export import load_student, student_from_checkpoint
+    from hsakd_pl.files import local_path, naming
+    from hsakd_pl.files.hub import CONFIG_FILE
+
+    path = local_path("SOURCE", source)
+    with naming(path):
+        is_export = (path / CONFIG_FILE).is_file()
+    return load_student(source, network) if is_export else student_from_checkpoint(source, network)

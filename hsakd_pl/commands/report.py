@@ -37,18 +37,18 @@ def report(
     html: Path | None = None,
 ) -> None:
     """Print the table of all runs below ``folder``; write ``rows.jsonl`` there, and curves and a page on request."""
-    from hsakd_pl.files import local_path, naming, replacing
+    from hsakd_pl.files import local_path, replacing
     from hsakd_pl.files.escaping import show
     from hsakd_pl.records.formats import is_report
     from hsakd_pl.report.groups import groups
+    from hsakd_pl.report.owned import REPORT_TITLE, is_of_report
     from hsakd_pl.report.rows import collect
     from hsakd_pl.report.table import as_text, find_group
 
     folder = local_path("folder", folder)
-    if html is not None and html.suffix.lower() not in (".html", ".htm"):
-        with naming(html):
-            if html.is_file():
-                raise UsageError(f"html: {html} exists and is not a page: name a file that ends in .html")
+    for option, path in (("plot", plot), ("html", html)):
+        if path is not None and not is_of_report(local_path(option, path)):
+            raise UsageError(f"{option}: {path} exists and was not written by a report: name another file")
     rows = collect(folder)
     rows_file = folder / "rows.jsonl"
     try:
@@ -68,7 +68,7 @@ def report(
         histories = {group.name: [row["history"] for row in group.rows] for group in table if group.rows}
         if not any(any(runs) for runs in histories.values()):
             raise UsageError(f"plot: no run below {folder} has a metrics.csv")
-        save_curves(histories, local_path("plot", plot))
+        save_curves(histories, local_path("plot", plot), REPORT_TITLE)
     if html is not None:
         from hsakd_pl.report.page import write_page
 

@@ -26,8 +26,8 @@ from hsakd_pl.modules.build import PRETRAINED, RANDOM
 from hsakd_pl.records.callbacks import callback_text, takes_part_by_name
 from hsakd_pl.records.formats import RESULT_FILE, is_finished, read_row
 from hsakd_pl.records.measured import is_tested
-from hsakd_pl.records.options import Role, rule_of
-from hsakd_pl.records.protocol import CALLBACKS, ROOT, WEIGHT_OPTIONS
+from hsakd_pl.records.options import CALLBACKS, ROOT, WEIGHT_OPTIONS, Role, rule_of
+from hsakd_pl.records.protocol import is_same_source
 from hsakd_pl.runs.signals import STOPPING, Interrupted
 
 SECONDS_TO_OBEY = 5  # a process in the middle of a step obeys a signal after it
@@ -115,7 +115,7 @@ def check_same_setting(folder: Path, setting: Setting) -> None:
     if "found" in protocol and not _are_same_callbacks(recorded, setting.callbacks):
         differing.append(f"{CALLBACKS} {recorded or None}, not {setting.callbacks or None}")
     for key, digest in setting.hashes.items():
-        if protocol.get(key, digest) != digest:
+        if not is_same_source(protocol.get(key, digest), digest):
             differing.append(f"{key} {protocol[key]!s:.12}, not {digest!s:.12}")
     if not differing and _is_elsewhere(folder, setting.options.get(ROOT)):
         differing = _changed_data(protocol, setting.data.facts)

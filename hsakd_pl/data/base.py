@@ -19,7 +19,7 @@ from hsakd_pl.data.fingerprint import (
 )
 from hsakd_pl.data.splits import Split, check_class_names, check_split, stratified_indices
 from hsakd_pl.data.walk import canonical
-from hsakd_pl.errors import UsageError, require
+from hsakd_pl.errors import UsageError, counted, require
 from hsakd_pl.files import local_path, naming
 from hsakd_pl.files.weights import shorten
 from hsakd_pl.signatures import FullSignature
@@ -241,7 +241,7 @@ class ImageDataModule(BatchedDataModule):
         if new:
             counts = [f"{len(self.splits[name].targets):,} in {name}" for name in new]
             names = shorten(self.class_names)
-            rank_zero_info(f"Read {len(self.class_names)} classes, {names}, with images: {', '.join(counts)}")
+            rank_zero_info(f"Read {counted(len(self.class_names), 'class')}, {names}, with images: {', '.join(counts)}")
 
     def read_test(self) -> Split:
         """Return the test split, read and checked once."""

@@ -7,7 +7,7 @@ from typing import Any
 from torchvision.transforms import v2
 
 from hsakd_pl.data.augment import check_statistics, resized_center_crop
-from hsakd_pl.data.limits import check_side
+from hsakd_pl.data.limits import check_image_size, check_side
 from hsakd_pl.data.splits import check_class_names
 from hsakd_pl.errors import UsageError, require
 
@@ -39,6 +39,7 @@ class Description:
         check_statistics("the description of the data", self.mean, self.std)
         check_side("resize", self.resize)
         require(0 < self.image_size <= self.resize, "image_size", self.image_size, f"at least 1, at most {self.resize}")
+        check_image_size(self.image_size)
 
     @property
     def transform(self) -> v2.Transform:

@@ -1,7 +1,6 @@
 """scikit-learn's bundled handwritten digits: real images that need no download."""
 
 import torch
-from sklearn.datasets import load_digits
 from torchvision.transforms.v2.functional import resize
 
 from hsakd_pl.data.augment import PadCropFlip
@@ -33,6 +32,8 @@ class DigitsDataModule(ImageDataModule):
         return [str(digit) for digit in range(self.num_classes)]
 
     def read(self, train: bool) -> Split:
+        from sklearn.datasets import load_digits  # slow to import
+
         digits = load_digits()
         pixels = torch.from_numpy(digits.images / 16 * 255).round().to(torch.uint8)  # from levels 0..16
         grey = resize(pixels[:, None], [16, 16], antialias=True)

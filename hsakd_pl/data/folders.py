@@ -5,7 +5,7 @@ from torchvision.transforms import v2
 from hsakd_pl.data.augment import PadCropFlip, resized_center_crop
 from hsakd_pl.data.base import ImageDataModule
 from hsakd_pl.data.layout import advice, split_folder
-from hsakd_pl.data.limits import check_side
+from hsakd_pl.data.limits import check_image_size, check_side
 from hsakd_pl.data.splits import Split
 from hsakd_pl.data.walk import class_folders, class_names_of, contains_images
 from hsakd_pl.errors import UsageError
@@ -35,7 +35,7 @@ class ClassFolderDataModule(ImageDataModule):
 
         Raises UsageError for sizes that pictures cannot have.
         """
-        check_side("image_size", image_size)
+        check_image_size(image_size)
         check_side("resize", resize)
         self.image_size = image_size
         self.resize = resize

@@ -12,7 +12,7 @@ from hsakd_pl.data.augment import PadCropFlip, check_statistics, random_resized_
 from hsakd_pl.data.base import DataOptions
 from hsakd_pl.data.folders import MEAN, STD, ClassFolderDataModule
 from hsakd_pl.data.layout import Layout, find_layout, split_of, training_folder
-from hsakd_pl.data.limits import check_side
+from hsakd_pl.data.limits import check_image_size
 from hsakd_pl.data.splits import Split, check_split, stratified_indices
 from hsakd_pl.data.statistics import check_channels, measure_once
 from hsakd_pl.data.walk import class_folders, class_names_of, class_paths
@@ -70,7 +70,7 @@ class ImageFolderDataModule(ClassFolderDataModule):
         self.resident_mib = resident_mib
         self.measures_statistics = mean == "auto"
         self._use_statistics(mean, std)
-        check_side("image_size", image_size)
+        check_image_size(image_size)
         resize = image_size * 256 // 224 if augmentation == "resized_crop" else image_size
         self.use_size(image_size, resize, self._train_transform(augmentation, image_size, flip))
 

@@ -11,6 +11,7 @@ from hsakd_pl.errors import UsageError, require
 MAX_PIXELS = 8192 * 6144  # of a 50 megapixel camera; reading that many takes 1 GB in WebP and less in other formats
 MAX_SIDE = int(MAX_PIXELS**0.5)  # of a square picture
 MAX_BYTES = 8 * MAX_PIXELS  # of a file: an uncompressed RGBA image of 16 bits per channel
+MAX_INPUT_SIDE = 4096  # of a network's images; a map of 32 channels takes 2 GB then
 MAX_BATCH_BYTES = 2**31  # of a batch in uint8: 14,000 images of 224 x 224
 
 LIMIT = 2 * MAX_PIXELS  # two of the largest pictures, or eight of 12 megapixels; they take at most 2 GB
@@ -23,12 +24,27 @@ def check_side(option: str, side: int) -> None:
     require(1 <= side <= MAX_SIDE, option, side, f"from 1 to {MAX_SIDE}")
 
 
+def check_image_size(side: int) -> None:
+    """Raise UsageError unless the images of a network may have this side."""
+    require(1 <= side <= MAX_INPUT_SIDE, "image_size", side, f"from 1 to {MAX_INPUT_SIDE}")
+
+
+def images_per_pass(count: int, side: int) -> int:
+    """Return how many of ``count`` square images a network is given at one time: at least 1, and 64 of 512 x 512."""
+    return max(1, min(count, MAX_INPUT_SIDE**2 // side**2))
+
+
+def most_images(side: int) -> int:
+    """Return how many square images in uint8 may be held in memory."""
+    return max(1, MAX_BATCH_BYTES // (3 * side**2))
+
+
 def check_batch_size(count: int, side: int) -> None:
     """Raise UsageError if a batch of square pictures takes too much memory."""
     if count * 3 * side**2 > MAX_BATCH_BYTES:
         raise UsageError(
             f"batch_size: a batch of {count:,} images of {side} x {side} pixels takes more than "
-            f"{MAX_BATCH_BYTES // 2**30} GiB: choose at most {max(1, MAX_BATCH_BYTES // (3 * side**2)):,}"
+            f"{MAX_BATCH_BYTES // 2**30} GiB: choose at most {most_images(side):,}"
         )
 
 

@@ -5,11 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from sklearn.model_selection import StratifiedShuffleSplit
 from torch import Tensor
 
 from hsakd_pl.data.walk import canonical
-from hsakd_pl.errors import UsageError
+from hsakd_pl.errors import UsageError, counted
 
 Indices = np.ndarray | list[int]
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -48,18 +47,20 @@ def stratified_indices(labels: Tensor, held_out: float, seed: int, option: str) 
 
     Raises UsageError if a part would lack samples of a class.
     """
+    from sklearn.model_selection import StratifiedShuffleSplit  # slow to import
+
     splitter = StratifiedShuffleSplit(n_splits=1, test_size=held_out, random_state=seed)
     num_classes = len(labels.unique())
     try:
         parts = next(splitter.split(np.zeros(len(labels)), labels.numpy()))
     except ValueError as error:
-        message = f"{option} does not fit {len(labels)} samples of {num_classes} classes: {error}"
+        message = f"{option} does not fit {counted(len(labels), 'sample')} of {counted(num_classes, 'class')}: {error}"
         raise UsageError(message) from error
     for indices in parts:
         num_missing = num_classes - len(labels[indices].unique())
         if num_missing:
             raise UsageError(
-                f"{option} leaves {num_missing} of {num_classes} classes without a sample: "
+                f"{option} leaves {num_missing} of {counted(num_classes, 'class')} without a sample: "
                 "choose a fraction that gives every class at least one in both parts"
             )
     kept_indices, held_out_indices = parts
@@ -87,8 +88,8 @@ def check_split(split: Any, num_classes: int, where: str) -> Split:
         raise UsageError(f"{where} returned no images: check that the data set is complete")
     if not isinstance(labels, Tensor) or labels.dtype not in INTEGERS or labels.shape != (len(images),):
         raise UsageError(
-            f"{where} returned {len(images)} images with labels of {_described(labels)}: return an integer tensor "
-            f"({len(images)},)"
+            f"{where} returned {counted(len(images), 'image')} with labels of {_described(labels)}: return an integer "
+            f"tensor ({len(images)},)"
         )
     smallest = int(labels.min())
     largest = int(labels.max())

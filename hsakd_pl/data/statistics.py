@@ -15,7 +15,7 @@ from torch import Tensor
 from hsakd_pl.data.augment import check_statistics
 from hsakd_pl.data.loader import ResumableLoader
 from hsakd_pl.data.progress import tracked
-from hsakd_pl.errors import UsageError
+from hsakd_pl.errors import UsageError, counted
 from hsakd_pl.files import cache_folder, naming, read_text, replacing
 from hsakd_pl.files.lock import in_turn
 from hsakd_pl.files.schema import parse_json
@@ -90,7 +90,7 @@ def measure_once(
         written = next((file for file in files if _store(file, key, entry)), None)
         where = f"in {written}" if written else "nowhere: no folder is writable"
         numbers = f"{_rounded(mean)} and {_rounded(std)}"
-        rank_zero_info(f"Mean and std of {len(paths):,} training images are {numbers}, stored {where}")
+        rank_zero_info(f"Mean and std of {counted(len(paths), 'training image')} are {numbers}, stored {where}")
     return mean, std
 
 

@@ -13,7 +13,7 @@ from hsakd_pl.data.folders import ClassFolderDataModule
 from hsakd_pl.data.images import decode_images, obtain
 from hsakd_pl.data.splits import Split
 from hsakd_pl.data.walk import images_below
-from hsakd_pl.errors import UsageError
+from hsakd_pl.errors import UsageError, counted
 from hsakd_pl.files import naming, read_text
 from hsakd_pl.signatures import Unpack
 
@@ -88,8 +88,8 @@ def _annotated(val: Path, classes: list[str], image_files: Sequence[str]) -> Spl
         labels[name] = classes.index(wnid)
     if len(labels) != len(file_names):
         raise UsageError(
-            f"{annotations} lists {len(labels)} images, but {folder} contains {len(file_names)}: extract the archive "
-            "again"
+            f"{annotations} lists {counted(len(labels), 'image')}, but {folder} contains {len(file_names)}: extract "
+            "the archive again"
         )
     names = sorted(labels, key=lambda name: (labels[name], name))
     paths = [str(folder / name) for name in names]

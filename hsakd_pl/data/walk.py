@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from hsakd_pl.data.progress import tracked
-from hsakd_pl.errors import UsageError, did_you_mean
+from hsakd_pl.errors import UsageError, counted, did_you_mean
 from hsakd_pl.files import naming
 from hsakd_pl.files.walk import visible, walk, with_parents
 
@@ -88,7 +88,7 @@ def images_below(*folders: Path) -> list[list[str]]:
         num_ignored += len(files) - len(image_files)
     if num_ignored:
         extensions = " ".join(IMAGE_EXTENSIONS)
-        rank_zero_info(f"Ignored {num_ignored:,} files below {common_folder} that do not end in {extensions}")
+        rank_zero_info(f"Ignored {counted(num_ignored, 'file')} below {common_folder}: images end in {extensions}")
     return images
 
 

@@ -9,13 +9,14 @@ import yaml
 from jinja2 import Environment, FileSystemLoader
 
 from hsakd_pl.data import picture
+from hsakd_pl.errors import counted
 from hsakd_pl.export.checkpoint import Trained
 from hsakd_pl.export.formats import ExportedFile
 from hsakd_pl.files.escaping import for_markdown
 from hsakd_pl.files.weights import weights_digest
 from hsakd_pl.networks.cost import multiply_adds
 from hsakd_pl.recipes.data_sets import PUBLISHED_DATA
-from hsakd_pl.records.formats import RESULT_FILE, TEST_FILE, read_row, read_test
+from hsakd_pl.records.formats import RESULT_FILE, TEST_FILE, for_weights, read_row, read_test
 from hsakd_pl.records.measured import checkpoint_name, fingerprint_of, is_validated, reasons_against, validated_in_part
 from hsakd_pl.report.groups import groups
 
@@ -50,11 +51,12 @@ def results(trained: Trained) -> tuple[dict[str, Any], dict[str, float]]:
         measured["validation accuracy"] = row.get("metrics", {}).get(f"val/{peer_prefix}acc")
     elif name == "best" and not peer_prefix and not validated_in_part(row):
         measured["validation accuracy"] = row["best_val_acc"]
-    test = read_test(path.with_name(TEST_FILE)) or {}
-    is_of_weights = test.get("weights_digest") == trained.digest
-    if test and not reasons_against(test, is_of_weights, fingerprint_of(row)):
-        measured["test accuracy"] = test.get(f"{peer_prefix}acc")
-        measured["test accuracy, top-5"] = test.get(f"{peer_prefix}acc_top5")
+    for file_name in (for_weights(TEST_FILE, trained.digest), TEST_FILE):
+        test = read_test(path.with_name(file_name)) or {}
+        is_of_weights = test.get("weights_digest") == trained.digest
+        if test and not reasons_against(test, is_of_weights, fingerprint_of(row)):
+            measured["test accuracy"] = test.get(f"{peer_prefix}acc")
+            measured["test accuracy, top-5"] = test.get(f"{peer_prefix}acc_top5")
     accuracies = {name: 100 * accuracy for name, accuracy in measured.items() if accuracy is not None}
     return row, accuracies
 
@@ -165,9 +167,9 @@ def length_of(row: dict[str, Any]) -> str:
     """Return the planned length of a run: its epochs, or its optimizer steps if epochs are not limited."""
     epochs = row["protocol"].get("epochs")
     if epochs is not None:
-        return f"{epochs} epochs"
+        return counted(epochs, "epoch")
     steps = row.get("planned_steps")
-    return "unlimited epochs" if steps is None else f"{steps:,} steps"
+    return "unlimited epochs" if steps is None else counted(steps, "step")
 
 
 def front_matter(title: str, dataset: str, accuracies: dict[str, float], files: list[ExportedFile]) -> dict[str, Any]:

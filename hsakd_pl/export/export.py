@@ -32,8 +32,9 @@ from hsakd_pl.export.pictures import (
     first_images,
     folder_pictures,
 )
-from hsakd_pl.export.student import CARD_FILE, WEIGHTS_FILE, Student, save
+from hsakd_pl.export.student import Student, save
 from hsakd_pl.files import local_path, replacing
+from hsakd_pl.files.hub import CARD_FILE, WEIGHTS_FILE
 
 # Largest difference of a logit from PyTorch's, for logits up to 20; larger logits may differ in proportion.
 TOLERANCE = 1e-4

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hsakd_pl.errors import UsageError
-from hsakd_pl.export.student import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 from hsakd_pl.files import naming, read_text, replacing
+from hsakd_pl.files.hub import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 from hsakd_pl.files.lock import sole_writer
 from hsakd_pl.files.schema import parse_json
 from hsakd_pl.files.text import is_temporary, temporaries, temporary

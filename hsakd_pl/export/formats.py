@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from hsakd_pl.errors import UsageError
-from hsakd_pl.export.student import WEIGHTS_FILE, Student, load_student
+from hsakd_pl.export.student import Student, load_student
 from hsakd_pl.files import replacing
+from hsakd_pl.files.hub import WEIGHTS_FILE
 from hsakd_pl.networks.weights import describe
 
 EXPORT_FORMATS = ("safetensors", "pt2", "onnx")

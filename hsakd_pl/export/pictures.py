@@ -8,14 +8,14 @@ from typing import NamedTuple
 
 import torch
 from PIL import Image
-from sklearn.datasets import load_sample_images
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_dtype
 
 from hsakd_pl.data import Description, ImageDataModule
 from hsakd_pl.data.images import open_image
+from hsakd_pl.data.limits import images_per_pass, most_images
 from hsakd_pl.data.walk import image_paths
-from hsakd_pl.errors import UsageError
+from hsakd_pl.errors import UsageError, counted
 from hsakd_pl.files import local_path
 
 COMPARED_IMAGES = 32  # images whose logits are compared
@@ -49,42 +49,50 @@ def batches_of(data: ImageDataModule, description: Description, split: str) -> I
 
 
 def first_images(data: ImageDataModule, description: Description, split: str, count: int) -> Tensor:
-    """Return the first ``count`` images of :func:`batches_of`."""
+    """Return the first ``count`` images of :func:`batches_of`, fewer where they are large."""
+    count = min(count, most_images(description.image_size))
     batch_count = math.ceil(count / data.batch_size)
     batches = islice(batches_of(data, description, split), batch_count)
     return torch.cat([images for images, _ in batches])[:count]
 
 
-def folder_pictures(folder: str | Path, description: Description, count: int = COMPARED_IMAGES) -> Pictures:
-    """Return the first ``count`` images below a folder, at the student's size; raises UsageError if there is none."""
+def folder_pictures(folder: str | Path, description: Description, count: int) -> Pictures:
+    """Return the first ``count`` images below a folder, at the student's size, fewer where that is large.
+
+    Raises UsageError if there is none.
+    """
+    count = min(count, most_images(description.image_size))
     paths = image_paths(local_path("images", folder), "images")[:count]
     images = torch.stack([description.transform(open_image(path, description.resize)) for path in paths])
-    return Pictures(images, f"{len(images)} images of {folder}")
+    return Pictures(images, f"{counted(len(images), 'image')} of {folder}")
 
 
-def sample_pictures(description: Description) -> Pictures:
-    """Return parts of scikit-learn's two photographs, at the student's size."""
+def sample_pictures(description: Description, count: int) -> Pictures:
+    """Return ``count`` parts of scikit-learn's two photographs, at the student's size."""
+    from sklearn.datasets import load_sample_images  # slow to import
+
     photographs = [Image.fromarray(pixels) for pixels in load_sample_images().images]  # 640 x 427
     corners = [(left, top) for left in range(0, 640, 160) for top in range(0, 424, 106)]
     parts = [photo.crop((x, y, x + 160, y + 106)) for photo in photographs for x, y in corners]
-    images = torch.stack([description.transform(part) for part in parts])
+    images = torch.stack([description.transform(part) for part in parts[:count]])
     return Pictures(images, f"{len(images)} parts of two photographs")
 
 
 def find_pictures(data: ImageDataModule | None, folder: str | Path | None, description: Description) -> Pictures:
     """Return images to verify on: those of a folder, else of the test split, else sample photographs."""
+    count = images_per_pass(COMPARED_IMAGES, description.image_size)
     if folder is not None:
-        return folder_pictures(folder, description)
+        return folder_pictures(folder, description, count)
     reason = "no data module is known"
     if data is not None:
         try:
-            images = first_images(data, description, "test", COMPARED_IMAGES)
-            return Pictures(images, f"{len(images)} test images of {type(data).__name__}")
+            images = first_images(data, description, "test", count)
+            return Pictures(images, f"{counted(len(images), 'test image')} of {type(data).__name__}")
         except UsageError as error:
             if data.splits:
                 raise
             reason = str(error)
-    pictures = sample_pictures(description)
+    pictures = sample_pictures(description, count)
     return pictures._replace(origin=f"{pictures.origin}, because the test images are not available ({reason})")
 
 

@@ -15,6 +15,7 @@ from torchvision.transforms import v2
 from hsakd_pl.data.description import Description, read_description
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import local_path, read_text, replacing
+from hsakd_pl.files.hub import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, download, no_hub
 from hsakd_pl.files.schema import Fields, Items, Number, Text, parse_json
 from hsakd_pl.files.weights import weights_digest
 from hsakd_pl.networks import as_network, create_network
@@ -40,9 +41,6 @@ except ImportError:
             raise no_hub(f"pushing to {repo_id}")
 
 
-WEIGHTS_FILE = "model.safetensors"
-CONFIG_FILE = "config.json"
-CARD_FILE = "README.md"
 SIZE = Number(1, 1e9, whole=True)
 CONFIG_FIELDS = Fields(
     {
@@ -59,11 +57,6 @@ CONFIG_FIELDS = Fields(
     },
     required=("class_names", "image_size", "resize", "mean", "std"),
 )
-
-
-def no_hub(action: str) -> UsageError:
-    """Return the error for an action that needs huggingface_hub, which is not installed."""
-    return UsageError(f"{action} needs huggingface_hub: pip install 'hsakd_pl[hub]'")
 
 
 class Student(nn.Module, PyTorchModelHubMixin):
@@ -241,22 +234,6 @@ def save(student: Student, folder: Path, **entries: Any) -> None:
     weights = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in student.state_dict().items()}
     with replacing(folder / WEIGHTS_FILE, "wb") as file:
         file.write(safetensors.torch.save(weights, {"format": "pt"}))
-
-
-def download(repository: str, **options: Any) -> Path:
-    """Download a student from the hub and return its folder; raises UsageError if that fails."""
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise no_hub(f"{repository} is not a folder here, and downloading it") from error
-    try:
-        return Path(snapshot_download(repository, allow_patterns=[WEIGHTS_FILE, CONFIG_FILE, CARD_FILE], **options))
-    except (OSError, ValueError) as error:  # no network, no such repository, no possible name
-        reason = str(error).strip().partition("\n")[0]
-        raise UsageError(
-            f"{repository} is neither a folder here nor a model that can be downloaded from the hub ({reason}): check "
-            "the name"
-        ) from error
 
 
 def load_student(source: str | Path, network: str | nn.Module | None = None, revision: str | None = None) -> Student:

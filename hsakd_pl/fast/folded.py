@@ -5,7 +5,9 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
+from functools import partial
 from math import ceil
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -57,19 +59,28 @@ class Folded:
             self.pool.shutdown()
 
     def __call__(self, images: Tensor) -> NetworkOutput:
+        return _joined(self._in_parts(self.network.outputs, images))
+
+    def classify(self, images: Tensor) -> Tensor:
+        """Return the class logits (B, N) of images (B, 3, S, S); the branches are not computed."""
+        return torch.cat(self._in_parts(self.network.without_branches, images))
+
+    def _in_parts(self, function: Callable[[Tensor], Any], images: Tensor) -> list[Any]:
+        """Return what a function of the network returns for each part of a batch."""
+        infer = partial(self._infer, function)
         if images.device.type != "cpu" or torch.compiler.is_compiling() or not self.parts:
-            return self._infer(images)
+            return [infer(images)]
         parts = images.split(min(ROWS_AT_ONCE, ceil(len(images) / torch.get_num_threads())))
         if self.pool is None or _profiler_enabled():  # a profiler sees one thread
-            return _joined([self._infer(part) for part in parts])
-        return _joined(list(self.pool.map(self._infer, parts)))
+            return [infer(part) for part in parts]
+        return list(self.pool.map(infer, parts))
 
     @torch.no_grad()
-    def _infer(self, images: Tensor) -> NetworkOutput:
+    def _infer(self, function: Callable[[Tensor], Any], images: Tensor) -> Any:
         if self.dtype is None:
-            return self.network.outputs(images)
+            return function(images)
         with torch.autocast(images.device.type, enabled=False):
-            return self.network.outputs(images.to(self.dtype))
+            return function(images.to(self.dtype))
 
 
 def _openmp() -> Callable[[int], None] | None:

@@ -99,6 +99,7 @@ class WeightFile:
         missing: reason why the weights could not be read, if they could not.
         inputs: ``mean``, ``std`` and ``image_size`` of the images that the network is given in a fit, where they are
             not those of the student's.
+        digest: digest of the weights that were loaded, where there is no file to hash.
     """
 
     path: str
@@ -108,6 +109,7 @@ class WeightFile:
     description: Mapping[str, Any] | None = None
     missing: str | None = None
     inputs: Mapping[str, Any] | None = None
+    digest: str | None = None
 
 
 def read_weight_file(path: str | Path) -> WeightFile:

@@ -266,7 +266,9 @@ class HSAKDModule(EvaluatedModule):
         if "data" in checkpoint:
             self.description = read_description(checkpoint["data"], origin)
             check_description(self, self.description, origin)
-        if self._trainer is not None and self.trainer.state.fn == "fit":
+        if self._trainer is not None and self.trainer.state.fn != "fit":
+            checkpoint.pop("loops", None)  # an evaluation begins with its first batch
+        elif self._trainer is not None:
             check_same_rates(checkpoint.get("hyper_parameters", {}), self.hparams)
             self.means.restore(checkpoint.get("means", {}), self.trainer.global_rank, self.trainer.world_size)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import GradientAccumulationScheduler
 
-from hsakd_pl.errors import UsageError
+from hsakd_pl.errors import UsageError, counted
 from hsakd_pl.modules.trainers import callbacks_of
 
 
@@ -63,9 +63,9 @@ def check_minimum(trainer: pl.Trainer, planned: int | None) -> None:
     steps_of_least_epochs = steps_of_epochs(trainer, range(trainer.min_epochs or 0))
     for option, steps in (("min_steps", trainer.min_steps), ("min_epochs", steps_of_least_epochs)):
         if steps is not None and steps > planned:
-            value = getattr(trainer, option)
             raise UsageError(
-                f"trainer.{option} {value} has no effect: the fit has {planned:,} steps; lower it, or leave it out"
+                f"trainer.{option} {getattr(trainer, option)} has no effect: the fit has {counted(planned, 'step')}; "
+                "lower it, or leave it out"
             )
 
 

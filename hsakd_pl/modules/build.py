@@ -9,7 +9,7 @@ from torch import Tensor
 from hsakd_pl.data.description import Description
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import local_path
-from hsakd_pl.files.weights import WeightFile, read_weight_file
+from hsakd_pl.files.weights import WeightFile, read_weight_file, weights_digest
 from hsakd_pl.networks import Network, as_network, create_network
 from hsakd_pl.networks.timm import pretrained_weights
 from hsakd_pl.networks.weights import describe, load_weights
@@ -96,7 +96,8 @@ def load_pretrained(networks: Network | list[nn.Module], new_head: bool) -> Weig
         return WeightFile(PRETRAINED, missing=str(error))
     for peer, weights in zip(peers, published, strict=True):
         load_weights(peer, weights, new_head=new_head)
-    return WeightFile(PRETRAINED)
+    loaded = {f"{number}.{key}": tensor for number, weights in enumerate(published) for key, tensor in weights.items()}
+    return WeightFile(PRETRAINED, digest=weights_digest(loaded))
 
 
 def require_own_weights(networks: Iterable[nn.Module], what: str) -> None:

@@ -1,7 +1,7 @@
 """The networks of a module, trained and frozen, and their evaluation."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import pytorch_lightning as pl
 import torch.nn as nn
@@ -21,11 +21,22 @@ from hsakd_pl.networks import Network, NetworkOutput
 Batch = tuple[Tensor, Tensor]
 
 
+class Evaluator(Protocol):
+    """Compute what a network computes, for evaluation alone."""
+
+    def __call__(self, images: Tensor) -> NetworkOutput:
+        """Return all outputs for images (B, 3, S, S)."""
+
+    def classify(self, images: Tensor) -> Tensor:
+        """Return the class logits (B, N) of images (B, 3, S, S)."""
+
+
 class EvaluatedModule(pl.LightningModule):
     """Hold one or more networks of the same classes, and evaluate them.
 
     ``frozen`` holds the frozen networks, teachers or parts of trained networks; teachers are not registered as
     submodules. ``weight_files`` holds the facts about the weight files that the options name, by option.
+    ``evaluators`` are called in place of the networks in an evaluation while :mod:`hsakd_pl.fast` sets them.
     ``branch_metrics_every`` and ``ensemble``: see :class:`hsakd_pl.HSAKDModule`.
     """
 
@@ -33,13 +44,14 @@ class EvaluatedModule(pl.LightningModule):
     description: Description | None = None  # description of the training data
     views: int = 1  # transformed copies of an image in a training step
     keeps_classes: bool = True  # the classes of the option ``weights`` are those of the data
-    own_normalisation: bool = True  # images are normalised as the frozen part of a trained network has learnt
+    network_normalisation: bool = True  # images are normalised as the frozen part of a trained network has learnt
     needs_indices: bool = False  # training batches end in the samples' indices (B,) in the training split
 
     def __init__(self, networks: Sequence[Network], branch_metrics_every: int, ensemble: Views | None = None) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
         self.branch_metrics_every = branch_metrics_every
+        self.evaluators: Sequence[Evaluator] = ()
         self.frozen: list[Frozen] = []
         self.weight_files: dict[str, WeightFile] = {}
         self.evaluation = Evaluation(networks)
@@ -67,7 +79,12 @@ class EvaluatedModule(pl.LightningModule):
 
     def classify(self, peer: int, images: Tensor) -> Tensor:
         """Return the class logits (B, N) of images (B, 3, S, S); the branches are not computed."""
+        if self.evaluators:
+            return self.evaluators[peer].classify(images)
         return self.networks[peer].without_branches(images)
+
+    def _outputs(self, peer: int, images: Tensor) -> NetworkOutput:
+        return self.evaluators[peer](images) if self.evaluators else self.networks[peer].outputs(images)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._check_batch(batch, batch_idx)
@@ -141,7 +158,7 @@ class EvaluatedModule(pl.LightningModule):
         for peer, network in enumerate(self.networks):
             metrics: Metrics = {}
             if len(network.branches) and (with_branches or ensembles is not None):
-                output = network.outputs(network.transforms(images) if all_views else images)
+                output = self._outputs(peer, network.transforms(images) if all_views else images)
                 logits = output.logits[: len(labels)]
                 outputs.append(output._replace(features=[]))
                 if with_branches:
@@ -159,6 +176,9 @@ class EvaluatedModule(pl.LightningModule):
     def _log_metric(self, name: str, metric: Metric, in_bar: bool) -> None:
         # without metric_attribute Lightning looks for the metric by its id, which in a copy of the module is another
         self.log(name, metric, on_step=False, on_epoch=True, prog_bar=in_bar, metric_attribute=name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"evaluators": ()}  # of this module: a copy may change its weights
 
     def train(self, mode: bool = True) -> "EvaluatedModule":
         super().train(mode)

@@ -7,7 +7,7 @@ from itertools import permutations
 import torch.nn as nn
 from torch import Tensor
 
-from hsakd_pl.errors import UsageError, require
+from hsakd_pl.errors import UsageError, counted, require
 from hsakd_pl.modules.base import HSAKDModule
 from hsakd_pl.modules.build import build_network, load_initial, require_own_weights
 from hsakd_pl.modules.evaluated import Batch
@@ -95,7 +95,10 @@ def require_equal_peers(peers: Sequence[Network]) -> None:
     """Raise UsageError unless there are two peers or more, with equal classes, branches and transforms."""
     facts = [(peer.num_classes, len(peer.branches), peer.transforms) for peer in peers]
     if len(peers) < 2 or len(set(facts)) > 1:
-        described = [f"{classes} classes, {branches} branches, {transforms}" for classes, branches, transforms in facts]
+        described = [
+            f"{counted(classes, 'class')}, {counted(branches, 'branch')}, {transforms}"
+            for classes, branches, transforms in facts
+        ]
         raise UsageError(
             f"networks: expected two or more peers with equal classes, branches and transforms, got {described}"
         )

@@ -16,13 +16,13 @@ from hsakd_pl.errors import UsageError, require
 from hsakd_pl.modules.budget import steps_of_epochs
 from hsakd_pl.networks import Network
 from hsakd_pl.networks.heads import is_part
+from hsakd_pl.recipes.recipe import RATES
 
 OptimizerMaker = Callable[[Iterable[Tensor]], Optimizer]
 Scheduler = Callable[[Optimizer], LRScheduler]
 
 MOST_STEPS = 500  # of a schedule that is tried
 REPLACED = ("lr", "momentum", "nesterov", "weight_decay")  # replaced by a user's optimizer
-RATES = ("lr", "backbone_lr", "momentum", "nesterov", "weight_decay", "milestones", "warmup_epochs")
 
 
 def check_rates(

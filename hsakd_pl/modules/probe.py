@@ -7,7 +7,6 @@ from itertools import chain
 import pytorch_lightning as pl
 import torch
 import torch.nn as nn
-from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from hsakd_pl.data import FeatureDataModule, ImageDataModule
@@ -75,7 +74,7 @@ class LinearProbeModule(HSAKDModule):
         source_classes: number of classes of the network.
         knn: number of nearest neighbours (cosine distance, among the training images) whose vote is logged as
             ``val/knn_acc``; 0 leaves it out. It needs a data module of the package.
-        own_normalisation: normalise the images as those that the network was trained on, if ``weights`` say how;
+        network_normalisation: normalise the images as those that the network was trained on, if ``weights`` say how;
             otherwise as the probed data are.
         lr: learning rate of SGD.
         weight_decay: weight decay of SGD.
@@ -94,7 +93,7 @@ class LinearProbeModule(HSAKDModule):
         weights: str | None = None,
         source_classes: int = 100,
         knn: int = 0,
-        own_normalisation: bool = True,
+        network_normalisation: bool = True,
         lr: float = 0.1,
         weight_decay: float = 0.0,
         milestones: Sequence[int] = (30, 60, 90),
@@ -116,7 +115,7 @@ class LinearProbeModule(HSAKDModule):
         self.weight_files = weight_files
         self.frozen.append(Frozen(self.networks[0].features))
         self.knn = knn
-        self.own_normalisation = own_normalisation
+        self.network_normalisation = network_normalisation
 
     def encode(self, images: Tensor) -> Tensor:
         """Return the frozen network's features (B, D) of normalised images (B, 3, S, S)."""
@@ -139,6 +138,9 @@ class LinearProbeModule(HSAKDModule):
             data.trainer = self.trainer
         if not isinstance(data, FeatureDataModule):
             raise UsageError("knn needs the images of an ImageDataModule: pass fit(datamodule=...), or set knn to 0")
+
+        from sklearn.neighbors import KNeighborsClassifier  # slow to import
+
         train_features = data.features("train").float().cpu()
         val_features = data.features("val").float().cpu()
         neighbours = KNeighborsClassifier(min(self.knn, len(train_features)), metric="cosine")

@@ -88,7 +88,7 @@ def use_normalisation(module: "EvaluatedModule", learned: Learned, data: ImageDa
     """Let the data normalise their images as a network has learnt, and log it if this is another normalisation."""
     if data is None or learned.mean is None or learned.std is None:
         return
-    if module.own_normalisation and not learned.normalised_alike(data.mean, data.std):
+    if module.network_normalisation and not learned.normalised_alike(data.mean, data.std):
         rank_zero_info(
             f"The images are normalised with {format_statistics(learned.mean, learned.std)}, as those that the frozen "
             f"network was trained on ({learned.origin}), instead of {format_statistics(data.mean, data.std)}"

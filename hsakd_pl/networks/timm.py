@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hsakd_pl.errors import UsageError, did_you_mean
+from hsakd_pl.files.hub import obstacle
 from hsakd_pl.networks.backbone import StagedBackbone
 from hsakd_pl.networks.cut import CutModel, UncutError, cut, in_sequence, measured_parts
 from hsakd_pl.networks.network import Classifier, Network
@@ -51,16 +52,42 @@ def pretrained_weights(name: str) -> dict[str, Tensor]:
         raise UsageError(f"weights: {name} has no weights to download; name a file")
     model = name.removeprefix("timm:")
     with torch.random.fork_rng(devices=[]):  # for initial weights that are replaced
-        classes = create_model(model, 2).pretrained_cfg["num_classes"]
-        return _published(name, classes)
+        published = create_model(model, 2).pretrained_cfg
+        return _published(name, published)
 
 
-def _published(name: str, classes: int) -> dict[str, Tensor]:
+def _published(name: str, published: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the weights that timm's ``pretrained_cfg`` names, with all their classes."""
+    repository = published.get("hf_hub_id")
+    options: dict[str, Any] = {}
+    if not published.get("file") and (repository or published.get("url")):
+        hindrance = obstacle(None if repository else published["url"])
+        if hindrance is not None:
+            copy = _downloaded(repository) if repository else None
+            if copy is None:
+                raise UsageError(
+                    f"weights: those of {name} cannot be downloaded ({hindrance}); name a file, or check the network; "
+                    "with HF_HUB_OFFLINE=1 the hub is not asked"
+                )
+            options["pretrained_cfg_overlay"] = {"file": copy}
     try:
-        return create_model(name.removeprefix("timm:"), classes, pretrained=True).state_dict()
+        model = create_model(name.removeprefix("timm:"), published["num_classes"], pretrained=True, **options)
     except Exception as error:  # of the hub's client, of the network, of timm
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UsageError(f"weights: those of {name} cannot be downloaded ({reason:.200}); name a file") from error
+    return model.state_dict()
+
+
+def _downloaded(repository: str) -> str | None:
+    """Return the file of weights that was downloaded from a repository of the hub earlier, if there is one."""
+    from huggingface_hub import try_to_load_from_cache
+
+    repository, _, revision = repository.partition("@")
+    for file in ("model.safetensors", "pytorch_model.bin"):
+        path = try_to_load_from_cache(repository, file, revision=revision or None)
+        if isinstance(path, str):
+            return path
+    return None
 
 
 class TimmClassifier(Classifier):

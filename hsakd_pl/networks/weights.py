@@ -8,7 +8,7 @@ import torch
 import torch.nn as nn
 from pytorch_lightning.utilities import rank_zero_info
 
-from hsakd_pl.errors import UsageError
+from hsakd_pl.errors import UsageError, counted
 from hsakd_pl.files.weights import StateDict, WeightFile, as_weight_file, read_weights, shorten, unwrap
 from hsakd_pl.networks.heads import is_part
 from hsakd_pl.networks.hsakd import HSAKDNet
@@ -71,7 +71,8 @@ def load_weights(
         total = sum(len(weights) for weights in parts)
         wanted = sum(len(peer.state_dict()) for peer in peers)
         rank_zero_info(
-            f"{origin}: {loaded} of {total} tensors loaded, {total - loaded} left out; the network has {wanted}"
+            f"{origin}: {loaded} of {counted(total, 'tensor')} loaded, {total - loaded} left out; the network has "
+            f"{wanted}"
         )
     return network
 
@@ -123,8 +124,8 @@ def match_weights(
     _check_numbers(matching, network_weights, origin)
     if fresh:
         rank_zero_info(
-            f"{origin}: {len(matching)} tensors loaded; the last layers of the heads ({len(fresh)} tensors) stay "
-            f"fresh, for {network.num_classes} classes"
+            f"{origin}: {counted(len(matching), 'tensor')} loaded; the last layers of the heads "
+            f"({counted(len(fresh), 'tensor')}) stay fresh, for {network.num_classes} classes"
         )
     if backbone_alone:
         rank_zero_info(f"{origin} holds a backbone alone: the branches keep their weights")
@@ -182,4 +183,4 @@ def describe(network: nn.Module) -> str:
         return type(network).__name__
     inner = network.network if isinstance(network, Classifier) else network.without_branches
     branches = " with branches" if network.branches else ""
-    return f"{type(inner).__name__}{branches} of {network.num_classes} classes"
+    return f"{type(inner).__name__}{branches} of {counted(network.num_classes, 'class')}"

@@ -123,7 +123,7 @@ def _probes() -> Iterator[Recipe]:
                 f"{folder}/probe_{student}",
                 title=f"Linear probe on {data_set} of the {student} that was distilled from {teacher} (HSAKD*)",
                 module="hsakd_pl.LinearProbeModule",
-                options={"network": student, "knn": 20, "own_normalisation": False},  # as published
+                options={"network": student, "knn": 20, "network_normalisation": False},  # as published
                 needs={"weights": f"cifar100/student_joint_{teacher}-{student}"},
                 published=accuracy if student == "mobilenetv2" else "",
             )

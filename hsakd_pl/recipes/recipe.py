@@ -8,6 +8,9 @@ import yaml
 
 from hsakd_pl.recipes.data_sets import PUBLISHED_DATA, PublishedData
 
+# Options of a module that decide how weights are updated; a checkpoint restores them with its optimizer
+RATES = ("lr", "backbone_lr", "momentum", "nesterov", "weight_decay", "milestones", "warmup_epochs")
+
 
 @dataclass(frozen=True)
 class Setting:

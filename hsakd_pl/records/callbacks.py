@@ -18,7 +18,7 @@ from pytorch_lightning.callbacks import (
     Timer,
 )
 
-from hsakd_pl.modules.optimization import RATES
+from hsakd_pl.recipes.recipe import RATES
 
 PACKAGE = __name__.partition(".")[0]
 LIGHTNING = pl.__name__

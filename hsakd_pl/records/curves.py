@@ -15,9 +15,9 @@ FEW_EPOCHS = 20  # up to which each has a mark
 LARGEST_DRAWN = 1e30  # of a run that diverges
 
 
-def save_curves(runs: Mapping[str, Sequence[Epochs]], path: Path) -> None:
-    """Draw :func:`draw_curves` into a file."""
-    save_figure(draw_curves(runs), path)
+def save_curves(runs: Mapping[str, Sequence[Epochs]], path: Path, title: str | None = None) -> None:
+    """Draw :func:`draw_curves` into a file, with a title in its metadata."""
+    save_figure(draw_curves(runs), path, title)
 
 
 def draw_curves(runs: Mapping[str, Sequence[Epochs]]) -> Any:

@@ -6,8 +6,6 @@ from io import BytesIO
 from typing import Any
 
 import torch
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize, to_pil_image
 
@@ -52,6 +50,9 @@ def project(embeddings: Tensor, labels: Tensor) -> dict[str, Any]:
 
     Returns the points (n, 2) with their labels and the name of the method; the same input gives the same points.
     """
+    from sklearn.decomposition import PCA  # slow to import
+    from sklearn.manifold import TSNE
+
     is_few = len(embeddings) < FEWEST_FOR_TSNE
     components = min(2 if is_few else 50, *embeddings.shape)
     points = PCA(components, random_state=0).fit_transform(embeddings.numpy())

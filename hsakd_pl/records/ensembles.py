@@ -12,6 +12,7 @@ from hsakd_pl.modules.ensembles import THRESHOLDS
 from hsakd_pl.networks.cost import multiply_adds_until
 from hsakd_pl.networks.exits import branch_exits, ensemble_exits
 from hsakd_pl.records.figures import PALETTE, blank_figure, save_figure
+from hsakd_pl.records.formats import ensemble_title
 from hsakd_pl.records.text_table import text_table
 
 Results = dict[str, Any]
@@ -82,11 +83,6 @@ def show(results: Results, picture: Path) -> None:
         save_figure(draw(results), picture)
     except UsageError as error:
         rank_zero_info(f"No {picture.name}: {error}")
-
-
-def ensemble_title(name: str) -> str:
-    """Return the words for the name that ``test.json`` has for an ensemble or an early exit."""
-    return name.replace("_all_views", ", all views").replace("_", " ")
 
 
 def as_table(results: Results) -> str:

@@ -19,10 +19,16 @@ def blank_figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def save_figure(figure: Any, path: Path) -> None:
-    """Save a figure in the format of the ending of ``path``: png, svg or pdf; raises UsageError for others."""
-    ending = path.suffix[1:] or "png"
-    if ending not in figure.canvas.get_supported_filetypes():
+def save_figure(figure: Any, path: Path, title: str | None = None) -> None:
+    """Save a figure in the format of the ending of ``path``: png, svg or pdf; raises UsageError for others.
+
+    Args:
+        figure: figure to save.
+        path: file to write.
+        title: text in the metadata of the file.
+    """
+    ending = path.suffix[1:].lower() or "png"
+    if ending not in ("png", "svg", "pdf"):
         raise UsageError(f"{path}: pictures are png, svg or pdf: choose such an ending")
     with replacing(path, "wb") as file:
-        figure.savefig(file, format=ending, dpi=150)
+        figure.savefig(file, format=ending, dpi=150, metadata={} if title is None else {"Title": title})

@@ -192,6 +192,22 @@ def of_validation(metrics: Mapping[str, float | None]) -> dict[str, float | None
     return {name: value for name, value in metrics.items() if name.startswith("val")}
 
 
+def for_weights(name: str, digest: str) -> str:
+    """Return the name of a file of a test of other weights than those of ``test.json``.
+
+    Examples:
+        >>> for_weights("test.json", "0123456789abcdef")
+        'test_0123456789ab.json'
+    """
+    path = Path(name)
+    return f"{path.stem}_{digest[:12]}{path.suffix}"
+
+
+def ensemble_title(name: str) -> str:
+    """Return the words for the name that ``test.json`` has for an ensemble or an early exit."""
+    return name.replace("_all_views", ", all views").replace("_", " ")
+
+
 def is_finished(path: Path) -> bool:
     """Return True if a run that has ended wrote the ``result.json`` at ``path``; early versions wrote no others."""
     return _exists(path) and read_row(path).get("finished", True)

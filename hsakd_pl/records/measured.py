@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hsakd_pl.errors import counted
 from hsakd_pl.records.formats import RESULT_FILE, TEST_FILE, Row, is_finished, read_row, read_test
 
 # Limits under which a validation covers a part of its split
@@ -45,9 +46,9 @@ def coverage(test: Mapping[str, Any]) -> str:
     """Return the images that a test covered, in words: ``4 of 1,000 images``."""
     images = test.get("images")
     split_images = test.get("split_images")
-    covered = "an unknown number of images" if images is None else f"{images:,} images"
+    covered = "an unknown number of images" if images is None else counted(images, "image")
     if split_images is not None and images is not None:
-        return f"{images:,} of {split_images:,} images"
+        return f"{images:,} of {counted(split_images, 'image')}"
     limits = ", ".join(f"{option} {value}" for option, value in (test.get("limited") or {}).items())
     return f"{covered}, {limits}" if limits else covered
 

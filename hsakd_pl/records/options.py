@@ -8,7 +8,16 @@ import re
 from enum import Enum
 from typing import Literal, NamedTuple
 
-from hsakd_pl.modules.optimization import RATES
+from hsakd_pl.recipes.recipe import RATES
+
+# Options that name weight files, and the fields of a protocol with their hashes
+WEIGHT_OPTIONS = {
+    "weights": "weights_sha256",
+    "teacher_weights": "teacher_sha256",
+    "projection_weights": "projection_sha256",
+}
+CALLBACKS = "trainer.callbacks"
+ROOT = "data.init_args.root"
 
 
 class Role(Enum):

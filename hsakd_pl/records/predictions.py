@@ -13,7 +13,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import BasePredictionWriter
 
-from hsakd_pl.errors import UsageError, require
+from hsakd_pl.errors import UsageError, counted, require
 from hsakd_pl.files import naming, replacing
 from hsakd_pl.files.escaping import for_spreadsheet, show
 from hsakd_pl.files.weights import weights_digest
@@ -127,7 +127,7 @@ class PredictionWriter(BasePredictionWriter):
         show(f"predictions are in {self._path}, with the next most probable classes in {self._path.stem}.jsonl")
         for count, reason in ((self._unread, "could not be read"), (self._not_finite, "have no finite probability")):
             if count:
-                show(f"{count:,} of {self._images:,} images {reason}: see the column error")
+                show(f"{count:,} of {counted(self._images, 'image')} {reason}: see the column error")
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Keep the predictions of an earlier run."""

@@ -14,22 +14,15 @@ import torchvision
 from hsakd_pl.cpu.cores import available_cores
 from hsakd_pl.cpu.kinds import find_cpu
 from hsakd_pl.data.fingerprint import saved_facts
+from hsakd_pl.errors import counted
 from hsakd_pl.files.weights import WeightFile
 from hsakd_pl.modules.build import PRETRAINED, RANDOM
 from hsakd_pl.records.callbacks import tuned_values
-from hsakd_pl.records.options import in_protocol
+from hsakd_pl.records.options import CALLBACKS, ROOT, WEIGHT_OPTIONS, in_protocol
 from hsakd_pl.version import __version__
 
 # Part of it where it is set: the protocols of earlier versions do not have this option.
 LOSS_WEIGHTS = "model.init_args.loss_weights"
-# Options that name weight files, and the fields of a protocol with their hashes
-WEIGHT_OPTIONS = {
-    "weights": "weights_sha256",
-    "teacher_weights": "teacher_sha256",
-    "projection_weights": "projection_sha256",
-}
-CALLBACKS = "trainer.callbacks"
-ROOT = "data.init_args.root"
 MEAN = "data.init_args.mean"
 # Changes on resume that are not part of the hash: they lengthen the run, or name another commit of the code
 WITHOUT_EFFECT = ("trainer.max_epochs", "trainer.max_steps", "commit")
@@ -39,12 +32,16 @@ LIMITS = re.compile(r"trainer\.(limit_\w+_batches|overfit_batches|max_steps)$")
 def weight_facts(options: Mapping[str, Any], files: Mapping[str, WeightFile]) -> dict[str, Any]:
     """Return the SHA-256 of each weight file that a run starts from, and the accuracy that the teacher's file states.
 
-    ``files`` are those that the module read, by option. A missing one is left out: a checkpoint replaced it.
+    Weights that timm publishes have the digest of what was loaded, since other releases may publish others. ``files``
+    are those that the module read, by option. A missing one is left out: a checkpoint replaced it.
     """
     facts: dict[str, Any] = {"weights_sha256": None, "teacher_sha256": None, "teacher_acc": None}
     for option, key in WEIGHT_OPTIONS.items():
         source = options.get(f"model.init_args.{option}")
-        if source in (RANDOM, PRETRAINED):
+        digest = files[option].digest if option in files else None
+        if source == PRETRAINED and digest is not None:
+            facts[key] = f"{digest} ({PRETRAINED})"
+        elif source in (RANDOM, PRETRAINED):
             facts[key] = source
         elif option in files and files[option].sha256 is not None:
             facts[key] = files[option].sha256
@@ -53,6 +50,12 @@ def weight_facts(options: Mapping[str, Any], files: Mapping[str, WeightFile]) ->
         if files["teacher_weights"].inputs is not None:
             facts["teacher_inputs"] = dict(files["teacher_weights"].inputs)
     return facts
+
+
+def is_same_source(recorded: str | None, expected: str | None) -> bool:
+    """Return whether a fact of :func:`weight_facts` agrees with one that is expected before the weights are loaded."""
+    is_pretrained = expected == PRETRAINED and str(recorded).endswith(f"({PRETRAINED})")
+    return is_pretrained or recorded == expected
 
 
 def data_facts(data: Any) -> dict[str, dict[str, Any]] | None:
@@ -77,7 +80,7 @@ def machine(trainer: pl.Trainer) -> dict[str, Any]:
     cpu = find_cpu()
     cores = available_cores()
     return {
-        "device": torch.cuda.get_device_name() if is_cuda else f"{cpu.model}, {cores} cores",
+        "device": torch.cuda.get_device_name() if is_cuda else f"{cpu.model}, {counted(cores, 'core')}",
         "devices": trainer.world_size,
         "precision": trainer.precision,
         "cpu": {

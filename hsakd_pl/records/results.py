@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, Timer
 from pytorch_lightning.utilities import rank_zero_info
 
-from hsakd_pl.errors import UsageError
+from hsakd_pl.errors import UsageError, counted
 from hsakd_pl.files import replacing
 from hsakd_pl.files.weights import read_weights, weights_digest
 from hsakd_pl.modules.budget import check_minimum, is_whole_epoch, planned_steps, steps_of_epochs
@@ -20,7 +20,8 @@ from hsakd_pl.modules.trainers import callbacks_of, is_trial
 from hsakd_pl.recipes import recipe_of
 from hsakd_pl.records.callbacks import Configured, training_callbacks, tuned_values
 from hsakd_pl.records.formats import RESULT_FILE, finite, is_finished, of_validation
-from hsakd_pl.records.protocol import CALLBACKS, machine, protocol_of, weight_facts
+from hsakd_pl.records.options import CALLBACKS
+from hsakd_pl.records.protocol import machine, protocol_of, weight_facts
 
 
 class ResultWriter(pl.Callback):
@@ -30,8 +31,8 @@ class ResultWriter(pl.Callback):
     planned, last and best validation accuracy in [0, 1] and the step of the last validation, all last metrics, cost
     (seconds, device-hours, training images/s of all devices, resumes), device, versions, commit, and the changes that a
     resumed run made from some step on. Checkpoints carry this state, so that a run without epochs left to train can
-    still write it. A run is ``finished`` when it has taken its planned steps, or when early stopping ended it. Only
-    another finished run replaces the file of a finished run.
+    still write it. A run is ``finished`` when it has taken its planned steps, or when early stopping ended it. From the
+    first further step on, a finished run that is extended is unfinished, as its checkpoint then is.
 
     Args:
         folder: folder of the file.
@@ -168,7 +169,10 @@ class ResultWriter(pl.Callback):
         self.spent["train_seconds"] += now - self._since_batch
         self.spent["images"] += len(batch[1]) * trainer.world_size
         self._since_batch = now
+        begins = not self._trained
         self._trained = True
+        if begins and not is_trial(trainer) and is_finished(self.path):  # its checkpoint is about to be replaced
+            self._write(trainer, finished=False)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.metrics = self.val_metrics | finite(trainer.callback_metrics)
@@ -204,8 +208,10 @@ class ResultWriter(pl.Callback):
         return epochs if self.max_epochs == -1 else min(epochs, self.max_epochs)
 
     def _progress(self, trainer: pl.Trainer) -> str:
-        planned = "" if self.planned_steps is None else f" of {self.planned_steps:,}"
-        return f"{trainer.global_step:,}{planned} steps, in {self._epochs(trainer)} complete epochs"
+        steps = counted(trainer.global_step, "step")
+        if self.planned_steps is not None:
+            steps = f"{trainer.global_step:,} of {counted(self.planned_steps, 'step')}"
+        return f"{steps}, in {counted(self._epochs(trainer), 'complete epoch')}"
 
     def _explain_no_training(self, trainer: pl.Trainer, finished: bool) -> None:
         """Log why nothing was trained; raise UsageError if a callback keeps the run from finishing."""
@@ -215,7 +221,7 @@ class ResultWriter(pl.Callback):
                 "further, remove EarlyStopping from trainer.callbacks"
             )
         elif finished or not trainer.should_stop:
-            rank_zero_info(f"Nothing is left to train: the run has its {self._epochs(trainer)} epochs")
+            rank_zero_info(f"Nothing is left to train: the run has its {counted(self._epochs(trainer), 'epoch')}")
         else:
             raise UsageError(f"the run has {self._progress(trainer)}, but {_stopping_option(trainer)}")
 
@@ -246,8 +252,7 @@ class ResultWriter(pl.Callback):
         return self.spent["seconds"] + (time.monotonic() - self._since_start if self._since_start else 0.0)
 
     def _write(self, trainer: pl.Trainer, finished: bool) -> None:
-        replaces_result = not finished and is_finished(self.path)
-        if is_trial(trainer) or not trainer.is_global_zero or replaces_result:
+        if is_trial(trainer) or not trainer.is_global_zero:
             return
         with replacing(self.path) as file:
             json.dump(self._row(trainer, finished), file, indent=1, allow_nan=False)

@@ -12,6 +12,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from hsakd_pl.cpu.kinds import bf16_advice, find_cpu
 from hsakd_pl.cpu.threads import describe_threads
 from hsakd_pl.data import FeatureDataModule, ImageDataModule
+from hsakd_pl.errors import counted
 from hsakd_pl.files.escaping import for_terminal
 from hsakd_pl.files.weights import WeightFile
 from hsakd_pl.modules import HSAKDModule
@@ -64,9 +65,10 @@ def _describe_device(trainer: pl.Trainer, device: torch.device) -> list[tuple[st
 
 def _describe_length(trainer: pl.Trainer) -> str:
     """Return the number of epochs or steps of a fit, whichever limits it."""
-    limits = [] if trainer.max_epochs == -1 else [f"{trainer.max_epochs} epochs"]
+    limits = [] if trainer.max_epochs == -1 else [counted(trainer.max_epochs or 0, "epoch")]
     if trainer.max_steps != -1:
-        limits.append(f"at most {trainer.max_steps:,} steps" if limits else f"{trainer.max_steps:,} steps")
+        steps = counted(trainer.max_steps, "step")
+        limits.append(f"at most {steps}" if limits else steps)
     return ", ".join(limits) or "unlimited epochs"
 
 
@@ -93,7 +95,8 @@ def _describe_data(images: ImageDataModule) -> str:
         if name != "val" or split is not images.splits.get("test"):
             counts.append(f"{len(split.targets):,} {name}")
     size = images.image_size
-    return f"{type(images).__name__}: {', '.join(counts)} images, {size} x {size}, {images.num_classes} classes"
+    classes = counted(images.num_classes, "class")
+    return f"{type(images).__name__}: {', '.join(counts)} images, {size} x {size}, {classes}"
 
 
 def describe_file(file: WeightFile) -> str:
@@ -109,7 +112,7 @@ def describe_file(file: WeightFile) -> str:
 def _sizes(network: Network, image_size: int | None) -> str:
     sizes = _size(network.without_branches, image_size)
     if len(network.branches):
-        sizes += f"; with {len(network.branches)} branches {_size(network, image_size)}"
+        sizes += f"; with {counted(len(network.branches), 'branch')} {_size(network, image_size)}"
     return sizes
 
 

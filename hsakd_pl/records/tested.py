@@ -23,16 +23,29 @@ from hsakd_pl.modules.ensembles import BINS
 from hsakd_pl.modules.trainers import is_trial
 from hsakd_pl.records.details import confused_pairs, describe_example, project, reliability
 from hsakd_pl.records.ensembles import PICTURE, ensemble_results, rounded, show
-from hsakd_pl.records.formats import DETAILS_FILE, RESULT_FILE, TEST_FILE, TEST_FORMAT, read_row, read_test
+from hsakd_pl.records.formats import (
+    DETAILS_FILE,
+    RESULT_FILE,
+    TEST_FILE,
+    TEST_FORMAT,
+    Row,
+    for_weights,
+    read_row,
+    read_test,
+)
 from hsakd_pl.records.measured import checkpoint_name, coverage, is_partial
 from hsakd_pl.records.protocol import machine
 
 EMBEDDED_IMAGES = 1000  # over all devices
+DIGEST = re.compile("[0-9a-f]{64}")  # SHA-256
 ACCURACIES = re.compile(r"test/((peer\d+_)?(acc|branch\d+_(joint|class))(_top\d+)?)")
 
 
 class EvaluationWriter(pl.Callback):
     """Write ``test.json`` and ``test_details.json`` into ``folder`` when ``test`` has ended.
+
+    Tests of several weights are all kept: ``test.json`` is that of the run's last weights, or the newest one if these
+    were not tested. The names of the others contain the digest of their weights, as in ``test_0123456789ab.json``.
 
     Accuracies and the expected calibration error (``ece``) are fractions in [0, 1], ``nll`` is the negative
     log-likelihood. With several peers these are means, and each peer has its own entries too. Images of all devices
@@ -68,7 +81,9 @@ class EvaluationWriter(pl.Callback):
         self._predictions.append((labels.cpu(), probability.cpu(), predicted.cpu()))
         selected = _selected_images(trainer, batch_idx, labels)
         with trainer.precision_plugin.forward_context():
-            embedding = pl_module.network.outputs(images[selected]).embedding if len(selected) else None
+            embedding = None
+            if len(selected):
+                embedding = pl_module.network.without_branches.outputs(images[selected]).embedding
             if embedding is not None:
                 self._embeddings.append((embedding.float().cpu(), labels[selected].cpu()))
             if self._example is None:
@@ -95,46 +110,43 @@ class EvaluationWriter(pl.Callback):
             "class_names": getattr(getattr(trainer, "datamodule", None), "class_names", None),
         }
         results = self._results(trainer, pl_module, labels, probability, predicted)
-        if is_partial(results) and self._has_whole_test():
-            rank_zero_info(
-                f"{self.folder / TEST_FILE} stays as it is: a test of {coverage(results)} does not replace it"
-            )
-            return
-        if self._is_of_another_run(results):
-            rank_zero_info(
-                f"{self.folder / TEST_FILE} stays as it is: it is a test of the run in this folder, and this one, of "
-                f"{results['checkpoint']}, is not; name another folder with --trainer.default_root_dir"
-            )
-            return
         if sums is not None:
             results |= ensemble_results(sums, pl_module.networks, self._image_size)
         with in_turn(self.folder / ".test.writer"):  # the files of one test, also if two end at the same time
-            _write_json(self.folder / DETAILS_FILE, details, indent=None)
-            _write_json(self.folder / TEST_FILE, results, indent=1)
-            (self.folder / PICTURE).unlink(missing_ok=True)  # of an earlier test
-            if sums is not None:
-                show(results, self.folder / PICTURE)
-        rank_zero_info(f"The results of the test are in {self.folder / TEST_FILE}")
+            self._write(results, details, drawn=sums is not None)
 
-    def _has_whole_test(self) -> bool:
-        """Return whether the folder has a test of a whole split."""
-        try:
-            earlier = read_test(self.folder / TEST_FILE)
-        except UsageError:  # it is not one, and may be replaced
-            return False
-        return earlier is not None and not is_partial(earlier)
+    def _write(self, results: dict[str, Any], details: dict[str, Any], drawn: bool) -> None:
+        """Write the files of a test, unless they would replace those of a whole split by those of a part."""
+        test, detailed, picture = self._files(results)
+        earlier = _read(test)
+        if is_partial(results) and earlier is not None and not is_partial(earlier) and _is_same(earlier, results):
+            rank_zero_info(f"{test} stays as it is: a test of {coverage(results)} does not replace it")
+            return
+        if earlier is not None and not _is_same(earlier, results):
+            for path in (test, detailed, picture):
+                if path.exists():
+                    path.replace(path.with_name(for_weights(path.name, _identity(earlier))))
+        _write_json(detailed, details, indent=None)
+        _write_json(test, results, indent=1)
+        picture.unlink(missing_ok=True)  # of an earlier test
+        if drawn:
+            show(results, picture)
+        rank_zero_info(f"The results of the test are in {test}")
 
-    def _is_of_another_run(self, results: dict[str, Any]) -> bool:
-        """Return whether the folder has a run and a test of its weights, and these are results of other weights."""
+    def _files(self, results: dict[str, Any]) -> list[Path]:
+        """Return the files of a test, with a digest in their names if ``test.json`` is of the run's last weights."""
+        names = [TEST_FILE, DETAILS_FILE, PICTURE]
+        earlier = _read(self.folder / TEST_FILE)
+        if earlier is not None and not _is_same(earlier, results) and self._is_of_last_weights(earlier):
+            names = [for_weights(name, results["weights_digest"]) for name in names]
+        return [self.folder / name for name in names]
+
+    def _is_of_last_weights(self, test: Row) -> bool:
         try:
-            earlier = read_test(self.folder / TEST_FILE)
             row = read_row(self.folder / RESULT_FILE) if (self.folder / RESULT_FILE).exists() else {}
-        except UsageError:
+        except UsageError:  # it is not one
             return False
-        if earlier is None or not row.get("weights_digest"):
-            return False
-        is_of_run = [checkpoint_name(row, test.get("weights_digest") or "", None) for test in (earlier, results)]
-        return is_of_run[0] is not None and is_of_run[1] is None
+        return checkpoint_name(row, test.get("weights_digest") or "", test.get("epoch")) == "last"
 
     def _results(
         self, trainer: pl.Trainer, module: pl.LightningModule, labels: Tensor, probability: Tensor, predicted: Tensor
@@ -172,6 +184,26 @@ class EvaluationWriter(pl.Callback):
                 results[f"peer{peer}_ece"] = peer_error
         results["seconds"] = round(time.monotonic() - self._start, 2)
         return results | machine(trainer)
+
+
+def _read(path: Path) -> Row | None:
+    """Read an earlier test; None if the file is not one, and may be replaced."""
+    try:
+        return read_test(path)
+    except UsageError:
+        return None
+
+
+def _is_same(earlier: Row, results: Row) -> bool:
+    """Return whether two tests are of the same weights; of early versions, of the same file."""
+    field = "weights_digest" if earlier.get("weights_digest") else "sha256"
+    return bool(earlier.get(field) == results[field])
+
+
+def _identity(test: Row) -> str:
+    """Return the digest of the weights of an earlier test, or of their file; ``earlier`` if it has neither."""
+    digest = str(test.get("weights_digest") or test.get("sha256"))
+    return digest if DIGEST.fullmatch(digest) else "earlier"
 
 
 def _images_of_split(trainer: pl.Trainer) -> int | None:

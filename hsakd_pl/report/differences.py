@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from pydoc import locate
 from typing import Any
 
-import pytorch_lightning as pl
-
 from hsakd_pl.recipes import Recipe
 from hsakd_pl.records.options import Role, rule_of
 
@@ -15,6 +13,8 @@ Differences = dict[str, tuple[Any, Any]]  # option -> values in the recipe and i
 
 def expected(recipe: Recipe) -> dict[str, Any]:
     """Return the options that a run of a recipe has: those of the recipe, and the defaults of its classes."""
+    import pytorch_lightning as pl  # takes seconds, and runs without a recipe do not need it
+
     options = {"cache_features": False} | _defaults("trainer", pl.Trainer)
     options |= {f"trainer.{name}": value for name, value in recipe.trainer.items()}
     for part, content in (("model", recipe.model), ("data", recipe.data)):

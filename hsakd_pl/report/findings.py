@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from hsakd_pl.errors import counted
 from hsakd_pl.report.charts import STYLES, Chart, Style
 
 HEADS = re.compile(r"(?:peer(\d+)_)?(?:branch(\d+)_)?(acc|class|joint)(_top5)?")
@@ -70,7 +71,7 @@ def _embedding(embedding: dict[str, Any], confused: list[Any], name: Callable[[i
     ]
     others = set(labels) - set(distinct)
     if others:
-        shown.insert(0, (STYLES[0]._replace(colour=GREY), f"{len(others)} other classes", others))
+        shown.insert(0, (STYLES[0]._replace(colour=GREY), counted(len(others), "other class"), others))
     x, y = zip(*points, strict=True)
     chart = Chart(_ends(x), _ends(y))
     classes = []

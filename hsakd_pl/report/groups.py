@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hsakd_pl.errors import counted
 from hsakd_pl.recipes import ALL_RECIPES, Recipe
 from hsakd_pl.records.formats import Row
 from hsakd_pl.records.measured import is_validated, reasons_against_test_of, test_accuracy
-from hsakd_pl.records.protocol import CALLBACKS
+from hsakd_pl.records.options import CALLBACKS
 from hsakd_pl.report.differences import Differences, differing, expected, is_of_machine
 from hsakd_pl.report.rows import seed_of
 
@@ -143,10 +144,12 @@ def _marks_of_run(row: Row) -> list[str]:
     if not is_validated(row):
         step = row.get("last_val_step")
         last_validation = f"its last validation was in step {step}" if step else "it was never validated"
-        marks.append(f"{row['folder']} has {row.get('steps')} steps, {last_validation}")
+        marks.append(f"{row['folder']} has {counted(row.get('steps') or 0, 'step')}, {last_validation}")
     reasons = reasons_against_test_of(row)
     if reasons:
         marks.append(f"the test in {row['folder']} does not count: {', '.join(reasons)}")
+    elif row.get("test") and "weights_digest" not in row:
+        marks.append(f"the test in {row['folder']} counts by its epoch, the weights are not recorded")
     elif row["test"] and _precision(row) not in (None, row["test"].get("precision")):
         marks.append(f"the test in {row['folder']} ran in {row['test'].get('precision')}")
     return marks

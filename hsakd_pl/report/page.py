@@ -10,8 +10,7 @@ from jinja2 import Environment, FileSystemLoader
 
 from hsakd_pl.files import replacing
 from hsakd_pl.records.curves import over_seeds
-from hsakd_pl.records.ensembles import ensemble_title
-from hsakd_pl.records.formats import Row
+from hsakd_pl.records.formats import Row, ensemble_title
 from hsakd_pl.records.measured import coverage, reasons_against_test_of
 from hsakd_pl.report.charts import STYLES, Chart, Style, round_numbers
 from hsakd_pl.report.findings import findings, heads_of

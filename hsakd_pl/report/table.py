@@ -8,8 +8,6 @@ from io import StringIO
 from statistics import mean, stdev
 from typing import Any
 
-from scipy.stats import t as student_t
-
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files.escaping import for_latex, for_markdown, for_spreadsheet
 from hsakd_pl.records.formats import Row
@@ -49,6 +47,8 @@ def paired_difference(first: Mapping[str, float], second: Mapping[str, float]) -
         "common_seeds": seeds,
     }
     if seeds > 1:
+        from scipy.stats import t as student_t  # takes a second, and most tables do not need it
+
         half_width = student_t.ppf((1 + CONFIDENCE) / 2, seeds - 1) * stdev(differences) / math.sqrt(seeds)
         record["difference_low"] = record["difference"] - half_width
         record["difference_high"] = record["difference"] + half_width

@@ -4,7 +4,7 @@ import re
 
 from pytorch_lightning.accelerators import AcceleratorRegistry, CUDAAccelerator, MPSAccelerator
 from pytorch_lightning.strategies import StrategyRegistry
-from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_info
 
 from hsakd_pl.cpu.kinds import bf16_warning, find_cpu
 from hsakd_pl.errors import UsageError, did_you_mean
@@ -42,7 +42,7 @@ def check_devices(devices: object, accelerator: object) -> None:
 
 
 def check_precision(precision: object, accelerator: object) -> None:
-    """Raise UsageError for float16 on a CPU, and warn of bfloat16 on a CPU that has no instructions for it.
+    """Raise UsageError for float16 on a CPU, and log a warning of bfloat16 on a CPU that has no instructions for it.
 
     The backward pass of a convolution in float16 takes tens of times as long there as in float32.
     """
@@ -55,7 +55,7 @@ def check_precision(precision: object, accelerator: object) -> None:
         raise UsageError(f"trainer.precision: {precision} makes a CPU tens of times slower: use {faster}")
     warning = bf16_warning(kind, str(precision))
     if warning is not None:
-        rank_zero_warn(warning)
+        rank_zero_info(warning)
 
 
 def _has_gpu() -> bool:

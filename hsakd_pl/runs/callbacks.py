@@ -20,6 +20,7 @@ from pytorch_lightning.callbacks import (
     DeviceStatsMonitor,
     EarlyStopping,
     GradientAccumulationScheduler,
+    LearningRateFinder,
     LearningRateMonitor,
     ModelCheckpoint,
     ModelPruning,
@@ -28,7 +29,7 @@ from pytorch_lightning.callbacks import (
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_info
 
-from hsakd_pl.errors import UsageError, did_you_mean, require
+from hsakd_pl.errors import UsageError, counted, did_you_mean, require
 from hsakd_pl.modules.trainers import callbacks_of, is_trial
 
 # Callbacks whose state checkpoints do not contain, and what they lack
@@ -38,6 +39,10 @@ NEVER: dict[type[pl.Callback], str] = {
 }
 # Callbacks that prepare an epoch at its start, which a run that is resumed inside the epoch leaves out
 BETWEEN_EPOCHS: tuple[type[pl.Callback], ...] = (StochasticWeightAveraging,)
+
+
+# Schedules that multiply the rate of the step before, and do not know that of the start
+RELATIVE_SCHEDULES = ("ExponentialLR", "MultiStepLR", "MultiplicativeLR", "ReduceLROnPlateau", "StepLR")
 
 
 def resumes_inside_epochs(callbacks: Iterable[pl.Callback]) -> bool:
@@ -130,10 +135,31 @@ def _problem(callback: pl.Callback, trainer: pl.Trainer, module: pl.LightningMod
         return "needs weights in PyTorch's own order: set model.init_args.fast false"
     if isinstance(callback, StochasticWeightAveraging):
         return _problem_of_averaging(callback, trainer, module)
+    if isinstance(callback, LearningRateFinder):
+        return _problem_of_search(module)
     logging = DeviceStatsMonitor | LearningRateMonitor
     if isinstance(callback, logging) and not trainer.loggers and not is_trial(trainer):
         return "needs a logger: set trainer.logger, for example to TensorBoardLogger"
     return None
+
+
+def _problem_of_search(module: pl.LightningModule) -> str | None:
+    """Return which options of a module would overrule the learning rate that is found, or be overruled by it.
+
+    Lightning sets the rate of all parameter groups, while schedules have been built with the one before.
+    """
+    if getattr(module, "backbone_lr", None) is not None:
+        return "sets one rate for all parameters: leave backbone_lr out"
+    if getattr(module, "warmup_epochs", 0):
+        return "starts the warm-up with the rate that it should end with: set warmup_epochs 0"
+    make_schedule = getattr(module, "lr_scheduler", None)
+    if make_schedule is None:
+        return None
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+    name = type(make_schedule(optimizer)).__name__
+    if name in RELATIVE_SCHEDULES:
+        return None
+    return f"leaves {name} at the learning rate before the search: choose {' or '.join(RELATIVE_SCHEDULES)}, or set lr"
 
 
 def _problem_of_averaging(
@@ -151,7 +177,7 @@ def _problem_of_averaging(
     if not callback.pl_module_contains_batch_norm(module):
         return "does not average networks without batch norms before they are saved: use WeightAveraging instead"
     if isinstance(start, int) and epochs is not None and start > epochs:
-        return f"begins in epoch {start}, but the fit has {epochs} epochs: lower its swa_epoch_start"
+        return f"begins in epoch {start}, but the fit has {counted(epochs, 'epoch')}: lower its swa_epoch_start"
     return None
 
 
@@ -205,9 +231,10 @@ def explain_stop(trainer: pl.Trainer, error: Exception) -> None:
     interval = trainer.val_check_interval
     is_per_epoch = trainer.check_val_every_n_epoch is not None
     if isinstance(interval, int) and is_per_epoch and interval > trainer.num_training_batches:
+        batches = counted(int(trainer.num_training_batches), "batch")
         raise UsageError(
-            f"trainer.val_check_interval is {interval}, but an epoch has {trainer.num_training_batches} batches: "
-            "lower it, or set trainer.check_val_every_n_epoch null to count batches across epochs"
+            f"trainer.val_check_interval is {interval}, but an epoch has {batches}: lower it, or set "
+            "trainer.check_val_every_n_epoch null to count batches across epochs"
         ) from error
     if isinstance(error, MisconfigurationException):
         raise UsageError(f"trainer: {' '.join(str(error).split())}") from error

@@ -20,7 +20,7 @@ from hsakd_pl.records.formats import check_checkpoint
 from hsakd_pl.records.results import stopped_early
 from hsakd_pl.runs.callbacks import announce, resumes_inside_epochs
 from hsakd_pl.runs.signals import Signals
-from hsakd_pl.runs.states import check_optimizers, check_parts
+from hsakd_pl.runs.states import check_callback_states, check_optimizers, check_parts, check_schedules
 
 FILES_BY_KEYWORD = {"last": ("last.ckpt", "hpc_ckpt_*.ckpt"), "best": ("best.ckpt",), "hpc": ("hpc_ckpt_*.ckpt",)}
 EVALUATION_PARTS: dict[str, type] = {"state_dict": dict, "pytorch-lightning_version": str}
@@ -66,6 +66,7 @@ def read_checkpoint(path: Path, training: bool) -> dict[str, Any]:
             f"ckpt_path {path} is not a Lightning checkpoint, {', '.join(missing) or 'a tensor'} is missing: {remedy}"
         )
     check_checkpoint(content, f"ckpt_path {path}")
+    check_callback_states(content, f"ckpt_path {path}")
     if training:
         check_parts(content, f"ckpt_path {path}")
     return content
@@ -149,6 +150,7 @@ class LastCheckpoint(ModelCheckpoint):
 
         With it, Lightning repeats the end of an epoch that is complete, and trains the next one on other batches.
         """
+        check_schedules(config.scheduler for config in trainer.lr_scheduler_configs)
         if self._resumed is not None:
             check_optimizers(trainer, self._resumed, f"ckpt_path {trainer.ckpt_path}")
             self._resumed = None

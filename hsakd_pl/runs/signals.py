@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from hsakd_pl.errors import counted
+
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
@@ -116,9 +118,11 @@ class Signals:
         signum = self.received
         self.received = 0
         if trainer.strategy.reduce_boolean_decision(signum in STOPPING, all=False):
-            held = "holds all of it" if saved_step == trainer.global_step else f"holds the first {saved_step} steps"
+            is_whole = saved_step == trainer.global_step
+            held = "holds all of it" if is_whole else f"holds the first {counted(saved_step, 'step')}"
+            steps = counted(trainer.global_step, "step")
             message = (
-                f"in epoch {trainer.current_epoch}, after {trainer.global_step} steps: {self.checkpoint} {held}. To "
+                f"in epoch {trainer.current_epoch}, after {steps}: {self.checkpoint} {held}. To "
                 f"resume:\n{self.resume_command}"
             )
             if not saved_step:

@@ -4,7 +4,7 @@ The states of this package's callbacks have a declared schema. Those of Lightnin
 optimizers and schedules are compared with the states of those that the resumed run has just built.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files.schema import Anything, Fields, Items, Number, Plain, Schema, Text, Tuple
-from hsakd_pl.modules.optimization import RATES
 from hsakd_pl.modules.trainers import callbacks_of
+from hsakd_pl.recipes.recipe import RATES
 from hsakd_pl.records.formats import CHANGE_FIELDS, COUNT, FRACTION, METRIC, OPTIONAL_TEXT
 
 
@@ -106,8 +106,34 @@ def check_parts(checkpoint: Mapping[str, Any], origin: str) -> None:
         raise _invalid(f"pytorch-lightning_version: {error}", origin) from error
 
 
+def check_callback_states(checkpoint: Mapping[str, Any], origin: str) -> None:
+    """Raise UsageError for a state of one of this package's callbacks that is not valid.
+
+    Evaluations restore them, too.
+    """
+    for key, state in checkpoint.get("callbacks", {}).items():
+        name = key.partition("{")[0]  # Lightning adds a callback's arguments
+        if name in STATES:
+            _check(STATES[name], _with_lists(state), f"callbacks.{name}", origin)
+
+
+def check_schedules(schedules: Iterable[Any]) -> None:
+    """Raise UsageError for a schedule whose state cannot be saved: one with a function that Python does not define.
+
+    The state of LambdaLR and MultiplicativeLR contains the attributes of what is called, which functions of C lack.
+    """
+    for schedule in schedules:
+        check_schedules(getattr(schedule, "_schedulers", ()))  # of SequentialLR and ChainedScheduler
+        for function in getattr(schedule, "lr_lambdas", ()):
+            if not hasattr(function, "__dict__"):
+                raise UsageError(
+                    f"lr_scheduler: {type(schedule).__name__} cannot be saved with {function.__qualname__}, which is "
+                    "not written in Python: call it in a function of your own"
+                )
+
+
 def check_states(trainer: pl.Trainer, checkpoint: Mapping[str, Any], origin: str) -> None:
-    """Raise UsageError for a state of a loop or callback that is not valid, before a fit resumes from it."""
+    """Raise UsageError for a state of a loop or of another callback that is not valid, before a fit resumes from it."""
     if not isinstance(checkpoint["loops"].get("fit_loop"), dict):
         raise _invalid("loops.fit_loop is missing", origin)
     missing = COUNTS - checkpoint["loops"]["fit_loop"].keys()
@@ -122,14 +148,9 @@ def check_states(trainer: pl.Trainer, checkpoint: Mapping[str, Any], origin: str
         raise _invalid("loops.fit_loop.state_dict.combined_loader is not a list", origin)
     for callback in callbacks_of(trainer):
         key = callback.state_key
-        if key not in checkpoint["callbacks"]:
-            continue
         name = type(callback).__name__
-        state = checkpoint["callbacks"][key]
-        if name in STATES:
-            _check(STATES[name], _with_lists(state), f"callbacks.{name}", origin)
-        else:
-            _compare(state, callback.state_dict(), f"callbacks.{name}", origin)
+        if key in checkpoint["callbacks"] and name not in STATES:
+            _compare(checkpoint["callbacks"][key], callback.state_dict(), f"callbacks.{name}", origin)
     means = checkpoint.get("means", {})
     if not isinstance(means, dict) or not all(_is_mean(mean) for mean in means.values()):
         raise _invalid("means is not a dictionary of sums and numbers of images", origin)
@@ -229,4 +250,4 @@ def _check(schema: Schema, value: Any, place: str, origin: str) -> None:
 
 
 def _invalid(reason: str, origin: str) -> UsageError:
-    return UsageError(f"{origin} cannot be resumed, it is damaged or of another run: {reason}")
+    return UsageError(f"{origin} cannot be used, it is damaged or of another run: {reason}")

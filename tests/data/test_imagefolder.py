@@ -294,7 +294,7 @@ def test_single_class_and_empty_class_raise(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"image_size": 0}, "image_size must be from 1 to 7094, got 0"),
+        ({"image_size": 0}, "image_size must be from 1 to 4096, got 0"),
         ({"image_size": 10**5}, "got 100000"),
         ({"resident_mib": -1}, "resident_mib must be at least 0, got -1"),
         ({"mean": [0.5] * 3}, "std must be three numbers if mean is, got None"),

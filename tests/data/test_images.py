@@ -325,7 +325,7 @@ def test_files_with_unknown_suffix_are_counted_in_one_log_line(
     with caplog.at_level("INFO"):
         class_folders(train, ["cat", "dog"])
         image_paths(train, "predict_dir")
-    ignored = [record.message for record in caplog.records if "do not end in" in record.message]
+    ignored = [record.message for record in caplog.records if "images end in" in record.message]
     assert [message.partition(" that")[0] for message in ignored] == [f"Ignored 3 files below {train}"] * 2
 
 

@@ -1,6 +1,6 @@
 """Test what needs an NVIDIA GPU (``make gpu``): CUDA graphs, no host syncs, bf16, NCCL, nvJPEG, memory."""
 
-from argparse import Namespace
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from small import Losses, make
 
-from benchmarks.cases import find
-from benchmarks.loops import BareLoop, SyntheticDataModule
-from benchmarks.measuring import Measurement, drive
-from benchmarks.plain import PlainLoop
+from benchmarks.__main__ import main as benchmarks
 from hsakd_pl import DigitsDataModule, HSAKDModule, ImageNetDataModule
 from hsakd_pl.records.watched import Watched
 
@@ -163,23 +160,12 @@ def test_nvjpeg_decoding_matches_pil(unpack: Callable[[str], Path]) -> None:
     assert difference.mean() < 2 and (difference > 24).float().mean() < 0.01  # grey levels of 256
 
 
-def test_peak_gpu_memory_is_below_plain_loop() -> None:
-    case, device = find("student:wrn_40_2-wrn_16_2"), torch.device("cuda")
-    options = Namespace(device="cuda", precision="bf16-mixed", batch_size=64, images=6400)
-    data = SyntheticDataModule(options.images, options.batch_size)
-    data.setup("fit")
-    peaks = []
-    for make_loop in (
-        lambda: PlainLoop(case, data, device),
-        lambda: BareLoop(case.module(num_classes=100, compile=True), data, options),
-    ):
-        torch.cuda.empty_cache()
-        measured = Measurement(device, options.batch_size)
-        loop = make_loop()
-        drive(measured.opening(warmup=5), loop.step)
-        peaks.append(measured.found["peak_memory_bytes"])
-        del loop
-    assert peaks[1] < peaks[0], peaks
+def test_peak_gpu_memory_is_below_plain_loop(tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    loops = ["--loops", "plain", "fit-bf16-compiled", "--rounds", "1", "--warmup", "5"]
+    benchmarks(["student:wrn_40_2-wrn_16_2", "--device", "cuda", *loops, "--out", str(results)])
+    ((_, row),) = json.loads(results.read_text()).items()
+    assert row["fit-bf16-compiled"]["peak_memory_bytes"] < row["plain"]["peak_memory_bytes"]
 
 
 def test_watched_loss_does_not_synchronise_gpu() -> None:

@@ -60,8 +60,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Run all tasks that have no result yet, one after the other, then show the table."""
-    from hsakd_pl.commands.bench.estimate import show_plan
-    from hsakd_pl.commands.bench.tasks import Bench, select_cells
+    from hsakd_pl.commands.bench.cells import select_cells
     from hsakd_pl.files import local_path
     from hsakd_pl.recipes import BENCH_TABLES
     from hsakd_pl.report.matrix import matrix, published
@@ -77,6 +76,9 @@ def run(options: Namespace) -> None:
         table = published(cells)
         show(format_table(table, table, options.format))
         return
+
+    from hsakd_pl.commands.bench.tasks import Bench
+
     folder = local_path("folder", options.folder)
     bench = Bench(cells, recipes, options.seeds, folder, dict(options.teachers), options.fit_options)
     tasks = bench.tasks()
@@ -89,6 +91,8 @@ def run(options: Namespace) -> None:
         return
     bench.check_finished(tasks)
     if options.dry_run:
+        from hsakd_pl.commands.bench.estimate import show_plan
+
         show_plan(bench, tasks)
         return
     failed = [

@@ -69,6 +69,9 @@ def _seconds_per_batch(times: list[float]) -> float:
 class MeasuredFit(HSAKDCLI):
     """A fit that the stopwatch ends."""
 
+    def _check_effective(self) -> None:
+        """Accept options that have no effect on a fit without checkpoints: the task itself has them."""
+
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         trainer = super().instantiate_trainer(**kwargs)
         self.stopwatch = Stopwatch()

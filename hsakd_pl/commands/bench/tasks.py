@@ -5,11 +5,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from hsakd_pl.commands.options import check_unrepeated
 from hsakd_pl.commands.seeds import Setting, check_same_setting, run_seed, setting_of
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import local_path, naming, read_text, replacing
-from hsakd_pl.recipes import ALL_RECIPES, BENCH_TABLES, Cell, Recipe, check_cells, read_table
+from hsakd_pl.recipes import Cell, Recipe
 from hsakd_pl.records.formats import RESULT_FILE, is_finished
 from hsakd_pl.records.measured import is_tested
 
@@ -152,37 +151,3 @@ def _names_of_teacher(recipe: str) -> list[str]:
     """Return the names by which a teacher may be called: that of its recipe, and of its network."""
     name = recipe.partition("/")[2]
     return [name, re.sub("^(baseline|teacher_joint|teacher_frozen)_", "", name)]
-
-
-def select_cells(tables: list[str], methods: list[str], pairs: list[str]) -> tuple[list[Cell], Mapping[str, Recipe]]:
-    """Return the cells of the tables, pair by pair, and all recipes that they may need, by name.
-
-    Raises:
-        UsageError: for a method or pair that no table has, and for two experiments with one name.
-    """
-    for kind, names in (("table", tables), ("method", methods), ("pair", pairs)):
-        check_unrepeated(f"{kind}s", names)
-    cells: list[Cell] = []
-    recipes = dict(ALL_RECIPES)
-    for name in tables:
-        table = read_table(BENCH_TABLES.get(name) or local_path("table", name), recipes)
-        recipes |= table.recipes
-        cells += table.cells
-    cells = _with_values("method", cells, methods)
-    cells = _with_values("pair", cells, pairs)
-    cells = list(dict.fromkeys(cells))
-    for number in range(len(cells)):
-        check_cells(cells[: number + 1], " and ".join(tables))
-    order = list(dict.fromkeys(cell.pair for cell in cells))
-    return sorted(cells, key=lambda cell: order.index(cell.pair)), recipes
-
-
-def _with_values(field: str, cells: list[Cell], wanted: list[str]) -> list[Cell]:
-    """Return the cells whose ``field`` has one of these values, or all cells if there are none."""
-    if not wanted:
-        return cells
-    values = list(dict.fromkeys(getattr(cell, field) for cell in cells))
-    for value in wanted:
-        if value not in values:
-            raise UsageError(f"{field}s: {value} is not one of {' '.join(values)}")
-    return [cell for cell in cells if getattr(cell, field) in wanted]
