@@ -473,7 +473,8 @@ class Evaluators(pl.Callback):
     def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any, **__: Any) -> None:
         if not trainer.sanity_checking:
             self.kinds |= {type(evaluator).__name__ for evaluator in pl_module.evaluators} or {"the network"}
-            self.layers_by_winograd += sum(len(layers_by_winograd(copy.network)) for copy in pl_module.evaluators)
+            for copy in pl_module.evaluators:
+                self.layers_by_winograd += len(layers_with("_winograd_filters", copy.network))
 
     on_test_batch_end = on_predict_batch_end = on_validation_batch_end
 
