@@ -15,7 +15,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_info
 
-from hsakd_pl.cli.arguments import NEEDED_BY, REPLACED_BY, check_effective, check_order, check_used
+from hsakd_pl.cli.arguments import NEEDED_BY, REPLACED_BY, UNUSED, check_effective, check_order, check_used
 from hsakd_pl.cli.configuration import CONFIG_FILE, ConfigWriter, changes, check_replaceable, options_of
 from hsakd_pl.cli.help import describe_command
 from hsakd_pl.cli.mistakes import explain, first_and_last_line, unwrapped
@@ -158,7 +158,7 @@ class HSAKDCLI(LightningCLI):
                 "recipe's optimizer"
             )
         self._check_effective()
-        if self.subcommand != "fit":
+        if self.subcommand in UNUSED:
             self._check_used()
             return
         trainer = self._get(self.config, "trainer")
