@@ -23,7 +23,7 @@ from hsakd_pl.errors import UsageError
 
 GROUPS = {"all": NAMED, "table": TABLE}
 SETTINGS = ("batch_size", "rounds", "steps", "busy")  # stored with a row
-# Of the table: few steps in many rounds, which takes 25 minutes on two cores
+# Of the table: few steps in many rounds, an estimated 25 minutes on two cores
 TABLE_DEFAULTS = {
     "loops": ["plain", "plain-compiled", "fit@5c4e141", "fit-bf16@5c4e141", "fit", "fit-bf16"],
     "batch_size": 16,

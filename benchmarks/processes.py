@@ -80,7 +80,7 @@ class Worker:
 
     def ask(self, steps: int, profile: bool = False) -> dict[str, Any]:
         """Let the process take steps; returns what it measured."""
-        with suppress(ConnectionError):  # then there is no answer either
+        with suppress(ConnectionError):  # the process has ended, which answer() reports
             self.connection.send({"steps": steps, "profile": profile})
         return self.answer()
 

@@ -15,7 +15,7 @@ Row = dict[str, Numbers]  # by variant, and "environment"
 
 
 def path_of(device: str) -> Path:
-    """Return the file of a device, such as ``amd-epyc-avx512_bf16.json``."""
+    """Return the file of a device, such as ``amd-epyc-avx2.json``."""
     return RESULTS / f"{re.sub('[^a-z0-9_]+', '-', device.lower()).strip('-')}.json"
 
 

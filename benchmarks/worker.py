@@ -7,7 +7,6 @@ import json
 import sys
 from multiprocessing.connection import Connection
 from operator import attrgetter
-from types import SimpleNamespace
 from typing import Any, Protocol
 
 import torch
@@ -23,8 +22,7 @@ class Loop(Protocol):
 
 
 def plain_loop(job: dict[str, Any]) -> Loop:
-    """Build the plain loop; it does without Lightning, whose import takes 100 MB that a plain script does not need."""
-    sys.modules.setdefault("pytorch_lightning.utilities", SimpleNamespace(rank_zero_info=print))  # type: ignore[arg-type]
+    """Build the plain loop, without Lightning, whose import takes 100 MB that a plain script does not need."""
     from benchmarks.plain import PlainLoop
 
     case = Case(job["method"], tuple(job["networks"]))

@@ -61,3 +61,14 @@ def counted(number: int, noun: str) -> str:
     """
     plural = f"{noun}es" if noun.endswith(("s", "ch", "x")) else f"{noun}s"
     return f"{number:,} {noun if number == 1 else plural}"
+
+
+def inform(message: str) -> None:
+    """Log a message in one of several processes, where Lightning logs: networks and files do not import Lightning.
+
+    Args:
+        message: one sentence.
+    """
+    from pytorch_lightning.utilities import rank_zero_info  # takes a second, and most uses of networks log nothing
+
+    rank_zero_info(message)

@@ -257,8 +257,8 @@ def test_speed_up_has_the_interval_of_its_rounds() -> None:
     ("flags", "instructions"),
     [
         ("sse4_2 avx2", "AVX2"),
-        ("avx2 avx512f", "AVX512"),
-        ("avx2 avx512f avx512_bf16", "AVX512_BF16"),
+        ("avx2 avx512f", "AVX-512"),
+        ("avx2 avx512f avx512_bf16", "AVX-512 with bf16"),
         ("avx2 avx512f avx512_bf16 amx_tile amx_bf16", "AMX"),
     ],
 )
@@ -266,7 +266,7 @@ def test_results_file_names_the_instruction_set(flags: str, instructions: str, t
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(f"model name\t: AMD EPYC\nflags\t\t: fpu {flags}\n")
     assert processor(cpuinfo) == f"AMD EPYC, {instructions}"
-    assert results.path_of(processor(cpuinfo)).name == f"amd-epyc-{instructions.lower()}.json"
+    assert results.path_of(processor(cpuinfo)).name == f"amd-epyc-{instructions.lower().replace(' ', '-')}.json"
 
 
 def row(commit: str | None, variants: list[str]) -> results.Row:

@@ -73,41 +73,41 @@ FORGERIES: dict[str, Any] = {
 IN_CI = [*FORGERIES][1::3]
 
 
+@pytest.fixture
+def forged(saved: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Any], bytes]:
+    """Return a function that writes ``run/last.ckpt`` with a field replaced, and returns the file's content."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["main.py"])
+
+    def write(place: str, value: Any) -> bytes:
+        content = deepcopy(saved)
+        forge(place, value)(content)
+        Path("run").mkdir()
+        torch.save(content, "run/last.ckpt")
+        return Path("run/last.ckpt").read_bytes()
+
+    return write
+
+
 @pytest.mark.parametrize(
     "place", [place if place in IN_CI else pytest.param(place, marks=pytest.mark.nightly) for place in FORGERIES]
 )
 def test_forged_field_is_refused_on_resume(
-    place: str,
-    saved: dict[str, Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    place: str, forged: Callable[[str, Any], bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["main.py"])
-    content = deepcopy(saved)
-    forge(place, FORGERIES[place])(content)
-    Path("run").mkdir()
-    torch.save(content, "run/last.ckpt")
-    before = Path("run/last.ckpt").read_bytes()
+    before = forged(place, FORGERIES[place])
     assert "last.ckpt" in error_of(capsys, lambda: fit("--ckpt_path", "last"))
     assert Path("run/last.ckpt").read_bytes() == before
 
 
-def evaluate(content: dict[str, Any]) -> None:
-    torch.save(content, "last.ckpt")
-    run("test", "--ckpt_path", "last.ckpt", trainer={"limit_test_batches": 1, "default_root_dir": "run"})
+def evaluate() -> None:
+    run("test", "--ckpt_path", "last", trainer={"limit_test_batches": 1, "default_root_dir": "run"})
 
 
 @pytest.mark.parametrize("place", ["loops/test_loop/batch_progress/total", "loops/test_loop", "loops"])
-def test_evaluation_ignores_progress(
-    place: str, saved: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["main.py"])
-    content = deepcopy(saved)
-    forge(place, {"x": {}})(content)
-    evaluate(content)
+def test_evaluation_ignores_progress(place: str, forged: Callable[[str, Any], bytes]) -> None:
+    forged(place, {"x": {}})
+    evaluate()
     assert Path("run/test.json").is_file()
 
 
@@ -116,14 +116,7 @@ def test_evaluation_ignores_progress(
     ["callbacks/ResultWriter/spent/resumes", "callbacks/History/val_metrics", "callbacks/BestCheckpoint/dirpath"],
 )
 def test_evaluation_refuses_forged_state_of_callback(
-    place: str,
-    saved: dict[str, Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    place: str, forged: Callable[[str, Any], bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["main.py"])
-    content = deepcopy(saved)
-    forge(place, [])(content)
-    assert "last.ckpt" in error_of(capsys, lambda: evaluate(content))
+    forged(place, [])
+    assert "last.ckpt" in error_of(capsys, evaluate)

@@ -81,9 +81,10 @@ class HSAKDCLI(LightningCLI):
         super().__init__(model, data, **defaults | options)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override] # called on the instance only
-        """Return the command that is called, with Lightning's arguments that are no options; else all of them.
+        """Return the subcommand that is called, or all of them if the command line names none.
 
-        The parser of each takes as long to build as a command line takes to parse.
+        Each has the names of the arguments of its method of the trainer that are not options. Only the parser of the
+        called one is built, since building a parser takes as long as parsing a command line.
         """
         every = LightningCLI.subcommands()
         called = self.arguments[0] if self.arguments else ""

@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 CPUINFO = Path("/proc/cpuinfo")
 
 
 class Kind(NamedTuple):
-    """What CPUs of one kind compute.
+    """The instructions that CPUs of one kind have for matrices and for bfloat16.
 
     Attributes:
         name: the instructions by which a CPU belongs to the kind.
@@ -51,6 +49,8 @@ class CPU(NamedTuple):
 
 def find_cpu() -> CPU:
     """Return the CPU of this machine."""
+    import torch  # slow to import, and not needed to read a /proc/cpuinfo
+
     cpuinfo = CPUINFO.read_text(errors="replace") if CPUINFO.exists() else ""
     # PyTorch 2.6 has no public function for it
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else None

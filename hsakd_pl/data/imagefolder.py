@@ -103,7 +103,7 @@ class ImageFolderDataModule(ClassFolderDataModule):
         return transforms[augmentation]
 
     @cached_property
-    def num_classes(self) -> int:  # type: ignore[override]
+    def num_classes(self) -> int:  # type: ignore[override]  # an attribute of the base class
         """Return the number of class folders; raise UsageError if there are fewer than two."""
         return len(self._checked_class_names())
 

@@ -81,7 +81,7 @@ class Flag:
 
 @dataclass(frozen=True)
 class Plain:
-    """Any value of JSON whose texts can be printed and numbers are finite, nested at most ``DEEPEST`` levels."""
+    """A value that JSON can hold: printable text, finite numbers, lists and dicts of at most ``DEEPEST`` levels."""
 
     depth: int = DEEPEST
 
@@ -91,14 +91,12 @@ class Plain:
             Text().check(value, place)
         elif isinstance(value, float) and not math.isfinite(value):
             raise _invalid(value, place)
-        elif isinstance(value, list | tuple | dict):
+        elif isinstance(value, list | dict):
             if self.depth == 0:
                 raise ValueError(f"{place} is nested more than {DEEPEST} levels deep")
             inner = Plain(self.depth - 1)
-            if isinstance(value, dict):
-                Fields(others=inner).check(value, place)
-            else:
-                Items(inner).check(list(value), place)
+            part = Items(inner) if isinstance(value, list) else Fields(others=inner)
+            part.check(value, place)
         elif value is not None and not isinstance(value, int | float):
             raise _invalid(value, place)
 

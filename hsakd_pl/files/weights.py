@@ -10,11 +10,10 @@ from typing import IO, Any
 from zipfile import ZipFile
 
 import torch
-from pytorch_lightning.utilities import rank_zero_info
 from safetensors.torch import load_file
 from torch import Tensor
 
-from hsakd_pl.errors import UsageError
+from hsakd_pl.errors import UsageError, inform
 from hsakd_pl.files.schema import parse_json
 from hsakd_pl.files.survey import survey
 from hsakd_pl.files.text import local_path, naming, read_text
@@ -99,7 +98,7 @@ class WeightFile:
         missing: reason why the weights could not be read, if they could not.
         inputs: ``mean``, ``std`` and ``image_size`` of the images that the network is given in a fit, where they are
             not those of the student's.
-        digest: digest of the weights that were loaded, where there is no file to hash.
+        digest: digest of the loaded weights, if they do not come from a file.
     """
 
     path: str
@@ -244,7 +243,7 @@ def unwrap(source: Any, origin: str) -> StateDict:
         held = [name for name in ENVELOPES if isinstance(source, Mapping) and name in source]
         held = [name for name in held if _entries(source[name], Tensor | Mapping)]
         if len(held) > 1:
-            rank_zero_info(f"{origin} holds weights under {', '.join(held)}: those under {held[0]} are taken")
+            inform(f"{origin} holds weights under {', '.join(held)}: those under {held[0]} are taken")
         source = source[held[0]] if held else source
     others = _entries(source, object)
     if not (tensors := _entries(source, Tensor)) or len(tensors) < len(others):

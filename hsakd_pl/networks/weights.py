@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 import torch.nn as nn
-from pytorch_lightning.utilities import rank_zero_info
 
-from hsakd_pl.errors import UsageError, counted
+from hsakd_pl.errors import UsageError, counted, inform
 from hsakd_pl.files.weights import StateDict, WeightFile, as_weight_file, read_weights, shorten, unwrap
 from hsakd_pl.networks.heads import is_part
 from hsakd_pl.networks.hsakd import HSAKDNet
@@ -70,7 +69,7 @@ def load_weights(
         loaded = sum(len(weights) for weights in matching)
         total = sum(len(weights) for weights in parts)
         wanted = sum(len(peer.state_dict()) for peer in peers)
-        rank_zero_info(
+        inform(
             f"{origin}: {loaded} of {counted(total, 'tensor')} loaded, {total - loaded} left out; the network has "
             f"{wanted}"
         )
@@ -123,12 +122,12 @@ def match_weights(
         raise _misfit(network, origin, problems, common_prefix(weights), suggests_new_head)
     _check_numbers(matching, network_weights, origin)
     if fresh:
-        rank_zero_info(
+        inform(
             f"{origin}: {counted(len(matching), 'tensor')} loaded; the last layers of the heads "
             f"({counted(len(fresh), 'tensor')}) stay fresh, for {network.num_classes} classes"
         )
     if backbone_alone:
-        rank_zero_info(f"{origin} holds a backbone alone: the branches keep their weights")
+        inform(f"{origin} holds a backbone alone: the branches keep their weights")
     return matching
 
 

@@ -12,8 +12,6 @@ STORED_TITLES = (
     f"/Title ({REPORT_TITLE})",
     f"tEXtTitle\0{REPORT_TITLE}",
 )
-
-
 LOOKED_AT = 100_000  # bytes at the start of a file, and at its end, where a PDF has its title
 
 
