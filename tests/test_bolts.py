@@ -57,14 +57,14 @@ def test_bolts_subpackages_import(package: str) -> None:
 
 
 @needs_bolts
-def test_bolts_scheduler_and_callback_train(capfd: pytest.CaptureFixture[str]) -> None:
+def test_bolts_scheduler_and_callback_train(caplog: pytest.LogCaptureFixture) -> None:
     length = ("--model.init_args.lr_scheduler.init_args.max_epochs", "8")
     limits = {"max_epochs": 8, "limit_train_batches": 1, "limit_val_batches": 1}
     folder = run("fit", "--config", str(OVERLAY), *length, model={"init_args": {"lr": 0.05}}, trainer=limits)
     rates = [row["lr"] for row in history(folder)]
     cosine = [0.05 * (1 + math.cos(math.pi * epoch / 3)) / 2 for epoch in range(3)]
     assert rates == pytest.approx([0.01, 0.02, 0.03, 0.04, 0.05, *cosine])
-    assert "val/loss│val/acc" in capfd.readouterr().err
+    assert "val/loss│val/acc" in caplog.text
 
 
 class FakeCIFAR10(FakeData):

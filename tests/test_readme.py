@@ -113,25 +113,22 @@ def test_documented_commands_run(
     (table,) = (block.text for block in BLOCKS if block.language == "csv")
     (tmp_path / "mine.csv").write_text(table)
     less = f"--data.init_args.root {cifar_mini} --data.init_args.batch_size 4 --data.init_args.num_workers 0"
-    less += " --trainer.accelerator cpu --trainer.precision 32-true --trainer.num_sanity_val_steps 0"
-    less += "".join(f" --trainer.limit_{split}_batches 1" for split in ("train", "val", "test", "predict"))
+    less += " --trainer.accelerator cpu --trainer.precision 32-true"
+    splits = {"test": ["test"], "predict": ["predict"]}
     for command in COMMANDS:
-        epochs = 2 if "--ckpt_path last" in command else 1
         words = arguments(command)
+        limits = [f"--trainer.limit_{split}_batches=1" for split in splits.get(words[0], ["train", "val", "test"])]
+        if words[0] not in splits:
+            limits += ["--trainer.max_epochs=2" if "--ckpt_path last" in command else "--trainer.max_epochs=1"]
         if words[0] == "export":  # on pictures instead of the whole test split
             words += ["--images", "photos"]
         elif words[0] == "bench" and "--list" not in words:  # one of its runs, in this process
             if "--seeds" in words:
                 position = words.index("--seeds")
                 del words[position : position + 2]
-            words += [
-                *less.split(),
-                "--trainer.max_epochs=1",
-                "--seeds=0",
-                *([] if "--dry-run" in words else ["--task=1"]),
-            ]
+            words += [*less.split(), *limits, "--seeds=0", *([] if "--dry-run" in words else ["--task=1"])]
         elif "--config" in words:
-            words += [*less.split(), f"--trainer.max_epochs={epochs}"]
+            words += [*less.split(), *limits]
         main(words)
     student = tmp_path / "runs/cifar100/student_joint_wrn_40_2-wrn_16_2"
     assert len((student / "rows.jsonl").read_text().splitlines()) == 4  # the first run, and three seeds

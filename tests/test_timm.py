@@ -378,7 +378,7 @@ def test_cli_fine_tunes_timm_model(whole: Path, capsys: pytest.CaptureFixture[st
     fresh = (*options, "--model.init_args.new_head", "true", "--model.init_args.backbone_lr", "0.001")
     folder = run("fit", *fresh, **data)
     whole.unlink()
-    run("test", *fresh, "--ckpt_path", str(folder / "last.ckpt"), **data)
+    run("test", *options[:2], "--ckpt_path", str(folder / "last.ckpt"), **data)
     again = ("--ckpt_path", "last", "--model.init_args.backbone_lr", "0.01")
     message = error_of(capsys, lambda: run("fit", *fresh, *again, **data))
     assert "backbone_lr is 0.01, but the resumed run was started with 0.001" in message
