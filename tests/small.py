@@ -16,7 +16,7 @@ from hsakd_pl import BaselineModule, HSAKDModule, LinearProbeModule, MutualModul
 from hsakd_pl.cli.main import main
 from hsakd_pl.export.formats import ONNX_MINIMUM_TORCH
 from hsakd_pl.fast.compiled import MINIMUM_TORCH
-from hsakd_pl.fast.winograd.library import library
+from hsakd_pl.fast.kernels.library import library
 from hsakd_pl.files import replacing
 from hsakd_pl.networks import create_network
 from hsakd_pl.records.curves import Epochs, save_curves

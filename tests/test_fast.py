@@ -43,8 +43,10 @@ from hsakd_pl import (
 from hsakd_pl.errors import UsageError
 from hsakd_pl.fast.compiled import Compiled
 from hsakd_pl.fast.folded import ROWS_AT_ONCE, Folded
+from hsakd_pl.fast.kernels.library import library
+from hsakd_pl.fast.norms import layers as norm_layers
+from hsakd_pl.fast.norms.blocks import JOINED
 from hsakd_pl.fast.winograd import layers
-from hsakd_pl.fast.winograd.library import library
 from hsakd_pl.fast.winograd.ops import conv3x3
 from hsakd_pl.networks import NetworkOutput, as_network
 
@@ -170,11 +172,12 @@ def student(**options: Any) -> StudentModule:
 
 @pytest.fixture
 def winograd_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return a list that grows with each Winograd convolution, which are enabled for small images."""
+    """Return a list that grows with each Winograd convolution; small images use all kernels."""
     called: list[int] = []
     monkeypatch.setattr(layers, "conv3x3", lambda *given: called.append(1) or conv3x3(*given))
     monkeypatch.setattr(layers, "MIN_WORK", 0)
     monkeypatch.setattr(layers, "MIN_TILES", 0)
+    monkeypatch.setattr(norm_layers, "MIN_VALUES", 0)
     return called
 
 
@@ -228,22 +231,24 @@ class Parts(pl.Callback):
         assert module.frozen[0].stand_in.pool is None and not module.frozen[0].stand_in.parts
 
 
-def layers_by_winograd(network: nn.Module) -> list[nn.Module]:
-    return [layer for layer in network.modules() if "_conv_forward" in vars(layer)]
+def layers_with(attribute: str, network: nn.Module) -> list[nn.Module]:
+    return [layer for layer in network.modules() if attribute in vars(layer)]
 
 
 @needs_kernel
 @pytest.mark.parametrize("kind", ["student", "teacher", "mutual", "baseline"])
-def test_only_fit_on_cpu_uses_winograd(kind: str) -> None:
+def test_only_fit_on_cpu_uses_kernels(kind: str) -> None:
     class Found(pl.Callback):
         def on_train_batch_end(self, trainer: pl.Trainer, module: HSAKDModule, *_: Any) -> None:
-            inside.append(len(layers_by_winograd(module)))
-            inside.extend(len(layers_by_winograd(frozen.stand_in.network)) for frozen in module.frozen)
+            inside.append(len(layers_with("_conv_forward", module)))
+            inside.append(len(layers_with(JOINED, module)))
+            inside.extend(len(layers_with("_conv_forward", frozen.stand_in.network)) for frozen in module.frozen)
 
     inside: list[int] = []
     module = make(kind, num_classes=10)
     trainer(limit_train_batches=1, limit_val_batches=0, callbacks=[Found()]).fit(module, DigitsDataModule())
-    assert len(inside) == (2 if kind == "student" else 1) and all(inside) and not layers_by_winograd(module)
+    assert len(inside) == (3 if kind == "student" else 2) and all(inside)
+    assert not layers_with("_conv_forward", module) and not layers_with(JOINED, module)
 
 
 class Halt(pl.Callback):
@@ -468,7 +473,8 @@ class Evaluators(pl.Callback):
     def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any, **__: Any) -> None:
         if not trainer.sanity_checking:
             self.kinds |= {type(evaluator).__name__ for evaluator in pl_module.evaluators} or {"the network"}
-            self.layers_by_winograd += sum(len(layers_by_winograd(copy.network)) for copy in pl_module.evaluators)
+            for copy in pl_module.evaluators:
+                self.layers_by_winograd += len(layers_with("_winograd_filters", copy.network))
 
     on_test_batch_end = on_predict_batch_end = on_validation_batch_end
 

@@ -16,9 +16,9 @@ from programs import Started
 from small import needs_compile, needs_kernel
 from torch import Tensor
 
+from hsakd_pl.fast.kernels import library as build
+from hsakd_pl.fast.kernels.library import SOURCES, library
 from hsakd_pl.fast.winograd import convert, layers, ops, revert
-from hsakd_pl.fast.winograd import library as build
-from hsakd_pl.fast.winograd.library import SOURCE, library
 from hsakd_pl.fast.winograd.ops import conv3x3, conv3x3_weight_gradient, transformed
 
 
@@ -140,7 +140,7 @@ def test_winograd_accepts_unbatched_image() -> None:
 @needs_kernel
 @pytest.mark.parametrize("registers", ["-march=native", "-mno-avx512f"])
 def test_winograd_stays_within_array_bounds(registers: str, tmp_path: Path) -> None:
-    sources, program = [SOURCE, Path(__file__).with_name("winograd_bounds.c")], tmp_path / "bounds"
+    sources, program = [SOURCES[0], Path(__file__).with_name("winograd_bounds.c")], tmp_path / "bounds"
     options = ["-O1", "-march=native", registers, "-fopenmp", "-fsanitize=address,undefined"]
     command = [*os.environ.get("CC", "cc").split(), *options, "-fno-sanitize=alignment", *sources, "-o", program]
     if subprocess.run(command, capture_output=True).returncode:
@@ -403,7 +403,7 @@ def test_cached_library_writable_by_others_is_not_loaded(
         kernel = loaded_anew()
     assert kernel is not None and not Path(kernel._name).is_relative_to(cache.parent)
     (said,) = (record.message for record in caplog.records)
-    assert said.startswith("The C kernel was compiled for this process only") and "hsakd_pl" in said
+    assert said.startswith("The C kernels were compiled for this process only") and "hsakd_pl" in said
     assert {path: path.lstat().st_mtime_ns for path in cache.parent.rglob("*")} == before
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import is_parametrized
 
-from hsakd_pl.fast import winograd
+from hsakd_pl.fast import norms, winograd
 from hsakd_pl.fast.compiled import Compiled
 from hsakd_pl.fast.folded import Folded
 from hsakd_pl.networks import Classifier, Network, NetworkOutput
@@ -37,10 +37,10 @@ class Fast(pl.Callback):
     """Convert a module when a run starts, and revert it when the run ends, also after an exception.
 
     Every module adds this callback unless ``fast=False``. Weights are stored channels_last; in a fit, teachers are
-    replaced by a folded copy, 3x3 convolutions on a CPU use Winograd's algorithm, and ``compile`` compiles the training
-    step and the validation of the class head. In evaluations in float32 on a CPU, folded copies replace the package's
-    networks. With ``trainer.deterministic``, implementations whose order of summation depends on the number of threads
-    are not used.
+    replaced by a folded copy, and ``compile`` compiles the training step and the validation of the class head. On a
+    CPU, 3x3 convolutions use Winograd's algorithm, a norm is one operation with the ReLU after it, and evaluations in
+    float32 run on folded copies of the package's networks. With ``trainer.deterministic``, implementations whose order
+    of summation depends on the number of threads are not used.
 
     Args:
         compile: compile; a dictionary holds settings of PyTorch's code generator.
@@ -66,6 +66,8 @@ class Fast(pl.Callback):
         if not deterministic:
             winograd.convert(trained.networks)
             self.undo.callback(winograd.revert, trained.networks)
+            norms.convert(trained.networks)
+            self.undo.callback(norms.revert, trained.networks)
         if self.compile:
             self._compile(trainer, module)
 

@@ -17,7 +17,7 @@ from torch.fx import Node, Tracer
 from torch.fx.proxy import TraceError
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from hsakd_pl.fast import winograd
+from hsakd_pl.fast import norms, winograd
 from hsakd_pl.networks import Classifier, Network, NetworkOutput
 
 ROWS_AT_ONCE = 64  # on a CPU: its caches then keep a layer's output until the next layer reads it
@@ -29,11 +29,14 @@ class Folded:
     BatchNorm layers are folded into the convolutions before them, except in networks that the package did not build,
     whose layers may be used twice. With ``dtype``, convolutions and linear layers compute in that type, outside
     autocast, which would cast their weights in every step. With ``parts``, on a CPU, 3x3 filters are transformed once
-    for Winograd's algorithm, and each thread computes a part of the images.
+    for Winograd's algorithm, norms that remain are one operation with the ReLU after them, and each thread computes a
+    part of the images.
     """
 
     def __init__(self, network: Network, dtype: torch.dtype | None = None, parts: bool = True) -> None:
         self.network = deepcopy(network).requires_grad_(False).eval()
+        for kernels in (winograd, norms):  # those of the fit in which the network is evaluated
+            kernels.revert(self.network)
         self.dtype = dtype
         self.parts = parts
         self.pool: ThreadPoolExecutor | None = None
@@ -44,6 +47,7 @@ class Folded:
                 layer.to(dtype)
         if parts:
             winograd.convert(self.network, frozen=True)
+            norms.convert(self.network)
 
     def __enter__(self) -> "Folded":
         threads = torch.get_num_threads()

@@ -6,7 +6,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from hsakd_pl.fast.winograd.library import library
+from hsakd_pl.fast.kernels.library import library
 from hsakd_pl.fast.winograd.ops import PANEL, conv3x3, transformed
 
 # Thresholds beyond which PyTorch's convolution is faster

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
-from hsakd_pl.fast.winograd.library import library
+from hsakd_pl.fast.kernels.library import library
 
-PANEL = 16  # output channels that kernel.c stores next to each other
+PANEL = 16  # output channels that winograd.c stores next to each other
 MAX_FILTERS = 256 * 256  # input times output channels; with more, PyTorch computes weight gradients faster
 MAX_SUMS = 2**26  # floats of the partial sums of weight gradients, over all threads
 

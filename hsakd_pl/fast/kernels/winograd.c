@@ -8,27 +8,18 @@
 
 #include <stdlib.h>
 
+#include "vectors.h"
+
 /* ROWS x PANEL floats, the accumulators of a matrix product, fill the vector registers. */
-#if defined(__AVX512F__)
-enum { BYTES = 64, ROWS = 16 };
-#else
-enum { BYTES = 32, ROWS = 6 }; /* AVX2 */
-#endif
-enum { PANEL = 16, LANES = BYTES / 4, VECTORS = PANEL / LANES, POINTS = 36 };
+enum { ROWS = LANES == 16 ? 16 : 6, PANEL = 16, VECTORS = PANEL / LANES, POINTS = 36 };
 /* Bytes of a block's transformed tiles, and the fewest tiles for which the filters are read. */
 enum { BLOCK = 500000, LEAST_TILES = 24 };
 
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLLED _Pragma("GCC unroll 36")
-typedef float vector __attribute__((vector_size(BYTES), aligned(4), may_alias));
 typedef void transform(const vector *, int, vector *, int);
 
 typedef struct {
     long images, height, width, inputs, outputs; /* the last two: channels */
 } shape;
-
-INLINE vector load(const float *from) { return *(const vector *)from; }
-INLINE void store(float *to, vector value) { *(vector *)to = value; }
 
 /* One-dimensional transforms: vectors at a distance of `from` become others at a distance of `to`. */
 INLINE void inputs_6_to_6(const vector *d, int from, vector *o, int to) {
@@ -127,8 +118,6 @@ INLINE void multiply(const int add, const float *a, long row, long column, const
             }
         }
 }
-
-static long smaller(long a, long b) { return a < b ? a : b; }
 
 static long block_of(shape s) {
     long tiles = BLOCK / (POINTS * (s.inputs + s.outputs) * (long)sizeof(float));

@@ -1,0 +1,1 @@
+"""The C kernels: all compiled code of the package, in one library."""
