@@ -16,6 +16,7 @@ PIP := $(RUN) -m pip install --disable-pip-version-check --no-compile
 export GOMP_SPINCOUNT ?= 3000
 export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= 2147483647
+export MALLOC_ARENA_MAX ?= 1
 unexport PYTHONDONTWRITEBYTECODE  # pip does not compile below, so the first import has to
 
 .PHONY: quickstart test lint suite oldest dist gpu clean

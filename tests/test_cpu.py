@@ -19,7 +19,7 @@ from hsakd_pl.records.summary import Introduction
 from hsakd_pl.runs.accelerator import check_precision
 
 ROOT = Path(__file__).resolve().parents[1]
-ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
+ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_ARENA_MAX": "1"}
 VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", *ALLOCATOR)
 
 on_glibc = pytest.mark.skipif(
@@ -64,7 +64,7 @@ def test_program_sets_variables_before_pytorch_is_imported() -> None:
     [
         ({"GOMP_SPINCOUNT": "7"}, set(ALLOCATOR)),
         ({"OMP_WAIT_POLICY": "passive"}, set(ALLOCATOR)),
-        ({"MALLOC_MMAP_THRESHOLD_": "65536"}, {"GOMP_SPINCOUNT", "MALLOC_TRIM_THRESHOLD_"}),
+        ({"MALLOC_MMAP_THRESHOLD_": "65536"}, {"GOMP_SPINCOUNT", "MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX"}),
         ({"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=65536"}, {"GOMP_SPINCOUNT"}),
     ],
 )

@@ -16,11 +16,12 @@ import pytest
 import rich
 import torch
 from parity.recordings import read
-from small import BATCH, loader, make, run, trainer
+from small import BATCH, loader, make, needs_kernel, run, trainer
 from torch.utils.data import DataLoader, IterableDataset
 
 from hsakd_pl import create_network
 from hsakd_pl.data.progress import tracked
+from hsakd_pl.fast.kernels.library import library
 from hsakd_pl.networks.cost import multiply_adds
 from hsakd_pl.records import progress
 from hsakd_pl.records.progress import Progress
@@ -85,12 +86,52 @@ def test_pipe_gets_one_line_per_epoch_and_no_adverts() -> None:
     done = subprocess.run([*run_in_pipe, *options], capture_output=True, text=True, timeout=300, check=True)
     lines = done.stdout.splitlines()
     first = next(number for number, line in enumerate(lines) if line.startswith("epoch"))
-    assert [line.split()[0] for line in lines[:first]] == ["network", "data", "device", "training", "folder"]
+    assert [line.split()[0] for line in lines[:first]] == [
+        "network",
+        "data",
+        "device",
+        "PyTorch's",
+        "training",
+        "folder",
+    ]
     for epoch, line in enumerate(lines[first : first + 3], 1):
         assert re.fullmatch(LINE.format(f"{epoch}/3"), line), line
     assert [line.split()[0] for line in lines[first + 3 :]] == ["result", "files", "next", "python", "python"]
     assert not re.findall(ADVERTS, done.stderr)
     assert "Validating on the test split" in done.stderr
+
+
+@needs_kernel
+@pytest.mark.parametrize(
+    ("options", "operators"),
+    [
+        ([], "C kernels: 3x3 convolutions by Winograd's algorithm, norms joined with ReLUs"),
+        (["--trainer.precision=bf16-mixed"], "C kernels: norms joined with ReLUs"),
+        (["--trainer.precision=64-true"], "PyTorch's operators alone: the C kernels compute in 32-true and bf16-mixed"),
+        (["--model.init_args.fast=false"], "PyTorch's operators alone: fast is off"),
+        (["--trainer.deterministic=true"], "PyTorch's operators alone: trainer.deterministic rules out sums"),
+    ],
+)
+def test_first_lines_say_which_operators_a_cpu_uses(
+    options: list[str], operators: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("fit", *options, trainer={**SHOWN, "fast_dev_run": True})
+    torch.use_deterministic_algorithms(False)
+    assert f"\n{'':9} {operators}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("capability", "reason"), [("DEFAULT", "the C kernels need AVX2"), ("AVX2", "the C kernels cannot be compiled")]
+)
+def test_first_lines_say_why_kernels_are_missing(
+    capability: str, reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CC", "false")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    library.cache_clear()
+    run("fit", trainer={**SHOWN, "fast_dev_run": True})
+    library.cache_clear()
+    assert f"\n{'':9} PyTorch's operators alone: {reason}" in capsys.readouterr().out
 
 
 def test_terminal_shows_bar_and_keeps_finished_epochs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,17 +13,22 @@ SPINNING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # variables that decide it
 
 # Keep memory freed by one step for the next. Otherwise glibc maps every tensor above 32 MiB on its own and returns it
 # to the system, and writing the next one causes a page fault every 4 KiB. (A higher MALLOC_MMAP_THRESHOLD_ does the
-# same, but older versions of glibc ignore values above 32 MiB.)
-ALLOCATOR = {"MALLOC_MMAP_MAX_": (-4, 0), "MALLOC_TRIM_THRESHOLD_": (-1, 2**31 - 1)}  # mallopt(3): parameter and value
-REPLACED_BY = {"MALLOC_MMAP_MAX_": ("MALLOC_MMAP_THRESHOLD_",), "MALLOC_TRIM_THRESHOLD_": ()}  # variables of the same
+# same, but older versions of glibc ignore values above 32 MiB.) All threads share what is kept: by default, each thread
+# that evaluates a part of a teacher's batch keeps its own.
+ALLOCATOR = {  # mallopt(3): parameter and value
+    "MALLOC_MMAP_MAX_": (-4, 0),
+    "MALLOC_TRIM_THRESHOLD_": (-1, 2**31 - 1),
+    "MALLOC_ARENA_MAX": (-8, 1),
+}
+REPLACED_BY = {"MALLOC_MMAP_MAX_": ("MALLOC_MMAP_THRESHOLD_",)}  # variables of the same
 
 
 def prepare_cpu() -> None:
     """Let PyTorch share the CPU with other programs, and keep freed memory for the next step.
 
     Notebooks and scripts call it before anything imports PyTorch; the program ``hsakd`` does so itself. It limits how
-    long waiting OpenMP threads spin (``GOMP_SPINCOUNT``), lets glibc keep freed memory (``MALLOC_MMAP_MAX_`` and
-    ``MALLOC_TRIM_THRESHOLD_``), and sets PyTorch's number of threads to the CPUs that a container may use. Variables
+    long waiting OpenMP threads spin (``GOMP_SPINCOUNT``), lets glibc keep freed memory (``MALLOC_MMAP_MAX_``,
+    ``MALLOC_TRIM_THRESHOLD_`` and ``MALLOC_ARENA_MAX``), and sets PyTorch's number of threads to the CPUs that a container may use. Variables
     that are set already are kept, and processes that are started later inherit all of them. Once PyTorch has been
     imported, the first has no effect, and a warning says so.
     """
@@ -46,7 +51,7 @@ def prepare_process() -> None:
     if not hasattr(ctypes.CDLL(None), "gnu_get_libc_version") or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return
     for variable, (parameter, value) in ALLOCATOR.items():
-        if not _is_set((variable, *REPLACED_BY[variable])):
+        if not _is_set((variable, *REPLACED_BY.get(variable, ()))):
             os.environ[variable] = str(value)  # read when a process starts
             ctypes.CDLL(None).mallopt(parameter, value)
 

@@ -13,12 +13,19 @@ from hsakd_pl.cpu.kinds import bf16_advice, find_cpu
 from hsakd_pl.cpu.threads import describe_threads
 from hsakd_pl.data import FeatureDataModule, ImageDataModule
 from hsakd_pl.errors import counted
+from hsakd_pl.fast.kernels.library import library, why_missing
 from hsakd_pl.files.escaping import for_terminal
 from hsakd_pl.files.weights import WeightFile
 from hsakd_pl.modules import HSAKDModule
 from hsakd_pl.networks import Network
 from hsakd_pl.networks.cost import multiply_adds
 from hsakd_pl.networks.network import Classifier
+
+# What the C kernels compute, by precision
+KERNELS = {
+    "32-true": "3x3 convolutions by Winograd's algorithm, norms joined with ReLUs",
+    "bf16-mixed": "norms joined with ReLUs",
+}
 
 
 class Introduction(pl.Callback):
@@ -44,23 +51,41 @@ def introduction(trainer: pl.Trainer, module: HSAKDModule) -> list[tuple[str, st
         lines.append(("data", _describe_data(images)))
     length = _describe_length(trainer)
     batch_size = getattr(data, "batch_size", "of the loader")
-    lines += _describe_device(trainer, module.device)
+    lines += _describe_device(trainer, module)
     lines.append(("training", f"{length}, batch {batch_size}, seed {os.environ.get('PL_GLOBAL_SEED')}"))
     lines.append(("folder", trainer.default_root_dir))
     return lines
 
 
-def _describe_device(trainer: pl.Trainer, device: torch.device) -> list[tuple[str, str]]:
-    """Return the devices, of a CPU with the number of threads, the precision, and a better one that is not used."""
+def _describe_device(trainer: pl.Trainer, module: HSAKDModule) -> list[tuple[str, str]]:
+    """Return the devices and the precision; of a CPU also threads, kernels, and a better precision that is not used."""
+    device = module.device
+    details: list[str] = []
     if device.type == "cpu":
         cpu = find_cpu()
         name = f"{cpu.model} ({cpu.kind.name}), {describe_threads()}"
-        advice = bf16_advice(cpu.kind) if trainer.precision == "32-true" else None
+        details.append(_describe_operators(trainer, module))
+        if trainer.precision == "32-true":
+            details += filter(None, [bf16_advice(cpu.kind)])
     else:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        advice = None
     line = ("device", f"{trainer.world_size} x {name}, precision {trainer.precision}")
-    return [line] if advice is None else [line, ("", advice)]
+    return [line, *(("", detail) for detail in details)]
+
+
+def _describe_operators(trainer: pl.Trainer, module: HSAKDModule) -> str:
+    """Return which operators a fit on a CPU uses, and why not the faster ones."""
+    if not module.fast:
+        reason = "fast is off"
+    elif torch.are_deterministic_algorithms_enabled():
+        reason = "trainer.deterministic rules out sums that depend on the number of threads"
+    elif trainer.precision not in KERNELS:
+        reason = f"the C kernels compute in {' and '.join(KERNELS)}"
+    elif library() is None:
+        reason = why_missing()
+    else:
+        return f"C kernels: {KERNELS[trainer.precision]}"
+    return f"PyTorch's operators alone: {reason}"
 
 
 def _describe_length(trainer: pl.Trainer) -> str:

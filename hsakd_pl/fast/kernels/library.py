@@ -55,6 +55,13 @@ def library() -> ctypes.CDLL | None:
     return loaded
 
 
+def why_missing() -> str:
+    """Return why :func:`library` returns None."""
+    if torch.backends.cpu.get_cpu_capability() not in CAPABILITIES:
+        return "the C kernels need AVX2 or AVX-512"
+    return "the C kernels cannot be compiled"
+
+
 def _load_from_cache() -> ctypes.CDLL:
     """Load the library from the user's cache folder, or from a temporary folder if that one cannot be used."""
     try:
