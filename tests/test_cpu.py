@@ -250,7 +250,7 @@ def test_introduction_names_cpu_threads_and_precision(capsys: pytest.CaptureFixt
     cpu = find_cpu()
     device = f"1 x {cpu.model} ({cpu.kind.name}), {describe_threads()}, precision 32-true"
     assert lines[number] == f"device    {device}"
-    assert ("bf16-mixed" in lines[number + 1]) == cpu.kind.has_bf16
+    assert ("bf16-mixed" in lines[number + 2]) == cpu.kind.has_bf16
 
 
 @pytest.fixture

@@ -28,9 +28,9 @@ def prepare_cpu() -> None:
 
     Notebooks and scripts call it before anything imports PyTorch; the program ``hsakd`` does so itself. It limits how
     long waiting OpenMP threads spin (``GOMP_SPINCOUNT``), lets glibc keep freed memory (``MALLOC_MMAP_MAX_``,
-    ``MALLOC_TRIM_THRESHOLD_`` and ``MALLOC_ARENA_MAX``), and sets PyTorch's number of threads to the CPUs that a container may use. Variables
-    that are set already are kept, and processes that are started later inherit all of them. Once PyTorch has been
-    imported, the first has no effect, and a warning says so.
+    ``MALLOC_TRIM_THRESHOLD_`` and ``MALLOC_ARENA_MAX``), and sets PyTorch's number of threads to the CPUs that a
+    container may use. Variables that are set already are kept, and processes that are started later inherit all of
+    them. Once PyTorch has been imported, the first has no effect, and a warning says so.
     """
     is_late = "torch" in sys.modules and not _is_set(SPINNING)
     prepare_process()
