@@ -34,6 +34,7 @@ from hsakd_pl import (
 from hsakd_pl.cli.main import main
 from hsakd_pl.errors import UsageError
 from hsakd_pl.methods.crd import Negatives, contrast_scores
+from hsakd_pl.methods.schedules import ScheduledFactor
 from hsakd_pl.networks import NetworkOutput
 
 OTHERS = [name for name in METHODS if name not in ONLY_A_LOSS]
@@ -240,6 +241,38 @@ def test_weight_warmup_leaves_terms_of_users_alone() -> None:
     assert module.weight_warmup_epochs == 20
     assert module.loss_weight("loss_dkd") == pytest.approx(1 / 20)
     assert module.loss_weight("loss_mine") == 0.5
+
+
+def halved_after_first(epoch: int) -> float:
+    return 1.0 if epoch == 1 else 0.5
+
+
+class Scheduled(Mine):
+    """A method whose own term and a factor inside it follow the epochs."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.set_loss_weights(loss_mine=4.0)
+        self.schedule_weights(halved_after_first, "loss_mine")
+        self.factor = ScheduledFactor(halved_after_first)
+
+    def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
+        terms = super().terms(student, teacher, labels)
+        return terms | {"loss_factor": self.factor() * torch.ones_like(terms["loss_mine"])}
+
+
+def test_weight_schedule_and_factor_follow_epochs() -> None:
+    terms = Terms()
+    data = make_data(batch_size=8)
+    module = Scheduled(**PAIR, num_classes=data.num_classes, image_size=data.image_size, weight_warmup_epochs=2)
+    fitted = trainer(max_epochs=3, limit_train_batches=1, limit_val_batches=0, callbacks=[terms])
+    fitted.fit(module, datamodule=data)
+    assert [epoch["train/loss_factor"] for epoch in terms.epochs] == [1.0, 0.5, 0.5]
+    for factor, warmed, epoch in zip((2.0, 2.0, 2.0), (0.5, 1.0, 1.0), terms.epochs, strict=True):
+        expected = epoch["train/loss_ce"] + warmed * epoch["train/loss_dkd"] + epoch["train/loss_factor"]
+        expected += factor * epoch["train/loss_mine"]
+        assert epoch["train/loss"] == pytest.approx(expected, rel=1e-5)
+    assert not any("factor" in key for key in module.state_dict())
 
 
 class Halves:
