@@ -99,11 +99,13 @@ def _joined(parts: list[NetworkOutput]) -> NetworkOutput:
     if len(parts) == 1:
         return parts[0]
     embeddings = [part.embedding for part in parts if part.embedding is not None]
+    pooled_maps = [part.pooled_map for part in parts if part.pooled_map is not None]
     return NetworkOutput(
         logits=torch.cat([part.logits for part in parts]),
         joint_logits=_joined_lists([part.joint_logits for part in parts]),
         features=_joined_lists([part.features for part in parts]),
         embedding=torch.cat(embeddings) if embeddings else None,
+        pooled_map=torch.cat(pooled_maps) if pooled_maps else None,
     )
 
 

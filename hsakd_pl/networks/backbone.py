@@ -30,6 +30,19 @@ class PartMaker(Protocol):
         """Build a fresh head, a sequence that ends in its linear layer: (B, channels[-1], S, S) -> (B, num_outputs)."""
 
 
+def averaging_layer(layers: Sequence[nn.Module]) -> int | None:
+    """Return the position of the layer that averages a map, if what follows it only reshapes; None without one."""
+    position = len(layers) - 1
+    while position >= 0 and isinstance(layers[position], nn.Flatten | nn.Dropout | nn.Identity):
+        position -= 1
+    layer = layers[position] if position >= 0 else None
+    if isinstance(layer, nn.AdaptiveAvgPool2d):
+        averages = layer.output_size in (1, (1, 1))
+    else:  # timm's layer, without importing timm
+        averages = type(layer).__name__ == "SelectAdaptivePool2d" and getattr(layer, "pool_type", "") in ("avg", "fast")
+    return position if averages else None
+
+
 class StagedBackbone(Network):
     """Map images (B, 3, S, S) to logits (B, N) by a stem, stages 1..L and a class head.
 
@@ -125,7 +138,23 @@ class StagedBackbone(Network):
     def forward(self, images: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(images)[-1])
 
+    @property
+    def linear_head(self) -> nn.Linear:
+        linear = self.head[-1]
+        if not isinstance(linear, nn.Linear):
+            raise UsageError(
+                f"network: the head of {type(self).__name__} ends in a {type(linear).__name__}, not linear"
+            )
+        return linear
+
     def outputs(self, images: Tensor) -> NetworkOutput:
         features = self.forward_features(images)
-        embedding = self.forward_head(features[-1], pre_logits=True)
-        return NetworkOutput(self.head[-1](embedding), [], features, embedding)
+        *layers, linear = self.head
+        pool = averaging_layer(layers)
+        embedding = features[-1]
+        pooled_map = None
+        for position, layer in enumerate(layers):
+            if position == pool:
+                pooled_map = embedding
+            embedding = layer(embedding)
+        return NetworkOutput(linear(embedding), [], features, embedding, pooled_map)
