@@ -51,7 +51,7 @@ def abkd_loss(
     both = alpha + beta
     larger = torch.maximum(teacher_log, student_log)
     ratio = -(teacher_log - student_log).abs()
-    exponent = torch.where(student_log <= teacher_log, beta, alpha)
+    exponent = torch.full_like(ratio, alpha).masked_fill(student_log <= teacher_log, beta)
     difference = torch.expm1(exponent * ratio) - exponent / both * torch.expm1(both * ratio)
     return -((both * larger).exp() * difference).sum(1).mean() / (alpha * beta)
 

@@ -41,8 +41,8 @@ def ctkd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: Tenso
 class CurriculumTemperature(nn.Module):
     """Return tau = start + span * sigmoid(w), and reverse the gradient of w more from epoch to epoch.
 
-    w, the only parameter, begins at 1, so tau begins at 1 + 20 * sigmoid(1) = 15.62, not at a temperature of KD. The optimizer of the
-    student trains w, with its learning rate and weight decay; as its gradient is reversed, the loss grows along it.
+    w, the only parameter, begins at 1, so tau begins at 1 + 20 * sigmoid(1) = 15.62, not at a temperature of KD. The
+    student's optimizer trains w, with its learning rate and weight decay; as the gradient is reversed, the loss grows.
 
     Args:
         start: lower bound of tau.
