@@ -32,10 +32,41 @@ METHODS: dict[str, tuple[type[HSAKDModule], dict[str, Any], set[str]]] = {
     "dist": (methods.DISTModule, PAIR, {"ce", "kd", "dist"}),
     "standardized": (methods.StandardizedKDModule, PAIR, {"ce", "kd"}),
     "reviewkd": (methods.ReviewKDModule, PAIR, {"ce", "kd", "reviewkd"}),
+    "ttm": (methods.TTMModule, PAIR, {"ce", "kd", "ttm"}),
+    "wttm": (methods.WTTMModule, PAIR, {"ce", "kd", "wttm"}),
+    "rld": (methods.RLDModule, PAIR, {"ce", "kd", "rld"}),
+    "nkd": (methods.NKDModule, PAIR, {"ce", "kd", "nkd"}),
+    "ldrld": (methods.LDRLDModule, PAIR, {"ce", "kd", "ldrld"}),
+    "abkd": (methods.ABKDModule, PAIR, {"ce", "kd", "abkd"}),
+    "standardized_abkd": (methods.StandardizedABKDModule, PAIR, {"ce", "kd", "abkd"}),
+    "normkd": (methods.NormKDModule, PAIR, {"ce", "kd"}),
+    "ctkd": (methods.CTKDModule, PAIR, {"ce", "kd", "ctkd"}),
+    "sdd": (methods.SDDModule, PAIR, {"ce", "kd", "sdd"}),
+    "sdd_dkd": (methods.SDDDKDModule, PAIR, {"ce", "kd", "sdd_dkd"}),
+    "catkd": (methods.CATKDModule, PAIR, {"ce", "kd", "catkd"}),
     "dml": (methods.DMLModule, {"networks": ["resnet8", "resnet14"]}, {"ce", "kd"}),
 }
 # Methods whose module adds nothing but a loss of outputs or features to that of KD
-ONLY_A_LOSS = ["at", "sp", "rkd", "pkt", "dkd", "dist", "standardized"]
+ONLY_A_LOSS = [
+    "at",
+    "sp",
+    "rkd",
+    "pkt",
+    "dkd",
+    "dist",
+    "standardized",
+    "ttm",
+    "wttm",
+    "rld",
+    "nkd",
+    "ldrld",
+    "abkd",
+    "standardized_abkd",
+    "normkd",
+    "sdd",
+    "sdd_dkd",
+    "catkd",
+]
 # Methods whose loss compares the images of a batch: on several devices, each compares its own part
 OF_A_BATCH = {"sp", "cc", "rkd", "pkt", "dist", "sskd", "sskd1"}
 

@@ -167,6 +167,19 @@ LOSSES: dict[str, tuple[Any, ...]] = {
     "hierarchical_context_loss": (MAPS, [features + 1 for features in MAPS]),
     "contrast_loss": (_rows(6, 9).exp(), 40),
     "sskd_terms": (_rows(24, 10), _rows(24, 10) + 1, _rows(24, 12), _rows(24, 20), LABELS),
+    "ttm_loss": (_rows(6, 10), _rows(6, 10).flip(1)),
+    "wttm_loss": (_rows(6, 10), _rows(6, 10).flip(1)),
+    "rld_loss": (_rows(6, 10), _rows(6, 10).flip(1), LABELS),
+    "nkd_loss": (_rows(6, 10), _rows(6, 10).flip(1), LABELS),
+    "ldrld_loss": (_rows(6, 10), _rows(6, 10).flip(1)),
+    "abkd_loss": (_rows(6, 10), _rows(6, 10).flip(1)),
+    "standardized_abkd_loss": (_rows(6, 10), _rows(6, 10).flip(1)),
+    "normkd_loss": (_rows(6, 10), _rows(6, 10).flip(1)),
+    "ctkd_loss": (_rows(6, 10), _rows(6, 10).flip(1), torch.tensor([4.0])),
+    "region_logits": (MAPS[0], _rows(10, 5), _rows(10)),
+    "sdd_loss": (_rows(6, 10, 5), _rows(6, 10, 5).flip(1), LABELS),
+    "sdd_dkd_loss": (_rows(6, 10, 5), _rows(6, 10, 5).flip(1), LABELS),
+    "catkd_loss": (MAPS[0], MAPS[1], _rows(10, 5), _rows(10, 5).flip(1)),
 }
 
 
@@ -206,7 +219,7 @@ def test_feature_map_methods_connect_other_families(kind: str) -> None:
 
 def test_method_parts_do_not_change_initial_student_weights() -> None:
     expected = make_method("kd").network.state_dict()
-    for name in ("fitnet", "vid", "crd", "sskd", "reviewkd", "cc"):
+    for name in ("fitnet", "vid", "crd", "sskd", "reviewkd", "cc", "ctkd"):
         torch.testing.assert_close(make_method(name).network.state_dict(), expected, rtol=0, atol=0)
 
 
@@ -427,6 +440,27 @@ class Plain(nn.Module):
         ("FitNetModule", "resnet8", "resnet14", {"stage": 4}, "stage must be from 1 to 3, got 4"),
         ("DKDModule", "resnet8", "resnet14", {"dkd_weight": -1.0}, "dkd_weight must be at least 0, .*got -1.0"),
         ("SSKDModule", "resnet8", "resnet14", {}, "projection_weights: the teacher's projection head would be untr"),
+        ("SDDModule", Plain(), Plain(), {"num_classes": 3}, "returns no pooled_map to distill"),
+        ("CATKDModule", Plain(), "resnet14", {"num_classes": 3}, "returns no pooled_map to distill"),
+        ("SDDModule", "resnet8", "resnet14", {"scales": [2, 4]}, r"scales must be 1, and further .* got \[2, 4\]"),
+        (
+            "SDDDKDModule",
+            "resnet8",
+            "resnet14",
+            {"scales": [1, 5]},
+            "scales must be 1, and further numbers from 1 to 4",
+        ),
+        ("CATKDModule", "resnet8", "resnet14", {"resolution": 0}, "resolution must be at least 1, got 0"),
+        (
+            "LDRLDModule",
+            "resnet8",
+            "resnet14",
+            {"num_classes": 5},
+            "top_classes must be from 2 to the 5 classes, got",
+        ),
+        ("ABKDModule", "resnet8", "resnet14", {"alpha": 0.5, "beta": -0.5}, r"alpha \+ beta must be other than 0"),
+        ("CTKDModule", "resnet8", "resnet14", {"start": 0.0}, "start must be above 0, got 0.0"),
+        ("RLDModule", "resnet8", "resnet14", {"confidence_temperature": 0.0}, "confidence_temperature must be above 0"),
     ],
 )
 def test_invalid_method_options_raise_usage_error(
