@@ -59,6 +59,18 @@ MODULES: dict[str, tuple[type[HSAKDModule], dict[str, Any]]] = {
     "dist": (methods.DISTModule, PAIR | SIZE),
     "standardized": (methods.StandardizedKDModule, PAIR | SIZE),
     "reviewkd": (methods.ReviewKDModule, PAIR | SIZE),
+    "ttm": (methods.TTMModule, PAIR | SIZE),
+    "wttm": (methods.WTTMModule, PAIR | SIZE),
+    "rld": (methods.RLDModule, PAIR | SIZE),
+    "nkd": (methods.NKDModule, PAIR | SIZE),
+    "ldrld": (methods.LDRLDModule, PAIR | SIZE),
+    "abkd": (methods.ABKDModule, PAIR | SIZE),
+    "standardized_abkd": (methods.StandardizedABKDModule, PAIR | SIZE),
+    "normkd": (methods.NormKDModule, PAIR | SIZE),
+    "ctkd": (methods.CTKDModule, PAIR | SIZE),
+    "sdd": (methods.SDDModule, PAIR | SIZE),
+    "sdd_dkd": (methods.SDDDKDModule, PAIR | SIZE),
+    "catkd": (methods.CATKDModule, PAIR | SIZE),
     "dml": (methods.DMLModule, PEERS),
 }
 

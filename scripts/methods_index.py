@@ -22,6 +22,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "SSKDModule": PAIR | {"projection_weights": "random"},
     "SSKDProjectionModule": {"network": "resnet14", "weights": "random", "num_classes": 10},
 }
+TABLES = ("classic", "newer")  # of equal protocol
 COLUMN = "wrn_40_2-wrn_16_2"  # the pair of networks whose published accuracy is the example
 HEAD = f"""# The methods
 
@@ -37,7 +38,8 @@ class declares itself; `help()` shows all. The number is the published top-1 acc
 def method_classes() -> list[type[HSAKDModule]]:
     """Return all public methods, without their base."""
     public = [getattr(methods, name) for name in methods.__all__]
-    return [member for member in public if inspect.isclass(member) and member is not methods.DistilledModule]
+    modules = [member for member in public if inspect.isclass(member) and issubclass(member, HSAKDModule)]
+    return [module for module in modules if module is not methods.DistilledModule]
 
 
 def loss_functions(method: type[HSAKDModule]) -> list[str]:
@@ -76,8 +78,11 @@ def own_options(method: type[HSAKDModule]) -> list[str]:
 
 def published_numbers() -> dict[str, str]:
     """Return the published accuracies of the example pair by class path."""
-    with BENCH_TABLES["classic"].open(newline="") as table:
-        return {line["class"]: line[COLUMN].split(";")[0] for line in csv.DictReader(table)}
+    numbers = {}
+    for table in TABLES:
+        with BENCH_TABLES[table].open(newline="") as lines:
+            numbers |= {line["class"]: line[COLUMN].split(";")[0] or "-" for line in csv.DictReader(lines)}
+    return numbers
 
 
 def index() -> str:

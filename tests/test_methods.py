@@ -288,6 +288,96 @@ def test_weight_schedule_and_factor_follow_epochs() -> None:
     assert not any("factor" in key for key in module.state_dict())
 
 
+def test_ctkd_reversal_follows_epochs_and_trains_temperature() -> None:
+    module = make_method("ctkd", weight_decay=0.0, ramp_epochs=2)
+    fitted = trainer(max_epochs=2, limit_train_batches=1, limit_val_batches=0)
+    fitted.fit(module, datamodule=make_data(batch_size=8))
+    assert module.reversal().item() == module.curriculum.reversal(2) == -1.0
+    assert module.curriculum.parameter.item() != 1.0
+    assert not any("reversal" in key for key in module.state_dict())
+
+
+def test_reversed_gradient_makes_loss_grow() -> None:
+    curriculum = methods.CurriculumTemperature().double()
+    optimizer = torch.optim.SGD(curriculum.parameters(), lr=0.1)
+    student, teacher = 5 * _rows(6, 10).double(), 5 * _rows(6, 10).double().flip(1)
+    losses = []
+    for epoch in range(1, 6):
+        optimizer.zero_grad()
+        loss = methods.ctkd_loss(student, teacher, curriculum(epoch))
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses == sorted(set(losses))
+
+
+def test_curriculum_temperature_returns_exact_parameter_value() -> None:
+    curriculum = methods.CurriculumTemperature().double()
+    torch.nn.init.constant_(curriculum.parameter, 0.3)
+    for epoch in (1, 7, 30):
+        assert torch.equal(curriculum(epoch), 1 + 20 * curriculum.parameter.sigmoid())
+
+
+@pytest.mark.parametrize("network", ["wrn_16_1", "resnet8", "vgg8", "shufflenetv2", "mobilenetv2"])
+def test_first_region_has_plain_logits(network: str) -> None:
+    """Check that regions are taken from the map that the head averages, whatever the head begins with."""
+    side = 128 if network == "mobilenetv2" else 64 if network in ("shufflenetv2", "vgg8") else 32  # maps of sides 4 k
+    created = create_network(network, 10, branches=False).eval()
+    output = created.outputs(torch.randn(2, 3, side, side))
+    head = created.linear_head
+    assert output.pooled_map.shape[2] % 4 == 0
+    regions = methods.region_logits(output.pooled_map, head.weight, head.bias)
+    torch.testing.assert_close(regions[..., 0], output.logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(regions[..., 1:5].mean(2), output.logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 5, 7])
+def test_region_logits_of_any_side_are_those_of_adaptive_cells(side: int) -> None:
+    """Compare with cells that are averaged one by one: from floor(i H / 4) to ceil((i + 1) H / 4)."""
+    feature_map, weight = _rows(2, 5, side, side), _rows(10, 5)
+    bounds = [(cell * side // 4, -(-(cell + 1) * side // 4)) for cell in range(4)]
+    cells = torch.stack(
+        [feature_map[:, :, top:bottom, left:right].mean((2, 3)) for top, bottom in bounds for left, right in bounds], 2
+    )
+    regions = methods.region_logits(feature_map, weight, None)
+    torch.testing.assert_close(regions[..., 5:], weight @ cells)
+    torch.testing.assert_close(regions[..., 0], cells.mean(2) @ weight.T)
+
+
+def test_rows_without_classes_below_label_count_nothing() -> None:
+    """Check RLD where every class is masked, and that no gradient is NaN there."""
+    student = _rows(2, 4).requires_grad_()
+    teacher = torch.tensor([[0.0, 1.0, 2.0, 3.0], [3.0, 1.0, 2.0, 0.0]])
+    labels = torch.tensor([0, 0])
+    masked = methods.rld_loss(student, teacher, labels, alpha=0.0, beta=1.0)
+    expected = methods.rld_loss(student[1:], teacher[1:], labels[1:], alpha=0.0, beta=1.0) / 2
+    torch.testing.assert_close(masked, expected)
+    masked.backward()
+    assert student.grad[0].eq(0).all() and student.grad.isfinite().all()
+
+
+def test_ldrld_of_all_classes_has_no_rest() -> None:
+    student = _rows(3, 5).requires_grad_()
+    loss = methods.ldrld_loss(student, _rows(3, 5).flip(1), alpha=0.0, beta=1.0, top_classes=5)
+    loss.backward()
+    assert loss == 0 and student.grad.eq(0).all()
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(1.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.0, 1.0)])
+def test_alpha_beta_divergence_is_continuous_at_zero(alpha: float, beta: float) -> None:
+    student, teacher = _rows(3, 8).double(), _rows(3, 8).double().flip(1)
+    near = [value or 1e-7 for value in (alpha, beta)]
+    found = methods.abkd_loss(student, teacher, alpha, beta, temperature=1.0)
+    torch.testing.assert_close(found, methods.abkd_loss(student, teacher, *near, temperature=1.0), rtol=1e-5, atol=0)
+
+
+def test_alpha_beta_divergence_of_extreme_logits_is_finite() -> None:
+    student = torch.tensor([[0.0, 4000.0], [4000.0, 0.0]], requires_grad=True)
+    loss = methods.abkd_loss(student, torch.tensor([[4000.0, 0.0], [4000.0, 0.0]]))
+    loss.backward()
+    assert loss.isfinite() and student.grad.isfinite().all()
+
+
 class Halves:
     """Process both halves of a batch one after the other, as two devices hold them."""
 

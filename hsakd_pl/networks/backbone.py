@@ -30,17 +30,17 @@ class PartMaker(Protocol):
         """Build a fresh head, a sequence that ends in its linear layer: (B, channels[-1], S, S) -> (B, num_outputs)."""
 
 
-def averaging_layer(layers: Sequence[nn.Module]) -> int | None:
-    """Return the position of the layer that averages a map, if what follows it only reshapes; None without one."""
-    position = len(layers) - 1
-    while position >= 0 and isinstance(layers[position], nn.Flatten | nn.Dropout | nn.Identity):
+def averaging_layer(head: nn.Sequential) -> int:
+    """Return the position of the layer whose averages over a map are the input of the last layer; -1 without one."""
+    position = len(head) - 2
+    while position >= 0 and isinstance(head[position], nn.Flatten | nn.Dropout | nn.Identity):
         position -= 1
-    layer = layers[position] if position >= 0 else None
+    layer = head[position] if position >= 0 else None
     if isinstance(layer, nn.AdaptiveAvgPool2d):
         averages = layer.output_size in (1, (1, 1))
     else:  # timm's layer, without importing timm
         averages = type(layer).__name__ == "SelectAdaptivePool2d" and getattr(layer, "pool_type", "") in ("avg", "fast")
-    return position if averages else None
+    return position if averages else -1
 
 
 class StagedBackbone(Network):
@@ -96,6 +96,7 @@ class StagedBackbone(Network):
         )
         head = maker.make_head(num_classes)
         self.head = head if isinstance(head, nn.Sequential) else nn.Sequential(head)
+        self.pool_position = averaging_layer(self.head)
         for initialize in self.backbone_init:
             self.apply(initialize)
 
@@ -149,12 +150,11 @@ class StagedBackbone(Network):
 
     def outputs(self, images: Tensor) -> NetworkOutput:
         features = self.forward_features(images)
-        *layers, linear = self.head
-        pool = averaging_layer(layers)
         embedding = features[-1]
-        pooled_map = None
-        for position, layer in enumerate(layers):
-            if position == pool:
+        pooled_map: Tensor | None = None
+        for position, layer in enumerate(self.head):
+            if position == self.pool_position:
                 pooled_map = embedding
-            embedding = layer(embedding)
-        return NetworkOutput(linear(embedding), [], features, embedding, pooled_map)
+            if position < len(self.head) - 1:
+                embedding = layer(embedding)
+        return NetworkOutput(self.head[-1](embedding), [], features, embedding, pooled_map)
