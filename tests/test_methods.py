@@ -35,7 +35,7 @@ from hsakd_pl.cli.main import main
 from hsakd_pl.errors import UsageError
 from hsakd_pl.methods.crd import Negatives, contrast_scores
 from hsakd_pl.methods.schedules import ScheduledFactor
-from hsakd_pl.networks import NetworkOutput
+from hsakd_pl.networks import Network, NetworkOutput
 
 OTHERS = [name for name in METHODS if name not in ONLY_A_LOSS]
 BATCH = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.arange(8)
@@ -521,9 +521,18 @@ class Plain(nn.Module):
         return images.mean((2, 3))
 
 
+class Pooled(Network):
+    """Return the map that its head averages, but name no head."""
+
+    def outputs(self, images: Tensor) -> NetworkOutput:
+        return NetworkOutput(images.mean((2, 3)), [], [], None, images)
+
+
 @pytest.mark.parametrize(
     ("kind", "student", "teacher", "options", "message"),
     [
+        ("SDDModule", Pooled(3), Pooled(3), {}, "Pooled names no linear_head: implement this property"),
+        ("CATKDModule", "resnet8", Pooled(3), {"num_classes": 3}, "Pooled names no linear_head"),
         ("RKDModule", Plain(), Plain(), {"num_classes": 3}, "returns no embedding"),
         ("AttentionModule", Plain(), Plain(), {"num_classes": 3}, "returns no features"),
         ("VIDModule", "wrn_16_2", "vgg8", {}, "teacher's number of feature maps must be the student's, 3, got 4"),

@@ -82,15 +82,17 @@ class CATKDModule(DistilledModule):
         require(resolution >= 1, "resolution", resolution, "at least 1")
         self.set_loss_weights(loss_catkd=catkd_weight)
         self.shapes("pooled_map")
+        self.linear_heads()
         self.resolution = resolution
         self.normalize = normalize
 
     def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
+        student_head, teacher_head = self.linear_heads()
         loss = catkd_loss(
             student.pooled_map,
             teacher.pooled_map,
-            self.network.linear_head.weight,
-            self.teacher.network.linear_head.weight,
+            student_head.weight,
+            teacher_head.weight,
             self.resolution,
             self.normalize,
         )

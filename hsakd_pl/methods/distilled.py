@@ -5,6 +5,7 @@ from functools import partial
 from math import prod
 from types import MappingProxyType
 
+import torch.nn as nn
 from torch import Tensor
 
 from hsakd_pl.errors import require
@@ -106,13 +107,20 @@ class DistilledModule(StudentModule):
                 part.set_epoch(self.current_epoch + 1)
         return super().training_step(batch, batch_idx)
 
+    def linear_heads(self) -> tuple[nn.Linear, nn.Linear]:
+        """Return the layers that map the embeddings of student and teacher to class logits.
+
+        Raises UsageError if a network does not name it.
+        """
+        return self.network.linear_head, self.teacher.network.linear_head
+
     def shapes(self, *parts: str) -> tuple[NetworkOutput, NetworkOutput]:
         """Return the outputs of student and teacher for one image, without values, for their shapes.
 
         The teacher's image has the size that the teacher was trained on, if that is known.
 
         Args:
-            parts: outputs that the method needs: ``features``, ``embedding``.
+            parts: outputs that the method needs: ``features``, ``embedding``, ``pooled_map``.
 
         Raises UsageError if a network lacks one of them.
         """

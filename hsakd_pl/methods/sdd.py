@@ -120,11 +120,11 @@ class RegionModule(DistilledModule):
         require(valid, "scales", list(scales), f"1, and further numbers from 1 to {FINEST}")
         self.scales = tuple(scales)
         self.shapes("pooled_map")
+        self.linear_heads()
 
     def regions(self, student: NetworkOutput, teacher: NetworkOutput) -> tuple[Tensor, Tensor]:
         """Return the logits (B, N, R) of student and teacher."""
-        student_head = self.network.linear_head
-        teacher_head = self.teacher.network.linear_head
+        student_head, teacher_head = self.linear_heads()
         return (
             region_logits(student.pooled_map, student_head.weight, student_head.bias, self.scales),
             region_logits(teacher.pooled_map, teacher_head.weight, teacher_head.bias, self.scales),
