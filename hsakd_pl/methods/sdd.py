@@ -9,7 +9,7 @@ from torch import Tensor
 from hsakd_pl.errors import require
 from hsakd_pl.methods.distilled import DistilledModule, Net
 from hsakd_pl.methods.divergence import against_others, all_but, row_divergence, row_divergence_among
-from hsakd_pl.methods.options import DistilledOptions, KDOptions
+from hsakd_pl.methods.options import KDOptions, PairOptions
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import full_precision
 from hsakd_pl.signatures import Unpack
@@ -143,6 +143,7 @@ class SDDModule(RegionModule):
         scales: numbers of regions per side, 1 first.
         ce_weight: weight of the cross-entropy.
         sdd_weight: weight of the loss.
+        temperature: temperature of the loss.
 
     Other arguments: :class:`DistilledModule`.
     """
@@ -154,9 +155,10 @@ class SDDModule(RegionModule):
         scales: Sequence[int] = (1, 2, 4),
         ce_weight: float = 0.1,
         sdd_weight: float = 0.9,
-        **options: Unpack[DistilledOptions],
+        temperature: float = 4.0,
+        **options: Unpack[PairOptions],
     ) -> None:
-        super().__init__(network, teacher, ce_weight=ce_weight, **options)
+        super().__init__(network, teacher, ce_weight=ce_weight, temperature=temperature, **options)
         self.set_loss_weights(loss_sdd=sdd_weight)
         self.set_scales(scales)
 
