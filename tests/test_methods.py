@@ -19,6 +19,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from small import needs_compile, run, trainer
 from test_ddp import compare
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 
 from hsakd_pl import (
     HSAKDModule,
@@ -295,6 +296,23 @@ def test_ctkd_reversal_follows_epochs_and_trains_temperature() -> None:
     assert module.reversal().item() == module.curriculum.reversal(2) == -1.0
     assert module.curriculum.parameter.item() != 1.0
     assert not any("reversal" in key for key in module.state_dict())
+
+
+@needs_compile
+def test_compiled_losses_follow_reversal_without_compiling_again() -> None:
+    module = make_method("ctkd").train()
+    parameter = module.curriculum.parameter
+    counter = CompileCounter()
+    torch._dynamo.reset()
+    compiled = torch.compile(module.losses, fullgraph=True, backend=counter)
+    gradients = []
+    for epoch in (1, 5, 20):
+        module.reversal.set_epoch(epoch)
+        parameter.grad = None
+        compiled(BATCH)["loss_ctkd"].backward()
+        gradients.append(parameter.grad.item() / module.curriculum.reversal(epoch))
+    assert counter.frame_count == 1
+    assert gradients == pytest.approx([gradients[0]] * 3, rel=1e-3)
 
 
 def test_reversed_gradient_makes_loss_grow() -> None:
