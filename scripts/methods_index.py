@@ -18,6 +18,7 @@ INDEX = Path(methods.__file__).with_name("index.md")
 PAIR = {"network": "resnet8", "teacher": "resnet14", "teacher_weights": "random", "num_classes": 10}
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "CRDModule": PAIR | {"samples": 16},
+    "WKDModule": PAIR | {"feature_weight": 0.1},
     "DMLModule": {"networks": ["resnet8", "resnet8"], "num_classes": 10},
     "SSKDModule": PAIR | {"projection_weights": "random"},
     "SSKDProjectionModule": {"network": "resnet14", "weights": "random", "num_classes": 10},
@@ -63,9 +64,11 @@ def trained_on(method: type[HSAKDModule]) -> tuple[set[str], list[str]]:
     module = method(**ARGUMENTS.get(method.__name__, PAIR))
     outputs = module.network.outputs
     module.network.outputs = lambda images: RecordedOutput(*outputs(images))
-    batch = [torch.rand(4, 3, 32, 32), torch.arange(4)]
+    batch = [torch.rand(8 if module.needs_strong_view else 4, 3, 32, 32), torch.arange(4)]
     if method is methods.CRDModule:
         batch.append(torch.arange(8).view(4, 2))
+    if method is methods.WKDModule:
+        module.cost = 1 - torch.eye(10)
     terms = module.losses(batch)
     return used - {"joint_logits"}, list(terms)
 

@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 import torch.nn as nn
 from ddp_run import train
-from methods import CUT, METHODS, OF_A_BATCH, ONLY_A_LOSS, PAIR, make_data, make_method
+from methods import CUT, METHODS, OF_A_BATCH, ONLY_A_LOSS, PAIR, make_data, make_method, prepared
 from programs import run_on_two
 from pytorch_lightning.callbacks import ModelCheckpoint
 from small import needs_compile, run, trainer
@@ -34,7 +34,7 @@ from hsakd_pl import (
 )
 from hsakd_pl.cli.main import main
 from hsakd_pl.errors import UsageError
-from hsakd_pl.methods.crd import Negatives, contrast_scores
+from hsakd_pl.methods.crd import contrast_scores
 from hsakd_pl.methods.schedules import ScheduledFactor
 from hsakd_pl.networks import Network, NetworkOutput
 
@@ -93,9 +93,10 @@ def test_training_only_parts_are_not_in_the_student(whole: Any) -> None:
     again = type(module).load_from_checkpoint(checkpoint)
     torch.testing.assert_close(again.state_dict(), module.state_dict(), rtol=0, atol=0)
     if name not in ("dml", "sskd1"):
-        student = load_weights(create_network("resnet8", module.num_classes, branches=False), checkpoint)
+        student = load_weights(create_network(module.network.name, module.num_classes, branches=False), checkpoint)
         torch.testing.assert_close(student.state_dict(), module.network.state_dict(), rtol=0, atol=0)
-        assert all(weight.requires_grad for weight in module.parameters())
+        frozen = {weight for part in module.frozen for weight in part.network.parameters()}
+        assert all(weight.requires_grad or weight in frozen for weight in module.parameters())
 
 
 def test_method_student_can_be_probed(whole: Any, tmp_path: Path) -> None:
@@ -112,7 +113,7 @@ def test_method_student_can_be_probed(whole: Any, tmp_path: Path) -> None:
             module.networks[1],
         )
     options = {"weights": str(weights), "source_classes": module.num_classes}
-    probe = LinearProbeModule("resnet14" if name == "dml" else "resnet8", num_classes=5, **options)
+    probe = LinearProbeModule("resnet14" if name == "dml" else module.network.name, num_classes=5, **options)
     images, labels = BATCH[0], BATCH[1] % 5
     expected = probed.eval().outputs(images).embedding
     before = probe.network.classifier.weight.clone()
@@ -126,10 +127,7 @@ def test_method_student_can_be_probed(whole: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_method_losses_are_finite_in_bf16(name: str) -> None:
     module = make_method(name).train()
-    batch: Any = BATCH
-    if name == "crd":
-        module.contrast.resize(100)
-        module.drawn, batch = Negatives(torch.arange(100) % 10, 64, seed=0), (*BATCH, torch.arange(8))
+    batch: Any = prepared(module, *BATCH)
     with torch.autocast("cpu", torch.bfloat16):
         loss = module.training_step(batch, 0)
     loss.backward()
@@ -142,7 +140,7 @@ def test_method_losses_are_finite_in_bf16(name: str) -> None:
 @pytest.mark.parametrize("name", [*OTHERS, *(pytest.param(name, marks=pytest.mark.nightly) for name in ONLY_A_LOSS)])
 def test_method_compiles_without_graph_break(name: str) -> None:
     module = make_method(name, **({"samples": 16} if name == "crd" else {})).train()
-    batch = BATCH if name != "crd" else (*BATCH, torch.arange(16).view(8, 2))
+    batch = prepared(module, *BATCH) if name != "crd" else (*BATCH, torch.arange(16).view(8, 2))
     torch._dynamo.reset()
     terms = torch.compile(module.losses, fullgraph=True, backend="eager")(batch)
     assert {term.removeprefix("loss_") for term in terms} == METHODS[name][2]
@@ -154,6 +152,7 @@ def _rows(*shape: int) -> Tensor:
 
 MAPS = [_rows(6, 5, 8, 8), _rows(6, 5, 4, 4)]
 LABELS = torch.arange(6)
+VIEWS = 3 * _rows(4, 6, 10)
 LOSSES: dict[str, tuple[Any, ...]] = {
     "dkd_loss": (_rows(6, 10), _rows(6, 10), LABELS),
     "dist_loss": (_rows(6, 10), _rows(6, 10)),
@@ -181,6 +180,15 @@ LOSSES: dict[str, tuple[Any, ...]] = {
     "sdd_loss": (_rows(6, 10, 5), _rows(6, 10, 5).flip(1), LABELS),
     "sdd_dkd_loss": (_rows(6, 10, 5), _rows(6, 10, 5).flip(1), LABELS),
     "catkd_loss": (MAPS[0], MAPS[1], _rows(10, 5), _rows(10, 5).flip(1)),
+    "mlkd_terms": (*VIEWS, LABELS),
+    "mlkd_loss": (*VIEWS, LABELS),
+    "crld_loss": (*VIEWS, LABELS),
+    "wkd_logit_loss": (_rows(6, 10), _rows(6, 10).flip(1), LABELS, 1 - torch.eye(10), 10.0, 8.0),
+    "wkd_feature_loss": (MAPS[0], MAPS[0] + 1, 4.0, 2),
+    "linear_cka": (_rows(20, 4), _rows(20, 5)),
+    "wkd_cost_matrix": (_rows(5, 20, 4),),
+    "simkd_loss": (MAPS[1], MAPS[0], nn.Identity()),
+    "srrl_loss": (_rows(6, 8), _rows(6, 8) + 1, _rows(10, 8), _rows(10), nn.Identity()),
 }
 
 
@@ -220,7 +228,7 @@ def test_feature_map_methods_connect_other_families(kind: str) -> None:
 
 def test_method_parts_do_not_change_initial_student_weights() -> None:
     expected = make_method("kd").network.state_dict()
-    for name in ("fitnet", "vid", "crd", "sskd", "reviewkd", "cc", "ctkd"):
+    for name in ("fitnet", "vid", "crd", "sskd", "reviewkd", "cc", "ctkd", "wkd", "srrl"):
         torch.testing.assert_close(make_method(name).network.state_dict(), expected, rtol=0, atol=0)
 
 

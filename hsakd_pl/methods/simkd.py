@@ -6,11 +6,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hsakd_pl.methods.distilled import DistilledModule, Net
-from hsakd_pl.methods.head import last_linear
 from hsakd_pl.methods.options import PairOptions
 from hsakd_pl.modules import Frozen
 from hsakd_pl.networks import NetworkOutput
-from hsakd_pl.networks.transfer import add_transfer, before_pooling, shrunk, transfer_block
+from hsakd_pl.networks.transfer import add_transfer, shrunk, transfer_block
 from hsakd_pl.ops import full_precision
 from hsakd_pl.signatures import Unpack
 
@@ -107,26 +106,16 @@ class SimKDModule(DistilledModule):
     ) -> None:
         super().__init__(network, teacher, ce_weight=ce_weight, kd_weight=kd_weight, **options)
         self.set_loss_weights(loss_simkd=simkd_weight)
-        _, teacher_shapes = self.shapes("features")
-        before_pooling(self.teacher.network)  # raises an error now rather than in the first step
-        teacher_head = last_linear(self.teacher.network)
-        side = teacher_shapes.features[-1].shape[2]
-        add_transfer(self.network, teacher_head.in_features, side, factor)
-        head = last_linear(self.network)
+        _, teacher_shapes = self.shapes("pooled_map")
+        teacher_head = self.teacher.network.linear_head
+        _, channels, side, _ = teacher_shapes.pooled_map.shape
+        add_transfer(self.network, channels, side, factor)
+        head = self.network.linear_head
         with torch.no_grad():
             head.weight.copy_(teacher_head.weight)
-            head.bias.copy_(teacher_head.bias if teacher_head.bias is not None else torch.zeros(self.num_classes))
+            head.bias.copy_(torch.zeros(self.num_classes) if teacher_head.bias is None else teacher_head.bias)
         self.frozen.append(Frozen(head))
 
     def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
-        loss = _map_loss(student.features[-1], self._averaged_map(teacher))
+        loss = _map_loss(student.pooled_map, teacher.pooled_map)
         return super().terms(student, teacher, labels) | {"loss_simkd": loss}
-
-    @torch.no_grad()
-    def _averaged_map(self, teacher: NetworkOutput) -> Tensor:
-        """Return the map (B, C', H', W') that the teacher's head averages."""
-        layers = self.teacher.network.head
-        feature_map = teacher.features[-1].to(layers[-1].weight.dtype)
-        for layer in list(layers)[: len(before_pooling(self.teacher.network))]:
-            feature_map = layer(feature_map)
-        return feature_map

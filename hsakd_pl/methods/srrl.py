@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hsakd_pl.methods.distilled import DistilledModule, Net
-from hsakd_pl.methods.head import last_linear
 from hsakd_pl.methods.options import PairOptions
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import full_precision
@@ -84,10 +83,9 @@ class SRRLModule(DistilledModule):
         self.set_loss_weights(loss_srrl=srrl_weight)
         student_shapes, teacher_shapes = self.shapes("embedding")
         self.transfer = srrl_transfer(student_shapes.width, teacher_shapes.width)
-        last_linear(self.teacher.network)  # raises an error now rather than in the first step
 
     def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
-        head = last_linear(self.teacher.network)
+        head = self.teacher.network.linear_head
         transferred = self.transfer(student.embedding)
         loss = _transferred_loss(transferred, teacher.embedding, head.weight, head.bias)
         return super().terms(student, teacher, labels) | {"loss_srrl": loss}

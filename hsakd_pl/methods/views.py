@@ -1,9 +1,7 @@
 """The base of the methods that compare two views of an image, a weakly and a strongly augmented one."""
 
-from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from hsakd_pl.data import ImageDataModule
@@ -11,9 +9,10 @@ from hsakd_pl.errors import UsageError
 from hsakd_pl.methods.distilled import DistilledModule
 from hsakd_pl.methods.distilled import Net as Net
 from hsakd_pl.networks import NetworkOutput
+from hsakd_pl.networks.network import joined
 
 
-def two_views(student: NetworkOutput, teacher: NetworkOutput) -> list[Tensor]:
+def two_views(student: NetworkOutput, teacher: NetworkOutput) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the class logits (B, N) of weak student, weak teacher, strong student and strong teacher.
 
     Args:
@@ -22,19 +21,7 @@ def two_views(student: NetworkOutput, teacher: NetworkOutput) -> list[Tensor]:
     """
     student_weak, student_strong = student.logits.chunk(2)
     teacher_weak, teacher_strong = teacher.logits.chunk(2)
-    return [student_weak, teacher_weak, student_strong, teacher_strong]
-
-
-def joined(views: Sequence[NetworkOutput]) -> NetworkOutput:
-    """Return the outputs of several views as rows, ordered by view."""
-    maps = [torch.cat(maps) for maps in zip(*(view.features for view in views), strict=True)]
-    embeddings = [view.embedding for view in views if view.embedding is not None]
-    return NetworkOutput(
-        logits=torch.cat([view.logits for view in views]),
-        joint_logits=[],
-        features=maps,
-        embedding=torch.cat(embeddings) if embeddings else None,
-    )
+    return student_weak, teacher_weak, student_strong, teacher_strong
 
 
 class TwoViewModule(DistilledModule):

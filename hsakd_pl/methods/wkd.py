@@ -6,7 +6,7 @@ compares means and standard deviations of the last maps.
 
 import math
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -334,7 +334,7 @@ class WKDModule(DistilledModule):
         super().on_fit_start()
         if self.with_logits and self.cost is None:
             cost = self._read_cost() if self.cost_file is not None else self._compute_cost()
-            self.cost = cost.to(self.device, self.dtype)
+            self.cost = cost.to(self.device, cast(torch.dtype, self.dtype))
 
     def _read_cost(self) -> Tensor:
         """Return the costs in the file; raise UsageError for anything but finite numbers (N, N)."""

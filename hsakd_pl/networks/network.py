@@ -1,6 +1,6 @@
 """The protocol of all networks: what they return, and what the package needs to know of them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -52,6 +52,22 @@ class NetworkOutput(NamedTuple):
     def width(self) -> int:
         """Width D of the embedding, or 0 without one."""
         return 0 if self.embedding is None else self.embedding.shape[1]
+
+
+def joined(parts: Sequence[NetworkOutput]) -> NetworkOutput:
+    """Return the outputs for several batches as those for one, whose rows are in the order of the batches."""
+    if len(parts) == 1:
+        return parts[0]
+    return type(parts[0])(*map(_joined_values, zip(*parts, strict=True)))
+
+
+def _joined_values(values: tuple[Any, ...]) -> Any:
+    """Join tensors, or lists of tensors, of several batches; all are None where a network returns none."""
+    if values[0] is None:
+        return None
+    if isinstance(values[0], Tensor):
+        return torch.cat(values)
+    return [torch.cat(tensors) for tensors in zip(*values, strict=True)]
 
 
 class Network(nn.Module):

@@ -11,12 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hsakd_pl.errors import UsageError, require
-from hsakd_pl.networks.backbone import StagedBackbone
+from hsakd_pl.networks.backbone import StagedBackbone, averaging_layer
 from hsakd_pl.networks.layers import conv1x1, conv3x3, named, pooled_linear
 from hsakd_pl.networks.network import Network
 
 TRANSFER_NAME = re.compile(r"(.+)\+transfer:(\d{1,4}):(\d{1,4}):(\d{1,4})")
-POOLINGS = ("AdaptiveAvgPool2d", "SelectAdaptivePool2d")  # PyTorch's and timm's
 
 
 def transfer_block(in_channels: int, out_channels: int, factor: int = 2) -> nn.Sequential:
@@ -52,23 +51,6 @@ class Shrink(nn.Module):
         return shrunk(feature_map, self.side, self.side)
 
 
-def before_pooling(network: Network) -> nn.Sequential:
-    """Return the layers of the head (B, C, H, W) -> (B, D, H, W) that precede its average pooling; empty for most.
-
-    Raises UsageError unless nothing but pooling and a linear layer follows them.
-    """
-    layers = dict(network.head.named_children()) if isinstance(network, StagedBackbone) else {}
-    kinds = [type(layer).__name__ for layer in layers.values()]
-    poolings = [place for place, kind in enumerate(kinds) if kind in POOLINGS]
-    after = [*layers.values()][poolings[0] + 1 :] if poolings else []
-    if not after or not isinstance(after[-1], nn.Linear) or any([*layer.parameters()] for layer in after[:-1]):
-        raise UsageError(
-            f"network: the head of {type(network).__name__} does not end in an average pooling of a map and a linear "
-            "layer, which a transfer block needs: choose another network, or another method"
-        )
-    return named(**dict([*layers.items()][: poolings[0]]))
-
-
 def add_transfer(network: Network, channels: int, side: int, factor: int) -> StagedBackbone:
     """Replace the head of a network in place, and return the network.
 
@@ -82,18 +64,19 @@ def add_transfer(network: Network, channels: int, side: int, factor: int) -> Sta
         side: height and width of the largest map that the transfer block is given.
         factor: the block's channels are ``channels`` / ``factor``.
     """
+    layers = dict(network.head.named_children()) if isinstance(network, StagedBackbone) else {}
+    pool = averaging_layer([*layers.values()][:-1])
     has_transfer = network.name is not None and TRANSFER_NAME.fullmatch(network.name) is not None
-    if has_transfer or not isinstance(network, StagedBackbone):
+    if has_transfer or pool is None or not isinstance(network, StagedBackbone):
         raise UsageError(
-            f"network: {network.name or type(network).__name__} takes no transfer block, which needs a network with "
-            "stages, and with a head of its own: choose another network"
+            f"network: {network.name or type(network).__name__} takes no transfer block, which needs stages, and a "
+            "head of its own that averages their last map: choose another network"
         )
     require(channels >= 1, "channels", channels, "at least 1")
     require(side >= 1, "side", side, "at least 1")
-    before = before_pooling(network)
-    width = network.head[-1].in_features
-    transfer = transfer_block(width, channels, factor)
-    network.stages.append(named(**dict(before.named_children()), shrink=Shrink(side), transfer=transfer))
+    before = dict([*layers.items()][:pool])
+    transfer = transfer_block(network.linear_head.in_features, channels, factor)
+    network.stages.append(named(**before, shrink=Shrink(side), transfer=transfer))
     network.head = pooled_linear(channels, network.num_classes)
     network.channels = (*network.channels, channels)
     network.strides = (*network.strides, 1)
