@@ -71,6 +71,11 @@ MODULES: dict[str, tuple[type[HSAKDModule], dict[str, Any]]] = {
     "sdd": (methods.SDDModule, PAIR | SIZE),
     "sdd_dkd": (methods.SDDDKDModule, PAIR | SIZE),
     "catkd": (methods.CATKDModule, PAIR | SIZE),
+    "mlkd": (methods.MLKDModule, PAIR | SIZE),
+    "crld": (methods.CRLDModule, PAIR | SIZE),
+    "wkd": (methods.WKDModule, PAIR | SIZE | {"feature_weight": 0.1}),
+    "simkd": (methods.SimKDModule, PAIR | SIZE),
+    "srrl": (methods.SRRLModule, PAIR | SIZE),
     "dml": (methods.DMLModule, PEERS),
 }
 

@@ -94,6 +94,12 @@ def test_bench_tables_contain_published_pairs_and_methods() -> None:
         ("newer", "SD-KD", "vgg13-vgg8", "73.47 logged"),
         ("newer", "CAT-KD", "wrn_40_2-wrn_16_2", "75.60 ?"),
         ("newer", "NormKD", "wrn_40_2-wrn_16_2", ""),
+        ("newer", "SRRL", "resnet32x4-resnet8x4", "75.39"),
+        ("views", "MLKD", "resnet32x4-resnet8x4", "77.08 second-hand"),
+        ("views", "MLKD (960 epochs)", "resnet32x4-shufflenetv2", "78.44 second-hand"),
+        ("views", "CRLD", "resnet32x4-resnet8x4", ""),
+        ("other-protocols", "WKD-L+F", "wrn_40_2-shufflenetv1", "77.50"),
+        ("other-protocols", "SimKD", "resnet32x4-resnet8x4", "78.08"),
     ],
 )
 def test_bench_cells_hold_published_numbers(table: str, method: str, pair: str, number: str) -> None:
@@ -112,6 +118,12 @@ def test_hyperparameters_differ_by_pair_as_published() -> None:
     assert (regions["scales"], regions["beta"]) == ([1, 2], 6.0)
     assert options_of("classic/rld_vgg13-vgg8").keys().isdisjoint({"confidence_temperature"})
     assert options_of("classic/rld_resnet56-resnet20")["confidence_temperature"] == 1.0
+    features = options_of("nesterov/wkd_f_wrn_40_2-shufflenetv1")
+    assert [features[option] for option in ("logit_weight", "feature_weight", "ratio", "grid")] == [0.0, 0.3, 3.0, 4]
+    long = ALL_RECIPES["views/mlkd_960_resnet32x4-shufflenetv2"]
+    assert (long.trainer["max_epochs"], long.model["init_args"]["lr"]) == (960, 0.01)
+    short = ALL_RECIPES["views/mlkd_resnet32x4-resnet8x4"]
+    assert (short.trainer["max_epochs"], short.model["init_args"]["lr"]) == (240, 0.025)
     class_maps = options_of("classic/catkd_resnet32x4-shufflenetv2")
     assert [class_maps[option] for option in ("catkd_weight", "normalize", "resolution")] == [600.0, True, 4]
 
@@ -128,7 +140,7 @@ def test_recipe_options_exist_and_weights_come_from_another_recipe(name: str) ->
         assert set(part.get("init_args", {})) <= set(inspect.signature(theclass).parameters)
     assert expected(recipe)["trainer.default_root_dir"] == f"runs/{name}"
     assert set(recipe.needs.values()) <= set(ALL_RECIPES)
-    assert options_of(name).get("nesterov", True) == (not name.startswith("classic/"))
+    assert options_of(name).get("nesterov", True) == (not name.startswith(("classic/", "views/")))
 
 
 @pytest.mark.parametrize("method", ["KD", "SSKD (own teachers)", "HSAKD"])

@@ -12,8 +12,8 @@ from torch import Tensor
 from hsakd_pl import DigitsDataModule, create_network, export_student, load_student, load_weights
 from hsakd_pl.errors import UsageError
 from hsakd_pl.export import student_from_checkpoint
-from hsakd_pl.methods import SimKDModule, simkd_logits
-from hsakd_pl.networks import as_network
+from hsakd_pl.methods import SimKDModule, SRRLModule, simkd_logits
+from hsakd_pl.networks import Network, NetworkOutput, as_network
 from hsakd_pl.networks.cost import multiply_adds
 from hsakd_pl.networks.transfer import Shrink, add_transfer
 from hsakd_pl.records.summary import introduction
@@ -194,3 +194,18 @@ def test_networks_without_maps_raise_usage_error() -> None:
         make("resnet8+transfer:64:4:2")
     with pytest.raises(UsageError, match="factor must be a divisor"):
         make(factor=3)
+
+
+def test_srrl_without_a_linear_head_raises_usage_error() -> None:
+    """Give the teacher an embedding, but no head that is named: the error comes before the first step."""
+
+    class Embedding(Network):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.mean((2, 3))
+
+        def outputs(self, images: Tensor) -> NetworkOutput:
+            return NetworkOutput(self(images), [], [], self(images))
+
+    student = create_network("resnet8", 3, branches=False)
+    with pytest.raises(UsageError, match="network: Embedding names no linear_head"):
+        SRRLModule(student, Embedding(3), image_size=16)

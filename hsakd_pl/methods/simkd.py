@@ -107,7 +107,7 @@ class SimKDModule(DistilledModule):
         super().__init__(network, teacher, ce_weight=ce_weight, kd_weight=kd_weight, **options)
         self.set_loss_weights(loss_simkd=simkd_weight)
         _, teacher_shapes = self.shapes("pooled_map")
-        teacher_head = self.teacher.network.linear_head
+        _, teacher_head = self.linear_heads()
         _, channels, side, _ = teacher_shapes.pooled_map.shape
         add_transfer(self.network, channels, side, factor)
         head = self.network.linear_head

@@ -82,10 +82,11 @@ class SRRLModule(DistilledModule):
         super().__init__(network, teacher, kd_weight=kd_weight, **options)
         self.set_loss_weights(loss_srrl=srrl_weight)
         student_shapes, teacher_shapes = self.shapes("embedding")
+        self.linear_heads()
         self.transfer = srrl_transfer(student_shapes.width, teacher_shapes.width)
 
     def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
-        head = self.teacher.network.linear_head
+        _, head = self.linear_heads()
         transferred = self.transfer(student.embedding)
         loss = _transferred_loss(transferred, teacher.embedding, head.weight, head.bias)
         return super().terms(student, teacher, labels) | {"loss_srrl": loss}

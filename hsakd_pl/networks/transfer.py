@@ -64,20 +64,19 @@ def add_transfer(network: Network, channels: int, side: int, factor: int) -> Sta
         side: height and width of the largest map that the transfer block is given.
         factor: the block's channels are ``channels`` / ``factor``.
     """
-    layers = dict(network.head.named_children()) if isinstance(network, StagedBackbone) else {}
-    pool = averaging_layer([*layers.values()][:-1])
     has_transfer = network.name is not None and TRANSFER_NAME.fullmatch(network.name) is not None
-    if has_transfer or pool is None or not isinstance(network, StagedBackbone):
+    if has_transfer or not isinstance(network, StagedBackbone) or network.pool_position < 0:
         raise UsageError(
             f"network: {network.name or type(network).__name__} takes no transfer block, which needs stages, and a "
             "head of its own that averages their last map: choose another network"
         )
     require(channels >= 1, "channels", channels, "at least 1")
     require(side >= 1, "side", side, "at least 1")
-    before = dict([*layers.items()][:pool])
+    before = dict([*network.head.named_children()][: network.pool_position])
     transfer = transfer_block(network.linear_head.in_features, channels, factor)
     network.stages.append(named(**before, shrink=Shrink(side), transfer=transfer))
     network.head = pooled_linear(channels, network.num_classes)
+    network.pool_position = averaging_layer(network.head)
     network.channels = (*network.channels, channels)
     network.strides = (*network.strides, 1)
     if network.name is not None:
