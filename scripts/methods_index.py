@@ -18,10 +18,12 @@ INDEX = Path(methods.__file__).with_name("index.md")
 PAIR = {"network": "resnet8", "teacher": "resnet14", "teacher_weights": "random", "num_classes": 10}
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "CRDModule": PAIR | {"samples": 16},
+    "WKDModule": PAIR | {"feature_weight": 0.1},
     "DMLModule": {"networks": ["resnet8", "resnet8"], "num_classes": 10},
     "SSKDModule": PAIR | {"projection_weights": "random"},
     "SSKDProjectionModule": {"network": "resnet14", "weights": "random", "num_classes": 10},
 }
+TABLES = ("classic", "newer")  # of equal protocol
 COLUMN = "wrn_40_2-wrn_16_2"  # the pair of networks whose published accuracy is the example
 HEAD = f"""# The methods
 
@@ -37,7 +39,8 @@ class declares itself; `help()` shows all. The number is the published top-1 acc
 def method_classes() -> list[type[HSAKDModule]]:
     """Return all public methods, without their base."""
     public = [getattr(methods, name) for name in methods.__all__]
-    return [member for member in public if inspect.isclass(member) and member is not methods.DistilledModule]
+    modules = [member for member in public if inspect.isclass(member) and issubclass(member, HSAKDModule)]
+    return [module for module in modules if module is not methods.DistilledModule]
 
 
 def loss_functions(method: type[HSAKDModule]) -> list[str]:
@@ -61,9 +64,11 @@ def trained_on(method: type[HSAKDModule]) -> tuple[set[str], list[str]]:
     module = method(**ARGUMENTS.get(method.__name__, PAIR))
     outputs = module.network.outputs
     module.network.outputs = lambda images: RecordedOutput(*outputs(images))
-    batch = [torch.rand(4, 3, 32, 32), torch.arange(4)]
+    batch = [torch.rand(8 if module.needs_strong_view else 4, 3, 32, 32), torch.arange(4)]
     if method is methods.CRDModule:
         batch.append(torch.arange(8).view(4, 2))
+    if method is methods.WKDModule:
+        module.cost = 1 - torch.eye(10)
     terms = module.losses(batch)
     return used - {"joint_logits"}, list(terms)
 
@@ -76,8 +81,11 @@ def own_options(method: type[HSAKDModule]) -> list[str]:
 
 def published_numbers() -> dict[str, str]:
     """Return the published accuracies of the example pair by class path."""
-    with BENCH_TABLES["classic"].open(newline="") as table:
-        return {line["class"]: line[COLUMN].split(";")[0] for line in csv.DictReader(table)}
+    numbers = {}
+    for table in TABLES:
+        with BENCH_TABLES[table].open(newline="") as lines:
+            numbers |= {line["class"]: line[COLUMN].split(";")[0] or "-" for line in csv.DictReader(lines)}
+    return numbers
 
 
 def index() -> str:

@@ -27,7 +27,7 @@ class FixedStatistics(pl.Callback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         for layer in pl_module.modules():
-            if isinstance(layer, nn.BatchNorm2d):
+            if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
                 layer.eval()
 
 

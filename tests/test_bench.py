@@ -20,7 +20,7 @@ from hsakd_pl.commands.bench.tasks import Bench, Task
 from hsakd_pl.commands.seeds import ParsedFit
 from hsakd_pl.files.weights import file_sha256
 from hsakd_pl.recipes import ALL_RECIPES, BENCH_TABLES, PAIRS, RECIPES, read_table
-from hsakd_pl.recipes.bench import COLUMNS
+from hsakd_pl.recipes.bench import COLUMNS, MARKS, NOTE
 from hsakd_pl.report.differences import expected
 from hsakd_pl.report.matrix import matrix
 
@@ -89,6 +89,17 @@ def test_bench_tables_contain_published_pairs_and_methods() -> None:
         ("transfer", "CC on TinyImageNet", "vgg13-mobilenetv2", "36.43"),
         ("transfer", "HSAKD* on STL-10", "vgg13-mobilenetv2", "74.66"),
         ("mutual", "HSAKD (mutual)", "vgg13-vgg13", "80.44 +- 0.05"),
+        ("newer", "TTM", "vgg13-vgg8", "74.33"),
+        ("newer", "RLD", "resnet32x4-resnet8x4", "76.64 second-hand"),
+        ("newer", "SD-KD", "vgg13-vgg8", "73.47 logged"),
+        ("newer", "CAT-KD", "wrn_40_2-wrn_16_2", "75.60 ?"),
+        ("newer", "NormKD", "wrn_40_2-wrn_16_2", ""),
+        ("newer", "SRRL", "resnet32x4-resnet8x4", "75.39"),
+        ("views", "MLKD", "resnet32x4-resnet8x4", "77.08 second-hand"),
+        ("views", "MLKD (960 epochs)", "resnet32x4-shufflenetv2", "78.44 second-hand"),
+        ("views", "CRLD", "resnet32x4-resnet8x4", ""),
+        ("other-protocols", "WKD-L+F", "wrn_40_2-shufflenetv1", "77.50"),
+        ("other-protocols", "SimKD", "resnet32x4-resnet8x4", "78.08"),
     ],
 )
 def test_bench_cells_hold_published_numbers(table: str, method: str, pair: str, number: str) -> None:
@@ -103,6 +114,18 @@ def test_hyperparameters_differ_by_pair_as_published() -> None:
     assert betas["resnet56-resnet20"] == betas["resnet110-resnet32"] == 2.0
     assert betas["wrn_40_2-shufflenetv1"] == betas["resnet32x4-resnet8x4"] == 8.0
     assert options_of("classic/reviewkd_resnet32x4-shufflenetv2")["reviewkd_weight"] == 8.0
+    regions = options_of("classic/sdd_dkd_vgg13-vgg8")
+    assert (regions["scales"], regions["beta"]) == ([1, 2], 6.0)
+    assert options_of("classic/rld_vgg13-vgg8").keys().isdisjoint({"confidence_temperature"})
+    assert options_of("classic/rld_resnet56-resnet20")["confidence_temperature"] == 1.0
+    features = options_of("nesterov/wkd_f_wrn_40_2-shufflenetv1")
+    assert [features[option] for option in ("logit_weight", "feature_weight", "ratio", "grid")] == [0.0, 0.3, 3.0, 4]
+    long = ALL_RECIPES["views/mlkd_960_resnet32x4-shufflenetv2"]
+    assert (long.trainer["max_epochs"], long.model["init_args"]["lr"]) == (960, 0.01)
+    short = ALL_RECIPES["views/mlkd_resnet32x4-resnet8x4"]
+    assert (short.trainer["max_epochs"], short.model["init_args"]["lr"]) == (240, 0.025)
+    class_maps = options_of("classic/catkd_resnet32x4-shufflenetv2")
+    assert [class_maps[option] for option in ("catkd_weight", "normalize", "resolution")] == [600.0, True, 4]
 
 
 @pytest.mark.parametrize("name", BENCHED)
@@ -117,7 +140,7 @@ def test_recipe_options_exist_and_weights_come_from_another_recipe(name: str) ->
         assert set(part.get("init_args", {})) <= set(inspect.signature(theclass).parameters)
     assert expected(recipe)["trainer.default_root_dir"] == f"runs/{name}"
     assert set(recipe.needs.values()) <= set(ALL_RECIPES)
-    assert options_of(name).get("nesterov", True) == (not name.startswith("classic/"))
+    assert options_of(name).get("nesterov", True) == (not name.startswith(("classic/", "views/")))
 
 
 @pytest.mark.parametrize("method", ["KD", "SSKD (own teachers)", "HSAKD"])
@@ -179,6 +202,7 @@ def test_weight_file_replaces_teacher_run(name: str, tmp_path: Path) -> None:
         ("method,recipe", "name,recipe", "first line"),
         ("resnet14-resnet8", "resnet14", "first line"),
         (",,,99.0", ",,,best", "'best' is not an accuracy"),
+        (",,,99.0", ",,,99.0 remembered", "'99.0 remembered' is not an accuracy"),
         ("digits/kd_{teacher}-{student}", "kd", "recipe has to be"),
         ("digits/kd_{teacher}-{student}", "digits/kd_{teacher}-{peer}", "recipe has to be"),
         ("hsakd_pl.methods.KDModule", "", "class has to name"),
@@ -249,6 +273,28 @@ def test_bench_list_shows_published_numbers(capsys: pytest.CaptureFixture[str]) 
         "| KD | 73.08 |",
         "| SSKD (own teachers) | - |",
     ]
+
+
+def test_note_and_marks_of_published_numbers_are_shown(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine.write_text(
+        "method,recipe,class,options,data,note,resnet14-resnet8\n"
+        "KD,digits/kd_{teacher}-{student},hsakd_pl.methods.KDModule,image_size: 16,,other views,95.25 second-hand\n"
+        "SP,digits/sp_{teacher}-{student},hsakd_pl.methods.SimilarityModule,image_size: 16,,,95.5 +- 0.1 ?\n"
+    )
+    main(["bench", "mine.csv", "--list", "--format", "csv"])
+    assert capsys.readouterr().out.splitlines() == [
+        "method,resnet14-resnet8,note",
+        "KD,95.25 second-hand,other views",
+        "SP,95.5 +- 0.1 ?,",
+    ]
+    row = {"config": ["a.yaml"], "last_val_acc": 0.5, "best_val_acc": 0.5, "images_per_second": 1.0, "seconds": 2}
+    folder = mine.parent / "runs/digits/kd_resnet14-resnet8/seed0"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps(row | {"seed": 0, "epochs": 3}))
+    cells, recipes = select_cells([str(mine)], ["KD"], [])
+    assert "| method | resnet14-resnet8 | note |" in matrix(cells, recipes, mine.parent / "runs", "md")
+    (record,) = json.loads(matrix(cells, recipes, mine.parent / "runs", "json"))
+    assert (record["published"], record["note"]) == ("95.25 second-hand", "other views")
 
 
 def test_custom_method_joins_a_bench_table(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -325,4 +371,5 @@ def test_bench_dry_run_measures_and_writes_nothing(mine: Path, capsys: pytest.Ca
 
 def test_bench_table_columns_are_documented() -> None:
     told = inspect.getdoc(sys.modules["hsakd_pl.recipes.bench"]) or ""
-    assert all(f"``{column}``" in told for column in COLUMNS)
+    assert all(f"``{column}``" in told for column in (*COLUMNS, NOTE))
+    assert all(f"``75.2 {mark}``" in told for mark in MARKS)

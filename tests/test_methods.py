@@ -13,12 +13,13 @@ import pytorch_lightning as pl
 import torch
 import torch.nn as nn
 from ddp_run import train
-from methods import CUT, METHODS, OF_A_BATCH, ONLY_A_LOSS, PAIR, make_data, make_method
+from methods import CUT, METHODS, OF_A_BATCH, ONLY_A_LOSS, PAIR, make_data, make_method, prepared
 from programs import run_on_two
 from pytorch_lightning.callbacks import ModelCheckpoint
 from small import needs_compile, run, trainer
 from test_ddp import compare
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 
 from hsakd_pl import (
     HSAKDModule,
@@ -33,8 +34,9 @@ from hsakd_pl import (
 )
 from hsakd_pl.cli.main import main
 from hsakd_pl.errors import UsageError
-from hsakd_pl.methods.crd import Negatives, contrast_scores
-from hsakd_pl.networks import NetworkOutput
+from hsakd_pl.methods.crd import contrast_scores
+from hsakd_pl.methods.schedules import ScheduledFactor
+from hsakd_pl.networks import Network, NetworkOutput
 
 OTHERS = [name for name in METHODS if name not in ONLY_A_LOSS]
 BATCH = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.arange(8)
@@ -91,9 +93,10 @@ def test_training_only_parts_are_not_in_the_student(whole: Any) -> None:
     again = type(module).load_from_checkpoint(checkpoint)
     torch.testing.assert_close(again.state_dict(), module.state_dict(), rtol=0, atol=0)
     if name not in ("dml", "sskd1"):
-        student = load_weights(create_network("resnet8", module.num_classes, branches=False), checkpoint)
+        student = load_weights(create_network(module.network.name, module.num_classes, branches=False), checkpoint)
         torch.testing.assert_close(student.state_dict(), module.network.state_dict(), rtol=0, atol=0)
-        assert all(weight.requires_grad for weight in module.parameters())
+        frozen = {weight for part in module.frozen for weight in part.network.parameters()}
+        assert all(weight.requires_grad or weight in frozen for weight in module.parameters())
 
 
 def test_method_student_can_be_probed(whole: Any, tmp_path: Path) -> None:
@@ -110,7 +113,7 @@ def test_method_student_can_be_probed(whole: Any, tmp_path: Path) -> None:
             module.networks[1],
         )
     options = {"weights": str(weights), "source_classes": module.num_classes}
-    probe = LinearProbeModule("resnet14" if name == "dml" else "resnet8", num_classes=5, **options)
+    probe = LinearProbeModule("resnet14" if name == "dml" else module.network.name, num_classes=5, **options)
     images, labels = BATCH[0], BATCH[1] % 5
     expected = probed.eval().outputs(images).embedding
     before = probe.network.classifier.weight.clone()
@@ -124,10 +127,7 @@ def test_method_student_can_be_probed(whole: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_method_losses_are_finite_in_bf16(name: str) -> None:
     module = make_method(name).train()
-    batch: Any = BATCH
-    if name == "crd":
-        module.contrast.resize(100)
-        module.drawn, batch = Negatives(torch.arange(100) % 10, 64, seed=0), (*BATCH, torch.arange(8))
+    batch: Any = prepared(module, *BATCH)
     with torch.autocast("cpu", torch.bfloat16):
         loss = module.training_step(batch, 0)
     loss.backward()
@@ -140,7 +140,7 @@ def test_method_losses_are_finite_in_bf16(name: str) -> None:
 @pytest.mark.parametrize("name", [*OTHERS, *(pytest.param(name, marks=pytest.mark.nightly) for name in ONLY_A_LOSS)])
 def test_method_compiles_without_graph_break(name: str) -> None:
     module = make_method(name, **({"samples": 16} if name == "crd" else {})).train()
-    batch = BATCH if name != "crd" else (*BATCH, torch.arange(16).view(8, 2))
+    batch = prepared(module, *BATCH) if name != "crd" else (*BATCH, torch.arange(16).view(8, 2))
     torch._dynamo.reset()
     terms = torch.compile(module.losses, fullgraph=True, backend="eager")(batch)
     assert {term.removeprefix("loss_") for term in terms} == METHODS[name][2]
@@ -152,6 +152,7 @@ def _rows(*shape: int) -> Tensor:
 
 MAPS = [_rows(6, 5, 8, 8), _rows(6, 5, 4, 4)]
 LABELS = torch.arange(6)
+VIEWS = 3 * _rows(4, 6, 10)
 LOSSES: dict[str, tuple[Any, ...]] = {
     "dkd_loss": (_rows(6, 10), _rows(6, 10), LABELS),
     "dist_loss": (_rows(6, 10), _rows(6, 10)),
@@ -166,6 +167,28 @@ LOSSES: dict[str, tuple[Any, ...]] = {
     "hierarchical_context_loss": (MAPS, [features + 1 for features in MAPS]),
     "contrast_loss": (_rows(6, 9).exp(), 40),
     "sskd_terms": (_rows(24, 10), _rows(24, 10) + 1, _rows(24, 12), _rows(24, 20), LABELS),
+    "ttm_loss": (_rows(6, 10), _rows(6, 10).flip(1)),
+    "wttm_loss": (_rows(6, 10), _rows(6, 10).flip(1)),
+    "rld_loss": (_rows(6, 10), _rows(6, 10).flip(1), LABELS),
+    "nkd_loss": (_rows(6, 10), _rows(6, 10).flip(1), LABELS),
+    "ldrld_loss": (_rows(6, 10), _rows(6, 10).flip(1)),
+    "abkd_loss": (_rows(6, 10), _rows(6, 10).flip(1)),
+    "standardized_abkd_loss": (_rows(6, 10), _rows(6, 10).flip(1)),
+    "normkd_loss": (_rows(6, 10), _rows(6, 10).flip(1)),
+    "ctkd_loss": (_rows(6, 10), _rows(6, 10).flip(1), torch.tensor([4.0])),
+    "region_logits": (MAPS[0], _rows(10, 5), _rows(10)),
+    "sdd_loss": (_rows(6, 10, 5), _rows(6, 10, 5).flip(1), LABELS),
+    "sdd_dkd_loss": (_rows(6, 10, 5), _rows(6, 10, 5).flip(1), LABELS),
+    "catkd_loss": (MAPS[0], MAPS[1], _rows(10, 5), _rows(10, 5).flip(1)),
+    "mlkd_terms": (*VIEWS, LABELS),
+    "mlkd_loss": (*VIEWS, LABELS),
+    "crld_loss": (*VIEWS, LABELS),
+    "wkd_logit_loss": (_rows(6, 10), _rows(6, 10).flip(1), LABELS, 1 - torch.eye(10), 10.0, 8.0),
+    "wkd_feature_loss": (MAPS[0], MAPS[0] + 1, 4.0, 2),
+    "linear_cka": (_rows(20, 4), _rows(20, 5)),
+    "wkd_cost_matrix": (_rows(5, 20, 4),),
+    "simkd_loss": (MAPS[1], MAPS[0], nn.Identity()),
+    "srrl_loss": (_rows(6, 8), _rows(6, 8) + 1, _rows(10, 8), _rows(10), nn.Identity()),
 }
 
 
@@ -205,7 +228,7 @@ def test_feature_map_methods_connect_other_families(kind: str) -> None:
 
 def test_method_parts_do_not_change_initial_student_weights() -> None:
     expected = make_method("kd").network.state_dict()
-    for name in ("fitnet", "vid", "crd", "sskd", "reviewkd", "cc"):
+    for name in ("fitnet", "vid", "crd", "sskd", "reviewkd", "cc", "ctkd", "wkd", "srrl"):
         torch.testing.assert_close(make_method(name).network.state_dict(), expected, rtol=0, atol=0)
 
 
@@ -240,6 +263,145 @@ def test_weight_warmup_leaves_terms_of_users_alone() -> None:
     assert module.weight_warmup_epochs == 20
     assert module.loss_weight("loss_dkd") == pytest.approx(1 / 20)
     assert module.loss_weight("loss_mine") == 0.5
+
+
+def halved_after_first(epoch: int) -> float:
+    return 1.0 if epoch == 1 else 0.5
+
+
+class Scheduled(Mine):
+    """A method whose own term and a factor inside it follow the epochs."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.set_loss_weights(loss_mine=4.0)
+        self.schedule_weights(halved_after_first, "loss_mine")
+        self.factor = ScheduledFactor(halved_after_first)
+
+    def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
+        terms = super().terms(student, teacher, labels)
+        return terms | {"loss_factor": self.factor() * torch.ones_like(terms["loss_mine"])}
+
+
+def test_weight_schedule_and_factor_follow_epochs() -> None:
+    terms = Terms()
+    data = make_data(batch_size=8)
+    module = Scheduled(**PAIR, num_classes=data.num_classes, image_size=data.image_size, weight_warmup_epochs=2)
+    fitted = trainer(max_epochs=3, limit_train_batches=1, limit_val_batches=0, callbacks=[terms])
+    fitted.fit(module, datamodule=data)
+    assert [epoch["train/loss_factor"] for epoch in terms.epochs] == [1.0, 0.5, 0.5]
+    for factor, warmed, epoch in zip((2.0, 2.0, 2.0), (0.5, 1.0, 1.0), terms.epochs, strict=True):
+        expected = epoch["train/loss_ce"] + warmed * epoch["train/loss_dkd"] + epoch["train/loss_factor"]
+        expected += factor * epoch["train/loss_mine"]
+        assert epoch["train/loss"] == pytest.approx(expected, rel=1e-5)
+    assert not any("factor" in key for key in module.state_dict())
+
+
+def test_ctkd_reversal_follows_epochs_and_trains_temperature() -> None:
+    module = make_method("ctkd", weight_decay=0.0, ramp_epochs=2)
+    fitted = trainer(max_epochs=2, limit_train_batches=1, limit_val_batches=0)
+    fitted.fit(module, datamodule=make_data(batch_size=8))
+    assert module.reversal().item() == module.curriculum.reversal(2) == -1.0
+    assert module.curriculum.parameter.item() != 1.0
+    assert not any("reversal" in key for key in module.state_dict())
+
+
+@needs_compile
+def test_compiled_losses_follow_reversal_without_compiling_again() -> None:
+    module = make_method("ctkd").train()
+    parameter = module.curriculum.parameter
+    counter = CompileCounter()
+    torch._dynamo.reset()
+    compiled = torch.compile(module.losses, fullgraph=True, backend=counter)
+    gradients = []
+    for epoch in (1, 5, 20):
+        module.reversal.set_epoch(epoch)
+        parameter.grad = None
+        compiled(BATCH)["loss_ctkd"].backward()
+        gradients.append(parameter.grad.item() / module.curriculum.reversal(epoch))
+    assert counter.frame_count == 1
+    assert gradients == pytest.approx([gradients[0]] * 3, rel=1e-3)
+
+
+def test_reversed_gradient_makes_loss_grow() -> None:
+    curriculum = methods.CurriculumTemperature().double()
+    optimizer = torch.optim.SGD(curriculum.parameters(), lr=0.1)
+    student, teacher = 5 * _rows(6, 10).double(), 5 * _rows(6, 10).double().flip(1)
+    losses = []
+    for epoch in range(1, 6):
+        optimizer.zero_grad()
+        loss = methods.ctkd_loss(student, teacher, curriculum(epoch))
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses == sorted(set(losses))
+
+
+def test_curriculum_temperature_returns_exact_parameter_value() -> None:
+    curriculum = methods.CurriculumTemperature().double()
+    torch.nn.init.constant_(curriculum.parameter, 0.3)
+    for epoch in (1, 7, 30):
+        assert torch.equal(curriculum(epoch), 1 + 20 * curriculum.parameter.sigmoid())
+
+
+@pytest.mark.parametrize("network", ["wrn_16_1", "resnet8", "vgg8", "shufflenetv2", "mobilenetv2"])
+def test_first_region_has_plain_logits(network: str) -> None:
+    """Check that regions are taken from the map that the head averages, whatever the head begins with."""
+    side = 128 if network == "mobilenetv2" else 64 if network in ("shufflenetv2", "vgg8") else 32  # maps of sides 4 k
+    created = create_network(network, 10, branches=False).eval()
+    output = created.outputs(torch.randn(2, 3, side, side))
+    head = created.linear_head
+    assert output.pooled_map.shape[2] % 4 == 0
+    regions = methods.region_logits(output.pooled_map, head.weight, head.bias)
+    torch.testing.assert_close(regions[..., 0], output.logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(regions[..., 1:5].mean(2), output.logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 5, 7])
+def test_region_logits_of_any_side_are_those_of_adaptive_cells(side: int) -> None:
+    """Compare with cells that are averaged one by one: from floor(i H / 4) to ceil((i + 1) H / 4)."""
+    feature_map, weight = _rows(2, 5, side, side), _rows(10, 5)
+    bounds = [(cell * side // 4, -(-(cell + 1) * side // 4)) for cell in range(4)]
+    cells = torch.stack(
+        [feature_map[:, :, top:bottom, left:right].mean((2, 3)) for top, bottom in bounds for left, right in bounds], 2
+    )
+    regions = methods.region_logits(feature_map, weight, None)
+    torch.testing.assert_close(regions[..., 5:], weight @ cells)
+    torch.testing.assert_close(regions[..., 0], cells.mean(2) @ weight.T)
+
+
+def test_rows_without_classes_below_label_count_nothing() -> None:
+    """Check RLD where every class is masked, and that no gradient is NaN there."""
+    student = _rows(2, 4).requires_grad_()
+    teacher = torch.tensor([[0.0, 1.0, 2.0, 3.0], [3.0, 1.0, 2.0, 0.0]])
+    labels = torch.tensor([0, 0])
+    masked = methods.rld_loss(student, teacher, labels, alpha=0.0, beta=1.0)
+    expected = methods.rld_loss(student[1:], teacher[1:], labels[1:], alpha=0.0, beta=1.0) / 2
+    torch.testing.assert_close(masked, expected)
+    masked.backward()
+    assert student.grad[0].eq(0).all() and student.grad.isfinite().all()
+
+
+def test_ldrld_of_all_classes_has_no_rest() -> None:
+    student = _rows(3, 5).requires_grad_()
+    loss = methods.ldrld_loss(student, _rows(3, 5).flip(1), alpha=0.0, beta=1.0, top_classes=5)
+    loss.backward()
+    assert loss == 0 and student.grad.eq(0).all()
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(1.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.0, 1.0)])
+def test_alpha_beta_divergence_is_continuous_at_zero(alpha: float, beta: float) -> None:
+    student, teacher = _rows(3, 8).double(), _rows(3, 8).double().flip(1)
+    near = [value or 1e-7 for value in (alpha, beta)]
+    found = methods.abkd_loss(student, teacher, alpha, beta, temperature=1.0)
+    torch.testing.assert_close(found, methods.abkd_loss(student, teacher, *near, temperature=1.0), rtol=1e-5, atol=0)
+
+
+def test_alpha_beta_divergence_of_extreme_logits_is_finite() -> None:
+    student = torch.tensor([[0.0, 4000.0], [4000.0, 0.0]], requires_grad=True)
+    loss = methods.abkd_loss(student, torch.tensor([[4000.0, 0.0], [4000.0, 0.0]]))
+    loss.backward()
+    assert loss.isfinite() and student.grad.isfinite().all()
 
 
 class Halves:
@@ -385,15 +547,45 @@ class Plain(nn.Module):
         return images.mean((2, 3))
 
 
+class Pooled(Network):
+    """Return the map that its head averages, but name no head."""
+
+    def outputs(self, images: Tensor) -> NetworkOutput:
+        return NetworkOutput(images.mean((2, 3)), [], [], None, images)
+
+
 @pytest.mark.parametrize(
     ("kind", "student", "teacher", "options", "message"),
     [
+        ("SDDModule", Pooled(3), Pooled(3), {}, "Pooled names no linear_head: implement this property"),
+        ("CATKDModule", "resnet8", Pooled(3), {"num_classes": 3}, "Pooled names no linear_head"),
         ("RKDModule", Plain(), Plain(), {"num_classes": 3}, "returns no embedding"),
         ("AttentionModule", Plain(), Plain(), {"num_classes": 3}, "returns no features"),
         ("VIDModule", "wrn_16_2", "vgg8", {}, "teacher's number of feature maps must be the student's, 3, got 4"),
         ("FitNetModule", "resnet8", "resnet14", {"stage": 4}, "stage must be from 1 to 3, got 4"),
         ("DKDModule", "resnet8", "resnet14", {"dkd_weight": -1.0}, "dkd_weight must be at least 0, .*got -1.0"),
         ("SSKDModule", "resnet8", "resnet14", {}, "projection_weights: the teacher's projection head would be untr"),
+        ("SDDModule", Plain(), Plain(), {"num_classes": 3}, "returns no pooled_map to distill"),
+        ("CATKDModule", Plain(), "resnet14", {"num_classes": 3}, "returns no pooled_map to distill"),
+        ("SDDModule", "resnet8", "resnet14", {"scales": [2, 4]}, r"scales must be 1, and further .* got \[2, 4\]"),
+        (
+            "SDDDKDModule",
+            "resnet8",
+            "resnet14",
+            {"scales": [1, 5]},
+            "scales must be 1, and further numbers from 1 to 4",
+        ),
+        ("CATKDModule", "resnet8", "resnet14", {"resolution": 0}, "resolution must be at least 1, got 0"),
+        (
+            "LDRLDModule",
+            "resnet8",
+            "resnet14",
+            {"num_classes": 5},
+            "top_classes must be from 2 to the 5 classes, got",
+        ),
+        ("ABKDModule", "resnet8", "resnet14", {"alpha": 0.5, "beta": -0.5}, r"alpha \+ beta must be other than 0"),
+        ("CTKDModule", "resnet8", "resnet14", {"start": 0.0}, "start must be above 0, got 0.0"),
+        ("RLDModule", "resnet8", "resnet14", {"confidence_temperature": 0.0}, "confidence_temperature must be above 0"),
     ],
 )
 def test_invalid_method_options_raise_usage_error(

@@ -150,6 +150,9 @@ def test_features_and_embedding_are_equal_with_and_without_branches(name: str) -
     assert torch.equal(bare.head[-1](embedding), whole.logits)
     alone = bare.outputs(images)
     assert torch.equal(alone.embedding, embedding) and not alone.joint_logits and len(alone.features) == len(features)
+    assert torch.equal(whole.pooled_map, alone.pooled_map)
+    torch.testing.assert_close(alone.pooled_map.mean((2, 3)), embedding)
+    assert torch.equal(network.linear_head(embedding), whole.logits)
     assert (bare.num_classes, len(bare.branches), bare.transforms) == (5, 0, network.transforms)
 
 

@@ -93,6 +93,13 @@ def images(size: int = 64, count: int = 2) -> Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.parametrize(("name", "averages"), [("mobilenetv2_050", True), ("convnext_atto", False)])
+def test_pooled_map_of_timm_network_is_known_if_only_reshaping_follows_it(name: str, averages: bool) -> None:
+    """Check that a norm between pooling and the last layer hides the map: logits of its regions would not average."""
+    output = create_network(f"timm:{name}", CLASSES, branches=False).eval().outputs(images())
+    assert (output.pooled_map is not None) == averages
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_timm_family_matches_timm_logits_folds_and_trains(name: str) -> None:
     torch.manual_seed(0)
@@ -104,6 +111,8 @@ def test_timm_family_matches_timm_logits_folds_and_trains(name: str) -> None:
         assert output.logits.std() > 0
         torch.testing.assert_close(output.logits, expected, rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(network.backbone.head[-1](output.embedding), output.logits)
+        if output.pooled_map is not None:
+            torch.testing.assert_close(output.pooled_map.mean((2, 3)), output.embedding)
         assert [joint.shape for joint in output.joint_logits] == [(2, 4 * CLASSES)] * 4
         shapes = [tuple(each.shape) for each in output.features]
         assert shapes == [(2, info["num_chs"], *[64 // info["reduction"]] * 2) for info in own.feature_info[-4:]]

@@ -10,6 +10,8 @@ from torchvision.transforms import v2
 
 from hsakd_pl.errors import require
 
+GREY = 127.0  # of erased squares: between black and white
+
 
 def crop_and_flip(images: Tensor, draws: Tensor, padding: int) -> Tensor:
     """Pad images with zeros, crop them to their size at random offsets, and mirror some of them.
@@ -61,6 +63,11 @@ class PadCropFlip:
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
         return crop_and_flip(images, draws, self.padding)
 
+    def of_one_image(self, size: int) -> v2.Transform:
+        """Return torchvision's transform of one image (3, size, size), which draws its own random numbers."""
+        crop = v2.RandomCrop(size, padding=self.padding)
+        return v2.Compose([crop, v2.RandomHorizontalFlip()]) if self.flip else crop
+
 
 def random_resized_crop(size: int, flip: bool = True) -> v2.Transform:
     """Return ImageNet's training transform: from a PIL image or uint8 tensor to a uint8 tensor (3, size, size)."""
@@ -68,6 +75,15 @@ def random_resized_crop(size: int, flip: bool = True) -> v2.Transform:
     if flip:
         transforms.append(v2.RandomHorizontalFlip())
     return v2.Compose([*transforms, v2.PILToTensor()])
+
+
+def strongly_augmented() -> list[v2.Transform]:
+    """Return what a strong view adds to crop and flip, for uint8 images (3, S, S) on a CPU or a GPU.
+
+    RandAugment applies two operations at torchvision's default magnitude (Cubuk et al., NeurIPS 2020), then a grey
+    square of at most half of the side is erased, as in the published code of MLKD and CRLD.
+    """
+    return [v2.RandAugment(num_ops=2), v2.RandomErasing(p=1.0, scale=(0.0, 0.25), ratio=(1.0, 1.0), value=GREY)]
 
 
 def resized_center_crop(size: int, resize: int) -> v2.Transform:

@@ -11,14 +11,15 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from hsakd_pl.cpu.cores import available_cores
-from hsakd_pl.data.augment import PadCropFlip, normalise
+from hsakd_pl.data.augment import PadCropFlip, normalise, strongly_augmented
 from hsakd_pl.data.description import Description
 from hsakd_pl.data.images import decode_images
 from hsakd_pl.data.jpeg import DeviceDecodedBatches
 from hsakd_pl.data.limits import PixelBudget, check_batch_size
 from hsakd_pl.data.loader import BatchSource, ResumableLoader
 from hsakd_pl.data.sampler import GlobalBatchSampler
-from hsakd_pl.data.sources import AugmentedBatches, ResidentTensors, TransformedBatches, WorkerBatches
+from hsakd_pl.data.seeding import AUGMENTATION, STRONG_VIEW
+from hsakd_pl.data.sources import AugmentedBatches, ResidentTensors, TransformedBatches, ViewBatches, WorkerBatches
 from hsakd_pl.data.splits import Split
 from hsakd_pl.data.walk import image_paths
 from hsakd_pl.errors import UsageError
@@ -58,7 +59,9 @@ class BatchedDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> ResumableLoader:
         """Return shuffled, augmented batches of the training split.
 
-        They end in the samples' indices if the trainer's module has ``needs_indices``.
+        They end in the samples' indices if the trainer's module has ``needs_indices``. If it has ``needs_strong_view``,
+        images are (2 * B, 3, S, S): the usual views, and then the strong views of the same images
+        (:meth:`strong_transform`). Raises UsageError for such a module if ``augment`` is off.
         """
         # Lightning sets overfit_batches on the trainer without declaring it
         overfits = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
@@ -68,7 +71,26 @@ class BatchedDataModule(pl.LightningDataModule):
             self.train_transform if self.augment else None,
             shuffle=not overfits,
             with_indices=getattr(module, "needs_indices", False),  # absent from modules of other packages
+            with_strong_view=getattr(module, "needs_strong_view", False),
         )
+
+    def strong_transform(self, resized: bool) -> v2.Transform:
+        """Return the transform of one image for its strong view: that of training, RandAugment and an erased square.
+
+        Crops and flips are drawn anew. A subclass may return another one, which makes a uint8 tensor
+        (3, image_size, image_size) of a PIL image or a tensor.
+
+        Args:
+            resized: the images have their final size already.
+        """
+        transforms: list[v2.Transform] = []
+        if isinstance(self.train_transform, PadCropFlip):
+            if not resized and self.test_transform is not None:
+                transforms.append(self.test_transform)
+            transforms.append(self.train_transform.of_one_image(self.image_size))
+        else:
+            transforms.append(self.train_transform)
+        return v2.Compose([*transforms, *strongly_augmented()])
 
     def val_dataloader(self) -> ResumableLoader:
         """Return batches of the validation split in a fixed order; each sample is on exactly one device."""
@@ -121,14 +143,39 @@ class BatchedDataModule(pl.LightningDataModule):
         shuffle: bool = False,
         on_every_device: bool = False,
         with_indices: bool = False,
+        with_strong_view: bool = False,
     ) -> ResumableLoader:
         sampler = self.make_sampler(len(split.targets), shuffle, on_every_device)
         check_batch_size(min(self.batch_size // sampler.world_size, len(split.targets)), self.image_size)
         paths = None if isinstance(split.images, Tensor) else split.images
-        return ResumableLoader(self._source(split, transform, len(sampler)), sampler, with_indices, paths)
+        source = self._source(split, transform, len(sampler))
+        if with_strong_view:
+            source = ViewBatches([source, self._strong_source(split, transform, len(sampler))], self._device)
+        return ResumableLoader(source, sampler, with_indices, paths)
 
-    def _source(self, split: Split, transform: PadCropFlip | v2.Transform | None, num_batches: int) -> BatchSource:
-        device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+    @property
+    def _device(self) -> torch.device:
+        return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+
+    def _strong_source(
+        self, split: Split, transform: PadCropFlip | v2.Transform | None, num_batches: int
+    ) -> BatchSource:
+        """Return the source of the strong views of a split's images; ``transform`` is that of the usual views."""
+        if transform is None:
+            raise UsageError("augment is off, but the module trains on a strongly augmented view too: leave it on")
+        images = self.resident(split) if isinstance(transform, PadCropFlip) else None
+        if images is not None:
+            split = Split(images, split.targets)
+        return self._source(split, self.strong_transform(images is not None), num_batches, STRONG_VIEW)
+
+    def _source(
+        self,
+        split: Split,
+        transform: PadCropFlip | v2.Transform | None,
+        num_batches: int,
+        stream: int = AUGMENTATION,
+    ) -> BatchSource:
+        device = self._device
         if isinstance(transform, PadCropFlip):  # augments whole batches, whatever makes them
             source = self._source(split, None, num_batches)
             return AugmentedBatches(source, transform, len(split.targets), self.seed or 0, device)
@@ -141,8 +188,8 @@ class BatchedDataModule(pl.LightningDataModule):
             raise UsageError(f"{type(self).__name__}.read returned files: set a test_transform that resizes images")
         num_workers = self._num_workers(num_batches)
         budget = PixelBudget(between_processes=num_workers > 0)
-        batches = TransformedBatches(split, transform, self.image_size, self.seed or 0, self.on_error, budget)
-        if self.decode_on_device:
+        batches = TransformedBatches(split, transform, self.image_size, self.seed or 0, self.on_error, budget, stream)
+        if self.decode_on_device and not isinstance(split.images, Tensor):
             return DeviceDecodedBatches(batches, num_workers, device)
         return WorkerBatches(batches, num_workers, pin_memory=device.type == "cuda")
 

@@ -7,6 +7,7 @@ import torch
 SHUFFLING = 0
 AUGMENTATION = 1
 CONTRAST = 2  # negatives of contrastive methods
+STRONG_VIEW = 3  # the second, strongly augmented view of an image
 
 
 def derive_seed(seed: int, *key: int) -> int:

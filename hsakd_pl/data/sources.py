@@ -81,6 +81,26 @@ class AugmentedBatches:
 
 
 @dataclass(eq=False)
+class ViewBatches:
+    """Batches of V views of the same images, (V * B, 3, S, S), ordered by view, with labels (B,).
+
+    Args:
+        sources: makes the batches of each view, all on one device.
+        device: device of the images.
+    """
+
+    sources: Sequence[BatchSource]
+    device: torch.device
+
+    def make_batches(self, epoch: int, order: list[Tensor]) -> Iterator[Batch]:
+        """Yield the batch of every index tensor in ``order``."""
+        batches = [source.make_batches(epoch, order) for source in self.sources]
+        for views in zip(*batches, strict=True):
+            images = [view.to(self.device, non_blocking=True) for view, _ in views]
+            yield torch.cat(images), views[0][1]
+
+
+@dataclass(eq=False)
 class TransformedBatches(Dataset[Batch | UsageError]):
     """Batches whose images are opened and transformed one by one, as in a DataLoader worker.
 
@@ -95,6 +115,7 @@ class TransformedBatches(Dataset[Batch | UsageError]):
         seed: seed of the random transforms.
         on_error: ``raise`` for a broken image; with ``row``, broken images are black in prediction.
         budget: bounds what processes decode at one time.
+        stream: stream of the seed that the random numbers come from.
     """
 
     split: Split
@@ -103,6 +124,7 @@ class TransformedBatches(Dataset[Batch | UsageError]):
     seed: int
     on_error: str = "raise"
     budget: PixelBudget = field(default_factory=partial(PixelBudget, between_processes=False))
+    stream: int = AUGMENTATION
 
     def __getitem__(self, key: BatchKey) -> Batch | UsageError:
         epoch, indices = key
@@ -154,7 +176,7 @@ class TransformedBatches(Dataset[Batch | UsageError]):
         batch = torch.empty(len(indices), 3, self.size, self.size, dtype=dtype, device=device)
         with torch.random.fork_rng(devices=[]):
             for row, index, image in zip(batch, indices, images, strict=True):
-                torch.default_generator.manual_seed(derive_seed(self.seed, AUGMENTATION, epoch, index))
+                torch.default_generator.manual_seed(derive_seed(self.seed, self.stream, epoch, index))
                 row.copy_(self._transform(image, row.shape, dtype))
         return batch
 

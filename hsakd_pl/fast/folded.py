@@ -19,6 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from hsakd_pl.fast import norms, winograd
 from hsakd_pl.networks import Classifier, Network, NetworkOutput
+from hsakd_pl.networks.network import joined
 
 ROWS_AT_ONCE = 64  # on a CPU: its caches then keep a layer's output until the next layer reads it
 
@@ -61,7 +62,7 @@ class Folded:
             self.pool.shutdown()
 
     def __call__(self, images: Tensor) -> NetworkOutput:
-        return _joined(self._in_parts(self.network.outputs, images))
+        return joined(self._in_parts(self.network.outputs, images))
 
     def classify(self, images: Tensor) -> Tensor:
         """Return the class logits (B, N) of images (B, 3, S, S); the branches are not computed."""
@@ -96,24 +97,6 @@ def _openmp() -> Callable[[int], None] | None:
 def _take_one_thread(set_threads: Callable[[int], None]) -> None:
     torch.get_num_threads()  # at a thread's first use of it PyTorch sets the number of all threads
     set_threads(1)
-
-
-def _joined(parts: list[NetworkOutput]) -> NetworkOutput:
-    """Join the outputs for the parts of a batch."""
-    if len(parts) == 1:
-        return parts[0]
-    embeddings = [part.embedding for part in parts if part.embedding is not None]
-    return NetworkOutput(
-        logits=torch.cat([part.logits for part in parts]),
-        joint_logits=_joined_lists([part.joint_logits for part in parts]),
-        features=_joined_lists([part.features for part in parts]),
-        embedding=torch.cat(embeddings) if embeddings else None,
-    )
-
-
-def _joined_lists(parts: list[list[Tensor]]) -> list[Tensor]:
-    """Join lists of L tensors, one list per part of the batch, to one list of L tensors."""
-    return [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
 
 
 def is_norm(layer: nn.Module) -> bool:

@@ -1,22 +1,33 @@
 """The base of all methods with a teacher: one pass through both networks, CE, KD, and the terms of a method."""
 
+from collections.abc import Mapping
+from functools import partial
+from math import prod
+from types import MappingProxyType
+
+import torch.nn as nn
+from torch import Tensor
+
 from hsakd_pl.errors import require
 from hsakd_pl.methods.options import StudentOptions
+from hsakd_pl.methods.schedules import Schedule, ScheduledFactor, linear_warmup
 from hsakd_pl.modules import StudentModule
 from hsakd_pl.modules.build import Net as Net
+from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.modules.provenance import learned_by
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.signatures import Unpack
 
-KD_TERMS = {"loss_ce", "loss_kd"}  # the terms of every method, whose weights do not warm up
+KD_TERMS = {"loss_ce", "loss_kd"}  # the terms of every method, whose weights are constant
 
 
 class DistilledModule(StudentModule):
     """Minimise CE + KD of class logits (Hinton et al. 2015) on untransformed images, without branches.
 
     A method derives from this class and extends :meth:`terms`. Modules that it registers are trained and resumed with
-    the student; ``load_weights(network, checkpoint)`` ignores them. Raises UsageError as
-    :class:`hsakd_pl.StudentModule` does.
+    the student; ``load_weights(network, checkpoint)`` ignores them. Weights follow the epochs by
+    :meth:`schedule_weights`, factors inside a loss by a :class:`hsakd_pl.methods.schedules.ScheduledFactor`. Raises
+    UsageError as :class:`hsakd_pl.StudentModule` does.
 
     Examples:
         >>> class Regressed(DistilledModule):
@@ -43,7 +54,8 @@ class DistilledModule(StudentModule):
     Other arguments: :class:`hsakd_pl.StudentModule`.
     """
 
-    method_terms: frozenset[str] = frozenset()  # terms whose weight set_loss_weights has set, apart from KD_TERMS
+    weight_warmup_epochs = 0
+    weight_schedules: Mapping[str, tuple[Schedule, ...]] = MappingProxyType({})  # factors of the weights, by term
 
     def __init__(
         self,
@@ -72,13 +84,35 @@ class DistilledModule(StudentModule):
 
     def set_loss_weights(self, **weights: float) -> None:
         super().set_loss_weights(**weights)
-        self.method_terms = self.method_terms | weights.keys() - KD_TERMS
+        new_terms = weights.keys() - KD_TERMS - self.weight_schedules.keys()
+        self.schedule_weights(partial(linear_warmup, epochs=self.weight_warmup_epochs), *new_terms)
+
+    def schedule_weights(self, schedule: Schedule, *names: str) -> None:
+        """Multiply the weights of terms by a factor of the epoch; all schedules of a term apply.
+
+        Args:
+            schedule: maps an epoch, counted from 1, to the factor; it must be picklable.
+            names: names of the terms.
+        """
+        extended = {name: (*self.weight_schedules.get(name, ()), schedule) for name in names}
+        self.weight_schedules = {**self.weight_schedules, **extended}
 
     def loss_weight(self, name: str) -> float:
-        weight = super().loss_weight(name)
-        if name in self.method_terms and self.current_epoch < self.weight_warmup_epochs:
-            weight *= (self.current_epoch + 1) / self.weight_warmup_epochs
-        return weight
+        schedules = self.weight_schedules.get(name, ())
+        return super().loss_weight(name) * prod(schedule(self.current_epoch + 1) for schedule in schedules)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        for part in self.modules():
+            if isinstance(part, ScheduledFactor):
+                part.set_epoch(self.current_epoch + 1)
+        return super().training_step(batch, batch_idx)
+
+    def linear_heads(self) -> tuple[nn.Linear, nn.Linear]:
+        """Return the layers that map the embeddings of student and teacher to class logits.
+
+        Raises UsageError if a network does not name it.
+        """
+        return self.network.linear_head, self.teacher.network.linear_head
 
     def shapes(self, *parts: str) -> tuple[NetworkOutput, NetworkOutput]:
         """Return the outputs of student and teacher for one image, without values, for their shapes.
@@ -86,7 +120,7 @@ class DistilledModule(StudentModule):
         The teacher's image has the size that the teacher was trained on, if that is known.
 
         Args:
-            parts: outputs that the method needs: ``features``, ``embedding``.
+            parts: outputs that the method needs: ``features``, ``embedding``, ``pooled_map``.
 
         Raises UsageError if a network lacks one of them.
         """

@@ -25,10 +25,11 @@ def standardized_kd_loss(student_logits: Tensor, teacher_logits: Tensor, tempera
         >>> standardized_kd_loss(logits, 3 * logits + 1).abs() < 1e-5
         tensor(True)
     """
-    return kd_loss(_standardized(student_logits), _standardized(teacher_logits), temperature)
+    return kd_loss(standardized(student_logits), standardized(teacher_logits), temperature)
 
 
-def _standardized(logits: Tensor) -> Tensor:
+def standardized(logits: Tensor) -> Tensor:
+    """Return z-scored logits (B, N): (z - mean) / (std + 1e-7) per image, std unbiased."""
     centred = logits - logits.mean(1, keepdim=True)
     return centred / (centred.std(1, keepdim=True) + EPSILON)
 

@@ -165,8 +165,8 @@ class HSAKDModule(EvaluatedModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self._prepare()
         self._check_batch(batch, batch_idx)
-        images = batch[0]
-        with checked_batch_norms(self) if len(images) == 1 else nullcontext():
+        images, labels = batch[:2]
+        with checked_batch_norms(self) if len(labels) == 1 else nullcontext():
             terms = self.losses(batch)
         unknown = self.loss_weights.keys() - terms.keys()
         if unknown:

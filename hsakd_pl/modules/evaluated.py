@@ -42,10 +42,11 @@ class EvaluatedModule(pl.LightningModule):
 
     networks: Any  # a ModuleList of Network; ModuleList is not generic
     description: Description | None = None  # description of the training data
-    views: int = 1  # transformed copies of an image in a training step
+    views: int = 1  # transformed or augmented copies of an image in a training step
     keeps_classes: bool = True  # the classes of the option ``weights`` are those of the data
     network_normalisation: bool = True  # images are normalised as the frozen part of a trained network has learnt
     needs_indices: bool = False  # training batches end in the samples' indices (B,) in the training split
+    needs_strong_view: bool = False  # training batches are images (2 * B, 3, S, S), usual and then strong views
 
     def __init__(self, networks: Sequence[Network], branch_metrics_every: int, ensemble: Views | None = None) -> None:
         super().__init__()

@@ -6,23 +6,26 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import torch.nn as nn
 from torch import Tensor
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files.weights import WeightFile, require_present
 from hsakd_pl.modules.inputs import InputAdapter
-from hsakd_pl.networks import Network, NetworkOutput
+from hsakd_pl.networks import NetworkOutput
 
 
 class Frozen:
-    """A network in eval mode, without gradients: a teacher, or the frozen part of a trained network.
+    """A network in eval mode, without gradients: a teacher, or the frozen part of a trained network, even a layer.
 
     Not an ``nn.Module``, so that the module that holds it does not register it. Other attributes are those of the
     network. ``weight_files`` are the files of its weights; ``stand_in`` is called in place of the network while
     :mod:`hsakd_pl.fast` sets it; ``adapter`` turns the student's images into those that a teacher was trained on.
     """
 
-    def __init__(self, network: Network, *weight_files: WeightFile) -> None:
+    network: Any  # a Network, or the layer of one
+
+    def __init__(self, network: nn.Module, *weight_files: WeightFile) -> None:
         self.network = network.requires_grad_(False)
         self.weight_files = weight_files
         self.stand_in: Callable[[Tensor], NetworkOutput] | None = None
@@ -60,10 +63,12 @@ class Frozen:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> NetworkOutput:
+        return (self.stand_in or self.network.outputs)(self.adapted(images))
+
+    def adapted(self, images: Tensor) -> Tensor:
+        """Return the student's images as those that the network was trained on; raise UsageError without weights."""
         self.require_weights()
-        if self.adapter is not None:
-            images = self.adapter(images)
-        return (self.stand_in or self.network.outputs)(images)
+        return images if self.adapter is None else self.adapter(images)
 
     def __getattr__(self, name: str) -> Any:
         if name == "network" or name.startswith("__"):  # while a copy is being made

@@ -13,6 +13,7 @@ from hsakd_pl.data.learned import Learned, known_class_names, learned_from, lear
 from hsakd_pl.modules.build import RANDOM
 from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.modules.inputs import make_adapter
+from hsakd_pl.networks import Network
 
 if TYPE_CHECKING:
     from hsakd_pl.modules.evaluated import EvaluatedModule
@@ -48,7 +49,8 @@ def check_fit(module: "EvaluatedModule") -> None:
     them. Raises UsageError if the classes of one of these networks, or of initial weights, differ from the data's.
     """
     data = data_of(module)
-    inner = [frozen for frozen in module.frozen if frozen not in module.teachers]
+    parts = [frozen for frozen in module.frozen if frozen not in module.teachers]
+    inner = [frozen for frozen in parts if isinstance(frozen.network, Network)]  # a single layer is given no images
     for frozen in inner:
         use_normalisation(module, learned_from(frozen.network), data)
     module.description = getattr(getattr(module._trainer, "datamodule", None), "description", None)
@@ -106,7 +108,8 @@ def feed_teachers(module: "EvaluatedModule") -> None:
     description = module.description
     if description is None:
         return
-    transforms = module.network.transforms if module.views > 1 else None
+    transformed = module.views > 1 and not module.needs_strong_view
+    transforms = module.network.transforms if transformed else None
     for teacher in module.teachers:
         adapter = make_adapter(learned_by(module, teacher), description, transforms)
         teacher.adapter = None if adapter is None else adapter.to(module.device, cast(torch.dtype, module.dtype))

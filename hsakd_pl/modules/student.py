@@ -76,7 +76,8 @@ class StudentModule(HSAKDModule):
             self.set_loss_weights(loss_joint_kd=joint_kd_weight)
         self.temperature = temperature
         self.transform_images = transform_images
-        self.views = self.network.transforms.count if transform_images else 1
+        if transform_images:
+            self.views = self.network.transforms.count
         built_teacher = build_network(teacher, num_classes, branches, transforms)
         require_own_weights([student, built_teacher], "the student and the teacher")
         teacher_files = load_initial("teacher_weights", teacher_weights, built_teacher)

@@ -30,6 +30,19 @@ class PartMaker(Protocol):
         """Build a fresh head, a sequence that ends in its linear layer: (B, channels[-1], S, S) -> (B, num_outputs)."""
 
 
+def averaging_layer(head: nn.Sequential) -> int:
+    """Return the position of the layer whose averages over a map are the input of the last layer; -1 without one."""
+    position = len(head) - 2
+    while position >= 0 and isinstance(head[position], nn.Flatten | nn.Dropout | nn.Identity):
+        position -= 1
+    layer = head[position] if position >= 0 else None
+    if isinstance(layer, nn.AdaptiveAvgPool2d):
+        averages = layer.output_size in (1, (1, 1))
+    else:  # timm's layer, without importing timm
+        averages = type(layer).__name__ == "SelectAdaptivePool2d" and getattr(layer, "pool_type", "") in ("avg", "fast")
+    return position if averages else -1
+
+
 class StagedBackbone(Network):
     """Map images (B, 3, S, S) to logits (B, N) by a stem, stages 1..L and a class head.
 
@@ -83,6 +96,7 @@ class StagedBackbone(Network):
         )
         head = maker.make_head(num_classes)
         self.head = head if isinstance(head, nn.Sequential) else nn.Sequential(head)
+        self.pool_position = averaging_layer(self.head)
         for initialize in self.backbone_init:
             self.apply(initialize)
 
@@ -125,7 +139,22 @@ class StagedBackbone(Network):
     def forward(self, images: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(images)[-1])
 
+    @property
+    def linear_head(self) -> nn.Linear:
+        linear = self.head[-1]
+        if not isinstance(linear, nn.Linear):
+            raise UsageError(
+                f"network: the head of {type(self).__name__} ends in a {type(linear).__name__}, not linear"
+            )
+        return linear
+
     def outputs(self, images: Tensor) -> NetworkOutput:
         features = self.forward_features(images)
-        embedding = self.forward_head(features[-1], pre_logits=True)
-        return NetworkOutput(self.head[-1](embedding), [], features, embedding)
+        embedding = features[-1]
+        pooled_map: Tensor | None = None
+        for position, layer in enumerate(self.head):
+            if position == self.pool_position:
+                pooled_map = embedding
+            if position < len(self.head) - 1:
+                embedding = layer(embedding)
+        return NetworkOutput(self.head[-1](embedding), [], features, embedding, pooled_map)

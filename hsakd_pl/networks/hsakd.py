@@ -63,7 +63,7 @@ class HSAKDNet(Network):
     def forward(self, images: Tensor) -> NetworkOutput:
         output = self.backbone.outputs(images)
         joint_logits = [branch(output.features[stage]) for stage, branch in enumerate(self.branches)]
-        return NetworkOutput(output.logits, joint_logits, output.features, output.embedding)
+        return NetworkOutput(output.logits, joint_logits, output.features, output.embedding, output.pooled_map)
 
     def outputs(self, images: Tensor) -> NetworkOutput:
         return self(images)

@@ -1,6 +1,6 @@
 """The protocol of all networks: what they return, and what the package needs to know of them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -32,12 +32,15 @@ class NetworkOutput(NamedTuple):
         joint_logits: joint logits (B, M * N) of each of the L branches; empty without branches.
         features: feature maps (B, C, H, W) after each of the L stages; empty if the network does not return them.
         embedding: input (B, D) of the last linear layer; None if the network does not return it.
+        pooled_map: map (B, D, H, W) whose average over the positions is the embedding; None if the network does not
+            return it. It differs from the last of ``features`` where the head begins with other layers.
     """
 
     logits: Tensor
     joint_logits: list[Tensor]
     features: list[Tensor]
     embedding: Embedding
+    pooled_map: Embedding = None
 
     def maps(self) -> list[Tensor]:
         """Return the feature maps, followed by the embedding as a map (B, D, 1, 1) if there is one."""
@@ -51,6 +54,22 @@ class NetworkOutput(NamedTuple):
         return 0 if self.embedding is None else self.embedding.shape[1]
 
 
+def joined(parts: Sequence[NetworkOutput]) -> NetworkOutput:
+    """Return the outputs for several batches as those for one, whose rows are in the order of the batches."""
+    if len(parts) == 1:
+        return parts[0]
+    return type(parts[0])(*map(_joined_values, zip(*parts, strict=True)))
+
+
+def _joined_values(values: tuple[Any, ...]) -> Any:
+    """Join tensors, or lists of tensors, of several batches; all are None where a network returns none."""
+    if values[0] is None:
+        return None
+    if isinstance(values[0], Tensor):
+        return torch.cat(values)
+    return [torch.cat(tensors) for tensors in zip(*values, strict=True)]
+
+
 class Network(nn.Module):
     """Base class of all networks: a classifier with or without branches of joint logits.
 
@@ -62,7 +81,13 @@ class Network(nn.Module):
         transforms: the M transformations whose joint labels the branches learn.
     """
 
-    __jit_unused_properties__ = ("without_branches", "num_joint_classes", "output_layers", "pretrained_cfg")
+    __jit_unused_properties__ = (
+        "without_branches",
+        "num_joint_classes",
+        "output_layers",
+        "linear_head",
+        "pretrained_cfg",
+    )
     published_keys: KeyRules = ()
     name: str | None = None  # name from which create_network builds it
     weights_from: WeightFile | None = None  # what is known of its weights' origin; without the weights
@@ -106,6 +131,20 @@ class Network(nn.Module):
     def output_layers(self) -> list[list[str]]:
         """Paths of the layers that return the class logits, then of those of each branch; empty if unknown."""
         return output_layers(self)
+
+    @property
+    def linear_head(self) -> nn.Linear:
+        """The layer that maps the embedding (B, D) to the class logits (B, N).
+
+        Raises UsageError if the network does not name it.
+        """
+        part = self.without_branches
+        if part is self:
+            raise UsageError(
+                f"network: {type(self).__name__} names no linear_head: implement this property, or choose a method "
+                "that does not use the head's weights"
+            )
+        return part.linear_head
 
     def outputs(self, images: Tensor) -> NetworkOutput:
         """Return all outputs for images (B, 3, S, S), in one forward pass."""

@@ -12,6 +12,7 @@ from hsakd_pl.networks.backbone import StagedBackbone
 from hsakd_pl.networks.hsakd import HSAKDNet
 from hsakd_pl.networks.network import Network, as_network
 from hsakd_pl.networks.timm import make_timm, pretrained_weights
+from hsakd_pl.networks.transfer import TRANSFER_NAME, add_transfer
 from hsakd_pl.networks.weights import load_weights
 from hsakd_pl.ops import ROTATIONS, Transforms
 
@@ -57,7 +58,8 @@ def create_network(
 
     Args:
         name: registered name, ``timm:`` followed by the name of a timm model, or the import path of a class or function
-            that is called with ``num_classes``.
+            that is called with ``num_classes``; ``+transfer:CHANNELS:SIDE:FACTOR`` after it replaces the head
+            (:func:`hsakd_pl.networks.transfer.add_transfer`).
         num_classes: number of classes N.
         branches: add an auxiliary branch after each stage. The network then returns a :class:`NetworkOutput` for images
             (B, 3, S, S), otherwise logits (B, N).
@@ -69,6 +71,21 @@ def create_network(
         >>> network(torch.zeros(2, 3, 32, 32)).logits.shape
         torch.Size([2, 100])
     """
+    transfer = TRANSFER_NAME.fullmatch(name)
+    if transfer is None:
+        network = _create(name, num_classes, branches, transforms)
+    elif branches:
+        raise UsageError(f"network {name}: a network with a transfer block has no branches; take branches=False")
+    else:
+        own, channels, side, factor = transfer.groups()
+        network = add_transfer(_create(own, num_classes, False, transforms), int(channels), int(side), int(factor))
+    if pretrained:
+        load_weights(network, pretrained_weights(name) if pretrained is True else pretrained, new_head=None)
+    return network
+
+
+def _create(name: str, num_classes: int, branches: bool, transforms: Transforms) -> Network:
+    """Create the network of a name without additions; arguments: :func:`create_network`."""
     module: nn.Module
     if name.startswith("timm:"):
         module = make_timm(name.removeprefix("timm:"), num_classes, branches)
@@ -88,11 +105,7 @@ def create_network(
             f"network {name}: branches need a StagedBackbone; derive the network from it, or create it without "
             "branches (branches=False, joint_kd_weight=0)"
         )
-    if not branches:
-        network = network.without_branches
-    if pretrained:
-        load_weights(network, pretrained_weights(name) if pretrained is True else pretrained, new_head=None)
-    return network
+    return network if branches else network.without_branches
 
 
 def trusted(name: Any, origin: str) -> Any:

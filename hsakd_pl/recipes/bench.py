@@ -7,9 +7,12 @@ A table is a CSV file with one method per line. Its columns:
 ``class``: class path of the module, empty for recipes that exist already.
 ``options`` and ``data``: options of the module and of the data module, written ``a: 1; b: 2``. An option whose value is
 ``runs/RECIPE/last.ckpt`` names the recipe that is trained first.
+``note``: optional; in what the published protocol differs from that of the recipe, shown in the tables.
 A recipe has one configuration: lines, pairs or tables that give the same name to different ones are an error.
 Then one column per pair, ``TEACHER-STUDENT``: the published accuracy in percent, or ``-``; after it, options of this
-pair alone, ``75.2; beta: 2.0``. An empty cell is not run.
+pair alone, ``75.2; beta: 2.0``. An empty cell is not run. A number that was not read in the method's own paper or
+repository has a mark: ``75.2 second-hand`` from another publication, ``75.2 logged`` a mean of runs that the authors
+noted outside their tables, ``75.2 ?`` to be verified.
 """
 
 import csv
@@ -29,18 +32,21 @@ from hsakd_pl.recipes.recipe import Recipe, checkpoint_of, make_recipe
 
 BENCH_TABLES = {path.stem: path for path in sorted(Path(__file__).with_name("tables").glob("*.csv"))}
 COLUMNS = ("method", "recipe", "class", "options", "data")
+NOTE = "note"  # optional column after these
 # The ways in which the name of a recipe may name its networks
 NETWORKS = ("{teacher}-{student}", "{student}-{student}", "{teacher}", "{student}")
-PUBLISHED = re.compile(r"-|\d+\.?\d*( \+- \d+\.?\d*)?")
+MARKS = ("second-hand", "logged", "?")  # of published numbers, by their origin
+PUBLISHED = re.compile(rf"-|\d+\.?\d*( \+- \d+\.?\d*)?( ({'|'.join(map(re.escape, MARKS))}))?")
 
 
 class Cell(NamedTuple):
-    """A method on a pair of networks: the name of its recipe, and the published accuracy or ``""``."""
+    """A method on a pair of networks: its recipe's name, the published accuracy or ``""``, and the line's note."""
 
     method: str
     pair: str
     recipe: str
     published: str
+    note: str = ""
 
 
 class Table(NamedTuple):
@@ -66,7 +72,7 @@ def read_table(path: str | Path, recipes: Mapping[str, Recipe] = RECIPES) -> Tab
     except csv.Error as error:
         raise UsageError(f"{path} is not valid CSV: {error}") from error
     header = tuple(reader.fieldnames or ())
-    pairs = header[len(COLUMNS) :]
+    pairs = [column for column in header[len(COLUMNS) :] if column != NOTE]
     if header[: len(COLUMNS)] != COLUMNS or not all(pair.count("-") == 1 for pair in pairs):
         raise UsageError(f"{path}: its first line has to be {','.join(COLUMNS)} and <teacher>-<student> for each pair")
     repeated = sorted({column for column in header if header.count(column) > 1})
@@ -123,7 +129,7 @@ def _read_cell(table: Table, line: dict[str, str], pair: str, recipes: Mapping[s
     else:
         published = published or recipes[name].published
     if not is_hidden:
-        cell = Cell(method, pair, name, published)
+        cell = Cell(method, pair, name, published, line.get(NOTE, ""))
         check_cells([*table.cells, cell], place)
         table.cells.append(cell)
 

@@ -61,6 +61,13 @@ SETTINGS = {
     "classic/teacher_frozen": replace(FROZEN_TEACHER, nesterov=False),
     "classic/sskd_projection": replace(PROJECTION, nesterov=False),
     "classic": replace(CIFAR100, nesterov=False),
+    # MLKD's published runs: half of the usual rate, and longer ones with the same milestones
+    "views/mlkd_480": replace(CIFAR100, nesterov=False, lr=0.025, epochs=480),
+    "views/mlkd_960": replace(CIFAR100, nesterov=False, lr=0.025, epochs=960),
+    "views/mlkd": replace(CIFAR100, nesterov=False, lr=0.025),
+    "views": replace(CIFAR100, nesterov=False),
+    # WKD's published runs differ from the classic protocol in this
+    "nesterov": CIFAR100,
     "imagenet": replace(
         FROZEN_TEACHER,
         data="ImageNet",

@@ -52,6 +52,16 @@ def weight_facts(options: Mapping[str, Any], files: Mapping[str, WeightFile]) ->
     return facts
 
 
+def augmentation(data: Any, module: Any) -> str:
+    """Return what augments training images, in words, with that of the strong view where the module has one."""
+    if not getattr(data, "augment", True):
+        return "none"
+    usual = str(getattr(data, "train_transform", ""))
+    if not getattr(module, "needs_strong_view", False):
+        return usual
+    return f"{usual}; strong view: {' '.join(str(data.strong_transform(resized=True)).split())}"
+
+
 def is_same_source(recorded: str | None, expected: str | None) -> bool:
     """Return whether a fact of :func:`weight_facts` agrees with one that is expected before the weights are loaded."""
     is_pretrained = expected == PRETRAINED and str(recorded).endswith(f"({PRETRAINED})")
@@ -161,7 +171,7 @@ def protocol_of(
         "weight_decay": optimizer.defaults.get("weight_decay"),
         "batch_size": getattr(data, "batch_size", None),
         "views": getattr(module, "views", None),
-        "augmentation": str(getattr(data, "train_transform", "")) if getattr(data, "augment", True) else "none",
+        "augmentation": augmentation(data, module),
         "head": head,
         "validated_on": getattr(data, "validated_on", None),
         "limited": {name: kept[name] for name in kept if LIMITS.match(name) and kept[name] not in (None, 0, -1)},

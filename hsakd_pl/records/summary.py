@@ -101,7 +101,8 @@ def _describe_networks(module: HSAKDModule, image_size: int | None) -> list[tupl
     names = module.hparams.get("networks") or [module.hparams.get("network")] * len(module.networks)
     networks = Counter[str]()
     for name, network in zip(names, module.networks, strict=True):
-        networks[f"{name or type(network.without_branches).__name__}: {_sizes(network, image_size)}"] += 1
+        title = network.name or name or type(network.without_branches).__name__  # with what the method has added
+        networks[f"{title}: {_sizes(network, image_size)}"] += 1
     lines = [("network", f"{count} x {text}" if count > 1 else text) for text, count in networks.items()]
     trained = set(module.modules())
     for frozen in module.frozen:

@@ -33,7 +33,8 @@ def matrix(cells: Sequence[Cell], recipes: Mapping[str, Recipe], folder: Path, t
             changed = group.name.removeprefix(cell.recipe).removeprefix(", ")
             (record,) = records([group])
             place = {"method": cell.method, "pair": cell.pair, "changed": changed, "published": cell.published}
-            numbers.append(place | record)
+            note = {"note": cell.note} if cell.note else {}
+            numbers.append(place | note | record)
             tables[changed][cell.method, cell.pair] = _result(record, cell.published if group.comparable else "")
             if group.marks:
                 marks[changed].append(f"{cell.method}, {cell.pair}: {'; '.join(group.marks)}")
@@ -66,12 +67,14 @@ def _groups(cell: Cell, recipes: Mapping[str, Recipe], folder: Path) -> Iterator
 
 
 def _lines(cells: Sequence[Cell], texts: Mapping[tuple[str, str], str]) -> list[Line]:
-    """Arrange texts by method and pair; methods without any are left out."""
+    """Arrange texts by method and pair, with a last column of notes if there are any; empty methods are left out."""
     methods = dict.fromkeys(cell.method for cell in cells)
     pairs = dict.fromkeys(cell.pair for cell in cells)
+    notes = {cell.method: cell.note for cell in cells if cell.note}
     table = []
     for method in methods:
         row = {pair: texts.get((method, pair), "") for pair in pairs}
         if any(row.values()):
-            table.append({"method": method} | row)
+            note = {"note": notes.get(method, "")} if notes else {}
+            table.append({"method": method} | row | note)
     return table

@@ -1,8 +1,8 @@
 """Write ``data`` from the recordings: ``cd tests && python -m parity.derive``.
 
 Every result in ``data`` comes from the authors' code. Inputs are not stored: this program fails unless the rules of
-`inputs` give what was recorded. The only exception is VID's regressor, whose 102 weights PyTorch initialised from an
-unknown seed.
+`inputs` give what was recorded. Exceptions are VID's regressor, whose 102 weights PyTorch initialised from an unknown
+seed, and the newer methods, whose inputs are chosen; those of one of the recordings are stored, as integers.
 """
 
 import hashlib
@@ -220,12 +220,45 @@ def methods(name: str, seed: int) -> dict[str, Any]:
     return short
 
 
+def shared_inputs(arrays: Any) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Return the different inputs of a recording of newer methods by name, and of every input the name of its equal."""
+    different: dict[str, np.ndarray] = {}
+    sources = {}
+    for key in arrays:
+        if "/in/" in key:
+            array = arrays[key]
+            equal = (name for name, other in different.items() if np.array_equal(array, other))
+            sources[key] = next(equal, key)
+            different.setdefault(sources[key], array)
+    return different, sources
+
+
+def newer_methods(name: str) -> dict[str, Any]:
+    """Shorten a recording of newer methods: inputs, hyperparameters and results by case."""
+    options, arrays = recording(f"methods2/{name}.json"), recording(f"methods2/{name}.npz")
+    different, sources = shared_inputs(arrays)
+    stored = {key: inputs.as_integers(array) for key, array in different.items()}
+    check({key: inputs.from_integers(entry).numpy() for key, entry in stored.items()}, arrays)
+    short: dict[str, Any] = {"inputs": stored}
+    for case, case_options in options.items():
+        start = f"{case}/in/"
+        names = [key for key in arrays if key.startswith(f"{case}/") and not key.startswith(start)]
+        results = shortened(arrays, names)
+        short[case] = {
+            "options": case_options,
+            "inputs": {key.removeprefix(start): source for key, source in sources.items() if key.startswith(start)},
+            "results": {key.removeprefix(f"{case}/"): result for key, result in results.items()},
+        }
+    return short
+
+
 def derived() -> dict[str, dict[str, Any]]:
     """Return the content of every file of ``data`` by its name."""
     single = (networks, outputs, calibrated_outputs, losses, metrics, rotation, schedule, trajectories)
     contents = {f"{function.__name__}.json": function() for function in single}
     for path in sorted((GOLDEN / "methods").glob("*.npz")):
         contents[f"{path.stem}.json"] = methods(path.stem, int(path.stem.rpartition("_")[2]))
+    contents["methods2_0.json"] = newer_methods("methods2_0")
     return contents
 
 

@@ -1,4 +1,4 @@
-"""Inputs of the recordings that are drawn by rule from a seed."""
+"""Inputs of the recordings: drawn by rule from a seed, or stored as integers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 ROTATIONS = 4
+UNIT = 2.0**-18  # of which the inputs of the newer methods are multiples
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:
@@ -73,3 +74,15 @@ def method_inputs(seed: int, draws: Sequence[Sequence[Any]]) -> dict[str, Tensor
         if kind == "contrasts":
             inputs[name][:, 0] = inputs[second]
     return {name: torch.from_numpy(array) for name, array in inputs.items()}
+
+
+def as_integers(array: np.ndarray) -> dict[str, Any]:
+    """Return an array of integers, or of multiples of `UNIT`, as what `from_integers` reads."""
+    unit = 1 if array.dtype.kind in "iu" else UNIT
+    return {"shape": list(array.shape), "unit": unit, "integers": np.rint(array / unit).astype(int).ravel().tolist()}
+
+
+def from_integers(entry: dict[str, Any]) -> Tensor:
+    """Return a stored array: int64, or float64 where its unit is not 1."""
+    integers = torch.tensor(entry["integers"]).reshape(entry["shape"])
+    return integers if entry["unit"] == 1 else integers.double() * entry["unit"]

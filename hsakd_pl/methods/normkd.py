@@ -1,0 +1,64 @@
+"""Normalised logits in distillation (NormKD; Chi et al., 2023): each image has a temperature of its own."""
+
+from torch import Tensor
+
+from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.methods.divergence import row_divergence
+from hsakd_pl.methods.options import PairOptions
+from hsakd_pl.networks import NetworkOutput
+from hsakd_pl.ops import full_precision
+from hsakd_pl.signatures import Unpack
+
+
+@full_precision
+def normkd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 2.0) -> Tensor:
+    """Return the mean of T_t^2 * KL(softmax(t / T_t) || softmax(s / T_s)), a scalar.
+
+    T_t = T * std(t) and T_s = T * std(s) per image, std unbiased; the gradient flows through T_s. It is
+    :func:`standardized_kd_loss` at the same T, but for the weight var(t) of an image and the 1e-7 that is added there.
+    Logits that are all equal divide by 0. Source: gizi1/NormKD @ 279371b.
+
+    Args:
+        student_logits: class logits s (B, N) of the student.
+        teacher_logits: class logits t (B, N) of the teacher.
+        temperature: temperature T, in standard deviations of the logits.
+
+    Examples:
+        >>> logits = torch.randn(4, 10)
+        >>> normkd_loss(logits, 3 * logits + 1).abs() < 1e-5
+        tensor(True)
+    """
+    teacher_logits = teacher_logits.detach()
+    student_temperature = temperature * student_logits.std(1, keepdim=True)
+    teacher_temperature = temperature * teacher_logits.std(1, keepdim=True)
+    divergence = row_divergence(student_logits / student_temperature, teacher_logits / teacher_temperature)
+    return (teacher_temperature.squeeze(1).square() * divergence).mean()
+
+
+class NormKDModule(DistilledModule):
+    """Minimise 0.1 CE + 0.9 :func:`normkd_loss` at a temperature of 2, as published for all classic pairs.
+
+    Args:
+        network: registry name of the student, or a network.
+        teacher: registry name of the teacher, or a network.
+        ce_weight: weight of the cross-entropy.
+        kd_weight: weight of the KD term.
+        temperature: temperature in standard deviations of the logits.
+
+    Other arguments: :class:`DistilledModule`.
+    """
+
+    def __init__(
+        self,
+        network: Net,
+        teacher: Net,
+        ce_weight: float = 0.1,
+        kd_weight: float = 0.9,
+        temperature: float = 2.0,
+        **options: Unpack[PairOptions],
+    ) -> None:
+        super().__init__(network, teacher, ce_weight=ce_weight, kd_weight=kd_weight, temperature=temperature, **options)
+
+    def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
+        loss = normkd_loss(student.logits, teacher.logits, self.temperature)
+        return super().terms(student, teacher, labels) | {"loss_kd": loss}
