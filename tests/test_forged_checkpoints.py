@@ -8,12 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from small import error_of, run
+from small import error_of, run, trainer
+from torch.optim import Adam
+
+from hsakd_pl.errors import UsageError
+from hsakd_pl.runs.states import check_optimizers
 
 
-def fit(*options: str, **trainer: Any) -> None:
+def fit(*options: str, **further: Any) -> None:
     limits = {"max_epochs": 2, "limit_train_batches": 4, "limit_val_batches": 1, "default_root_dir": "run"}
-    run("fit", *options, trainer={**limits, **trainer})
+    run("fit", *options, trainer={**limits, **further})
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +71,7 @@ FORGERIES: dict[str, Any] = {
     "transforms": True,
     "epoch": -1,
     "optimizer_states": [],
+    "optimizer_states/0/param_groups/0/foreach": torch.zeros(0),
 }
 
 
@@ -98,6 +103,20 @@ def test_forged_field_is_refused_on_resume(
     before = forged(place, FORGERIES[place])
     assert "last.ckpt" in error_of(capsys, lambda: fit("--ckpt_path", "last"))
     assert Path("run/last.ckpt").read_bytes() == before
+
+
+@pytest.mark.parametrize("value", [torch.zeros(2), [], {"x": 1}], ids=str)
+@pytest.mark.parametrize("option", ["foreach", "fused"])
+def test_forged_option_of_an_optimizer_without_a_value_is_refused(option: str, value: Any) -> None:
+    fitted = trainer()
+    optimizer = Adam([torch.zeros(2, requires_grad=True)])
+    fitted.strategy.optimizers = [optimizer]
+    state = deepcopy(optimizer.state_dict())
+    checkpoint = {"optimizer_states": [state], "lr_schedulers": []}
+    check_optimizers(fitted, checkpoint, "last.ckpt")
+    state["param_groups"][0][option] = value
+    with pytest.raises(UsageError, match=f"last.ckpt cannot be used.*param_groups.{option}"):
+        check_optimizers(fitted, checkpoint, "last.ckpt")
 
 
 def evaluate() -> None:

@@ -168,6 +168,9 @@ def check_optimizers(trainer: pl.Trainer, checkpoint: Mapping[str, Any], origin:
         same_groups = _sizes(state["param_groups"]) == _sizes(replaced["param_groups"])
         if not replaced.keys() <= state.keys() or not same_groups:
             raise _invalid(f"{place} has other groups of parameters", origin)
+        for group, replaced_group in zip(state["param_groups"], replaced["param_groups"], strict=True):
+            for name in [name for name, value in replaced_group.items() if value is None]:
+                _check(Option(), group.get(name), f"{place}.param_groups.{name}", origin)
         shapes = [parameter.shape for group in optimizer.param_groups for parameter in group["params"]]
         _check_moments(state["state"], shapes, f"{place}.state", origin)
     # StochasticWeightAveraging restores its schedule itself
