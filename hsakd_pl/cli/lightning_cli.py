@@ -16,7 +16,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_info
 
 from hsakd_pl.cli.arguments import NEEDED_BY, REPLACED_BY, UNUSED, check_effective, check_order, check_used
-from hsakd_pl.cli.configuration import CONFIG_FILE, ConfigWriter, changes, check_replaceable, options_of
+from hsakd_pl.cli.configuration import ConfigWriter, changes, check_replaceable, options_of
 from hsakd_pl.cli.help import describe_command
 from hsakd_pl.cli.mistakes import explain, first_and_last_line, unwrapped
 from hsakd_pl.cli.parser import Parser, program, resume_command, run_folder
@@ -326,7 +326,7 @@ class HSAKDCLI(LightningCLI):
         saved = saved_checkpoints(folder, "last")
         has_result = is_finished(folder / RESULT_FILE)
         if not saved and not has_result:
-            check_replaceable(folder / CONFIG_FILE)
+            check_replaceable(folder)
             return
         result = saved[0] if saved else folder / RESULT_FILE
         ckpt_path = self.config_init["fit"]["ckpt_path"]
