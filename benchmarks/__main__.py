@@ -19,6 +19,7 @@ from benchmarks.trees import Tree, checkout, earlier
 from benchmarks.turns import Trees, compare, compare_commands
 from benchmarks.variants import FORM, LOOPS, PRECISIONS, Variant, parse
 from hsakd_pl.errors import UsageError
+from hsakd_pl.files import local_path
 
 GROUPS = {"all": NAMED, "table": TABLE}
 SETTINGS = ("batch_size", "rounds", "steps", "busy")  # stored with a row
@@ -162,6 +163,7 @@ def with_busy(name: str, options: argparse.Namespace) -> str:
 def measure(options: argparse.Namespace) -> None:
     """Measure what the command line names, and print and write each row when it is finished."""
     measured = measured_command if options.command else measured_cases
+    options.out = local_path("--out", options.out)
     rows = {} if options.profile else results.read_replaceable(options.out)
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder, busy(options.busy):
         for short_name, numbers in measured(options, Path(folder)):
