@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from small import error_of, run, trainer
-from torch.optim import Adam
+from torch.optim import SGD, Adam, Optimizer, RMSprop
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.runs.states import check_optimizers
@@ -105,18 +105,47 @@ def test_forged_field_is_refused_on_resume(
     assert Path("run/last.ckpt").read_bytes() == before
 
 
+def check(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    fitted = trainer()
+    fitted.strategy.optimizers = [optimizer]
+    check_optimizers(fitted, {"optimizer_states": [state], "lr_schedulers": []}, "last.ckpt")
+
+
+OPTIMIZERS = {"SGD": SGD, "Adam": Adam, "RMSprop": RMSprop}
+
+
 @pytest.mark.parametrize("value", [torch.zeros(2), [], {"x": 1}], ids=str)
 @pytest.mark.parametrize("option", ["foreach", "fused"])
 def test_forged_option_of_an_optimizer_without_a_value_is_refused(option: str, value: Any) -> None:
-    fitted = trainer()
     optimizer = Adam([torch.zeros(2, requires_grad=True)])
-    fitted.strategy.optimizers = [optimizer]
     state = deepcopy(optimizer.state_dict())
-    checkpoint = {"optimizer_states": [state], "lr_schedulers": []}
-    check_optimizers(fitted, checkpoint, "last.ckpt")
+    check(optimizer, state)
     state["param_groups"][0][option] = value
-    with pytest.raises(UsageError, match=f"last.ckpt cannot be used.*param_groups.{option}"):
-        check_optimizers(fitted, checkpoint, "last.ckpt")
+    with pytest.raises(UsageError, match=rf"last.ckpt cannot be used.*param_groups\[0\]\.{option}"):
+        check(optimizer, state)
+
+
+@pytest.mark.parametrize(
+    ("kind", "option"),
+    [("SGD", "momentum"), ("SGD", "lr"), ("SGD", "dampening"), ("Adam", "betas"), ("RMSprop", "alpha")],
+)
+def test_missing_option_of_an_optimizer_is_refused(kind: str, option: str) -> None:
+    optimizer = OPTIMIZERS[kind]([torch.zeros(2, requires_grad=True)], lr=0.1)
+    state = deepcopy(optimizer.state_dict())
+    del state["param_groups"][0][option]
+    with pytest.raises(UsageError, match=rf"last.ckpt cannot be used.*param_groups\[0\]\.{option} is missing"):
+        check(optimizer, state)
+
+
+@pytest.mark.parametrize(
+    ("kind", "option"), [("SGD", "fused"), ("SGD", "maximize"), ("Adam", "foreach"), ("RMSprop", "capturable")]
+)
+def test_option_that_earlier_optimizers_lacked_may_be_missing(kind: str, option: str) -> None:
+    optimizer = OPTIMIZERS[kind]([torch.zeros(2, requires_grad=True)], lr=0.1)
+    state = deepcopy(optimizer.state_dict())
+    del state["param_groups"][0][option]
+    check(optimizer, state)
+    assert option not in state["param_groups"][0] and option in optimizer.param_groups[0]
 
 
 def evaluate() -> None:

@@ -5,12 +5,14 @@ optimizers and schedules are compared with the states of those that the resumed 
 """
 
 from collections.abc import Iterable, Mapping
+from copy import copy
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from packaging.version import InvalidVersion, Version
 from torch import Tensor
+from torch.optim import Optimizer
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files.schema import Anything, Fields, Items, Number, Plain, Schema, Text, Tuple
@@ -168,9 +170,7 @@ def check_optimizers(trainer: pl.Trainer, checkpoint: Mapping[str, Any], origin:
         same_groups = _sizes(state["param_groups"]) == _sizes(replaced["param_groups"])
         if not replaced.keys() <= state.keys() or not same_groups:
             raise _invalid(f"{place} has other groups of parameters", origin)
-        for group, replaced_group in zip(state["param_groups"], replaced["param_groups"], strict=True):
-            for name in [name for name, value in replaced_group.items() if value is None]:
-                _check(Option(), group.get(name), f"{place}.param_groups.{name}", origin)
+        _check_groups(optimizer, state["param_groups"], f"{place}.param_groups", origin)
         shapes = [parameter.shape for group in optimizer.param_groups for parameter in group["params"]]
         _check_moments(state["state"], shapes, f"{place}.state", origin)
     # StochasticWeightAveraging restores its schedule itself
@@ -183,6 +183,23 @@ def check_optimizers(trainer: pl.Trainer, checkpoint: Mapping[str, Any], origin:
 def _sizes(groups: list[Any]) -> list[int]:
     """Return the number of parameters in each group of an optimizer's state, -1 for what is not a group."""
     return [len(group["params"]) if isinstance(group.get("params"), list) else -1 for group in groups]
+
+
+def _check_groups(optimizer: Optimizer, groups: list[dict[str, Any]], place: str, origin: str) -> None:
+    """Raise UsageError for an option of a group that is missing, or that has a value which is not plain data.
+
+    Optimizers complete groups of earlier versions of PyTorch themselves, when they load a state.
+    """
+    loading = copy(optimizer)
+    loading.__setstate__({"state": {}, "param_groups": [dict(group) for group in groups]})
+    completed_groups = loading.param_groups
+    for number, (group, replaced) in enumerate(zip(completed_groups, optimizer.param_groups, strict=True)):
+        for name, value in replaced.items():
+            option = f"{place}[{number}].{name}"
+            if name not in group:
+                raise _invalid(f"{option} is missing", origin)
+            if value is None:
+                _check(Option(), group[name], option, origin)
 
 
 def _check_moments(moments: Any, shapes: list[torch.Size], place: str, origin: str) -> None:
