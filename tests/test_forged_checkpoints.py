@@ -3,13 +3,15 @@
 import sys
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pytorch_lightning.utilities.types import LRSchedulerConfig
 from small import error_of, run, trainer
-from torch.optim import SGD, Adam, Optimizer, RMSprop
+from torch.optim import SGD, Adam, Optimizer, RMSprop, lr_scheduler
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.runs.states import check_optimizers
@@ -39,7 +41,10 @@ def forge(place: str, value: Any) -> Callable[[dict[str, Any]], None]:
         *above, last = place.split("/")
         for name in above:
             content = content[_key(content, name)]
-        content[_key(content, last)] = value
+        if value is REMOVED:
+            del content[_key(content, last)]
+        else:
+            content[_key(content, last)] = value
 
     return change
 
@@ -51,6 +56,7 @@ def _key(content: Any, name: str) -> Any:
     return keys.get(name) if name in keys else next((key for key in content if str(key).startswith(name)), name)
 
 
+REMOVED = object()  # in place of a value: the field is removed
 PROGRESS = "loops/fit_loop/epoch_progress/current"
 FORGERIES: dict[str, Any] = {
     f"{PROGRESS}/processed": "x",
@@ -105,10 +111,11 @@ def test_forged_field_is_refused_on_resume(
     assert Path("run/last.ckpt").read_bytes() == before
 
 
-def check(optimizer: Optimizer, state: dict[str, Any]) -> None:
+def check(optimizer: Optimizer, state: dict[str, Any], schedule: Any = None, schedule_state: Any = None) -> None:
     fitted = trainer()
     fitted.strategy.optimizers = [optimizer]
-    check_optimizers(fitted, {"optimizer_states": [state], "lr_schedulers": []}, "last.ckpt")
+    fitted.strategy.lr_scheduler_configs = [] if schedule is None else [LRSchedulerConfig(schedule)]
+    check_optimizers(fitted, {"optimizer_states": [state], "lr_schedulers": [schedule_state]}, "last.ckpt")
 
 
 OPTIMIZERS = {"SGD": SGD, "Adam": Adam, "RMSprop": RMSprop}
@@ -146,6 +153,60 @@ def test_option_that_earlier_optimizers_lacked_may_be_missing(kind: str, option:
     del state["param_groups"][0][option]
     check(optimizer, state)
     assert option not in state["param_groups"][0] and option in optimizer.param_groups[0]
+
+
+def sequence(optimizer: Optimizer) -> lr_scheduler.LRScheduler:
+    parts = [lr_scheduler.ConstantLR(optimizer), lr_scheduler.CosineAnnealingLR(optimizer, T_max=4)]
+    return lr_scheduler.SequentialLR(optimizer, parts, milestones=[2])
+
+
+SCHEDULES: dict[str, Callable[[Optimizer], Any]] = {
+    "OneCycleLR": partial(lr_scheduler.OneCycleLR, max_lr=0.1, total_steps=20),
+    "CosineAnnealingLR": partial(lr_scheduler.CosineAnnealingLR, T_max=4),
+    "MultiStepLR": partial(lr_scheduler.MultiStepLR, milestones=[1, 2]),
+    "ReduceLROnPlateau": lr_scheduler.ReduceLROnPlateau,
+    "SequentialLR": sequence,
+}
+FORGED_SCHEDULES: list[tuple[str, str, Any]] = [
+    ("OneCycleLR", "_schedule_phases/0/end_step", REMOVED),
+    ("OneCycleLR", "_schedule_phases/0/start_lr", "x"),
+    ("OneCycleLR", "_anneal_func_type", "x"),
+    ("OneCycleLR", "_schedule_phases", []),
+    ("CosineAnnealingLR", "base_lrs", []),
+    ("CosineAnnealingLR", "last_epoch", REMOVED),
+    ("MultiStepLR", "milestones/1", REMOVED),
+    ("ReduceLROnPlateau", "mode", "maximum"),
+    ("ReduceLROnPlateau", "min_lrs", [0.0, 0.0]),
+    ("SequentialLR", "_schedulers/1/base_lrs", []),
+    ("SequentialLR", "_schedulers/1/last_epoch", REMOVED),
+]
+
+
+def saved_schedule(kind: str) -> tuple[Optimizer, Any, dict[str, Any]]:
+    """Return an optimizer and a schedule, and the state of the schedule after three steps."""
+    optimizer = SGD([torch.zeros(2, requires_grad=True)], lr=0.1, momentum=0.9)
+    stepped = SCHEDULES[kind](SGD([torch.zeros(2, requires_grad=True)], lr=0.1, momentum=0.9))
+    for _ in range(3):
+        stepped.optimizer.step()
+        stepped.step(*([1.0] if kind == "ReduceLROnPlateau" else []))
+    return optimizer, SCHEDULES[kind](optimizer), deepcopy(stepped.state_dict())
+
+
+@pytest.mark.parametrize(("kind", "place", "value"), FORGED_SCHEDULES)
+def test_forged_state_of_a_schedule_is_refused(kind: str, place: str, value: Any) -> None:
+    optimizer, schedule, state = saved_schedule(kind)
+    forge(place, value)(state)
+    with pytest.raises(UsageError, match=r"last.ckpt cannot be used.*lr_schedulers\[0\]"):
+        check(optimizer, optimizer.state_dict(), schedule, state)
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_state_of_a_schedule_of_an_earlier_version_is_accepted(kind: str) -> None:
+    optimizer, schedule, state = saved_schedule(kind)
+    for part in (state, *state.get("_schedulers", [])):
+        part.pop("_is_initial", None)
+        part.pop("_get_lr_called_within_step", None)
+    check(optimizer, optimizer.state_dict(), schedule, state)
 
 
 def evaluate() -> None:

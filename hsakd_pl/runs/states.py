@@ -177,7 +177,7 @@ def check_optimizers(trainer: pl.Trainer, checkpoint: Mapping[str, Any], origin:
     for number, (state, config) in enumerate(
         zip(checkpoint["lr_schedulers"], trainer.lr_scheduler_configs, strict=False)
     ):
-        _compare(state, config.scheduler.state_dict(), f"lr_schedulers[{number}]", origin)
+        _check_schedule(state, config.scheduler, f"lr_schedulers[{number}]", origin)
 
 
 def _sizes(groups: list[Any]) -> list[int]:
@@ -218,6 +218,37 @@ def _check_moments(moments: Any, shapes: list[torch.Size], place: str, origin: s
     mixed = [name for name, kind in kinds.items() if len(kind) > 1]
     if mixed:
         raise _invalid(f"{place}: {mixed[0]!s:.40} is missing for some parameters", origin)
+
+
+def _check_schedule(state: Any, schedule: Any, place: str, origin: str) -> None:
+    """Raise UsageError for a state of a schedule that another one of its kind cannot continue from.
+
+    Earlier versions of PyTorch lack some fields.
+    """
+    replaced = schedule.state_dict()
+    _compare(state, replaced, place, origin)
+    if "last_epoch" in replaced.keys() - state.keys():
+        raise _invalid(f"{place}.last_epoch is missing", origin)
+    for name in replaced.keys() & state.keys() - {"_schedulers"}:
+        _check_constant(state[name], replaced[name], f"{place}.{name}", origin)
+    schedules = getattr(schedule, "_schedulers", [])  # of SequentialLR and ChainedScheduler
+    for number, (inner_state, inner) in enumerate(zip(state.get("_schedulers", []), schedules, strict=False)):
+        _check_schedule(inner_state, inner, f"{place}._schedulers[{number}]", origin)
+
+
+def _check_constant(value: Any, replaced: Any, place: str, origin: str) -> None:
+    """Raise UsageError unless what a schedule never changes is the same: lengths of lists, names of fields, text."""
+    if isinstance(replaced, str) and value != replaced:
+        raise _invalid(f"{place} is {value!a:.40}", origin)
+    if isinstance(replaced, dict):
+        _compare(value, replaced, place, origin, complete=True)
+        for name in replaced:
+            _check_constant(value[name], replaced[name], f"{place}.{name}", origin)
+    elif isinstance(replaced, list):
+        if len(value) != len(replaced):
+            raise _invalid(f"{place} has {len(value)} entries, that of the run {len(replaced)}", origin)
+        for number, (item, replaced_item) in enumerate(zip(value, replaced, strict=True)):
+            _check_constant(item, replaced_item, f"{place}[{number}]", origin)
 
 
 def _compare(value: Any, replaced: Any, place: str, origin: str, complete: bool = False) -> None:
