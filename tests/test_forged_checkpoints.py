@@ -155,6 +155,49 @@ def test_option_that_earlier_optimizers_lacked_may_be_missing(kind: str, option:
     assert option not in state["param_groups"][0] and option in optimizer.param_groups[0]
 
 
+def stepped(*momenta: float, adaptive: bool = False) -> Optimizer:
+    """Return an optimizer of two parameters per group after a step."""
+    groups: list[dict[str, Any]] = [
+        {"params": [torch.ones(2, requires_grad=True) for _ in range(2)], "momentum": momentum} for momentum in momenta
+    ]
+    optimizer: Optimizer = SGD(groups, lr=0.1)
+    if adaptive:
+        optimizer = Adam([{"params": group["params"]} for group in groups])
+    for group in groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.ones(2)
+    optimizer.step()
+    return optimizer
+
+
+@pytest.mark.parametrize(
+    ("adaptive", "place", "value"),
+    [
+        (False, "state/0/momentum_buffer", REMOVED),
+        (False, "state/1/momentum_buffer", None),
+        (True, "state/1/exp_avg", REMOVED),
+        (True, "state/0/exp_avg_sq", None),
+        (True, "state/1/step", REMOVED),
+        (False, "param_groups", REMOVED),
+        (False, "state", REMOVED),
+    ],
+)
+def test_incomplete_state_of_an_optimizer_is_refused(adaptive: bool, place: str, value: Any) -> None:
+    optimizer = stepped(0.9, adaptive=adaptive)
+    state = deepcopy(optimizer.state_dict())
+    forge(place, value)(state)
+    with pytest.raises(UsageError, match=r"last.ckpt cannot be used.*optimizer_states\[0\]"):
+        check(optimizer, state)
+
+
+def test_groups_and_parameters_without_momentum_are_accepted() -> None:
+    optimizer = stepped(0.9, 0.0)
+    state = deepcopy(optimizer.state_dict())
+    check(optimizer, state)
+    del state["state"][1]  # of a parameter without a gradient so far
+    check(optimizer, state)
+
+
 def sequence(optimizer: Optimizer) -> lr_scheduler.LRScheduler:
     parts = [lr_scheduler.ConstantLR(optimizer), lr_scheduler.CosineAnnealingLR(optimizer, T_max=4)]
     return lr_scheduler.SequentialLR(optimizer, parts, milestones=[2])

@@ -83,6 +83,7 @@ STATES: dict[str, Schema] = {  # of this package's callbacks
 }
 # Entries of the states of PyTorch's optimizers that are tensors; others, such as the step, may be numbers
 MOMENTS = {"momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "grad_avg", "sum"}
+OF_ALL_PARAMETERS = {*MOMENTS, "step"}  # of a group, or of none of them
 COUNTS = {"epoch_progress", "epoch_loop.batch_progress", "epoch_loop.automatic_optimization.optim_progress"}
 PARTS: dict[str, Schema] = {  # of every checkpoint, where it has them
     "epoch": WHOLE,
@@ -167,12 +168,11 @@ def check_optimizers(trainer: pl.Trainer, checkpoint: Mapping[str, Any], origin:
         place = f"optimizer_states[{number}]"
         replaced = optimizer.state_dict()
         _compare(state, replaced, place, origin)
-        same_groups = _sizes(state["param_groups"]) == _sizes(replaced["param_groups"])
-        if not replaced.keys() <= state.keys() or not same_groups:
+        is_whole = replaced.keys() <= state.keys()
+        if not is_whole or _sizes(state["param_groups"]) != _sizes(replaced["param_groups"]):
             raise _invalid(f"{place} has other groups of parameters", origin)
         _check_groups(optimizer, state["param_groups"], f"{place}.param_groups", origin)
-        shapes = [parameter.shape for group in optimizer.param_groups for parameter in group["params"]]
-        _check_moments(state["state"], shapes, f"{place}.state", origin)
+        _check_moments(state["state"], optimizer, f"{place}.state", origin)
     # StochasticWeightAveraging restores its schedule itself
     for number, (state, config) in enumerate(
         zip(checkpoint["lr_schedulers"], trainer.lr_scheduler_configs, strict=False)
@@ -202,20 +202,25 @@ def _check_groups(optimizer: Optimizer, groups: list[dict[str, Any]], place: str
                 _check(Option(), group[name], option, origin)
 
 
-def _check_moments(moments: Any, shapes: list[torch.Size], place: str, origin: str) -> None:
-    """Raise UsageError unless each parameter's state has tensors of its shape or scalars, or None."""
-    kinds: dict[Any, set[bool]] = {}  # whether an entry is None, which it is for all parameters or for none
+def _check_moments(moments: Any, optimizer: Optimizer, place: str, origin: str) -> None:
+    """Raise UsageError unless each parameter's state has tensors of its shape or scalars, or None.
+
+    What one parameter of a group has, all others of the group that have a state have as well.
+    """
+    shapes = [parameter.shape for group in optimizer.param_groups for parameter in group["params"]]
+    groups = [number for number, group in enumerate(optimizer.param_groups) for _ in group["params"]]
+    kinds: dict[tuple[int, Any], set[bool]] = {}  # by group and name, whether an entry is None or missing
     for number, values in moments.items():
         is_parameter = isinstance(number, int) and 0 <= number < len(shapes) and isinstance(values, dict)
         if not is_parameter:
             raise _invalid(f"{place}: {number!s:.40} is not the state of a parameter", origin)
-        for name, value in values.items():
+        for name, value in (dict.fromkeys(OF_ALL_PARAMETERS) | values).items():
             is_tensor = isinstance(value, Tensor) and value.shape in (shapes[number], torch.Size())
             is_number = type(value) in (int, float, bool) and name not in MOMENTS
             if not is_tensor and not is_number and value is not None:
                 raise _invalid(f"{place}[{number}].{name!s:.40} does not fit the parameter", origin)
-            kinds.setdefault(name, set()).add(value is None)
-    mixed = [name for name, kind in kinds.items() if len(kind) > 1]
+            kinds.setdefault((groups[number], name), set()).add(value is None)
+    mixed = [name for (_, name), kind in kinds.items() if len(kind) > 1]
     if mixed:
         raise _invalid(f"{place}: {mixed[0]!s:.40} is missing for some parameters", origin)
 
