@@ -1,7 +1,6 @@
 """Measure the speed and memory of training on this machine, compared with a plain PyTorch loop or earlier commits."""
 
 import argparse
-import json
 import signal
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from benchmarks.trees import Tree, checkout, earlier
 from benchmarks.turns import Trees, compare, compare_commands
 from benchmarks.variants import FORM, LOOPS, PRECISIONS, Variant, parse
 from hsakd_pl.errors import UsageError
+from hsakd_pl.files import local_path
 
 GROUPS = {"all": NAMED, "table": TABLE}
 SETTINGS = ("batch_size", "rounds", "steps", "busy")  # stored with a row
@@ -60,7 +60,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--warmup", type=int, default=10, help="untimed steps, after the first")
     options.add_argument("--rounds", type=int, default=3, help="number of turns of each loop or command")
     options.add_argument("--images", type=int, default=50_000, help="number of images of noise (32 x 32)")
-    options.add_argument("--out", type=Path, default=Path("results.json"), help="JSON file")
+    options.add_argument(
+        "--out", type=Path, default=Path("results.json"), help="JSON file, in which rows of other names remain"
+    )
     options.add_argument(
         "--store", action="store_true", help="keep the numbers in benchmarks/results and the documents"
     )
@@ -161,7 +163,8 @@ def with_busy(name: str, options: argparse.Namespace) -> str:
 def measure(options: argparse.Namespace) -> None:
     """Measure what the command line names, and print and write each row when it is finished."""
     measured = measured_command if options.command else measured_cases
-    rows: dict[str, results.Row] = {}
+    options.out = local_path("--out", options.out)
+    rows = {} if options.profile else results.read_replaceable(options.out)
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder, busy(options.busy):
         for short_name, numbers in measured(options, Path(folder)):
             name = with_busy(short_name, options)
@@ -169,7 +172,7 @@ def measure(options: argparse.Namespace) -> None:
             environment = {"device": device_name(options.device), "date": time.strftime("%Y-%m-%d")}
             environment |= {setting: getattr(options, setting) for setting in SETTINGS}
             rows[name] = numbers | {"environment": environment}
-            options.out.write_text(json.dumps(rows, indent=1))
+            results.write(options.out, rows)
             print(f"{options.out}: all numbers")
             if options.store:
                 for path in [results.store(name, rows[name]), *results.render()]:

@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.trees import CHECKOUT
+from hsakd_pl.errors import UsageError
+from hsakd_pl.files import read_text, replacing
+from hsakd_pl.files.schema import parse_json
 
 RESULTS = Path(__file__).parent / "results"
 MARKS = ("<!-- measurements: python -m benchmarks render -->", "<!-- end of measurements -->")
@@ -24,14 +27,38 @@ def read(path: Path) -> dict[str, Row]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
+def read_replaceable(path: Path) -> dict[str, Row]:
+    """Return the rows that an earlier benchmark wrote, which a new one may replace; none if the file does not exist.
+
+    Raises UsageError for a file that no benchmark wrote.
+    """
+    if not path.exists():
+        return {}
+    try:
+        rows = parse_json(read_text(path))
+    except ValueError:  # a UsageError as well
+        rows = None
+    is_row = [isinstance(row, dict) and isinstance(row.get("environment"), dict) for row in _values(rows)]
+    if not is_row or not all(is_row):
+        raise UsageError(f"--out: {path} exists and was not written by a benchmark: name another file")
+    return rows
+
+
+def _values(content: Any) -> list[Any]:
+    return [*content.values()] if isinstance(content, dict) else []
+
+
+def write(path: Path, rows: dict[str, Row]) -> None:
+    """Write rows to a file, which is complete or as it was."""
+    with replacing(path) as file:
+        file.write(json.dumps(rows, indent=1) + "\n")
+
+
 def store(name: str, row: Row) -> Path:
     """Keep a row, without the times of single steps, in the device's file; it replaces the earlier row of its name."""
     path = path_of(row["environment"]["device"])
     stored = read(path) | {name: {variant: without(numbers, "step_ms") for variant, numbers in row.items()}}
-    path.parent.mkdir(exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(dict(sorted(stored.items())), indent=1) + "\n")
-    unfinished.replace(path)
+    write(path, dict(sorted(stored.items())))
     return path
 
 
@@ -51,7 +78,9 @@ def render() -> list[Path]:
     """Write the tables into the documents; returns their paths."""
     documents = {CHECKOUT / "benchmarks" / "README.md": long_table, CHECKOUT / "docs" / "speed.md": short_table}
     for path, table in documents.items():
-        path.write_text(rendered(path.read_text(), table))
+        text = rendered(path.read_text(), table)
+        with replacing(path) as file:
+            file.write(text)
     return list(documents)
 
 

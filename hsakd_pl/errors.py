@@ -56,10 +56,11 @@ def counted(number: int, noun: str) -> str:
         noun: what they are called, in the singular.
 
     Examples:
-        >>> counted(1, "epoch"), counted(2000, "class")
-        ('1 epoch', '2,000 classes')
+        >>> counted(1, "image"), counted(2000, "class"), counted(2, "batch"), counted(2, "epoch")
+        ('1 image', '2,000 classes', '2 batches', '2 epochs')
     """
-    plural = f"{noun}es" if noun.endswith(("s", "ch", "x")) else f"{noun}s"
+    hisses = noun.endswith(("s", "ch", "x")) and not noun.endswith("epoch")
+    plural = f"{noun}es" if hisses else f"{noun}s"
     return f"{number:,} {noun if number == 1 else plural}"
 
 

@@ -207,6 +207,7 @@ def test_weight_file_replaces_teacher_run(name: str, tmp_path: Path) -> None:
         ("digits/kd_{teacher}-{student}", "digits/kd_{teacher}-{peer}", "recipe has to be"),
         ("hsakd_pl.methods.KDModule", "", "class has to name"),
         (",,,99.0", ",,99.0", "line 2 has not as many cells"),
+        (",,,99.0", ",,,", "line 2 has no pair"),
         ("99.0", '"99.0"x', "not valid CSV"),
         ("image_size: 16,,95", "lr: {peer},,95", "{peer} is not one of {teacher}, {student}, {folder}"),
         ("digits/kd_{teacher}-{student}", "digits/{peer}_{teacher}", "{peer} is not one of"),

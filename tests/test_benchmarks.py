@@ -165,6 +165,40 @@ def test_failing_command_ends_with_its_last_words(tmp_path: Path, capsys: pytest
     assert "status 1" in error and "no such data" in error
 
 
+COMMAND = ["--command", "python -c pass"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ['{"accuracy": 0.5}', "[]", "{}", "", "notes", '{"a": {"environment": 1}}', '{"a": {"environment": {}}, "b": 1}'],
+)
+def test_file_that_no_benchmark_wrote_is_not_replaced(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(content)
+    with pytest.raises(SystemExit) as end:
+        run(tmp_path, *COMMAND)
+    assert end.value.code == 2 and "was not written by a benchmark" in capsys.readouterr().err
+    assert path.read_text() == content
+
+
+def test_rows_of_other_names_remain(tmp_path: Path) -> None:
+    assert [*run(tmp_path, *COMMAND)] == ["python -c pass"]
+    before = run(tmp_path, "--command", "python -c 1")
+    assert [*before] == ["python -c pass", "python -c 1"]
+    after = run(tmp_path, *COMMAND)
+    assert after["python -c 1"] == before["python -c 1"] and after["python -c pass"] != before["python -c pass"]
+
+
+def test_stored_rows_replace_no_other_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    other = tmp_path / "any-cpu-avx2.unfinished"
+    other.write_text("notes")
+    results.store("student:a-b batch 4", row("a", ["plain"]))
+    assert other.read_text() == "notes" and len(list(tmp_path.iterdir())) == 2
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_benchmark_leaves_no_process(how: signal.Signals, tmp_path: Path) -> None:
     pids = tmp_path / "pids"

@@ -10,7 +10,9 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from small import error_of, history, run
+from torch.utils.data import DataLoader, TensorDataset
 
+from hsakd_pl.cli.main import main
 from hsakd_pl.records.formats import read_row
 
 LIMITS = {"limit_train_batches": 4, "limit_val_batches": 1}  # 4 steps per epoch
@@ -182,6 +184,100 @@ def test_extension_that_trains_nothing_leaves_the_result(capsys: pytest.CaptureF
     before = Path("run/result.json").read_bytes()
     error_of(capsys, lambda: fit("--ckpt_path", "last", max_epochs=2, callbacks=[TIMER]))
     assert Path("run/result.json").read_bytes() == before
+
+
+NOTHING_TO_TRAIN: dict[str, tuple[dict[str, Any], str]] = {
+    "no batches": ({"limit_train_batches": 0}, "trainer.limit_train_batches is 0"),
+    "no part of an epoch": ({"limit_train_batches": 0.0}, "trainer.limit_train_batches is 0"),
+    "no epochs": ({"max_epochs": 0}, "trainer.max_epochs is 0"),
+    "no steps": ({"max_steps": 0}, "trainer.max_steps is 0"),
+    "no checkpoints either": ({"limit_train_batches": 0, "enable_checkpointing": False}, "limit_train_batches is 0"),
+    "barebones": ({"max_epochs": 0, "barebones": True}, "trainer.max_epochs is 0"),
+    "a callback": (stop("on_train_start", 0), "a callback stopped it before its first step"),
+}
+
+
+@pytest.mark.parametrize("name", NOTHING_TO_TRAIN)
+def test_fit_without_anything_to_train_raises(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options, said = NOTHING_TO_TRAIN[name]
+    assert said in error_of(capsys, lambda: run("fit", trainer=LIMITS | {"default_root_dir": "run"} | options))
+    assert not Path("run/result.json").exists() and not Path("run/last.ckpt").exists()
+
+
+class Empty(pl.LightningDataModule):
+    """Provide a training loader without batches."""
+
+    num_classes = 10
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(TensorDataset(torch.zeros(0, 3, 8, 8), torch.zeros(0, dtype=torch.long)))
+
+
+def test_fit_on_an_empty_loader_raises(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--data", "test_budgets.Empty", "--model.network", "resnet8", "--trainer.accelerator", "cpu"]
+    message = error_of(capsys, lambda: main(["fit", "--model", "hsakd_pl.BaselineModule", *options]))
+    assert "the training loader has no batches" in message
+
+
+def test_unfinished_run_without_batches_raises_when_resumed(capsys: pytest.CaptureFixture[str]) -> None:
+    fit(**stop("on_train_batch_end", 2))
+    before = Path("run/result.json").read_bytes()
+    message = error_of(capsys, lambda: fit("--ckpt_path", "last", limit_train_batches=0))
+    assert "the run has 2 of 8 steps, in 0 complete epochs, but trainer.limit_train_batches is 0" in message
+    assert Path("run/result.json").read_bytes() == before
+
+
+def test_trial_has_batches_whatever_the_limits() -> None:
+    run("fit", trainer={"limit_train_batches": 0, "fast_dev_run": True, "default_root_dir": "trial"})
+    assert not Path("trial").exists()
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_evaluation_of_no_batches_raises(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    option = {"validate": "val"}.get(command, command)
+    limit = f"limit_{option}_batches"
+    message = error_of(
+        capsys, lambda: run(command, "--model.weights", "random", trainer={limit: 0, "limit_train_batches": 1.0})
+    )
+    assert message.startswith(f"trainer.{limit} is 0")
+
+
+NEVER_VALIDATED: dict[str, tuple[dict[str, Any], str]] = {
+    "epochs": ({"check_val_every_n_epoch": 3}, "check_val_every_n_epoch 3"),
+    "batches": ({"check_val_every_n_epoch": None, "val_check_interval": 9}, "val_check_interval 9"),
+    "epochs of steps": (
+        {"check_val_every_n_epoch": 3, "max_epochs": -1, "max_steps": 8},
+        "check_val_every_n_epoch 3",
+    ),
+    "batches of steps": (
+        {"check_val_every_n_epoch": None, "val_check_interval": 9, "accumulate_grad_batches": 2}
+        | {"max_epochs": -1, "max_steps": 4},
+        "val_check_interval 9",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NEVER_VALIDATED)
+def test_validation_after_the_end_of_a_fit_raises(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options, said = NEVER_VALIDATED[name]
+    message = error_of(capsys, lambda: fit(**options))
+    assert f"trainer.{said} has no effect: the fit ends before its first validation" in message
+    assert not Path("run/last.ckpt").exists() and not Path("run/config.yaml").exists()
+
+
+def test_validation_in_the_last_epoch_or_switched_off_is_accepted() -> None:
+    assert fit(check_val_every_n_epoch=2)["last_val_step"] == 8
+    assert fit(check_val_every_n_epoch=9, limit_val_batches=0, folder="off")["last_val_step"] is None
+    run("fit", trainer={"check_val_every_n_epoch": 9, "fast_dev_run": True})
+
+
+def test_finished_fit_that_was_never_validated_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    fit(max_steps=3)
+    assert "ended before its first validation" in caplog.text
+    caplog.clear()
+    fit("--ckpt_path", "last", max_steps=4)
+    fit(max_epochs=1, limit_val_batches=0, folder="off")
+    assert "ended before its first validation" not in caplog.text
 
 
 def test_used_up_time_is_an_error_when_resumed(capsys: pytest.CaptureFixture[str]) -> None:

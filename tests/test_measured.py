@@ -450,6 +450,19 @@ def test_fit_does_not_replace_a_configuration_of_its_user(
     assert path.read_text() == text
 
 
+@pytest.mark.parametrize("name", ["metrics.csv", "curves.png", "best.ckpt"])
+def test_fit_does_not_replace_a_file_that_no_run_wrote(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    path = Path("run", name)
+    path.write_text("mine")
+    message = error_of(capsys, lambda: run("fit", trainer={"default_root_dir": "run"}))
+    assert message.startswith(f"run/{name} was not written by a run, and the fit would replace it")
+    assert [*Path("run").iterdir()] == [path] and path.read_text() == "mine"
+
+
 def test_fit_replaces_the_configuration_of_a_run_that_left_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,6 +86,11 @@ def test_table_with_repeated_column_or_without_lines_raises(capsys: pytest.Captu
     assert message.startswith("mine.csv: the column resnet14-resnet8 appears more than once")
     table()
     assert "no line after its header" in error_of(capsys, lambda: main(["bench", "mine.csv", "--list"]))
+    table(KD.replace("KD", "(KD)", 1))
+    assert "all methods are in parentheses" in error_of(capsys, lambda: main(["bench", "mine.csv", "--list"]))
+    table(KD, header=HEADER.rpartition(",")[0])
+    message = error_of(capsys, lambda: main(["bench", "mine.csv", "--list"]))
+    assert message.startswith("mine.csv, line 2 has")
 
 
 @pytest.mark.parametrize(

@@ -195,3 +195,10 @@ def test_sweep_tests_with_the_options_of_its_fits() -> None:
     options = ["--trainer.max_epochs=2", "--trainer.default_root_dir=sweep", "--model.init_args.weights"]
     main(["sweep", "--seeds", "1", "--config", "config.yaml", *options, str(folder / "last.ckpt")])
     assert Path("sweep/seed1/test.json").exists()
+
+
+def test_sweep_without_test_batches_trains_only() -> None:
+    Path("config.yaml").write_text(FILE)
+    options = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.limit_test_batches=0"]
+    main(["sweep", "--seeds", "1", "--config", "config.yaml", *options, "--trainer.default_root_dir=sweep"])
+    assert Path("sweep/seed1/result.json").exists() and not Path("sweep/seed1/test.json").exists()

@@ -138,6 +138,42 @@ def test_callbacks_given_in_python_are_named_by_their_class() -> None:
     ]
 
 
+class Cosine(BaselineModule):
+    """A module of a user with an optimizer and a schedule of its own."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=self.lr)
+        return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=2)]
+
+
+SGD = ["--optimizer", "torch.optim.SGD", "--optimizer.lr", "0.1"]
+FORGETFUL: dict[str, tuple[list[str], str]] = {
+    "cosine": ([*SGD, "--lr_scheduler", "CosineAnnealingLR", "--lr_scheduler.T_max", "2"], "CosineAnnealingLR"),
+    "one cycle": (
+        [*SGD, "--lr_scheduler", "OneCycleLR", "--lr_scheduler.max_lr", "0.1", "--lr_scheduler.total_steps", "4"],
+        "OneCycleLR",
+    ),
+    "own module": (["--model", "test_training_callbacks.Cosine"], "CosineAnnealingLR"),
+}
+
+
+@pytest.mark.parametrize("name", FORGETFUL)
+def test_schedule_that_forgets_the_found_rate_raises(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options, schedule = FORGETFUL[name]
+    short = {**RATE_FINDER, "init_args": {"num_training_steps": 3}}
+    message = error_of(capsys, lambda: fit(*options, used=[short]))
+    assert f"LearningRateFinder leaves {schedule} at the learning rate before the search" in message
+    assert not list(Path("runs/a").iterdir())
+
+
+def test_relative_schedule_of_the_command_line_is_accepted_after_a_search() -> None:
+    options = [*SGD, "--lr_scheduler", "StepLR", "--lr_scheduler.step_size", "1"]
+    found = fit(*options, used=[RATE_FINDER], limit_train_batches=30)["protocol"]["found"]
+    assert torch.load("runs/a/last.ckpt")["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(
+        found["model.init_args.lr"] / 10
+    )
+
+
 def test_found_learning_rate_is_recorded_and_kept_on_resume(capsys: pytest.CaptureFixture[str]) -> None:
     first = fit(used=[RATE_FINDER], limit_train_batches=30)
     found = first["protocol"]["lr"]

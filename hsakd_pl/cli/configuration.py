@@ -15,10 +15,12 @@ from hsakd_pl.errors import UsageError
 from hsakd_pl.files import read_text, replacing
 from hsakd_pl.files.careful import load_yaml
 from hsakd_pl.modules.trainers import is_trial
+from hsakd_pl.records.formats import HISTORY_FILE
 from hsakd_pl.records.options import rule_of
 
 CONFIG_FILE = "config.yaml"  # Lightning's name for it
 COMPLETE = {"seed_everything", "trainer", "model", "data", "ckpt_path"}  # what the file of every run contains
+WRITTEN = ("best.ckpt", HISTORY_FILE, "curves.png")  # by a fit, after its configuration
 MODE = "strict yaml"  # name under which jsonargparse finds the package's reader
 
 
@@ -97,17 +99,30 @@ class ConfigWriter(SaveConfigCallback):
             file.write(dump(self.parser, self.config))
 
 
-def check_replaceable(path: Path) -> None:
-    """Raise UsageError if a ``config.yaml`` was written by its user, and not by a run that was ended at once."""
+def check_replaceable(folder: Path) -> None:
+    """Raise UsageError if a fit would replace files in a folder that no run wrote.
+
+    A run writes its configuration first. One that was ended at once leaves nothing else.
+    """
+    path = folder / CONFIG_FILE
+    if not path.exists():
+        for name in WRITTEN:
+            if (folder / name).exists():
+                raise _foreign(folder / name, "was not written by a run")
+        return
     try:
-        content = load_yaml(read_text(path)) if path.exists() else dict.fromkeys(COMPLETE)
+        content = load_yaml(read_text(path))
     except yaml.YAMLError:
         content = None
     if not isinstance(content, dict) or not content.keys() >= COMPLETE:
-        raise UsageError(
-            f"{path} is not the configuration of a run, which would replace it: rename it, or name another folder with "
-            "--trainer.default_root_dir"
-        )
+        raise _foreign(path, "is not the configuration of a run")
+
+
+def _foreign(path: Path, reason: str) -> UsageError:
+    return UsageError(
+        f"{path} {reason}, and the fit would replace it: rename it, or name another folder with "
+        "--trainer.default_root_dir"
+    )
 
 
 def dump(parser: Any, config: Namespace) -> str:

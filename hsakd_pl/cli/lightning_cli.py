@@ -16,7 +16,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_info
 
 from hsakd_pl.cli.arguments import NEEDED_BY, REPLACED_BY, UNUSED, check_effective, check_order, check_used
-from hsakd_pl.cli.configuration import CONFIG_FILE, ConfigWriter, changes, check_replaceable, options_of
+from hsakd_pl.cli.configuration import ConfigWriter, changes, check_replaceable, options_of
 from hsakd_pl.cli.help import describe_command
 from hsakd_pl.cli.mistakes import explain, first_and_last_line, unwrapped
 from hsakd_pl.cli.parser import Parser, program, resume_command, run_folder
@@ -40,6 +40,7 @@ from hsakd_pl.runs.callbacks import (
     check_callbacks,
     check_counts,
     check_distinct,
+    check_not_empty,
     check_resumable,
     explain_part,
     explain_stop,
@@ -181,6 +182,10 @@ class HSAKDCLI(LightningCLI):
         """Raise UsageError for an option of the command line that an evaluation does not use."""
         check_used(self.arguments, str(self.subcommand), self._get(self.config, "ckpt_path"))
 
+    def _check_limits(self) -> None:
+        """Raise UsageError for a limit with which an evaluation covers nothing."""
+        check_not_empty(self.trainer, str(self.subcommand))
+
     def _value_of(self, option: str) -> Any:
         """Return the value of an option of the configuration, the trainer or the model; None if it is not set."""
         part, _, name = option.partition(".")
@@ -303,9 +308,11 @@ class HSAKDCLI(LightningCLI):
                 raise UsageError(f"cache_features is for a LinearProbeModule, not for {type(self.model).__name__}")
             self.datamodule = FeatureDataModule(self.datamodule, self.model.encode)
         check_callbacks(self.trainer, self.model)
+        ckpt_path = self.config_init["fit"]["ckpt_path"]
+        if ckpt_path is None:  # a resumed run may have nothing left to train
+            check_not_empty(self.trainer, "fit")
         if not is_trial(self.trainer) and not self.trainer.barebones:
             self._check_folder()
-        ckpt_path = self.config_init["fit"]["ckpt_path"]
         if ckpt_path is not None and self.trainer.checkpoint_callback is not None:
             checkpoint = read_checkpoint(Path(ckpt_path), training=True)
             check_states(self.trainer, checkpoint, f"ckpt_path {ckpt_path}")
@@ -319,7 +326,7 @@ class HSAKDCLI(LightningCLI):
         saved = saved_checkpoints(folder, "last")
         has_result = is_finished(folder / RESULT_FILE)
         if not saved and not has_result:
-            check_replaceable(folder / CONFIG_FILE)
+            check_replaceable(folder)
             return
         result = saved[0] if saved else folder / RESULT_FILE
         ckpt_path = self.config_init["fit"]["ckpt_path"]
@@ -363,7 +370,8 @@ class HSAKDCLI(LightningCLI):
             self.result.changes.append({"option": option, "from": old, "to": new, "epoch": epoch, "step": step})
 
     def before_test(self) -> None:
-        """Raise UsageError unless the network is trained, or explicitly untrained."""
+        """Raise UsageError unless the network is trained, or explicitly untrained, and something is evaluated."""
+        self._check_limits()
         if self._get(self.config_init, "ckpt_path") is not None:
             return
         if self.model.hparams.get("weights") is None:

@@ -7,6 +7,7 @@ compared with the classes they name to find the option, what it may have been me
 import inspect
 import os
 import pkgutil
+import sys
 import traceback
 from argparse import ArgumentError
 from collections.abc import Iterable, Iterator
@@ -34,6 +35,7 @@ BASES: dict[str, type] = {  # of the options whose value is a class
     "callbacks": pl.Callback,
     "logger": Logger,
 }
+MADE_BY_FUNCTIONS = ("optimizer", "lr_scheduler")
 PROVIDED = {  # required options that the data module, the model or the run sets
     "model": ("num_classes",),
     "optimizer": ("params",),
@@ -126,9 +128,18 @@ def _check_value(place: Place, name: str, value: Any) -> None:
             _check_value(place, name, item)
     elif isinstance(value, dict) and CLASS_PATH in value:
         options = {key: option for key, option in value.items() if key != CLASS_PATH}
-        _check_options(place, _load_class(place, name, str(value[CLASS_PATH])), options)
+        _check_class(place, name, str(value[CLASS_PATH]), options)
     elif isinstance(value, str) and name in BASES and not os.path.exists(value):
-        _check_options(place, _load_class(place, name, value), {})
+        _check_class(place, name, value, {})
+
+
+def _check_class(place: Place, name: str, path: str, options: dict[str, Any]) -> None:
+    """Check an import path and the options of the class there; functions can make optimizers and schedules."""
+    kind = _load_class(place, name, path)
+    if isinstance(kind, type):
+        _check_options(place, kind, options)
+    elif name in BASES and name not in MADE_BY_FUNCTIONS:
+        raise UsageError(f"{place.option}: {path} is not a class: name a subclass of {BASES[name].__name__}")
 
 
 def _check_options(place: Place, kind: type, options: dict[str, Any]) -> None:
@@ -177,6 +188,8 @@ def _load_class(place: Place, name: str, path: str) -> Any:
     module_name, _, class_name = path.rpartition(".")
     if not module_name:
         return _class_by_name(place, BASES.get(name, object), path)
+    if not all(path.split(".")):
+        raise UsageError(f"{place.option}: {path} is not an import path: write PACKAGE.MODULE.CLASS")
     module = _load_module(place, path, module_name)
     if not hasattr(module, class_name):
         public = [attribute for attribute in dir(module) if not attribute.startswith("_")]
@@ -205,7 +218,7 @@ def _load_module(place: Place, path: str, name: str) -> Any:
         where = "in the working folder, PYTHONPATH and the environment"
     if name == "pl_bolts":
         import_module("hsakd_pl.integrations.bolts")  # raises the error that says how to install it
-    if (package and not searched) or find_spec(name) is None:
+    if (package and not searched) or not _is_module(name):
         names = (module.name for module in pkgutil.iter_modules(searched))
         hint = did_you_mean(child, names, f"{package}." if package else "") or "check the import path"
         raise UsageError(f"{place.option}: {path}: there is no module {name} {where}: {hint}".strip())
@@ -213,6 +226,11 @@ def _load_module(place: Place, path: str, name: str) -> Any:
         return import_module(name)
     except ModuleNotFoundError as error:
         raise UsageError(f"{place.option}: {path} cannot be imported: {error}; install what is missing") from error
+
+
+def _is_module(name: str) -> bool:
+    """Return True if a module can be imported, or has been, such as ``__main__``."""
+    return name in sys.modules or find_spec(name) is not None
 
 
 def _subclasses(base: type) -> Iterator[type]:

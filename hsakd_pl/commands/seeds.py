@@ -52,6 +52,9 @@ class TestOfFit(HSAKDCLI):
     def _check_used(self) -> None:
         """Accept all options."""
 
+    def _check_limits(self) -> None:
+        """Accept a limit of 0, with which a sweep trains without testing."""
+
 
 def recipe_folder(fit_options: list[str]) -> Path:
     """Return the folder in which these options of ``fit`` put a run; raises UsageError if they name none."""

@@ -69,6 +69,35 @@ def check_minimum(trainer: pl.Trainer, planned: int | None) -> None:
             )
 
 
+def check_validations(trainer: pl.Trainer, max_epochs: int, max_steps: int) -> None:
+    """Raise UsageError if the epoch of the first validation is beyond the end of a fit.
+
+    Args:
+        trainer: trainer of the fit.
+        max_epochs: number of epochs of the fit, -1 for no limit.
+        max_steps: number of optimizer steps of the fit, -1 for no limit. It counts if there is no limit of epochs: with
+            both it is a part of a fit that is resumed later.
+    """
+    option = "check_val_every_n_epoch"
+    interval: float | None = trainer.check_val_every_n_epoch
+    if interval is None:  # batches across epochs; None for a time
+        option = "val_check_interval"
+        interval = trainer.val_check_batch
+    if not trainer.enable_validation or interval is None or not math.isfinite(interval):
+        return
+    batches = trainer.num_training_batches if option == "val_check_interval" else 1
+    epochs_before = int((interval - 1) // batches)
+    is_beyond = epochs_before >= max_epochs != -1
+    if max_epochs == -1 and max_steps != -1:
+        steps_before = steps_of_epochs(trainer, range(min(epochs_before, max_steps)))  # each epoch has a step or more
+        is_beyond = steps_before is not None and steps_before >= max_steps
+    if is_beyond:
+        raise UsageError(
+            f"trainer.{option} {interval} has no effect: the fit ends before its first validation; lower it, or set "
+            "trainer.limit_val_batches 0 to train without validations"
+        )
+
+
 def is_whole_epoch(trainer: pl.Trainer) -> bool:
     """Return True if the current epoch has trained on its last batch."""
     progress: Any = trainer.fit_loop.epoch_loop.batch_progress  # which is declared as one without these counts

@@ -84,6 +84,8 @@ def read_table(path: str | Path, recipes: Mapping[str, Recipe] = RECIPES) -> Tab
     for number, line in enumerate(lines, 2):
         if None in line.values() or None in line:
             raise UsageError(f"{path}, line {number} has not as many cells as the first line")
+        if not any(line[pair] for pair in pairs):
+            raise UsageError(f"{path}, line {number} has no pair: write - below a pair without a published number")
         for pair in pairs:
             if line[pair]:
                 _read_cell(table, line, pair, recipes, f"{path}, line {number}, {pair}")

@@ -15,7 +15,13 @@ from pytorch_lightning.utilities import rank_zero_info
 from hsakd_pl.errors import UsageError, counted
 from hsakd_pl.files import replacing
 from hsakd_pl.files.weights import read_weights, weights_digest
-from hsakd_pl.modules.budget import check_minimum, is_whole_epoch, planned_steps, steps_of_epochs
+from hsakd_pl.modules.budget import (
+    check_minimum,
+    check_validations,
+    is_whole_epoch,
+    planned_steps,
+    steps_of_epochs,
+)
 from hsakd_pl.modules.trainers import callbacks_of, is_trial
 from hsakd_pl.recipes import recipe_of
 from hsakd_pl.records.callbacks import Configured, training_callbacks, tuned_values
@@ -148,6 +154,7 @@ class ResultWriter(pl.Callback):
             trainer, self.max_epochs, self.max_steps, self.ended_epochs, self.ended_steps
         )
         check_minimum(trainer, self.planned_steps)
+        check_validations(trainer, self.max_epochs, self.max_steps)
         self._since_start = time.monotonic()
         self._since_batch = self._since_start  # a resumed epoch has no start of its own
 
@@ -187,6 +194,11 @@ class ResultWriter(pl.Callback):
             self.metrics = self.val_metrics | finite(trainer.callback_metrics)
             if not finished:
                 rank_zero_info(f"The run is unfinished: it has {self._progress(trainer)}")
+            elif self.last_val_step is None and trainer.enable_validation:
+                rank_zero_info(
+                    "The run ended before its first validation, and its row has no validation accuracy: raise "
+                    "trainer.max_epochs or max_steps, or validate more often"
+                )
         else:
             self._explain_no_training(trainer, finished)
         if self._trained or (self.metrics and not is_finished(self.path)):
@@ -214,13 +226,15 @@ class ResultWriter(pl.Callback):
         return f"{steps}, in {counted(self._epochs(trainer), 'complete epoch')}"
 
     def _explain_no_training(self, trainer: pl.Trainer, finished: bool) -> None:
-        """Log why nothing was trained; raise UsageError if a callback keeps the run from finishing."""
+        """Log why nothing was trained; raise UsageError unless the run is resumed and has nothing left to train."""
+        has_batches = trainer.limit_train_batches != 0 and trainer.num_training_batches != 0
+        is_stopped = trainer.should_stop or not (has_batches or is_finished(self.path))
         if stopped_early(trainer):
             rank_zero_info(
                 f"Nothing is left to train: early stopping ended the run after {self._progress(trainer)}; to train "
                 "further, remove EarlyStopping from trainer.callbacks"
             )
-        elif finished or not trainer.should_stop:
+        elif trainer.ckpt_path is not None and (finished or not is_stopped):
             rank_zero_info(f"Nothing is left to train: the run has its {counted(self._epochs(trainer), 'epoch')}")
         else:
             raise UsageError(f"the run has {self._progress(trainer)}, but {_stopping_option(trainer)}")
@@ -330,7 +344,11 @@ def stopped_early(trainer: pl.Trainer) -> bool:
 
 
 def _stopping_option(trainer: pl.Trainer) -> str:
-    """Return which callback stops a fit before its first step, and the remedy."""
+    """Return what stops a fit before its first step, and the remedy."""
+    if trainer.limit_train_batches == 0:
+        return "trainer.limit_train_batches is 0: raise it, or leave it out"
+    if trainer.num_training_batches == 0:
+        return "the training loader has no batches: check the data"
     for callback in callbacks_of(trainer):
         left = callback.time_remaining() if isinstance(callback, Timer) else None
         if left is not None and left <= 0:

@@ -41,6 +41,13 @@ NEVER: dict[type[pl.Callback], str] = {
 BETWEEN_EPOCHS: tuple[type[pl.Callback], ...] = (StochasticWeightAveraging,)
 
 
+# By command, the options of the trainer that limit what it covers
+LIMITS = {
+    "fit": ("limit_train_batches", "max_epochs", "max_steps"),
+    "validate": ("limit_val_batches",),
+    "test": ("limit_test_batches",),
+    "predict": ("limit_predict_batches",),
+}
 # Schedules that multiply the rate of the step before, and do not know that of the start
 RELATIVE_SCHEDULES = ("ExponentialLR", "MultiStepLR", "MultiplicativeLR", "ReduceLROnPlateau", "StepLR")
 
@@ -101,6 +108,13 @@ def check_counts(options: Any) -> None:
     require(clip is None or clip >= 0, "trainer.gradient_clip_val", clip, "at least 0")
 
 
+def check_not_empty(trainer: pl.Trainer, command: str) -> None:
+    """Raise UsageError for a limit of 0, with which a command would end well without having done anything."""
+    for option in LIMITS[command]:
+        if getattr(trainer, option) == 0:
+            raise UsageError(f"trainer.{option} is 0, with which {command} does nothing: raise it, or leave it out")
+
+
 def check_distinct(callbacks: Iterable[pl.Callback]) -> None:
     """Raise UsageError for two callbacks whose states checkpoints would keep under one name."""
     names = set[str]()
@@ -156,10 +170,28 @@ def _problem_of_search(module: pl.LightningModule) -> str | None:
     if make_schedule is None:
         return None
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
-    name = type(make_schedule(optimizer)).__name__
+    return _problem_of_searched_schedule(make_schedule(optimizer))
+
+
+def _problem_of_searched_schedule(schedule: Any) -> str | None:
+    """Return why a schedule would not continue from the learning rate that is found."""
+    name = type(schedule).__name__
     if name in RELATIVE_SCHEDULES:
         return None
     return f"leaves {name} at the learning rate before the search: choose {' or '.join(RELATIVE_SCHEDULES)}, or set lr"
+
+
+def check_searched_schedules(trainer: pl.Trainer) -> None:
+    """Raise UsageError for a schedule in use that would not continue from the learning rate that has been found.
+
+    It is that of the option ``lr_scheduler`` of the command, or of a ``configure_optimizers`` of a user.
+    """
+    if not any(isinstance(callback, LearningRateFinder) for callback in callbacks_of(trainer)):
+        return
+    for config in trainer.lr_scheduler_configs:
+        problem = _problem_of_searched_schedule(config.scheduler)
+        if problem:
+            raise UsageError(f"trainer.callbacks: LearningRateFinder {problem}")
 
 
 def _problem_of_averaging(
@@ -196,7 +228,13 @@ def monitored(trainer: pl.Trainer) -> dict[str, str]:
 
 
 class Monitors(pl.Callback):
-    """Raise UsageError for a monitored validation metric that does not exist, before the first epoch."""
+    """Raise UsageError, before the first epoch, for a monitored validation metric that does not exist.
+
+    Raise it as well for a schedule that ignores the learning rate that was searched.
+    """
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        check_searched_schedules(trainer)
 
     def on_sanity_check_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # those of the branches are measured in every n-th validation only

@@ -5,12 +5,14 @@ optimizers and schedules are compared with the states of those that the resumed 
 """
 
 from collections.abc import Iterable, Mapping
+from copy import copy
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from packaging.version import InvalidVersion, Version
 from torch import Tensor
+from torch.optim import Optimizer
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files.schema import Anything, Fields, Items, Number, Plain, Schema, Text, Tuple
@@ -81,6 +83,7 @@ STATES: dict[str, Schema] = {  # of this package's callbacks
 }
 # Entries of the states of PyTorch's optimizers that are tensors; others, such as the step, may be numbers
 MOMENTS = {"momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "grad_avg", "sum"}
+OF_ALL_PARAMETERS = {*MOMENTS, "step"}  # of a group, or of none of them
 COUNTS = {"epoch_progress", "epoch_loop.batch_progress", "epoch_loop.automatic_optimization.optim_progress"}
 PARTS: dict[str, Schema] = {  # of every checkpoint, where it has them
     "epoch": WHOLE,
@@ -165,16 +168,16 @@ def check_optimizers(trainer: pl.Trainer, checkpoint: Mapping[str, Any], origin:
         place = f"optimizer_states[{number}]"
         replaced = optimizer.state_dict()
         _compare(state, replaced, place, origin)
-        same_groups = _sizes(state["param_groups"]) == _sizes(replaced["param_groups"])
-        if not replaced.keys() <= state.keys() or not same_groups:
+        is_whole = replaced.keys() <= state.keys()
+        if not is_whole or _sizes(state["param_groups"]) != _sizes(replaced["param_groups"]):
             raise _invalid(f"{place} has other groups of parameters", origin)
-        shapes = [parameter.shape for group in optimizer.param_groups for parameter in group["params"]]
-        _check_moments(state["state"], shapes, f"{place}.state", origin)
+        _check_groups(optimizer, state["param_groups"], f"{place}.param_groups", origin)
+        _check_moments(state["state"], optimizer, f"{place}.state", origin)
     # StochasticWeightAveraging restores its schedule itself
     for number, (state, config) in enumerate(
         zip(checkpoint["lr_schedulers"], trainer.lr_scheduler_configs, strict=False)
     ):
-        _compare(state, config.scheduler.state_dict(), f"lr_schedulers[{number}]", origin)
+        _check_schedule(state, config.scheduler, f"lr_schedulers[{number}]", origin)
 
 
 def _sizes(groups: list[Any]) -> list[int]:
@@ -182,22 +185,75 @@ def _sizes(groups: list[Any]) -> list[int]:
     return [len(group["params"]) if isinstance(group.get("params"), list) else -1 for group in groups]
 
 
-def _check_moments(moments: Any, shapes: list[torch.Size], place: str, origin: str) -> None:
-    """Raise UsageError unless each parameter's state has tensors of its shape or scalars, or None."""
-    kinds: dict[Any, set[bool]] = {}  # whether an entry is None, which it is for all parameters or for none
+def _check_groups(optimizer: Optimizer, groups: list[dict[str, Any]], place: str, origin: str) -> None:
+    """Raise UsageError for an option of a group that is missing, or that has a value which is not plain data.
+
+    Optimizers complete groups of earlier versions of PyTorch themselves, when they load a state.
+    """
+    loading = copy(optimizer)
+    loading.__setstate__({"state": {}, "param_groups": [dict(group) for group in groups]})
+    completed_groups = loading.param_groups
+    for number, (group, replaced) in enumerate(zip(completed_groups, optimizer.param_groups, strict=True)):
+        for name, value in replaced.items():
+            option = f"{place}[{number}].{name}"
+            if name not in group:
+                raise _invalid(f"{option} is missing", origin)
+            if value is None:
+                _check(Option(), group[name], option, origin)
+
+
+def _check_moments(moments: Any, optimizer: Optimizer, place: str, origin: str) -> None:
+    """Raise UsageError unless each parameter's state has tensors of its shape or scalars, or None.
+
+    What one parameter of a group has, all others of the group that have a state have as well.
+    """
+    shapes = [parameter.shape for group in optimizer.param_groups for parameter in group["params"]]
+    groups = [number for number, group in enumerate(optimizer.param_groups) for _ in group["params"]]
+    kinds: dict[tuple[int, Any], set[bool]] = {}  # by group and name, whether an entry is None or missing
     for number, values in moments.items():
         is_parameter = isinstance(number, int) and 0 <= number < len(shapes) and isinstance(values, dict)
         if not is_parameter:
             raise _invalid(f"{place}: {number!s:.40} is not the state of a parameter", origin)
-        for name, value in values.items():
+        for name, value in (dict.fromkeys(OF_ALL_PARAMETERS) | values).items():
             is_tensor = isinstance(value, Tensor) and value.shape in (shapes[number], torch.Size())
             is_number = type(value) in (int, float, bool) and name not in MOMENTS
             if not is_tensor and not is_number and value is not None:
                 raise _invalid(f"{place}[{number}].{name!s:.40} does not fit the parameter", origin)
-            kinds.setdefault(name, set()).add(value is None)
-    mixed = [name for name, kind in kinds.items() if len(kind) > 1]
+            kinds.setdefault((groups[number], name), set()).add(value is None)
+    mixed = [name for (_, name), kind in kinds.items() if len(kind) > 1]
     if mixed:
         raise _invalid(f"{place}: {mixed[0]!s:.40} is missing for some parameters", origin)
+
+
+def _check_schedule(state: Any, schedule: Any, place: str, origin: str) -> None:
+    """Raise UsageError for a state of a schedule that another one of its kind cannot continue from.
+
+    Earlier versions of PyTorch lack some fields.
+    """
+    replaced = schedule.state_dict()
+    _compare(state, replaced, place, origin)
+    if "last_epoch" in replaced.keys() - state.keys():
+        raise _invalid(f"{place}.last_epoch is missing", origin)
+    for name in replaced.keys() & state.keys() - {"_schedulers"}:
+        _check_constant(state[name], replaced[name], f"{place}.{name}", origin)
+    schedules = getattr(schedule, "_schedulers", [])  # of SequentialLR and ChainedScheduler
+    for number, (inner_state, inner) in enumerate(zip(state.get("_schedulers", []), schedules, strict=False)):
+        _check_schedule(inner_state, inner, f"{place}._schedulers[{number}]", origin)
+
+
+def _check_constant(value: Any, replaced: Any, place: str, origin: str) -> None:
+    """Raise UsageError unless what a schedule never changes is the same: lengths of lists, names of fields, text."""
+    if isinstance(replaced, str) and value != replaced:
+        raise _invalid(f"{place} is {value!a:.40}", origin)
+    if isinstance(replaced, dict):
+        _compare(value, replaced, place, origin, complete=True)
+        for name in replaced:
+            _check_constant(value[name], replaced[name], f"{place}.{name}", origin)
+    elif isinstance(replaced, list):
+        if len(value) != len(replaced):
+            raise _invalid(f"{place} has {len(value)} entries, that of the run {len(replaced)}", origin)
+        for number, (item, replaced_item) in enumerate(zip(value, replaced, strict=True)):
+            _check_constant(item, replaced_item, f"{place}[{number}]", origin)
 
 
 def _compare(value: Any, replaced: Any, place: str, origin: str, complete: bool = False) -> None:

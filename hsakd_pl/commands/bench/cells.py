@@ -22,6 +22,8 @@ def select_cells(tables: list[str], methods: list[str], pairs: list[str]) -> tup
         table = read_table(BENCH_TABLES.get(name) or local_path("table", name), recipes)
         recipes |= table.recipes
         cells += table.cells
+    if not cells:
+        raise UsageError(f"{' and '.join(tables)}: all methods are in parentheses, for others that need them: add one")
     cells = _with_values("method", cells, methods)
     cells = _with_values("pair", cells, pairs)
     cells = list(dict.fromkeys(cells))
