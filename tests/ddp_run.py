@@ -80,7 +80,8 @@ def train(kind: str, batch_norm: str = "fixed", devices: int = 1, accumulated: i
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    data = (make_data if kind in METHODS else DigitsDataModule)(batch_size=16 // accumulated)
+    # without workers, which start slowly in processes that are themselves forked from a fork server, as these are
+    data = (make_data if kind in METHODS else DigitsDataModule)(batch_size=16 // accumulated, num_workers=0)
     data.setup("fit")
     validated = 1 if kind == "few" else 44  # fewer images than processes, or a last batch that is smaller
     data.splits = {"train": data.splits["train"], "test": Split(*(part[:validated] for part in data.splits["test"]))}
