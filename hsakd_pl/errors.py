@@ -56,10 +56,10 @@ def counted(number: int, noun: str) -> str:
         noun: what they are called, in the singular.
 
     Examples:
-        >>> counted(1, "epoch"), counted(2000, "class")
-        ('1 epoch', '2,000 classes')
+        >>> counted(1, "epoch"), counted(240, "epoch"), counted(2000, "class")
+        ('1 epoch', '240 epochs', '2,000 classes')
     """
-    plural = f"{noun}es" if noun.endswith(("s", "ch", "x")) else f"{noun}s"
+    plural = f"{noun}es" if noun.endswith(("s", "x", "nch", "tch")) else f"{noun}s"
     return f"{number:,} {noun if number == 1 else plural}"
 
 
