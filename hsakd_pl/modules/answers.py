@@ -6,7 +6,7 @@ import math
 import re
 import shutil
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -202,7 +202,7 @@ class TeacherAnswers(pl.Callback):
         """Return the epoch before which the fit ends; raises UsageError if it has no end."""
         if trainer.max_epochs is not None and trainer.max_epochs >= 0:
             return trainer.max_epochs
-        steps = cast(int, trainer.max_steps)
+        steps = trainer.max_steps
         if steps < 0:
             raise UsageError("teacher_answers takes disk space in every epoch: set trainer.max_epochs")
         return math.ceil(steps * trainer.accumulate_grad_batches / max(1, int(trainer.num_training_batches)))

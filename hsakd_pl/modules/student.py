@@ -11,7 +11,6 @@ from hsakd_pl.errors import UsageError, require
 from hsakd_pl.modules.answers import AnswersType, KeptOutput, TeacherAnswers, check_answers
 from hsakd_pl.modules.base import HSAKDModule
 from hsakd_pl.modules.build import build_network, load_initial, require_own_weights, require_trained
-from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.modules.options import BranchOptions
 from hsakd_pl.networks import NetworkOutput
@@ -116,7 +115,7 @@ class StudentModule(HSAKDModule):
             batch = (images, labels, self.answers.ask(images, self.current_epoch, batch_idx))
         return super().training_step(batch, batch_idx)
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
+    def losses(self, batch: Any) -> dict[str, Tensor]:
         """Pass once through both networks; a batch may end in the teacher's class logits (B, N), which replace it."""
         images, labels, *answers = batch
         inputs = self.network.transforms(images) if self.transform_images else images
