@@ -6,7 +6,6 @@ import logging
 import os
 import resource
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -15,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import programs
 import pytest
 import pytorch_lightning as pl
 import torch
 from methods import make_method
 from pytorch_lightning.callbacks import ModelCheckpoint
-from small import Losses, make, trainer
+from small import Losses, make, needs_compile, trainer
 from torch import Tensor
 
 from hsakd_pl import DigitsDataModule, create_network, methods
@@ -32,6 +32,7 @@ from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.records.protocol import kept_options
 
 BATCHES = 4
+SETTINGS = ("max_epochs", "max_steps", "precision", "devices", "strategy")  # of the trainer
 EPOCHS = 2
 
 
@@ -73,7 +74,7 @@ def fit(
 ) -> tuple[list[float], dict[str, Tensor]]:
     """Train a method on the digits; return the losses of all steps and the weights."""
     losses = Losses()
-    settings = {key: options.pop(key) for key in ("max_epochs", "max_steps", "precision") if key in options}
+    settings = {key: options.pop(key) for key in SETTINGS if key in options}
     settings = {"max_epochs": EPOCHS, "limit_train_batches": BATCHES, "limit_val_batches": 0} | settings
     if folder is not None:
         options["teacher_answers"] = str(folder)
@@ -274,36 +275,41 @@ def test_answers_of_another_key_under_the_right_name_are_not_read(tmp_path: Path
     assert asked.since_last() == EPOCHS * BATCHES
 
 
-PROGRAM = """
-import os, signal, sys
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from test_teacher_answers import fit
-import hsakd_pl.files.answers as answers
-kill_at = int(sys.argv[2])
-write, written = os.pwrite, []
-def pwrite(descriptor, content, position):
-    written.append(position)
-    if len(written) == kill_at:
-        write(descriptor, content[: len(content) // 2], position)
-        os.kill(os.getpid(), signal.SIGKILL)
-    return write(descriptor, content, position)
-if kill_at:
+def killed_run() -> None:
+    """Train, and die in the middle of writing the answer of the given number."""
+    folder, number = sys.argv[1:]
+    write = os.pwrite
+    positions: list[int] = []
+
+    def pwrite(descriptor: int, content: bytes, position: int) -> int:
+        positions.append(position)
+        if len(positions) == int(number):
+            write(descriptor, content[: len(content) // 2], position)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return write(descriptor, content, position)
+
     os.pwrite = pwrite
-print(fit(Path(sys.argv[1]))[0])
-"""
+    fit(Path(folder))
 
 
-def start(folder: Path, kill_at: int = 0) -> "subprocess.Popen[str]":
-    program = PROGRAM.format(tests=str(Path(__file__).parent))
-    return subprocess.Popen(
-        [sys.executable, "-c", program, str(folder), str(kill_at)], stdout=subprocess.PIPE, text=True
-    )
+def printed_run() -> None:
+    """Train and print the losses."""
+    print(json.dumps(fit(Path(sys.argv[1]))[0]))
+
+
+def run_of_two_processes() -> None:
+    """Compare runs of two processes with and without answers, in both of them."""
+    asked = Asked(pytest.MonkeyPatch())
+    two = {"devices": 2, "strategy": "ddp"}
+    alone = fit(None, **two)
+    asked.since_last()
+    for expected_questions in (EPOCHS * BATCHES, 0):
+        assert_equal(fit(Path(sys.argv[1]), **two), alone)
+        assert asked.since_last() == expected_questions
 
 
 def test_run_killed_while_it_writes_leaves_nothing_wrong(tmp_path: Path, asked: Asked) -> None:
-    killed = start(tmp_path, kill_at=3 * BATCHES // 2)
-    killed.communicate()
+    killed = programs.run(killed_run, str(tmp_path), str(3 * BATCHES // 2))
     assert killed.returncode == -signal.SIGKILL
     alone = fit(None)
     asked.since_last()
@@ -314,13 +320,36 @@ def test_run_killed_while_it_writes_leaves_nothing_wrong(tmp_path: Path, asked: 
 
 
 def test_two_runs_at_once_fill_one_folder(tmp_path: Path, asked: Asked) -> None:
-    runs = [start(tmp_path) for _ in range(2)]
-    printed = [process.communicate()[0].splitlines()[-1] for process in runs]
+    runs = [programs.Started(printed_run, str(tmp_path)) for _ in range(2)]
+    printed = [process.end().stdout.splitlines()[-1] for process in runs]
     alone = fit(None)
     assert [json.loads(text) for text in printed] == [alone[0]] * 2
     asked.since_last()
     assert_equal(fit(tmp_path), alone)
     assert asked.since_last() == 0
+
+
+@pytest.mark.slow
+def test_two_ranks_keep_the_answers_of_their_own_images(tmp_path: Path) -> None:
+    programs.run_on_two(run_of_two_processes, str(tmp_path))
+
+
+@needs_compile
+def test_compiled_step_reads_the_same_answers(tmp_path: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = torch.compile
+
+    def without_code(function: Any, options: dict[str, Any], dynamic: bool) -> Any:
+        return compiler(function, backend="aot_eager", dynamic=dynamic)
+
+    monkeypatch.setattr(torch, "compile", without_code)
+    eager = fit(tmp_path)
+    asked.since_last()
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compiled = fit(tmp_path, compile=True)
+    assert asked.since_last() == 0
+    assert compiled[0] == pytest.approx(eager[0], rel=1e-5)
+    assert not torch._dynamo.utils.counters["graph_break"]
 
 
 def test_readers_and_writers_of_one_block_see_whole_answers(tmp_path: Path) -> None:
