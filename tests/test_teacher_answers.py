@@ -445,6 +445,11 @@ def test_full_disk_before_the_first_step_raises(tmp_path: Path, monkeypatch: pyt
         fit(tmp_path)
 
 
+def test_double_precision_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="keeps at most float32"):
+        fit(tmp_path, precision="64-true")
+
+
 def test_run_without_end_raises(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"set trainer\.max_epochs"):
         fit(tmp_path, max_epochs=-1)
@@ -513,6 +518,22 @@ def test_protocol_holds_the_type_of_answers_alone() -> None:
 def test_invalid_options_raise(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         make_method("kd", **options)
+
+
+@pytest.mark.parametrize("kind", ["folder", "fifo"])
+def test_other_things_in_place_of_a_file_are_told_and_change_no_result(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    alone = fit(tmp_path)
+    path = files(tmp_path)[0]
+    path.unlink()
+    if kind == "folder":
+        path.mkdir()
+    else:
+        os.mkfifo(path)
+    with caplog.at_level(logging.WARNING, "hsakd_pl"):
+        assert_equal(fit(tmp_path), alone)
+    assert f"{path} is not a file" in caplog.text
 
 
 def test_folder_that_is_a_file_raises(tmp_path: Path) -> None:

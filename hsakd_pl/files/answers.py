@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hsakd_pl.errors import UsageError
 from hsakd_pl.files.lock import in_turn
 from hsakd_pl.files.system import warn_once
 from hsakd_pl.files.text import naming, replacing
@@ -120,6 +121,8 @@ class AnswerFile:
         layout = self.layout
         header = HEADER.pack(MAGIC, self.key, layout.blocks, layout.rows, layout.columns, layout.dtype.itemsize)
         if self.path.exists():
+            if not self.path.is_file():
+                raise UsageError(f"{self.path} is not a file: remove it")
             with open(self.path, "rb") as file:
                 is_same = file.read(HEADER.size) == header
             size = self.path.stat().st_size
