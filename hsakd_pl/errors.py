@@ -59,8 +59,7 @@ def counted(number: int, noun: str) -> str:
         >>> counted(1, "image"), counted(2000, "class"), counted(2, "batch"), counted(2, "epoch")
         ('1 image', '2,000 classes', '2 batches', '2 epochs')
     """
-    hisses = noun.endswith(("s", "ch", "x")) and not noun.endswith("epoch")
-    plural = f"{noun}es" if hisses else f"{noun}s"
+    plural = f"{noun}es" if noun.endswith(("s", "x", "nch", "tch")) else f"{noun}s"
     return f"{number:,} {noun if number == 1 else plural}"
 
 

@@ -374,3 +374,34 @@ def test_bench_table_columns_are_documented() -> None:
     told = inspect.getdoc(sys.modules["hsakd_pl.recipes.bench"]) or ""
     assert all(f"``{column}``" in told for column in (*COLUMNS, NOTE))
     assert all(f"``75.2 {mark}``" in told for mark in MARKS)
+
+
+def test_teacher_answers_are_kept_for_the_methods_that_can_read_them(
+    mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tasks = ["bench", str(mine), "--teacher-answers", "answers", *SHORT, "--trainer.logger=false"]
+    for task in range(3):  # in this process: teacher, KD, SP
+        main([*tasks, "--task", str(task)])
+        assert bool(list(Path().glob("answers/*/*.answers"))) == (task > 0)
+    configured = {
+        path.parts[2].partition("_")[0]: yaml.safe_load(path.read_text())["model"]["init_args"]
+        for path in Path("runs").glob("digits/*/seed0/config.yaml")
+    }
+    assert configured["kd"]["teacher_answers"] == "answers"
+    assert configured["sp"]["teacher_answers"] is None and "teacher_answers" not in configured["baseline"]
+    capsys.readouterr()
+    main([*tasks])  # all are done: the option decides nothing
+    assert "KD" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--teacher-answers-gb", "3"], "no effect without --teacher-answers"),
+        (["--teacher-answers", "answers", "--list"], "--teacher-answers has no effect with --list"),
+    ],
+)
+def test_bench_refuses_options_of_teacher_answers_without_effect(
+    options: list[str], said: str, mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said in error_of(capsys, lambda: main(["bench", str(mine), *options]))

@@ -43,6 +43,7 @@ OUTSIDE = {
     *(f"data.init_args.{name}" for name in ("seed", "root", "download", "predict_dir")),
     *(f"model.init_args.{name}" for name in ("weights", "teacher_weights", "teacher_sha256")),  # their hashes count
     "model.init_args.ensemble",  # extra output of a test
+    *(f"model.init_args.teacher_answers{suffix}" for suffix in ("", "_gb")),  # equal results bit by bit
     *(f"trainer.{name}" for name in ("default_root_dir", "logger", "profiler", "num_sanity_val_steps", "max_time")),
     *(f"trainer.enable_{name}" for name in ("checkpointing", "progress_bar", "model_summary", "autolog_hparams")),
     *(f"trainer.{name}" for name in ("log_every_n_steps", "detect_anomaly", "fast_dev_run", "barebones")),

@@ -63,6 +63,8 @@ class DISTModule(DistilledModule):
     Other arguments: :class:`DistilledModule`.
     """
 
+    needs_only_logits = True
+
     def __init__(
         self,
         network: Net,

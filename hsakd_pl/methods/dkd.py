@@ -67,6 +67,8 @@ class DKDModule(DistilledModule):
     Other arguments: :class:`DistilledModule`.
     """
 
+    needs_only_logits = True
+
     def __init__(
         self,
         network: Net,

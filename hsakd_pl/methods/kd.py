@@ -18,6 +18,8 @@ class KDModule(DistilledModule):
     Other arguments: :class:`DistilledModule`.
     """
 
+    needs_only_logits = True
+
     def __init__(
         self,
         network: Net,

@@ -1,5 +1,6 @@
 """Options that the methods pass on to their base, for type checkers and editors; the modules describe them."""
 
+from hsakd_pl.modules.answers import AnswersType
 from hsakd_pl.modules.options import BranchOptions
 from hsakd_pl.ops import Transforms
 
@@ -13,6 +14,9 @@ class StudentOptions(BranchOptions, total=False):
     num_classes: int
     transforms: str | Transforms | None
     new_head: bool
+    teacher_answers: str | None
+    teacher_answers_dtype: AnswersType
+    teacher_answers_gb: float
 
 
 class PairOptions(StudentOptions, total=False):

@@ -47,6 +47,8 @@ class StandardizedKDModule(DistilledModule):
     Other arguments: :class:`DistilledModule`.
     """
 
+    needs_only_logits = True
+
     def __init__(
         self,
         network: Net,

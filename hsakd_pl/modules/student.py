@@ -1,15 +1,16 @@
 """A student distilled from a frozen teacher (Sec. 3.3, "Training the student network")."""
 
 import math
-from typing import Any
+from typing import Any, cast
 
+import pytorch_lightning as pl
 import torch.nn as nn
 from torch import Tensor
 
 from hsakd_pl.errors import UsageError, require
+from hsakd_pl.modules.answers import AnswersType, KeptOutput, TeacherAnswers, check_answers
 from hsakd_pl.modules.base import HSAKDModule
 from hsakd_pl.modules.build import build_network, load_initial, require_own_weights, require_trained
-from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.modules.options import BranchOptions
 from hsakd_pl.networks import NetworkOutput
@@ -41,9 +42,16 @@ class StudentModule(HSAKDModule):
         transform_images: compute the KD terms under all transformations, not only on the untransformed images.
         new_head: keep the last layers of the class head and of the branches freshly initialised, for ``weights`` of
             other classes.
+        teacher_answers: folder in which the teacher's class logits for every training batch are kept, so that later
+            runs on the same batches read them instead of asking the teacher, with equal losses bit by bit (with
+            ``compile`` up to rounding); only for methods that need nothing else of the teacher.
+        teacher_answers_dtype: type in which they are kept: ``float32``, or ``float16``, which rounds them.
+        teacher_answers_gb: largest size of that folder, in 10^9 bytes.
 
     Other arguments: :class:`HSAKDModule`.
     """
+
+    needs_only_logits: bool = False  # of the teacher, in a training step
 
     def __init__(
         self,
@@ -60,10 +68,14 @@ class StudentModule(HSAKDModule):
         joint_kd_weight: float = 1.0,
         transform_images: bool = True,
         new_head: bool = False,
+        teacher_answers: str | None = None,
+        teacher_answers_dtype: AnswersType = "float32",
+        teacher_answers_gb: float = 20.0,
         **options: Unpack[BranchOptions],
     ) -> None:
         require(0 < temperature < math.inf, "temperature", temperature, "above 0")
         require(joint_kd_weight >= 0, "joint_kd_weight", joint_kd_weight, "at least 0")
+        check_answers(teacher_answers, teacher_answers_dtype, teacher_answers_gb)
         require_trained("teacher_weights", teacher, teacher_weights)
         branches = joint_kd_weight > 0
         if branches and not transform_images:
@@ -89,11 +101,32 @@ class StudentModule(HSAKDModule):
         for file in teacher_files.values():
             if file.sha256 is not None:
                 self.hparams["teacher_sha256"] = file.sha256
+        self.answers: TeacherAnswers | None = None
+        if teacher_answers is not None:
+            self.answers = TeacherAnswers(self.teacher, teacher_answers, teacher_answers_dtype, teacher_answers_gb)
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        images, labels = batch
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """Return the callbacks of the base class, and the one that keeps the teacher's answers."""
+        return [*super().configure_callbacks(), *([] if self.answers is None else [self.answers])]
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        if self.answers is not None and self.answers.active:
+            images, labels = batch
+            self._prepare()
+            batch = (images, labels, self.answers.ask(images, self.current_epoch, batch_idx))
+        return super().training_step(batch, batch_idx)
+
+    def losses(self, batch: Any) -> dict[str, Tensor]:
+        """Pass once through both networks; a batch may end in the teacher's class logits (B, N), which replace it."""
+        images, labels, *answers = batch
         inputs = self.network.transforms(images) if self.transform_images else images
-        return self.terms(self.network.outputs(inputs), self.teacher(inputs), labels)
+        student = self.network.outputs(inputs)
+        return self.terms(student, self._teacher_output(inputs, *answers), labels)
+
+    def _teacher_output(self, inputs: Tensor, kept_logits: Tensor | None = None) -> NetworkOutput:
+        if kept_logits is None:
+            return self.teacher(inputs)
+        return cast(NetworkOutput, KeptOutput(kept_logits, type(self).__name__))
 
     def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
         terms = super().terms(student, teacher, labels)
@@ -107,6 +140,12 @@ class StudentModule(HSAKDModule):
         if stage == "fit":
             self.teacher.require_weights()
             self._check_teacher_file()
+            if self.answers is not None and not self.needs_only_logits:
+                raise UsageError(
+                    f"teacher_answers keeps the teacher's class logits alone, and {type(self).__name__} needs more "
+                    "(maps, embeddings or transformed images): leave teacher_answers out; a method of your own that "
+                    "needs the logits alone sets needs_only_logits = True"
+                )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)

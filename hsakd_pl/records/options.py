@@ -51,8 +51,10 @@ RULES = (  # the first one whose pattern matches counts
     Rule(r"data\.init_args\.(root|download|predict_dir)", Role.CONTENT, "free"),
     Rule(r"model\.init_args\.weights", Role.CONTENT, "kept"),
     Rule(r"model\.init_args\.(teacher_weights|projection_weights|teacher_sha256)", Role.CONTENT, "free"),
+    Rule(r"model\.init_args\.teacher_answers", Role.CONTENT, "free"),
     Rule("config|ckpt_path|weights_only|save_every_minutes", Role.DISPLAY, "free"),
     Rule(r"model\.init_args\.ensemble", Role.DISPLAY, "free"),  # extra results of a test
+    Rule(r"model\.init_args\.teacher_answers_gb", Role.DISPLAY, "free"),
     Rule(
         r"trainer\.(default_root_dir|logger|enable_\w+|profiler|num_sanity_val_steps|log_every_n_steps|detect_anomaly"
         r"|fast_dev_run|barebones|max_time)",

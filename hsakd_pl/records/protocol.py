@@ -21,8 +21,8 @@ from hsakd_pl.records.callbacks import tuned_values
 from hsakd_pl.records.options import CALLBACKS, ROOT, WEIGHT_OPTIONS, in_protocol
 from hsakd_pl.version import __version__
 
-# Part of it where it is set: the protocols of earlier versions do not have this option.
-LOSS_WEIGHTS = "model.init_args.loss_weights"
+# Part of it where they do not have these values: the protocols of earlier versions do not have these options.
+UNSET = {"model.init_args.loss_weights": None, "model.init_args.teacher_answers_dtype": "float32"}
 MEAN = "data.init_args.mean"
 # Changes on resume that are not part of the hash: they lengthen the run, or name another commit of the code
 WITHOUT_EFFECT = ("trainer.max_epochs", "trainer.max_steps", "commit")
@@ -112,10 +112,11 @@ def protocol_hash(*parts: Any) -> str:
 
 def kept_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that belong to a protocol."""
-    kept = {option: value for option, value in options.items() if in_protocol(option)}
-    if kept.get(LOSS_WEIGHTS, "") is None:
-        del kept[LOSS_WEIGHTS]
-    return kept
+    return {
+        option: value
+        for option, value in options.items()
+        if in_protocol(option) and not (option in UNSET and value == UNSET[option])
+    }
 
 
 def protocol_of(

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     from hsakd_pl.commands.bench.tasks import Task
 
 
-DEFAULTS: dict[str, Any] = {"seeds": [0], "teachers": [], "folder": Path("runs"), "format": "table"}
+DEFAULTS: dict[str, Any] = {
+    "seeds": [0],
+    "teachers": [],
+    "folder": Path("runs"),
+    "teacher_answers": None,
+    "format": "table",
+}
 # Options of fit that the command sets, and what decides instead
 REPLACED = {
     "--seed_everything": "--seeds",
@@ -45,6 +51,14 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="weights of trained teachers, by the name of a network or recipe",
     )
     parser.add_argument("--folder", type=Path, default=DEFAULTS["folder"], help="folder of all runs (default: runs)")
+    parser.add_argument(
+        "--teacher-answers",
+        metavar="FOLDER",
+        help="keep the teachers' logits there, for all methods that need nothing else of a teacher",
+    )
+    parser.add_argument(
+        "--teacher-answers-gb", type=float, metavar="N", help="largest size of that folder, in 10^9 bytes (default: 20)"
+    )
     parser.add_argument("--task", type=int, metavar="N", help="run only task N of --dry-run, as in a SLURM array")
     parser.add_argument(
         "--list", action="store_true", help="show methods, pairs and published numbers, and run nothing"
@@ -80,7 +94,8 @@ def run(options: Namespace) -> None:
     from hsakd_pl.commands.bench.tasks import Bench
 
     folder = local_path("folder", options.folder)
-    bench = Bench(cells, recipes, options.seeds, folder, dict(options.teachers), options.fit_options)
+    answers = answer_options(options)
+    bench = Bench(cells, recipes, options.seeds, folder, dict(options.teachers), options.fit_options, answers)
     tasks = bench.tasks()
     bench.check_teachers(tasks)
     if options.task is not None:
@@ -111,7 +126,8 @@ def check_modes(options: Namespace) -> None:
     if len(modes) > 1:
         raise UsageError(f"{' and '.join(modes)} exclude each other: choose one")
     if options.list:
-        given = [f"--{name}" for name in ("seeds", "teachers", "folder") if getattr(options, name) != DEFAULTS[name]]
+        effectless = ("seeds", "teachers", "folder", "teacher_answers")
+        given = [f"--{name.replace('_', '-')}" for name in effectless if getattr(options, name) != DEFAULTS[name]]
         given += [argument for argument in options.fit_options if argument.startswith("-")]
         if given:
             raise UsageError(f"{', '.join(given)} has no effect with --list, which runs nothing: leave it out")
@@ -121,6 +137,17 @@ def check_modes(options: Namespace) -> None:
 
 def _modes(options: Namespace) -> dict[str, bool]:
     return {"--list": options.list, "--dry-run": options.dry_run, "--task": options.task is not None}
+
+
+def answer_options(options: Namespace) -> list[str]:
+    """Return the options of ``fit`` that keep a teacher's answers; raises UsageError for a limit without a folder."""
+    limit = options.teacher_answers_gb
+    if options.teacher_answers is None:
+        if limit is not None:
+            raise UsageError("--teacher-answers-gb has no effect without --teacher-answers: set both, or leave it out")
+        return []
+    folder = ["--model.init_args.teacher_answers", options.teacher_answers]
+    return folder if limit is None else [*folder, "--model.init_args.teacher_answers_gb", str(limit)]
 
 
 def parse_teacher(text: str) -> tuple[str, str]:

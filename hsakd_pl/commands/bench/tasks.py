@@ -1,8 +1,9 @@
 """The runs of a bench: their order and their options."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from pydoc import locate
 from typing import NamedTuple
 
 from hsakd_pl.commands.seeds import Setting, check_same_setting, run_seed, setting_of
@@ -31,6 +32,7 @@ class Bench:
         folder: folder of all runs.
         teachers: weight files by the name of a network or recipe, instead of training it.
         options: options of ``fit`` for all runs.
+        answers: options of ``fit`` for the runs of modules that need only the teacher's logits.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Bench:
         folder: Path,
         teachers: dict[str, str],
         options: list[str],
+        answers: Sequence[str] = (),
     ) -> None:
         self.cells = cells
         self.recipes = recipes
@@ -48,6 +51,7 @@ class Bench:
         self.folder = folder
         self.teachers = teachers
         self.options = options
+        self.answers = answers
 
     def tasks(self) -> list[Task]:
         """Return all runs, each once, after those that it needs."""
@@ -144,7 +148,12 @@ class Bench:
         for recipe, seed in self._needed(task.recipe, task.seed).values():
             if self.state(Task(0, recipe, seed)) not in ("done", "trained"):
                 raise UsageError(f"{task.recipe} needs {self.checkpoint(recipe, seed)}: run that task first")
-        run_seed(task.seed, self.arguments(task), self.folder / task.recipe)
+        run_seed(task.seed, [*self.arguments(task), *self._answers(task)], self.folder / task.recipe)
+
+    def _answers(self, task: Task) -> Sequence[str]:
+        """Return the options that keep the teacher's answers, nothing for a module that cannot use them."""
+        module = locate(self.recipes[task.recipe].model["class_path"]) if self.answers else None
+        return self.answers if getattr(module, "needs_only_logits", False) else ()
 
 
 def _names_of_teacher(recipe: str) -> list[str]:
