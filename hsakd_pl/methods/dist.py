@@ -63,6 +63,8 @@ class DISTModule(DistilledModule):
     Other arguments: :class:`DistilledModule`.
     """
 
+    batch_terms = ("loss_dist",)
+
     def __init__(
         self,
         network: Net,
