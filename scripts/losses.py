@@ -4,14 +4,21 @@
     OMP_NUM_THREADS=1 python scripts/losses.py > after.json       # at the later one, on the same machine
     cmp before.json after.json
 
-Each module is trained on the embedded digits with seed 0: in float64 without, and in float32 with, everything that
-only makes training faster.
+Each module is trained on generated images with seed 0: in float64 without, and in float32 with, everything that only
+makes training faster. Names of modules limit the output to these.
+
+    OMP_NUM_THREADS=1 python scripts/losses.py --record           # all modules, or those that are named
+
+writes the losses in float64 to tests/regression/losses.json, one line per module, with which the tests compare them:
+run it after adding a method, and after a change that is meant to alter results.
 """
 
+import argparse
 import json
 import logging
-import sys
 import warnings
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -19,7 +26,6 @@ import torch
 
 from hsakd_pl import (
     BaselineModule,
-    DigitsDataModule,
     HSAKDModule,
     LinearProbeModule,
     MutualModule,
@@ -27,11 +33,16 @@ from hsakd_pl import (
     TeacherModule,
     methods,
 )
+from hsakd_pl.data import ImageDataModule, Split
+from hsakd_pl.data.augment import PadCropFlip
+from hsakd_pl.files import replacing
 
+RECORDING = Path(__file__).parents[1] / "tests" / "regression" / "losses.json"
 STEPS = 20
+BATCH_SIZE = 8
 PAIR = {"network": "resnet8", "teacher": "resnet14", "teacher_weights": "random"}
 PEERS = {"networks": ["resnet8", "resnet14"]}
-SIZE = {"image_size": 16}  # the embedded digits have 16 x 16 pixels
+SIZE = {"image_size": 8}
 
 MODULES: dict[str, tuple[type[HSAKDModule], dict[str, Any]]] = {
     "baseline": (BaselineModule, {"network": "resnet8"}),
@@ -43,6 +54,8 @@ MODULES: dict[str, tuple[type[HSAKDModule], dict[str, Any]]] = {
     "student_class_kd": (StudentModule, {**PAIR, "joint_kd_weight": 0.0, "transform_images": False}),
     "mutual": (MutualModule, PEERS),
     "mutual_three": (MutualModule, {"networks": ["resnet8", "resnet8", "resnet14"]}),
+    "mutual_mean": (MutualModule, PEERS | {"target": "mean"}),
+    "mutual_min": (MutualModule, PEERS | {"target": "min"}),
     "probe": (LinearProbeModule, {"network": "resnet8", "weights": "random"}),
     "kd": (methods.KDModule, PAIR | SIZE),
     "fitnet": (methods.FitNetModule, PAIR | SIZE),
@@ -80,6 +93,21 @@ MODULES: dict[str, tuple[type[HSAKDModule], dict[str, Any]]] = {
 }
 
 
+class GeneratedDataModule(ImageDataModule):
+    """Random images of 8 x 8 pixels, which depend on no other package than PyTorch."""
+
+    num_classes = 10
+    image_size = 8
+    mean = std = (0.5, 0.5, 0.5)
+    train_transform = PadCropFlip(padding=1)
+
+    def read(self, train: bool) -> Split:
+        generator = torch.Generator().manual_seed(int(train))
+        shape = (BATCH_SIZE * STEPS // 2, 3, self.image_size, self.image_size)
+        images = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
+        return Split(images, torch.arange(len(images)) % self.num_classes)
+
+
 class StepLosses(pl.Callback):
     """Record the loss of every training step and the validation metrics of every epoch."""
 
@@ -97,7 +125,7 @@ class StepLosses(pl.Callback):
 
 
 def step_losses(name: str, precision: Any, fast: bool) -> dict[str, Any]:
-    """Train one module for two epochs of ten batches of 16 images and return its losses and validation metrics."""
+    """Train one module for two epochs of ten batches of 8 images and return its losses and validation metrics."""
     module_class, options = MODULES[name]
     pl.seed_everything(0)
     module = module_class(**options, num_classes=10, lr=0.001, fast=fast)
@@ -105,7 +133,7 @@ def step_losses(name: str, precision: Any, fast: bool) -> dict[str, Any]:
     trainer = pl.Trainer(
         max_epochs=2,
         limit_train_batches=STEPS // 2,
-        limit_val_batches=2,
+        limit_val_batches=1,
         num_sanity_val_steps=0,
         precision=precision,
         accelerator="cpu",
@@ -115,23 +143,45 @@ def step_losses(name: str, precision: Any, fast: bool) -> dict[str, Any]:
         enable_model_summary=False,
         callbacks=[recorder],
     )
-    trainer.fit(module, DigitsDataModule(batch_size=16, num_workers=0))
+    trainer.fit(module, GeneratedDataModule(batch_size=BATCH_SIZE, num_workers=0))
     return {"losses": recorder.losses, "metrics": recorder.metrics}
 
 
+def recorded_losses() -> dict[str, list[float]]:
+    """Return the losses in float64 that are recorded for each module, by its name."""
+    recorded: dict[str, list[float]] = json.loads(RECORDING.read_text())
+    return recorded
+
+
+def record(losses: Mapping[str, list[float]]) -> None:
+    """Add the losses of modules to the recording, or replace them; modules that no longer exist are removed."""
+    known = recorded_losses() if RECORDING.exists() else {}
+    known |= losses
+    lines = [f"{json.dumps(name)}: {json.dumps(known[name])}" for name in MODULES if name in known]
+    with replacing(RECORDING) as file:
+        file.write("{\n" + ",\n".join(lines) + "\n}\n")
+
+
 def main() -> None:
-    """Print one JSON object: module -> precision -> losses and metrics."""
+    """Print one JSON object: module -> precision -> losses and metrics; or record the losses in float64."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("modules", nargs="*", metavar="MODULE", help=f"one of {', '.join(MODULES)} (default: all)")
+    parser.add_argument("--record", action="store_true", help=f"write the losses in float64 to {RECORDING.name}")
+    options = parser.parse_args()
+    unknown = [name for name in options.modules if name not in MODULES]
+    if unknown:
+        parser.error(f"{', '.join(unknown)}: choose from {', '.join(MODULES)}")
+    names = options.modules or list(MODULES)
     warnings.simplefilter("ignore")
     for logger in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(logger).setLevel(logging.ERROR)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    recorded = {}
-    for name in sys.argv[1:] or MODULES:
-        recorded[name] = {
-            "float64": step_losses(name, "64-true", fast=False),
-            "float32": step_losses(name, "32-true", fast=True),
-        }
-    print(json.dumps(recorded, indent=1))
+    in_float64 = {name: step_losses(name, "64-true", fast=False) for name in names}
+    if options.record:
+        record({name: [round(loss, 9) for loss in run["losses"]] for name, run in in_float64.items()})
+        return
+    in_float32 = {name: step_losses(name, "32-true", fast=True) for name in names}
+    print(json.dumps({name: {"float64": in_float64[name], "float32": in_float32[name]} for name in names}, indent=1))
 
 
 if __name__ == "__main__":

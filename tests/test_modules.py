@@ -35,7 +35,7 @@ def test_loss_terms_are_logged_by_name(kind: str, tmp_path: Path) -> None:
     assert all(math.isfinite(value) for value in logged.values())
     wanted = {"val/loss", "val/acc"}  # top-5 of four classes would always be right
     if kind == "mutual":
-        wanted |= {f"val/peer{peer}_{name}" for peer in (1, 2) for name in ("loss", "acc")}
+        wanted |= {f"val/peer{peer}_{name}" for peer in (1, 2) for name in ("loss", "acc")} | {"val/ensemble_acc"}
         assert logged["val/acc"] == pytest.approx((logged["val/peer1_acc"] + logged["val/peer2_acc"]) / 2)
     if kind not in ("baseline", "probe"):
         peers = ("peer1_", "peer2_") if kind == "mutual" else ("",)

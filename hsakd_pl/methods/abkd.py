@@ -111,6 +111,8 @@ class ABKDModule(DistilledModule):
     Other arguments: :class:`DistilledModule`.
     """
 
+    needs_only_logits = True
+
     def __init__(
         self,
         network: Net,
@@ -145,6 +147,8 @@ class StandardizedABKDModule(DistilledModule):
 
     Other arguments: :class:`DistilledModule`.
     """
+
+    needs_only_logits = True
 
     def __init__(
         self,

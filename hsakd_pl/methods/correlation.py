@@ -38,6 +38,8 @@ class CorrelationModule(DistilledModule):
     Other arguments: :class:`DistilledModule`.
     """
 
+    batch_terms = ("loss_cc",)
+
     def __init__(
         self, network: Net, teacher: Net, width: int = 128, cc_weight: float = 0.02, **options: Unpack[DistilledOptions]
     ) -> None:

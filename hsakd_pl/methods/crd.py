@@ -255,6 +255,8 @@ class CRDModule(DistilledModule):
     Other arguments: :class:`DistilledModule`.
     """
 
+    batch_terms = ("loss_crd",)
+    gathers_batch = True
     needs_indices = True
     drawn: Negatives | None = None
 

@@ -64,6 +64,7 @@ class DISTModule(DistilledModule):
     """
 
     needs_only_logits = True
+    batch_terms = ("loss_dist",)
 
     def __init__(
         self,

@@ -137,6 +137,8 @@ class MLKDModule(TwoViewModule):
     Other arguments: :class:`DistilledModule`.
     """
 
+    batch_terms = ("loss_kd", "loss_cc", "loss_bc")
+
     def __init__(
         self,
         network: Net,

@@ -60,6 +60,8 @@ class NKDModule(DistilledModule):
     Other arguments: :class:`DistilledModule`.
     """
 
+    needs_only_logits = True
+
     def __init__(
         self,
         network: Net,

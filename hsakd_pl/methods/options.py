@@ -48,3 +48,4 @@ class DMLOptions(BranchOptions, total=False):
     ce_weight: float
     kd_weight: float
     new_head: bool
+    target: str

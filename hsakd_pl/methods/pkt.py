@@ -50,6 +50,8 @@ class PKTModule(DistilledModule):
     Other arguments: :class:`DistilledModule`.
     """
 
+    batch_terms = ("loss_pkt",)
+
     def __init__(
         self, network: Net, teacher: Net, pkt_weight: float = 30000.0, **options: Unpack[DistilledOptions]
     ) -> None:

@@ -65,6 +65,8 @@ class RKDModule(DistilledModule):
     Other arguments: :class:`DistilledModule`.
     """
 
+    batch_terms = ("loss_rkd",)
+
     def __init__(
         self,
         network: Net,

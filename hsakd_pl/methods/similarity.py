@@ -51,6 +51,8 @@ class SimilarityModule(DistilledModule):
     Other arguments: :class:`DistilledModule`.
     """
 
+    batch_terms = ("loss_sp",)
+
     def __init__(
         self, network: Net, teacher: Net, sp_weight: float = 3000.0, **options: Unpack[DistilledOptions]
     ) -> None:

@@ -177,6 +177,8 @@ class SSKDProjectionModule(HSAKDModule):
     Other arguments: :class:`hsakd_pl.HSAKDModule`.
     """
 
+    batch_terms = ("loss_contrast",)
+
     def __init__(
         self,
         network: Net,
@@ -227,6 +229,8 @@ class SSKDModule(DistilledModule):
 
     Other arguments: :class:`DistilledModule`.
     """
+
+    batch_terms = ("loss_transformed_kd", "loss_contrast")
 
     def __init__(
         self,

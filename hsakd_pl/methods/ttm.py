@@ -63,6 +63,8 @@ class TTMModule(DistilledModule):
     Other arguments: :class:`DistilledModule`.
     """
 
+    needs_only_logits = True
+
     def __init__(
         self,
         network: Net,
@@ -93,6 +95,8 @@ class WTTMModule(DistilledModule):
 
     Other arguments: :class:`DistilledModule`.
     """
+
+    needs_only_logits = True
 
     def __init__(
         self,

@@ -15,6 +15,7 @@ from hsakd_pl.data.description import read_description
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.fast import Fast
 from hsakd_pl.files.weights import WeightFile, shorten
+from hsakd_pl.modules.accumulation import log_compared_images, window_weight
 from hsakd_pl.modules.averages import warn_of_slow_averages
 from hsakd_pl.modules.ensembles import Views
 from hsakd_pl.modules.evaluated import Batch, EvaluatedModule
@@ -178,6 +179,10 @@ class HSAKDModule(EvaluatedModule):
             self.means.add({"loss": loss} | terms, len(images), self.log)
         return loss
 
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        weight = window_weight(self.trainer)
+        super().backward(loss if weight == 1 else weight * loss, *args, **kwargs)
+
     def configure_optimizers(self) -> Any:
         """Return the optimizer of all parameters that are not frozen, and its learning rate schedule."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -275,6 +280,7 @@ class HSAKDModule(EvaluatedModule):
     def on_fit_start(self) -> None:
         self._prepare()
         warn_of_slow_averages(self.trainer)
+        log_compared_images(self.trainer, self)
         data = data_of(self)
         if data is not None:  # a resumed run has restored it
             if self.description is not None:

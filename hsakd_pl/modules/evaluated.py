@@ -45,6 +45,8 @@ class EvaluatedModule(pl.LightningModule):
     views: int = 1  # transformed or augmented copies of an image in a training step
     keeps_classes: bool = True  # the classes of the option ``weights`` are those of the data
     network_normalisation: bool = True  # images are normalised as the frozen part of a trained network has learnt
+    batch_terms: tuple[str, ...] = ()  # loss terms that depend on which images are in a batch together
+    gathers_batch: bool = False  # these terms see the images of all devices
     needs_indices: bool = False  # training batches end in the samples' indices (B,) in the training split
     needs_strong_view: bool = False  # training batches are images (2 * B, 3, S, S), usual and then strong views
 
@@ -170,6 +172,8 @@ class EvaluatedModule(pl.LightningModule):
             metrics |= self.evaluation.add_head(peer, logits, labels)
             for name, metric in metrics.items():
                 self._log_metric(f"{split}/{name}", metric, in_bar=name == "acc")
+        for name, metric in self.evaluation.add_ensemble(class_logits, labels).items():
+            self._log_metric(f"{split}/{name}", metric, in_bar=False)
         if ensembles is not None and len(labels):
             ensembles.update(outputs, labels)
         return class_logits

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import chain
 
+import torch
 import torch.nn as nn
 from torch import Tensor
 from torchmetrics import Metric
@@ -52,7 +53,7 @@ def branch_metrics(network: Network, prefix: str = "") -> list[tuple[Metrics, Me
 
 
 class Evaluation(nn.Module):
-    """Metrics of one network, or of several peers: the mean over the peers, and of each peer."""
+    """Metrics of one network, or of several peers: the mean over the peers, of each peer, and of their ensemble."""
 
     def __init__(self, networks: Sequence[Network]) -> None:
         super().__init__()
@@ -66,8 +67,9 @@ class Evaluation(nn.Module):
             if prefix:
                 self.heads.append(head_metrics(num_classes, prefix))
             self.branches.append(branch_metrics(network, prefix))
+        self.ensemble = accuracies("ensemble_acc", num_classes) if self.heads else {}
         self.registered = nn.ModuleList()
-        for head in (self.pooled, *self.heads):
+        for head in (self.pooled, *self.heads, self.ensemble):
             self.registered.extend(head.values())
         for joint_metrics, class_metrics in chain.from_iterable(self.branches):
             self.registered.extend([*joint_metrics.values(), *class_metrics.values()])
@@ -87,6 +89,12 @@ class Evaluation(nn.Module):
                     metric.update(logits, labels)
             changed |= head
         return changed
+
+    def add_ensemble(self, logits: Sequence[Tensor], labels: Tensor) -> Metrics:
+        """Add the mean of the peers' logits (B, N) of images with labels (B,), and return the updated metrics."""
+        for metric in self.ensemble.values():
+            metric.update(torch.stack([*logits]).mean(0), labels)
+        return self.ensemble
 
     def add_branches(self, peer: int, output: NetworkOutput, labels: Tensor) -> Metrics:
         """Add the outputs of the branches for all M * B rows of a batch, and return the updated metrics."""

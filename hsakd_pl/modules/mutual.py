@@ -1,9 +1,10 @@
 """Mutual distillation: peers that learn together, without a teacher (Sec. 4.6, online)."""
 
 import math
-from collections.abc import Sequence
-from itertools import permutations
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import torch
 import torch.nn as nn
 from torch import Tensor
 
@@ -13,16 +14,77 @@ from hsakd_pl.modules.build import build_network, load_initial, require_own_weig
 from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.modules.options import BranchOptions
 from hsakd_pl.networks import Network, NetworkOutput
-from hsakd_pl.ops import Transforms, cross_entropy, joint_cross_entropy, joint_kd_loss, kd_loss, total
+from hsakd_pl.ops import Transforms, cross_entropy, full_precision, joint_cross_entropy, joint_kd_loss, kd_loss, total
 from hsakd_pl.signatures import Unpack
 
 
-class MutualModule(HSAKDModule):
-    """Minimise, for each peer, the teacher's loss plus KD of class and joint logits towards every other peer.
+def other_logits(peers: Sequence[Tensor], labels: Tensor) -> list[list[Tensor]]:
+    """Return the logits of all other peers as the targets of each peer (DML; Zhang et al., CVPR 2018).
 
-    The other peer is detached; with more than two peers, KD is averaged over the others (deep mutual learning, Zhang et
-    al., CVPR 2018). ``val/acc`` is the mean over the peers; the accuracy of each peer is logged too. With both joint
-    weights at 0 the branches are left out, and images are not transformed.
+    Args:
+        peers: logits (..., rows, K) of each of P peers.
+        labels: classes (rows,), not used.
+
+    Examples:
+        >>> first, second, third = torch.eye(3)
+        >>> other_logits([first, second, third], torch.zeros(3))[1] == [first, third]
+        True
+    """
+    return [[other for other in peers if other is not peer] for peer in peers]
+
+
+@full_precision
+def mean_logits(peers: Sequence[Tensor], labels: Tensor) -> list[list[Tensor]]:
+    """Return the mean of the peers' logits, their ensemble, as the only target of each peer.
+
+    Args:
+        peers: logits (..., rows, K) of each of P peers.
+        labels: classes (rows,), not used.
+
+    Examples:
+        >>> mean_logits([torch.tensor([[1.0, 3.0]]), torch.tensor([[3.0, 5.0]])], torch.tensor([0]))[0]
+        [tensor([[2., 4.]])]
+    """
+    return [[torch.stack([*peers]).mean(0)]] * len(peers)
+
+
+@full_precision
+def min_logits(peers: Sequence[Tensor], labels: Tensor) -> list[list[Tensor]]:
+    r"""Return the smallest logit of each class, relative to the true one, as the only target of each peer.
+
+    .. math:: t_i = \min_p (z_{p, i} - z_{p, y})
+
+    for peers p and the true class y, whose own target is 0: of all peers, the one that is surest of the true class
+    decides about each other class. MinLogit of KDCL (Guo et al., CVPR 2020).
+
+    Args:
+        peers: logits z (..., rows, K) of each of P peers.
+        labels: true classes y (rows,).
+
+    Examples:
+        >>> min_logits([torch.tensor([[1.0, 3.0, 0.0]]), torch.tensor([[3.0, 4.0, 3.0]])], torch.tensor([0]))[0]
+        [tensor([[ 0.,  1., -1.]])]
+    """
+    logits = torch.stack([*peers])
+    true_classes = labels.expand(logits.shape[:-1])[..., None]
+    return [[(logits - logits.gather(-1, true_classes)).amin(0)]] * len(peers)
+
+
+# The targets of KD for each peer, by the name of the option ``target``
+TARGETS: dict[str, Callable[[Sequence[Tensor], Tensor], list[list[Tensor]]]] = {
+    "others": other_logits,
+    "mean": mean_logits,
+    "min": min_logits,
+}
+
+
+class MutualModule(HSAKDModule):
+    """Minimise, for each peer, the teacher's loss plus KD of class and joint logits towards the other peers.
+
+    The targets of KD are detached; with more than two peers, KD is averaged over the others (deep mutual learning,
+    Zhang et al., CVPR 2018). ``val/acc`` is the mean over the peers; the accuracies of each peer and of the ensemble,
+    which averages their logits, are logged too. With both joint weights at 0 the branches are left out, and images are
+    not transformed.
 
     Args:
         networks: two or more names or networks, with equal classes, branches and transforms.
@@ -30,6 +92,8 @@ class MutualModule(HSAKDModule):
         num_classes: number of classes of networks given by name.
         transforms: transformations of networks given by name: an object, ``rotations``, ``flips``, ``colours``, an
             import path, or a product of these.
+        target: target of both KD terms: ``others``, each of the other peers in turn; ``mean``, the mean of all peers'
+            logits; or ``min``, the smallest logits relative to that of the true class (KDCL; Guo et al., CVPR 2020).
         temperature: temperature of both KD terms; T = 3: Sec. 4.1 of the paper.
         ce_weight: weight of the class heads' cross-entropy.
         joint_ce_weight: weight of the branches' cross-entropy.
@@ -53,12 +117,14 @@ class MutualModule(HSAKDModule):
         kd_weight: float = 1.0,
         joint_kd_weight: float = 1.0,
         new_head: bool = False,
+        target: str = "others",
         **options: Unpack[BranchOptions],
     ) -> None:
         branches = joint_ce_weight > 0 or joint_kd_weight > 0
         peers = [build_network(network, num_classes, branches, transforms) for network in networks]
         require_equal_peers(peers)
         require_own_weights(peers, "networks: the peers")
+        require(target in TARGETS, "target", target, f"one of {', '.join(TARGETS)}")
         require(0 < temperature < math.inf, "temperature", temperature, "above 0")
         weight_files = load_initial("weights", weights, [*peers], new_head)
         super().__init__(peers, **options)
@@ -67,6 +133,7 @@ class MutualModule(HSAKDModule):
         if branches:
             self.set_loss_weights(loss_joint_ce=joint_ce_weight, loss_joint_kd=joint_kd_weight)
         self.temperature = temperature
+        self.target = target
         self.views = peers[0].transforms.count if branches else 1
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -78,17 +145,29 @@ class MutualModule(HSAKDModule):
     def terms(  # type: ignore[override]  # lists: one output per peer
         self, student: list[NetworkOutput], teacher: list[NetworkOutput], labels: Tensor
     ) -> dict[str, Tensor]:
-        others = len(student) - 1
-        pairs = [(student[peer], teacher[other]) for peer, other in permutations(range(len(student)), 2)]
-        kd = total(kd_loss(peer.logits, other.logits, self.temperature) for peer, other in pairs)
+        class_labels = labels.repeat(len(student[0].logits) // len(labels))
+        class_teachers = [peer.logits for peer in teacher]
+        kd = self._kd(kd_loss, [peer.logits for peer in student], class_teachers, class_labels)
         ce = total(cross_entropy(peer.logits[: len(labels)], labels) for peer in student)
-        terms = {"loss_ce": ce, "loss_kd": kd / others}
+        terms = {"loss_ce": ce, "loss_kd": kd}
         if student[0].joint_logits:
             joint_labels = self.network.transforms.joint_labels(labels)
-            joint_kd = [joint_kd_loss(peer.joint_logits, other.joint_logits, self.temperature) for peer, other in pairs]
-            terms["loss_joint_ce"] = total(joint_cross_entropy(peer.joint_logits, joint_labels) for peer in student)
-            terms["loss_joint_kd"] = total(joint_kd) / others
+            joint = [peer.joint_logits for peer in student]
+            joint_teachers = [torch.stack([*peer.joint_logits]) for peer in teacher]
+            joint_kd = self._kd(joint_kd_loss, joint, joint_teachers, joint_labels)
+            joint_ce = total(joint_cross_entropy(logits, joint_labels) for logits in joint)
+            terms |= {"loss_joint_ce": joint_ce, "loss_joint_kd": joint_kd}
         return terms
+
+    def _kd(self, loss: Callable[..., Tensor], peers: Sequence[Any], teachers: list[Tensor], labels: Tensor) -> Tensor:
+        """Return the sum over the peers of the mean loss towards their targets, from logits (..., rows, K)."""
+        targets_of_peers = TARGETS[self.target]([logits.detach() for logits in teachers], labels)
+        losses = [
+            loss(logits, target, self.temperature)
+            for logits, targets in zip(peers, targets_of_peers, strict=True)
+            for target in targets
+        ]
+        return total(losses) / len(targets_of_peers[0])
 
 
 def require_equal_peers(peers: Sequence[Network]) -> None:

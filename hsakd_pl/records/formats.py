@@ -27,7 +27,7 @@ TEST_FORMAT = 2
 LARGEST_HISTORY = 500_000_000
 LONGEST_ROW = 10_000_000  # characters of a line of rows.jsonl
 # Fields of test.json that are fractions: of the result, of each peer, and of each ensemble and early exit
-FRACTIONS = re.compile(r"(peer\d+_)?(acc|branch\d+_(joint|class))(_top\d+)?|(peer\d+_)?ece|left")
+FRACTIONS = re.compile(r"(peer\d+_|ensemble_)?(acc|branch\d+_(joint|class))(_top\d+)?|(peer\d+_)?ece|left")
 
 Row = dict[str, Any]
 
@@ -53,6 +53,7 @@ PROTOCOL_FIELDS = Fields(
         "data": Fields(others=SPLIT_FIELDS, optional=True),
         "statistics": Fields(others=Items(METRIC), optional=True),
         "teacher_acc": FRACTION,
+        "compared_images": COUNT,
         "precision": OPTIONAL_TEXT,
         "validated_on": OPTIONAL_TEXT,
         "weights_sha256": OPTIONAL_TEXT,
@@ -92,6 +93,7 @@ RESULT_FIELDS = Fields(
         "device": OPTIONAL_TEXT,
         "precision": OPTIONAL_TEXT,
         "cpu": CPU_FIELDS,
+        "parameters": Fields({"trained": COUNT, "deployed": Items(COUNT)}),
         "commit": OPTIONAL_TEXT,
         "teacher_sha256": OPTIONAL_TEXT,
         "weights_digest": OPTIONAL_TEXT,

@@ -131,3 +131,15 @@ def validated_in_part(row: Row) -> bool:
     """Return whether the validations of a run covered a part of their split only."""
     limited = (row.get("protocol") or {}).get("limited") or {}
     return any(option in limited for option in VALIDATION_LIMITS)
+
+
+def peer_accuracies(row: Row) -> list[float]:
+    """Return the validation accuracies of the last weights of each peer, fractions; an empty list for one network."""
+    metrics = (row.get("metrics") or {}) if is_validated(row) else {}
+    accuracies = [metrics.get(f"val/peer{number}_acc") for number in range(1, len(metrics) + 1)]
+    return [accuracy for accuracy in accuracies if accuracy is not None]
+
+
+def ensemble_accuracy(row: Row) -> float | None:
+    """Return the validation accuracy of the mean of the peers' logits, a fraction; None if it was not measured."""
+    return (row.get("metrics") or {}).get("val/ensemble_acc") if is_validated(row) else None

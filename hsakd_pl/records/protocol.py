@@ -16,6 +16,7 @@ from hsakd_pl.cpu.kinds import find_cpu
 from hsakd_pl.data.fingerprint import saved_facts
 from hsakd_pl.errors import counted
 from hsakd_pl.files.weights import WeightFile
+from hsakd_pl.modules.accumulation import compared_images
 from hsakd_pl.modules.build import PRETRAINED, RANDOM
 from hsakd_pl.records.callbacks import tuned_values
 from hsakd_pl.records.options import CALLBACKS, ROOT, WEIGHT_OPTIONS, in_protocol
@@ -171,6 +172,7 @@ def protocol_of(
         "nesterov": optimizer.defaults.get("nesterov"),
         "weight_decay": optimizer.defaults.get("weight_decay"),
         "batch_size": getattr(data, "batch_size", None),
+        "compared_images": compared_images(trainer, module),
         "views": getattr(module, "views", None),
         "augmentation": augmentation(data, module),
         "head": head,

@@ -15,6 +15,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from hsakd_pl.errors import UsageError, counted
 from hsakd_pl.files import replacing
 from hsakd_pl.files.weights import read_weights, weights_digest
+from hsakd_pl.modules import HSAKDModule
 from hsakd_pl.modules.budget import (
     check_minimum,
     check_validations,
@@ -297,6 +298,7 @@ class ResultWriter(pl.Callback):
             "device_hours": round(seconds * trainer.world_size / 3600, 4),
             "images_per_second": round(self.spent["images"] / max(self.spent["train_seconds"], 1e-9), 2),
             "resumes": self.spent["resumes"],
+            "parameters": parameter_counts(trainer.lightning_module),
             **machine(trainer),
             "commit": self.commit,
             "teacher_sha256": trainer.lightning_module.hparams.get("teacher_sha256"),
@@ -319,6 +321,15 @@ class ResultWriter(pl.Callback):
             "weights_digest": _file_digest(last, trainer.global_step, module_digest),
             "best_weights_digest": _file_digest(Path(best_file) if best_file else None, None, None),
         }
+
+
+def parameter_counts(module: pl.LightningModule) -> dict[str, Any]:
+    """Return the number of parameters that are ``trained``, and that of each network without branches, ``deployed``."""
+    networks = module.networks if isinstance(module, HSAKDModule) else []
+    return {
+        "trained": sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad),
+        "deployed": [sum(weight.numel() for weight in network.without_branches.parameters()) for network in networks],
+    }
 
 
 def _file_digest(path: Path | None, step: int | None, otherwise: str | None) -> str | None:

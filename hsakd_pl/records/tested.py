@@ -38,7 +38,7 @@ from hsakd_pl.records.protocol import machine
 
 EMBEDDED_IMAGES = 1000  # over all devices
 DIGEST = re.compile("[0-9a-f]{64}")  # SHA-256
-ACCURACIES = re.compile(r"test/((peer\d+_)?(acc|branch\d+_(joint|class))(_top\d+)?)")
+ACCURACIES = re.compile(r"test/((peer\d+_|ensemble_)?(acc|branch\d+_(joint|class))(_top\d+)?)")
 
 
 class EvaluationWriter(pl.Callback):

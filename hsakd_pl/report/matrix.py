@@ -8,8 +8,9 @@ from hsakd_pl.files.escaping import for_latex, for_markdown, for_terminal
 from hsakd_pl.recipes import Cell, Recipe
 from hsakd_pl.report.groups import Group, groups
 from hsakd_pl.report.rows import collect, result_files
-from hsakd_pl.report.table import Line, Record, format_table, records, spread
+from hsakd_pl.report.table import Line, Record, format_table, peer_cells, records, spread
 
+PEERS = "peers: accuracy after the last epoch, of the best one by the same images; the ensemble averages logits"
 UNCHANGED = "as the recipes say, [published]"
 ESCAPES = {"md": for_markdown, "latex": for_latex}
 
@@ -27,6 +28,7 @@ def matrix(cells: Sequence[Cell], recipes: Mapping[str, Recipe], folder: Path, t
     """
     tables: dict[str, dict[tuple[str, str], str]] = defaultdict(dict)
     marks: dict[str, list[str]] = defaultdict(list)
+    peers: dict[str, list[Line]] = defaultdict(list)
     numbers: list[Record] = []
     for cell in cells:
         for group in _groups(cell, recipes, folder):
@@ -36,6 +38,9 @@ def matrix(cells: Sequence[Cell], recipes: Mapping[str, Recipe], folder: Path, t
             note = {"note": cell.note} if cell.note else {}
             numbers.append(place | note | record)
             tables[changed][cell.method, cell.pair] = _result(record, cell.published if group.comparable else "")
+            if record["first_peer_mean"] is not None:
+                mean = {"method": cell.method, "pair": cell.pair, "mean": spread(record, "last")}
+                peers[changed].append(mean | peer_cells(record))
             if group.marks:
                 marks[changed].append(f"{cell.method}, {cell.pair}: {'; '.join(group.marks)}")
     if table_format in ("csv", "json"):
@@ -45,6 +50,8 @@ def matrix(cells: Sequence[Cell], recipes: Mapping[str, Recipe], folder: Path, t
     for changed, texts in tables.items():
         table = format_table(_lines(cells, texts), [], table_format)
         notes = "".join(f"\n\n{escape(mark)}" for mark in marks[changed])
+        if peers[changed]:
+            notes = f"\n\n{PEERS}\n\n{format_table(peers[changed], [], table_format).strip()}{notes}"
         sections.append(f"{escape(changed or UNCHANGED)}\n\n{table.strip()}{notes}")
     return "\n\n".join(sections)
 

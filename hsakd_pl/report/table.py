@@ -11,7 +11,7 @@ from typing import Any
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files.escaping import for_latex, for_markdown, for_spreadsheet
 from hsakd_pl.records.formats import Row
-from hsakd_pl.records.measured import last_accuracy, test_accuracy
+from hsakd_pl.records.measured import ensemble_accuracy, last_accuracy, peer_accuracies, test_accuracy
 from hsakd_pl.records.text_table import text_table
 from hsakd_pl.report.groups import Group, tested_on_one_split
 from hsakd_pl.report.rows import seed_of
@@ -22,13 +22,19 @@ ACCURACIES: dict[str, Callable[[Row], float | None]] = {
     "last": last_accuracy,
     "best": lambda row: row["best_val_acc"],
     "test": test_accuracy,
+    "first_peer": lambda row: next(iter(peer_accuracies(row)), None),
+    "best_peer": lambda row: max(peer_accuracies(row), default=None),
+    "ensemble": ensemble_accuracy,
 }
+# Columns of runs of several peers, whose mean is the result, and the accuracy in each
+PEER_COLUMNS = {"first peer": "first_peer", "best peer": "best_peer", "ensemble": "ensemble"}
+PARAMETER_COLUMNS = {"M trained": "parameters_trained", "M deployed": "parameters_deployed"}
 Record = dict[str, Any]
 Line = dict[str, str]
 
 
 def percents(group: Group, which: str) -> dict[str, float]:
-    """Return the accuracy in percent by seed: of the ``last`` or ``best`` epoch, or of the ``test``."""
+    """Return the accuracy in percent by seed in a column of :data:`ACCURACIES`."""
     if which == "test" and not tested_on_one_split(group.rows):
         return {}
     accuracy_of = ACCURACIES[which]
@@ -67,7 +73,7 @@ def _record(group: Group, against: Group | None) -> Record:
         "protocol": _hash(group),
         "n": len(group.rows),
     }
-    for which in ("last", "best", "test"):
+    for which in ACCURACIES:
         accuracies = list(percents(group, which).values())
         record[f"{which}_mean"] = mean(accuracies) if accuracies else None
         record[f"{which}_std"] = stdev(accuracies) if len(accuracies) > 1 else None
@@ -78,11 +84,29 @@ def _record(group: Group, against: Group | None) -> Record:
     for name in ("images_per_second", "seconds", "device_hours"):
         values = [row[name] for row in group.rows if row.get(name) is not None]
         record[name] = mean(values) if values else None
+    record |= _parameters(group)
     if against is not None:
         accuracies_by_seed = percents(group, "last") if group is not against else {}
         record |= paired_difference(accuracies_by_seed, percents(against, "last"))
     record["marks"] = "; ".join(group.marks)
     return record
+
+
+def _parameters(group: Group) -> Record:
+    """Return the number of parameters that are trained, and those of the different networks that can be deployed."""
+    counts = next((row["parameters"] for row in group.rows if row.get("parameters")), {})
+    deployed = " or ".join(dict.fromkeys(str(count) for count in counts.get("deployed", ()))) or None
+    return {"parameters_trained": counts.get("trained"), "parameters_deployed": deployed}
+
+
+def peer_cells(record: Record) -> Line:
+    """Return the cells of runs of several peers by column; they are empty for one network."""
+    cells = {column: spread(record, which) for column, which in PEER_COLUMNS.items()}
+    has_peers = record["first_peer_mean"] is not None
+    for column, name in PARAMETER_COLUMNS.items():
+        counts = str(record[name] or "").split(" or ") if has_peers else []
+        cells[column] = " or ".join(f"{int(count) / 1e6:.2f}" for count in counts if count)
+    return cells
 
 
 def lines(groups: Sequence[Group], against: Group | None = None) -> list[Line]:
@@ -102,6 +126,7 @@ def all_lines(groups: Sequence[Group], against: Group | None = None) -> list[Lin
             "last epoch": spread(record, "last"),
             "best epoch": spread(record, "best"),
             "test": spread(record, "test"),
+            **peer_cells(record),
             "paper": group.paper,
             "to paper": _number(record["to_paper"], "+.2f"),
             "images/s": _number(record["images_per_second"], ",.0f"),
