@@ -94,7 +94,7 @@ def _record(group: Group, against: Group | None) -> Record:
 
 def _parameters(group: Group) -> Record:
     """Return the number of parameters that are trained, and those of the different networks that can be deployed."""
-    counts = next((row["parameters"] for row in group.rows if row.get("parameters")), {})
+    counts: Record = next((row["parameters"] for row in group.rows if row.get("parameters")), {})
     deployed = " or ".join(dict.fromkeys(str(count) for count in counts.get("deployed", ()))) or None
     return {"parameters_trained": counts.get("trained"), "parameters_deployed": deployed}
 
