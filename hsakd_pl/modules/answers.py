@@ -182,7 +182,7 @@ class TeacherAnswers(pl.Callback):
             free = shutil.disk_usage(self.folder).free
         # other processes may be writing there: all ranks decide by the numbers of the first
         present, others, free = trainer.strategy.broadcast((present, others, free))
-        share = f"{_gigabytes(present)} of them are there" if present else "none of them are there yet"
+        share = f"{_gigabytes(min(present, needed))} of them are there" if present else "none of them are there yet"
         rank_zero_info(
             f"The teacher's answers take {_gigabytes(needed)} for {counted(len(epochs), 'epoch')} in {self.answers}; "
             f"{share}"
