@@ -80,6 +80,7 @@ class BareLoop:
         module.to(self.device).train()
         for callback in callbacks:
             callback.on_fit_start(trainer, module)
+        module.on_fit_start()
         self.optimizer = module.configure_optimizers()["optimizer"]
         batches = islice(data.train_dataloader(), RESIDENT_BATCHES)
         on_device = [tuple(torch.as_tensor(part).to(self.device) for part in batch) for batch in batches]
