@@ -13,6 +13,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from hsakd_pl.fast import norms, winograd
 from hsakd_pl.fast.compiled import Compiled
 from hsakd_pl.fast.folded import Folded
+from hsakd_pl.fast.norms.layers import has_hooks
 from hsakd_pl.networks import Classifier, Network, NetworkOutput
 
 HALF_PRECISION = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -125,8 +126,7 @@ def _is_foldable(network: Network) -> bool:
         return False
     return not any(
         layer.training
-        or layer._forward_hooks
-        or layer._forward_pre_hooks
+        or has_hooks(layer)
         or is_parametrized(layer)
         or (isinstance(layer, _BatchNorm) and layer.running_mean is None)
         for layer in network.modules()

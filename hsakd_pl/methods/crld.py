@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from hsakd_pl.errors import require
+from hsakd_pl.methods.divergence import row_divergence
 from hsakd_pl.methods.options import PairOptions
 from hsakd_pl.methods.views import Net, TwoViewModule, two_views
 from hsakd_pl.networks import NetworkOutput
@@ -26,24 +27,17 @@ def crld_terms(
 
     ``loss_kd`` is the loss within views. Arguments: :func:`crld_loss`.
     """
-    teacher_weak = teacher_weak.detach()
-    teacher_strong = teacher_strong.detach()
     sure_weak = teacher_weak.softmax(1).amax(1) >= weak_threshold
     sure_strong = teacher_strong.softmax(1).amax(1) >= strong_threshold
-    within = _kd(student_weak, teacher_weak, temperature) + _kd(student_strong, teacher_strong, temperature)
-    cross = _kd(student_strong, teacher_weak, temperature) + _kd(student_weak, teacher_strong, temperature)
+    students = student_weak / temperature, student_strong / temperature
+    teachers = teacher_weak / temperature, teacher_strong / temperature
+    within = row_divergence(students[0], teachers[0]) + row_divergence(students[1], teachers[1])
+    cross = row_divergence(students[1], teachers[0]) + row_divergence(students[0], teachers[1])
     return {
         "loss_ce": cross_entropy(student_weak, labels) + cross_entropy(student_strong, labels),
-        "loss_kd": torch.where(sure_weak, within, 0.0).mean(),
-        "loss_cross": torch.where(sure_strong, cross, 0.0).mean(),
+        "loss_kd": temperature**2 * torch.where(sure_weak, within, 0.0).mean(),
+        "loss_cross": temperature**2 * torch.where(sure_strong, cross, 0.0).mean(),
     }
-
-
-def _kd(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """Return T^2 KL(teacher || student) at temperature T of each image, (B,)."""
-    student = (student_logits / temperature).log_softmax(1)
-    teacher = (teacher_logits / temperature).log_softmax(1)
-    return temperature**2 * (teacher.exp() * (teacher - student)).sum(1)
 
 
 def crld_loss(

@@ -1,15 +1,13 @@
 """Decoupled knowledge distillation (DKD; Zhao et al., CVPR 2022): target and other classes weighted separately."""
 
-import torch
 from torch import Tensor
 
 from hsakd_pl.methods.distilled import DistilledModule, Net
+from hsakd_pl.methods.divergence import against_others, all_but, row_divergence, row_divergence_among
 from hsakd_pl.methods.options import KDOptions
 from hsakd_pl.networks import NetworkOutput
-from hsakd_pl.ops import full_precision, kd_loss
+from hsakd_pl.ops import full_precision
 from hsakd_pl.signatures import Unpack
-
-MASKED_LOGIT = -1000.0  # of the target among the others: probability exactly 0, finite logarithm, as published
 
 
 @full_precision
@@ -38,19 +36,11 @@ def dkd_loss(
         >>> dkd_loss(logits, logits, torch.arange(4)).abs() < 1e-4
         tensor(True)
     """
-    student_binary, student_others = _decoupled(student_logits / temperature, labels)
-    teacher_binary, teacher_others = _decoupled(teacher_logits / temperature, labels)
-    target_loss = kd_loss(student_binary, teacher_binary, 1.0)
-    others_loss = kd_loss(student_others, teacher_others, 1.0)
+    student = student_logits / temperature
+    teacher = teacher_logits.detach() / temperature
+    target_loss = row_divergence(against_others(student, labels), against_others(teacher, labels)).mean()
+    others_loss = row_divergence_among(student, teacher, all_but(labels, student.shape[1])).mean()
     return temperature**2 * (alpha * target_loss + beta * others_loss)
-
-
-def _decoupled(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return logits (B, 2) of the target and of all others as one class, and (B, N) with the target masked."""
-    target = labels[:, None]
-    others = logits.scatter(1, target, MASKED_LOGIT)
-    binary = torch.cat([logits.gather(1, target), others.logsumexp(1, keepdim=True)], 1)
-    return binary, others
 
 
 class DKDModule(DistilledModule):

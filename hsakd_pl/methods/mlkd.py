@@ -57,11 +57,12 @@ def mlkd_terms(
     weak = total(kd_loss(student_weak, teacher_weak, t) for t in temperatures)
     weak_again = total(kd_loss(student_weak, teacher_weak, t) for t in WEAK_TEMPERATURES)
     strong = total(kd_loss(student_strong, teacher_strong, t) for t in (temperature, *STRONG_TEMPERATURES))
+    pairs = [((student_weak / t).softmax(1), (teacher_weak.detach() / t).softmax(1)) for t in temperatures]
     return {
         "loss_ce": cross_entropy(student_weak, labels) + cross_entropy(student_strong, labels),
         "loss_kd": image_share * weak + strong + weak_again,
-        "loss_cc": class_share * total(_class_loss(student_weak, teacher_weak, t) for t in temperatures),
-        "loss_bc": image_share * total(_batch_loss(student_weak, teacher_weak, t) for t in temperatures),
+        "loss_cc": class_share * total(_gram_loss(student.T, teacher.T) for student, teacher in pairs),
+        "loss_bc": image_share * total(_gram_loss(student, teacher) for student, teacher in pairs),
     }
 
 
@@ -75,17 +76,8 @@ def share_up_to_median(values: Tensor) -> Tensor:
     return (values <= median).to(values.dtype).mean()
 
 
-def _class_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """Return the squared difference of the classes' Gram matrices (N, N) of probabilities, divided by N."""
-    student = (student_logits / temperature).softmax(1)
-    teacher = (teacher_logits.detach() / temperature).softmax(1)
-    return (teacher.T @ teacher - student.T @ student).square().sum() / student.shape[1]
-
-
-def _batch_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """Return the squared difference of the images' Gram matrices (B, B) of probabilities, divided by B."""
-    student = (student_logits / temperature).softmax(1)
-    teacher = (teacher_logits.detach() / temperature).softmax(1)
+def _gram_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return the squared difference of the Gram matrices (n, n) of two sets of n rows, divided by n."""
     return (teacher @ teacher.T - student @ student.T).square().sum() / len(student)
 
 

@@ -4,7 +4,6 @@ from typing import Any
 
 from torch import Tensor
 
-from hsakd_pl.data import ImageDataModule
 from hsakd_pl.errors import UsageError
 from hsakd_pl.methods.distilled import DistilledModule
 from hsakd_pl.methods.distilled import Net as Net
@@ -36,15 +35,6 @@ class TwoViewModule(DistilledModule):
 
     needs_strong_view = True
     views = 2
-
-    def setup(self, stage: str) -> None:
-        super().setup(stage)
-        data = getattr(self.trainer, "datamodule", None)
-        if stage == "fit" and not (isinstance(data, ImageDataModule) and data.augment):
-            raise UsageError(
-                f"{type(self).__name__} trains on a weak and a strong view of each image: call fit(datamodule=...) "
-                "with an ImageDataModule whose augment is on"
-            )
 
     def losses(self, batch: Any) -> dict[str, Tensor]:
         images, labels = batch

@@ -1,4 +1,4 @@
-"""What accumulated batches and several devices change: the last step of an epoch, and losses that compare images."""
+"""Correct the last accumulated step of an epoch, and tell among how many images the losses of a batch compare."""
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_info

@@ -75,8 +75,8 @@ def check_validations(trainer: pl.Trainer, max_epochs: int, max_steps: int) -> N
     Args:
         trainer: trainer of the fit.
         max_epochs: number of epochs of the fit, -1 for no limit.
-        max_steps: number of optimizer steps of the fit, -1 for no limit. It counts if there is no limit of epochs: with
-            both it is a part of a fit that is resumed later.
+        max_steps: number of optimizer steps of the fit, -1 for no limit. Next to a limit of epochs it is not checked:
+            such a fit is resumed later.
     """
     option = "check_val_every_n_epoch"
     interval: float | None = trainer.check_val_every_n_epoch

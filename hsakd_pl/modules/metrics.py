@@ -92,8 +92,10 @@ class Evaluation(nn.Module):
 
     def add_ensemble(self, logits: Sequence[Tensor], labels: Tensor) -> Metrics:
         """Add the mean of the peers' logits (B, N) of images with labels (B,), and return the updated metrics."""
-        for metric in self.ensemble.values():
-            metric.update(torch.stack([*logits]).mean(0), labels)
+        if self.ensemble:
+            mean = torch.stack([*logits]).mean(0)
+            for metric in self.ensemble.values():
+                metric.update(mean, labels)
         return self.ensemble
 
     def add_branches(self, peer: int, output: NetworkOutput, labels: Tensor) -> Metrics:

@@ -24,9 +24,8 @@ from hsakd_pl.methods import (
     wttm_loss,
 )
 
-from .newer import RECORDINGS, Case
+from .newer import Case
 
-PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
 LOSSES: dict[str, Callable[..., Any]] = {
     "ttm": ttm_loss,
     "wttm": wttm_loss,
@@ -45,16 +44,6 @@ LOSSES: dict[str, Callable[..., Any]] = {
     "catkd": catkd_loss,
     "catkd_cross": catkd_loss,
 }
-
-
-@pytest.fixture(params=PRECISIONS)
-def precision(request: pytest.FixtureRequest) -> torch.dtype:
-    return PRECISIONS[request.param]
-
-
-@pytest.fixture(params=RECORDINGS)
-def case(request: pytest.FixtureRequest, precision: torch.dtype) -> Callable[[str], Case]:
-    return partial(Case, request.param, dtype=precision)
 
 
 @pytest.mark.parametrize("name", LOSSES)

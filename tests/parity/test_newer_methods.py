@@ -1,7 +1,6 @@
 """Test losses and gradients of the newer methods with views, costs or trained parts against their published code."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytest
@@ -25,9 +24,8 @@ from hsakd_pl.methods import (
 )
 from hsakd_pl.methods.mlkd import share_up_to_median
 
-from .newer import RECORDINGS, Case
+from .newer import Case
 
-PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
 LOSSES: dict[str, Callable[..., Any]] = {
     "mlkd": mlkd_loss,
     "mlkd_even": mlkd_loss,
@@ -36,16 +34,6 @@ LOSSES: dict[str, Callable[..., Any]] = {
     "wkd_feature": wkd_feature_loss,
     "wkd_feature_grid": wkd_feature_loss,
 }
-
-
-@pytest.fixture(params=PRECISIONS)
-def precision(request: pytest.FixtureRequest) -> torch.dtype:
-    return PRECISIONS[request.param]
-
-
-@pytest.fixture(params=RECORDINGS)
-def case(request: pytest.FixtureRequest, precision: torch.dtype) -> Callable[[str], Case]:
-    return partial(Case, request.param, dtype=precision)
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn as nn
-from torch.fx import Graph, Node, Tracer
+from torch.fx import Graph, GraphModule, Node, Tracer
 from torch.nn import functional as F
 
 from hsakd_pl.fast.kernels.library import library
@@ -99,7 +99,7 @@ def _joined(block: nn.Module) -> Joined | None:
         in_other_mode = str(SequencesOpen().trace(block))
         block.training = training
         graph = tracer.trace(block)
-    except Exception:  # a forward may do anything with what stands in for its inputs
+    except Exception:  # tracing calls the block with placeholders, on which its code may fail in any way
         return None
     finally:
         block.training = training
@@ -110,11 +110,9 @@ def _joined(block: nn.Module) -> Joined | None:
     joined = [relu for relu in relus if _join(graph, relu, layers)]
     if not joined:
         return None
-    code = graph.python_code("self")
-    names = dict(code.globals)
-    exec(code.src, names)
     inside = tracer.opened + [str(relu.target) for relu in joined if relu.op == "call_module"]
-    return Joined(names["forward"], tuple(inside))
+    forward = type(GraphModule(block, graph)).forward  # a function of any module with these layers
+    return Joined(forward, tuple(inside))
 
 
 def _join(graph: Graph, relu: Node, layers: Mapping[str, nn.Module]) -> bool:

@@ -5,6 +5,7 @@ from typing import cast
 import torch
 import torch.nn as nn
 from torch import Tensor
+from torch.nn.modules.module import _has_any_global_hook
 
 from hsakd_pl.fast.norms.functions import MIN_CHANNELS, NormReLU
 
@@ -53,18 +54,9 @@ def norm_relu(norm: nn.Module, relu: nn.Module | None, features: Tensor, residua
 
 
 def has_hooks(layer: nn.Module) -> bool:
-    """Return whether something observes the calls of a layer."""
-    everywhere = nn.modules.module
-    return bool(
-        layer._forward_hooks
-        or layer._forward_pre_hooks
-        or layer._backward_hooks
-        or layer._backward_pre_hooks
-        or everywhere._global_forward_hooks
-        or everywhere._global_forward_pre_hooks
-        or everywhere._global_backward_hooks
-        or everywhere._global_backward_pre_hooks
-    )
+    """Return whether a function is called before or after a layer, in the forward or the backward pass."""
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    return any(hooks) or _has_any_global_hook()
 
 
 def _is_fast(norm: nn.Module, features: Tensor) -> bool:
