@@ -78,7 +78,6 @@ def run(options: Namespace) -> None:
     from hsakd_pl.files import local_path
     from hsakd_pl.recipes import BENCH_TABLES
     from hsakd_pl.report.matrix import matrix, published
-    from hsakd_pl.report.table import format_table
 
     if not options.tables:
         raise UsageError(f"bench needs a table: {', '.join(BENCH_TABLES)}, or a CSV file")
@@ -87,8 +86,7 @@ def run(options: Namespace) -> None:
     check_modes(options)
     cells, recipes = select_cells(options.tables, options.methods, options.pairs)
     if options.list:
-        table = published(cells)
-        show(format_table(table, table, options.format))
+        show(published(cells, recipes, options.format))
         return
 
     from hsakd_pl.commands.bench.tasks import Bench
