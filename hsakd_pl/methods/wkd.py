@@ -18,6 +18,7 @@ from hsakd_pl.data import ImageDataModule
 from hsakd_pl.data.progress import tracked
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.files import local_path
+from hsakd_pl.files.weights import WeightFile, file_sha256
 from hsakd_pl.methods.distilled import DistilledModule, Net
 from hsakd_pl.methods.fitnet import make_regressor
 from hsakd_pl.methods.options import DistilledOptions
@@ -262,7 +263,7 @@ class WKDModule(DistilledModule):
         regularization: weight of the entropy in the transport.
         iterations: rounds of Sinkhorn's algorithm.
         cost_file: file of costs (N, N), written by ``numpy.save``, instead of the teacher's pass; only a fit that is
-            not resumed needs it.
+            not resumed needs it. Its SHA-256 is part of the protocol.
         decay_start: last epoch with the full weights of transport and features.
         decay_epochs: epoch in which a cosine brings these weights to 0.
 
@@ -318,6 +319,14 @@ class WKDModule(DistilledModule):
         self.regularization = regularization
         self.iterations = iterations
         self.cost_file = cost_file
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit" and self.with_logits and self.cost_file is not None:
+            path = local_path("cost_file", self.cost_file)
+            if path.is_file():  # a resumed fit does not need it
+                reason = "it holds costs"
+                self.weight_files["cost_file"] = WeightFile(str(path), sha256=file_sha256(path), missing=reason)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         cost = checkpoint["state_dict"].get("cost")

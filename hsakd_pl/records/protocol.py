@@ -31,7 +31,7 @@ LIMITS = re.compile(r"trainer\.(limit_\w+_batches|overfit_batches|max_steps)$")
 
 
 def weight_facts(options: Mapping[str, Any], files: Mapping[str, WeightFile]) -> dict[str, Any]:
-    """Return the SHA-256 of each weight file that a run starts from, and the accuracy that the teacher's file states.
+    """Return the SHA-256 of each file of numbers that a run starts from, and the accuracy of the teacher's file.
 
     Weights that timm publishes have the digest of what was loaded, since other releases may publish others. ``files``
     are those that the module read, by option. A missing one is left out: a checkpoint replaced it.
