@@ -15,12 +15,13 @@ import yaml
 from jsonargparse import Namespace
 from methods import METHODS, make_method
 from programs import hsakd
-from small import error_of
+from small import Asked, error_of
 
 import hsakd_pl
 from hsakd_pl import list_networks
 from hsakd_pl.cli.main import main
 from hsakd_pl.commands.bench.cells import select_cells
+from hsakd_pl.commands.bench.estimate import MEASURED_STEPS, WARMUP_STEPS
 from hsakd_pl.commands.bench.tasks import Bench, Task
 from hsakd_pl.commands.seeds import ParsedFit
 from hsakd_pl.files.escaping import for_markdown
@@ -490,9 +491,54 @@ def test_teacher_answers_are_kept_for_the_methods_that_can_read_them(
     assert "KD" in capsys.readouterr().out
 
 
+def test_runs_of_the_largest_answers_share_no_table_with_others(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bench = ["bench", str(mine), "--methods", "KD", *SHORT, "--trainer.logger=false"]
+    kept = [*bench, "--teacher-answers", "answers", "--teacher-answers-top", "3"]
+    for task in ("0", "1"):
+        main([*kept, "--task", task])
+    result = json.loads(Path("runs/digits/kd_resnet14-resnet8/seed0/result.json").read_text())
+    assert result["protocol"]["options"]["model.init_args.teacher_answers_top"] == 3
+    capsys.readouterr()
+    main(kept)  # all are done
+    heading, _, _, line, *_ = filter(None, capsys.readouterr().out.splitlines())
+    assert heading == "teacher_answers_top 3, limit_train_batches 2, max_epochs 1" and line.split()[0] == "KD"
+    assert "teacher_answers_top 3, not None" in error_of(capsys, lambda: main(bench))
+    main([*bench, "--folder", "whole", "--task", "0"])
+    main([*bench, "--folder", "whole", "--task", "1"])
+    assert "teacher_answers_top None, not 3" in error_of(capsys, lambda: main([*kept, "--folder", "whole"]))
+
+
+def test_dry_run_counts_a_teacher_once_where_answers_are_kept(
+    mine: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Asked(monkeypatch)
+    mine.write_text(MINE + MINE.splitlines()[2].replace("KD,digits/kd", "DKD,digits/dkd").replace("KDM", "DKDM") + "\n")
+    plan = ["bench", "mine.csv", "--dry-run", "--methods", "KD,DKD,SP", "--seeds", "0-1", "--trainer.accelerator=cpu"]
+    main([*plan, "--trainer.max_epochs=1", "--teacher-answers", "kept/answers"])
+    *_, total, note, _, _ = shown = capsys.readouterr().out.rstrip().splitlines()
+    tasks = [line.partition("digits/")[2] for line in shown if "digits/" in line]
+    assert tasks == [
+        "baseline_resnet14, seed 0",
+        "kd_resnet14-resnet8, seed 0",
+        "kd_resnet14-resnet8, seed 1",
+        "sp_resnet14-resnet8, seed 0",
+        "sp_resnet14-resnet8, seed 1",
+        "dkd_resnet14-resnet8, seed 0, reads answers",
+        "dkd_resnet14-resnet8, seed 1, reads answers",
+    ]
+    hours = [float(line.split()[-6 if line.endswith("answers") else -4]) for line in shown if "digits/" in line]
+    assert float(total.split()[0]) == pytest.approx(sum(hours), abs=0.1) and "keep answers" in note
+    steps = MEASURED_STEPS + WARMUP_STEPS
+    assert asked.batches == 3 * steps  # KD and DKD were measured without questions, too
+    assert not Path("kept").exists() and not list(Path().rglob("*.answers"))
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        (["--teacher-answers-top", "3"], "--teacher-answers-top has no effect without --teacher-answers"),
+        (["--teacher-answers-dtype", "float16"], "--teacher-answers-dtype has no effect without"),
+        (["--teacher-answers-top", "3", "--list"], "--teacher-answers-top has no effect with --list"),
         (["--teacher-answers-gb", "3"], "no effect without --teacher-answers"),
         (["--teacher-answers", "answers", "--list"], "--teacher-answers has no effect with --list"),
     ],

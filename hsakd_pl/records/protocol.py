@@ -23,7 +23,11 @@ from hsakd_pl.records.options import CALLBACKS, ROOT, WEIGHT_OPTIONS, in_protoco
 from hsakd_pl.version import __version__
 
 # Part of it where they do not have these values: the protocols of earlier versions do not have these options.
-UNSET = {"model.init_args.loss_weights": None, "model.init_args.teacher_answers_dtype": "float32"}
+UNSET = {
+    "model.init_args.loss_weights": None,
+    "model.init_args.teacher_answers_dtype": "float32",
+    "model.init_args.teacher_answers_top": None,
+}
 MEAN = "data.init_args.mean"
 # Changes on resume that are not part of the hash: they lengthen the run, or name another commit of the code
 WITHOUT_EFFECT = ("trainer.max_epochs", "trainer.max_steps", "commit")
