@@ -105,7 +105,12 @@ def measure_hours(bench: Bench, task: Task) -> Hours:
     path = Path(answers_folder).resolve()
     disk = next(folder for folder in (path, *path.parents) if folder.is_dir())
     with tempfile.TemporaryDirectory(dir=disk) as folder:
-        arguments += [*answers, "--model.init_args.teacher_answers", folder, "--model.init_args.teacher_answers_gb=inf"]
+        arguments += [
+            *answers,
+            "--model.init_args.teacher_answers",
+            folder,
+            "--model.init_args.teacher_answers_gb=.inf",
+        ]
         return Hours(asking=_measured(arguments), reading=_measured(arguments))
 
 
