@@ -18,7 +18,9 @@ def nkd_loss(
     gamma: float = 1.5,
     temperature: float = 1.0,
 ) -> Tensor:
-    """Return -mean(p_y log q_y) - gamma * T^2 * mean sum over the other classes of p' log q', a scalar.
+    r"""Return the cross-entropies of the label and among the other classes, a scalar.
+
+    .. math:: -\overline{p_y \log q_y} - \gamma T^2 \, \overline{\sum_{c \neq y} p'_c \log q'_c}
 
     p, q are the probabilities of teacher and student at a temperature of 1, whatever T is; p', q' those among the
     classes other than y, at T. Cross-entropies rather than KL: the loss of equal logits is not 0. Source: yzd-v/cls_KD
