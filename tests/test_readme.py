@@ -19,7 +19,8 @@ from hsakd_pl.networks import registry
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NAVIGATION = yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text())["nav"]
-PAGES = [f"docs/{path}" for entry in NAVIGATION for path in entry.values()]
+METHOD_PAGES = [f"docs/{path}" for path in next(entry["Methods"] for entry in NAVIGATION if "Methods" in entry)]
+PAGES = [f"docs/{path}" for entry in NAVIGATION for path in entry.values() if isinstance(path, str)] + METHOD_PAGES
 DOCUMENTS = {name: (REPOSITORY / name).read_text() for name in ["README.md", *PAGES]}
 FENCE = re.compile(r"(?:<!-- not run: (.+?) -->\n)?^( *)```(.*?)\n(.*?)^\2```$", re.DOTALL | re.MULTILINE)
 
@@ -47,6 +48,7 @@ RUN = [block for block in BLOCKS if not block.reason]
 # from photographs to an exported student: tests/test_own_images.py runs these
 [OWN_COMMANDS] = {tuple(block.commands) for block in RUN if any("timm:" in line for line in block.commands)}
 [OWN_EXAMPLE] = {block.text for block in RUN if block.language == "python" and "timm:" in block.text}
+OF_METHODS = {line for block in RUN if block.document in METHOD_PAGES for line in block.commands}
 COMMANDS = [*dict.fromkeys(line for block in RUN for line in block.commands if line not in OWN_COMMANDS)]
 FIRST: dict[str, str] = {}  # the document in which an example first appears and is run
 for block in RUN:
@@ -110,8 +112,10 @@ def test_documented_commands_run(
     monkeypatch.delitem(sys.modules, "mine", raising=False)
     (method,) = (text for text in EXAMPLES["docs/your-method.md"] if "class Regressed" in text)
     (tmp_path / "mine.py").write_text(method.partition("\n\n\nmodule =")[0])
-    (table,) = (block.text for block in BLOCKS if block.language == "csv")
-    (tmp_path / "mine.csv").write_text(table)
+    for block in BLOCKS:
+        if block.language == "csv":  # the page says how to save it
+            (name,) = re.findall(r"`(\w+\.csv)`", DOCUMENTS[block.document].partition(block.text)[0])
+            (tmp_path / name).write_text(block.text)
     less = f"--data.init_args.root {cifar_mini} --data.init_args.batch_size 4 --data.init_args.num_workers 0"
     less += " --trainer.accelerator cpu --trainer.precision 32-true"
     splits = {"test": ["test"], "predict": ["predict"]}
@@ -126,7 +130,10 @@ def test_documented_commands_run(
             if "--seeds" in words:
                 position = words.index("--seeds")
                 del words[position : position + 2]
-            words += [*less.split(), *limits, "--seeds=0", *([] if "--dry-run" in words else ["--task=1"])]
+            if command in OF_METHODS:  # tests/test_methods.py trains every method
+                words.append("--list")
+            else:
+                words += [*less.split(), *limits, "--seeds=0", *([] if "--dry-run" in words else ["--task=1"])]
         elif "--config" in words:
             words += [*less.split(), *limits]
         main(words)

@@ -34,7 +34,7 @@ def mlkd_terms(
     - ``loss_bc``: m times the sum of :math:`\Vert P_t P_t^\top - P_s P_s^\top \Vert^2 / B` of the weak view.
 
     These are the losses of the published code, whose masks of confident images and classes select nothing: they only
-    scale the losses.
+    scale the losses. Source: Jin-Ying/Multi-Level-Logit-Distillation @ 5ee473f.
 
     Args:
         student_weak: class logits (B, N) of the student for the weak view.

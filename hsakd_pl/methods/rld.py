@@ -35,10 +35,10 @@ def rld_loss(
         student_logits: class logits (B, N) of the student.
         teacher_logits: class logits (B, N) of the teacher.
         labels: classes (B,).
-        alpha: weight of SCD.
-        beta: weight of MCD.
-        temperature: temperature T of MCD.
-        confidence_temperature: temperature T' of SCD; T by default. The published recipes for CIFAR have 1.
+        alpha: weight of the confidences.
+        beta: weight of the divergence among the classes below the label.
+        temperature: temperature T of that divergence.
+        confidence_temperature: temperature T' of the confidences; T by default. The published recipes for CIFAR have 1.
 
     Examples:
         >>> logits = torch.eye(4, 10)

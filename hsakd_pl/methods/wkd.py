@@ -154,7 +154,7 @@ def wkd_logit_loss(
         + \text{weight} \overline{\sum_{ij} P_{ij} C_{ij}}
 
     The plan P moves the student's softmax over the classes other than y to the teacher's, both at T, in
-    ``iterations`` rounds of :func:`sinkhorn`, through which the gradient passes.
+    ``iterations`` rounds of :func:`sinkhorn`, through which the gradient passes. Source: JiamingLv/WKD @ 214cf88.
 
     Args:
         student_logits: class logits s (B, N) of the student.
