@@ -44,9 +44,9 @@ USUAL = ("classic", "newer")  # tables of one protocol
 LAST_EPOCH = 10**6  # by which every schedule has ended
 OUTPUTS = {
     "logits": "class logits",
-    "features": "maps of the stages",
+    "features": "stage maps",
     "embedding": "embedding",
-    "pooled_map": "map that the head averages",
+    "pooled_map": "pooled map",
 }
 PAPER = re.compile(r"(?P<name>[^(]+) \((?:(?P<short>[^;()]+); )?(?P<authors>[^)]+)\)(?P<rest>.*)", re.DOTALL)
 SOURCE = re.compile(r"\b([\w-]+/[\w.-]+) ?@\s([0-9a-f]{7})\b")
@@ -55,15 +55,15 @@ SECTION = re.compile(r"\n\n(?:Args|Examples|Returns|Raises|Arguments|Other argum
 ARGUMENT = re.compile(r"^    (\w+): (.+(?:\n {8}.+)*)", re.MULTILINE)
 ROLE = re.compile(r":(?:class|func|meth|mod):`([\w.]+)`")
 GENERATED = "<!-- Written by scripts/method_pages.py; tests/test_method_pages.py compares. -->\n"
-INDEX_TEXT = """
-# The methods
+WIDE = "---\nhide: [toc]\n---\n\n"  # a page of the site without the column of its headings
+INDEX_TEXT = """# The methods
 
 A page per method has its formula, the constants and published numbers of each pair of networks with their source, the
 command that trains it, and what makes reproductions of it differ. HSAKD itself has [its own page]({docs}method.md).
 
-- **Hooks**: outputs that a method uses next to the class logits, and what it needs besides a loss. *Schedule*: a weight
-  or factor follows the epochs. *Trained parts*: parameters that are trained with the student and not deployed;
-  *deployed parts* are. *Two views* and *transformed images*: a step passes each image more than once. *Reads the
+- **Hooks**: outputs that a method uses next to the class logits, and what it needs besides a loss. *Pooled map*:
+  the map that the head averages. *Schedule*: a weight or factor follows the epochs. *Trained parts*: parameters that are
+  trained with the student and not deployed; *deployed parts* are. *Two views* and *transformed images*: a step passes each image more than once. *Reads the
   batch*: the loss compares the images of a batch, so that batch size, accumulated gradients and several devices change
   it. *Kept answers*: it can [ask the teacher once]({docs}results.md#asking-the-teacher-once).
 - **Protocol**: the [tables of the bench]({docs}results.md#filling-a-table) that have the method. `classic` and `newer`
@@ -87,9 +87,7 @@ OWN_TABLE_TEXT = """
 No constants of {name} are printed for the pairs of the [bench](../results.md#filling-a-table), so its tables have no
 line for it. [Add one](../your-method.md#on-the-bench), such as `{file}.csv` with the default constants:
 """
-NUMBERS_TEXT = (
-    "Published top-1 accuracies in percent, and the constants of a pair where they differ from the defaults above."
-)
+NUMBERS_TEXT = "Published top-1 accuracies in percent, and the constants of a pair that differ from the defaults above."
 MARKS_TEXT = """
 [Marks](../your-method.md#on-the-bench) tell numbers that are not from the method's own paper or repository, and
 [here](../reproducing.md#where-published-numbers-come-from) is where those come from.
@@ -165,6 +163,7 @@ def title(module: ModuleType) -> str:
 def prose(docstring: str) -> str:
     """Return the description in a docstring as Markdown: without sections, with formulas and links to the API."""
     text = CREDIT.sub("", as_markdown(SECTION.sub("", docstring)))
+    text = re.sub(r"^(?!.*\$).*$", lambda line: line[0].replace("T^2", "T²"), text, flags=re.MULTILINE)
     return ROLE.sub(lambda role: api_link(role[1]), text.replace("``", "`"))
 
 
@@ -304,7 +303,7 @@ def index(docs: str, pages: str) -> str:
         pages: path to the folder of the pages.
     """
     first, second = EXAMPLES
-    lines = [GENERATED, INDEX_TEXT.format(docs=docs, first=first, second=second)]
+    lines = [INDEX_TEXT.format(docs=docs, first=first, second=second)]
     for page, module in method_files().items():
         losses = [member.__name__ for member in functions(module) if member.__name__.endswith(("_loss", "_terms"))]
         is_kd = losses == [ops.kd_loss.__name__]
@@ -323,7 +322,7 @@ def index(docs: str, pages: str) -> str:
                 "<br>".join(measured_links(method, docs)),
             ]
             lines.append(f"| {' | '.join(cells)} |\n")
-    return "".join(lines)
+    return "".join([*lines, "\n", GENERATED])
 
 
 def name_of(method: type[HSAKDModule], module: ModuleType) -> str:
@@ -360,7 +359,7 @@ def page(name: str) -> str:
     about = paper(module)
     more = (inspect.getdoc(module) or "").partition("\n\n")[2]
     parts = [
-        f"{GENERATED}\n# {title(module)}",
+        f"# {title(module)}",
         prose(f"{about['name']} ({about['authors']}){about['rest']}"),
         *([prose(more)] if more else []),
         facts(module),
@@ -371,8 +370,9 @@ def page(name: str) -> str:
         training(module),
         numbers_section(module),
         traps_section(name),
+        GENERATED,
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(parts)
 
 
 def facts(module: ModuleType) -> str:
@@ -522,7 +522,7 @@ def traps_section(name: str) -> str:
 def documents() -> dict[Path, str]:
     """Return the text of all generated files."""
     pages = {PAGES / f"{name}.md": page(name) for name in method_files()}
-    return pages | {PAGES / "index.md": index("../", ""), INDEX: index("../../docs/", "../../docs/methods/")}
+    return pages | {PAGES / "index.md": WIDE + index("../", ""), INDEX: index("../../docs/", "../../docs/methods/")}
 
 
 if __name__ == "__main__":

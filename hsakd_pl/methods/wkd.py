@@ -34,7 +34,7 @@ LEAST_VARIANCE = 1e-5  # added to variances, as in the published code
 def linear_cka(one: Tensor, other: Tensor) -> Tensor:
     r"""Return the linear centred kernel alignment of two classes' features, a scalar from 0 to 1.
 
-    .. math:: \frac{\Vert Y^\top X \Vert^2}{\Vert X^\top X \Vert \Vert Y^\top Y \Vert}
+    .. math:: \frac{\Vert Y^\top X \Vert^2}{\Vert X^\top X \Vert \, \Vert Y^\top Y \Vert}
 
     with Frobenius norms, of features whose mean is subtracted (Kornblith et al., ICML 2019).
 
