@@ -61,11 +61,12 @@ INDEX_TEXT = """# The methods
 A page per method has its formula, the constants and published numbers of each pair of networks with their source, the
 command that trains it, and what makes reproductions of it differ. HSAKD itself has [its own page]({docs}method.md).
 
-- **Hooks**: outputs that a method uses next to the class logits, and what it needs besides a loss. *Pooled map*:
-  the map that the head averages. *Schedule*: a weight or factor follows the epochs. *Trained parts*: parameters that are
-  trained with the student and not deployed; *deployed parts* are. *Two views* and *transformed images*: a step passes each image more than once. *Reads the
-  batch*: the loss compares the images of a batch, so that batch size, accumulated gradients and several devices change
-  it. *Kept answers*: it can [ask the teacher once]({docs}results.md#asking-the-teacher-once).
+- **Hooks**: outputs that a method uses next to the class logits, and what it needs besides a loss. *Pooled map*: the
+  map that the head averages. *Schedule*: a weight or factor follows the epochs. *Trained parts*: parameters that are
+  trained with the student and not deployed; *deployed parts* are. *Two views* and *transformed images*: a step passes
+  each image more than once. *Reads the batch*: the loss compares the images of a batch, so that batch size, accumulated
+  gradients and several devices change it. *Kept answers*: it can
+  [ask the teacher once]({docs}results.md#asking-the-teacher-once).
 - **Protocol**: the [tables of the bench]({docs}results.md#filling-a-table) that have the method. `classic` and `newer`
   share the usual protocol; a star says that the published runs differ from it, as the method's page tells.
 - **Published**: top-1 accuracy in percent on CIFAR-100 of {first} and {second} in the first of these tables, or of the
