@@ -436,7 +436,7 @@ def command(rows: list[Row]) -> str:
     pairs = list(rows[0].numbers)
     pair = next((pair for pair in pairs if rows[0].numbers[pair] != "-"), pairs[0])
     names = ",".join(row.method for row in rows if pair in row.numbers)
-    return f"hsakd bench {rows[0].table} --methods {shlex.quote(names)} --pairs {pair} --seeds 0-2"
+    return f"hsakd bench {rows[0].table} --methods {shlex.quote(names)} --pairs {pair} \\\n  --seeds 0-2"
 
 
 def own_table(method: type[HSAKDModule]) -> str:

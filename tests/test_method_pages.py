@@ -62,7 +62,7 @@ def test_command_of_page_trains_its_methods(page: str, tmp_path: Path, monkeypat
     for name, table in blocks:
         Path(name).write_text(table)
     trained = set()
-    for command in re.findall(r"^(hsakd bench .+)$", PAGES[page], re.MULTILINE):
+    for command in re.findall(r"^(hsakd bench .+)$", PAGES[page].replace("\\\n", ""), re.MULTILINE):
         _, _, table, *options = shlex.split(command)
         chosen = dict(zip(options[::2], options[1::2], strict=True))
         names = {option: chosen.pop(option, "").split(",") for option in ("--methods", "--pairs")}
