@@ -7,11 +7,11 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn as nn
-from small import BATCH, CLASSES, Losses, loader, needs_kernel, norms, trainer
+from small import CLASSES, Losses, loader, norms, trainer
 from torch import Tensor
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
-from hsakd_pl import StudentModule, create_network
+from hsakd_pl import create_network
 from hsakd_pl.fast.folded import Folded
 from hsakd_pl.fast.norms import layers as norm_layers
 from hsakd_pl.fast.winograd import layers
@@ -67,8 +67,11 @@ class Staged(StagedBackbone):
 
     def make_stage(self, stage: int, in_channels: int, stride: int) -> nn.Module:
         return nn.Sequential(
-            nn.Conv2d(in_channels, WIDTH, 3, padding=1), nn.BatchNorm2d(WIDTH), nn.ReLU(),
-            nn.Conv2d(WIDTH, WIDTH, 3, padding=1), nn.BatchNorm2d(WIDTH),
+            nn.Conv2d(in_channels, WIDTH, 3, padding=1),
+            nn.BatchNorm2d(WIDTH),
+            nn.ReLU(),
+            nn.Conv2d(WIDTH, WIDTH, 3, padding=1),
+            nn.BatchNorm2d(WIDTH),
         )
 
     def make_head(self, num_outputs: int) -> nn.Module:

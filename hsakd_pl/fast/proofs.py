@@ -1,7 +1,7 @@
 """Prove, before a faster implementation is used, that it computes what the layers or the network compute."""
 
-from collections.abc import Iterator
 from copy import deepcopy
+from itertools import chain
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._pytree import tree_leaves
+
+from hsakd_pl.fast.norms.layers import has_hooks
 
 # Hooks that compute a weight in every forward pass, and do nothing else
 WEIGHT_HOOKS = (BasePruningMethod, SpectralNorm, WeightNorm)
@@ -28,10 +30,14 @@ class Observed:
 
     def __init__(self, network: nn.Module) -> None:
         layers = [*network.modules()]
-        self.hooks = [hooks for layer in layers for hooks in _hooks(layer)]
-        self.tensors = [tensors for layer in layers for tensors in (layer._parameters, layer._buffers)]
+        self.hooks = [hooks for layer in layers for hooks in (layer._forward_hooks, layer._forward_pre_hooks)]
         self.number_of_hooks = sum(map(len, self.hooks))
-        self.versions = [*self._versions()]
+        self.tensors = [tensors for layer in layers for tensors in (layer._parameters, layer._buffers) if tensors]
+        self.parameters = [*network.parameters()]
+        self.versioned = [
+            tensor for tensor in chain(network.parameters(), network.buffers()) if not tensor.is_inference()
+        ]
+        self.state = self._state()
 
     @property
     def has_hooks(self) -> bool:
@@ -41,17 +47,17 @@ class Observed:
 
     def is_unchanged(self) -> bool:
         """Return whether all parameters and buffers are the same, with the same values, and no hook was added."""
-        return (
-            sum(map(len, self.hooks)) == self.number_of_hooks
-            and not _has_any_global_hook()
-            and [*self._versions()] == self.versions
-        )
+        has_same_hooks = sum(map(len, self.hooks)) == self.number_of_hooks and not _has_any_global_hook()
+        return has_same_hooks and self._state() == self.state
 
-    def _versions(self) -> Iterator[tuple[int, int]]:
-        for tensors in self.tensors:
-            for tensor in tensors.values():
-                if tensor is not None:
-                    yield tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
+    def _state(self) -> tuple[list[int], list[int], list[int]]:
+        """Return which tensors there are, how often each was changed in place, and where the parameters' values are.
+
+        The latter differ after an assignment to ``data``. A few calls of C for each tensor, since every step does this.
+        """
+        identities = [*map(id, chain.from_iterable(map(dict.values, self.tensors)))]
+        versions = [tensor._version for tensor in self.versioned]
+        return identities, versions, [*map(Tensor.data_ptr, self.parameters)]
 
 
 class RandomState:
@@ -70,10 +76,6 @@ class RandomState:
         torch.set_rng_state(self.state)
         if self.device_state is not None:
             torch.cuda.set_rng_state(self.device_state, self.device)
-
-
-def _hooks(layer: nn.Module) -> tuple[dict[int, Any], ...]:
-    return layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks
 
 
 def are_close(found: Any, expected: Any) -> bool:
@@ -98,24 +100,25 @@ def _is_close(found: Any, expected: Any) -> bool:
 def is_plain(layer: nn.Module) -> bool:
     """Return whether a layer computes what its class computes, with parameters that nothing else computes."""
     overridden = {"forward", "_conv_forward"} & vars(layer).keys()
-    has_hooks = any(_hooks(layer)) or _has_any_global_hook()
-    return not (overridden or has_hooks) and layer._parameters.keys() >= {"weight", "bias"}
+    return not (overridden or has_hooks(layer)) and layer._parameters.keys() >= {"weight", "bias"}
 
 
 @torch.no_grad()
 def fused(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d | None:
     """Return one convolution in place of a convolution and the norm after it, in eval mode; None unless it is equal.
 
-    The children of the norm, as in timm's ``BatchNormAct2d``, are applied to its result.
+    The children of the norm, as in timm's ``BatchNormAct2d``, are applied to its result. Layers of other classes than
+    PyTorch's own are compared on random maps, in float64.
     """
     if not is_plain(convolution) or not is_plain(norm) or norm.running_mean is None:
         return None
+    if type(convolution) is nn.Conv2d and type(norm) is nn.BatchNorm2d:
+        return fuse_conv_bn_eval(convolution, norm)
     exact_convolution = deepcopy(convolution).cpu().double()
     exact_norm = deepcopy(norm).cpu().double()
     rest = nn.Sequential(*exact_norm.children())
     sides = [
-        dilation * (size - 1) + 1
-        for size, dilation in zip(convolution.kernel_size, convolution.dilation, strict=True)
+        dilation * (size - 1) + 1 for size, dilation in zip(convolution.kernel_size, convolution.dilation, strict=True)
     ]
     shape = (2, convolution.in_channels, *sides)
     maps = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

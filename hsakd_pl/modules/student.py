@@ -14,6 +14,7 @@ from hsakd_pl.modules.build import build_network, load_initial, require_own_weig
 from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.modules.options import BranchOptions
 from hsakd_pl.networks import NetworkOutput
+from hsakd_pl.networks.network import outputs_of
 from hsakd_pl.networks.weights import describe
 from hsakd_pl.ops import Transforms, joint_kd_loss, kd_loss
 from hsakd_pl.signatures import Unpack
@@ -120,7 +121,7 @@ class StudentModule(HSAKDModule):
         """Pass once through both networks; a batch may end in the teacher's class logits (B, N), which replace it."""
         images, labels, *answers = batch
         inputs = self.network.transforms(images) if self.transform_images else images
-        student = self.network.outputs(inputs)
+        student = outputs_of(self.network, inputs)
         return self.terms(student, self._teacher_output(inputs, *answers), labels)
 
     def _teacher_output(self, inputs: Tensor, kept_logits: Tensor | None = None) -> NetworkOutput:
@@ -140,6 +141,7 @@ class StudentModule(HSAKDModule):
         if stage == "fit":
             self.teacher.require_weights()
             self._check_teacher_file()
+            require_own_weights([self.network, self.teacher.network], "the student and the teacher")
             if self.answers is not None and not self.needs_only_logits:
                 raise UsageError(
                     f"teacher_answers keeps the teacher's class logits alone, and {type(self).__name__} needs more "

@@ -29,9 +29,13 @@ class Filters(NamedTuple):
 
     def of(self, weight: Tensor) -> Tensor | None:
         """Return the transformed weights if they are those of ``weight``."""
-        if weight is self.weight and (torch.compiler.is_compiling() or weight._version == self.version):
-            return self.transformed
-        return None
+        is_same = weight is self.weight and (torch.compiler.is_compiling() or version_of(weight) == self.version)
+        return self.transformed if is_same else None
+
+
+def version_of(weight: Tensor) -> int:
+    """Return how often a weight has been changed in place; 0 in inference mode, which does not count."""
+    return 0 if weight.is_inference() else weight._version
 
 
 def convert(network: nn.Module, frozen: bool = False) -> None:
@@ -60,7 +64,7 @@ def revert(network: nn.Module) -> None:
 
 
 def _filters(weight: Tensor) -> Filters:
-    return Filters(transformed(weight.detach()), weight, weight._version)
+    return Filters(transformed(weight.detach()), weight, version_of(weight))
 
 
 def _winograd_forward(layer: nn.Conv2d, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
