@@ -55,7 +55,7 @@ class Observed:
 
         The latter differ after an assignment to ``data``. A few calls of C for each tensor, since every step does this.
         """
-        identities = [*map(id, chain.from_iterable(map(dict.values, self.tensors)))]
+        identities = [id(tensor) for tensors in self.tensors for tensor in tensors.values()]
         versions = [tensor._version for tensor in self.versioned]
         return identities, versions, [*map(Tensor.data_ptr, self.parameters)]
 

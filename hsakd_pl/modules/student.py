@@ -30,7 +30,8 @@ class StudentModule(HSAKDModule):
     Args:
         network: name (see :func:`hsakd_pl.create_network`) or network.
         teacher: name or network.
-        weights: weight file that the student starts from, or ``pretrained`` for the weights that timm publishes.
+        weights: weight file that the student starts from, or ``pretrained`` for the weights that timm publishes. Where
+            a file holds several, such as averages, ``FILE#NAME`` takes those under a name; likewise for the teacher.
         teacher_weights: weight file of a teacher given by name, ``pretrained`` or ``random``; only ``fit`` needs it.
         teacher_sha256: SHA-256 that this file must have; by default that of the run that ``fit`` resumes.
         num_classes: number of classes of networks given by name, or of any other ``nn.Module``.

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn as nn
@@ -18,6 +18,8 @@ from hsakd_pl.errors import counted, inform
 from hsakd_pl.networks.exits import Exit, exit_logits
 from hsakd_pl.networks.hsakd import HSAKDNet
 from hsakd_pl.networks.network import Network
+
+AnyNetwork = TypeVar("AnyNetwork", bound=Network)
 
 PYTORCHS = ("aten", "prim", "prims", "profiler")  # namespaces of operators that others did not write
 # Operators that multiply matrices, in whole words of their names; those that PyTorch's counter knows are left out
@@ -42,7 +44,7 @@ class Uncounted(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _counted_copy(network: Network) -> Network:
+def _counted_copy(network: AnyNetwork) -> AnyNetwork:
     """Return a copy in float32 on the CPU, in eval mode and without gradients, which the counter would follow."""
     return deepcopy(network).cpu().float().eval().requires_grad_(False)
 
