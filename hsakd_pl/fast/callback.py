@@ -14,6 +14,7 @@ from hsakd_pl.fast import norms, winograd
 from hsakd_pl.fast.compiled import Compiled
 from hsakd_pl.fast.folded import Folded
 from hsakd_pl.fast.norms.layers import has_hooks
+from hsakd_pl.fast.proofs import Observed
 from hsakd_pl.networks import Classifier, Network, NetworkOutput
 
 HALF_PRECISION = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -61,6 +62,8 @@ class Fast(pl.Callback):
         deterministic = torch.are_deterministic_algorithms_enabled()
         dtype = HALF_PRECISION.get(str(trainer.precision))
         for teacher in trained.teachers:
+            if Observed(teacher.network).has_hooks:  # which are called with whole batches, and by these layers
+                continue
             folded = Folded(teacher.network, dtype, parts=not deterministic)
             teacher.stand_in = self.undo.enter_context(folded)
             self.undo.callback(setattr, teacher, "stand_in", None)

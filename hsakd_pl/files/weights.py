@@ -21,7 +21,8 @@ from hsakd_pl.files.text import local_path, naming, read_text
 StateDict = dict[str, Tensor]
 
 # The authors save {'net': ...}, SSKD and Lightning {'state_dict': ...}, CRD and mdistiller {'model': ...}, PyTorch's
-# tutorials model_state_dict, timm state_dict_ema and model_ema, BasicSR params. Of several the first counts.
+# tutorials model_state_dict, timm state_dict_ema and model_ema, BasicSR params. Of several the first counts, unless the
+# path ends in # and the name of another.
 ENVELOPES = (
     "net",
     "state_dict",
@@ -32,7 +33,11 @@ ENVELOPES = (
     "params",
     "weights",
     "student",
+    "ema",
+    "ema_state_dict",
+    "averaged",
 )
+ENTRY = "#"  # between a path and the name of the weights to take from the file
 # Prefixes that DataParallel and torch.compile add to keys.
 WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod)\.")
 
@@ -119,7 +124,7 @@ def read_weight_file(path: str | Path) -> WeightFile:
 def as_weight_file(weights: Any, path: str) -> WeightFile:
     """Return the content of a weight file with what it says about its weights."""
     content = _entries(weights, object)
-    description = content.get("data", _description_next_to(Path(path)))
+    description = content.get("data", _description_next_to(split_entry(path)[0]))
     return WeightFile(
         path=path,
         weights=weights,
@@ -168,14 +173,14 @@ def read_weights(path: str | Path) -> Any:
     Raises UsageError, with the cause, for everything else, and for a file that is damaged, names code or expands to
     several times its size.
     """
-    path = local_path("weight file", path)
+    path, entry = split_entry(path)
     if not path.is_file():
         cause = (
             "is not a file: name the file in it" if path.exists() else "does not exist: check the path, or train first"
         )
         raise UsageError(f"weight file {path} {cause}")
     try:
-        return _load(path)
+        content = _load(path)
     except RefusedError as error:
         raise UsageError(f"weight file {path} {error}") from None
     except UsageError as error:
@@ -184,6 +189,41 @@ def read_weights(path: str | Path) -> Any:
         raise UsageError(f"weight file {path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # a forged file can make the readers raise anything
         raise UsageError(f"weight file {path} cannot be read, it is {TRUNCATED}") from error
+    return content if entry is None else _with_entry(content, entry, path)
+
+
+def split_entry(path: str | Path) -> tuple[Path, str | None]:
+    """Return the file that a path such as ``last.pth#ema`` names, and the name of the weights to take from it, if any.
+
+    A file whose own name contains ``#`` is found as well.
+    """
+    whole = local_path("weight file", path)
+    file, separator, entry = str(whole).rpartition(ENTRY)
+    if not separator or not entry or "/" in entry or whole.exists():
+        return whole, None
+    return Path(file), entry
+
+
+def _with_entry(content: Any, entry: str, path: Path) -> dict[Any, Any]:
+    """Return the content of a file with the weights of one entry in place of all others."""
+    weights = {name: value for name, value in _entries(content, Mapping).items() if _weight_names(value)}
+    if entry not in weights:
+        choices = ", ".join(str(name) for name in weights) or "no entries"
+        raise UsageError(f"weight file {path} holds no weights under {entry:.80}: choose one of {choices:.200}")
+    rest = {name: value for name, value in _entries(content, object).items() if name not in weights}
+    chosen = weights[entry]
+    while not _entries(chosen, Tensor):  # a state dict next to the decay and the step, for example
+        chosen = next(value for value in _entries(chosen, Mapping).values() if _weight_names(value))
+    return {**rest, ENVELOPES[0]: chosen}
+
+
+def _weight_names(source: Any) -> set[str]:
+    """Return the names of the tensors of an entry, or of those one level deeper, without the prefixes of wrappers."""
+    tensors = {name for name in _entries(source, Tensor) if isinstance(name, str)}
+    if not tensors:
+        deeper = [_entries(value, Tensor) for value in _entries(source, Mapping).values()]
+        tensors = {name for entries in deeper for name in entries if isinstance(name, str)}
+    return {WRAPPERS.sub("", name) for name in tensors}
 
 
 def _load(path: Path) -> Any:
@@ -242,8 +282,8 @@ def unwrap(source: Any, origin: str) -> StateDict:
     for _ in range(4):  # a forged file's envelope holds itself
         held = [name for name in ENVELOPES if isinstance(source, Mapping) and name in source]
         held = [name for name in held if _entries(source[name], Tensor | Mapping)]
-        if len(held) > 1:
-            inform(f"{origin} holds weights under {', '.join(held)}: those under {held[0]} are taken")
+        if held:
+            _name_others(source, held, origin)
         source = source[held[0]] if held else source
     others = _entries(source, object)
     if not (tensors := _entries(source, Tensor)) or len(tensors) < len(others):
@@ -263,6 +303,22 @@ def unwrap(source: Any, origin: str) -> StateDict:
     return stripped
 
 
+def _name_others(source: Any, held: list[str], origin: str) -> None:
+    """Log which weights of several are taken: those under other names count if half of their names are the same."""
+    taken = _weight_names(source[held[0]])
+    others = [
+        name
+        for name, entry in _entries(source, Mapping).items()
+        if name not in held and 2 * len(_weight_names(entry) & taken) >= max(len(taken), 1)
+    ]
+    names = [*held, *(f"{name!s:.80}" for name in others)]
+    if len(names) > 1:
+        inform(
+            f"{origin} holds weights under {shorten(names)}: those under {held[0]} are taken; "
+            f"name the file with {ENTRY}{names[1]} at its end for others"
+        )
+
+
 def shorten(keys: list[str]) -> str:
     """Return the first of the keys and the number of the others, for a message."""
     most = 6
@@ -275,7 +331,7 @@ def shorten(keys: list[str]) -> str:
 def file_sha256(path: str | Path) -> str:
     """Return the SHA-256 of a file in hexadecimal."""
     digest = hashlib.sha256()
-    with naming(path), open(local_path("weight file", path), "rb") as file:
+    with naming(path), open(split_entry(path)[0], "rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()

@@ -54,6 +54,11 @@ class NetworkOutput(NamedTuple):
         return 0 if self.embedding is None else self.embedding.shape[1]
 
 
+def outputs_of(network: "Network", images: Tensor) -> NetworkOutput:
+    """Return all outputs of a network for images (B, 3, S, S), which it cannot change in place: it gets a copy."""
+    return network.outputs(images.clone())
+
+
 def joined(parts: Sequence[NetworkOutput]) -> NetworkOutput:
     """Return the outputs for several batches as those for one, whose rows are in the order of the batches."""
     if len(parts) == 1:

@@ -5,12 +5,13 @@ from copy import deepcopy
 from typing import Any
 
 import torch
+import torch.nn as nn
 from torch import Tensor
 
 from hsakd_pl.errors import UsageError, did_you_mean
 from hsakd_pl.files.hub import obstacle
 from hsakd_pl.networks.backbone import StagedBackbone
-from hsakd_pl.networks.cut import CutModel, UncutError, cut, in_sequence, measured_parts
+from hsakd_pl.networks.cut import DROPOUT, CutModel, UncutError, cut, in_sequence, measured_parts, with_dropout
 from hsakd_pl.networks.network import Classifier, Network
 
 
@@ -114,6 +115,8 @@ class TimmBackbone(StagedBackbone):
         self.model_name = name
         self._pretrained_cfg = model.pretrained_cfg
         parts, channels, strides = measured_parts(model, name)
+        dropout = parts[-1].get(DROPOUT)
+        self.dropout = dropout.p if isinstance(dropout, nn.Dropout) else 0.0
         cut_model = CutModel(parts, channels, strides, name)
         super().__init__(in_sequence(parts[0]), channels, strides, num_classes, cut_model)
         classifier = model.pretrained_cfg["classifier"]
@@ -129,4 +132,6 @@ class TimmBackbone(StagedBackbone):
 
     def branch_maker(self) -> CutModel:
         model = create_model(self.model_name, self.num_classes)
-        return CutModel(cut(model), self.channels, self.strides, self.model_name)
+        parts = cut(model)
+        parts[-1] = with_dropout(parts[-1], self.dropout)
+        return CutModel(parts, self.channels, self.strides, self.model_name)

@@ -38,7 +38,7 @@ def load_weights(
     Args:
         network: a network, or a list of peers.
         source: path of a file that torch.save or safetensors wrote, the file already read, or a state dict; in any
-            known envelope.
+            known envelope. Where a file holds several, such as averages, ``last.pth#ema`` takes those under ``ema``.
         strict: require that all weights fit; otherwise weights that do not fit are skipped, and counted in the log.
         new_head: keep the last layers of the class head and of the branches, for other classes than the source's;
             None: if their shapes differ from the source's.
