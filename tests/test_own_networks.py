@@ -1,5 +1,6 @@
 """Test that networks of users' own code train, distil and are measured like the package's own."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,16 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from small import BATCH, CLASSES, Losses, loader, trainer
 from torch import Tensor
 
-from hsakd_pl import BaselineModule, StudentModule, create_network
+from hsakd_pl import BaselineModule, LinearProbeModule, StudentModule, create_network, load_weights
+from hsakd_pl.data import Description
+from hsakd_pl.export import student_from_checkpoint
+from hsakd_pl.networks import Network, as_network
+from hsakd_pl.networks.network import Classifier
+
+DESCRIPTION = Description(["ant", "bee", "cow", "dog"], 8, 8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 class Flattened(nn.Module):
@@ -108,3 +114,99 @@ def test_network_that_needs_contiguous_maps_trains_and_teaches(network: type[nn.
         return fitted(StudentModule(student, network(), num_classes=CLASSES, joint_kd_weight=0, fast=fast))
 
     assert losses(fast=True) == pytest.approx(losses(fast=False), rel=1e-5)
+
+
+def parts(**layers: nn.Module) -> type[nn.Module]:
+    """Return a class of networks that consist of named layers, in this order."""
+
+    class Own(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__()
+            for name, layer in layers.items():
+                self.add_module(name, copy.deepcopy(layer))
+
+    return Own
+
+
+def pooled(channels: int = 8) -> nn.Sequential:
+    """Return layers that map images to embeddings."""
+    convolution = nn.Conv2d(3, channels, 3, padding=1)
+    return nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+class Branchless(Network):
+    """Derive from Network, and keep another network under the name ``network``."""
+
+    def __init__(self) -> None:
+        super().__init__(CLASSES)
+        self.network = pooled()
+        self.head = nn.Linear(8, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.network(images))
+
+
+class Wrapped(Branchless):
+    """Have weights under ``network`` alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = nn.Sequential(self.network, self.head)
+        del self.head
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)
+
+
+NAMES: dict[str, type[nn.Module]] = {
+    "features, classifier.1": parts(features=pooled(), classifier=nn.Sequential(nn.Dropout(), nn.Linear(8, CLASSES))),
+    "features, classifier": parts(features=pooled(), classifier=nn.Linear(8, CLASSES)),
+    "features alone": parts(features=nn.Sequential(pooled(), nn.Linear(8, CLASSES))),
+    "backbone, fc": parts(backbone=pooled(), fc=nn.Linear(8, CLASSES)),
+    "student, head": parts(student=pooled(), head=nn.Linear(8, CLASSES)),
+    "net1, net2": parts(net1=pooled(), net2=nn.Linear(8, CLASSES)),
+    "network, head": Branchless,
+    "network": Wrapped,
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, nn.Module]]:
+    """Train a network of each kind of names, and return its checkpoint and the network in eval mode."""
+    trained = {}
+    for number, (name, make) in enumerate(NAMES.items()):
+        folder = tmp_path_factory.mktemp(f"run{number}")
+        module = BaselineModule(make(), num_classes=CLASSES)
+        trainer(folder).fit(module, loader())
+        trained[name] = folder / "last.ckpt", module.eval().network
+    return trained
+
+
+@pytest.mark.parametrize("raw", [True, False])
+@pytest.mark.parametrize("name", NAMES)
+def test_network_with_any_names_is_read_from_its_checkpoint(
+    name: str, raw: bool, checkpoints: dict[str, tuple[Path, nn.Module]]
+) -> None:
+    path, network = checkpoints[name]
+    empty = NAMES[name]()
+    student = student_from_checkpoint(path, empty if raw else as_network(empty, CLASSES), DESCRIPTION)
+    images = BATCH[0]
+    assert torch.equal(student.network(images), network(images))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_network_with_any_names_takes_its_state_dict(
+    name: str, checkpoints: dict[str, tuple[Path, nn.Module]]
+) -> None:
+    _, network = checkpoints[name]
+    inner = network.network if isinstance(network, Classifier) else network
+    found = load_weights(NAMES[name](), inner.state_dict()).eval()
+    assert torch.equal(found(BATCH[0]), network(BATCH[0]))
+
+
+@pytest.mark.parametrize("name", ["features, classifier.1", "features, classifier", "backbone, fc"])
+def test_probe_of_a_network_with_any_names_is_read_from_its_checkpoint(name: str, tmp_path: Path) -> None:
+    probe = LinearProbeModule(NAMES[name](), CLASSES, source_classes=CLASSES)
+    trainer(tmp_path).fit(probe, loader())
+    student = student_from_checkpoint(tmp_path / "last.ckpt", NAMES[name](), DESCRIPTION)
+    torch.testing.assert_close(student.network(BATCH[0]), probe.eval().network(BATCH[0]))

@@ -3,7 +3,6 @@
 import io
 import json
 from collections.abc import Callable, Iterable
-from copy import deepcopy
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from hsakd_pl.errors import UsageError
 from hsakd_pl.export.student import Student, load_student
 from hsakd_pl.files import replacing
 from hsakd_pl.files.hub import WEIGHTS_FILE
+from hsakd_pl.networks.copies import copied
 from hsakd_pl.networks.weights import describe
 
 EXPORT_FORMATS = ("safetensors", "pt2", "onnx")
@@ -107,7 +107,7 @@ def write(student: Student, export_format: str, folder: Path, program: ExportedP
         program: traced student; None for ``safetensors``.
     """
     if program is None:
-        return folder / WEIGHTS_FILE, load_student(folder, student.network.name or deepcopy(student.network))
+        return folder / WEIGHTS_FILE, load_student(folder, student.network.name or copied(student.network))
     path = folder / f"model.{export_format}"
     if export_format == "pt2":
         content = io.BytesIO()  # PyTorch itself does not survive a full disk

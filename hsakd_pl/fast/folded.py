@@ -4,7 +4,6 @@ import ctypes
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from copy import deepcopy
 from functools import partial
 from math import ceil
 from typing import Any
@@ -19,6 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from hsakd_pl.fast import norms, winograd
 from hsakd_pl.networks import Classifier, Network, NetworkOutput
+from hsakd_pl.networks.copies import copied
 from hsakd_pl.networks.network import joined
 
 ROWS_AT_ONCE = 64  # on a CPU: its caches then keep a layer's output until the next layer reads it
@@ -35,7 +35,7 @@ class Folded:
     """
 
     def __init__(self, network: Network, dtype: torch.dtype | None = None, parts: bool = True) -> None:
-        self.network = deepcopy(network).requires_grad_(False).eval()
+        self.network = copied(network).requires_grad_(False).eval()
         for kernels in (winograd, norms):  # those of the fit in which the network is evaluated
             kernels.revert(self.network)
         self.dtype = dtype

@@ -43,6 +43,7 @@ class EvaluatedModule(pl.LightningModule):
     networks: Any  # a ModuleList of Network; ModuleList is not generic
     description: Description | None = None  # description of the training data
     views: int = 1  # transformed or augmented copies of an image in a training step
+    is_probe: bool = False  # the networks are frozen features and a classifier
     keeps_classes: bool = True  # the classes of the option ``weights`` are those of the data
     network_normalisation: bool = True  # images are normalised as the frozen part of a trained network has learnt
     batch_terms: tuple[str, ...] = ()  # loss terms that depend on which images are in a batch together

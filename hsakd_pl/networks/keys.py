@@ -14,7 +14,7 @@ from hsakd_pl.networks.network import Network
 Peers = nn.ModuleList | list[nn.Module] | tuple[nn.Module, ...]
 
 # The prefix of a peer's weights, in a published pair or in a module's checkpoint.
-PEER = re.compile(r"net(?:works\.\d+\.(?:network\.)?|\d+\.)")
+PEER = re.compile(r"net(?:works\.)?\d+\.")
 # The last layer of mobilenetv2, which some code bases wrap in a sequence.
 CLASSIFIER = re.compile(r"classifier\.(?:0\.)?(weight|bias)$")
 CLASSIFIER_FORMS = (r"classifier.\1", r"classifier.0.\1")
@@ -71,7 +71,9 @@ def network_keys(network: nn.Module, weights: StateDict) -> tuple[StateDict, lis
     that the network does not have remain.
     """
     key_of_name = _names(network)
-    candidates = [_adapt_to_part(network, candidate) for candidate in _without_prefixes(weights)]
+    candidates = [
+        adapted for candidate in _without_prefixes(weights) for adapted in _adapted_to_part(network, candidate)
+    ]
     renamed = max(candidates, key=lambda candidate: sum(name in key_of_name for name in candidate))
     counts = Counter(key_of_name.get(name, name) for name in renamed)
     repeated = [key for key, count in counts.items() if count > 1]
@@ -96,14 +98,19 @@ def _without_prefixes(weights: StateDict) -> Iterator[StateDict]:
         yield {key.removeprefix(removed): tensor for key, tensor in weights.items() if key.startswith(removed)}
 
 
-def _adapt_to_part(network: nn.Module, weights: StateDict) -> StateDict:
-    """Select the backbone of a whole network's weights, or name a backbone's weights as those of a part."""
-    backbone = {key.removeprefix("backbone."): t for key, t in weights.items() if key.startswith("backbone.")}
-    if not isinstance(network, HSAKDNet):
-        return backbone or weights
-    if backbone:
-        return weights
-    return {f"backbone.{key}": tensor for key, tensor in weights.items()}
+def _adapted_to_part(network: nn.Module, weights: StateDict) -> Iterator[StateDict]:
+    """Yield the weights unchanged, and as those of a part: with or without the prefix of a backbone."""
+    yield weights
+    if isinstance(network, HSAKDNet):
+        yield {f"backbone.{key}": tensor for key, tensor in weights.items()}
+    else:
+        yield {key.removeprefix("backbone."): t for key, t in weights.items() if key.startswith("backbone.")}
+
+
+def has_keys(network: nn.Module, weights: StateDict) -> bool:
+    """Return True if all weights are those of one network, by their keys."""
+    renamed, _ = network_keys(network, weights)
+    return renamed.keys() <= network.state_dict().keys()
 
 
 def split_peers(weights: StateDict) -> list[StateDict]:

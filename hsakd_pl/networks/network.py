@@ -1,7 +1,6 @@
 """The protocol of all networks: what they return, and what the package needs to know of them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files.weights import WeightFile
+from hsakd_pl.networks.copies import copied
 from hsakd_pl.networks.heads import output_layers
 from hsakd_pl.ops import ROTATIONS, Transforms
 
@@ -151,13 +151,11 @@ class Network(nn.Module):
         return NetworkOutput(self(images), [], [], None)
 
     def shapes(self, image_size: int, *parts: str) -> NetworkOutput:
-        """Return outputs on the meta device for one image (3, image_size, image_size), for their shapes.
+        """Return outputs for one image (3, image_size, image_size), for their shapes.
 
         Raises UsageError if one of ``parts`` (``features``, ``embedding``) is empty.
         """
-        copy = deepcopy(self).to("meta").eval()
-        dtype = next((weight.dtype for weight in copy.parameters()), torch.float32)
-        output = copy.outputs(torch.empty(1, 3, image_size, image_size, dtype=dtype, device="meta"))
+        output = outputs_of_copy(self, image_size)
         missing = [part for part in parts if getattr(output, part) is None or not len(getattr(output, part))]
         if missing:
             raise UsageError(
@@ -168,6 +166,28 @@ class Network(nn.Module):
 
     def check_image_size(self, height: int, width: int) -> None:
         """Raise UsageError if images of this size are too small."""
+
+
+@torch.no_grad()
+def outputs_of_copy(network: Network, image_size: int) -> NetworkOutput:
+    """Return the outputs of a copy of a network for one image: on the meta device, or else on the CPU.
+
+    The meta device computes nothing, but not every network runs there: one may depend on values, or on a tensor that it
+    makes on a device of its choice.
+    """
+    dtype = next((weight.dtype for weight in network.parameters() if weight.is_floating_point()), torch.float32)
+    for device in ("meta", "cpu"):
+        copy = copied(network).to(device).eval()
+        image = torch.zeros(1, 3, image_size, image_size, dtype=dtype, device=device)
+        try:
+            with torch.random.fork_rng(devices=[]), torch.device(device):
+                return copy.outputs(image)
+        except UsageError:
+            raise
+        except Exception:  # a network can raise anything on a device that it does not expect
+            if device == "cpu":
+                raise
+    raise AssertionError("the loop returns or raises")
 
 
 class Classifier(Network):

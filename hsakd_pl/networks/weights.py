@@ -11,7 +11,7 @@ from hsakd_pl.errors import UsageError, counted, inform
 from hsakd_pl.files.weights import StateDict, WeightFile, as_weight_file, read_weights, shorten, unwrap
 from hsakd_pl.networks.heads import is_part
 from hsakd_pl.networks.hsakd import HSAKDNet
-from hsakd_pl.networks.keys import Peers, common_prefix, network_keys, split_peers
+from hsakd_pl.networks.keys import Peers, common_prefix, has_keys, network_keys, split_peers
 from hsakd_pl.networks.network import Classifier, Network
 
 # A weight may be cast to the network's dtype within each of these kinds.
@@ -54,8 +54,9 @@ def load_weights(
     else:
         file = as_weight_file(source, "the given state dict")
     origin = file.path
-    parts = split_peers(unwrap(file.weights, origin))
+    weights = unwrap(file.weights, origin)
     peers = _as_peers(network)
+    parts = [weights] if len(peers) == 1 and has_keys(peers[0], weights) else split_peers(weights)
     if len(parts) != len(peers):
         raise UsageError(f"{origin} holds {len(parts)} networks, not {len(peers)}: pass as many, or export one (peer)")
     matching = [
