@@ -14,7 +14,9 @@ from torch import Tensor
 from hsakd_pl import BaselineModule, LinearProbeModule, StudentModule, create_network, load_weights
 from hsakd_pl.data import Description
 from hsakd_pl.export import student_from_checkpoint
-from hsakd_pl.networks import Network, as_network
+from hsakd_pl.methods import FitNetModule
+from hsakd_pl.networks import Network, StagedBackbone, as_network
+from hsakd_pl.networks.cost import multiply_adds
 from hsakd_pl.networks.network import Classifier
 
 DESCRIPTION = Description(["ant", "bee", "cow", "dog"], 8, 8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -210,3 +212,87 @@ def test_probe_of_a_network_with_any_names_is_read_from_its_checkpoint(name: str
     trainer(tmp_path).fit(probe, loader())
     student = student_from_checkpoint(tmp_path / "last.ckpt", NAMES[name](), DESCRIPTION)
     torch.testing.assert_close(student.network(BATCH[0]), probe.eval().network(BATCH[0]))
+
+
+class Staged(StagedBackbone):
+    """Have maps and an embedding, and a convolution before a norm that subclasses change."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 8, 3, padding=1), (8, 8, 8), (1, 1, 2), CLASSES)
+
+    def make_stage(self, stage: int, in_channels: int, stride: int) -> nn.Module:
+        convolution = self.changed(nn.Conv2d(in_channels, 8, 3, stride, padding=1))
+        return nn.Sequential(convolution, nn.BatchNorm2d(8), nn.ReLU())
+
+    def make_head(self, num_outputs: int) -> nn.Module:
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_outputs))
+
+    def changed(self, convolution: nn.Module) -> nn.Module:
+        return convolution
+
+
+class OldWeightNorm(Staged):
+    def changed(self, convolution: nn.Module) -> nn.Module:
+        return torch.nn.utils.weight_norm(convolution)
+
+
+class Parametrized(Staged):
+    def changed(self, convolution: nn.Module) -> nn.Module:
+        return torch.nn.utils.parametrizations.weight_norm(convolution)
+
+
+class OldSpectralNorm(Staged):
+    def changed(self, convolution: nn.Module) -> nn.Module:
+        return torch.nn.utils.spectral_norm(convolution)
+
+
+class Remembering(Staged):
+    """Remember the last maps, in a list."""
+
+    def forward_features(self, images: Tensor) -> list[Tensor]:
+        self.last = super().forward_features(images)
+        return self.last
+
+
+class Full(Staged):
+    """Make a tensor without naming a device."""
+
+    def forward_features(self, images: Tensor) -> list[Tensor]:
+        return super().forward_features(images * torch.full((1, 3, 1, 1), 0.5))
+
+
+class OnCPU(Staged):
+    """Make a tensor on the CPU, whatever the device of the images."""
+
+    def forward_features(self, images: Tensor) -> list[Tensor]:
+        return super().forward_features(images + torch.arange(3.0, device="cpu")[:, None, None])
+
+
+class ByValue(Staged):
+    """Decide by the values of the images."""
+
+    def forward_features(self, images: Tensor) -> list[Tensor]:
+        return super().forward_features(images if float(images.sum()) > 0 else -images)
+
+
+COPIES: list[type[Staged]] = [OldWeightNorm, Parametrized, OldSpectralNorm, Remembering, Full, OnCPU, ByValue]
+
+
+@pytest.mark.parametrize("network", COPIES)
+def test_network_that_cannot_be_copied_or_moved_distils_its_maps(network: type[Staged]) -> None:
+    def losses(fast: bool) -> list[float]:
+        torch.manual_seed(1)
+        student, teacher = network(), network()
+        if network is Remembering:
+            student(BATCH[0]), teacher(BATCH[0])
+        return fitted(FitNetModule(student, teacher, num_classes=CLASSES, fast=fast))
+
+    assert losses(fast=True) == pytest.approx(losses(fast=False), rel=1e-4)
+
+
+@pytest.mark.parametrize("network", COPIES)
+def test_head_and_multiply_adds_of_a_network_that_cannot_be_copied_are_known(network: type[Staged]) -> None:
+    built = network()
+    built(BATCH[0])  # in training mode: what it remembers has a history
+    assert built.output_layers == [["head.2"]]
+    assert multiply_adds(built, 8) == multiply_adds(Staged(), 8)

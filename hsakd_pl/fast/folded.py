@@ -13,10 +13,11 @@ import torch.nn as nn
 from torch import Tensor
 from torch._C._autograd import _profiler_enabled
 from torch.fx import Node, Tracer
-from torch.fx.proxy import TraceError
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.parametrize import is_parametrized
 
 from hsakd_pl.fast import norms, winograd
+from hsakd_pl.fast.norms.layers import has_hooks
 from hsakd_pl.networks import Classifier, Network, NetworkOutput
 from hsakd_pl.networks.copies import copied
 from hsakd_pl.networks.network import joined
@@ -105,6 +106,11 @@ def is_norm(layer: nn.Module) -> bool:
     return kind is nn.BatchNorm2d or (issubclass(kind, nn.BatchNorm2d) and kind.__name__ == "BatchNormAct2d")
 
 
+def has_own_weight(layer: nn.Module) -> bool:
+    """Return True unless a layer computes its weight, by a parametrization or before each call, or is observed."""
+    return not is_parametrized(layer) and not has_hooks(layer)
+
+
 class NormsWhole(Tracer):
     """Trace the calls of layers, without looking into norms."""
 
@@ -119,7 +125,7 @@ def fold(module: nn.Module) -> None:
     """
     try:
         nodes = NormsWhole().trace(module).nodes
-    except (TraceError, NotImplementedError):  # the latter: a ModuleList, which has no forward
+    except Exception:  # code that depends on values raises anything; a ModuleList has no forward
         for child in module.children():
             fold(child)
         return
@@ -135,6 +141,6 @@ def fold(module: nn.Module) -> None:
         norm = layers[norm_path]
         convolution = layers[convolution_path]
         called_once = number_of_calls[norm_path] == 1 and number_of_calls[convolution_path] == 1
-        if called_once and is_norm(norm) and isinstance(convolution, nn.Conv2d):
+        if called_once and is_norm(norm) and isinstance(convolution, nn.Conv2d) and has_own_weight(convolution):
             module.set_submodule(convolution_path, fuse_conv_bn_eval(convolution, norm))
             module.set_submodule(norm_path, nn.Sequential(*norm.children()))  # timm's: its activation
