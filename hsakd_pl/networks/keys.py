@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterator
-from itertools import takewhile
+from itertools import islice, takewhile
 
 import torch.nn as nn
 
@@ -19,6 +19,19 @@ PEER = re.compile(r"net(?:works\.)?\d+\.")
 CLASSIFIER = re.compile(r"classifier\.(?:0\.)?(weight|bias)$")
 CLASSIFIER_FORMS = (r"classifier.\1", r"classifier.0.\1")
 MOST_PREFIXES = 6  # tried on the keys of a file
+# Names of the residual networks of pytorchcv, and the published ones
+PYTORCHCV = (
+    (re.compile(r"^features\.init_block\.(conv|bn)\."), lambda kind: f"{kind}1."),
+    (
+        re.compile(r"^features\.stage(\d+)\.unit(\d+)\.body\.conv(\d)\.(conv|bn)\."),
+        lambda stage, unit, number, kind: f"layer{stage}.{int(unit) - 1}.{kind}{number}.",
+    ),
+    (
+        re.compile(r"^features\.stage(\d+)\.unit(\d+)\.identity_conv\.(conv|bn)\."),
+        lambda stage, unit, kind: f"layer{stage}.{int(unit) - 1}.downsample.{int(kind == 'bn')}.",
+    ),
+    (re.compile(r"^(output)\."), lambda _: "fc."),
+)
 
 
 def published_key(network: nn.Module, key: str) -> str:
@@ -67,17 +80,36 @@ def _published_order(key: str) -> str:
 def network_keys(network: nn.Module, weights: StateDict) -> tuple[StateDict, list[str]]:
     """Return weights under the network's keys, and the keys that more than one of the weights map to.
 
-    A prefix of all keys, and ``student.`` of mdistiller's checkpoints, are removed if the keys fit better without; keys
-    that the network does not have remain.
+    A prefix of many keys, and ``student.`` of mdistiller's checkpoints, are removed if the keys fit better without, and
+    the weights without the prefix are left out; keys that the network does not have remain.
     """
     key_of_name = _names(network)
     candidates = [
-        adapted for candidate in _without_prefixes(weights) for adapted in _adapted_to_part(network, candidate)
+        adapted
+        for candidate in _without_prefixes(weights)
+        for renamed in (candidate, as_published(candidate))
+        for adapted in _adapted_to_part(network, renamed)
     ]
-    renamed = max(candidates, key=lambda candidate: sum(name in key_of_name for name in candidate))
+
+    def fitting(candidate: StateDict) -> tuple[int, int]:
+        known = sum(name in key_of_name for name in candidate)
+        return known, known - len(candidate)  # of two that hold as many, the one with fewer others
+
+    renamed = max(candidates, key=fitting)
     counts = Counter(key_of_name.get(name, name) for name in renamed)
     repeated = [key for key, count in counts.items() if count > 1]
     return {key_of_name.get(name, name): tensor for name, tensor in renamed.items()}, repeated
+
+
+def as_published(weights: StateDict) -> StateDict:
+    """Return weights of pytorchcv's residual networks under the published names; others keep theirs."""
+
+    def renamed(key: str) -> str:
+        for pattern, name in PYTORCHCV:
+            key = pattern.sub(lambda match: name(*match.groups()), key)  # noqa: B023
+        return key
+
+    return {renamed(key): tensor for key, tensor in weights.items()}
 
 
 def _names(network: nn.Module) -> dict[str, str]:
@@ -91,10 +123,11 @@ def _names(network: nn.Module) -> dict[str, str]:
 
 
 def _without_prefixes(weights: StateDict) -> Iterator[StateDict]:
-    """Yield the weights without each prefix that may be removed, first with all of it."""
-    prefix = common_prefix(weights)
-    prefixes = ["", "student.", *(prefix[: dot.end()] for dot in re.finditer(r"\.", prefix))]
-    for removed in prefixes[:MOST_PREFIXES]:
+    """Yield the weights without each prefix that may be removed: the most frequent ones, the shortest first."""
+    counts = Counter(key[: dot.end()] for key in weights for dot in islice(re.finditer(r"\.", key), MOST_PREFIXES))
+    frequent = sorted(counts, key=lambda prefix: (-counts[prefix], len(prefix)))
+    prefixes = dict.fromkeys(["", "student.", *frequent[:MOST_PREFIXES]])
+    for removed in prefixes:
         yield {key.removeprefix(removed): tensor for key, tensor in weights.items() if key.startswith(removed)}
 
 

@@ -1,5 +1,6 @@
 """Load weights from files and state dicts of any origin into networks, completely or not at all."""
 
+from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def load_weights(
         match_weights(peer, weights, strict, origin, new_head) for peer, weights in zip(peers, parts, strict=True)
     ]
     for peer, weights in zip(peers, matching, strict=True):
-        peer.load_state_dict(weights, strict=False)
+        peer.load_state_dict(_as_current(weights, peer), strict=False)
         if isinstance(peer, Network):
             peer.remember(file, bool(new_head))
     if not strict:
@@ -75,6 +76,16 @@ def load_weights(
             f"{wanted}"
         )
     return network
+
+
+def _as_current(weights: StateDict, network: nn.Module) -> StateDict:
+    """Return weights of the names and shapes of a network as of the current versions of its layers.
+
+    A layer takes a state dict without versions for one of its first version, and converts it.
+    """
+    current = OrderedDict(weights)
+    vars(current)["_metadata"] = vars(network.state_dict()).get("_metadata", {})
+    return current
 
 
 def _as_peers(network: nn.Module | Peers) -> list[nn.Module]:
@@ -122,6 +133,7 @@ def match_weights(
         suggests_new_head = only_heads_differ and not new_head
         raise _misfit(network, origin, problems, common_prefix(weights), suggests_new_head)
     _check_numbers(matching, network_weights, origin)
+    _log_others(network, weights, renamed, origin)
     if fresh:
         inform(
             f"{origin}: {counted(len(matching), 'tensor')} loaded; the last layers of the heads "
@@ -130,6 +142,18 @@ def match_weights(
     if backbone_alone:
         inform(f"{origin} holds a backbone alone: the branches keep their weights")
     return matching
+
+
+def _log_others(network: nn.Module, weights: StateDict, taken: StateDict, origin: str) -> None:
+    """Log the weights that a network does not take since they are not under the prefix of those that it takes."""
+    tensors = {id(tensor) for tensor in taken.values()}
+    others = [key for key, tensor in weights.items() if id(tensor) not in tensors]
+    parts = {key.split(".")[0] for key in others}
+    if others and not parts <= {"branches", "auxiliary_classifier"}:
+        inform(
+            f"{origin} holds {counted(len(others), 'tensor')} next to the weights of {describe(network)}, which are "
+            f"left out: {shorten(others)}"
+        )
 
 
 def _head_keys(network: nn.Module) -> set[str]:
