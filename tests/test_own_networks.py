@@ -1,6 +1,8 @@
 """Test that networks of users' own code train, distil and are measured like the package's own."""
 
 import copy
+import re
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +10,15 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn as nn
+import torchvision
 from small import BATCH, CLASSES, Losses, loader, trainer
 from torch import Tensor
 
 from hsakd_pl import BaselineModule, LinearProbeModule, StudentModule, create_network, load_weights
 from hsakd_pl.data import Description
+from hsakd_pl.errors import UsageError
 from hsakd_pl.export import student_from_checkpoint
-from hsakd_pl.methods import FitNetModule
+from hsakd_pl.methods import FitNetModule, KDModule
 from hsakd_pl.networks import Network, StagedBackbone, as_network
 from hsakd_pl.networks.cost import multiply_adds
 from hsakd_pl.networks.network import Classifier
@@ -296,3 +300,123 @@ def test_head_and_multiply_adds_of_a_network_that_cannot_be_copied_are_known(net
     built(BATCH[0])  # in training mode: what it remembers has a history
     assert built.output_layers == [["head.2"]]
     assert multiply_adds(built, 8) == multiply_adds(Staged(), 8)
+
+
+class Entries(nn.Module):
+    """Return outputs of another kind; subclasses say which."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = pooled()
+        self.fc = nn.Linear(8, CLASSES)
+
+    def forward(self, images: Tensor) -> Any:
+        return self.made(self.fc(self.features(images)))
+
+    def made(self, logits: Tensor) -> Any:
+        return {"logits": logits}
+
+
+class Pair(Entries):
+    def made(self, logits: Tensor) -> Any:
+        return logits, logits
+
+
+class ModelOutput(OrderedDict[str, Tensor]):
+    pass
+
+
+class Model(Entries):
+    def made(self, logits: Tensor) -> Any:
+        return ModelOutput(logits=logits)
+
+
+class Auxiliary(Entries):
+    def made(self, logits: Tensor) -> Any:
+        return torchvision.models.GoogLeNetOutputs(logits, logits, logits) if self.training else logits
+
+
+class OwnNetwork(Network):
+    """Derive from Network, and return a dict all the same."""
+
+    def __init__(self) -> None:
+        super().__init__(CLASSES)
+        self.inner = Entries()
+
+    def forward(self, images: Tensor) -> Any:
+        return self.inner(images)
+
+
+OTHER_OUTPUTS: list[type[nn.Module]] = [Entries, Pair, Model, Auxiliary, OwnNetwork]
+ONE_SENTENCE = r"instead of logits \(2, 4\): wrap it in a module that returns its logits alone, by the three lines"
+
+
+@pytest.mark.parametrize("use", ["fit", "teach", "validate"])
+@pytest.mark.parametrize("network", OTHER_OUTPUTS)
+def test_other_outputs_than_logits_are_refused_in_one_sentence(network: type[nn.Module], use: str) -> None:
+    module = BaselineModule(network(), num_classes=CLASSES)
+    if use == "teach":
+        module = KDModule("resnet8", network(), num_classes=CLASSES)
+    silent = trainer(num_sanity_val_steps=0)
+    if network is Auxiliary and use != "fit":
+        (silent.validate if use == "validate" else silent.fit)(module, loader())  # it returns logits in eval mode
+        return
+    with pytest.raises(UsageError, match=ONE_SENTENCE):
+        (silent.validate if use == "validate" else silent.fit)(module, loader())
+
+
+def adapter() -> Any:
+    """Return the adapter of docs/your-network.md."""
+    page = (Path(__file__).parents[1] / "docs" / "your-network.md").read_text()
+    [example] = [text for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "class LogitsAlone" in text]
+    scope: dict[str, Any] = {}
+    exec(example, scope)
+    return scope["LogitsAlone"]
+
+
+@pytest.mark.parametrize("network", [Pair, Auxiliary])
+def test_documented_adapter_lets_other_outputs_train(network: type[nn.Module]) -> None:
+    module = KDModule(adapter()(network()), adapter()(network()), num_classes=CLASSES)
+    losses = Losses()
+    trainer(callbacks=[losses]).fit(module, loader(), loader())
+    assert len(losses.values) == 2
+
+
+class Spectrum(nn.Module):
+    """Filter the spectrum of an image by complex weights."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.filters = nn.Parameter(torch.ones(3, 8, 5, dtype=dtype))
+        self.fc = nn.Linear(3 * 8 * 8, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(torch.fft.irfft2(torch.fft.rfft2(images) * self.filters).flatten(1))
+
+
+class Phases(Spectrum):
+    """Have a complex weight of four dimensions first."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__(dtype)
+        self.filters = nn.Parameter(torch.ones(1, 3, 8, 5, dtype=dtype))
+
+
+class Rotated(Spectrum):
+    """Multiply complex numbers in front of the classifier."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__(dtype)
+        self.filters = nn.Parameter(torch.ones(3 * 8 * 8, dtype=dtype))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc((images.flatten(1) * self.filters).abs())
+
+
+@pytest.mark.parametrize("network", [Spectrum, Phases, Rotated])
+def test_network_with_complex_parameters_trains_and_is_saved(network: type[Spectrum], tmp_path: Path) -> None:
+    module = BaselineModule(network(torch.complex64), num_classes=CLASSES)
+    trainer(tmp_path).fit(module, loader(), loader())
+    found = student_from_checkpoint(tmp_path / "last.ckpt", network(torch.complex64), DESCRIPTION)
+    assert torch.equal(found.network(BATCH[0]), module.eval().network(BATCH[0]))
+    assert module.network.network.filters.ne(1).any()

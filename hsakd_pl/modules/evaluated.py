@@ -17,6 +17,7 @@ from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.modules.means import Mean
 from hsakd_pl.modules.metrics import TOP_K, Evaluation, Metrics
 from hsakd_pl.networks import Network, NetworkOutput
+from hsakd_pl.networks.network import require_logits
 
 Batch = tuple[Tensor, Tensor]
 
@@ -85,7 +86,9 @@ class EvaluatedModule(pl.LightningModule):
         """Return the class logits (B, N) of images (B, 3, S, S); the branches are not computed."""
         if self.evaluators:
             return self.evaluators[peer].classify(images)
-        return self.networks[peer].without_branches(images)
+        logits = self.networks[peer].without_branches(images)
+        require_logits(self.networks[peer], logits, len(images), self.num_classes)
+        return logits
 
     def _outputs(self, peer: int, images: Tensor) -> NetworkOutput:
         return self.evaluators[peer](images) if self.evaluators else self.networks[peer].outputs(images)
