@@ -391,3 +391,34 @@ def test_cli_fine_tunes_timm_model(whole: Path, capsys: pytest.CaptureFixture[st
     again = ("--ckpt_path", "last", "--model.init_args.backbone_lr", "0.01")
     message = error_of(capsys, lambda: run("fit", *fresh, *again, **data))
     assert "backbone_lr is 0.01, but the resumed run was started with 0.001" in message
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "levit_128s", "coatnet_pico_rw_224"])
+def test_timm_model_of_one_size_is_made_for_another_by_its_name(name: str) -> None:
+    with pytest.raises(UsageError, match=r"64 x 64: the network only takes images of 224 x 224 .* and @64"):
+        create_network(f"timm:{name}", CLASSES, branches=False).check_image_size(64, 64)
+    network = create_network(f"timm:{name}@64", CLASSES, branches=False).eval()
+    network.check_image_size(64, 64)
+    assert network(images(64)).shape == (2, CLASSES)
+    again = create_network(str(network.name), CLASSES, branches=False).eval()
+    torch.testing.assert_close(load_weights(again, network.state_dict())(images(64)), network(images(64)))
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224@large", "vit_tiny_patch16_224@8", "resnet18@64"])
+def test_timm_model_that_cannot_have_a_size_is_refused_in_one_sentence(name: str) -> None:
+    with pytest.raises(UsageError, match=f"timm:{name.split('@')[0]}") as error:
+        create_network(f"timm:{name}", CLASSES, branches=False)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["coatnet_pico_rw_224", "maxvit_pico_rw_256", "coat_tiny"])
+def test_timm_model_with_branches_works_or_is_refused_in_one_sentence(name: str) -> None:
+    try:
+        network = create_network(f"timm:{name}", CLASSES).eval()
+    except UsageError as error:
+        assert "take branches=False" in str(error) and "\n" not in str(error)
+        return
+    side = network.pretrained_cfg["input_size"][-1]
+    assert len(network(images(side, 1)).joint_logits) == 4
+    with pytest.raises(UsageError, match=f"only takes images of {side} x {side}"):
+        network.check_image_size(64, 64)

@@ -87,7 +87,7 @@ class EvaluatedModule(pl.LightningModule):
         if self.evaluators:
             return self.evaluators[peer].classify(images)
         logits = self.networks[peer].without_branches(images)
-        require_logits(self.networks[peer], logits, len(images), self.num_classes)
+        require_logits(self.networks[peer], logits, images, self.num_classes)
         return logits
 
     def _outputs(self, peer: int, images: Tensor) -> NetworkOutput:

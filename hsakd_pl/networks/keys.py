@@ -127,6 +127,8 @@ def _without_prefixes(weights: StateDict) -> Iterator[StateDict]:
     counts = Counter(key[: dot.end()] for key in weights for dot in islice(re.finditer(r"\.", key), MOST_PREFIXES))
     frequent = sorted(counts, key=lambda prefix: (-counts[prefix], len(prefix)))
     prefixes = dict.fromkeys(["", "student.", *frequent[:MOST_PREFIXES]])
+    if "student." in counts:  # of mdistiller, whose files hold the teacher too
+        prefixes.pop("teacher.", None)
     for removed in prefixes:
         yield {key.removeprefix(removed): tensor for key, tensor in weights.items() if key.startswith(removed)}
 
@@ -143,7 +145,7 @@ def _adapted_to_part(network: nn.Module, weights: StateDict) -> Iterator[StateDi
 def has_keys(network: nn.Module, weights: StateDict) -> bool:
     """Return True if all weights are those of one network, by their keys."""
     renamed, _ = network_keys(network, weights)
-    return renamed.keys() <= network.state_dict().keys()
+    return len(renamed) == len(weights) and renamed.keys() <= network.state_dict().keys()
 
 
 def split_peers(weights: StateDict) -> list[StateDict]:

@@ -149,7 +149,7 @@ class Network(nn.Module):
     def outputs(self, images: Tensor) -> NetworkOutput:
         """Return all outputs for images (B, 3, S, S), in one forward pass."""
         logits = self(images)
-        require_logits(self, logits, len(images), self.num_classes)
+        require_logits(self, logits, images, self.num_classes)
         return NetworkOutput(logits, [], [], None)
 
     def shapes(self, image_size: int, *parts: str) -> NetworkOutput:
@@ -223,23 +223,23 @@ class Classifier(Network):
     @torch.jit.unused
     def _check(self, logits: Any, images: Tensor) -> None:
         """Raise UsageError unless the wrapped module returned logits (B, N)."""
-        require_logits(self.network, logits, len(images), self.num_classes)
+        require_logits(self.network, logits, images, self.num_classes)
 
     def outputs(self, images: Tensor) -> NetworkOutput:
         return NetworkOutput(self(images), [], [], None)
 
 
-def require_logits(network: nn.Module, logits: Any, rows: int, num_classes: int) -> None:
-    """Raise UsageError unless what a network returned are logits (rows, N)."""
+def require_logits(network: nn.Module, logits: Any, images: Tensor, num_classes: int) -> None:
+    """Raise UsageError unless what a network returned for images (B, 3, S, S) are logits (B, N)."""
     name = type(network).__name__
     if not isinstance(logits, Tensor):
         raise UsageError(
-            f"network: {name} returns {type(logits).__name__} instead of logits {(rows, num_classes)}: wrap it in a "
-            "module that returns its logits alone, by the three lines in docs/your-network.md"
+            f"network: {name} returns {type(logits).__name__} instead of logits {(len(images), num_classes)}: wrap it "
+            "in a module that returns its logits alone, by the three lines in docs/your-network.md"
         )
     if logits.dim() != 2 or logits.shape[1] != num_classes:
         raise UsageError(
-            f"network: {name} returns {tuple(logits.shape)} instead of logits {(rows, num_classes)}: "
+            f"network: {name} returns {tuple(logits.shape)} instead of logits {(len(images), num_classes)}: "
             "set num_classes, or derive the network from hsakd_pl.networks.Network and implement outputs"
         )
 
