@@ -134,7 +134,7 @@ def test_call_in_a_weight_file_is_never_made(beside_weights: bool, tmp_path: Pat
         assert_loaded(tmp_path / "w.pth")
     else:
         torch.save(content, tmp_path / "w.pth")
-        with pytest.raises(UsageError, match="asks to run .*, which was refused: save the state dict alone"):
+        with pytest.raises(UsageError, match=r"asks to run .*, which was refused: save the state dict alone"):
             load_weights(network(), tmp_path / "w.pth")
     assert not (tmp_path / "touched").exists()
 

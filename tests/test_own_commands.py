@@ -76,7 +76,8 @@ def test_own_network_is_fitted_tested_exported_and_predicts_by_the_documented_co
     for picture in ("one", "two"):
         write_png(torch.randint(0, 256, (3, 40, 48), dtype=torch.uint8), f"photos/{picture}.png")
     less = {
-        "fit": "--trainer.max_epochs 1 --trainer.limit_train_batches 2 --trainer.limit_val_batches 1 --trainer.accelerator cpu",
+        "fit": "--trainer.max_epochs 1 --trainer.limit_train_batches 2 --trainer.limit_val_batches 1 "
+        "--trainer.accelerator cpu",
         "test": "--trainer.limit_test_batches 1",
     }
     assert [shlex.split(command)[1] for command in COMMANDS] == ["fit", "test", "export", "predict"]

@@ -201,9 +201,7 @@ def test_network_with_any_names_is_read_from_its_checkpoint(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_network_with_any_names_takes_its_state_dict(
-    name: str, checkpoints: dict[str, tuple[Path, nn.Module]]
-) -> None:
+def test_network_with_any_names_takes_its_state_dict(name: str, checkpoints: dict[str, tuple[Path, nn.Module]]) -> None:
     _, network = checkpoints[name]
     inner = network.network if isinstance(network, Classifier) else network
     found = load_weights(NAMES[name](), inner.state_dict()).eval()

@@ -232,17 +232,28 @@ def _write_compared(
     elif graphs and answers.obstacle is not None:
         obstacles.append(answers.obstacle)
     for export_format in graphs if program is not None else ():
-        try:
-            files.append(_write_one(student, export_format, folder, program, answers))
-        except GraphError as error:
-            (folder / f"model.{export_format}").unlink(missing_ok=True)
-            obstacles.append(error)
+        written = _try_graph(student, export_format, folder, program, answers)
+        if isinstance(written, GraphError):
+            obstacles.append(written)
+        else:
+            files.append(written)
     if not files:
         raise obstacles[0]
     order = [f"model.{export_format}" for export_format in formats]
     files.sort(key=lambda file: order.index(file.path.name))
-    written = ", ".join(file.path.name for file in files)
-    return files, [f"only {written} is written: {obstacle}" for obstacle in obstacles]
+    names = ", ".join(file.path.name for file in files)
+    return files, [f"only {names} is written: {obstacle}" for obstacle in obstacles]
+
+
+def _try_graph(
+    student: Student, export_format: str, folder: Path, program: ExportedProgram | None, answers: Answers
+) -> ExportedFile | GraphError:
+    """Write and compare a graph; return the obstacle, and leave no file, if it cannot be written or run."""
+    try:
+        return _write_one(student, export_format, folder, program, answers)
+    except GraphError as error:
+        (folder / f"model.{export_format}").unlink(missing_ok=True)
+        return error
 
 
 def _write_one(

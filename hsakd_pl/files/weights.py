@@ -59,10 +59,10 @@ NO_WEIGHTS = {
 TRUNCATED = "truncated or no weight file: fetch or write it again"
 BROKEN = "broken or forged in its pickle: write it again with torch.save(state_dict, path)"
 
-# All globals but those of TENSORS are replaced by classes without content. They are options and accuracies saved next to
-# the weights, such as these,
+# Globals that are not those of TENSORS are replaced by classes without content. They are options and accuracies saved
+# next to the weights, such as these.
 DATA = re.compile(r"numpy\..*|argparse\.Namespace|types\.SimpleNamespace|pathlib\.\w*Path|datetime\.\w+")
-# unless torch.load itself allows them: of any size.
+# Not this one, which torch.load would allow: it allocates as many bytes as a file says.
 ALLOCATING = re.compile(r"(builtins|__builtin__)\.bytearray")
 # Globals that torch.load decides on. torch.nn holds only parameters and modules, which it refuses.
 TENSORS = re.compile(
@@ -357,7 +357,7 @@ def file_sha256(path: str | Path) -> str:
     whole = local_path("weight file", path)
     for part in (whole, *shards_of(whole)):
         with naming(part), part.open("rb") as file:
-            for block in iter(lambda: file.read(1 << 20), b""):  # noqa: B023
+            for block in iter(lambda: file.read(1 << 20), b""):
                 digest.update(block)
     return digest.hexdigest()
 

@@ -25,7 +25,12 @@ def make_timm(name: str, num_classes: int, branches: bool) -> Network:
     except UncutError:
         if branches:
             raise
-        return TimmClassifier(model, num_classes)
+        network = TimmClassifier(model, num_classes)
+        network.name = f"timm:{name}"
+        if "@" in name:
+            _, _, side = name.partition("@")
+            network.check_image_size(int(side), int(side))
+        return network
 
 
 def create_model(name: str, num_classes: int, **options: Any) -> Any:
@@ -45,7 +50,7 @@ def create_model(name: str, num_classes: int, **options: Any) -> Any:
         hint = did_you_mean(model_name, timm.list_models(), "timm:")
         raise UsageError(f"unknown network 'timm:{name}': {hint}timm.list_models() lists all names")
     try:
-        model = timm.create_model(model_name, num_classes=num_classes, **options)
+        model: Any = timm.create_model(model_name, num_classes=num_classes, **options)
     except Exception as error:  # a model can raise anything for a side that it cannot have
         if not at and not isinstance(error, RuntimeError):
             raise
