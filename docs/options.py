@@ -1,11 +1,15 @@
-"""griffe extension for the API page: show the options that a class takes from its bases as its own."""
+"""griffe extension for the API page: show the options that a class takes from its bases as its own, and formulas."""
 
 import importlib
 import inspect
+import runpy
+from pathlib import Path
 from textwrap import indent
 from typing import Any
 
 import griffe
+
+as_markdown = runpy.run_path(str(Path(__file__).with_name("formulas.py")))["as_markdown"]
 
 
 class FullOptions(griffe.Extension):
@@ -21,6 +25,15 @@ class FullOptions(griffe.Extension):
                 entries = [f"{name}: {text}" for name, text in descriptions.items()]
                 section = indent("\n".join(entry.replace("\n", "\n    ") for entry in entries), "    ")
                 cls.docstring.value += f"\n\nArgs: Options of the base classes:\n{section}"
+
+
+class Formulas(griffe.Extension):
+    """Write the formulas of docstrings as Markdown does."""
+
+    def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
+        """Convert the docstring of a module, class, function or attribute."""
+        if obj.docstring:
+            obj.docstring.value = as_markdown(obj.docstring.value)
 
 
 def classes(module: griffe.Module) -> list[griffe.Class]:

@@ -60,8 +60,14 @@ def make(kind: str) -> HSAKDModule:
     return MutualModule(["resnet8", "resnet14"], **options)
 
 
-def train(kind: str, batch_norm: str = "fixed", devices: int = 1, accumulated: int = 1) -> dict[str, Any]:
-    """Train three steps on 16 images each; return metrics, weights and the last gradients."""
+def train(
+    kind: str, batch_norm: str = "fixed", accumulated: str = "1", batches: str | None = None, devices: int = 1
+) -> dict[str, Any]:
+    """Train three steps on 16 images each; return metrics, weights and the last gradients.
+
+    Steps accumulate a number of ``batches``, of which three times as many as ``accumulated`` make three full steps.
+    """
+    windows = int(accumulated)
     pl.seed_everything(0)
     module = make(kind)
     recorder = Gradients()
@@ -71,8 +77,8 @@ def train(kind: str, batch_norm: str = "fixed", devices: int = 1, accumulated: i
         strategy="ddp" if devices > 1 else "auto",
         precision="64-true",
         max_epochs=1,
-        limit_train_batches=3 * accumulated,
-        accumulate_grad_batches=accumulated,
+        limit_train_batches=3 * windows if batches is None else int(batches),
+        accumulate_grad_batches=windows,
         callbacks=[recorder, FixedStatistics()] if batch_norm == "fixed" else [recorder],
         logger=False,
         enable_checkpointing=False,
@@ -81,7 +87,7 @@ def train(kind: str, batch_norm: str = "fixed", devices: int = 1, accumulated: i
         num_sanity_val_steps=0,
     )
     # without workers, which start slowly in processes that are themselves forked from a fork server, as these are
-    data = (make_data if kind in METHODS else DigitsDataModule)(batch_size=16 // accumulated, num_workers=0)
+    data = (make_data if kind in METHODS else DigitsDataModule)(batch_size=16 // windows, num_workers=0)
     data.setup("fit")
     validated = 1 if kind == "few" else 44  # fewer images than processes, or a last batch that is smaller
     data.splits = {"train": data.splits["train"], "test": Split(*(part[:validated] for part in data.splits["test"]))}

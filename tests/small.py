@@ -18,6 +18,7 @@ from hsakd_pl.export.formats import ONNX_MINIMUM_TORCH
 from hsakd_pl.fast.compiled import MINIMUM_TORCH
 from hsakd_pl.fast.kernels.library import library
 from hsakd_pl.files import replacing
+from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.networks import create_network
 from hsakd_pl.records.curves import Epochs, save_curves
 from hsakd_pl.records.formats import read_history
@@ -81,6 +82,24 @@ class Losses(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: HSAKDModule, outputs: Any, *_: Any) -> None:
         self.values.append(float(outputs["loss"]))
+
+
+class Asked:
+    """Count the batches that teachers compute."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.batches = 0
+        compute = Frozen.__call__
+
+        def counted(teacher: Frozen, images: Tensor) -> Any:
+            self.batches += 1
+            return compute(teacher, images)
+
+        monkeypatch.setattr(Frozen, "__call__", counted)
+
+    def since_last(self) -> int:
+        batches, self.batches = self.batches, 0
+        return batches
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

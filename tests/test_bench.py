@@ -1,28 +1,37 @@
 """Test the bench: its tables, their configurations, and runs on the digits."""
 
+import csv
 import inspect
 import json
+import re
 import sys
+from io import StringIO
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 import pytest
+import small
 import yaml
 from jsonargparse import Namespace
+from methods import METHODS, make_method
 from programs import hsakd
-from small import error_of
+from small import Asked, error_of
 
 import hsakd_pl
 from hsakd_pl import list_networks
 from hsakd_pl.cli.main import main
 from hsakd_pl.commands.bench.cells import select_cells
+from hsakd_pl.commands.bench.estimate import MEASURED_STEPS, WARMUP_STEPS
 from hsakd_pl.commands.bench.tasks import Bench, Task
 from hsakd_pl.commands.seeds import ParsedFit
+from hsakd_pl.files.escaping import for_markdown
 from hsakd_pl.files.weights import file_sha256
 from hsakd_pl.recipes import ALL_RECIPES, BENCH_TABLES, PAIRS, RECIPES, read_table
-from hsakd_pl.recipes.bench import COLUMNS, MARKS, NOTE
+from hsakd_pl.recipes.bench import COLUMNS, MARKS, OPTIONAL_COLUMNS
 from hsakd_pl.report.differences import expected
-from hsakd_pl.report.matrix import matrix
+from hsakd_pl.report.matrix import PROTOCOLS_CAPTION, matrix
+from hsakd_pl.report.table import COSTS_CAPTION
 
 BENCHED = [name for name in ALL_RECIPES if name not in RECIPES]
 CLASSIC = read_table(BENCH_TABLES["classic"]).cells
@@ -209,6 +218,8 @@ def test_weight_file_replaces_teacher_run(name: str, tmp_path: Path) -> None:
         (",,,99.0", ",,99.0", "line 2 has not as many cells"),
         (",,,99.0", ",,,", "line 2 has no pair"),
         ("99.0", '"99.0"x', "not valid CSV"),
+        ("data,resnet14", "data,views,resnet14", "line 2 has not as many cells"),
+        ("data", "views", "first line"),
         ("image_size: 16,,95", "lr: {peer},,95", "{peer} is not one of {teacher}, {student}, {folder}"),
         ("digits/kd_{teacher}-{student}", "digits/{peer}_{teacher}", "{peer} is not one of"),
         ("image_size: 16,,95", "lr: !!int '',,95", "cannot read the options"),
@@ -222,6 +233,22 @@ def test_invalid_bench_table_raises_naming_file(
     mine.write_text(MINE.replace(old, new, 1))
     told = error_of(capsys, lambda: main(["bench", "mine.csv", "--list"]))
     assert "mine.csv" in told and said in told
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("views", "0", "line 2: views is '0': write a whole number"),
+        ("views", "two", "line 2: views is 'two'"),
+        ("published_epoch", "first", "line 2: published_epoch is 'first': write best, last, or nothing"),
+    ],
+)
+def test_invalid_protocol_of_a_bench_table_raises(
+    column: str, value: str, said: str, mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head, line, *_ = MINE.splitlines()
+    mine.write_text(f"{head.replace(',data', f',data,{column}')}\n{line.replace(',99', f',{value},99')}\n")
+    assert said in error_of(capsys, lambda: main(["bench", "mine.csv", "--list"]))
 
 
 @pytest.mark.parametrize(
@@ -273,6 +300,13 @@ def test_bench_list_shows_published_numbers(capsys: pytest.CaptureFixture[str]) 
         "| --- | --- |",
         "| KD | 73.08 |",
         "| SSKD (own teachers) | - |",
+        "",
+        for_markdown(PROTOCOLS_CAPTION),
+        "",
+        "| method | epochs | views | published_epoch |",
+        "| --- | --- | --- | --- |",
+        "| KD | 240 | 1 | last |",
+        "| SSKD (own teachers) | 240 | 4 |  |",
     ]
 
 
@@ -284,24 +318,89 @@ def test_note_and_marks_of_published_numbers_are_shown(mine: Path, capsys: pytes
     )
     main(["bench", "mine.csv", "--list", "--format", "csv"])
     assert capsys.readouterr().out.splitlines() == [
-        "method,resnet14-resnet8,note",
-        "KD,95.25 second-hand,other views",
-        "SP,95.5 +- 0.1 ?,",
+        "method,resnet14-resnet8,epochs,views,published_epoch,note",
+        "KD,95.25 second-hand,8,,?,other views",
+        "SP,95.5 +- 0.1 ?,8,,?,",
     ]
-    row = {"config": ["a.yaml"], "last_val_acc": 0.5, "best_val_acc": 0.5, "images_per_second": 1.0, "seconds": 2}
-    folder = mine.parent / "runs/digits/kd_resnet14-resnet8/seed0"
-    folder.mkdir(parents=True)
-    (folder / "result.json").write_text(json.dumps(row | {"seed": 0, "epochs": 3}))
+    saved_run(mine.parent / "runs/digits/kd_resnet14-resnet8/seed0")
     cells, recipes = select_cells([str(mine)], ["KD"], [])
-    assert "| method | resnet14-resnet8 | note |" in matrix(cells, recipes, mine.parent / "runs", "md")
+    assert "| KD | 3 | ? | other views |" in matrix(cells, recipes, mine.parent / "runs", "md")
     (record,) = json.loads(matrix(cells, recipes, mine.parent / "runs", "json"))
     assert (record["published"], record["note"]) == ("95.25 second-hand", "other views")
+
+
+ROW = {"config": ["a.yaml"], "last_val_acc": 0.5, "best_val_acc": 0.5, "images_per_second": 1.0, "seconds": 2}
+PROTOCOL = {"hash": "0", "options": {}, "limited": {}, "epochs": 480, "views": 2}
+
+
+def saved_run(folder: Path, **content: Any) -> None:
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps(ROW | {"seed": 0, "epochs": 3} | content))
+
+
+def test_bench_shows_protocols_and_costs_of_runs_in_all_formats(tmp_path: Path) -> None:
+    cells, recipes = select_cells(["views"], ["MLKD", "CRLD"], ["resnet32x4-resnet8x4"])
+    costs = {"trained": 2_468_101, "deployed": [1_233_540]}, {"trained": 354_123_456, "deployed": [177_061_728]}
+    mlkd, crld = (tmp_path / f"views/{name}_resnet32x4-resnet8x4/seed0" for name in ("mlkd", "crld"))
+    saved_run(mlkd, epochs=480, protocol=PROTOCOL, parameters=costs[0], multiply_adds=costs[1])
+    saved_run(crld, epochs=480, protocol=PROTOCOL | {"hash": "1"})
+    text = matrix(cells, recipes, tmp_path, "table")
+    protocols, of_costs = text.split(PROTOCOLS_CAPTION)[1].split(COSTS_CAPTION)
+    mlkd_protocol, crld_protocol = protocols.strip().splitlines()[2:]
+    assert mlkd_protocol.split(maxsplit=4)[:4] == ["MLKD", "480", "2", "best"]
+    assert crld_protocol.endswith("numbers of a copy of the repository that others keep")
+    assert [line.split() for line in of_costs.split("\n\n")[1].splitlines()[2:]] == [  # nothing is known of CRLD's
+        ["MLKD", "2.47", "/", "1.23,", "354.1", "/", "177.1"],
+    ]
+    assert all(len(line) <= 120 for line in text.splitlines())
+    for table_format in ("md", "latex"):
+        assert "2.47 / 1.23, 354.1 / 177.1" in matrix(cells, recipes, tmp_path, table_format)
+    expected = {"epochs": 480, "views": 2, "published_epoch": "best", "parameters_trained": 2_468_101}
+    expected |= {"parameters_deployed": [1_233_540], "multiply_adds_deployed": [177_061_728]}
+    expected |= {"multiply_adds_trained": 354_123_456}
+    record, without_costs = json.loads(matrix(cells, recipes, tmp_path, "json"))
+    assert {name: record[name] for name in expected} == expected
+    assert without_costs["parameters_deployed"] is None and without_costs["note"].startswith("two views")
+    line, _ = csv.DictReader(StringIO(matrix(cells, recipes, tmp_path, "csv")))
+    assert line["multiply_adds_deployed"] == "177061728"
+
+
+def test_views_and_published_epochs_of_tables() -> None:
+    """Compare the column ``views`` with modules of the same classes."""
+    views = {module: make_method(name).views for name, (module, _, _) in METHODS.items()}
+    views |= {type(module): module.views for module in map(small.make, ("baseline", "teacher", "student", "mutual"))}
+    views[hsakd_pl.LinearProbeModule] = hsakd_pl.LinearProbeModule.views
+    plain_views = small.make("student", joint_kd_weight=0, transform_images=False).views
+    for path in BENCH_TABLES.values():
+        for cell in read_table(path).cells:
+            model = ALL_RECIPES[cell.recipe].model
+            module = locate(model["class_path"])
+            plain = not model["init_args"].get("transform_images", True)  # Hinton's distillation in the paper's recipes
+            assert cell.views == str(plain_views if plain else views[module]), (path, cell)
+    epochs = {cell.method: cell.published_epoch for cell in [*CLASSIC, *read_table(BENCH_TABLES["newer"]).cells]}
+    assert (epochs["CRD"], epochs["DKD"], epochs["WTTM"], epochs["NKD"]) == ("last", "best", "best", "")
+
+
+def test_simkd_deploys_more_than_the_student(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The transfer block and the teacher's head stay with the student, in parameters and in multiply-adds."""
+    monkeypatch.chdir(tmp_path)
+    options = {"network": "resnet8", "teacher": "wrn_16_2", "teacher_weights": "random", "image_size": 16}
+    counts = {}
+    for name in ("SimKDModule", "KDModule"):
+        small.run("fit", module=f"methods.{name}", model={"init_args": options})
+        row = json.loads(Path(f"runs/methods.{name}/result.json").read_text())
+        counts[name] = [row[cost]["deployed"][0] for cost in ("parameters", "multiply_adds")]
+    more = [simkd - kd for simkd, kd in zip(counts["SimKDModule"], counts["KDModule"], strict=True)]
+    convolutions = 64 * 64 + 9 * 64 * 64 + 64 * 128  # 64 channels of the student to 128 of the teacher, by 64
+    norms, classes, positions = 2 * (64 + 64 + 128), 10, 4 * 4
+    assert more == [convolutions + norms + (128 - 64) * classes, positions * convolutions + (128 - 64) * classes]
 
 
 def test_custom_method_joins_a_bench_table(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["bench", "classic", "mine.csv", "--list", "--methods", "KD", "--format", "csv"])
     head, line = capsys.readouterr().out.splitlines()
-    assert head.endswith(",resnet14-resnet8") and line.endswith(",95.25")
+    assert head.endswith(",resnet14-resnet8,epochs,views,published_epoch,note")
+    assert line.endswith(",95.25,240; 8,1,last; ?,")  # of both tables
 
 
 def test_bench_runs_resumes_and_compares(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -321,13 +420,15 @@ def test_bench_runs_resumes_and_compares(mine: Path, capsys: pytest.CaptureFixtu
     capsys.readouterr()
     main(run)  # everything has a result
     assert (student / "last.ckpt").stat().st_mtime_ns == before
-    heading, _, names, _, line, _, mark = capsys.readouterr().out.rstrip().splitlines()
+    shown = [line for line in capsys.readouterr().out.splitlines() if line and "──" not in line]
+    heading, names, line, protocols, _, protocol, costs, _, cost, mark = shown
     assert mark.startswith("SP, resnet14-resnet8: limit_train_batches 2")
     assert (heading, names.split()) == ("limit_train_batches 2, max_epochs 1", ["method", "resnet14-resnet8"])
-    assert line.split() == [
-        "SP",
-        f"{100 * row['last_val_acc']:.2f}",
-    ]  # a short run is not compared with a published number
+    # a short run is not compared with a published number
+    assert line.split() == ["SP", f"{100 * row['last_val_acc']:.2f}"]
+    assert (protocols, protocol.split()) == (PROTOCOLS_CAPTION, ["SP", "1", "1"])
+    millions = row["parameters"]["trained"] / 1e6, row["multiply_adds"]["trained"] / 1e6
+    assert (costs, cost.split()) == (COSTS_CAPTION, "SP {0:.2f} / {0:.2f}, {1:.1f} / {1:.1f}".format(*millions).split())
 
 
 MARKED: dict[str, tuple[dict[str, Any], str]] = {
@@ -343,10 +444,7 @@ MARKED: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("kind", MARKED)
 def test_bench_table_shows_marks_of_its_runs(kind: str, table_format: str, mine: Path) -> None:
     content, mark = MARKED[kind]
-    row = {"config": ["a.yaml"], "last_val_acc": 0.5, "best_val_acc": 0.5, "images_per_second": 1.0, "seconds": 2}
-    folder = mine.parent / "runs/digits/kd_resnet14-resnet8/seed0"
-    folder.mkdir(parents=True)
-    (folder / "result.json").write_text(json.dumps(row | {"seed": 0, "epochs": 3, **content}))
+    saved_run(mine.parent / "runs/digits/kd_resnet14-resnet8/seed0", **content)
     cells, recipes = select_cells([str(mine)], ["KD"], [])
     text = matrix(cells, recipes, mine.parent / "runs", table_format)
     assert mark in text.splitlines()[-1] and text.splitlines()[-1].startswith("KD, resnet14-resnet8: ")
@@ -372,7 +470,7 @@ def test_bench_dry_run_measures_and_writes_nothing(mine: Path, capsys: pytest.Ca
 
 def test_bench_table_columns_are_documented() -> None:
     told = inspect.getdoc(sys.modules["hsakd_pl.recipes.bench"]) or ""
-    assert all(f"``{column}``" in told for column in (*COLUMNS, NOTE))
+    assert all(f"``{column}``" in told for column in (*COLUMNS, *OPTIONAL_COLUMNS))
     assert all(f"``75.2 {mark}``" in told for mark in MARKS)
 
 
@@ -394,9 +492,54 @@ def test_teacher_answers_are_kept_for_the_methods_that_can_read_them(
     assert "KD" in capsys.readouterr().out
 
 
+def test_runs_of_the_largest_answers_share_no_table_with_others(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bench = ["bench", str(mine), "--methods", "KD", *SHORT, "--trainer.logger=false"]
+    kept = [*bench, "--teacher-answers", "answers", "--teacher-answers-top", "3"]
+    for task in ("0", "1"):
+        main([*kept, "--task", task])
+    result = json.loads(Path("runs/digits/kd_resnet14-resnet8/seed0/result.json").read_text())
+    assert result["protocol"]["options"]["model.init_args.teacher_answers_top"] == 3
+    capsys.readouterr()
+    main(kept)  # all are done
+    heading, _, _, line, *_ = filter(None, capsys.readouterr().out.splitlines())
+    assert heading == "teacher_answers_top 3, limit_train_batches 2, max_epochs 1" and line.split()[0] == "KD"
+    assert "teacher_answers_top 3, not None" in error_of(capsys, lambda: main(bench))
+    main([*bench, "--folder", "whole", "--task", "0"])
+    main([*bench, "--folder", "whole", "--task", "1"])
+    assert "teacher_answers_top None, not 3" in error_of(capsys, lambda: main([*kept, "--folder", "whole"]))
+
+
+def test_dry_run_counts_a_teacher_once_where_answers_are_kept(
+    mine: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Asked(monkeypatch)
+    mine.write_text(MINE + MINE.splitlines()[2].replace("KD,digits/kd", "DKD,digits/dkd").replace("KDM", "DKDM") + "\n")
+    plan = ["bench", "mine.csv", "--dry-run", "--methods", "KD,DKD,SP", "--seeds", "0-1", "--trainer.accelerator=cpu"]
+    main([*plan, "--trainer.max_epochs=1", "--teacher-answers", "kept/answers"])
+    *_, total, note, _, _ = shown = capsys.readouterr().out.rstrip().splitlines()
+    tasks = [line.partition("digits/")[2] for line in shown if "digits/" in line]
+    assert tasks == [
+        "baseline_resnet14, seed 0",
+        "kd_resnet14-resnet8, seed 0",
+        "kd_resnet14-resnet8, seed 1",
+        "sp_resnet14-resnet8, seed 0",
+        "sp_resnet14-resnet8, seed 1",
+        "dkd_resnet14-resnet8, seed 0, reads answers",
+        "dkd_resnet14-resnet8, seed 1, reads answers",
+    ]
+    hours = [float(hours) for hours in re.findall(r"([\d.]+) h  digits", "\n".join(shown))]
+    assert float(total.split()[0]) == pytest.approx(sum(hours), abs=0.1) and "keep answers" in note
+    steps = MEASURED_STEPS + WARMUP_STEPS
+    assert asked.batches == 3 * steps  # KD and DKD were measured without questions, too
+    assert not Path("kept").exists() and not list(Path().rglob("*.answers"))
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        (["--teacher-answers-top", "3"], "--teacher-answers-top has no effect without --teacher-answers"),
+        (["--teacher-answers-dtype", "float16"], "--teacher-answers-dtype has no effect without"),
+        (["--teacher-answers-top", "3", "--list"], "--teacher-answers-top has no effect with --list"),
         (["--teacher-answers-gb", "3"], "no effect without --teacher-answers"),
         (["--teacher-answers", "answers", "--list"], "--teacher-answers has no effect with --list"),
     ],

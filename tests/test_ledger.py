@@ -1,20 +1,24 @@
 """Test what a run records, and which runs share a row."""
 
 import csv
+import hashlib
 import json
 import math
+import shutil
 import statistics
 import sys
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
 from small import error_of, history, run
 
+from hsakd_pl import create_network
 from hsakd_pl.cli.configuration import options_of
 from hsakd_pl.cli.lightning_cli import HSAKDCLI
 from hsakd_pl.cli.main import main
@@ -23,6 +27,7 @@ from hsakd_pl.files.weights import read_weight_file
 from hsakd_pl.recipes import RECIPES
 from hsakd_pl.recipes.data_sets import PUBLISHED_DATA
 from hsakd_pl.records.formats import Row
+from hsakd_pl.records.options import WEIGHT_OPTIONS
 from hsakd_pl.records.protocol import kept_options, protocol_hash
 from hsakd_pl.report.differences import differing, expected
 from hsakd_pl.report.groups import groups
@@ -318,3 +323,44 @@ def test_test_of_other_weights_is_not_a_result_of_the_run(options: dict[str, Any
         "the test in a counts by its epoch, the weights are not recorded",
         "the test in b does not count: of other weights, other.pth",
     ]
+
+
+def saved_numbers(option: str, seed: int) -> Path:
+    """Save numbers that an option can name: costs, or weights."""
+    path = Path(f"{option}-{seed}")
+    torch.manual_seed(seed)
+    if option == "cost_file":
+        with path.open("wb") as file:
+            np.save(file, np.random.default_rng(seed).uniform(0, 1, (10, 10)))
+    elif option == "projection_weights":
+        options = {"network": "resnet14", "weights": "teacher.pt"}
+        folder = run("fit", f"--seed_everything={seed}", module=PROJECTION, model={"init_args": options})
+        shutil.copy(folder / "last.ckpt", path)
+        shutil.rmtree(folder)
+    else:
+        torch.save(create_network("resnet8" if option == "weights" else "resnet14", 10).state_dict(), path)
+    return path
+
+
+PROJECTION = "methods.SSKDProjectionModule"
+
+
+@pytest.mark.parametrize("option", WEIGHT_OPTIONS)
+def test_runs_share_a_row_by_the_content_of_a_named_file(option: str) -> None:
+    torch.save(create_network("resnet14", 10).state_dict(), "teacher.pt")
+    first, second = (saved_numbers(option, seed).read_bytes() for seed in (0, 1))
+    modules = {"cost_file": "methods.WKDModule", "projection_weights": "methods.SSKDModule"}
+    module = modules.get(option, "methods.KDModule")
+    options = {"teacher": "resnet14", "image_size": 16, "teacher_weights": "teacher.pt"}
+
+    def protocol(content: bytes, name: str) -> dict[str, Any]:
+        Path(name).write_bytes(content)
+        folder = run("fit", "--seed_everything=0", module=module, model={"init_args": options | {option: name}})
+        row = json.loads((folder / "result.json").read_text())
+        shutil.rmtree(folder)
+        return row["protocol"]
+
+    expected = protocol(first, "numbers")
+    assert expected[WEIGHT_OPTIONS[option]] == hashlib.sha256(first).hexdigest()
+    assert protocol(first, "renamed")["hash"] == expected["hash"]
+    assert protocol(second, "numbers")["hash"] != expected["hash"]

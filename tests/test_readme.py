@@ -19,7 +19,8 @@ from hsakd_pl.networks import registry
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NAVIGATION = yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text())["nav"]
-PAGES = [f"docs/{path}" for entry in NAVIGATION for path in entry.values()]
+METHOD_PAGES = [f"docs/{path}" for path in next(entry["Methods"] for entry in NAVIGATION if "Methods" in entry)]
+PAGES = [f"docs/{path}" for entry in NAVIGATION for path in entry.values() if isinstance(path, str)] + METHOD_PAGES
 DOCUMENTS = {name: (REPOSITORY / name).read_text() for name in ["README.md", *PAGES]}
 FENCE = re.compile(r"(?:<!-- not run: (.+?) -->\n)?^( *)```(.*?)\n(.*?)^\2```$", re.DOTALL | re.MULTILINE)
 
@@ -47,6 +48,7 @@ RUN = [block for block in BLOCKS if not block.reason]
 # from photographs to an exported student: tests/test_own_images.py runs these
 [OWN_COMMANDS] = {tuple(block.commands) for block in RUN if any("timm:" in line for line in block.commands)}
 [OWN_EXAMPLE] = {block.text for block in RUN if block.language == "python" and "timm:" in block.text}
+OF_METHODS = {line for block in RUN if block.document in METHOD_PAGES for line in block.commands}
 COMMANDS = [*dict.fromkeys(line for block in RUN for line in block.commands if line not in OWN_COMMANDS)]
 FIRST: dict[str, str] = {}  # the document in which an example first appears and is run
 for block in RUN:
@@ -92,6 +94,33 @@ def test_documented_blocks_are_run_or_marked(name: str) -> None:
     assert sum(bool(block.reason) for block in BLOCKS) < len(RUN) / 2
 
 
+def on_less_data(command: str, less: list[str]) -> list[str]:
+    """Return the arguments of a command that runs on little data, in this process, with further options."""
+    words = arguments(command)
+    splits = {"test": ["test"], "predict": ["predict"]}
+    limits = [f"--trainer.limit_{split}_batches=1" for split in splits.get(words[0], ["train", "val", "test"])]
+    if words[0] not in splits:
+        limits += ["--trainer.max_epochs=2" if "--ckpt_path last" in command else "--trainer.max_epochs=1"]
+    if words[0] == "export":  # on pictures instead of the whole test split
+        return [*words, "--images", "photos"]
+    if words[0] == "bench" and "--list" not in words:
+        if "--seeds" in words:
+            position = words.index("--seeds")
+            del words[position : position + 2]
+        if command in OF_METHODS:  # tests/test_methods.py trains every method
+            return [*words, "--list"]
+        return [*words, *less, *limits, "--seeds=0", *([] if "--dry-run" in words else ["--task=1"])]  # one of its runs
+    return [*words, *less, *limits] if "--config" in words else words
+
+
+def write_tables() -> None:
+    """Write the documented tables to the files that the pages name."""
+    for block in BLOCKS:
+        if block.language == "csv":
+            (name,) = re.findall(r"`(\w+\.csv)`", DOCUMENTS[block.document].partition(block.text)[0])
+            Path(name).write_text(block.text)
+
+
 @pytest.mark.slow
 def test_documented_commands_run(
     tmp_path: Path,
@@ -110,26 +139,11 @@ def test_documented_commands_run(
     monkeypatch.delitem(sys.modules, "mine", raising=False)
     (method,) = (text for text in EXAMPLES["docs/your-method.md"] if "class Regressed" in text)
     (tmp_path / "mine.py").write_text(method.partition("\n\n\nmodule =")[0])
-    (table,) = (block.text for block in BLOCKS if block.language == "csv")
-    (tmp_path / "mine.csv").write_text(table)
+    write_tables()
     less = f"--data.init_args.root {cifar_mini} --data.init_args.batch_size 4 --data.init_args.num_workers 0"
     less += " --trainer.accelerator cpu --trainer.precision 32-true"
-    splits = {"test": ["test"], "predict": ["predict"]}
     for command in COMMANDS:
-        words = arguments(command)
-        limits = [f"--trainer.limit_{split}_batches=1" for split in splits.get(words[0], ["train", "val", "test"])]
-        if words[0] not in splits:
-            limits += ["--trainer.max_epochs=2" if "--ckpt_path last" in command else "--trainer.max_epochs=1"]
-        if words[0] == "export":  # on pictures instead of the whole test split
-            words += ["--images", "photos"]
-        elif words[0] == "bench" and "--list" not in words:  # one of its runs, in this process
-            if "--seeds" in words:
-                position = words.index("--seeds")
-                del words[position : position + 2]
-            words += [*less.split(), *limits, "--seeds=0", *([] if "--dry-run" in words else ["--task=1"])]
-        elif "--config" in words:
-            words += [*less.split(), *limits]
-        main(words)
+        main(on_less_data(command, less.split()))
     student = tmp_path / "runs/cifar100/student_joint_wrn_40_2-wrn_16_2"
     assert len((student / "rows.jsonl").read_text().splitlines()) == 4  # the first run, and three seeds
     assert "</html>" in Path("report.html").read_text() and "<svg" in Path("curves.svg").read_text()

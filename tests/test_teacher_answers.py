@@ -20,7 +20,7 @@ import pytorch_lightning as pl
 import torch
 from methods import make_method
 from pytorch_lightning.callbacks import ModelCheckpoint
-from small import Losses, make, needs_compile, trainer
+from small import Asked, Losses, make, needs_compile, trainer
 from torch import Tensor
 
 from hsakd_pl import DigitsDataModule, create_network, methods
@@ -28,7 +28,7 @@ from hsakd_pl.data.augment import PadCropFlip
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files.answers import Answer, AnswerFile, Layout
 from hsakd_pl.files.system import warn_once
-from hsakd_pl.modules.frozen import Frozen
+from hsakd_pl.modules.largest import largest_logits, with_equal_rest
 from hsakd_pl.records.protocol import kept_options
 
 BATCHES = 4
@@ -39,24 +39,6 @@ EPOCHS = 2
 @pytest.fixture(autouse=True)
 def no_warning_yet() -> None:
     warn_once.cache_clear()
-
-
-class Asked:
-    """Count the batches that teachers compute."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.batches = 0
-        compute = Frozen.__call__
-
-        def counted(teacher: Frozen, images: Tensor) -> Any:
-            self.batches += 1
-            return compute(teacher, images)
-
-        monkeypatch.setattr(Frozen, "__call__", counted)
-
-    def since_last(self) -> int:
-        batches, self.batches = self.batches, 0
-        return batches
 
 
 @pytest.fixture
@@ -499,17 +481,88 @@ def test_float16_rounds_in_every_run_and_is_another_protocol(tmp_path: Path, ask
     assert len(sizes) == 2 and max(sizes) < 2 * min(sizes) + 2
 
 
-def test_protocol_holds_the_type_of_answers_alone() -> None:
+@pytest.mark.parametrize("count", [1, 3, 9])
+def test_largest_logits_keep_the_softmax_but_for_the_rest(count: int) -> None:
+    logits = 5 * torch.randn(6, 10, dtype=torch.float64)
+    values, classes = largest_logits(logits, count)
+    again = with_equal_rest(values, classes, 10)
+    assert torch.equal(classes, logits.argsort(1, descending=True)[:, :count])
+    assert torch.equal(again.gather(1, classes), logits.gather(1, classes))
+    probabilities = logits.softmax(1)
+    kept = probabilities.gather(1, classes)
+    each_other = (1 - kept.sum(1, keepdim=True)) / (10 - count)
+    expected = each_other.repeat(1, 10).scatter(1, classes, kept)  # what is left is shared equally
+    torch.testing.assert_close(again.softmax(1), expected)
+    assert torch.equal(again.topk(count).indices, classes)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"precision": "bf16-mixed"}, {"teacher_answers_dtype": "float16"}],
+    ids=lambda options: str(*options.values()),
+)
+def test_largest_logits_are_kept_and_read_bitwise(options: dict[str, Any], tmp_path: Path, asked: Asked) -> None:
+    whole = fit(tmp_path / "whole", **options)
+    asked.since_last()
+    first = fit(tmp_path / "largest", teacher_answers_top=3, **options)
+    assert asked.since_last() == EPOCHS * BATCHES
+    assert first[0] != whole[0] and first[0] == pytest.approx(whole[0], rel=0.2)
+    assert_equal(fit(tmp_path / "largest", teacher_answers_top=3, **options), first)
+    assert asked.since_last() == 0
+    [whole_size] = {path.stat().st_size for path in files(tmp_path / "whole")}
+    [size] = {path.stat().st_size for path in files(tmp_path / "largest")}
+    assert size < whole_size
+
+
+def test_largest_logits_are_never_read_in_place_of_others(tmp_path: Path, asked: Asked) -> None:
+    alone = fit(None)
+    three = fit(tmp_path, teacher_answers_top=3)
+    asked.since_last()
+    for options, expected in (({}, alone), ({"teacher_answers_top": 2}, None), ({"teacher_answers_top": 3}, three)):
+        result = fit(tmp_path, **options)
+        assert asked.since_last() == (0 if expected is three else EPOCHS * BATCHES)
+        if expected is not None:
+            assert_equal(result, expected)
+        else:
+            assert result[0] != three[0]
+
+
+def test_damaged_largest_logits_are_asked_anew(tmp_path: Path, asked: Asked) -> None:
+    first = fit(tmp_path, teacher_answers_top=3)
+    change_a_bit(files(tmp_path)[0])
+    asked.since_last()
+    assert_equal(fit(tmp_path, teacher_answers_top=3), first)
+    assert asked.since_last() == 1
+
+
+def test_disk_use_of_largest_logits_is_said_before_the_first_step(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        fit(tmp_path, teacher_answers_top=3)
+    size = EPOCHS * BATCHES * (64 * (4 * 4 + 3 * 2) + 24) / 1e9  # 4 values and 3 classes an image
+    assert f"The teacher's answers, the 3 largest logits of an image each, take {size:.3g} GB" in caplog.text
+
+
+def test_more_largest_logits_than_classes_raise(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="teacher_answers_top is 10, but the teacher has 10 classes: choose fewer"):
+        fit(tmp_path, teacher_answers_top=10)
+
+
+def test_protocol_holds_the_type_and_number_of_answers_alone() -> None:
     prefix = "model.init_args.teacher_answers"
-    plain = {f"{prefix}": None, f"{prefix}_dtype": "float32", f"{prefix}_gb": 20.0}
+    plain = {f"{prefix}": None, f"{prefix}_dtype": "float32", f"{prefix}_gb": 20.0, f"{prefix}_top": None}
     assert kept_options(plain) == kept_options(plain | {prefix: "answers", f"{prefix}_gb": 1.0}) == {}
     assert kept_options(plain | {f"{prefix}_dtype": "float16"}) == {f"{prefix}_dtype": "float16"}
+    assert kept_options(plain | {f"{prefix}_top": 3}) == {f"{prefix}_top": 3}
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"teacher_answers_dtype": "float16"}, "no effect without teacher_answers"),
+        ({"teacher_answers_top": 3}, "teacher_answers_top has no effect without teacher_answers"),
+        ({"teacher_answers": "answers", "teacher_answers_top": 0}, "teacher_answers_top must be at least 1"),
         ({"teacher_answers": "answers", "teacher_answers_dtype": "int8"}, "float32 or float16"),
         ({"teacher_answers": "answers", "teacher_answers_gb": 0.0}, "teacher_answers_gb must be above 0"),
         ({"teacher_answers": "s3://bucket/answers"}, "is a URL"),

@@ -27,7 +27,7 @@ from hsakd_pl.records.callbacks import callback_text, takes_part_by_name
 from hsakd_pl.records.formats import RESULT_FILE, is_finished, read_row
 from hsakd_pl.records.measured import is_tested
 from hsakd_pl.records.options import CALLBACKS, ROOT, WEIGHT_OPTIONS, Role, rule_of
-from hsakd_pl.records.protocol import is_same_source
+from hsakd_pl.records.protocol import UNSET, is_same_source
 from hsakd_pl.runs.signals import STOPPING, Interrupted
 
 SECONDS_TO_OBEY = 5  # a process in the middle of a step obeys a signal after it
@@ -153,9 +153,10 @@ def _changed_data(protocol: Mapping[str, Any], facts: Mapping[str, SplitFacts]) 
 def _changed_options(protocol: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
     """Return phrases for the options that decide the result and differ from those of a protocol.
 
-    An option that one of them lacks belongs to another version, unless it is one of a user's optimizer or schedule.
+    An option that one of them lacks belongs to another version, unless it is one of a user's optimizer or schedule, or
+    protocols leave it out at its usual value.
     """
-    before = {**protocol["options"], **{option: options.get(option) for option in protocol.get("found", {})}}
+    before = {**UNSET, **protocol["options"], **{option: options.get(option) for option in protocol.get("found", {})}}
     names = before.keys() & options.keys()
     names |= {name for name in before.keys() ^ options.keys() if name.startswith(("optimizer", "lr_scheduler"))}
     phrases = []

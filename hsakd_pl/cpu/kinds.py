@@ -23,12 +23,12 @@ class Kind(NamedTuple):
     bf16_speed: float | None = None
 
 
-# Capability in PyTorch's spelling -> kind; the first one that a CPU has counts. Speeds: wrn_40_2 -> wrn_16_2, batch 64,
-# both with fast, on two cores of a Xeon with AMX (1.9 s and 1.0 s per step) and of two EPYCs (45 and 58 images/s on
-# one, 2.1 and 2.0 s per step on the other); with AVX2 resnet20, batch 16, images of 16 x 16 (61 and 355 ms) and of
-# 32 x 32 (191 and 1,228 ms), on one core of an EPYC.
+# Capability in PyTorch's spelling -> kind; the first one that a CPU has counts. Speeds, on two cores and with fast: on a
+# Xeon with AMX the median of the pairs in docs/speed.md, batch 16 (with batch 64, wrn_40_2 -> wrn_16_2 has 1.8); the same
+# pair, batch 64, on two EPYCs (45 and 58 images/s on one, 2.1 and 2.0 s per step on the other); with AVX2 resnet20, batch
+# 16, images of 16 x 16 (61 and 355 ms) and of 32 x 32 (191 and 1,228 ms), on one core of an EPYC.
 KINDS = {
-    "amx_bf16": Kind("AMX", has_bf16=True, bf16_speed=1.9),
+    "amx_bf16": Kind("AMX", has_bf16=True, bf16_speed=1.3),
     "avx512_bf16": Kind("AVX-512 with bf16", has_bf16=True, bf16_speed=1.2),
     "avx512_f": Kind("AVX-512", has_bf16=False),
     "avx2": Kind("AVX2", has_bf16=False, bf16_speed=1 / 6),

@@ -13,7 +13,7 @@ import hashlib
 import os
 import struct
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,7 @@ BLOCK_HEADER = struct.Struct(f"<{CHECKSUM_BYTES}s2I")
 
 
 class Layout(NamedTuple):
-    """The size of a file: ``blocks`` of at most ``rows`` rows (columns,) of a little-endian ``dtype``."""
+    """The size of a file: ``blocks`` of at most ``rows`` rows (columns,) of a little-endian or structured ``dtype``."""
 
     blocks: int
     rows: int
@@ -52,7 +52,7 @@ class Layout(NamedTuple):
 class Answer(NamedTuple):
     """The rows (B, columns) of a batch, and the tag that they were written with."""
 
-    rows: NDArray[np.floating]
+    rows: NDArray[Any]
     tag: int
 
 

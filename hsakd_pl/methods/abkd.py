@@ -20,12 +20,15 @@ def abkd_loss(
     beta: float = 0.3,
     temperature: float = 4.0,
 ) -> Tensor:
-    """Return the mean alpha-beta divergence of teacher p and student q at temperature T, a scalar, without T^2.
+    r"""Return the mean alpha-beta divergence of the teacher's p and the student's q, a scalar, without T^2.
 
-    D = -1 / (alpha beta) * sum of p^alpha q^beta - (alpha p^(alpha + beta) + beta q^(alpha + beta)) / (alpha + beta).
-    For beta = 0 or alpha = 0 it is the limit: alpha = 1, beta = 0 is KL(p || q). (The published code divides these two
-    by alpha or beta instead of by its square, which differs from the limit unless it is 1.) Source: ghwang-s/abkd @
-    df81318.
+    .. math:: D = -\frac{1}{\alpha \beta} \overline{\sum_c \left( p_c^\alpha q_c^\beta
+        - \frac{\alpha}{\alpha + \beta} p_c^{\alpha + \beta}
+        - \frac{\beta}{\alpha + \beta} q_c^{\alpha + \beta} \right)}
+
+    p = softmax(t / T), q = softmax(s / T), and the mean is over images. For beta = 0 or alpha = 0 it is the limit:
+    alpha = 1, beta = 0 is KL(p || q). (The published code divides these two by alpha or beta instead of by its square,
+    which differs from the limit unless it is 1.) Source: ghwang-s/abkd @ df81318.
 
     Args:
         student_logits: class logits (B, N) of the student.
@@ -75,9 +78,11 @@ def standardized_abkd_loss(
     beta: float = 0.3,
     temperature: float = 2.0,
 ) -> Tensor:
-    """Return T^2 * :func:`abkd_loss` of z-scored logits, a scalar: (z - mean) / (std + 1e-7) per image, std unbiased.
+    r"""Return T^2 times the alpha-beta divergence of z-scored logits, a scalar.
 
-    Source: ghwang-s/abkd @ df81318.
+    .. math:: T^2 D(z_t, z_s), \quad z = \frac{x - \mathrm{mean}(x)}{\mathrm{std}(x) + 10^{-7}}
+
+    D is :func:`abkd_loss`; mean and unbiased std are over the classes of each image. Source: ghwang-s/abkd @ df81318.
 
     Args:
         student_logits: class logits (B, N) of the student.

@@ -13,10 +13,12 @@ from hsakd_pl.signatures import Unpack
 
 @full_precision
 def attention_loss(student_maps: Maps, teacher_maps: Maps, power: float = 2.0) -> Tensor:
-    """Return the sum over stages of mean((A(student) - A(teacher))^2), a scalar.
+    r"""Return the mean squared difference of attention maps, summed over the stages, a scalar.
 
-    A(x) = mean over channels of x^power, flattened over the positions and divided by its Euclidean norm. The larger of
-    two maps is average-pooled to the smaller one's size.
+    .. math:: \sum_l \overline{\left( A(s_l) - A(t_l) \right)^2}, \quad
+        A(x) = \frac{a}{\Vert a \Vert}, \quad a = \frac{1}{C} \sum_c x_c^p
+
+    A is flattened over the positions. The larger of two maps is average-pooled to the smaller one's size.
 
     Args:
         student_maps: L feature maps (B, C, H, W), or one.

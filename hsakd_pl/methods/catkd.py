@@ -22,10 +22,12 @@ def catkd_loss(
     resolution: int = 2,
     normalize: bool = False,
 ) -> Tensor:
-    """Return the mean squared difference of the networks' class maps (B, N, r, r), a scalar.
+    r"""Return the mean squared difference of the networks' class maps (B, N, r, r), a scalar.
 
-    Class maps are the head's weight, without its bias, at every position of the last map, average-pooled to r x r; with
-    ``normalize`` each is divided by its Euclidean norm. The gradient reaches the student's map and its head. Source:
+    .. math:: \overline{\left( P_s - P_t \right)^2}, \quad P = \mathrm{pool}_{r \times r}(W x)
+
+    The head's weight W, without its bias, is applied at every position of the last map x; with ``normalize`` each class
+    map P is divided by its Euclidean norm. The gradient reaches the student's map and its head. Source:
     GzyAftermath/CAT-KD @ 4467073.
 
     Args:

@@ -12,7 +12,10 @@ from hsakd_pl.signatures import Unpack
 
 @full_precision
 def correlation_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the mean over i of sum_d |s_i - t_i| * |s_(i+1) - t_(i+1)|, a scalar.
+    r"""Return the mean product of the differences of neighbours in the batch, a scalar.
+
+    .. math:: \frac{1}{B - 1} \sum_{i=1}^{B - 1} \, \sum_d \left| s_{i,d} - t_{i,d} \right|
+        \left| s_{i+1,d} - t_{i+1,d} \right|
 
     Args:
         student: linear embeddings (B, D) of the student.

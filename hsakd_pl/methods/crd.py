@@ -26,9 +26,13 @@ BANK_SEED = 0  # seed of the initial banks, which are equal on all devices
 
 @full_precision
 def contrast_loss(scores: Tensor, samples: int) -> Tensor:
-    """Return the mean over images of -log h(s_0) - sum_k log(1 - h(s_k)), a scalar (Eq. 9 to 11 of the paper).
+    r"""Return the contrastive loss of scores, a scalar (Eq. 9 to 11 of the paper).
 
-    h(s) = s / (s + K / samples).
+    .. math:: \overline{-\log h(s_0) - \sum_{k=1}^{K} \log \left( 1 - h(s_k) \right)}, \quad
+        h(s) = \frac{s}{s + K / n}
+
+    n is the number of training images, K that of negatives, and the mean is over images. A score is
+    exp(cosine / temperature) of one network's embedding and a row of the other's bank, divided by its normaliser.
 
     Args:
         scores: normalised scores (B, K + 1), those of the positive pairs in the first column.

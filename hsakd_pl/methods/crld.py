@@ -62,7 +62,8 @@ def crld_loss(
         + w_\text{within} \overline{M_w (\text{KD}(w, w) + \text{KD}(s, s))}
         + w_\text{cross} \overline{M_s (\text{KD}(s, w) + \text{KD}(w, s))}
 
-    The means are over all B images: masked ones count as 0.
+    The means are over all B images: masked ones count as 0. Source: scx-822/CRLD-main @ c9d6657, a copy of the authors'
+    repository, which cannot be had any more.
 
     Args:
         student_weak: class logits (B, N) of the student for the weak view.

@@ -17,7 +17,9 @@ from hsakd_pl.signatures import Unpack
 
 @full_precision
 def ctkd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: Tensor) -> Tensor:
-    """Return tau^2 * mean KL(softmax(t / tau) || softmax(s / tau)), a scalar, for a temperature with a gradient.
+    r"""Return KD at a temperature with a gradient, a scalar.
+
+    .. math:: \tau^2 \, \overline{\mathrm{KL}(\mathrm{softmax}(t / \tau) \,\|\, \mathrm{softmax}(s / \tau))}
 
     The gradient of tau flows through all three of its places, also through the teacher's softmax. Source:
     zhengli97/CTKD @ 7d52522.

@@ -19,10 +19,13 @@ def dist_loss(
     intra_weight: float = 2.0,
     temperature: float = 4.0,
 ) -> Tensor:
-    """Return T^2 * (inter_weight * (1 - mean r_inter) + intra_weight * (1 - mean r_intra)), a scalar.
+    r"""Return 1 less the correlation of the networks' probabilities, over classes and over images, a scalar.
 
-    r is Pearson's correlation of the two networks' probabilities at temperature T: r_inter over the classes of an
-    image, r_intra over the images of a class (Eq. 9 and 10 of the paper).
+    .. math:: T^2 \left( w_\mathrm{inter} (1 - \overline{r_\mathrm{inter}})
+        + w_\mathrm{intra} (1 - \overline{r_\mathrm{intra}}) \right)
+
+    r is Pearson's correlation of the two networks' probabilities at temperature T: over the classes of an image
+    (inter), and over the images of a class (intra; Eq. 9 and 10 of the paper).
 
     Args:
         student_logits: class logits (B, N) of the student.

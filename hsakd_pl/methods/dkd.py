@@ -19,9 +19,12 @@ def dkd_loss(
     beta: float = 8.0,
     temperature: float = 4.0,
 ) -> Tensor:
-    """Return T^2 * (alpha * TCKD + beta * NCKD), a scalar (Eq. 7 of the paper).
+    r"""Return the decoupled divergences of the target class and of the other classes, a scalar (Eq. 7 of the paper).
 
-    TCKD is the KL divergence of (target, all other classes), NCKD that among the other classes, both at temperature T.
+    .. math:: T^2 \, \overline{\alpha \, \mathrm{KL}([p_y, 1 - p_y] \,\|\, [q_y, 1 - q_y])
+        + \beta \, \mathrm{KL}(\mathrm{softmax}(t_{\neq y} / T) \,\|\, \mathrm{softmax}(s_{\neq y} / T))}
+
+    p = softmax(t / T), q = softmax(s / T): TCKD, and NCKD among all classes but the label y.
 
     Args:
         student_logits: class logits (B, N) of the student.

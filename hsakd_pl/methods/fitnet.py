@@ -14,7 +14,9 @@ from hsakd_pl.signatures import Unpack
 
 @full_precision
 def hint_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
-    """Return the mean squared error of two feature maps (B, C, H, W), a scalar.
+    r"""Return the mean squared error of two feature maps (B, C, H, W), a scalar.
+
+    .. math:: \overline{\left( \mathrm{regressor}(s) - t \right)^2}
 
     Args:
         student_map: feature map of the student after the regressor.

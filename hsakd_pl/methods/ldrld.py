@@ -21,12 +21,14 @@ def ldrld_loss(
     temperature: float = 4.0,
     top_classes: int = 7,
 ) -> Tensor:
-    """Return alpha * local + beta * rest, a scalar.
+    r"""Return the weighted divergences of pairs of the student's largest logits and of the other classes, a scalar.
 
-    A are the d classes of the student's, not the teacher's, largest logits, ranked from 1. With K_ij the KL between the
-    two-class softmaxes of ranks i < j, and w_ij = 2 / (1.5 + j - i) * exp(-0.05 (i + j)), local = T^2 * mean of
-    (sum_ij w_ij K_ij + KL within A) / (d (d - 1) / 2 + 1): the sum is divided by the number of its summands. rest = T^2
-    * mean KL among the other classes, 0 if there are none. Source: yema-web/LDRLD @ b4dcfc9.
+    .. math:: \alpha T^2 \, \overline{\frac{\sum_{i<j} w_{ij} K_{ij} + K_A}{d (d - 1) / 2 + 1}}
+        + \beta T^2 \, \overline{K_\mathrm{rest}}, \quad w_{ij} = \frac{2 e^{-0.05 (i + j)}}{1.5 + j - i}
+
+    A are the d classes of the student's, not the teacher's, largest logits, ranked from 1. K_ij is the KL between the
+    two-class softmaxes of ranks i and j, K_A that among A, K_rest that among the other classes, 0 if there are none,
+    all at T. The sum is divided by the number of its summands. Source: yema-web/LDRLD @ b4dcfc9.
 
     Args:
         student_logits: class logits (B, N) of the student.

@@ -18,11 +18,13 @@ def nkd_loss(
     gamma: float = 1.5,
     temperature: float = 1.0,
 ) -> Tensor:
-    """Return -mean(p_y log q_y) - gamma * T^2 * mean sum over the other classes of p' log q', a scalar.
+    r"""Return the cross-entropies of the label and among the other classes, a scalar.
+
+    .. math:: -\overline{p_y \log q_y} - \gamma T^2 \, \overline{\sum_{c \neq y} p'_c \log q'_c}
 
     p, q are the probabilities of teacher and student at a temperature of 1, whatever T is; p', q' those among the
-    classes other than y, at T. Cross-entropies rather than KL: the loss of equal logits is not 0. Source: yzd-v/cls_KD
-    @ 1e5d48f; copies elsewhere include the label among the others, which is another loss.
+    classes other than y, at T. Cross-entropies rather than KL: the loss of equal logits is not 0. Copies elsewhere
+    include the label among the others, which is another loss. Source: yzd-v/cls_KD @ 1e5d48f.
 
     Args:
         student_logits: class logits (B, N) of the student.

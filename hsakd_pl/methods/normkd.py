@@ -12,11 +12,14 @@ from hsakd_pl.signatures import Unpack
 
 @full_precision
 def normkd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 2.0) -> Tensor:
-    """Return the mean of T_t^2 * KL(softmax(t / T_t) || softmax(s / T_s)), a scalar.
+    r"""Return KD with a temperature of each image and network, a scalar.
 
-    T_t = T * std(t) and T_s = T * std(s) per image, std unbiased; the gradient flows through T_s. It is
-    :func:`standardized_kd_loss` at the same T, but for the weight var(t) of an image and the 1e-7 that is added there.
-    Logits that are all equal divide by 0. Source: gizi1/NormKD @ 279371b.
+    .. math:: \overline{T_t^2 \, \mathrm{KL}(\mathrm{softmax}(t / T_t) \,\|\, \mathrm{softmax}(s / T_s))}, \quad
+        T_t = T \, \mathrm{std}(t), \; T_s = T \, \mathrm{std}(s)
+
+    std is unbiased, over the classes of an image; the gradient flows through T_s. It is :func:`standardized_kd_loss` at
+    the same T, but for the weight var(t) of an image and the 1e-7 that is added there. Logits that are all equal divide
+    by 0. Source: gizi1/NormKD @ 279371b.
 
     Args:
         student_logits: class logits s (B, N) of the student.

@@ -17,6 +17,7 @@ class StudentOptions(BranchOptions, total=False):
     teacher_answers: str | None
     teacher_answers_dtype: AnswersType
     teacher_answers_gb: float
+    teacher_answers_top: int | None
 
 
 class PairOptions(StudentOptions, total=False):

@@ -13,7 +13,9 @@ EPSILON = 1e-7  # keeps norms and logarithms finite, as in the published code
 
 @full_precision
 def pkt_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the mean over i, j of t_ij * log(t_ij / s_ij), a scalar (Eq. 8 of the paper).
+    r"""Return the divergence of the probabilities of neighbours in the batch, a scalar (Eq. 8 of the paper).
+
+    .. math:: \frac{1}{B^2} \sum_{i,j} t_{ij} \log \frac{t_{ij}}{s_{ij}}
 
     s_ij and t_ij are the cosine similarities of the images i and j, shifted to [0, 1], divided by their sum over j.
 

@@ -20,10 +20,11 @@ MOST_CHANNELS = 512  # limit for the fused maps, as in the published code
 
 @full_precision
 def hierarchical_context_loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
-    """Return the sum over stages of a weighted mean squared error at several sizes, a scalar (Sec. 3.4 of the paper).
+    r"""Return a mean squared error at several sizes, summed over the stages, a scalar (Sec. 3.4 of the paper).
 
-    Sizes are the map's own and all of 4, 2 and 1 that are smaller; their weights 1, 1/2, 1/4, ... are divided by their
-    sum.
+    .. math:: \sum_l \frac{\sum_k 2^{-k} \, \overline{\left( s_{l,k} - t_{l,k} \right)^2}}{\sum_k 2^{-k}}
+
+    Level k = 0 is the map itself, the next ones are pooled to all of 4 x 4, 2 x 2 and 1 x 1 that are smaller.
 
     Args:
         student_maps: L maps (B, C, H, W), fused to the shapes of the teacher's.

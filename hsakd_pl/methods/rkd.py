@@ -15,7 +15,9 @@ LEAST_DISTANCE = 1e-12  # clamps squared distances and the mean distance, as in 
 
 @full_precision
 def rkd_loss(student: Tensor, teacher: Tensor, distance_weight: float = 25.0, angle_weight: float = 50.0) -> Tensor:
-    """Return distance_weight * huber(d_s, d_t) + angle_weight * huber(c_s, c_t), a scalar (Eq. 5 to 8 of the paper).
+    r"""Return the weighted errors of distances and of angles, a scalar (Eq. 5 to 8 of the paper).
+
+    .. math:: w_d \, \overline{\mathrm{huber}(d_s - d_t)} + w_a \, \overline{\mathrm{huber}(c_s - c_t)}
 
     d are the distances between two images divided by their mean, c the cosines of the angles between three images.
 

@@ -21,21 +21,24 @@ def rld_loss(
     temperature: float = 4.0,
     confidence_temperature: float | None = None,
 ) -> Tensor:
-    """Return alpha * SCD + beta * MCD, a scalar.
+    r"""Return the weighted divergences of confidences and among the classes below the label, a scalar.
 
-    SCD = T'^2 * mean KL of the teacher's confidence, its largest probability, with the student's probability of the
-    label, each against the rest, at T'. MCD = T^2 * mean KL, at T, among the classes whose teacher logit is below that
-    of the label; an image without such classes counts 0. Classes tied with the label are left out too, and where the
-    teacher is right everywhere this is DKD. Source: zju-SWJ/RLD @ d54578f.
+    .. math:: \alpha T'^2 \, \overline{\mathrm{KL}([P_t, 1 - P_t] \,\|\, [P_s, 1 - P_s])}
+        + \beta T^2 \, \overline{\mathrm{KL}(\mathrm{softmax}(t_A / T) \,\|\, \mathrm{softmax}(s_A / T))}
+
+    P_t is the teacher's confidence, its largest probability, and P_s the student's probability of the label, both at
+    T'. A are the classes whose teacher logit is below that of the label; an image without such classes counts 0.
+    Classes tied with the label are left out too, and where the teacher is right everywhere this is DKD. Source:
+    zju-SWJ/RLD @ d54578f.
 
     Args:
         student_logits: class logits (B, N) of the student.
         teacher_logits: class logits (B, N) of the teacher.
         labels: classes (B,).
-        alpha: weight of SCD.
-        beta: weight of MCD.
-        temperature: temperature T of MCD.
-        confidence_temperature: temperature T' of SCD; T by default. The published recipes for CIFAR have 1.
+        alpha: weight of the confidences.
+        beta: weight of the divergence among the classes below the label.
+        temperature: temperature T of that divergence.
+        confidence_temperature: temperature T' of the confidences; T by default. The published recipes for CIFAR have 1.
 
     Examples:
         >>> logits = torch.eye(4, 10)

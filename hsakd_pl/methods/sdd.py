@@ -46,7 +46,9 @@ def region_logits(
 
 @full_precision
 def sdd_loss(student_regions: Tensor, teacher_regions: Tensor, labels: Tensor, temperature: float = 4.0) -> Tensor:
-    """Return the mean over images and regions of omega * T^2 * KL(teacher || student) at temperature T, a scalar.
+    r"""Return the weighted mean of KD over images and regions r, a scalar.
+
+    .. math:: \overline{\omega_{r} T^2 \, \mathrm{KL}(\mathrm{softmax}(t_r / T) \,\|\, \mathrm{softmax}(s_r / T))}
 
     omega is 2 where the teacher's class of the region is right and that of the whole image wrong, or the other way
     round, and otherwise 1. Source: shicaiwei123/SDD-CVPR2024 @ e412036.

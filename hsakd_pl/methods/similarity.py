@@ -13,9 +13,12 @@ from hsakd_pl.signatures import Unpack
 
 @full_precision
 def similarity_loss(student_maps: Maps, teacher_maps: Maps) -> Tensor:
-    """Return mean((G(student) - G(teacher))^2), a scalar, summed if there are several maps.
+    r"""Return the mean squared difference of similarities within the batch, a scalar, summed if there are several maps.
 
-    G(x) = Gram matrix (B, B) of the flattened maps, each row divided by its Euclidean norm (Eq. 2 to 4 of the paper).
+    .. math:: \overline{\left( G(s) - G(t) \right)^2}, \quad G(x)_i = \frac{(x x^\top)_i}{\Vert (x x^\top)_i \Vert}
+
+    The rows of x are the flattened maps of the images, and each row i of the Gram matrix (B, B) is divided by its norm
+    (Eq. 2 to 4 of the paper).
 
     Args:
         student_maps: feature map (B, C, H, W), or several.

@@ -35,9 +35,12 @@ def simkd_transfer(student_channels: int, teacher_channels: int, factor: int = 2
 
 
 def simkd_loss(student_map: Tensor, teacher_map: Tensor, transfer: nn.Module) -> Tensor:
-    """Return the mean squared error of the transferred map and the teacher's, a scalar.
+    r"""Return the mean squared error of the transferred map and the teacher's, a scalar.
+
+    .. math:: \overline{\left( \mathrm{transfer}(s) - t \right)^2}
 
     The larger of the two maps is average-pooled to the size of the other: the student's before the transfer block.
+    Source: DefangChen/SimKD @ 2b389c3.
 
     Args:
         student_map: last map (B, C, H, W) of the student.

@@ -32,7 +32,8 @@ def srrl_loss(
 
     .. math:: \overline{(h - e_t)^2} + \overline{(W h - W e_t)^2}, \quad h = \text{transfer}(e_s)
 
-    Both means are over all elements. No gradient reaches the teacher's embedding and head.
+    Both means are over all elements. No gradient reaches the teacher's embedding and head. Source: DefangChen/SimKD @
+    2b389c3.
 
     Args:
         student_embedding: embeddings (B, D) of the student.

@@ -88,9 +88,13 @@ def sskd_terms(
     keep_transformed: float = 1.0,
     keep_contrast: float = 0.75,
 ) -> dict[str, Tensor]:
-    """Return four unweighted losses: CE and KD of untransformed images, KD of transformed images, KD of their contrast.
+    r"""Return four unweighted losses: CE and KD of untransformed images, KD of transformed ones, KD of their contrast.
 
-    All rows are ordered by transformation, the untransformed images first.
+    .. math:: \mathrm{CE}, \quad \mathrm{KD}_T(z_0), \quad \mathrm{KD}_{T_1}(z_m), \quad
+        \mathrm{KD}_{T_2}(\cos(h_m, h_0))
+
+    z_0 are logits of untransformed and z_m of transformed images, h their projections, whose cosines with all originals
+    of the batch are contrasted. All rows are ordered by transformation, the untransformed images first.
 
     Args:
         student_logits: class logits (M * B, N) of the student.

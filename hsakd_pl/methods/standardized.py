@@ -1,4 +1,4 @@
-"""Knowledge distillation with logit standardisation (Sun et al., CVPR 2024)."""
+"""Knowledge distillation with logit standardisation (KD+LS; Sun et al., CVPR 2024)."""
 
 from torch import Tensor
 
@@ -13,7 +13,12 @@ EPSILON = 1e-7  # added to the standard deviation, as in the published code
 
 @full_precision
 def standardized_kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 2.0) -> Tensor:
-    """Return :func:`kd_loss` of z-scored logits, a scalar: (z - mean) / (std + 1e-7) per image, std unbiased.
+    r"""Return KD of z-scored logits, a scalar.
+
+    .. math:: T^2 \, \overline{\mathrm{KL}(\mathrm{softmax}(z_t / T) \,\|\, \mathrm{softmax}(z_s / T))}, \quad
+        z = \frac{x - \mathrm{mean}(x)}{\mathrm{std}(x) + 10^{-7}}
+
+    Mean and unbiased std are over the classes of each image.
 
     Args:
         student_logits: class logits (B, N) of the student.

@@ -12,9 +12,11 @@ from hsakd_pl.signatures import Unpack
 
 @full_precision
 def ttm_loss(student_logits: Tensor, teacher_logits: Tensor, gamma: float = 0.1) -> Tensor:
-    """Return the mean of KL(softmax(gamma t) || softmax(s)), a scalar: the student's logits s are not softened.
+    r"""Return the divergence of the student from the softened teacher, a scalar.
 
-    Unlike KD it has no factor T^2. Source: zkxufo/TTM @ fe457b3.
+    .. math:: \overline{\mathrm{KL}(\mathrm{softmax}(\gamma t) \,\|\, \mathrm{softmax}(s))}
+
+    The student's logits s are not softened, and unlike KD there is no factor T^2. Source: zkxufo/TTM @ fe457b3.
 
     Args:
         student_logits: class logits s (B, N) of the student.
@@ -31,9 +33,12 @@ def ttm_loss(student_logits: Tensor, teacher_logits: Tensor, gamma: float = 0.1)
 
 @full_precision
 def wttm_loss(student_logits: Tensor, teacher_logits: Tensor, gamma: float = 0.1) -> Tensor:
-    """Return :func:`ttm_loss` with each image weighted by U = sum over classes of softmax(t)^gamma, a scalar.
+    r"""Return :func:`ttm_loss` with each image weighted by how unsure the teacher is, a scalar.
 
-    U is large where the teacher is unsure; it is above 1 for gamma below 1. Source: zkxufo/TTM @ fe457b3.
+    .. math:: \overline{U \, \mathrm{KL}(\mathrm{softmax}(\gamma t) \,\|\, \mathrm{softmax}(s))}, \quad
+        U = \sum_c \mathrm{softmax}(t)_c^\gamma
+
+    U is above 1 for gamma below 1. Source: zkxufo/TTM @ fe457b3.
 
     Args:
         student_logits: class logits s (B, N) of the student.

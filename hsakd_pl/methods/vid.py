@@ -20,9 +20,11 @@ LEAST_VARIANCE = 1e-5  # added to the variances, as in the published code
 
 @full_precision
 def vid_loss(mean: Tensor, teacher_map: Tensor, variance: Tensor) -> Tensor:
-    """Return mean((mean - teacher_map)^2 / variance + log variance) / 2, a scalar (Eq. 5 of the paper).
+    r"""Return the negative log-likelihood of a Gaussian without its constant, a scalar (Eq. 5 of the paper).
 
-    This is the negative log-likelihood of a Gaussian without its constant.
+    .. math:: \frac{1}{2} \, \overline{\frac{(\mu - t)^2}{\sigma_c^2} + \log \sigma_c^2}
+
+    mu is the mean that a regressor predicts from the student's map, sigma_c^2 the variance of a channel.
 
     Args:
         mean: predicted means (B, C, H, W).

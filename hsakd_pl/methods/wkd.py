@@ -18,6 +18,7 @@ from hsakd_pl.data import ImageDataModule
 from hsakd_pl.data.progress import tracked
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.files import local_path
+from hsakd_pl.files.weights import WeightFile, file_sha256
 from hsakd_pl.methods.distilled import DistilledModule, Net
 from hsakd_pl.methods.fitnet import make_regressor
 from hsakd_pl.methods.options import DistilledOptions
@@ -34,7 +35,7 @@ LEAST_VARIANCE = 1e-5  # added to variances, as in the published code
 def linear_cka(one: Tensor, other: Tensor) -> Tensor:
     r"""Return the linear centred kernel alignment of two classes' features, a scalar from 0 to 1.
 
-    .. math:: \frac{\lVert Y^\top X \rVert^2}{\lVert X^\top X \rVert \lVert Y^\top Y \rVert}
+    .. math:: \frac{\Vert Y^\top X \Vert^2}{\Vert X^\top X \Vert \, \Vert Y^\top Y \Vert}
 
     with Frobenius norms, of features whose mean is subtracted (Kornblith et al., ICML 2019).
 
@@ -44,8 +45,8 @@ def linear_cka(one: Tensor, other: Tensor) -> Tensor:
 
     Examples:
         >>> features = torch.randn(20, 4)
-        >>> linear_cka(features, 3 * features + 1)
-        tensor(1.0000)
+        >>> (linear_cka(features, 3 * features + 1) - 1).abs() < 1e-5
+        tensor(True)
     """
     one = one - one.mean(0)
     other = other - other.mean(0)
@@ -154,7 +155,7 @@ def wkd_logit_loss(
         + \text{weight} \overline{\sum_{ij} P_{ij} C_{ij}}
 
     The plan P moves the student's softmax over the classes other than y to the teacher's, both at T, in
-    ``iterations`` rounds of :func:`sinkhorn`, through which the gradient passes.
+    ``iterations`` rounds of :func:`sinkhorn`, through which the gradient passes. Source: JiamingLv/WKD @ 214cf88.
 
     Args:
         student_logits: class logits s (B, N) of the student.
@@ -177,10 +178,12 @@ def wkd_logit_loss(
 
 @full_precision
 def wkd_feature_loss(student_map: Tensor, teacher_map: Tensor, ratio: float, grid: int = 1) -> Tensor:
-    """Return the loss of WKD-F, a scalar: squared differences of means, times ``ratio``, and of standard deviations.
+    r"""Return the squared differences of means and of standard deviations, a scalar.
 
-    They are taken in each channel of each of grid x grid cells, summed over channels and averaged over images and
-    cells. The squared Wasserstein distance of two Gaussians with independent channels is that with a ratio of 1.
+    .. math:: \frac{1}{B G^2} \sum \left( \mathrm{ratio} \, (\mu_s - \mu_t)^2 + (\sigma_s - \sigma_t)^2 \right)
+
+    They are taken in each channel of each of G x G cells, and summed over images, cells and channels. The squared
+    Wasserstein distance of two Gaussians with independent channels is that with a ratio of 1.
 
     Args:
         student_map: feature map (B, C, H, W) of the student after the projector.
@@ -262,7 +265,7 @@ class WKDModule(DistilledModule):
         regularization: weight of the entropy in the transport.
         iterations: rounds of Sinkhorn's algorithm.
         cost_file: file of costs (N, N), written by ``numpy.save``, instead of the teacher's pass; only a fit that is
-            not resumed needs it.
+            not resumed needs it. Its SHA-256 is part of the protocol.
         decay_start: last epoch with the full weights of transport and features.
         decay_epochs: epoch in which a cosine brings these weights to 0.
 
@@ -318,6 +321,14 @@ class WKDModule(DistilledModule):
         self.regularization = regularization
         self.iterations = iterations
         self.cost_file = cost_file
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit" and self.with_logits and self.cost_file is not None:
+            path = local_path("cost_file", self.cost_file)
+            if path.is_file():  # a resumed fit does not need it
+                reason = "it holds costs"
+                self.weight_files["cost_file"] = WeightFile(str(path), sha256=file_sha256(path), missing=reason)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         cost = checkpoint["state_dict"].get("cost")

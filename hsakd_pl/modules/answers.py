@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from numpy.typing import NDArray
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
@@ -23,6 +24,7 @@ from hsakd_pl.files.answers import Answer, AnswerFile, Layout, allocated_bytes
 from hsakd_pl.files.system import warn_once
 from hsakd_pl.files.weights import weights_digest
 from hsakd_pl.modules.frozen import Frozen
+from hsakd_pl.modules.largest import largest_logits, with_equal_rest
 from hsakd_pl.version import __version__
 
 AnswersType = Literal["float32", "float16"]
@@ -64,14 +66,19 @@ class TeacherAnswers(pl.Callback):
         teacher: the teacher.
         folder: folder of all answers.
         dtype: type in which they are kept.
-        gigabytes: largest size of the folder, in 10^9 bytes.
+        gigabytes: largest size of the folder, in 10^9 bytes; if it is infinite, free disk space is not checked either.
+        top: number of the largest logits of an image that are kept; None keeps all. The first run, too, trains with
+            equal logits of all other classes then (:func:`hsakd_pl.modules.largest.with_equal_rest`).
     """
 
-    def __init__(self, teacher: Frozen, folder: str | Path, dtype: AnswersType, gigabytes: float) -> None:
+    def __init__(
+        self, teacher: Frozen, folder: str | Path, dtype: AnswersType, gigabytes: float, top: int | None = None
+    ) -> None:
         self.teacher = teacher
         self.folder = local_path("teacher_answers", folder)
         self.dtype = DTYPES[dtype]
         self.gigabytes = gigabytes
+        self.top = top
         self.key: bytes | None = None
         self.layout = Layout(0, 0, 0, np.dtype("<f4"))
         self.rank = 0
@@ -97,7 +104,15 @@ class TeacherAnswers(pl.Callback):
             )
         if module.dtype == torch.float64:
             raise UsageError("teacher_answers keeps at most float32: choose another trainer.precision, or leave it out")
+        num_classes = self.teacher.network.num_classes
+        if self.top is not None and self.top >= num_classes:
+            raise UsageError(
+                f"teacher_answers_top is {self.top}, but the teacher has {counted(num_classes, 'class')}: choose "
+                "fewer, or leave it out to keep all logits"
+            )
         facts = facts_of(self.teacher, data, loader, trainer, self.dtype)
+        if self.top is not None:
+            facts["largest_logits"] = self.top
         text = json.dumps(facts, indent=1, sort_keys=True)
         key = hashlib.sha256(text.encode()).digest()
         sampler = loader.sampler
@@ -106,8 +121,8 @@ class TeacherAnswers(pl.Callback):
         self.layout = Layout(
             blocks=len(sampler) * sampler.world_size,
             rows=math.ceil(sampler.batch_size / sampler.world_size),
-            columns=self.teacher.network.num_classes,
-            dtype=np.dtype("<f2" if self.dtype == torch.float16 else "<f4"),
+            columns=num_classes if self.top is None else 1,
+            dtype=self._row_type(num_classes),
         )
         self.answers = self.folder / key.hex()[:16]
         self._check_space(trainer)
@@ -122,14 +137,41 @@ class TeacherAnswers(pl.Callback):
         question = fingerprint(images)
         answer = file.read(block, question) if file is not None else None
         if answer is not None and answer.tag < len(TYPES_OF_LOGITS):
-            return torch.from_numpy(answer.rows.copy()).to(images.device, TYPES_OF_LOGITS[answer.tag])
+            return self._logits(answer.rows).to(images.device, TYPES_OF_LOGITS[answer.tag])
         logits = self.teacher(images).logits
-        kept = logits.to(self.dtype)
+        rows = self._rows(logits)
+        if file is not None and logits.dtype in TYPES_OF_LOGITS:
+            self._keep(file, block, question, Answer(rows, TYPES_OF_LOGITS.index(logits.dtype)))
+        return self._logits(rows).to(logits.device, logits.dtype)
+
+    def _row_type(self, num_classes: int) -> np.dtype:
+        """Return the type of a value of all logits, or of a row of the largest ones and their classes."""
+        number = "<f2" if self.dtype == torch.float16 else "<f4"
+        if self.top is None:
+            return np.dtype(number)
+        index = "<u2" if num_classes <= 2**16 else "<u4"
+        return np.dtype([("logits", number, (self.top + 1,)), ("classes", index, (self.top,))])
+
+    def _rows(self, logits: Tensor) -> NDArray[Any]:
+        """Return what is kept of logits (B, N); raises UsageError for finite logits that the type cannot hold."""
+        values, classes = (logits, None) if self.top is None else largest_logits(logits, self.top)
+        kept = values.to(self.dtype)
         if kept.isinf().any() and not logits.isinf().any():
             raise UsageError("teacher_answers_dtype: the teacher's logits exceed float16: choose float32")
-        if file is not None and logits.dtype in TYPES_OF_LOGITS:
-            self._keep(file, block, question, Answer(kept.cpu().numpy(), TYPES_OF_LOGITS.index(logits.dtype)))
-        return kept.to(logits.dtype)
+        if classes is None:
+            return kept.cpu().numpy()
+        rows = np.empty((len(logits), 1), self.layout.dtype)
+        rows["logits"][:, 0] = kept.cpu().numpy()
+        rows["classes"][:, 0] = classes.cpu().numpy()
+        return rows
+
+    def _logits(self, rows: NDArray[Any]) -> Tensor:
+        """Return logits (B, N) of the type in which they are kept, on the CPU."""
+        if self.top is None:
+            return torch.from_numpy(rows.copy())
+        values = torch.from_numpy(rows["logits"][:, 0].copy())
+        classes = torch.from_numpy(rows["classes"][:, 0].astype(np.int64))
+        return with_equal_rest(values, classes, self.teacher.network.num_classes)
 
     def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
         self._end()
@@ -183,10 +225,13 @@ class TeacherAnswers(pl.Callback):
         # other processes may be writing there: all ranks decide by the numbers of the first
         present, others, free = trainer.strategy.broadcast((present, others, free))
         share = f"{_gigabytes(min(present, needed))} of them are there" if present else "none of them are there yet"
+        part = "" if self.top is None else f", the {counted(self.top, 'largest logit')} of an image each,"
         rank_zero_info(
-            f"The teacher's answers take {_gigabytes(needed)} for {counted(len(epochs), 'epoch')} in {self.answers}; "
-            f"{share}"
+            f"The teacher's answers{part} take {_gigabytes(needed)} for {counted(len(epochs), 'epoch')} in "
+            f"{self.answers}; {share}"
         )
+        if math.isinf(self.gigabytes):
+            return
         if max(needed, present) + others > self.gigabytes * GIGABYTE:
             raise UsageError(
                 f"teacher_answers: {self.folder} would take {_gigabytes(max(needed, present) + others)}, more than "
@@ -218,12 +263,16 @@ class TeacherAnswers(pl.Callback):
                 self._say_unkept(str(error))
 
 
-def check_answers(folder: str | None, dtype: str, gigabytes: float) -> None:
+def check_answers(folder: str | None, dtype: str, gigabytes: float, top: int | None) -> None:
     """Raise UsageError for values of the options of a module that are not valid or have no effect."""
     require(dtype in DTYPES, "teacher_answers_dtype", dtype, " or ".join(DTYPES))
     require(gigabytes > 0, "teacher_answers_gb", gigabytes, "above 0")
-    if folder is None and dtype != "float32":
-        raise UsageError("teacher_answers_dtype has no effect without teacher_answers: set both, or leave it out")
+    require(top is None or top >= 1, "teacher_answers_top", top, "at least 1")
+    for option, is_set in (("dtype", dtype != "float32"), ("top", top is not None)):
+        if folder is None and is_set:
+            raise UsageError(
+                f"teacher_answers_{option} has no effect without teacher_answers: set both, or leave it out"
+            )
 
 
 def facts_of(

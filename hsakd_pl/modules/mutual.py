@@ -55,7 +55,10 @@ def min_logits(peers: Sequence[Tensor], labels: Tensor) -> list[list[Tensor]]:
     .. math:: t_i = \min_p (z_{p, i} - z_{p, y})
 
     for peers p and the true class y, whose own target is 0: of all peers, the one that is surest of the true class
-    decides about each other class. MinLogit of KDCL (Guo et al., CVPR 2020).
+    decides about each other class. MinLogit of KDCL (Guo et al., CVPR 2020). Its temperature and weight were not found
+    in a public source, nor code of its authors. A re-implementation of the ensemble without MinLogit
+    (shaoeric/Online-Knowledge-Distillation-via-Collaborative-Learning @ 0774dc1) has T = 4 and weights of 0.5 for CE
+    and KD, and says that its values are not all the paper's. The bench has those of HSAKD: T = 3, and a weight of 1.
 
     Args:
         peers: logits z (..., rows, K) of each of P peers.

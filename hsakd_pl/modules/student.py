@@ -47,6 +47,8 @@ class StudentModule(HSAKDModule):
             ``compile`` up to rounding); only for methods that need nothing else of the teacher.
         teacher_answers_dtype: type in which they are kept: ``float32``, or ``float16``, which rounds them.
         teacher_answers_gb: largest size of that folder, in 10^9 bytes.
+        teacher_answers_top: keep only this number of the largest logits of each image, and train with equal logits of
+            all other classes, which have the same probability together at a temperature of 1. This changes the results.
 
     Other arguments: :class:`HSAKDModule`.
     """
@@ -71,11 +73,12 @@ class StudentModule(HSAKDModule):
         teacher_answers: str | None = None,
         teacher_answers_dtype: AnswersType = "float32",
         teacher_answers_gb: float = 20.0,
+        teacher_answers_top: int | None = None,
         **options: Unpack[BranchOptions],
     ) -> None:
         require(0 < temperature < math.inf, "temperature", temperature, "above 0")
         require(joint_kd_weight >= 0, "joint_kd_weight", joint_kd_weight, "at least 0")
-        check_answers(teacher_answers, teacher_answers_dtype, teacher_answers_gb)
+        check_answers(teacher_answers, teacher_answers_dtype, teacher_answers_gb, teacher_answers_top)
         require_trained("teacher_weights", teacher, teacher_weights)
         branches = joint_kd_weight > 0
         if branches and not transform_images:
@@ -103,7 +106,9 @@ class StudentModule(HSAKDModule):
                 self.hparams["teacher_sha256"] = file.sha256
         self.answers: TeacherAnswers | None = None
         if teacher_answers is not None:
-            self.answers = TeacherAnswers(self.teacher, teacher_answers, teacher_answers_dtype, teacher_answers_gb)
+            self.answers = TeacherAnswers(
+                self.teacher, teacher_answers, teacher_answers_dtype, teacher_answers_gb, teacher_answers_top
+            )
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """Return the callbacks of the base class, and the one that keeps the teacher's answers."""

@@ -7,12 +7,16 @@ A table is a CSV file with one method per line. Its columns:
 ``class``: class path of the module, empty for recipes that exist already.
 ``options`` and ``data``: options of the module and of the data module, written ``a: 1; b: 2``. An option whose value is
 ``runs/RECIPE/last.ckpt`` names the recipe that is trained first.
-``note``: optional; in what the published protocol differs from that of the recipe, shown in the tables.
+A table may also have these columns, which its output shows:
+``views``: transformed or augmented copies of an image in a training step.
+``published_epoch``: epoch of the published numbers: ``best`` on the test split, ``last``, or empty if it is not known.
+``note``: in what the published protocol differs from that of the recipe.
 A recipe has one configuration: lines, pairs or tables that give the same name to different ones are an error.
 Then one column per pair, ``TEACHER-STUDENT``: the published accuracy in percent, or ``-``; after it, options of this
 pair alone, ``75.2; beta: 2.0``. An empty cell is not run. A number that was not read in the method's own paper or
 repository has a mark: ``75.2 second-hand`` from another publication, ``75.2 logged`` a mean of runs that the authors
-noted outside their tables, ``75.2 ?`` to be verified.
+noted outside their tables, ``75.2 ?`` to be verified. ``75.2 defaults`` is the number of a run whose constants are not
+printed: the recipe has the defaults of the module. Several marks are separated by commas.
 """
 
 import csv
@@ -32,20 +36,34 @@ from hsakd_pl.recipes.recipe import Recipe, checkpoint_of, make_recipe
 
 BENCH_TABLES = {path.stem: path for path in sorted(Path(__file__).with_name("tables").glob("*.csv"))}
 COLUMNS = ("method", "recipe", "class", "options", "data")
-NOTE = "note"  # optional column after these
+OPTIONAL_COLUMNS = ("views", "published_epoch", "note")
+PUBLISHED_EPOCHS = ("", "best", "last")
 # The ways in which the name of a recipe may name its networks
 NETWORKS = ("{teacher}-{student}", "{student}-{student}", "{teacher}", "{student}")
-MARKS = ("second-hand", "logged", "?")  # of published numbers, by their origin
-PUBLISHED = re.compile(rf"-|\d+\.?\d*( \+- \d+\.?\d*)?( ({'|'.join(map(re.escape, MARKS))}))?")
+MARKS = ("second-hand", "logged", "?", "defaults")  # of published numbers, by their origin and constants
+ANY_MARK = "|".join(map(re.escape, MARKS))
+PUBLISHED = re.compile(rf"-|\d+\.?\d*( \+- \d+\.?\d*)?( ({ANY_MARK})(, ({ANY_MARK}))*)?")
 
 
 class Cell(NamedTuple):
-    """A method on a pair of networks: its recipe's name, the published accuracy or ``""``, and the line's note."""
+    """A method on a pair of networks.
+
+    Attributes:
+        method: name of the method.
+        pair: ``TEACHER-STUDENT``.
+        recipe: name of the recipe.
+        published: published accuracy, or ``""``.
+        views: copies of an image in a training step, or ``""`` if the table does not say.
+        published_epoch: epoch of the published accuracy, one of :data:`PUBLISHED_EPOCHS`.
+        note: note on the published protocol, or ``""``.
+    """
 
     method: str
     pair: str
     recipe: str
     published: str
+    views: str = ""
+    published_epoch: str = ""
     note: str = ""
 
 
@@ -72,7 +90,7 @@ def read_table(path: str | Path, recipes: Mapping[str, Recipe] = RECIPES) -> Tab
     except csv.Error as error:
         raise UsageError(f"{path} is not valid CSV: {error}") from error
     header = tuple(reader.fieldnames or ())
-    pairs = [column for column in header[len(COLUMNS) :] if column != NOTE]
+    pairs = [column for column in header[len(COLUMNS) :] if column not in OPTIONAL_COLUMNS]
     if header[: len(COLUMNS)] != COLUMNS or not all(pair.count("-") == 1 for pair in pairs):
         raise UsageError(f"{path}: its first line has to be {','.join(COLUMNS)} and <teacher>-<student> for each pair")
     repeated = sorted({column for column in header if header.count(column) > 1})
@@ -84,12 +102,23 @@ def read_table(path: str | Path, recipes: Mapping[str, Recipe] = RECIPES) -> Tab
     for number, line in enumerate(lines, 2):
         if None in line.values() or None in line:
             raise UsageError(f"{path}, line {number} has not as many cells as the first line")
+        _check_protocol(line, f"{path}, line {number}")
         if not any(line[pair] for pair in pairs):
             raise UsageError(f"{path}, line {number} has no pair: write - below a pair without a published number")
         for pair in pairs:
             if line[pair]:
                 _read_cell(table, line, pair, recipes, f"{path}, line {number}, {pair}")
     return table
+
+
+def _check_protocol(line: Mapping[str, str], place: str) -> None:
+    """Raise UsageError if an optional column of a line has a value that it cannot have."""
+    views = line.get("views", "")
+    if not re.fullmatch(r"|[1-9]\d*", views):
+        raise UsageError(f"{place}: views is {views!r}: write a whole number from 1, or nothing")
+    epoch = line.get("published_epoch", "")
+    if epoch not in PUBLISHED_EPOCHS:
+        raise UsageError(f"{place}: published_epoch is {epoch!r}: write best, last, or nothing")
 
 
 def _read_cell(table: Table, line: dict[str, str], pair: str, recipes: Mapping[str, Recipe], place: str) -> None:
@@ -131,7 +160,8 @@ def _read_cell(table: Table, line: dict[str, str], pair: str, recipes: Mapping[s
     else:
         published = published or recipes[name].published
     if not is_hidden:
-        cell = Cell(method, pair, name, published, line.get(NOTE, ""))
+        protocol = {column: line.get(column, "") for column in OPTIONAL_COLUMNS}
+        cell = Cell(method, pair, name, published, **protocol)
         check_cells([*table.cells, cell], place)
         table.cells.append(cell)
 

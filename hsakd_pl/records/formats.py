@@ -59,6 +59,8 @@ PROTOCOL_FIELDS = Fields(
         "weights_sha256": OPTIONAL_TEXT,
         "teacher_sha256": OPTIONAL_TEXT,
         "projection_sha256": OPTIONAL_TEXT,
+        "cost_sha256": OPTIONAL_TEXT,
+        "views": COUNT,
     },
     required=("hash", "options", "limited", "epochs"),
 )
@@ -72,6 +74,7 @@ CPU_FIELDS = Fields(
         "spin_count": OPTIONAL_TEXT,
     }
 )
+COSTS = Fields({"trained": COUNT, "deployed": Items(COUNT)})
 CHANGE_FIELDS = Fields({"option": Text(), "step": COUNT, "epoch": COUNT}, required=("option",))
 RESULT_FIELDS = Fields(
     {
@@ -93,7 +96,8 @@ RESULT_FIELDS = Fields(
         "device": OPTIONAL_TEXT,
         "precision": OPTIONAL_TEXT,
         "cpu": CPU_FIELDS,
-        "parameters": Fields({"trained": COUNT, "deployed": Items(COUNT)}),
+        "parameters": COSTS,
+        "multiply_adds": replace(COSTS, optional=True),
         "commit": OPTIONAL_TEXT,
         "teacher_sha256": OPTIONAL_TEXT,
         "weights_digest": OPTIONAL_TEXT,

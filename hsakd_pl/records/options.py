@@ -10,11 +10,12 @@ from typing import Literal, NamedTuple
 
 from hsakd_pl.recipes.recipe import RATES
 
-# Options that name weight files, and the fields of a protocol with their hashes
+# Options of modules that name weight files or other numbers, and the fields of a protocol with their hashes
 WEIGHT_OPTIONS = {
     "weights": "weights_sha256",
     "teacher_weights": "teacher_sha256",
     "projection_weights": "projection_sha256",
+    "cost_file": "cost_sha256",
 }
 CALLBACKS = "trainer.callbacks"
 ROOT = "data.init_args.root"
@@ -50,7 +51,7 @@ RULES = (  # the first one whose pattern matches counts
     Rule(r"data\.init_args\.seed", Role.SEED, "recorded"),
     Rule(r"data\.init_args\.(root|download|predict_dir)", Role.CONTENT, "free"),
     Rule(r"model\.init_args\.weights", Role.CONTENT, "kept"),
-    Rule(r"model\.init_args\.(teacher_weights|projection_weights|teacher_sha256)", Role.CONTENT, "free"),
+    Rule(r"model\.init_args\.(teacher_weights|projection_weights|teacher_sha256|cost_file)", Role.CONTENT, "free"),
     Rule(r"model\.init_args\.teacher_answers", Role.CONTENT, "free"),
     Rule("config|ckpt_path|weights_only|save_every_minutes", Role.DISPLAY, "free"),
     Rule(r"model\.init_args\.ensemble", Role.DISPLAY, "free"),  # extra results of a test

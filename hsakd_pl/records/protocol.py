@@ -23,7 +23,11 @@ from hsakd_pl.records.options import CALLBACKS, ROOT, WEIGHT_OPTIONS, in_protoco
 from hsakd_pl.version import __version__
 
 # Part of it where they do not have these values: the protocols of earlier versions do not have these options.
-UNSET = {"model.init_args.loss_weights": None, "model.init_args.teacher_answers_dtype": "float32"}
+UNSET = {
+    "model.init_args.loss_weights": None,
+    "model.init_args.teacher_answers_dtype": "float32",
+    "model.init_args.teacher_answers_top": None,
+}
 MEAN = "data.init_args.mean"
 # Changes on resume that are not part of the hash: they lengthen the run, or name another commit of the code
 WITHOUT_EFFECT = ("trainer.max_epochs", "trainer.max_steps", "commit")
@@ -31,7 +35,7 @@ LIMITS = re.compile(r"trainer\.(limit_\w+_batches|overfit_batches|max_steps)$")
 
 
 def weight_facts(options: Mapping[str, Any], files: Mapping[str, WeightFile]) -> dict[str, Any]:
-    """Return the SHA-256 of each weight file that a run starts from, and the accuracy that the teacher's file states.
+    """Return the SHA-256 of each file of numbers that a run starts from, and the accuracy of the teacher's file.
 
     Weights that timm publishes have the digest of what was loaded, since other releases may publish others. ``files``
     are those that the module read, by option. A missing one is left out: a checkpoint replaced it.

@@ -24,6 +24,8 @@ from hsakd_pl.modules.budget import (
     steps_of_epochs,
 )
 from hsakd_pl.modules.trainers import callbacks_of, is_trial
+from hsakd_pl.networks.cost import multiply_adds
+from hsakd_pl.networks.network import Classifier
 from hsakd_pl.recipes import recipe_of
 from hsakd_pl.records.callbacks import Configured, training_callbacks, tuned_values
 from hsakd_pl.records.formats import RESULT_FILE, finite, is_finished, of_validation
@@ -36,10 +38,11 @@ class ResultWriter(pl.Callback):
 
     It contains recipe, config files, seed, protocol, number of complete epochs, optimizer steps and how many were
     planned, last and best validation accuracy in [0, 1] and the step of the last validation, all last metrics, cost
-    (seconds, device-hours, training images/s of all devices, resumes), device, versions, commit, and the changes that a
-    resumed run made from some step on. Checkpoints carry this state, so that a run without epochs left to train can
-    still write it. A run is ``finished`` when it has taken its planned steps, or when early stopping ended it. From the
-    first further step on, a finished run that is extended is unfinished, as its checkpoint then is.
+    (seconds, device-hours, training images/s of all devices, resumes), parameters, multiply-adds, device, versions,
+    commit, and the changes that a resumed run made from some step on. Checkpoints carry this state, so that a run
+    without epochs left to train can still write it. A run is ``finished`` when it has taken its planned steps, or when
+    early stopping ended it. From the first further step on, a finished run that is extended is unfinished, as its
+    checkpoint then is.
 
     Args:
         folder: folder of the file.
@@ -73,6 +76,7 @@ class ResultWriter(pl.Callback):
         self.spent = {"seconds": 0.0, "train_seconds": 0.0, "images": 0, "resumes": 0}
         self.metrics: dict[str, float | None] = {}
         self.weights: dict[str, Any] = {}
+        self.multiply_adds: dict[str, Any] | None = None
         self.best: tuple[float | None, int | None] = (None, None)  # val/acc and its epoch
         self.max_epochs = -1
         self.max_steps = -1
@@ -129,6 +133,8 @@ class ResultWriter(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.is_global_zero and not self.weights:
             self.weights = weight_facts(self.options, getattr(module, "weight_files", {}))
+        if trainer.is_global_zero:
+            self.multiply_adds = multiply_add_counts(module, getattr(trainer, "datamodule", None))
         if stopped_early(trainer):  # before, in the resumed run
             trainer.should_stop = True
 
@@ -299,6 +305,7 @@ class ResultWriter(pl.Callback):
             "images_per_second": round(self.spent["images"] / max(self.spent["train_seconds"], 1e-9), 2),
             "resumes": self.spent["resumes"],
             "parameters": parameter_counts(trainer.lightning_module),
+            "multiply_adds": self.multiply_adds,
             **machine(trainer),
             "commit": self.commit,
             "teacher_sha256": trainer.lightning_module.hparams.get("teacher_sha256"),
@@ -330,6 +337,24 @@ def parameter_counts(module: pl.LightningModule) -> dict[str, Any]:
         "trained": sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad),
         "deployed": [sum(weight.numel() for weight in network.without_branches.parameters()) for network in networks],
     }
+
+
+def multiply_add_counts(module: pl.LightningModule, data: Any) -> dict[str, Any] | None:
+    """Return the multiply-adds of a forward pass for one image, ``trained`` and, of each network, ``deployed``.
+
+    In training they are those of all trained networks with all views of the image; neither the teacher nor layers that
+    a method adds outside of the network are counted. None for data without images, and for networks of other packages.
+    """
+    image_size = getattr(data, "image_size", None)
+    if image_size is None or not isinstance(module, HSAKDModule):
+        return None
+    networks = list(module.networks)
+    if any(isinstance(network, Classifier) for network in networks):
+        return None
+    deployed = [multiply_adds(network.without_branches, image_size) for network in networks]
+    # branches take part where all transformations of an image do
+    trained = [multiply_adds(network, image_size) for network in networks] if module.views > 1 else deployed
+    return {"trained": module.views * sum(trained), "deployed": deployed}
 
 
 def _file_digest(path: Path | None, step: int | None, otherwise: str | None) -> str | None:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from hsakd_pl.files.escaping import for_terminal
 
-LEFT_ALIGNED = "marks"  # columns of this name, and the first one; numbers are aligned to the right
+LEFT_ALIGNED = ("marks", "note")  # columns of these names, and the first one; numbers are aligned to the right
 
 
 def text_table(lines: Sequence[Mapping[str, str]]) -> str:
@@ -18,7 +18,7 @@ def text_table(lines: Sequence[Mapping[str, str]]) -> str:
     columns = list(lines[0])
     grid = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        is_text = column in (columns[0], LEFT_ALIGNED)
+        is_text = column in (columns[0], *LEFT_ALIGNED)
         grid.add_column(escape(for_terminal(column)), no_wrap=True, justify="left" if is_text else "right")
     for line in lines:
         grid.add_row(*(escape(for_terminal(cell)) for cell in line.values()))

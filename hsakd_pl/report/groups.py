@@ -10,7 +10,7 @@ from hsakd_pl.errors import counted
 from hsakd_pl.recipes import ALL_RECIPES, Recipe
 from hsakd_pl.records.formats import Row
 from hsakd_pl.records.measured import is_validated, reasons_against_test_of, test_accuracy
-from hsakd_pl.records.options import CALLBACKS
+from hsakd_pl.records.options import CALLBACKS, WEIGHT_OPTIONS
 from hsakd_pl.report.differences import Differences, differing, expected, is_of_machine
 from hsakd_pl.report.rows import seed_of
 
@@ -189,7 +189,7 @@ def _facts(group: Group) -> dict[str, Any]:
     """Return facts that may distinguish groups of one name: options of the machine, weights, devices and precision."""
     protocol = _protocol(_all_rows(group))
     facts = {option: new for option, (_, new) in group.differences.items() if is_of_machine(option)}
-    facts |= {name: str(protocol.get(f"{name}_sha256"))[:12] for name in ("teacher", "weights", "projection")}
+    facts |= {key.removesuffix("_sha256"): str(protocol.get(key))[:12] for key in WEIGHT_OPTIONS.values()}
     facts |= {name: protocol.get(name) for name in ("devices", "precision")}
     facts |= protocol.get("statistics") or {}
     facts |= {f"{split} data": each.get("fingerprint") for split, each in _data(_all_rows(group)).items()}

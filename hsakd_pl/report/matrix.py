@@ -1,59 +1,105 @@
-"""The table of a bench: methods by pairs of networks, with published numbers."""
+"""The tables of a bench: methods by pairs of networks with published numbers, their protocols, and their costs."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from hsakd_pl.files.escaping import for_latex, for_markdown, for_terminal
 from hsakd_pl.recipes import Cell, Recipe
 from hsakd_pl.report.groups import Group, groups
 from hsakd_pl.report.rows import collect, result_files
-from hsakd_pl.report.table import Line, Record, format_table, peer_cells, records, spread
+from hsakd_pl.report.table import (
+    COSTS_CAPTION,
+    ESCAPES,
+    NUMBERS,
+    Line,
+    Record,
+    cost_cells,
+    format_table,
+    peer_cells,
+    records,
+    spread,
+    without_empty,
+)
 
-PEERS = "peers: accuracy after the last epoch, of the best one by the same images; the ensemble averages logits"
+PROTOCOLS_CAPTION = (
+    "Protocols; published_epoch: best on the test split, last, or ? if unknown. Measured numbers are of the last epoch"
+)
+PEERS_CAPTION = "Peers: accuracy after the last epoch, of the best one by the same images; the ensemble averages logits"
 UNCHANGED = "as the recipes say, [published]"
-ESCAPES = {"md": for_markdown, "latex": for_latex}
+Place = tuple[str, str]  # method and pair
 
 
-def published(cells: Sequence[Cell]) -> list[Line]:
-    """Return the table of published numbers, one line per method and one column per pair."""
-    return _lines(cells, {(cell.method, cell.pair): cell.published or "-" for cell in cells})
+def published(cells: Sequence[Cell], recipes: Mapping[str, Recipe], table_format: str) -> str:
+    """Format the published numbers, one line per method and one column per pair, and the protocols of the recipes.
+
+    These are a second table in text, and further columns in csv and json.
+    """
+    numbers = _lines(cells, {(cell.method, cell.pair): cell.published or "-" for cell in cells})
+    planned = {cell.recipe: recipes[cell.recipe].trainer.get("max_epochs") for cell in cells}
+    facts = {(cell.method, cell.pair): {"epochs": planned[cell.recipe], "views": cell.views} for cell in cells}
+    protocols = _protocol_lines(cells, facts)
+    if table_format in NUMBERS:
+        joined = [line | protocol for line, protocol in zip(numbers, protocols, strict=True)]
+        return format_table([], joined, table_format)
+    tables = [format_table(table, [], table_format).strip("\n") for table in (numbers, without_empty(protocols))]
+    return f"\n\n{ESCAPES[table_format](PROTOCOLS_CAPTION)}\n\n".join(tables)
 
 
 def matrix(cells: Sequence[Cell], recipes: Mapping[str, Recipe], folder: Path, table_format: str) -> str:
-    """Format the results of the cells below ``folder``: one table for each way in which runs differ from their recipes.
+    """Format the results of the cells below ``folder``: a section for each way in which runs differ from their recipes.
 
-    A published number is shown only next to runs that do not differ, on the data that it belongs to.
-    Unfinished runs are called so, and the marks of the runs are below their table.
+    A section has a table of accuracies, one of protocols, and one of costs. A published number is shown only next to
+    runs that do not differ, on the data that it belongs to. Unfinished runs are called so, and the marks of the runs
+    end their section. In csv and json all of this is in one record for each cell.
     """
-    tables: dict[str, dict[tuple[str, str], str]] = defaultdict(dict)
-    marks: dict[str, list[str]] = defaultdict(list)
-    peers: dict[str, list[Line]] = defaultdict(list)
-    numbers: list[Record] = []
+    sections: dict[str, dict[Place, tuple[Group, Record]]] = defaultdict(dict)
     for cell in cells:
         for group in _groups(cell, recipes, folder):
             changed = group.name.removeprefix(cell.recipe).removeprefix(", ")
             (record,) = records([group])
-            place = {"method": cell.method, "pair": cell.pair, "changed": changed, "published": cell.published}
-            note = {"note": cell.note} if cell.note else {}
-            numbers.append(place | note | record)
-            tables[changed][cell.method, cell.pair] = _result(record, cell.published if group.comparable else "")
-            if record["first_peer_mean"] is not None:
-                mean = {"method": cell.method, "pair": cell.pair, "mean": spread(record, "last")}
-                peers[changed].append(mean | peer_cells(record))
-            if group.marks:
-                marks[changed].append(f"{cell.method}, {cell.pair}: {'; '.join(group.marks)}")
-    if table_format in ("csv", "json"):
-        return format_table([], numbers, table_format)
-    escape = ESCAPES.get(table_format, for_terminal)
-    sections = []
-    for changed, texts in tables.items():
-        table = format_table(_lines(cells, texts), [], table_format)
-        notes = "".join(f"\n\n{escape(mark)}" for mark in marks[changed])
-        if peers[changed]:
-            notes = f"\n\n{PEERS}\n\n{format_table(peers[changed], [], table_format).strip()}{notes}"
-        sections.append(f"{escape(changed or UNCHANGED)}\n\n{table.strip()}{notes}")
-    return "\n\n".join(sections)
+            record["views"] = record["views"] or (int(cell.views) if cell.views else None)
+            sections[changed][cell.method, cell.pair] = (group, record)
+    if table_format in NUMBERS:
+        return format_table([], list(_numbers(cells, sections)), table_format)
+    return "\n\n".join(_section(cells, changed, runs, table_format) for changed, runs in sections.items())
+
+
+def _numbers(cells: Sequence[Cell], sections: Mapping[str, Mapping[Place, tuple[Group, Record]]]) -> Iterator[Record]:
+    """Yield a record for each cell that has runs, and each way in which these differ from the recipe."""
+    for cell in cells:
+        for changed, runs in sections.items():
+            if (cell.method, cell.pair) in runs:
+                _, record = runs[cell.method, cell.pair]
+                of_cell = {"method": cell.method, "pair": cell.pair, "changed": changed, "published": cell.published}
+                yield of_cell | {"published_epoch": cell.published_epoch, "note": cell.note} | record
+
+
+def _section(cells: Sequence[Cell], changed: str, runs: Mapping[Place, tuple[Group, Record]], table_format: str) -> str:
+    """Format the runs that differ from their recipes in the same way."""
+    escape = ESCAPES[table_format]
+    published_numbers = {(cell.method, cell.pair): cell.published for cell in cells}
+    accuracies: dict[Place, str] = {}
+    costs: dict[Place, str] = {}
+    peers: list[Line] = []
+    marks: list[str] = []
+    for (method, pair), (group, record) in runs.items():
+        accuracies[method, pair] = _result(record, published_numbers[method, pair] if group.comparable else "")
+        costs[method, pair] = ", ".join(filter(None, cost_cells(record).values()))
+        if record["first_peer_mean"] is not None:
+            peers.append({"method": method, "pair": pair, "mean": spread(record, "last")} | peer_cells(record))
+        if group.marks:
+            marks.append(f"{method}, {pair}: {'; '.join(group.marks)}")
+    protocols = _protocol_lines(cells, {place: record for place, (_, record) in runs.items()})
+    blocks = [escape(changed or UNCHANGED)]
+    for caption, table in (
+        ("", _lines(cells, accuracies)),
+        (PROTOCOLS_CAPTION, without_empty(protocols)),
+        (COSTS_CAPTION, _lines(cells, costs)),
+        (PEERS_CAPTION, peers),
+    ):
+        if table:
+            blocks += [*filter(None, [escape(caption)]), format_table(table, [], table_format).strip("\n")]
+    return "\n\n".join(blocks + [escape(mark) for mark in marks])
 
 
 def _result(record: Record, published_number: str) -> str:
@@ -73,15 +119,32 @@ def _groups(cell: Cell, recipes: Mapping[str, Recipe], folder: Path) -> Iterator
         yield from groups(rows, recipes)
 
 
-def _lines(cells: Sequence[Cell], texts: Mapping[tuple[str, str], str]) -> list[Line]:
-    """Arrange texts by method and pair, with a last column of notes if there are any; empty methods are left out."""
-    methods = dict.fromkeys(cell.method for cell in cells)
+def _lines(cells: Sequence[Cell], texts: Mapping[Place, str]) -> list[Line]:
+    """Arrange texts by method and pair; methods without any are left out."""
     pairs = dict.fromkeys(cell.pair for cell in cells)
-    notes = {cell.method: cell.note for cell in cells if cell.note}
     table = []
-    for method in methods:
+    for method in dict.fromkeys(cell.method for cell in cells):
         row = {pair: texts.get((method, pair), "") for pair in pairs}
         if any(row.values()):
-            note = {"note": notes.get(method, "")} if notes else {}
-            table.append({"method": method} | row | note)
+            table.append({"method": method} | row)
     return table
+
+
+def _protocol_lines(cells: Sequence[Cell], facts: Mapping[Place, Mapping[str, object]]) -> list[Line]:
+    """Return epochs, views, the epoch of published numbers, and notes, of each method that has ``facts`` of a pair."""
+    table = []
+    for method in dict.fromkeys(cell.method for cell in cells):
+        of_method = [cell for cell in cells if cell.method == method and (method, cell.pair) in facts]
+        measured = [facts[method, cell.pair] for cell in of_method]
+        if of_method:
+            line = {"method": method}
+            line |= {name: _joined(fact[name] for fact in measured) for name in ("epochs", "views")}
+            line["published_epoch"] = _joined(cell.published_epoch or "?" for cell in of_method if cell.published)
+            line["note"] = _joined(cell.note for cell in of_method)
+            table.append(line)
+    return table
+
+
+def _joined(values: Iterable[object]) -> str:
+    """Return the different values that are not empty as text."""
+    return "; ".join(dict.fromkeys(str(value) for value in values if value))

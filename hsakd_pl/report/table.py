@@ -9,7 +9,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from hsakd_pl.errors import UsageError
-from hsakd_pl.files.escaping import for_latex, for_markdown, for_spreadsheet
+from hsakd_pl.files.escaping import for_latex, for_markdown, for_spreadsheet, for_terminal
 from hsakd_pl.records.formats import Row
 from hsakd_pl.records.measured import ensemble_accuracy, last_accuracy, peer_accuracies, test_accuracy
 from hsakd_pl.records.text_table import text_table
@@ -29,6 +29,12 @@ ACCURACIES: dict[str, Callable[[Row], float | None]] = {
 # Columns of runs of several peers, whose mean is the result, and the accuracy in each
 PEER_COLUMNS = {"first peer": "first_peer", "best peer": "best_peer", "ensemble": "ensemble"}
 PARAMETER_COLUMNS = {"M trained": "parameters_trained", "M deployed": "parameters_deployed"}
+COSTS = ("parameters", "multiply_adds")
+COSTS_CAPTION = "Costs, trained / deployed: M parameters, M multiply-adds of a forward pass (in training of all views)"
+MILLION = 1e6
+# Formats that hold all records as numbers, and what escapes a line of text in each of the others
+NUMBERS = ("csv", "json")
+ESCAPES: dict[str, Callable[[str], str]] = {"table": for_terminal, "md": for_markdown, "latex": for_latex}
 Record = dict[str, Any]
 Line = dict[str, str]
 
@@ -84,7 +90,7 @@ def _record(group: Group, against: Group | None) -> Record:
     for name in ("images_per_second", "seconds", "device_hours"):
         values = [row[name] for row in group.rows if row.get(name) is not None]
         record[name] = mean(values) if values else None
-    record |= _parameters(group)
+    record |= _protocol(group) | _costs(group)
     if against is not None:
         accuracies_by_seed = percents(group, "last") if group is not against else {}
         record |= paired_difference(accuracies_by_seed, percents(against, "last"))
@@ -92,11 +98,43 @@ def _record(group: Group, against: Group | None) -> Record:
     return record
 
 
-def _parameters(group: Group) -> Record:
-    """Return the number of parameters that are trained, and those of the different networks that can be deployed."""
-    counts: Record = next((row["parameters"] for row in group.rows if row.get("parameters")), {})
-    deployed = " or ".join(dict.fromkeys(str(count) for count in counts.get("deployed", ()))) or None
-    return {"parameters_trained": counts.get("trained"), "parameters_deployed": deployed}
+def _protocol(group: Group) -> Record:
+    """Return the epochs of the runs, as planned if they have a plan, and the views of an image in a training step."""
+    protocols = [(row, row.get("protocol") or {}) for row in (*group.rows, *group.others)]
+    epochs = [protocol.get("epochs") or row.get("epochs") for row, protocol in protocols]
+    views = [protocol.get("views") for _, protocol in protocols]
+    return {"epochs": next(filter(None, epochs), None), "views": next(filter(None, views), None)}
+
+
+def _costs(group: Group) -> Record:
+    """Return parameters and multiply-adds: those trained, and a list of those of the different deployed networks."""
+    record: Record = {}
+    for cost in COSTS:
+        counts: Record = next((row[cost] for row in (*group.rows, *group.others) if row.get(cost)), {})
+        record[f"{cost}_trained"] = counts.get("trained")
+        record[f"{cost}_deployed"] = list(dict.fromkeys(filter(None, counts.get("deployed", ())))) or None
+    return record
+
+
+def millions(counts: int | Sequence[int] | None, digits: int = 2) -> str:
+    """Format counts in millions, several as ``2.26 or 0.57``, and None as ``""``.
+
+    Examples:
+        >>> millions([2_255_156, 569_780])
+        '2.26 or 0.57'
+    """
+    several = [counts] if isinstance(counts, int) else counts or []
+    return " or ".join(f"{count / MILLION:.{digits}f}" for count in several)
+
+
+def cost_cells(record: Record) -> Line:
+    """Return parameters and multiply-adds as ``trained / deployed``, or ``""`` where they are not recorded."""
+    cells = {}
+    for cost, title, digits in (("parameters", "M parameters", 2), ("multiply_adds", "M multiply-adds", 1)):
+        trained = millions(record[f"{cost}_trained"], digits)
+        deployed = millions(record[f"{cost}_deployed"], digits)
+        cells[title] = f"{trained} / {deployed}" if trained and deployed else trained
+    return cells
 
 
 def peer_cells(record: Record) -> Line:
@@ -104,16 +142,13 @@ def peer_cells(record: Record) -> Line:
     cells = {column: spread(record, which) for column, which in PEER_COLUMNS.items()}
     has_peers = record["first_peer_mean"] is not None
     for column, name in PARAMETER_COLUMNS.items():
-        counts = str(record[name] or "").split(" or ") if has_peers else []
-        cells[column] = " or ".join(f"{int(count) / 1e6:.2f}" for count in counts if count)
+        cells[column] = millions(record[name]) if has_peers else ""
     return cells
 
 
 def lines(groups: Sequence[Group], against: Group | None = None) -> list[Line]:
     """Return the table as text, cells by column, without the columns that are empty throughout."""
-    table = all_lines(groups, against)
-    used = [column for column in table[0] if any(line[column] for line in table)]
-    return [{column: line[column] for column in used} for line in table]
+    return without_empty(all_lines(groups, against))
 
 
 def all_lines(groups: Sequence[Group], against: Group | None = None) -> list[Line]:
@@ -181,8 +216,28 @@ def _hash(group: Group) -> str | None:
 
 
 def as_text(groups: Sequence[Group], table_format: str, against: Group | None = None) -> str:
-    """Format the table of groups in one of :data:`hsakd_pl.report.TABLE_FORMATS`, at its full width."""
-    return format_table(lines(groups, against), records(groups, against), table_format)
+    """Format the table of groups in one of :data:`hsakd_pl.report.TABLE_FORMATS`, at its full width.
+
+    A second table has epochs, views and costs; in csv and json, they are fields of the same records.
+    """
+    numbers = records(groups, against)
+    text = format_table(lines(groups, against), numbers, table_format)
+    protocols = without_empty([{"run": record["run"], **protocol_cells(record)} for record in numbers])
+    if table_format in NUMBERS or len(protocols[0]) == 1:
+        return text
+    costs = format_table(protocols, [], table_format).strip("\n")
+    return f"{text}\n\n{ESCAPES[table_format](COSTS_CAPTION)}\n\n{costs}"
+
+
+def protocol_cells(record: Record) -> Line:
+    """Return the cells of epochs, views and costs by column."""
+    return {"epochs": str(record["epochs"] or ""), "views": str(record["views"] or ""), **cost_cells(record)}
+
+
+def without_empty(table: Sequence[Line]) -> list[Line]:
+    """Return a table without the columns that are empty throughout."""
+    used = [column for column in table[0] if any(line[column] for line in table)]
+    return [{column: line[column] for column in used} for line in table]
 
 
 def format_table(table: Sequence[Line], numbers: Sequence[Record], table_format: str) -> str:
@@ -221,11 +276,16 @@ def _latex(table: Sequence[Line]) -> str:
 
 
 def _csv(numbers: Sequence[Record]) -> str:
+    if not numbers:
+        return ""
     text = StringIO()
     writer = csv.DictWriter(text, list(numbers[0]), lineterminator="\n")
     writer.writeheader()
-    for record in numbers:
-        writer.writerow(
-            {name: for_spreadsheet(cell) if isinstance(cell, str) else cell for name, cell in record.items()}
-        )
+    writer.writerows({name: _csv_cell(value) for name, value in record.items()} for record in numbers)
     return text.getvalue().rstrip("\n")
+
+
+def _csv_cell(value: Any) -> Any:
+    if isinstance(value, list):
+        return " or ".join(map(str, value))
+    return for_spreadsheet(value) if isinstance(value, str) else value

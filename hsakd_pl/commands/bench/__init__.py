@@ -24,8 +24,13 @@ DEFAULTS: dict[str, Any] = {
     "teachers": [],
     "folder": Path("runs"),
     "teacher_answers": None,
+    "teacher_answers_gb": None,
+    "teacher_answers_top": None,
+    "teacher_answers_dtype": None,
     "format": "table",
 }
+# Options of kept answers, which have no effect without a folder of them
+ANSWER_OPTIONS = ("teacher_answers_gb", "teacher_answers_top", "teacher_answers_dtype")
 # Options of fit that the command sets, and what decides instead
 REPLACED = {
     "--seed_everything": "--seeds",
@@ -59,6 +64,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--teacher-answers-gb", type=float, metavar="N", help="largest size of that folder, in 10^9 bytes (default: 20)"
     )
+    parser.add_argument(
+        "--teacher-answers-top", type=int, metavar="K", help="keep and use only the K largest logits of each image"
+    )
+    parser.add_argument(
+        "--teacher-answers-dtype", choices=("float32", "float16"), help="type in which they are kept (default: float32)"
+    )
     parser.add_argument("--task", type=int, metavar="N", help="run only task N of --dry-run, as in a SLURM array")
     parser.add_argument(
         "--list", action="store_true", help="show methods, pairs and published numbers, and run nothing"
@@ -78,7 +89,6 @@ def run(options: Namespace) -> None:
     from hsakd_pl.files import local_path
     from hsakd_pl.recipes import BENCH_TABLES
     from hsakd_pl.report.matrix import matrix, published
-    from hsakd_pl.report.table import format_table
 
     if not options.tables:
         raise UsageError(f"bench needs a table: {', '.join(BENCH_TABLES)}, or a CSV file")
@@ -87,8 +97,7 @@ def run(options: Namespace) -> None:
     check_modes(options)
     cells, recipes = select_cells(options.tables, options.methods, options.pairs)
     if options.list:
-        table = published(cells)
-        show(format_table(table, table, options.format))
+        show(published(cells, recipes, options.format))
         return
 
     from hsakd_pl.commands.bench.tasks import Bench
@@ -126,7 +135,7 @@ def check_modes(options: Namespace) -> None:
     if len(modes) > 1:
         raise UsageError(f"{' and '.join(modes)} exclude each other: choose one")
     if options.list:
-        effectless = ("seeds", "teachers", "folder", "teacher_answers")
+        effectless = ("seeds", "teachers", "folder", "teacher_answers", *ANSWER_OPTIONS)
         given = [f"--{name.replace('_', '-')}" for name in effectless if getattr(options, name) != DEFAULTS[name]]
         given += [argument for argument in options.fit_options if argument.startswith("-")]
         if given:
@@ -140,14 +149,17 @@ def _modes(options: Namespace) -> dict[str, bool]:
 
 
 def answer_options(options: Namespace) -> list[str]:
-    """Return the options of ``fit`` that keep a teacher's answers; raises UsageError for a limit without a folder."""
-    limit = options.teacher_answers_gb
+    """Return the options of ``fit`` that keep a teacher's answers; raises UsageError for others without a folder."""
+    given = {name: getattr(options, name) for name in ANSWER_OPTIONS if getattr(options, name) is not None}
     if options.teacher_answers is None:
-        if limit is not None:
-            raise UsageError("--teacher-answers-gb has no effect without --teacher-answers: set both, or leave it out")
+        for name in given:
+            option = name.replace("_", "-")
+            raise UsageError(f"--{option} has no effect without --teacher-answers: set both, or leave it out")
         return []
-    folder = ["--model.init_args.teacher_answers", options.teacher_answers]
-    return folder if limit is None else [*folder, "--model.init_args.teacher_answers_gb", str(limit)]
+    arguments = []
+    for name, value in ({"teacher_answers": options.teacher_answers} | given).items():
+        arguments += [f"--model.init_args.{name}", str(value)]
+    return arguments
 
 
 def parse_teacher(text: str) -> tuple[str, str]:

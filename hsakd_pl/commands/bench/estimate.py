@@ -4,11 +4,12 @@ import io
 import logging
 import tempfile
 import time
+from collections.abc import Hashable
 from contextlib import redirect_stderr, redirect_stdout
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -79,13 +80,41 @@ class MeasuredFit(HSAKDCLI):
         return trainer
 
 
-def measure_hours(bench: Bench, task: Task) -> float:
-    """Measure a task; weights that do not exist yet are random, which takes as long."""
+class Hours(NamedTuple):
+    """The hours that a task takes if it asks its teacher, and if it reads kept answers."""
+
+    asking: float
+    reading: float
+
+
+def measure_hours(bench: Bench, task: Task) -> Hours:
+    """Measure a task; weights that do not exist yet are random, which takes as long.
+
+    Answers are kept in a new folder on the disk of the bench's, which do not change.
+    """
     arguments = bench.arguments(task)
     for position, argument in enumerate(arguments):
         path = Path(argument)
         if path.name == "last.ckpt" and not path.exists():
             arguments[position] = RANDOM
+    answers = bench.answer_options(task)
+    if not answers:
+        hours = _measured(arguments)
+        return Hours(hours, hours)
+    _, answers_folder, *_ = answers
+    path = Path(answers_folder).resolve()
+    disk = next(folder for folder in (path, *path.parents) if folder.is_dir())
+    with tempfile.TemporaryDirectory(dir=disk) as folder:
+        arguments += [
+            *answers,
+            "--model.init_args.teacher_answers",
+            folder,
+            "--model.init_args.teacher_answers_gb=.inf",
+        ]
+        return Hours(asking=_measured(arguments), reading=_measured(arguments))
+
+
+def _measured(arguments: list[str]) -> float:
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         placed = ["--trainer.default_root_dir", folder]
         fit = MeasuredFit(args=["fit", *arguments, *placed, *MEASURING_OPTIONS])
@@ -95,19 +124,27 @@ def measure_hours(bench: Bench, task: Task) -> float:
 def show_plan(bench: Bench, tasks: list[Task]) -> None:
     """Print the tasks by number, the hours of each and of all, and the arrays that start them under SLURM."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    hours_by_recipe: dict[str, float] = {}
+    hours_by_recipe: dict[str, Hours] = {}
+    asked: set[Hashable] = set()
     total = 0.0
     for number, task in enumerate(tasks):
         state = bench.state(task)
         hours = 0.0
+        reads = ""
         if state in ("to do", "begun"):
             if task.recipe not in hours_by_recipe:
                 hours_by_recipe[task.recipe] = measure_hours(bench, task)
-            hours = hours_by_recipe[task.recipe]
+            question = bench.question(task)
+            if question is not None and question in asked:
+                reads = ", reads answers"
+            hours = hours_by_recipe[task.recipe].reading if reads else hours_by_recipe[task.recipe].asking
+            asked.add(question)
         total += hours
-        show(f"{number:>4}  {state:<7} {hours:>8.2f} h  {task.recipe}, seed {task.seed}")
+        show(f"{number:>4}  {state:<7} {hours:>8.2f} h  {task.recipe}, seed {task.seed}{reads}")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     print(f"{total:.1f} hours, one after the other, on this machine ({device})")
+    if bench.answers:
+        print("Of the runs that keep answers, the first of a teacher and seed asks it; those kept before do not count")
     for stage in sorted({task.stage for task in tasks}):
         numbers = [number for number, task in enumerate(tasks) if task.stage == stage]
         after = " after those before" if stage else ""

@@ -1,7 +1,8 @@
 """The runs of a bench: their order and their options."""
 
+import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from pydoc import locate
 from typing import NamedTuple
@@ -110,7 +111,7 @@ class Bench:
         for task in tasks:
             if self.state(task) in ("done", "trained"):
                 if task.recipe not in settings:
-                    settings[task.recipe] = setting_of(self.arguments(task))
+                    settings[task.recipe] = setting_of([*self.arguments(task), *self.answer_options(task)])
                 check_same_setting(self.checkpoint(task.recipe, task.seed).parent, settings[task.recipe])
 
     def arguments(self, task: Task) -> list[str]:
@@ -148,9 +149,17 @@ class Bench:
         for recipe, seed in self._needed(task.recipe, task.seed).values():
             if self.state(Task(0, recipe, seed)) not in ("done", "trained"):
                 raise UsageError(f"{task.recipe} needs {self.checkpoint(recipe, seed)}: run that task first")
-        run_seed(task.seed, [*self.arguments(task), *self._answers(task)], self.folder / task.recipe)
+        run_seed(task.seed, [*self.arguments(task), *self.answer_options(task)], self.folder / task.recipe)
 
-    def _answers(self, task: Task) -> Sequence[str]:
+    def question(self, task: Task) -> Hashable:
+        """Return what the teacher's answers for a task belong to, equal for tasks that share them; None without any."""
+        if not self.answer_options(task):
+            return None
+        recipe = self.recipes[task.recipe]
+        teacher = recipe.model.get("init_args", {}).get("teacher")
+        return teacher, recipe.needs.get("teacher_weights"), json.dumps(recipe.data, sort_keys=True), task.seed
+
+    def answer_options(self, task: Task) -> Sequence[str]:
         """Return the options that keep the teacher's answers, nothing for a module that cannot use them."""
         module = locate(self.recipes[task.recipe].model["class_path"]) if self.answers else None
         return self.answers if getattr(module, "needs_only_logits", False) else ()
