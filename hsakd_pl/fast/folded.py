@@ -4,7 +4,6 @@ import ctypes
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from copy import deepcopy
 from functools import partial
 from math import ceil
 from operator import itemgetter
@@ -15,12 +14,12 @@ import torch.nn as nn
 from torch import Tensor
 from torch._C._autograd import _profiler_enabled
 from torch.fx import Node, Tracer
-from torch.fx.proxy import TraceError
 from torch.utils._pytree import tree_map_only
 
 from hsakd_pl.fast import norms, winograd
 from hsakd_pl.fast.proofs import Observed, RandomState, are_close, fused
 from hsakd_pl.networks import Classifier, Network, NetworkOutput
+from hsakd_pl.networks.copies import copied
 from hsakd_pl.networks.network import joined
 
 ROWS_AT_ONCE = 64  # on a CPU: its caches then keep a layer's output until the next layer reads it
@@ -44,7 +43,7 @@ class Folded:
     def __init__(self, network: Network, dtype: torch.dtype | None = None, parts: bool = True) -> None:
         self.original = network
         self.observed = Observed(network)
-        self.network = deepcopy(network).requires_grad_(False).eval()
+        self.network = copied(network).requires_grad_(False).eval()
         for kernels in (winograd, norms):  # those of the fit in which the network is evaluated
             kernels.revert(self.network)
         self.dtype = dtype
@@ -171,7 +170,7 @@ def fold(module: nn.Module) -> None:
     """
     try:
         nodes = NormsWhole().trace(module).nodes
-    except (TraceError, NotImplementedError):  # the latter: a ModuleList, which has no forward
+    except Exception:  # code that depends on values raises anything; a ModuleList has no forward
         for child in module.children():
             fold(child)
         return

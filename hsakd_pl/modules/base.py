@@ -253,6 +253,7 @@ class HSAKDModule(EvaluatedModule):
             raise self._divergence()
         checkpoint["transforms"] = self._transform_names()
         checkpoint["networks"] = [network.name for network in self.networks]
+        checkpoint["probe"] = self.is_probe
         if self.description is not None:
             checkpoint["data"] = self.description.saved()
         if not self.trainer.is_last_batch:

@@ -17,7 +17,7 @@ from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.modules.means import Mean
 from hsakd_pl.modules.metrics import TOP_K, Evaluation, Metrics
 from hsakd_pl.networks import Network, NetworkOutput
-from hsakd_pl.networks.network import outputs_of
+from hsakd_pl.networks.network import outputs_of, require_logits
 
 Batch = tuple[Tensor, Tensor]
 
@@ -44,6 +44,7 @@ class EvaluatedModule(pl.LightningModule):
     networks: Any  # a ModuleList of Network; ModuleList is not generic
     description: Description | None = None  # description of the training data
     views: int = 1  # transformed or augmented copies of an image in a training step
+    is_probe: bool = False  # the networks are frozen features and a classifier
     keeps_classes: bool = True  # the classes of the option ``weights`` are those of the data
     network_normalisation: bool = True  # images are normalised as the frozen part of a trained network has learnt
     batch_terms: tuple[str, ...] = ()  # loss terms that depend on which images are in a batch together
@@ -86,7 +87,9 @@ class EvaluatedModule(pl.LightningModule):
         copy = images.clone()
         if self.evaluators:
             return self.evaluators[peer].classify(copy)
-        return self.networks[peer].without_branches(copy)
+        logits = self.networks[peer].without_branches(copy)
+        require_logits(self.networks[peer], logits, images, self.num_classes)
+        return logits
 
     def _outputs(self, peer: int, images: Tensor) -> NetworkOutput:
         if self.evaluators:

@@ -5,7 +5,6 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from hsakd_pl.errors import counted, inform
+from hsakd_pl.networks.copies import copied
 from hsakd_pl.networks.exits import Exit, exit_logits
 from hsakd_pl.networks.hsakd import HSAKDNet
 from hsakd_pl.networks.network import Network
@@ -46,7 +46,7 @@ class Uncounted(TorchDispatchMode):
 
 def _counted_copy(network: AnyNetwork) -> AnyNetwork:
     """Return a copy in float32 on the CPU, in eval mode and without gradients, which the counter would follow."""
-    return deepcopy(network).cpu().float().eval().requires_grad_(False)
+    return copied(network).cpu().float().eval().requires_grad_(False)
 
 
 @contextmanager
