@@ -41,6 +41,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 EXAMPLES = ("wrn_40_2-wrn_16_2", "resnet32x4-resnet8x4")  # the pairs whose numbers the index shows
 USUAL = ("classic", "newer")  # tables of one protocol
+SHORTENED = "small"  # the table that repeats lines of the others for a smaller budget, which pages leave out
 LAST_EPOCH = 10**6  # by which every schedule has ended
 OUTPUTS = {
     "logits": "class logits",
@@ -223,7 +224,7 @@ def bench_rows() -> dict[str, list[Row]]:
     """Return the lines of all tables of the bench by class path; a line without a class belongs to its method's."""
     rows: dict[str, list[Row]] = {}
     classes: dict[str, str] = {}
-    for table in sorted(BENCH_TABLES, key=lambda name: (name not in USUAL, name)):
+    for table in sorted(BENCH_TABLES.keys() - {SHORTENED}, key=lambda name: (name not in USUAL, name)):
         cells = {(cell.method, cell.pair): cell for cell in read_table(BENCH_TABLES[table], ALL_RECIPES).cells}
         with BENCH_TABLES[table].open(newline="") as lines:
             for line in csv.DictReader(lines):

@@ -10,6 +10,7 @@ from pathlib import Path
 from pydoc import locate
 from typing import Any
 
+import numpy as np
 import pytest
 import small
 import yaml
@@ -35,6 +36,9 @@ from hsakd_pl.report.table import COSTS_CAPTION
 
 BENCHED = [name for name in ALL_RECIPES if name not in RECIPES]
 CLASSIC = read_table(BENCH_TABLES["classic"]).cells
+SMALL = read_table(BENCH_TABLES["small"]).recipes
+FULL = ("classic", "views", "nesterov")  # folders of the recipes that those of `small` shorten
+SCHEDULES = {"milestones", "weight_warmup_epochs", "ramp_epochs", "decay_start", "decay_epochs"}
 MINE = """method,recipe,class,options,data,resnet14-resnet8
 teacher,digits/baseline_{teacher},hsakd_pl.BaselineModule,,,99.0
 KD,digits/kd_{teacher}-{student},hsakd_pl.methods.KDModule,image_size: 16,,95.25
@@ -137,19 +141,43 @@ def test_hyperparameters_differ_by_pair_as_published() -> None:
     assert [class_maps[option] for option in ("catkd_weight", "normalize", "resolution")] == [600.0, True, 4]
 
 
+def test_small_table_shortens_every_schedule_to_an_eighth() -> None:
+    """Compare each line with the same experiment of the full tables, or with the defaults where the pair has none."""
+    for name, recipe in SMALL.items():
+        experiment = name.removeprefix("small/")
+        options = options_of(name)
+        full_name = next((full for folder in FULL if (full := f"{folder}/{experiment}") in ALL_RECIPES), None)
+        full_options: dict[str, Any] = {}
+        if full_name is not None:
+            full_options = options_of(full_name)
+            fixed = (options.keys() | full_options.keys()) - {*SCHEDULES} - recipe.needs.keys()
+            assert {o: options.get(o) for o in fixed} == {o: full_options.get(o) for o in fixed}, name
+            epochs = ALL_RECIPES[full_name].trainer["max_epochs"]
+            assert abs(8 * recipe.trainer["max_epochs"] - epochs) <= 4, name
+        parameters = inspect.signature(locate(recipe.model["class_path"])).parameters
+        for option in parameters.keys() & SCHEDULES:
+            short = options.get(option, parameters[option].default)
+            full = full_options.get(option, parameters[option].default)
+            assert short == pytest.approx(np.divide(full, 8), abs=0.5), (name, option)
+
+
+def test_small_table_has_every_method_of_one_student() -> None:
+    modules = {recipe.model["class_path"] for recipe in SMALL.values()}
+    for table in ("classic", "newer", "views", "other-protocols"):
+        assert {recipe.model["class_path"] for recipe in read_table(BENCH_TABLES[table]).recipes.values()} <= modules
+    assert all(recipe.data["init_args"]["train_fraction"] == 0.1 for recipe in SMALL.values())
+
+
 @pytest.mark.parametrize("name", BENCHED)
 def test_recipe_options_exist_and_weights_come_from_another_recipe(name: str) -> None:
     recipe = ALL_RECIPES[name]
     assert yaml.safe_load(recipe.text) == recipe.config
     for part in (recipe.model, recipe.data):
-        *_, kind = part["class_path"].partition("hsakd_pl.")
-        theclass = hsakd_pl
-        for each in kind.split("."):
-            theclass = getattr(theclass, each)
-        assert set(part.get("init_args", {})) <= set(inspect.signature(theclass).parameters)
+        assert set(part.get("init_args", {})) <= set(inspect.signature(locate(part["class_path"])).parameters)
     assert expected(recipe)["trainer.default_root_dir"] == f"runs/{name}"
     assert set(recipe.needs.values()) <= set(ALL_RECIPES)
-    assert options_of(name).get("nesterov", True) == (not name.startswith(("classic/", "views/")))
+    without_nesterov = name.startswith(("classic/", "views/", "small/")) and not name.startswith("small/wkd_")
+    assert options_of(name).get("nesterov", True) == (not without_nesterov)
 
 
 @pytest.mark.parametrize("method", ["KD", "SSKD (own teachers)", "HSAKD"])

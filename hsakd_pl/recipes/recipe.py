@@ -52,6 +52,7 @@ FROZEN_TEACHER = replace(CIFAR100, epochs=100, milestones=(30, 60, 90))
 STL10 = replace(FROZEN_TEACHER, data="STL10", root="data/stl10", lr=0.1, weight_decay=0.0)
 # The first stage of SSKD, in its published code
 PROJECTION = replace(CIFAR100, epochs=60, milestones=(30, 45))
+SMALL = replace(CIFAR100, epochs=30, milestones=(19, 22, 26), nesterov=False)
 # A recipe takes the first of these whose key its name begins with, otherwise that of CIFAR-100.
 SETTINGS = {
     "cifar100/teacher_frozen": FROZEN_TEACHER,
@@ -68,6 +69,11 @@ SETTINGS = {
     "views": replace(CIFAR100, nesterov=False),
     # WKD's published runs differ from the classic protocol in this
     "nesterov": CIFAR100,
+    # An eighth of the classic protocol; epochs are rounded
+    "small/sskd_projection": replace(SMALL, epochs=8, milestones=(4, 6)),
+    "small/mlkd": replace(SMALL, lr=0.025),
+    "small/wkd": replace(SMALL, nesterov=True),
+    "small": SMALL,
     "imagenet": replace(
         FROZEN_TEACHER,
         data="ImageNet",

@@ -1,9 +1,10 @@
 """Run methods x pairs of networks x seeds from a table, and compare the results with published numbers.
 
-Tables: classic, newer, views, other-protocols, few-shot, hsakd, mutual, transfer, or your own CSV files, whose methods
-are added. Runs with a result are skipped, interrupted ones resume, and what a method needs (a teacher, a projection
-head) is trained before it, with seed 0. Each run is an ordinary fit in its folder below --folder. Further options are
-those of fit, for all runs, for example --trainer.max_epochs 10. As a SLURM array: scripts/slurm/bench.sbatch.
+Tables: classic, newer, views, other-protocols, small, few-shot, hsakd, mutual, transfer, or your own CSV files, whose
+methods are added. Runs with a result are skipped, interrupted ones resume, and what a method needs (a teacher, a
+projection head) is trained before it, with seed 0. Each run is an ordinary fit in its folder below --folder. Further
+options are those of fit, for all runs, for example --trainer.max_epochs 10. As a SLURM array:
+scripts/slurm/bench.sbatch.
 """
 
 from argparse import ArgumentParser, Namespace
