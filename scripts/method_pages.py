@@ -418,15 +418,10 @@ def module_options(method: type[HSAKDModule]) -> str:
 
 def training(module: ModuleType) -> str:
     """Return the section with the command that trains the method on one pair."""
-    parts = ["## Training"]
-    commands: dict[str, None] = {}
-    for method in method_classes(module):
-        rows = rows_of(method)
-        if rows:
-            commands.setdefault(command([row for row in rows if row.table == rows[0].table]))
-    if commands:
-        parts.insert(1, f"{BENCH_TEXT.strip()}\n\n```bash\n" + "\n".join(commands) + "\n```")
-    return "\n\n".join(parts)
+    of_methods = [rows for method in method_classes(module) if (rows := rows_of(method))]
+    commands = [command([row for row in rows if row.table == rows[0].table]) for rows in of_methods]
+    text = "\n".join(dict.fromkeys(commands))
+    return f"## Training\n\n{BENCH_TEXT.strip()}\n\n```bash\n{text}\n```"
 
 
 def command(rows: list[Row]) -> str:

@@ -46,7 +46,7 @@ bench() { # all single-stage methods, 10 % of the training images, 10 epochs: 6 
     --trainer.check_val_every_n_epoch 5 --data.init_args.train_fraction 0.1 --trainer.accelerator cpu
 }
 
-small() { # all methods, 10 % of the training images, 30 epochs; 7 to 22 minutes per method on one core with AMX
+small() { # all methods, 10 % of the training images, 30 epochs; by --dry-run 7 to 22 minutes for three of them, on one core with AMX
   OMP_NUM_THREADS=1 "$PYTHON" -m hsakd_pl bench small --seeds "$SEEDS" --teachers "wrn_40_2=$TEACHER" \
     --folder "$OUT/small" --teacher-answers "$OUT/answers" --format md --config configs/trainer/cpu-bf16.yaml \
     --trainer.check_val_every_n_epoch 30

@@ -37,7 +37,7 @@ def parser() -> ArgumentParser:
                 _add_option(command_parser, action)
         for action in command_parser._actions:
             if action.type is Path or action.dest in (*FILES, *POSITIONAL_FILES):
-                action.complete = import_module("shtab").FILE  # type: ignore[attr-defined]
+                action.complete = import_module("shtab").FILE  # type: ignore[attr-defined]  # read by shtab
     return program
 
 

@@ -49,7 +49,7 @@ class BatchedDataModule(pl.LightningDataModule):
     @property
     def description(self) -> Description:
         """Return the description of the data that a network trained on them stores."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must implement description")
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class BatchedDataModule(pl.LightningDataModule):
         (:meth:`strong_transform`). Raises UsageError for such a module if ``augment`` is off.
         """
         # Lightning sets overfit_batches on the trainer without declaring it
-        overfits = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
+        overfits = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]  # set by Lightning
         module = getattr(self.trainer, "lightning_module", None)
         return self._loader(
             self.splits["train"],

@@ -123,7 +123,7 @@ def write_onnx(student: Student, path: Path, program: ExportedProgram) -> None:
     """Write a graph ``input`` -> ``logits`` with its weights, and with class names and image size as metadata."""
     try:
         onnx_program: Any = torch.onnx.export(
-            program,  # type: ignore[arg-type]
+            program,
             dynamo=True,
             verbose=False,
             input_names=["input"],
