@@ -1,6 +1,6 @@
 """Test that docs/reproducing.md proves its traps: what was recorded, and what the other reading of a method gives.
 
-A trap is named by the words that begin its paragraph. The paragraph states two numbers, to four digits: the one that was
+A trap is named by the words that begin its paragraph. The paragraph states two numbers, to four digits: the one
 recorded from the published code, and the one that follows from what a paper or the name of an option suggests.
 """
 
