@@ -94,15 +94,18 @@ def write_row(recipe: str, name: str) -> None:
 @pytest.mark.parametrize("name", ["=cmd\x1b[2J|x", "@evil\nname", "\\input{x}\x9b31m"], ids=ascii)
 @pytest.mark.parametrize("form", ["table", "md", "latex", "csv", "json"])
 def test_report_escapes_names_in_every_format(form: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    write_row("x", name)
-    main(["report", "runs", "--format", form])
-    printed = capsys.readouterr().out
+    def report(name: str) -> str:
+        write_row("x", name)
+        main(["report", "runs", "--format", form])
+        return capsys.readouterr().out
+
+    printed = report(name)
     assert is_printable(printed)
     if form == "csv":
         (line,) = csv.DictReader(StringIO(printed))
         assert not line["run"].startswith(("=", "@"))
     if form in ("md", "latex"):
-        assert len(printed.splitlines()) == {"md": 3, "latex": 7}[form]
+        assert len(printed.splitlines()) == len(report("harmless").splitlines())
 
 
 @pytest.mark.parametrize("name", EVIL[:4], ids=ascii)
