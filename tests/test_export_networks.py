@@ -37,7 +37,7 @@ def test_exported_networks_match_pytorch_up_to_rounding(
             norm.momentum = None  # the mean over all batches, here of these images only
         student.train()(images)
     save(student.eval(), tmp_path)
-    files = _write_compared(student, EXPORT_FORMATS, tmp_path, images)
+    files, _ = _write_compared(student, EXPORT_FORMATS, tmp_path, images)
     print(name, *(file.cells for file in files))
     assert [file.path.name for file in files] == ["model.safetensors", "model.pt2", "model.onnx"]
     assert all(file.difference is not None and file.difference <= TOLERANCE for file in files)

@@ -384,7 +384,7 @@ def test_network_that_returns_no_logits_is_refused(kind: Callable[[], nn.Module]
         "classify": lambda: module.classify(0, images),
         "train": lambda: module.training_step((images, torch.zeros(2, dtype=torch.long)), 0),
     }
-    with pytest.raises(UsageError, match=r"instead of logits \(2, 3\): set num_classes"):
+    with pytest.raises(UsageError, match=r"instead of logits \(2, 3\): (set num_classes|wrap it)"):
         uses[use]()
 
 

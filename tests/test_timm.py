@@ -391,3 +391,28 @@ def test_cli_fine_tunes_timm_model(whole: Path, capsys: pytest.CaptureFixture[st
     again = ("--ckpt_path", "last", "--model.init_args.backbone_lr", "0.01")
     message = error_of(capsys, lambda: run("fit", *fresh, *again, **data))
     assert "backbone_lr is 0.01, but the resumed run was started with 0.001" in message
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "levit_128s", "coatnet_pico_rw_224"])
+def test_timm_model_of_one_size_is_made_for_another_by_its_name(name: str) -> None:
+    with pytest.raises(UsageError, match=r"64 x 64: the network only takes images of 224 x 224 .* and @64"):
+        create_network(f"timm:{name}", CLASSES, branches=False).check_image_size(64, 64)
+    network = create_network(f"timm:{name}@64", CLASSES, branches=False).eval()
+    network.check_image_size(64, 64)
+    assert network(images(64)).shape == (2, CLASSES)
+    again = create_network(str(network.name), CLASSES, branches=False).eval()
+    torch.testing.assert_close(load_weights(again, network.state_dict())(images(64)), network(images(64)))
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224@large", "vit_tiny_patch16_224@8", "resnet18@64"])
+def test_timm_model_that_cannot_have_a_size_is_refused_in_one_sentence(name: str) -> None:
+    with pytest.raises(UsageError, match=f"timm:{name.split('@')[0]}") as error:
+        create_network(f"timm:{name}", CLASSES, branches=False)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["coatnet_pico_rw_224", "maxvit_pico_rw_256", "coat_tiny"])
+def test_timm_model_of_one_size_has_no_branches_in_one_sentence(name: str) -> None:
+    with pytest.raises(UsageError, match="take branches=False") as error:
+        create_network(f"timm:{name}", CLASSES)
+    assert "\n" not in str(error.value)

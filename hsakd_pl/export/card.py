@@ -12,6 +12,7 @@ from hsakd_pl.data import picture
 from hsakd_pl.errors import counted
 from hsakd_pl.export.checkpoint import Trained
 from hsakd_pl.export.formats import ExportedFile
+from hsakd_pl.export.student import Student
 from hsakd_pl.files.escaping import for_markdown
 from hsakd_pl.files.weights import weights_digest
 from hsakd_pl.networks.cost import multiply_adds
@@ -158,9 +159,17 @@ def facts(trained: Trained, row: dict[str, Any], accuracies: dict[str, float]) -
         "digest of the weights": weights_digest(student.state_dict()),
         "peer": str(trained.peer) if trained.peer else None,
         "parameters": f"{parameters:,}",
-        "multiply-adds": f"{multiply_adds(student.network, student.image_size):,} per image",
+        "multiply-adds": cost_of(student),
         "classes": listed_classes,
     }
+
+
+def cost_of(student: Student) -> str | None:
+    """Return the multiply-adds of a student in words, or None for one that fails for one image alone."""
+    try:
+        return f"{multiply_adds(student.network, student.image_size):,} per image"
+    except Exception:  # a network can raise anything; the export has logged it
+        return None
 
 
 def length_of(row: dict[str, Any]) -> str:

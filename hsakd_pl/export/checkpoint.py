@@ -16,7 +16,7 @@ from hsakd_pl.files import local_path
 from hsakd_pl.files.weights import StateDict, read_weights, unwrap, weights_digest
 from hsakd_pl.networks import Network, as_network, create_network
 from hsakd_pl.networks.bounded import limited_by
-from hsakd_pl.networks.keys import split_peers
+from hsakd_pl.networks.keys import has_keys, split_peers
 from hsakd_pl.networks.registry import trusted
 from hsakd_pl.networks.weights import load_weights
 from hsakd_pl.records.formats import check_checkpoint
@@ -102,7 +102,8 @@ def read_trained(
     if isinstance(network, str):
         with limited_by(path):
             network = create_network(network, len(description.class_names), branches=False)
-    load_weights(network, _as_classifier(parts[index], network))
+    part = parts[index]
+    load_weights(network, _as_classifier(part, network) if _is_probe(saved, part, network) else part)
     student = Student(network, **description.saved(), transforms=_transforms_name(saved, index))
     epoch = saved["epoch"] + 1 if "pytorch-lightning_version" in saved else None
     return Trained(student, path, epoch, peer if len(parts) > 1 else None, weights_digest(weights))
@@ -141,10 +142,21 @@ def _best_peer(saved: Mapping[str, Any], count: int) -> int:
     return max(range(1, count + 1), key=accuracy)
 
 
+def _is_probe(saved: Mapping[str, Any], weights: StateDict, network: nn.Module) -> bool:
+    """Return whether weights are those of a linear probe: as a checkpoint states, otherwise by their keys.
+
+    Checkpoints of earlier versions state it by an option that no other module has.
+    """
+    if "probe" in saved:
+        return bool(saved["probe"])
+    if "pytorch-lightning_version" in saved:
+        return "source_classes" in saved.get("hyper_parameters", {})
+    of_probe = all(key.startswith(("features.", "classifier.")) for key in weights)
+    return of_probe and "classifier.weight" in weights and not has_keys(network, weights)
+
+
 def _as_classifier(weights: StateDict, network: nn.Module) -> StateDict:
     """Return a linear probe's weights as those of the probed network, its classifier in place of the last layer."""
-    if not all(key.startswith(("features.", "classifier.")) for key in weights):
-        return weights
     num_classes = len(weights["classifier.weight"])
     prefix = "features." if isinstance(network, Network) else "features.network."
     probe = {key.removeprefix(prefix): tensor for key, tensor in weights.items() if key.startswith(prefix)}

@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 import torch
 import torch.nn as nn
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
+from torch.export import ExportedProgram
 
 from hsakd_pl.data import Description, ImageDataModule
 from hsakd_pl.errors import UsageError, require
@@ -17,7 +19,11 @@ from hsakd_pl.export.folder import check_folder, whole_folder
 from hsakd_pl.export.formats import (
     EXPORT_FORMATS,
     ExportedFile,
+    GraphError,
+    Run,
     check_onnx,
+    first_words,
+    graph_error,
     onnx_runner,
     quantise,
     size_in_megabytes,
@@ -35,6 +41,7 @@ from hsakd_pl.export.pictures import (
 from hsakd_pl.export.student import Student, save
 from hsakd_pl.files import local_path, replacing
 from hsakd_pl.files.hub import CARD_FILE, WEIGHTS_FILE
+from hsakd_pl.networks.weights import describe
 
 # Largest difference of a logit from PyTorch's, for logits up to 20; larger logits may differ in proportion.
 TOLERANCE = 1e-4
@@ -49,12 +56,14 @@ class Export(NamedTuple):
         trained: exported student and where it comes from.
         checked: images that the files were compared on, in words.
         files: exported files.
+        left_out: a sentence for each obstacle to a format that was asked for.
     """
 
     folder: Path
     trained: Trained
     checked: str
     files: list[ExportedFile]
+    left_out: list[str]
 
 
 @torch.no_grad()
@@ -72,7 +81,8 @@ def export_student(
 ) -> Export:
     """Export the student of a checkpoint into a folder, with ``config.json`` and a model card, ``README.md``.
 
-    Each file is read again and compared with PyTorch on real images, in a batch and one image alone. The folder is
+    Each file is read again and compared with PyTorch on real images, in a batch and one image alone. A format that a
+    network cannot have, since PyTorch cannot trace it for example, is left out, and the log says why. The folder is
     written completely or, after an error, not at all; an earlier export there is replaced.
 
     Raises UsageError if a logit differs by more than 1e-4 and 5e-6 of the largest, if the folder contains other files,
@@ -105,7 +115,11 @@ def export_student(
     pictures = find_pictures(data, images, student.description)
     with whole_folder(target) as partial:
         save(student, partial, input=input)
-        files = _write_compared(student, formats, partial, as_input(pictures.images, input))
+        files, left_out = _write_compared(student, formats, partial, as_input(pictures.images, input))
+        for sentence in left_out:
+            rank_zero_info(sentence)
+        if int8 is not None and not (partial / "model.onnx").is_file():
+            raise UsageError(f"int8 is made from model.onnx, which cannot be written: omit int8. {left_out[0]}")
         if int8 is not None:
             calibration = None
             if int8 == "static" and images is not None:
@@ -124,7 +138,7 @@ def export_student(
         )
         with replacing(partial / CARD_FILE) as file:
             file.write(card)
-    return Export(target, trained, pictures.origin, files)
+    return Export(target, trained, pictures.origin, files, left_out)
 
 
 def _check_options(formats: Sequence[str], input: str, int8: str | None) -> None:
@@ -139,28 +153,127 @@ def _check_options(formats: Sequence[str], input: str, int8: str | None) -> None
         check_onnx()
 
 
-def _write_compared(student: Student, formats: Sequence[str], folder: Path, images: Tensor) -> list[ExportedFile]:
-    """Write files of these formats; raises UsageError if one returns other logits for the images (B, 3, S, S)."""
-    logits = student(images)
+class Answers(NamedTuple):
+    """What a student answers in PyTorch.
+
+    Args:
+        batches: images (B, 3, S, S), in a batch and one image alone.
+        logits: logits (B, N) of each batch.
+        tolerance: largest difference of a logit from these.
+        obstacle: reason why a graph cannot answer the same, if there is one.
+        repeatable: whether it answers the same when it is asked again.
+    """
+
+    batches: list[Tensor]
+    logits: list[Tensor]
+    tolerance: float
+    obstacle: GraphError | None = None
+    repeatable: bool = True
+
+    def difference(self, run: Run) -> float:
+        """Return the largest difference of a logit of a function; NaN if one is."""
+        pairs = zip(self.batches, self.logits, strict=True)
+        differences = [(run(images) - logits).abs().max() for images, logits in pairs]
+        return float(torch.stack(differences).amax())
+
+
+def _answers(student: Student, images: Tensor) -> Answers:
+    """Call a student twice, and return what it answers for images (B, 3, S, S); log what depends on the batch.
+
+    Raises UsageError for a network that fails.
+    """
+    try:
+        logits = student(images)
+    except UsageError:
+        raise
+    except Exception as error:  # a network can raise anything
+        raise UsageError(
+            f"network: {describe(student.network)} fails for images {tuple(images.shape)} ({type(error).__name__}: "
+            f"{first_words(error)}): repair it, or name the network that was trained"
+        ) from error
     largest = float(logits.abs().max())
     tolerance = TOLERANCE * max(1.0, largest / TOLERATED_UP_TO)
+    if not torch.allclose(student(images), logits, rtol=0, atol=tolerance, equal_nan=True):
+        cause = "its logits of the same images differ from call to call, by chance or by what it remembers"
+        return Answers([images], [logits], tolerance, graph_error(student, cause), repeatable=False)
+    try:
+        alone = student(images[:1])
+    except Exception as error:
+        cause = "it fails for one image alone"
+        return Answers([images], [logits], tolerance, graph_error(student, cause, error))
+    if not torch.allclose(alone, logits[:1], rtol=0, atol=tolerance, equal_nan=True):
+        rank_zero_info(
+            f"{describe(student.network)} answers for an image depending on the others in its batch, and so do its "
+            "exported files: norms with running statistics, for example, would not"
+        )
+    return Answers([images, images[:1]], [logits, alone], tolerance)
+
+
+def _write_compared(
+    student: Student, formats: Sequence[str], folder: Path, images: Tensor
+) -> tuple[list[ExportedFile], list[str]]:
+    """Write files of these formats; return them, and a sentence for each obstacle to another one.
+
+    Raises UsageError if no file can be written, and if one returns other logits for the images (B, 3, S, S).
+    """
+    answers = _answers(student, images)
+    files: list[ExportedFile] = []
+    obstacles: list[GraphError] = []
+    if "safetensors" in formats:
+        files.append(_write_one(student, "safetensors", folder, None, answers))
+    graphs = [export_format for export_format in formats if export_format != "safetensors"]
     program = None
-    if "pt2" in formats or "onnx" in formats:
-        two_images = images[:2].repeat(2, 1, 1, 1)[:2]  # a single image would be taken for the only batch size
-        program = trace(student, two_images)
-    files = []
-    for export_format in formats:
-        path, run = write(student, export_format, folder, None if export_format == "safetensors" else program)
-        difference_of_batch = (run(images) - logits).abs().max()
-        difference_of_one = (run(images[:1]) - logits[:1]).abs().max()
-        difference = float(torch.maximum(difference_of_batch, difference_of_one))  # NaN if either is
-        if not difference <= tolerance:
-            raise UsageError(
-                f"{path.name}: a logit differs from PyTorch's by {difference:.1e}, more than {tolerance:.0e} (the "
-                f"largest logit is {largest:.1e}); nothing was written; leave {export_format} out of formats"
-            )
-        files.append(ExportedFile(path, size_in_megabytes(path), difference))
-    return files
+    if graphs and answers.obstacle is None:
+        try:
+            two_images = images[:2].repeat(2, 1, 1, 1)[:2]  # a single image would be taken for the only batch size
+            program = trace(student, two_images)
+        except GraphError as error:
+            obstacles.append(error)
+    elif graphs and answers.obstacle is not None:
+        obstacles.append(answers.obstacle)
+    for export_format in graphs if program is not None else ():
+        written = _try_graph(student, export_format, folder, program, answers)
+        if isinstance(written, GraphError):
+            obstacles.append(written)
+        else:
+            files.append(written)
+    if not files:
+        raise obstacles[0]
+    order = [f"model.{export_format}" for export_format in formats]
+    files.sort(key=lambda file: order.index(file.path.name))
+    names = ", ".join(file.path.name for file in files)
+    return files, [f"only {names} is written: {obstacle}" for obstacle in obstacles]
+
+
+def _try_graph(
+    student: Student, export_format: str, folder: Path, program: ExportedProgram | None, answers: Answers
+) -> ExportedFile | GraphError:
+    """Write and compare a graph; return the obstacle, and leave no file, if it cannot be written or run."""
+    try:
+        return _write_one(student, export_format, folder, program, answers)
+    except GraphError as error:
+        (folder / f"model.{export_format}").unlink(missing_ok=True)
+        return error
+
+
+def _write_one(
+    student: Student, export_format: str, folder: Path, program: ExportedProgram | None, answers: Answers
+) -> ExportedFile:
+    """Write a file, and compare it; raises UsageError, for a graph that cannot be run GraphError."""
+    path, run = write(student, export_format, folder, program)
+    if not answers.repeatable:
+        return ExportedFile(path, size_in_megabytes(path))
+    try:
+        difference = answers.difference(run)
+    except Exception as error:
+        raise graph_error(student, f"{path.name} cannot be run", error) from error
+    if not difference <= answers.tolerance:
+        largest = float(answers.logits[0].abs().max())
+        raise UsageError(
+            f"{path.name}: a logit differs from PyTorch's by {difference:.1e}, more than {answers.tolerance:.0e} (the "
+            f"largest logit is {largest:.1e}); nothing was written; leave {export_format} out of formats"
+        )
+    return ExportedFile(path, size_in_megabytes(path), difference)
 
 
 def _add_int8(

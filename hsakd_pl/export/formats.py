@@ -2,8 +2,10 @@
 
 import io
 import json
-from collections.abc import Callable, Iterable
-from copy import deepcopy
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +18,7 @@ from hsakd_pl.errors import UsageError
 from hsakd_pl.export.student import Student, load_student
 from hsakd_pl.files import replacing
 from hsakd_pl.files.hub import WEIGHTS_FILE
+from hsakd_pl.networks.copies import copied
 from hsakd_pl.networks.weights import describe
 
 EXPORT_FORMATS = ("safetensors", "pt2", "onnx")
@@ -74,27 +77,48 @@ def check_onnx() -> None:
         import_library(library)
 
 
+class GraphError(UsageError):
+    """A network cannot be written in a format that needs its graph."""
+
+
 def trace(student: Student, example: Tensor) -> ExportedProgram:
     """Trace a student for batches of any size, with an example (B, 3, S, S) of two or more images.
 
-    Raises UsageError for a network that PyTorch cannot trace.
+    Raises GraphError for a network that PyTorch cannot trace.
     """
     try:
-        return torch.export.export(student, (example,), dynamic_shapes={"images": {0: Dim("batch", min=1)}})
-    except UsageError:
-        raise
+        with quiet():
+            return torch.export.export(student, (example,), dynamic_shapes={"images": {0: Dim("batch", min=1)}})
     except Exception as error:  # code of a network that cannot be traced can raise anything
         raise graph_error(student, "torch.export cannot trace it", error) from error
 
 
-def graph_error(student: Student, cause: str, error: Exception) -> UsageError:
+def graph_error(student: Student, cause: str, error: Exception | None = None) -> GraphError:
     """Return the error for a network that cannot be written in a format that needs its graph."""
-    reason = " ".join(str(error).split()) or type(error).__name__
     name = student.network.name or describe(student.network)
-    return UsageError(
-        f"formats: pt2 and onnx need the graph of {name}, but {cause} ({type(error).__name__}: {reason:.160}): choose "
-        "the format safetensors alone, or change the network"
+    reason = "" if error is None else f" ({type(error).__name__}: {first_words(error)})"
+    return GraphError(
+        f"formats: pt2 and onnx need the graph of {name}, but {cause}{reason}: choose the format safetensors alone, or "
+        "change the network"
     )
+
+
+def first_words(error: Exception) -> str:
+    """Return the beginning of an error's text in one line, without colours."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    return f"{' '.join(plain.split()) or type(error).__name__:.160}"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Print and log nothing: PyTorch prints hundreds of lines about a network that it cannot trace."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(disabled)
 
 
 def write(student: Student, export_format: str, folder: Path, program: ExportedProgram | None) -> tuple[Path, Run]:
@@ -107,7 +131,7 @@ def write(student: Student, export_format: str, folder: Path, program: ExportedP
         program: traced student; None for ``safetensors``.
     """
     if program is None:
-        return folder / WEIGHTS_FILE, load_student(folder, student.network.name or deepcopy(student.network))
+        return folder / WEIGHTS_FILE, load_student(folder, student.network.name or copied(student.network))
     path = folder / f"model.{export_format}"
     if export_format == "pt2":
         content = io.BytesIO()  # PyTorch itself does not survive a full disk
@@ -116,20 +140,24 @@ def write(student: Student, export_format: str, folder: Path, program: ExportedP
             file.write(content.getbuffer())
         return path, torch.export.load(path).module()
     write_onnx(student, path, program)
-    return path, onnx_runner(path)
+    try:
+        return path, onnx_runner(path)
+    except Exception as error:  # onnxruntime lacks operations for some types
+        raise graph_error(student, "onnxruntime cannot run its graph", error) from error
 
 
 def write_onnx(student: Student, path: Path, program: ExportedProgram) -> None:
     """Write a graph ``input`` -> ``logits`` with its weights, and with class names and image size as metadata."""
     try:
-        onnx_program: Any = torch.onnx.export(
-            program,
-            dynamo=True,
-            verbose=False,
-            input_names=["input"],
-            output_names=["logits"],
-        )
-    except torch.onnx.OnnxExporterError as error:  # of an operation that ONNX lacks
+        with quiet():
+            onnx_program: Any = torch.onnx.export(
+                program,
+                dynamo=True,
+                verbose=False,
+                input_names=["input"],
+                output_names=["logits"],
+            )
+    except Exception as error:  # of an operation that ONNX lacks, for example
         raise graph_error(student, "its graph cannot be converted to ONNX", error) from error
     metadata = onnx_program.model.metadata_props
     metadata["class_names"] = json.dumps(student.class_names, ensure_ascii=False)

@@ -66,7 +66,7 @@ class Student(nn.Module, PyTorchModelHubMixin):
     UsageError for images of other dtypes, and if the number of names is not the network's number of classes.
 
     Args:
-        network: registered name, or a network, which is frozen and used without its branches.
+        network: registered name, or a network, which is frozen, in float32, and used without its branches.
         class_names: names of the classes in the order of the logits.
         image_size: side S of the images that the network was trained on.
         resize: short side of an image before its centre is cropped.
@@ -97,7 +97,7 @@ class Student(nn.Module, PyTorchModelHubMixin):
         self.description = Description(list(class_names), image_size, resize, tuple(mean), tuple(std))
         if isinstance(network, str):
             network = create_network(network, len(class_names), branches=False)
-        self.network = as_network(network, len(class_names)).without_branches
+        self.network = as_network(network, len(class_names)).without_branches.float()
         if self.network.num_classes != len(class_names):
             raise UsageError(f"class_names: {describe(self.network)} needs one name per class, got {len(class_names)}")
         self.network.check_image_size(image_size, image_size)

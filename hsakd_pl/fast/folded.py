@@ -4,24 +4,26 @@ import ctypes
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from copy import deepcopy
 from functools import partial
 from math import ceil
-from typing import Any
+from operator import itemgetter
+from typing import Any, cast
 
 import torch
 import torch.nn as nn
 from torch import Tensor
 from torch._C._autograd import _profiler_enabled
 from torch.fx import Node, Tracer
-from torch.fx.proxy import TraceError
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils._pytree import tree_map_only
 
 from hsakd_pl.fast import norms, winograd
+from hsakd_pl.fast.proofs import Observed, RandomState, are_close, fused
 from hsakd_pl.networks import Classifier, Network, NetworkOutput
+from hsakd_pl.networks.copies import copied
 from hsakd_pl.networks.network import joined
 
 ROWS_AT_ONCE = 64  # on a CPU: its caches then keep a layer's output until the next layer reads it
+PROOF_ROWS = 8  # images that the network itself classifies too, once, to compare the copy with it
 
 
 class Folded:
@@ -32,14 +34,22 @@ class Folded:
     autocast, which would cast their weights in every step. With ``parts``, on a CPU, 3x3 filters are transformed once
     for Winograd's algorithm, norms that remain are one operation with the ReLU after them, and each thread computes a
     part of the images.
+
+    The first batch is compared with the network's own outputs. Where they differ, and once the network's weights or
+    hooks change, the network itself computes everything; where the outputs for an image depend on the other images,
+    the batch is not split.
     """
 
     def __init__(self, network: Network, dtype: torch.dtype | None = None, parts: bool = True) -> None:
-        self.network = deepcopy(network).requires_grad_(False).eval()
+        self.original = network
+        self.observed = Observed(network)
+        self.network = copied(network).requires_grad_(False).eval()
         for kernels in (winograd, norms):  # those of the fit in which the network is evaluated
             kernels.revert(self.network)
         self.dtype = dtype
         self.parts = parts
+        self.splits: bool | None = None  # None until the first batch
+        self.equals = True  # the copy's outputs are the network's
         self.pool: ThreadPoolExecutor | None = None
         if not isinstance(network, Classifier):
             fold(self.network)
@@ -62,16 +72,53 @@ class Folded:
             self.pool.shutdown()
 
     def __call__(self, images: Tensor) -> NetworkOutput:
-        return joined(self._in_parts(self.network.outputs, images))
+        return self._compute("outputs", joined, images)
 
     def classify(self, images: Tensor) -> Tensor:
         """Return the class logits (B, N) of images (B, 3, S, S); the branches are not computed."""
-        return torch.cat(self._in_parts(self.network.without_branches, images))
+        return self._compute("without_branches", torch.cat, images)
+
+    def _compute(self, name: str, join: Callable[[list[Any]], Any], images: Tensor) -> Any:
+        """Return what a function of the network returns, computed by the copy where it is proven equal."""
+        if not torch.compiler.is_compiling():
+            if not self.observed.is_unchanged():
+                self.equals = False
+            if self.equals and self.splits is None and len(images) > 1:
+                return self._compare(name, join, images)
+            if not self.equals or self.splits is None:  # the latter: a single image does not show it
+                return self._infer(getattr(self.original, name), images)
+        return join(self._in_parts(getattr(self.network, name), images))
+
+    def _compare(self, name: str, join: Callable[[list[Any]], Any], images: Tensor) -> Any:
+        """Find out with the first batch whether it can be split, and whether the copy is equal to the network."""
+        original = partial(self._infer, getattr(self.original, name))
+        state = RandomState(images.device)
+        rows = images[:PROOF_ROWS]
+        expected = original(rows)
+        is_random = state.has_changed()  # threads would draw its numbers in any order
+        state.restore()
+        in_halves = join([original(half) for half in rows.split(ceil(len(rows) / 2))])
+        state.restore()
+        self.splits = not (is_random or self.observed.has_hooks) and are_close(in_halves, expected)
+        if not self.splits:
+            rows = images
+            expected = original(images)
+            state.restore()
+        try:
+            found = join(self._in_parts(getattr(self.network, name), images))
+        except Exception:  # layers of others may refuse weights of another type in any way
+            self.equals = False
+        else:
+            self.equals = are_close(tree_map_only(Tensor, itemgetter(slice(len(rows))), found), expected)
+        if self.equals:
+            return found
+        state.restore()
+        return original(images)
 
     def _in_parts(self, function: Callable[[Tensor], Any], images: Tensor) -> list[Any]:
-        """Return what a function of the network returns for each part of a batch."""
-        infer = partial(self._infer, function)
-        if images.device.type != "cpu" or torch.compiler.is_compiling() or not self.parts:
+        """Return what a function of the copy returns for each part of a batch."""
+        infer = partial(self._infer_cast, function)
+        if images.device.type != "cpu" or torch.compiler.is_compiling() or not (self.parts and self.splits):
             return [infer(images)]
         parts = images.split(min(ROWS_AT_ONCE, ceil(len(images) / torch.get_num_threads())))
         if self.pool is None or _profiler_enabled():  # a profiler sees one thread
@@ -80,6 +127,10 @@ class Folded:
 
     @torch.no_grad()
     def _infer(self, function: Callable[[Tensor], Any], images: Tensor) -> Any:
+        return function(images)
+
+    @torch.no_grad()
+    def _infer_cast(self, function: Callable[[Tensor], Any], images: Tensor) -> Any:
         if self.dtype is None:
             return function(images)
         with torch.autocast(images.device.type, enabled=False):
@@ -119,7 +170,7 @@ def fold(module: nn.Module) -> None:
     """
     try:
         nodes = NormsWhole().trace(module).nodes
-    except (TraceError, NotImplementedError):  # the latter: a ModuleList, which has no forward
+    except Exception:  # code that depends on values raises anything; a ModuleList has no forward
         for child in module.children():
             fold(child)
         return
@@ -135,6 +186,9 @@ def fold(module: nn.Module) -> None:
         norm = layers[norm_path]
         convolution = layers[convolution_path]
         called_once = number_of_calls[norm_path] == 1 and number_of_calls[convolution_path] == 1
-        if called_once and is_norm(norm) and isinstance(convolution, nn.Conv2d):
-            module.set_submodule(convolution_path, fuse_conv_bn_eval(convolution, norm))
+        if not called_once or not is_norm(norm) or not isinstance(convolution, nn.Conv2d):
+            continue
+        fused_convolution = fused(convolution, cast(nn.BatchNorm2d, norm))
+        if fused_convolution is not None:
+            module.set_submodule(convolution_path, fused_convolution)
             module.set_submodule(norm_path, nn.Sequential(*norm.children()))  # timm's: its activation

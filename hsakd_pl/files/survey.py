@@ -21,16 +21,42 @@ ITEMSIZES = {
     "Short": 2,
     "BFloat16": 2,
 }
+# Opcodes that fill what they are given
+FILLING: dict[str, type[dict[Any, Any]] | type[list[Any]]] = {
+    "SETITEM": dict,
+    "SETITEMS": dict,
+    "APPEND": list,
+    "APPENDS": list,
+}
 
 
 class _Item(NamedTuple):
-    """An object on the pickle's stack: the number of its parts, and its value if it is plain data or a tuple of it."""
+    """An object on the pickle's stack.
+
+    Args:
+        parts: number of its parts.
+        value: its value, if it is plain data or a tuple of it.
+        made_by: the global that it is, or that made it.
+    """
 
     parts: int
     value: Any
+    made_by: str | None = None
 
 
-def survey(pickle: IO[bytes], storage_bytes: Callable[[str], int]) -> set[str]:
+class Named(NamedTuple):
+    """What a pickle names.
+
+    Args:
+        names: all globals.
+        filled: globals that make mappings or lists, which are filled afterwards, by the type of these.
+    """
+
+    names: set[str]
+    filled: dict[str, type[dict[Any, Any]] | type[list[Any]]]
+
+
+def survey(pickle: IO[bytes], storage_bytes: Callable[[str], int]) -> Named:
     """Read a pickle to its end without making objects, and return the globals that it names.
 
     Raises UnpicklingError for what PyTorch's reader lets a forged file do: read past the end of a storage, hash nested
@@ -40,7 +66,7 @@ def survey(pickle: IO[bytes], storage_bytes: Callable[[str], int]) -> set[str]:
         pickle: file, at the beginning of the pickle.
         storage_bytes: returns the number of bytes of a storage.
     """
-    names: set[str] = set()
+    named = Named(set(), {})
     stack: list[_Item] = []
     marks: list[int] = []
     memo: dict[int, _Item] = {}
@@ -56,12 +82,14 @@ def survey(pickle: IO[bytes], storage_bytes: Callable[[str], int]) -> set[str]:
             operands = _take_operands(opcode, stack, marks)
             if opcode.name == "GLOBAL":
                 argument = argument.replace(" ", ".")
-                names.add(argument)
+                named.names.add(argument)
+            elif opcode.name in FILLING and operands[0].made_by is not None:
+                named.filled[operands[0].made_by] = FILLING[opcode.name]
             item = _make_item(opcode.name, argument, operands)
             _check(opcode.name, argument, operands, item, storage_bytes)
             if opcode.stack_after:
                 stack.append(item)
-    return names
+    return named
 
 
 def _take_operands(opcode: pickletools.OpcodeInfo, stack: list[_Item], marks: list[int]) -> list[_Item]:
@@ -81,7 +109,10 @@ def _make_item(name: str, argument: Any, operands: list[_Item]) -> _Item:
     if "TUPLE" in name or name in ("REDUCE", "NEWOBJ"):
         parts += sum(operand.parts for operand in operands)
     value = [operand.value for operand in operands] if "TUPLE" in name else argument
-    return _Item(parts, value)
+    made_by = argument if name == "GLOBAL" else None
+    if name in ("REDUCE", "NEWOBJ", *FILLING):
+        made_by = operands[0].made_by
+    return _Item(parts, value, made_by)
 
 
 def _check(name: str, argument: Any, operands: list[_Item], item: _Item, storage_bytes: Callable[[str], int]) -> None:
@@ -89,6 +120,8 @@ def _check(name: str, argument: Any, operands: list[_Item], item: _Item, storage
     if name == "PROTO" and argument > 3:
         raise UsageError(f"written with pickle_protocol {argument}: leave that out of torch.save")
     if name == "BINPERSID":
+        if operands[0].value[0] == "module":  # with its source code
+            raise UsageError("in the format of before PyTorch 1.6, with classes of layers: save the state dict alone")
         _, storage_class, key, _, element_count = operands[0].value[:5]
         itemsize = ITEMSIZES.get(storage_class.removeprefix("torch.").removesuffix("Storage"), 1)
         if element_count * itemsize > storage_bytes(key):

@@ -2,7 +2,10 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
@@ -15,13 +18,14 @@ from torch import Tensor
 
 from hsakd_pl.errors import UsageError, inform
 from hsakd_pl.files.schema import parse_json
-from hsakd_pl.files.survey import survey
+from hsakd_pl.files.survey import Named, survey
 from hsakd_pl.files.text import local_path, naming, read_text
 
 StateDict = dict[str, Tensor]
 
 # The authors save {'net': ...}, SSKD and Lightning {'state_dict': ...}, CRD and mdistiller {'model': ...}, PyTorch's
-# tutorials model_state_dict, timm state_dict_ema and model_ema, BasicSR params. Of several the first counts.
+# tutorials model_state_dict, timm state_dict_ema and model_ema, BasicSR params. Of several the first counts, unless the
+# path ends in # and the name of another.
 ENVELOPES = (
     "net",
     "state_dict",
@@ -32,7 +36,11 @@ ENVELOPES = (
     "params",
     "weights",
     "student",
+    "ema",
+    "ema_state_dict",
+    "averaged",
 )
+ENTRY = "#"  # between a path and the name of the weights to take from the file
 # Prefixes that DataParallel and torch.compile add to keys.
 WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod)\.")
 
@@ -56,10 +64,12 @@ NO_WEIGHTS = {
 TRUNCATED = "truncated or no weight file: fetch or write it again"
 BROKEN = "broken or forged in its pickle: write it again with torch.save(state_dict, path)"
 
-# Globals of options and accuracies saved next to the weights: they are replaced by classes without content.
-HARMLESS = re.compile(r"numpy\..*|argparse\.Namespace|types\.SimpleNamespace|pathlib\.\w*Path|datetime\.\w+")
-# Globals that torch.load decides on. It would also allow bytearray, of any size; torch.nn holds only parameters and
-# modules, which it refuses.
+# Globals that are not those of TENSORS are replaced by classes without content. They are options and accuracies saved
+# next to the weights, such as these.
+DATA = re.compile(r"numpy\..*|argparse\.Namespace|types\.SimpleNamespace|pathlib\.\w*Path|datetime\.\w+")
+# Not this one, which torch.load would allow: it allocates as many bytes as a file says.
+ALLOCATING = re.compile(r"(builtins|__builtin__)\.bytearray")
+# Globals that torch.load decides on. torch.nn holds only parameters and modules, which it refuses.
 TENSORS = re.compile(
     r"torch\.(\w+|(_\w+|serialization|storage|distributed)\..*|nn\.parameter\.\w+)|"
     r"collections\.\w+|_codecs\.encode|(builtins|__builtin__)\.(set|complex)"
@@ -69,20 +79,50 @@ EXPANSION = 4  # torch.save does not compress, and trained weights hardly shrink
 
 
 class RefusedError(UsageError):
-    """A weight file names code."""
+    """A weight file needs code for its weights."""
 
 
 class StandIn:
-    """Takes the place of a class or function that a file names: accepts every argument and keeps none."""
+    """Takes the place of a class or function that a file names: accepts every argument and keeps none.
 
-    def __new__(cls, *arguments: Any) -> "StandIn":
-        return super().__new__(cls)
+    ``makes`` is the type of what it makes, where that is filled afterwards: PyTorch fills no subclasses of these.
+    """
+
+    makes: Any = None
+
+    def __new__(cls, *arguments: Any) -> Any:
+        return super().__new__(cls) if cls.makes is None else cls.makes()
 
     def __init__(self, *arguments: Any) -> None:
         pass
 
     def __setstate__(self, state: Any) -> None:
         pass
+
+
+@contextmanager
+def standing_in(names: Iterable[str], filled: Mapping[str, type]) -> Iterator[None]:
+    """Let PyTorch's reader take stand-ins for these globals, and for all others but its own none at all."""
+    allowed = torch.serialization.get_safe_globals()
+    stand_ins: list[Any] = []
+    for name in names:
+        makes = OrderedDict if filled.get(name) is dict else filled.get(name)
+        stand_in = type(name.rpartition(".")[2], (StandIn,), {"makes": makes})
+        stand_ins += [(stand_in, name), (stand_in, name_of_python_3(name))]
+    torch.serialization.clear_safe_globals()
+    try:
+        with torch.serialization.safe_globals(stand_ins):
+            yield
+    finally:
+        torch.serialization.add_safe_globals(allowed)
+
+
+def name_of_python_3(name: str) -> str:
+    """Return the name in Python 3 of a global that a pickle names as in Python 2, as PyTorch's reader does."""
+    module, _, attribute = name.rpartition(".")
+    if (module, attribute) in NAME_MAPPING:
+        return ".".join(NAME_MAPPING[module, attribute])
+    return f"{IMPORT_MAPPING.get(module, module)}.{attribute}"
 
 
 @dataclass(frozen=True)
@@ -119,7 +159,7 @@ def read_weight_file(path: str | Path) -> WeightFile:
 def as_weight_file(weights: Any, path: str) -> WeightFile:
     """Return the content of a weight file with what it says about its weights."""
     content = _entries(weights, object)
-    description = content.get("data", _description_next_to(Path(path)))
+    description = content.get("data", _description_next_to(split_entry(path)[0]))
     return WeightFile(
         path=path,
         weights=weights,
@@ -168,14 +208,14 @@ def read_weights(path: str | Path) -> Any:
     Raises UsageError, with the cause, for everything else, and for a file that is damaged, names code or expands to
     several times its size.
     """
-    path = local_path("weight file", path)
+    path, entry = split_entry(path)
     if not path.is_file():
         cause = (
             "is not a file: name the file in it" if path.exists() else "does not exist: check the path, or train first"
         )
         raise UsageError(f"weight file {path} {cause}")
     try:
-        return _load(path)
+        content = _load(path)
     except RefusedError as error:
         raise UsageError(f"weight file {path} {error}") from None
     except UsageError as error:
@@ -184,6 +224,41 @@ def read_weights(path: str | Path) -> Any:
         raise UsageError(f"weight file {path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # a forged file can make the readers raise anything
         raise UsageError(f"weight file {path} cannot be read, it is {TRUNCATED}") from error
+    return content if entry is None else _with_entry(content, entry, path)
+
+
+def split_entry(path: str | Path) -> tuple[Path, str | None]:
+    """Return the file that a path such as ``last.pth#ema`` names, and the name of the weights to take from it, if any.
+
+    A file whose own name contains ``#`` is found as well.
+    """
+    whole = local_path("weight file", path)
+    file, separator, entry = str(whole).rpartition(ENTRY)
+    if not separator or not entry or "/" in entry or whole.exists():
+        return whole, None
+    return Path(file), entry
+
+
+def _with_entry(content: Any, entry: str, path: Path) -> dict[Any, Any]:
+    """Return the content of a file with the weights of one entry in place of all others."""
+    weights = {name: value for name, value in _entries(content, Mapping).items() if _weight_names(value)}
+    if entry not in weights:
+        choices = ", ".join(str(name) for name in weights) or "no entries"
+        raise UsageError(f"weight file {path} holds no weights under {entry:.80}: choose one of {choices:.200}")
+    rest = {name: value for name, value in _entries(content, object).items() if name not in weights}
+    chosen = weights[entry]
+    while not _entries(chosen, Tensor):  # a state dict next to the decay and the step, for example
+        chosen = next(value for value in _entries(chosen, Mapping).values() if _weight_names(value))
+    return {**rest, ENVELOPES[0]: chosen}
+
+
+def _weight_names(source: Any) -> set[str]:
+    """Return the names of the tensors of an entry, or of those one level deeper, without the prefixes of wrappers."""
+    tensors = {name for name in _entries(source, Tensor) if isinstance(name, str)}
+    if not tensors:
+        deeper = [_entries(value, Tensor) for value in _entries(source, Mapping).values()]
+        tensors = {name for entries in deeper for name in entries if isinstance(name, str)}
+    return {WRAPPERS.sub("", name) for name in tensors}
 
 
 def _load(path: Path) -> Any:
@@ -198,10 +273,43 @@ def _load(path: Path) -> Any:
             return _load_torch_pickle(file, size)
     if re.match(SAFETENSORS, first_bytes, re.DOTALL):
         return load_file(path)
+    if shards := shards_of(path):
+        return _load_shards(shards)
     for pattern, description in NO_WEIGHTS.items():
         if re.match(pattern, first_bytes, re.DOTALL | re.IGNORECASE):
             raise UsageError(description)
     raise UsageError(TRUNCATED)
+
+
+def shards_of(path: Path) -> list[Path]:
+    """Return the files of weights that an index names, in its folder; none for a file that is not an index.
+
+    Raises UsageError for an index of files in other folders.
+    """
+    if path.suffix != ".json":
+        return []
+    try:
+        weight_map = parse_json(read_text(path)).get("weight_map")
+        names = sorted(set(weight_map.values()))
+    except (ValueError, AttributeError, TypeError):  # a file of something else
+        return []
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or name.endswith(".json"):
+            raise UsageError(f"an index of {name!r:.80}, which is not a weight file in its folder: fetch it again")
+    return [path.with_name(name) for name in names]
+
+
+def _load_shards(shards: list[Path]) -> dict[str, Any]:
+    """Load files of weights, each of which holds some; raises UsageError for one that is missing or holds others."""
+    weights: dict[str, Any] = {}
+    for shard in shards:
+        if not shard.is_file():
+            raise UsageError(f"an index of {shard.name}, which is not in its folder: fetch that file too")
+        content = _load(shard)
+        if not isinstance(content, Mapping) or content.keys() & weights.keys():
+            raise UsageError(f"an index of {shard.name}, which holds no further weights: fetch the files again")
+        weights |= content
+    return weights
 
 
 def _load_zip(file: IO[bytes], size: int) -> Any:
@@ -217,24 +325,35 @@ def _load_zip(file: IO[bytes], size: int) -> Any:
 
 def _load_torch_pickle(file: IO[bytes], size: int) -> Any:
     """Load a file written by torch.save before PyTorch 1.6: five pickles, then the bytes of the storages."""
-    names: set[str] = set()
+    named = Named(set(), {})
     for _ in ("magic number", "protocol", "machine", "weights", "order of the storages"):
-        names |= survey(file, lambda key: size)
-    return _load_surveyed(file, names)
+        part = survey(file, lambda key: size)
+        named = Named(named.names | part.names, named.filled | part.filled)
+    return _load_surveyed(file, named)
 
 
-def _load_surveyed(file: IO[bytes], names: set[str]) -> Any:
-    """Load a file whose pickles name these globals; raises RefusedError for a global that is not for data."""
-    stand_ins: list[Any] = []
-    for name in sorted(names):
-        if HARMLESS.fullmatch(name):
-            module, _, class_name = name.rpartition(".")
-            stand_ins.append(type(class_name, (StandIn,), {"__module__": module}))
-        elif not TENSORS.fullmatch(name):
-            raise RefusedError(f"asks to run {ascii(name)[1:-1]:.100}, which was refused: save the state dict alone")
-    file.seek(0)
-    with torch.serialization.safe_globals(stand_ins):
-        return torch.load(file, "cpu", weights_only=True)
+def _load_surveyed(file: IO[bytes], named: Named) -> Any:
+    """Load a file whose pickles name these globals, but tensors and plain data alone.
+
+    Raises RefusedError for a file that holds no weights without the other globals.
+    """
+    others = sorted(name for name in named.names if not TENSORS.fullmatch(name))
+    refused = [name for name in others if ALLOCATING.fullmatch(name)]
+    content = None
+    if not refused:
+        file.seek(0)
+        with standing_in(others, named.filled):
+            content = torch.load(file, "cpu", weights_only=True)
+    code = refused or [name for name in others if not DATA.fullmatch(name)]
+    if code and not _holds_tensors(content):
+        raise RefusedError(f"asks to run {ascii(code[0])[1:-1]:.100}, which was refused: save the state dict alone")
+    return content
+
+
+def _holds_tensors(content: Any) -> bool:
+    """Return True for a mapping with a tensor in it, or in one of its mappings."""
+    parts = [content, *_entries(content, Mapping).values()]
+    return any(_entries(part, Tensor) for part in parts)
 
 
 def unwrap(source: Any, origin: str) -> StateDict:
@@ -242,8 +361,8 @@ def unwrap(source: Any, origin: str) -> StateDict:
     for _ in range(4):  # a forged file's envelope holds itself
         held = [name for name in ENVELOPES if isinstance(source, Mapping) and name in source]
         held = [name for name in held if _entries(source[name], Tensor | Mapping)]
-        if len(held) > 1:
-            inform(f"{origin} holds weights under {', '.join(held)}: those under {held[0]} are taken")
+        if held:
+            _name_others(source, held, origin)
         source = source[held[0]] if held else source
     others = _entries(source, object)
     if not (tensors := _entries(source, Tensor)) or len(tensors) < len(others):
@@ -263,6 +382,22 @@ def unwrap(source: Any, origin: str) -> StateDict:
     return stripped
 
 
+def _name_others(source: Any, held: list[str], origin: str) -> None:
+    """Log which weights of several are taken: those under other names count if half of their names are the same."""
+    taken = _weight_names(source[held[0]])
+    others = [
+        name
+        for name, entry in _entries(source, Mapping).items()
+        if name not in held and 2 * len(_weight_names(entry) & taken) >= max(len(taken), 1)
+    ]
+    names = [*held, *(f"{name!s:.80}" for name in others)]
+    if len(names) > 1:
+        inform(
+            f"{origin} holds weights under {shorten(names)}: those under {held[0]} are taken; "
+            f"name the file with {ENTRY}{names[1]} at its end for others"
+        )
+
+
 def shorten(keys: list[str]) -> str:
     """Return the first of the keys and the number of the others, for a message."""
     most = 6
@@ -273,11 +408,13 @@ def shorten(keys: list[str]) -> str:
 
 
 def file_sha256(path: str | Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal; that of an index includes the files that it names."""
     digest = hashlib.sha256()
-    with naming(path), open(local_path("weight file", path), "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
+    whole = local_path("weight file", split_entry(path)[0])
+    for part in (whole, *shards_of(whole)):
+        with naming(part), part.open("rb") as file:
+            for block in iter(lambda: file.read(1 << 20), b""):
+                digest.update(block)
     return digest.hexdigest()
 
 

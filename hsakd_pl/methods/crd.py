@@ -16,6 +16,7 @@ from hsakd_pl.data.seeding import CONTRAST, derive_seed
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.methods.distilled import DistilledModule, Net
 from hsakd_pl.methods.options import DistilledOptions
+from hsakd_pl.networks.network import outputs_of
 from hsakd_pl.ops import full_precision, total
 from hsakd_pl.signatures import Unpack
 
@@ -318,7 +319,7 @@ class CRDModule(DistilledModule):
 
     def losses(self, batch: Any) -> dict[str, Tensor]:
         images, labels, contrast = batch
-        student = self.network.outputs(images)
+        student = outputs_of(self.network, images)
         teacher = self.teacher(images)
         all_scores = self.contrast(student.embedding, teacher.embedding, contrast, self._gathered)
         samples = len(self.contrast.memory_student)

@@ -22,6 +22,7 @@ from hsakd_pl.modules.build import build_network, load_initial, require_trained
 from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.modules.options import SharedOptions
 from hsakd_pl.networks import Network, NetworkOutput
+from hsakd_pl.networks.network import outputs_of
 from hsakd_pl.ops import ROTATIONS, Transforms, cross_entropy, full_precision, kd_loss
 from hsakd_pl.signatures import Unpack
 
@@ -205,7 +206,7 @@ class SSKDProjectionModule(HSAKDModule):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         images, labels = batch
-        return self.terms(self.network.outputs(self.network.transforms(images)), None, labels)
+        return self.terms(outputs_of(self.network, self.network.transforms(images)), None, labels)
 
     def terms(self, student: NetworkOutput, teacher: None, labels: Tensor) -> dict[str, Tensor]:
         cosines, targets = contrast(student.embedding, self.network.transforms)

@@ -8,7 +8,7 @@ from hsakd_pl.errors import UsageError
 from hsakd_pl.methods.distilled import DistilledModule
 from hsakd_pl.methods.distilled import Net as Net
 from hsakd_pl.networks import NetworkOutput
-from hsakd_pl.networks.network import joined
+from hsakd_pl.networks.network import joined, outputs_of
 
 
 def two_views(student: NetworkOutput, teacher: NetworkOutput) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -43,5 +43,5 @@ class TwoViewModule(DistilledModule):
                 f"{type(self).__name__} trains on two views, (2 * B, 3, S, S), of images with B labels, but got "
                 f"{len(images)} rows for {len(labels)} labels: fit it with a data module of this package"
             )
-        student = joined([self.network.outputs(view) for view in images.chunk(2)])
+        student = joined([outputs_of(self.network, view) for view in images.chunk(2)])
         return self.terms(student, self.teacher(images), labels)

@@ -44,6 +44,7 @@ from hsakd_pl.modules.provenance import (
     log_changed_images,
 )
 from hsakd_pl.networks import Network, NetworkOutput
+from hsakd_pl.networks.network import outputs_of
 from hsakd_pl.networks.weights import match_weights
 from hsakd_pl.ops import all_finite, cross_entropy, total
 from hsakd_pl.signatures import FullSignature
@@ -145,7 +146,7 @@ class HSAKDModule(EvaluatedModule):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Pass once through the networks and return the named loss terms, for images (B, 3, S, S) and labels (B,)."""
         images, labels = batch
-        return self.terms(self.network.outputs(images), None, labels)
+        return self.terms(outputs_of(self.network, images), None, labels)
 
     def terms(self, student: NetworkOutput, teacher: Any, labels: Tensor) -> dict[str, Tensor]:
         """Return the named loss terms, unweighted scalars.
@@ -252,6 +253,7 @@ class HSAKDModule(EvaluatedModule):
             raise self._divergence()
         checkpoint["transforms"] = self._transform_names()
         checkpoint["networks"] = [network.name for network in self.networks]
+        checkpoint["probe"] = self.is_probe
         if self.description is not None:
             checkpoint["data"] = self.description.saved()
         if not self.trainer.is_last_batch:

@@ -13,7 +13,8 @@ class BaselineModule(HSAKDModule):
 
     Args:
         network: name (see :func:`hsakd_pl.create_network`) or network; its branches, if any, are left out.
-        weights: weight file to start from, or ``pretrained`` for the weights that timm publishes.
+        weights: weight file to start from, or ``pretrained`` for the weights that timm publishes. Where a file holds
+            several, such as averages, ``FILE#NAME`` takes those under a name.
         num_classes: number of classes of a network given by name, or of any other ``nn.Module``.
         new_head: keep the last layers of the class head and of the branches freshly initialised, for ``weights`` of
             other classes.

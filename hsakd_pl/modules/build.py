@@ -1,15 +1,15 @@
 """Build networks from the options of a module, and load their weights."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import torch.nn as nn
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from hsakd_pl.data.description import Description
-from hsakd_pl.errors import UsageError
-from hsakd_pl.files import local_path
-from hsakd_pl.files.weights import WeightFile, read_weight_file, weights_digest
+from hsakd_pl.errors import UsageError, counted
+from hsakd_pl.files.weights import WeightFile, read_weight_file, shorten, split_entry, weights_digest
 from hsakd_pl.networks import Network, as_network, create_network
 from hsakd_pl.networks.timm import pretrained_weights
 from hsakd_pl.networks.weights import describe, load_weights
@@ -67,7 +67,8 @@ def load_initial(
 
     Args:
         option: name of the option.
-        source: path of a weight file, ``pretrained``, ``random`` or None.
+        source: path of a weight file, with ``#NAME`` at its end for one of several state dicts in it, ``pretrained``,
+            ``random`` or None.
         networks: network to load into, or peers.
         new_head: leave the last layers of the heads as they are initialised.
 
@@ -79,7 +80,7 @@ def load_initial(
         return {}
     if source == PRETRAINED:
         return {option: load_pretrained(networks, new_head)}
-    if not local_path("weight file", source).exists():
+    if not split_entry(source)[0].exists():
         reason = f"weight file {source} does not exist: check the path, or train first"
         return {option: WeightFile(source, missing=reason)}
     file = read_weight_file(source)
@@ -101,14 +102,27 @@ def load_pretrained(networks: Network | list[nn.Module], new_head: bool) -> Weig
 
 
 def require_own_weights(networks: Iterable[nn.Module], what: str) -> None:
-    """Raise UsageError, naming the networks by ``what``, if two of them share a weight."""
-    seen: set[Tensor] = set()
+    """Raise UsageError, naming the networks by ``what``, if two of them share a weight or the memory of one."""
+    seen: set[int] = set()
     for network in networks:
-        weights = {*network.parameters(), *network.buffers()}
-        shared = weights & seen
+        weights = {_memory_of(tensor): name for name, tensor in _named_weights(network)}
+        shared = [name for memory, name in weights.items() if memory in seen]
         if shared:
-            raise UsageError(f"{what} share {len(shared)} weights: pass copy.deepcopy(network) as one of them")
-        seen |= weights
+            raise UsageError(
+                f"{what} share {counted(len(shared), 'weight')} ({shorten(shared)}), which would be frozen in one and "
+                "trained in the other: pass copy.deepcopy(network) as one of them"
+            )
+        seen |= weights.keys()
+
+
+def _named_weights(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from network.named_parameters()
+    yield from network.named_buffers()
+
+
+def _memory_of(tensor: Tensor) -> int:
+    """Return the address of a tensor's values; without values, of the tensor itself."""
+    return (0 if is_lazy(tensor) else tensor.data_ptr()) or id(tensor)
 
 
 def require_trained(option: str, network: str | nn.Module, weights: str | None) -> None:

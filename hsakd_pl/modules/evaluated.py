@@ -17,6 +17,7 @@ from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.modules.means import Mean
 from hsakd_pl.modules.metrics import TOP_K, Evaluation, Metrics
 from hsakd_pl.networks import Network, NetworkOutput
+from hsakd_pl.networks.network import outputs_of, require_logits
 
 Batch = tuple[Tensor, Tensor]
 
@@ -43,6 +44,7 @@ class EvaluatedModule(pl.LightningModule):
     networks: Any  # a ModuleList of Network; ModuleList is not generic
     description: Description | None = None  # description of the training data
     views: int = 1  # transformed or augmented copies of an image in a training step
+    is_probe: bool = False  # the networks are frozen features and a classifier
     keeps_classes: bool = True  # the classes of the option ``weights`` are those of the data
     network_normalisation: bool = True  # images are normalised as the frozen part of a trained network has learnt
     batch_terms: tuple[str, ...] = ()  # loss terms that depend on which images are in a batch together
@@ -78,16 +80,21 @@ class EvaluatedModule(pl.LightningModule):
 
     def forward(self, images: Tensor) -> Any:
         self._prepare()
-        return self.network(images)
+        return self.network(images.clone())  # as everywhere, since a network may change its input in place
 
     def classify(self, peer: int, images: Tensor) -> Tensor:
         """Return the class logits (B, N) of images (B, 3, S, S); the branches are not computed."""
+        copy = images.clone()
         if self.evaluators:
-            return self.evaluators[peer].classify(images)
-        return self.networks[peer].without_branches(images)
+            return self.evaluators[peer].classify(copy)
+        logits = self.networks[peer].without_branches(copy)
+        require_logits(self.networks[peer], logits, images, self.num_classes)
+        return logits
 
     def _outputs(self, peer: int, images: Tensor) -> NetworkOutput:
-        return self.evaluators[peer](images) if self.evaluators else self.networks[peer].outputs(images)
+        if self.evaluators:
+            return self.evaluators[peer](images.clone())
+        return outputs_of(self.networks[peer], images)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._check_batch(batch, batch_idx)

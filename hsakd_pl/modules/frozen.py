@@ -63,7 +63,9 @@ class Frozen:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> NetworkOutput:
-        return (self.stand_in or self.network.outputs)(self.adapted(images))
+        adapted = self.adapted(images)
+        copy = adapted.clone() if adapted is images else adapted  # the network may change it in place
+        return (self.stand_in or self.network.outputs)(copy)
 
     def adapted(self, images: Tensor) -> Tensor:
         """Return the student's images as those that the network was trained on; raise UsageError without weights."""

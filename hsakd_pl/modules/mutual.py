@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn as nn
@@ -14,6 +14,7 @@ from hsakd_pl.modules.build import build_network, load_initial, require_own_weig
 from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.modules.options import BranchOptions
 from hsakd_pl.networks import Network, NetworkOutput
+from hsakd_pl.networks.network import outputs_of
 from hsakd_pl.ops import Transforms, cross_entropy, full_precision, joint_cross_entropy, joint_kd_loss, kd_loss, total
 from hsakd_pl.signatures import Unpack
 
@@ -142,7 +143,7 @@ class MutualModule(HSAKDModule):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         images, labels = batch
         inputs = self.network.transforms(images) if self.network.branches else images
-        outputs = [peer.outputs(inputs) for peer in self.networks]
+        outputs = [outputs_of(cast(Network, peer), inputs) for peer in self.networks]
         return self.terms(outputs, outputs, labels)
 
     def terms(  # type: ignore[override]  # lists: one output per peer

@@ -159,12 +159,13 @@ def rates_under(
 
 
 def can_fuse(module: pl.LightningModule) -> bool:
-    """Return True if SGD can be fused: on a CPU or a CUDA device, without gradient clipping.
+    """Return True if SGD can be fused: on a CPU or a CUDA device, without gradient clipping and complex parameters.
 
     Lightning cannot clip gradients for a fused optimizer in mixed precision, since that unscales them itself.
     """
     clipped = module._trainer is not None and bool(module._trainer.gradient_clip_val)
-    return module.device.type in ("cpu", "cuda") and not clipped
+    has_complex = any(parameter.is_complex() for parameter in module.parameters())
+    return module.device.type in ("cpu", "cuda") and not clipped and not has_complex
 
 
 def one_schedule(optimizer: Optimizer, schedule: LRScheduler) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Linear probe: the quality of a frozen network's features on other data (Sec. 4.5, transfer)."""
 
 from collections.abc import Sequence
-from copy import deepcopy
 from itertools import chain
 
 import pytorch_lightning as pl
@@ -16,6 +15,7 @@ from hsakd_pl.modules.build import build_network, load_initial, require_trained
 from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.modules.options import SharedOptions
 from hsakd_pl.networks import Network
+from hsakd_pl.networks.copies import copied
 from hsakd_pl.networks.weights import describe
 from hsakd_pl.signatures import Unpack
 
@@ -47,7 +47,7 @@ class ProbeNetwork(Network):
 
     def __init__(self, network: Network, num_classes: int) -> None:
         super().__init__(num_classes)
-        self.features = deepcopy(network)
+        self.features = copied(network)
         replaced = remove_head(self.features)
         self.classifier = nn.Linear(replaced.shape[1], num_classes, dtype=replaced.dtype)
 
@@ -83,6 +83,7 @@ class LinearProbeModule(HSAKDModule):
     Other arguments: :class:`HSAKDModule`.
     """
 
+    is_probe = True
     keeps_classes = False
     knn_accuracy: float | None = None
 

@@ -14,6 +14,7 @@ from hsakd_pl.modules.build import build_network, load_initial, require_own_weig
 from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.modules.options import BranchOptions
 from hsakd_pl.networks import NetworkOutput
+from hsakd_pl.networks.network import outputs_of
 from hsakd_pl.networks.weights import describe
 from hsakd_pl.ops import Transforms, joint_kd_loss, kd_loss
 from hsakd_pl.signatures import Unpack
@@ -29,7 +30,8 @@ class StudentModule(HSAKDModule):
     Args:
         network: name (see :func:`hsakd_pl.create_network`) or network.
         teacher: name or network.
-        weights: weight file that the student starts from, or ``pretrained`` for the weights that timm publishes.
+        weights: weight file that the student starts from, or ``pretrained`` for the weights that timm publishes. Where
+            a file holds several, such as averages, ``FILE#NAME`` takes those under a name; likewise for the teacher.
         teacher_weights: weight file of a teacher given by name, ``pretrained`` or ``random``; only ``fit`` needs it.
         teacher_sha256: SHA-256 that this file must have; by default that of the run that ``fit`` resumes.
         num_classes: number of classes of networks given by name, or of any other ``nn.Module``.
@@ -125,7 +127,7 @@ class StudentModule(HSAKDModule):
         """Pass once through both networks; a batch may end in the teacher's class logits (B, N), which replace it."""
         images, labels, *answers = batch
         inputs = self.network.transforms(images) if self.transform_images else images
-        student = self.network.outputs(inputs)
+        student = outputs_of(self.network, inputs)
         return self.terms(student, self._teacher_output(inputs, *answers), labels)
 
     def _teacher_output(self, inputs: Tensor, kept_logits: Tensor | None = None) -> NetworkOutput:
@@ -145,6 +147,7 @@ class StudentModule(HSAKDModule):
         if stage == "fit":
             self.teacher.require_weights()
             self._check_teacher_file()
+            require_own_weights([self.network, self.teacher.network], "the student and the teacher")
             if self.answers is not None and not self.needs_only_logits:
                 raise UsageError(
                     f"teacher_answers keeps the teacher's class logits alone, and {type(self).__name__} needs more "

@@ -10,6 +10,7 @@ from hsakd_pl.modules.evaluated import Batch
 from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.modules.options import BranchOptions
 from hsakd_pl.networks import NetworkOutput
+from hsakd_pl.networks.network import outputs_of
 from hsakd_pl.ops import Transforms, joint_cross_entropy
 from hsakd_pl.signatures import Unpack
 
@@ -65,7 +66,7 @@ class TeacherModule(HSAKDModule):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         images, labels = batch
-        return self.terms(self.network.outputs(self.network.transforms(images)), None, labels)
+        return self.terms(outputs_of(self.network, self.network.transforms(images)), None, labels)
 
     def terms(self, student: NetworkOutput, teacher: None, labels: Tensor) -> dict[str, Tensor]:
         joint_labels = self.network.transforms.joint_labels(labels)

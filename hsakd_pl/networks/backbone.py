@@ -43,6 +43,20 @@ def averaging_layer(head: nn.Sequential) -> int:
     return position if averages else -1
 
 
+def check_side(height: int, width: int, only: int, least: int) -> None:
+    """Raise UsageError for images of another side than the only one that a network takes, if not 0, or the least."""
+    if only > 0 and (height != only or width != only):
+        raise UsageError(
+            f"image size {height} x {width}: the network only takes images of {only} x {only} pixels; set image_size "
+            f"{only}, or create the network for yours by its name and @{height}"
+        )
+    if min(height, width) < least:
+        raise UsageError(
+            f"image size {height} x {width}: the network has a total stride of {least}; use images of at "
+            f"least {least} x {least} pixels"
+        )
+
+
 class StagedBackbone(Network):
     """Map images (B, 3, S, S) to logits (B, N) by a stem, stages 1..L and a class head.
 
@@ -90,6 +104,7 @@ class StagedBackbone(Network):
         self.channels = tuple(channels)
         self.strides = tuple(strides)
         self.least_size = prod(strides)  # side in pixels that leaves something after all strides
+        self.only_size = 0  # side in pixels, where the network takes no other
         self.stem = stem
         self.stages = nn.ModuleList(
             maker.make_stage(stage, channels[stage - 1], strides[stage]) for stage in range(1, len(channels))
@@ -113,11 +128,7 @@ class StagedBackbone(Network):
         return self
 
     def check_image_size(self, height: int, width: int) -> None:
-        if min(height, width) < self.least_size:
-            raise UsageError(
-                f"image size {height} x {width}: the network has a total stride of {self.least_size}; use images of at "
-                f"least {self.least_size} x {self.least_size} pixels"
-            )
+        check_side(height, width, self.only_size, self.least_size)
 
     def forward_features(self, images: Tensor) -> list[Tensor]:
         """Return the feature maps (B, C, H, W) after stages 1..L."""

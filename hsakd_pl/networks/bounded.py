@@ -9,6 +9,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.nn.parameter import is_lazy
 
 from hsakd_pl.errors import UsageError
+from hsakd_pl.files.weights import shards_of
 
 ALWAYS_ACCEPTED = 50_000_000  # parameters; they take 200 MB
 
@@ -19,7 +20,8 @@ def limited_by(weight_file: Path) -> Iterator[None]:
 
     A file of a few kB could otherwise name a network that fills the memory before its weights are compared.
     """
-    file_bytes = weight_file.stat().st_size if weight_file.is_file() else 0
+    files = [weight_file, *shards_of(weight_file)] if weight_file.is_file() else []
+    file_bytes = sum(file.stat().st_size for file in files if file.is_file())
     most = max(ALWAYS_ACCEPTED, file_bytes)  # a parameter takes at least a byte
     count = 0
 

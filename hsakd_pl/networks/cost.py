@@ -1,25 +1,93 @@
 """Count the multiply-adds of networks."""
 
-from collections.abc import Callable, Sequence
-from copy import deepcopy
+import re
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
+import torch.nn as nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from hsakd_pl.errors import counted, inform
+from hsakd_pl.networks.copies import copied
 from hsakd_pl.networks.exits import Exit, exit_logits
 from hsakd_pl.networks.hsakd import HSAKDNet
 from hsakd_pl.networks.network import Network
 
+AnyNetwork = TypeVar("AnyNetwork", bound=Network)
+
+PYTORCHS = ("aten", "prim", "prims", "profiler")  # namespaces of operators that others did not write
+# Operators that multiply matrices, in whole words of their names; those that PyTorch's counter knows are left out
+MULTIPLYING = re.compile(
+    r"(^|_)(mm|mv|addmv|addbmm|dot|vdot|ger|addr|linear\w*|conv\w*|rnn|lstm|gru|attention|trilinear|cdist|fft)(_|$)"
+)
+
+
+class Uncounted(TorchDispatchMode):
+    """Count the calls of operators whose multiply-adds PyTorch's counter does not know, by name."""
+
+    def __init__(self, known: Mapping[Any, Any]) -> None:
+        super().__init__()
+        self.known = known
+        self.calls: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket._qualified_op_name
+        namespace, _, operator = name.partition("::")
+        if func.overloadpacket not in self.known and (namespace not in PYTORCHS or MULTIPLYING.search(operator)):
+            self.calls[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def _counted_copy(network: AnyNetwork) -> AnyNetwork:
+    """Return a copy in float32 on the CPU, in eval mode and without gradients, which the counter would follow."""
+    return copied(network).cpu().float().eval().requires_grad_(False)
+
+
+@contextmanager
+def _without_fused_recurrence(network: Network) -> Iterator[None]:
+    """Compute recurrent layers by matrix products, if there are some: convolutions take longer like this."""
+    if not any(isinstance(layer, nn.RNNBase) for layer in network.modules()):
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of TF32 on Intel's GPUs, which these flags set too
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
+
+
+@contextmanager
+def _counter(network: Network) -> Iterator[FlopCounterMode]:
+    """Count operations with attention and recurrence computed by matrix products; log what cannot be counted."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    counter = FlopCounterMode(display=False)
+    uncounted = Uncounted(counter.flop_registry)
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), _without_fused_recurrence(network), uncounted, counter:
+            yield counter
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+    if uncounted.calls:
+        listed = ", ".join(f"{name} ({counted(number, 'call')})" for name, number in sorted(uncounted.calls.items()))
+        inform(f"The multiply-adds lack those of {listed}, which PyTorch's counter does not know: add them by hand")
+
 
 @torch.no_grad()
 def multiply_adds(network: Network, image_size: int) -> int:
-    """Return the multiply-adds of convolutions and linear layers for one image (3, image_size, image_size).
+    """Return the multiply-adds of matrix products and convolutions for one image (3, image_size, image_size).
 
-    They are counted on a copy in float32 on the CPU; the network does not change.
+    They are counted on a copy in float32 on the CPU; the network does not change. Attention and recurrent layers are
+    counted as the matrix products that they consist of; operators that cannot be counted are named in the log.
     """
-    network_copy = deepcopy(network).cpu().float().eval()
+    network_copy = _counted_copy(network)
     image = torch.zeros(1, 3, image_size, image_size)
-    with FlopCounterMode(display=False) as counter:
+    with _counter(network_copy) as counter:
         network_copy(image)
     return counter.get_total_flops() // 2  # a multiply-add is two floating-point operations
 
@@ -33,7 +101,7 @@ def multiply_adds_until(network: HSAKDNet, image_size: int, exits: Callable[[HSA
         image_size: side of the image in pixels.
         exits: :func:`hsakd_pl.networks.exits.branch_exits` or :func:`hsakd_pl.networks.exits.ensemble_exits`.
     """
-    network_copy = deepcopy(network).cpu().float().eval()
+    network_copy = _counted_copy(network)
     image = torch.zeros(1, 3, image_size, image_size)
-    with FlopCounterMode(display=False) as counter:
+    with _counter(network_copy) as counter:
         return [counter.get_total_flops() // 2 for _ in exit_logits(network_copy, image, exits)]

@@ -16,6 +16,8 @@ STAGES = 4  # after the last taps, as many as the ImageNet resnets have here: al
 LEAST_SIZE = 64  # side in pixels of the image that shows how a model calls its layers
 WITHOUT_BRANCHES = "take branches=False, or joint_kd_weight=0 where it is a teacher"
 
+DROPOUT = "functional_dropout"  # name of a layer in place of a call of a function
+
 Layers = dict[str, nn.Module]  # by path
 
 
@@ -103,7 +105,8 @@ def in_sequence(layers: Layers) -> nn.Sequential:
 def measured_parts(model: Any, name: str) -> tuple[list[Layers], list[int], list[int]]:
     """Return a model's parts, and the output channels and the strides of stem and stages.
 
-    Raises UncutError unless the parts, one after the other, give the model's own logits of an image.
+    Raises UncutError unless the parts, one after the other, give the model's own logits of an image, in training mode
+    too: with equal seeds, dropout that the model calls as a function drops the same values.
     """
     modes = {layer: layer.training for layer in model.modules()}
     try:
@@ -131,8 +134,12 @@ def _cut_and_run(model: Any) -> tuple[list[Layers], list[Tensor]]:
     """
     channels = [info["num_chs"] for info in model.feature_info][-STAGES:]
     images = _example_images(model)
-    expected_logits = model.eval()(images)
+    pair = torch.cat((images, images.flip(3)))  # norms refuse to train on a single image
+    expected_logits = model.eval()(images.clone())
+    expected_training = in_training(model, pair)
     parts = cut(model)
+    for layer in (layer for layers in parts for layer in layers.values()):
+        layer.eval()
     maps = [images]
     copies = [images.clone()]
     for layers in parts[:-1]:
@@ -145,7 +152,31 @@ def _cut_and_run(model: Any) -> tuple[list[Layers], list[Tensor]]:
     changed_in_place = not all(map(torch.equal, maps, copies))
     if changed_in_place or not torch.allclose(logits, expected_logits):
         raise UsageError("its layers, one after the other, give other logits")
-    return parts, maps
+    for dropout in (0.0, getattr(model, "drop_rate", 0.0)):
+        parts[-1] = with_dropout(parts[-1], dropout)
+        whole = nn.Sequential(*map(in_sequence, parts))
+        if torch.allclose(in_training(whole, pair), expected_training, rtol=1e-4, atol=1e-5):
+            return parts, maps
+    raise UsageError("its layers, one after the other, give other logits in training")
+
+
+def in_training(module: nn.Module, images: Tensor) -> Tensor:
+    """Return what a module computes in training mode, from a fixed seed; its buffers keep their values."""
+    buffers = [buffer.clone() for buffer in module.buffers()]
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        output: Tensor = module.train()(images.clone())
+    for buffer, before in zip(module.buffers(), buffers, strict=True):
+        buffer.copy_(before)
+    return output
+
+
+def with_dropout(head: Layers, probability: float) -> Layers:
+    """Return the layers of a head with dropout before the last, for a model that calls it as a function."""
+    if not probability:
+        return head
+    *others, (path, linear) = head.items()
+    return {**dict(others), DROPOUT: nn.Dropout(probability), path: linear}
 
 
 def _example_images(model: Any) -> Tensor:
@@ -210,6 +241,8 @@ def _after_last_shrinking(layers: list[nn.Module], features: Tensor) -> tuple[li
                 channels = feature_map.shape[1]
             kept.append(layer)
         feature_map = result
-    if not torch.allclose(feature_map, expected):
+    pair = torch.cat((features, features.flip(3)))
+    trained, expected_trained = (in_training(nn.Sequential(*parts), pair) for parts in (chain, layers))
+    if not torch.allclose(feature_map, expected) or not torch.allclose(trained, expected_trained, rtol=1e-4, atol=1e-5):
         raise ValueError("the layers of a shrinking layer are not called one after the other")
     return kept, channels

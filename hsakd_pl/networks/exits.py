@@ -11,7 +11,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from hsakd_pl.networks.hsakd import HSAKDNet
-from hsakd_pl.networks.network import NetworkOutput
+from hsakd_pl.networks.network import NetworkOutput, outputs_of
 from hsakd_pl.ops import Transforms
 
 # Maps tensors with B rows to class logits (B, N) and the tensors, with B rows each, that the next exit starts from.
@@ -50,7 +50,7 @@ def ensemble_exits(network: HSAKDNet) -> list[Exit]:
     heads = 1 + len(network.branches)
 
     def class_head_exit(images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        output = network.backbone.outputs(images)
+        output = outputs_of(network.backbone, images)
         return output.logits, (images, output.logits, *output.features)
 
     def all_heads_exit(images: Tensor, logits: Tensor, *features: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Collection, Iterator
-from copy import deepcopy
 from typing import Any
 
 import torch
 import torch.nn as nn
 from torch import Tensor
+
+from hsakd_pl.networks.copies import copied
 
 # Sides of images, one of which a network accepts: the usual ones first
 SIZES = (32, 224, 64, 96, 28, 84, 128, 160, 192, 256, 299, 384, 448, 512, *range(4, 28, 4), 48, 72, 112)
@@ -23,8 +24,10 @@ def output_layers(network: nn.Module) -> list[list[str]]:
     change: a copy is run.
     """
     for device in ("meta", "cpu"):  # a network whose Python code depends on values does not run on the meta device
-        copy = deepcopy(network).to(device).eval().requires_grad_(True)
-        dtype = next((parameter.dtype for parameter in copy.parameters()), torch.float32)
+        copy = copied(network).to(device).eval()
+        for parameter in copy.parameters():
+            parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
+        dtype = next((weight.dtype for weight in copy.parameters() if weight.is_floating_point()), torch.float32)
         for size in SIZES:
             images = torch.zeros(2, 3, size, size, dtype=dtype, device=device, requires_grad=True)
             try:

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterator
-from itertools import takewhile
+from itertools import islice, takewhile
 
 import torch.nn as nn
 
@@ -14,11 +14,24 @@ from hsakd_pl.networks.network import Network
 Peers = nn.ModuleList | list[nn.Module] | tuple[nn.Module, ...]
 
 # The prefix of a peer's weights, in a published pair or in a module's checkpoint.
-PEER = re.compile(r"net(?:works\.\d+\.(?:network\.)?|\d+\.)")
+PEER = re.compile(r"net(?:works\.)?\d+\.")
 # The last layer of mobilenetv2, which some code bases wrap in a sequence.
 CLASSIFIER = re.compile(r"classifier\.(?:0\.)?(weight|bias)$")
 CLASSIFIER_FORMS = (r"classifier.\1", r"classifier.0.\1")
 MOST_PREFIXES = 6  # tried on the keys of a file
+# Names of the residual networks of pytorchcv, and the published ones
+PYTORCHCV = (
+    (re.compile(r"^features\.init_block\.(conv|bn)\."), lambda kind: f"{kind}1."),
+    (
+        re.compile(r"^features\.stage(\d+)\.unit(\d+)\.body\.conv(\d)\.(conv|bn)\."),
+        lambda stage, unit, number, kind: f"layer{stage}.{int(unit) - 1}.{kind}{number}.",
+    ),
+    (
+        re.compile(r"^features\.stage(\d+)\.unit(\d+)\.identity_conv\.(conv|bn)\."),
+        lambda stage, unit, kind: f"layer{stage}.{int(unit) - 1}.downsample.{int(kind == 'bn')}.",
+    ),
+    (re.compile(r"^(output)\."), lambda _: "fc."),
+)
 
 
 def published_key(network: nn.Module, key: str) -> str:
@@ -67,15 +80,36 @@ def _published_order(key: str) -> str:
 def network_keys(network: nn.Module, weights: StateDict) -> tuple[StateDict, list[str]]:
     """Return weights under the network's keys, and the keys that more than one of the weights map to.
 
-    A prefix of all keys, and ``student.`` of mdistiller's checkpoints, are removed if the keys fit better without; keys
-    that the network does not have remain.
+    A prefix of many keys, and ``student.`` of mdistiller's checkpoints, are removed if the keys fit better without, and
+    the weights without the prefix are left out; keys that the network does not have remain.
     """
     key_of_name = _names(network)
-    candidates = [_adapt_to_part(network, candidate) for candidate in _without_prefixes(weights)]
-    renamed = max(candidates, key=lambda candidate: sum(name in key_of_name for name in candidate))
+    candidates = [
+        adapted
+        for candidate in _without_prefixes(weights)
+        for renamed in (candidate, as_published(candidate))
+        for adapted in _adapted_to_part(network, renamed)
+    ]
+
+    def fitting(candidate: StateDict) -> tuple[int, int]:
+        known = sum(name in key_of_name for name in candidate)
+        return known, known - len(candidate)  # of two that hold as many, the one with fewer others
+
+    renamed = max(candidates, key=fitting)
     counts = Counter(key_of_name.get(name, name) for name in renamed)
     repeated = [key for key, count in counts.items() if count > 1]
     return {key_of_name.get(name, name): tensor for name, tensor in renamed.items()}, repeated
+
+
+def as_published(weights: StateDict) -> StateDict:
+    """Return weights of pytorchcv's residual networks under the published names; others keep theirs."""
+
+    def renamed(key: str) -> str:
+        for pattern, name in PYTORCHCV:
+            key = pattern.sub(lambda match: name(*match.groups()), key)  # noqa: B023
+        return key
+
+    return {renamed(key): tensor for key, tensor in weights.items()}
 
 
 def _names(network: nn.Module) -> dict[str, str]:
@@ -89,21 +123,29 @@ def _names(network: nn.Module) -> dict[str, str]:
 
 
 def _without_prefixes(weights: StateDict) -> Iterator[StateDict]:
-    """Yield the weights without each prefix that may be removed, first with all of it."""
-    prefix = common_prefix(weights)
-    prefixes = ["", "student.", *(prefix[: dot.end()] for dot in re.finditer(r"\.", prefix))]
-    for removed in prefixes[:MOST_PREFIXES]:
+    """Yield the weights without each prefix that may be removed: the most frequent ones, the shortest first."""
+    counts = Counter(key[: dot.end()] for key in weights for dot in islice(re.finditer(r"\.", key), MOST_PREFIXES))
+    frequent = sorted(counts, key=lambda prefix: (-counts[prefix], len(prefix)))
+    prefixes = dict.fromkeys(["", "student.", *frequent[:MOST_PREFIXES]])
+    if "student." in counts:  # of mdistiller, whose files hold the teacher too
+        prefixes.pop("teacher.", None)
+    for removed in prefixes:
         yield {key.removeprefix(removed): tensor for key, tensor in weights.items() if key.startswith(removed)}
 
 
-def _adapt_to_part(network: nn.Module, weights: StateDict) -> StateDict:
-    """Select the backbone of a whole network's weights, or name a backbone's weights as those of a part."""
-    backbone = {key.removeprefix("backbone."): t for key, t in weights.items() if key.startswith("backbone.")}
-    if not isinstance(network, HSAKDNet):
-        return backbone or weights
-    if backbone:
-        return weights
-    return {f"backbone.{key}": tensor for key, tensor in weights.items()}
+def _adapted_to_part(network: nn.Module, weights: StateDict) -> Iterator[StateDict]:
+    """Yield the weights unchanged, and as those of a part: with or without the prefix of a backbone."""
+    yield weights
+    if isinstance(network, HSAKDNet):
+        yield {f"backbone.{key}": tensor for key, tensor in weights.items()}
+    else:
+        yield {key.removeprefix("backbone."): t for key, t in weights.items() if key.startswith("backbone.")}
+
+
+def has_keys(network: nn.Module, weights: StateDict) -> bool:
+    """Return True if all weights are those of one network, by their keys."""
+    renamed, _ = network_keys(network, weights)
+    return len(renamed) == len(weights) and renamed.keys() <= network.state_dict().keys()
 
 
 def split_peers(weights: StateDict) -> list[StateDict]:

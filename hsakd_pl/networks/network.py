@@ -1,7 +1,6 @@
 """The protocol of all networks: what they return, and what the package needs to know of them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files.weights import WeightFile
+from hsakd_pl.networks.copies import copied
 from hsakd_pl.networks.heads import output_layers
 from hsakd_pl.ops import ROTATIONS, Transforms
 
@@ -52,6 +52,11 @@ class NetworkOutput(NamedTuple):
     def width(self) -> int:
         """Width D of the embedding, or 0 without one."""
         return 0 if self.embedding is None else self.embedding.shape[1]
+
+
+def outputs_of(network: "Network", images: Tensor) -> NetworkOutput:
+    """Return all outputs of a network for images (B, 3, S, S), which it cannot change in place: it gets a copy."""
+    return network.outputs(images.clone())
 
 
 def joined(parts: Sequence[NetworkOutput]) -> NetworkOutput:
@@ -148,16 +153,16 @@ class Network(nn.Module):
 
     def outputs(self, images: Tensor) -> NetworkOutput:
         """Return all outputs for images (B, 3, S, S), in one forward pass."""
-        return NetworkOutput(self(images), [], [], None)
+        logits = self(images)
+        require_logits(self, logits, images, self.num_classes)
+        return NetworkOutput(logits, [], [], None)
 
     def shapes(self, image_size: int, *parts: str) -> NetworkOutput:
-        """Return outputs on the meta device for one image (3, image_size, image_size), for their shapes.
+        """Return outputs for one image (3, image_size, image_size), for their shapes.
 
         Raises UsageError if one of ``parts`` (``features``, ``embedding``) is empty.
         """
-        copy = deepcopy(self).to("meta").eval()
-        dtype = next((weight.dtype for weight in copy.parameters()), torch.float32)
-        output = copy.outputs(torch.empty(1, 3, image_size, image_size, dtype=dtype, device="meta"))
+        output = outputs_of_copy(self, image_size)
         missing = [part for part in parts if getattr(output, part) is None or not len(getattr(output, part))]
         if missing:
             raise UsageError(
@@ -168,6 +173,28 @@ class Network(nn.Module):
 
     def check_image_size(self, height: int, width: int) -> None:
         """Raise UsageError if images of this size are too small."""
+
+
+@torch.no_grad()
+def outputs_of_copy(network: Network, image_size: int) -> NetworkOutput:
+    """Return the outputs of a copy of a network for one image: on the meta device, or else on the CPU.
+
+    The meta device computes nothing, but not every network runs there: one may depend on values, or on a tensor that it
+    makes on a device of its choice.
+    """
+    dtype = next((weight.dtype for weight in network.parameters() if weight.is_floating_point()), torch.float32)
+    for device in ("meta", "cpu"):
+        copy = copied(network).to(device).eval()
+        image = torch.zeros(1, 3, image_size, image_size, dtype=dtype, device=device)
+        try:
+            with torch.random.fork_rng(devices=[]), torch.device(device):
+                return copy.outputs(image)
+        except UsageError:
+            raise
+        except Exception:  # a network can raise anything on a device that it does not expect
+            if device == "cpu":
+                raise
+    raise AssertionError("the loop returns or raises")
 
 
 class Classifier(Network):
@@ -201,16 +228,25 @@ class Classifier(Network):
     @torch.jit.unused
     def _check(self, logits: Any, images: Tensor) -> None:
         """Raise UsageError unless the wrapped module returned logits (B, N)."""
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] != self.num_classes:
-            raise UsageError(
-                f"network: {type(self.network).__name__} returns {shape} instead of logits "
-                f"{(len(images), self.num_classes)}: "
-                "set num_classes, or derive the network from hsakd_pl.networks.Network and implement outputs"
-            )
+        require_logits(self.network, logits, images, self.num_classes)
 
     def outputs(self, images: Tensor) -> NetworkOutput:
         return NetworkOutput(self(images), [], [], None)
+
+
+def require_logits(network: nn.Module, logits: Any, images: Tensor, num_classes: int) -> None:
+    """Raise UsageError unless what a network returned for images (B, 3, S, S) are logits (B, N)."""
+    name = type(network).__name__
+    if not isinstance(logits, Tensor):
+        raise UsageError(
+            f"network: {name} returns {type(logits).__name__} instead of logits {(len(images), num_classes)}: wrap it "
+            "in a module that returns its logits alone, by the three lines in docs/your-network.md"
+        )
+    if logits.dim() != 2 or logits.shape[1] != num_classes:
+        raise UsageError(
+            f"network: {name} returns {tuple(logits.shape)} instead of logits {(len(images), num_classes)}: "
+            "set num_classes, or derive the network from hsakd_pl.networks.Network and implement outputs"
+        )
 
 
 def as_network(network: nn.Module, num_classes: int) -> Network:

@@ -1,5 +1,6 @@
 """Create networks by name."""
 
+import inspect
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -92,7 +93,7 @@ def _create(name: str, num_classes: int, branches: bool, transforms: Transforms)
     elif name in _REGISTRY:
         module = _REGISTRY[name](num_classes)
     else:
-        module = _import(name)(num_classes=num_classes)
+        module = _make(name, _import(name), num_classes)
     network = as_network(module, num_classes)
     network.name = name
     network.without_branches.name = name
@@ -106,6 +107,21 @@ def _create(name: str, num_classes: int, branches: bool, transforms: Transforms)
             "branches (branches=False, joint_kd_weight=0)"
         )
     return network if branches else network.without_branches
+
+
+def _make(name: str, maker: Any, num_classes: int) -> nn.Module:
+    """Call an imported class or function; raises UsageError if it does not take ``num_classes`` or makes no module."""
+    try:
+        inspect.signature(maker).bind(num_classes=num_classes)
+    except TypeError as error:  # also of something that cannot be called
+        raise UsageError(
+            f"network {name} cannot be called with num_classes alone ({error}): name a function that can, such as "
+            f"def network(num_classes): return {name.rpartition('.')[2]}(n_classes=num_classes)"
+        ) from error
+    module = maker(num_classes=num_classes)
+    if not isinstance(module, nn.Module):
+        raise UsageError(f"network {name} returns {type(module).__name__}: name a class or function of an nn.Module")
+    return module
 
 
 def trusted(name: Any, origin: str) -> Any:

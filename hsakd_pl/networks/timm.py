@@ -5,13 +5,14 @@ from copy import deepcopy
 from typing import Any
 
 import torch
+import torch.nn as nn
 from torch import Tensor
 
-from hsakd_pl.errors import UsageError, did_you_mean
+from hsakd_pl.errors import UsageError, did_you_mean, require
 from hsakd_pl.files.hub import obstacle
-from hsakd_pl.networks.backbone import StagedBackbone
-from hsakd_pl.networks.cut import CutModel, UncutError, cut, in_sequence, measured_parts
-from hsakd_pl.networks.network import Classifier, Network
+from hsakd_pl.networks.backbone import StagedBackbone, check_side
+from hsakd_pl.networks.cut import DROPOUT, CutModel, UncutError, cut, in_sequence, measured_parts, with_dropout
+from hsakd_pl.networks.network import Classifier, Network, outputs_of_copy
 
 
 def make_timm(name: str, num_classes: int, branches: bool) -> Network:
@@ -25,22 +26,46 @@ def make_timm(name: str, num_classes: int, branches: bool) -> Network:
     except UncutError:
         if branches:
             raise
-        return TimmClassifier(model, num_classes)
+        network = TimmClassifier(model, num_classes)
+        network.name = f"timm:{name}"
+        if "@" in name:
+            _, _, side = name.partition("@")
+            network.check_image_size(int(side), int(side))
+        return network
 
 
 def create_model(name: str, num_classes: int, **options: Any) -> Any:
-    """Create a timm model; raises UsageError if timm is not installed or does not know the model."""
+    """Create a timm model, for images of another side where ``@`` and a number follow its name.
+
+    Raises UsageError if timm is not installed, does not know the model, or cannot make it for this side.
+    """
+    model_name, at, side = name.partition("@")
+    if at:
+        require(side.isdecimal() and 0 < len(side) < 5, f"network timm:{name}", side, "a side in pixels after @")
+        options["img_size"] = int(side)
     try:
         import timm
     except ImportError as error:
         raise UsageError(f"timm:{name} needs timm: pip install 'hsakd_pl[timm]'") from error
-    if not timm.is_model(name):
-        hint = did_you_mean(name, timm.list_models(), "timm:")
+    if not timm.is_model(model_name):
+        hint = did_you_mean(model_name, timm.list_models(), "timm:")
         raise UsageError(f"unknown network 'timm:{name}': {hint}timm.list_models() lists all names")
     try:
-        return timm.create_model(name, num_classes=num_classes, **options)
-    except RuntimeError as error:
-        raise UsageError(f"timm:{name} cannot be created: {error}") from error
+        model: Any = timm.create_model(model_name, num_classes=num_classes, **options)
+    except Exception as error:  # a model can raise anything for a side that it cannot have
+        if not at and not isinstance(error, RuntimeError):
+            raise
+        raise UsageError(f"timm:{name} cannot be created: {' '.join(str(error).split()):.200}") from error
+    if at:
+        model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, int(side), int(side))}
+    return model
+
+
+def input_sides(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the only side in pixels of images that timm's facts state, 0 if there is none, and the least side."""
+    only = config["input_size"][-1] if config.get("fixed_input_size") else 0
+    least = min((config.get("min_input_size") or (3, 1, 1))[1:])
+    return only, min(least, config["input_size"][-1])
 
 
 def pretrained_weights(name: str) -> dict[str, Tensor]:
@@ -94,12 +119,18 @@ class TimmClassifier(Classifier):
     """A timm model that cannot be cut into stages; it only returns class logits."""
 
     def check_image_size(self, height: int, width: int) -> None:
-        config = self.pretrained_cfg
-        _, input_height, input_width = config["input_size"]
-        if config.get("fixed_input_size") and (height, width) != (input_height, input_width):
+        only, least = input_sides(self.pretrained_cfg)
+        check_side(height, width, only, least)
+        try:
+            outputs_of_copy(self, height)
+        except UsageError:
+            raise
+        except Exception as error:  # a model can raise anything for images of another size
+            side = self.pretrained_cfg["input_size"][-1]
             raise UsageError(
-                f"image size {height} x {width}: the network only takes images of {input_height} x {input_width} pixels"
-            )
+                f"image size {height} x {width}: {self.name} fails ({type(error).__name__}: "
+                f"{' '.join(str(error).split()):.100}); use images of {side} x {side} pixels"
+            ) from error
 
 
 class TimmBackbone(StagedBackbone):
@@ -114,8 +145,12 @@ class TimmBackbone(StagedBackbone):
         self.model_name = name
         self._pretrained_cfg = model.pretrained_cfg
         parts, channels, strides = measured_parts(model, name)
+        dropout = parts[-1].get(DROPOUT)
+        self.dropout = dropout.p if isinstance(dropout, nn.Dropout) else 0.0
         cut_model = CutModel(parts, channels, strides, name)
         super().__init__(in_sequence(parts[0]), channels, strides, num_classes, cut_model)
+        self.only_size, least = input_sides(model.pretrained_cfg)
+        self.least_size = max(self.least_size, least)
         classifier = model.pretrained_cfg["classifier"]
         last_layer = classifier.rpartition(".")[2]  # timm may keep it in a part of its head
         self.published_keys = (
@@ -129,4 +164,6 @@ class TimmBackbone(StagedBackbone):
 
     def branch_maker(self) -> CutModel:
         model = create_model(self.model_name, self.num_classes)
-        return CutModel(cut(model), self.channels, self.strides, self.model_name)
+        parts = cut(model)
+        parts[-1] = with_dropout(parts[-1], self.dropout)
+        return CutModel(parts, self.channels, self.strides, self.model_name)

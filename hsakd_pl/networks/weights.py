@@ -1,5 +1,6 @@
 """Load weights from files and state dicts of any origin into networks, completely or not at all."""
 
+from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from hsakd_pl.errors import UsageError, counted, inform
 from hsakd_pl.files.weights import StateDict, WeightFile, as_weight_file, read_weights, shorten, unwrap
 from hsakd_pl.networks.heads import is_part
 from hsakd_pl.networks.hsakd import HSAKDNet
-from hsakd_pl.networks.keys import Peers, common_prefix, network_keys, split_peers
+from hsakd_pl.networks.keys import Peers, common_prefix, has_keys, network_keys, split_peers
 from hsakd_pl.networks.network import Classifier, Network
 
 # A weight may be cast to the network's dtype within each of these kinds.
@@ -38,7 +39,7 @@ def load_weights(
     Args:
         network: a network, or a list of peers.
         source: path of a file that torch.save or safetensors wrote, the file already read, or a state dict; in any
-            known envelope.
+            known envelope. Where a file holds several, such as averages, ``last.pth#ema`` takes those under ``ema``.
         strict: require that all weights fit; otherwise weights that do not fit are skipped, and counted in the log.
         new_head: keep the last layers of the class head and of the branches, for other classes than the source's;
             None: if their shapes differ from the source's.
@@ -54,15 +55,16 @@ def load_weights(
     else:
         file = as_weight_file(source, "the given state dict")
     origin = file.path
-    parts = split_peers(unwrap(file.weights, origin))
+    weights = unwrap(file.weights, origin)
     peers = _as_peers(network)
+    parts = [weights] if len(peers) == 1 and has_keys(peers[0], weights) else split_peers(weights)
     if len(parts) != len(peers):
         raise UsageError(f"{origin} holds {len(parts)} networks, not {len(peers)}: pass as many, or export one (peer)")
     matching = [
         match_weights(peer, weights, strict, origin, new_head) for peer, weights in zip(peers, parts, strict=True)
     ]
     for peer, weights in zip(peers, matching, strict=True):
-        peer.load_state_dict(weights, strict=False)
+        peer.load_state_dict(_as_current(weights, peer), strict=False)
         if isinstance(peer, Network):
             peer.remember(file, bool(new_head))
     if not strict:
@@ -74,6 +76,16 @@ def load_weights(
             f"{wanted}"
         )
     return network
+
+
+def _as_current(weights: StateDict, network: nn.Module) -> StateDict:
+    """Return weights of the names and shapes of a network as of the current versions of its layers.
+
+    A layer takes a state dict without versions for one of its first version, and converts it.
+    """
+    current = OrderedDict(weights)
+    vars(current)["_metadata"] = vars(network.state_dict()).get("_metadata", {})
+    return current
 
 
 def _as_peers(network: nn.Module | Peers) -> list[nn.Module]:
@@ -121,6 +133,7 @@ def match_weights(
         suggests_new_head = only_heads_differ and not new_head
         raise _misfit(network, origin, problems, common_prefix(weights), suggests_new_head)
     _check_numbers(matching, network_weights, origin)
+    _log_others(network, weights, renamed, origin)
     if fresh:
         inform(
             f"{origin}: {counted(len(matching), 'tensor')} loaded; the last layers of the heads "
@@ -129,6 +142,18 @@ def match_weights(
     if backbone_alone:
         inform(f"{origin} holds a backbone alone: the branches keep their weights")
     return matching
+
+
+def _log_others(network: nn.Module, weights: StateDict, taken: StateDict, origin: str) -> None:
+    """Log the weights that a network does not take since they are not under the prefix of those that it takes."""
+    tensors = {id(tensor) for tensor in taken.values()}
+    others = [key for key, tensor in weights.items() if id(tensor) not in tensors]
+    parts = {key.split(".")[0] for key in others}
+    if others and not parts <= {"branches", "auxiliary_classifier"}:
+        inform(
+            f"{origin} holds {counted(len(others), 'tensor')} next to the weights of {describe(network)}, which are "
+            f"left out: {shorten(others)}"
+        )
 
 
 def _head_keys(network: nn.Module) -> set[str]:

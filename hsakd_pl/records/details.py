@@ -12,6 +12,7 @@ from torchvision.transforms.v2.functional import resize, to_pil_image
 from hsakd_pl.data import ImageDataModule
 from hsakd_pl.modules.ensembles import BINS
 from hsakd_pl.networks import Network
+from hsakd_pl.networks.network import outputs_of
 
 CONFUSED_PAIRS = 10  # pairs of classes that are kept
 EXAMPLE_CLASSES = 3  # classes that are kept for each head
@@ -73,7 +74,7 @@ def describe_example(network: Network, image: Tensor, label: int, data: Any) -> 
     """
     transforms = network.transforms
     inputs = transforms(image)
-    output = network.outputs(inputs)
+    output = outputs_of(network, inputs)
     heads = {"class head": output.logits}
     for number, joint_logits in enumerate(output.joint_logits, 1):
         heads[f"branch {number}"] = transforms.class_logits(joint_logits)

@@ -151,6 +151,7 @@ CHECKPOINT_FIELDS = Fields(
         "hparams_name": OPTIONAL_TEXT,
         "transforms": Items(Text()),
         "networks": Items(OPTIONAL_TEXT),
+        "probe": Flag(),
         "callbacks": Fields(others=Fields(others=Anything())),
         "loops": Fields(others=Fields(others=Anything())),
         "optimizer_states": Items(Anything()),

@@ -1,6 +1,7 @@
 """Let convolutional layers use Winograd's algorithm where it is faster."""
 
 from types import MethodType
+from typing import NamedTuple
 
 import torch
 import torch.nn as nn
@@ -16,7 +17,25 @@ MIN_TILES = 256  # tiles of a batch, if weights change at every step and must be
 MAX_PADDED_PIXELS = 1.8  # pixels of whole tiles per pixel of an image
 
 METHOD = "_conv_forward"  # the method of nn.Conv2d that a converted layer overrides
-FILTERS = "_winograd_filters"  # attribute of a converted layer: its transformed weights if frozen, otherwise None
+FILTERS = "_winograd_filters"  # attribute of a converted layer: its Filters if frozen, otherwise None
+
+
+class Filters(NamedTuple):
+    """The transformed weights of a layer, valid for these weights in this version."""
+
+    transformed: Tensor
+    weight: Tensor
+    version: int
+
+    def of(self, weight: Tensor) -> Tensor | None:
+        """Return the transformed weights if they are those of ``weight``."""
+        is_same = weight is self.weight and (torch.compiler.is_compiling() or version_of(weight) == self.version)
+        return self.transformed if is_same else None
+
+
+def version_of(weight: Tensor) -> int:
+    """Return how often a weight has been changed in place; 0 in inference mode, which does not count."""
+    return 0 if weight.is_inference() else weight._version
 
 
 def convert(network: nn.Module, frozen: bool = False) -> None:
@@ -32,7 +51,8 @@ def convert(network: nn.Module, frozen: bool = False) -> None:
     for layer in network.modules():
         if type(layer) is nn.Conv2d and _is_suitable(layer) and library() is not None:
             setattr(layer, METHOD, MethodType(_winograd_forward, layer))
-            vars(layer)[FILTERS] = transformed(layer.weight.detach()) if frozen else None
+            is_fixed = frozen and "weight" in layer._parameters  # others are computed in each forward pass
+            vars(layer)[FILTERS] = _filters(layer.weight) if is_fixed else None
 
 
 def revert(network: nn.Module) -> None:
@@ -43,8 +63,13 @@ def revert(network: nn.Module) -> None:
             del vars(layer)[METHOD]
 
 
+def _filters(weight: Tensor) -> Filters:
+    return Filters(transformed(weight.detach()), weight, version_of(weight))
+
+
 def _winograd_forward(layer: nn.Conv2d, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    filters = vars(layer)[FILTERS]
+    frozen: Filters | None = vars(layer)[FILTERS]
+    filters = None if frozen is None else frozen.of(weight)
     if _is_faster(images, weight, frozen=filters is not None):
         return conv3x3(images, weight, bias, filters)
     return nn.Conv2d._conv_forward(layer, images, weight, bias)

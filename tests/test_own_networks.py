@@ -1,0 +1,420 @@
+"""Test that networks of users' own code train, distil and are measured like the package's own."""
+
+import copy
+import re
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import torch.nn as nn
+import torchvision
+from small import BATCH, CLASSES, Losses, loader, trainer
+from torch import Tensor
+
+from hsakd_pl import BaselineModule, LinearProbeModule, StudentModule, create_network, load_weights
+from hsakd_pl.data import Description
+from hsakd_pl.errors import UsageError
+from hsakd_pl.export import student_from_checkpoint
+from hsakd_pl.methods import FitNetModule, KDModule
+from hsakd_pl.networks import Network, StagedBackbone, as_network
+from hsakd_pl.networks.cost import multiply_adds
+from hsakd_pl.networks.network import Classifier
+
+DESCRIPTION = Description(["ant", "bee", "cow", "dog"], 8, 8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+class Flattened(nn.Module):
+    """Flatten maps by ``view``, as most code of before 2020 does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+        self.classifier = nn.Sequential(nn.Dropout(), nn.Linear(8 * 4 * 4, CLASSES))
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.features(images)
+        return self.classifier(features.view(features.size(0), -1))
+
+
+class Viewed(nn.Module):
+    """Flatten maps by ``view`` in training steps alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.fc = nn.Linear(8 * 8 * 8, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.conv(images)
+        if self.training:
+            return self.fc(features.view(len(images), -1))
+        return self.fc(features.flatten(1))
+
+
+class Volumes(nn.Module):
+    """Take an image as a volume of depth 3: the weight of its convolution has five dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(1, 8, 3, padding=1)
+        self.fc = nn.Linear(8, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.conv(images[:, None]).relu().mean((2, 3, 4)))
+
+
+class Strided(nn.Module):
+    """Read the memory of its maps, so that another layout gives other logits without an error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.fc = nn.Linear(8 * 8 * 8, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.conv(images)
+        return self.fc(features.as_strided((len(images), 8 * 8 * 8), (8 * 8 * 8, 1)))
+
+
+class Wide(nn.Module):
+    """Flatten the maps of a convolution that the package's kernels compute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 32, 3, padding=1)
+        self.norm = nn.BatchNorm2d(32)
+        self.conv2 = nn.Conv2d(32, 32, 3, padding=1)
+        self.fc = nn.Linear(32 * 8 * 8, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.conv2(self.norm(self.conv(images)).relu())
+        return self.fc(features.view(len(images), -1))
+
+
+LAYOUTS: list[type[nn.Module]] = [Flattened, Viewed, Volumes, Strided, Wide]
+
+
+def fitted(module: pl.LightningModule, **options: Any) -> list[float]:
+    """Return the losses of a fit of two steps."""
+    losses = Losses()
+    images = BATCH[0].repeat(16, 1, 1, 1)
+    batches = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(images, BATCH[1].repeat(16)), batch_size=len(images) // 2
+    )
+    torch.manual_seed(0)
+    trainer(callbacks=[losses], **options).fit(module, batches, batches)
+    return losses.values
+
+
+@pytest.mark.parametrize("role", ["student", "teacher"])
+@pytest.mark.parametrize("network", LAYOUTS)
+def test_network_that_needs_contiguous_maps_trains_and_teaches(network: type[nn.Module], role: str) -> None:
+    def losses(fast: bool) -> list[float]:
+        torch.manual_seed(1)
+        if role == "student":
+            return fitted(BaselineModule(network(), num_classes=CLASSES, fast=fast))
+        student = create_network("resnet8", CLASSES, branches=False)
+        return fitted(StudentModule(student, network(), num_classes=CLASSES, joint_kd_weight=0, fast=fast))
+
+    assert losses(fast=True) == pytest.approx(losses(fast=False), rel=1e-5)
+
+
+def parts(**layers: nn.Module) -> type[nn.Module]:
+    """Return a class of networks that consist of named layers, in this order."""
+
+    class Own(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__()
+            for name, layer in layers.items():
+                self.add_module(name, copy.deepcopy(layer))
+
+    return Own
+
+
+def pooled(channels: int = 8) -> nn.Sequential:
+    """Return layers that map images to embeddings."""
+    convolution = nn.Conv2d(3, channels, 3, padding=1)
+    return nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+class Branchless(Network):
+    """Derive from Network, and keep another network under the name ``network``."""
+
+    def __init__(self) -> None:
+        super().__init__(CLASSES)
+        self.network = pooled()
+        self.head = nn.Linear(8, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.network(images))
+
+
+class Wrapped(Branchless):
+    """Have weights under ``network`` alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = nn.Sequential(self.network, self.head)
+        del self.head
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)
+
+
+NAMES: dict[str, type[nn.Module]] = {
+    "features, classifier.1": parts(features=pooled(), classifier=nn.Sequential(nn.Dropout(), nn.Linear(8, CLASSES))),
+    "features, classifier": parts(features=pooled(), classifier=nn.Linear(8, CLASSES)),
+    "features alone": parts(features=nn.Sequential(pooled(), nn.Linear(8, CLASSES))),
+    "backbone, fc": parts(backbone=pooled(), fc=nn.Linear(8, CLASSES)),
+    "student, head": parts(student=pooled(), head=nn.Linear(8, CLASSES)),
+    "net1, net2": parts(net1=pooled(), net2=nn.Linear(8, CLASSES)),
+    "network, head": Branchless,
+    "network": Wrapped,
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, nn.Module]]:
+    """Train a network of each kind of names, and return its checkpoint and the network in eval mode."""
+    trained = {}
+    for number, (name, make) in enumerate(NAMES.items()):
+        folder = tmp_path_factory.mktemp(f"run{number}")
+        module = BaselineModule(make(), num_classes=CLASSES)
+        trainer(folder).fit(module, loader())
+        trained[name] = folder / "last.ckpt", module.eval().network
+    return trained
+
+
+@pytest.mark.parametrize("raw", [True, False])
+@pytest.mark.parametrize("name", NAMES)
+def test_network_with_any_names_is_read_from_its_checkpoint(
+    name: str, raw: bool, checkpoints: dict[str, tuple[Path, nn.Module]]
+) -> None:
+    path, network = checkpoints[name]
+    empty = NAMES[name]()
+    student = student_from_checkpoint(path, empty if raw else as_network(empty, CLASSES), DESCRIPTION)
+    images = BATCH[0]
+    assert torch.equal(student.network(images), network(images))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_network_with_any_names_takes_its_state_dict(name: str, checkpoints: dict[str, tuple[Path, nn.Module]]) -> None:
+    _, network = checkpoints[name]
+    inner = network.network if isinstance(network, Classifier) else network
+    found = load_weights(NAMES[name](), inner.state_dict()).eval()
+    assert torch.equal(found(BATCH[0]), network(BATCH[0]))
+
+
+@pytest.mark.parametrize("name", ["features, classifier.1", "features, classifier", "backbone, fc"])
+def test_probe_of_a_network_with_any_names_is_read_from_its_checkpoint(name: str, tmp_path: Path) -> None:
+    probe = LinearProbeModule(NAMES[name](), CLASSES, source_classes=CLASSES)
+    trainer(tmp_path).fit(probe, loader())
+    student = student_from_checkpoint(tmp_path / "last.ckpt", NAMES[name](), DESCRIPTION)
+    torch.testing.assert_close(student.network(BATCH[0]), probe.eval().network(BATCH[0]))
+
+
+class Staged(StagedBackbone):
+    """Have maps and an embedding, and a convolution before a norm that subclasses change."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 8, 3, padding=1), (8, 8, 8), (1, 1, 2), CLASSES)
+
+    def make_stage(self, stage: int, in_channels: int, stride: int) -> nn.Module:
+        convolution = self.changed(nn.Conv2d(in_channels, 8, 3, stride, padding=1))
+        return nn.Sequential(convolution, nn.BatchNorm2d(8), nn.ReLU())
+
+    def make_head(self, num_outputs: int) -> nn.Module:
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_outputs))
+
+    def changed(self, convolution: nn.Module) -> nn.Module:
+        return convolution
+
+
+class OldWeightNorm(Staged):
+    def changed(self, convolution: nn.Module) -> nn.Module:
+        return torch.nn.utils.weight_norm(convolution)
+
+
+class Parametrized(Staged):
+    def changed(self, convolution: nn.Module) -> nn.Module:
+        return torch.nn.utils.parametrizations.weight_norm(convolution)
+
+
+class OldSpectralNorm(Staged):
+    def changed(self, convolution: nn.Module) -> nn.Module:
+        return torch.nn.utils.spectral_norm(convolution)
+
+
+class Remembering(Staged):
+    """Remember the last maps, in a list."""
+
+    def forward_features(self, images: Tensor) -> list[Tensor]:
+        self.last = super().forward_features(images)
+        return self.last
+
+
+class Full(Staged):
+    """Make a tensor without naming a device."""
+
+    def forward_features(self, images: Tensor) -> list[Tensor]:
+        return super().forward_features(images * torch.full((1, 3, 1, 1), 0.5))
+
+
+class OnCPU(Staged):
+    """Make a tensor on the CPU, whatever the device of the images."""
+
+    def forward_features(self, images: Tensor) -> list[Tensor]:
+        return super().forward_features(images + torch.arange(3.0, device="cpu")[:, None, None])
+
+
+class ByValue(Staged):
+    """Decide by the values of the images."""
+
+    def forward_features(self, images: Tensor) -> list[Tensor]:
+        return super().forward_features(images if float(images.sum()) > 0 else -images)
+
+
+COPIES: list[type[Staged]] = [OldWeightNorm, Parametrized, OldSpectralNorm, Remembering, Full, OnCPU, ByValue]
+
+
+@pytest.mark.parametrize("network", COPIES)
+def test_network_that_cannot_be_copied_or_moved_distils_its_maps(network: type[Staged]) -> None:
+    def losses(fast: bool) -> list[float]:
+        torch.manual_seed(1)
+        student, teacher = network(), network()
+        if network is Remembering:
+            student(BATCH[0]), teacher(BATCH[0])
+        return fitted(FitNetModule(student, teacher, num_classes=CLASSES, fast=fast))
+
+    assert losses(fast=True) == pytest.approx(losses(fast=False), rel=1e-4)
+
+
+@pytest.mark.parametrize("network", COPIES)
+def test_head_and_multiply_adds_of_a_network_that_cannot_be_copied_are_known(network: type[Staged]) -> None:
+    built = network()
+    built(BATCH[0])  # in training mode: what it remembers has a history
+    assert built.output_layers == [["head.2"]]
+    assert multiply_adds(built, 8) == multiply_adds(Staged(), 8)
+
+
+class Entries(nn.Module):
+    """Return outputs of another kind; subclasses say which."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = pooled()
+        self.fc = nn.Linear(8, CLASSES)
+
+    def forward(self, images: Tensor) -> Any:
+        return self.made(self.fc(self.features(images)))
+
+    def made(self, logits: Tensor) -> Any:
+        return {"logits": logits}
+
+
+class Pair(Entries):
+    def made(self, logits: Tensor) -> Any:
+        return logits, logits
+
+
+class ModelOutput(OrderedDict[str, Tensor]):
+    pass
+
+
+class Model(Entries):
+    def made(self, logits: Tensor) -> Any:
+        return ModelOutput(logits=logits)
+
+
+class Auxiliary(Entries):
+    def made(self, logits: Tensor) -> Any:
+        return torchvision.models.GoogLeNetOutputs(logits, logits, logits) if self.training else logits
+
+
+class OwnNetwork(Network):
+    """Derive from Network, and return a dict all the same."""
+
+    def __init__(self) -> None:
+        super().__init__(CLASSES)
+        self.inner = Entries()
+
+    def forward(self, images: Tensor) -> Any:
+        return self.inner(images)
+
+
+OTHER_OUTPUTS: list[type[nn.Module]] = [Entries, Pair, Model, Auxiliary, OwnNetwork]
+ONE_SENTENCE = r"instead of logits \(2, 4\): wrap it in a module that returns its logits alone, by the three lines"
+
+
+@pytest.mark.parametrize("use", ["fit", "teach", "validate"])
+@pytest.mark.parametrize("network", OTHER_OUTPUTS)
+def test_other_outputs_than_logits_are_refused_in_one_sentence(network: type[nn.Module], use: str) -> None:
+    module = BaselineModule(network(), num_classes=CLASSES)
+    if use == "teach":
+        module = KDModule("resnet8", network(), num_classes=CLASSES)
+    silent = trainer(num_sanity_val_steps=0)
+    if network is Auxiliary and use != "fit":
+        (silent.validate if use == "validate" else silent.fit)(module, loader())  # it returns logits in eval mode
+        return
+    with pytest.raises(UsageError, match=ONE_SENTENCE):
+        (silent.validate if use == "validate" else silent.fit)(module, loader())
+
+
+def adapter() -> Any:
+    """Return the adapter of docs/your-network.md."""
+    page = (Path(__file__).parents[1] / "docs" / "your-network.md").read_text()
+    [example] = [text for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "class LogitsAlone" in text]
+    scope: dict[str, Any] = {}
+    exec(example, scope)
+    return scope["LogitsAlone"]
+
+
+@pytest.mark.parametrize("network", [Pair, Auxiliary])
+def test_documented_adapter_lets_other_outputs_train(network: type[nn.Module]) -> None:
+    module = KDModule(adapter()(network()), adapter()(network()), num_classes=CLASSES)
+    losses = Losses()
+    trainer(callbacks=[losses]).fit(module, loader(), loader())
+    assert len(losses.values) == 2
+
+
+class Spectrum(nn.Module):
+    """Filter the spectrum of an image by complex weights."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.filters = nn.Parameter(torch.ones(3, 8, 5, dtype=dtype))
+        self.fc = nn.Linear(3 * 8 * 8, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(torch.fft.irfft2(torch.fft.rfft2(images) * self.filters).flatten(1))
+
+
+class Phases(Spectrum):
+    """Have a complex weight of four dimensions first."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__(dtype)
+        self.filters = nn.Parameter(torch.ones(1, 3, 8, 5, dtype=dtype))
+
+
+class Rotated(Spectrum):
+    """Multiply complex numbers in front of the classifier."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__(dtype)
+        self.filters = nn.Parameter(torch.ones(3 * 8 * 8, dtype=dtype))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc((images.flatten(1) * self.filters).abs())
+
+
+@pytest.mark.parametrize("network", [Spectrum, Phases, Rotated])
+def test_network_with_complex_parameters_trains_and_is_saved(network: type[Spectrum], tmp_path: Path) -> None:
+    module = BaselineModule(network(torch.complex64), num_classes=CLASSES)
+    trainer(tmp_path).fit(module, loader(), loader())
+    found = student_from_checkpoint(tmp_path / "last.ckpt", network(torch.complex64), DESCRIPTION)
+    assert torch.equal(found.network(BATCH[0]), module.eval().network(BATCH[0]))
+    assert module.network.network.filters.ne(1).any()
