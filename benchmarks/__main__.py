@@ -2,6 +2,7 @@
 
 import argparse
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -15,7 +16,7 @@ from benchmarks import results
 from benchmarks.cases import COSTS, FORMS, METHOD_COSTS, NAMED, TABLE, Case, find
 from benchmarks.machine import device_name
 from benchmarks.processes import busy
-from benchmarks.trees import Tree, checkout, earlier
+from benchmarks.trees import CHECKOUT, Tree, checkout, earlier
 from benchmarks.turns import Trees, compare, compare_commands, compare_methods
 from benchmarks.variants import FORM, LOOPS, PRECISIONS, Variant, parse
 from hsakd_pl.errors import UsageError
@@ -47,7 +48,8 @@ def parser() -> argparse.ArgumentParser:
         nargs="*",
         default=[NAMED[0].name],
         help=f"{FORMS}; all: those of the paper; table: those of the table in README.md, as it was measured, without "
-        "the rows that are stored already; render: only write the tables of the documents",
+        "the rows that are stored already; render: only write the tables of the documents; method-costs: a step "
+        "of each method relative to one of KD",
     )
     options.add_argument("--list", action="store_true", help="print the paper's cases, then the methods', and stop")
     loops = ", ".join(f"{name}: {meaning}" for name, meaning in LOOPS.items())
@@ -189,6 +191,13 @@ def measure(options: argparse.Namespace) -> None:
             if options.store:
                 for path in [results.store(name, rows[name]), *results.render()]:
                     print(f"{path}: summary")
+                if name.startswith(f"{COSTS}:"):
+                    write_method_pages()
+
+
+def write_method_pages() -> None:
+    """Write the pages of the methods, which hold the costs of their steps."""
+    subprocess.run([sys.executable, CHECKOUT / "scripts" / "method_pages.py"], env=checkout().environment, check=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -205,6 +214,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         if options.cases == ["render"]:
             results.render()
+            write_method_pages()
         else:
             measure(options)
     except (UsageError, OSError) as error:

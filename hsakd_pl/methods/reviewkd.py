@@ -1,6 +1,7 @@
 """Knowledge review (ReviewKD; Chen et al., CVPR 2021): match the teacher's maps by maps fused from deep to shallow."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn as nn
@@ -79,21 +80,23 @@ class Fusion(nn.Module):
         """Return, at ``size``, the map to compare with the teacher's and the fused map for the previous stage."""
         fused = self.conv1(feature_map)
         if self.att_conv is not None and later is not None:
-            attention = self._attention(fused, later)
+            attention = _attention(self.att_conv, fused, later)
             later = _resized(later, fused.shape[2:])
             fused = fused * attention[:, :1] + later * attention[:, 1:]
         fused = _resized(fused, size)
         return self.conv2(fused), fused
 
-    def _attention(self, feature_map: Tensor, later: Tensor) -> Tensor:
-        """Return ``att_conv`` (B, 2, H, W) of a map (B, C, H, W) and, enlarged, the fused map of the next stage.
 
-        The layer's 1 x 1 convolution is computed as two matrix products, that of the later map before it is enlarged.
-        """
-        convolution, sigmoid = self.att_conv
-        weights = convolution.weight.flatten(1).split(feature_map.shape[1], dim=1)
-        scores = _pixelwise(feature_map, weights[0], convolution.bias)
-        return sigmoid(scores + _resized(_pixelwise(later, weights[1]), feature_map.shape[2:]))
+def _attention(layers: nn.Sequential, feature_map: Tensor, later: Tensor) -> Tensor:
+    """Return ``layers`` (B, 2, H, W) of a map (B, C, H, W) and, enlarged, the fused map of the next stage.
+
+    The first layer, a 1 x 1 convolution, is computed as two matrix products, that of the later map at its own size.
+    """
+    convolution, sigmoid = cast(tuple[nn.Conv2d, nn.Module], tuple(layers))
+    of_map, of_later = convolution.weight.flatten(1).split(feature_map.shape[1], dim=1)
+    scores = _pixelwise(feature_map, of_map, convolution.bias)
+    attention: Tensor = sigmoid(scores + _resized(_pixelwise(later, of_later), feature_map.shape[2:]))
+    return attention
 
 
 def _resized(feature_map: Tensor, size: Sequence[int]) -> Tensor:
