@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import norms
+from small import needs_kernel, norms
 
 import hsakd_pl
 from benchmarks import plain, results
@@ -30,6 +30,7 @@ from benchmarks.turns import costs, in_turns, relative_to_first, speed_up, turns
 from benchmarks.variants import Variant, parse, trainer_config
 from hsakd_pl import HSAKDModule, StudentModule, methods
 from hsakd_pl.errors import UsageError
+from hsakd_pl.fast import winograd
 from hsakd_pl.fast.folded import Folded
 from hsakd_pl.modules.probe import ProbeNetwork
 from hsakd_pl.ops import total
@@ -427,6 +428,17 @@ def test_every_method_folds_its_frozen_teacher(case: Case, monkeypatch: pytest.M
         assert isinstance(teacher.stand_in, Folded) and norms(teacher.stand_in.network) == 0 < norms(teacher.network)
         monkeypatch.setattr(teacher.network, "outputs", None)
     loop.step()
+
+
+@needs_kernel
+def test_layers_that_a_method_trains_beside_the_student_use_the_kernels() -> None:
+    data = SyntheticDataModule(16, 4)
+    data.setup("fit")
+    review = BareLoop(build(find("reviewkd:resnet14-resnet8"), num_classes=100), data, "cpu").module.review
+    converted = [name for name, layer in review.named_modules() if winograd.layers.METHOD in vars(layer)]
+    assert {"0.conv2.0", "1.conv2.0", "2.conv2.0"} <= {*converted}  # the 3 x 3 convolutions
+    winograd.revert(review)
+    assert not any(winograd.layers.METHOD in vars(layer) for layer in review.modules())
 
 
 def test_bare_loop_has_the_fast_paths_of_fit() -> None:
