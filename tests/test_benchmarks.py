@@ -431,7 +431,7 @@ def test_every_method_folds_its_frozen_teacher(case: Case, monkeypatch: pytest.M
 
 
 @needs_kernel
-def test_layers_that_a_method_trains_beside_the_student_use_the_kernels() -> None:
+def test_layers_that_a_method_trains_next_to_the_student_use_the_kernels() -> None:
     data = SyntheticDataModule(16, 4)
     data.setup("fit")
     review = BareLoop(build(find("reviewkd:resnet14-resnet8"), num_classes=100), data, "cpu").module.review
