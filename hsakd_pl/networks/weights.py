@@ -130,8 +130,17 @@ def match_weights(
     }
     has_floats = any(network_weights[key].is_floating_point() for key in matching)
     if not has_floats or (strict and any(problems.values())):
-        suggests_new_head = only_heads_differ and not new_head
-        raise _misfit(network, origin, problems, common_prefix(weights), suggests_new_head)
+        remedy = "Name the network, and the num_classes, that it was saved with"
+        if only_heads_differ and not new_head:
+            remedy += ", or set new_head to train fresh heads in place of its own"
+        channels = _other_channels(network, candidates, misshapen)
+        if channels:
+            remedy = (
+                f"Its first layer reads images of {channels} channels, the network's {network.in_channels}: set "
+                f"channels to {channels} for the data and the network, or train without these weights (those that timm "
+                "publishes are adapted by its name and pretrained)"
+            )
+        raise _misfit(network, origin, problems, common_prefix(weights), remedy)
     _check_numbers(matching, network_weights, origin)
     _log_others(network, weights, renamed, origin)
     if fresh:
@@ -172,18 +181,31 @@ def _missing(network_weights: StateDict, present: Collection[str], backbone_alon
     return missing
 
 
-def _misfit(
-    network: nn.Module, origin: str, problems: dict[str, list[str]], prefix: str, suggests_new_head: bool
-) -> UsageError:
-    """Return the error that lists what does not fit."""
+def _other_channels(network: nn.Module, weights: StateDict, misshapen: Collection[str]) -> int:
+    """Return the channels of the images that weights are for, if all that does not fit is a first layer; otherwise 0.
+
+    Args:
+        network: the network.
+        weights: the weights under the network's keys.
+        misshapen: keys of the weights of other shapes than the network's.
+    """
+    if not isinstance(network, Network) or len(misshapen) != 1:
+        return 0
+    [key] = misshapen
+    expected = list(network.state_dict()[key].shape)
+    shape = [*weights[key].shape] if key in weights else []
+    if len(shape) < 2 or expected[1] != network.in_channels or shape[:1] + shape[2:] != expected[:1] + expected[2:]:
+        return 0
+    return shape[1]
+
+
+def _misfit(network: nn.Module, origin: str, problems: dict[str, list[str]], prefix: str, remedy: str) -> UsageError:
+    """Return the error that lists what does not fit, and ends with a remedy."""
     listed = "; ".join(f"{len(keys)} {kind}: {shorten(keys)}" for kind, keys in problems.items() if keys)
     message = f"{origin} does not fit {describe(network)}: {listed}. "
     if prefix:
         message += f"All its keys begin with {prefix:.80} "
-    message += "Name the network, and the num_classes, that it was saved with"
-    if suggests_new_head:
-        message += ", or set new_head to train fresh heads in place of its own"
-    return UsageError(message)
+    return UsageError(message + remedy)
 
 
 def _check_numbers(matching: StateDict, network_weights: StateDict, origin: str) -> None:
