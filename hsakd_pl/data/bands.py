@@ -25,12 +25,12 @@ def upright_bands(file: ImageFile.ImageFile, channels: int) -> list[Image.Image]
 
 
 def stored(file: ImageFile.ImageFile, channels: int) -> list[Image.Image]:
-    """Return the bands of a file, or the frames of a TIFF; raise ValueError if these are not as many as ``channels``."""
+    """Return the bands of a file, or the frames of a TIFF; raise ValueError if they are not as many as the channels."""
     count = len(file.getbands())
     if file.format == "TIFF" and count == 1 and getattr(file, "n_frames", 1) == channels:
         return [frame(file, number, file.size) for number in range(channels)]
     if count != channels or "P" in file.getbands():
-        raise ValueError(f"it has {count} of the {channels} channels, its mode is {file.mode}: save it with all of them")
+        raise ValueError(f"it has {count} bands, in the mode {file.mode}, instead of {channels}: save it with these")
     if 1 in tiff_tags(file).get(EXTRA_SAMPLES, ()):
         raise ValueError("its colours are multiplied by its alpha channel: save it without that")
     return [*file.split()]

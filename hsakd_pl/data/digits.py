@@ -34,16 +34,17 @@ class DigitsDataModule(ImageDataModule):
 
     num_classes = 10
     image_size = 16
-    mean = (0.3056,) * 3  # of the training images, computed
-    std = (0.3188,) * 3
+    mean: tuple[float, ...] = (0.3056,) * 3  # of the training images, computed
+    std: tuple[float, ...] = (0.3188,) * 3
     train_transform = PadCropFlip(padding=2, flip=False)  # a mirrored digit is not a digit
 
     def __init__(self, root: str | Path = "data", channels: int = 3, **options: Unpack[DataOptions]) -> None:
         super().__init__(root, **options)
         check_channel_count(channels)
         self.channels = channels
-        self.mean = self.mean[:1] * channels
-        self.std = self.std[:1] * channels
+        if channels != len(self.mean):
+            self.mean = self.mean[:1] * channels
+            self.std = self.std[:1] * channels
 
     def read_class_names(self) -> list[str]:
         return [str(digit) for digit in range(self.num_classes)]

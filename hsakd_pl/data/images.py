@@ -68,9 +68,7 @@ def check_pixels(image: Image.Image, size: int, channels: int = 3) -> None:
         raise ValueError(f"{width} x {height} pixels are too many or too oblong; the limit is {most:,} pixels")
 
 
-def open_image(
-    path: str | os.PathLike[str], size: int = 224, take: Take | None = None, channels: int = 3
-) -> Picture:
+def open_image(path: str | os.PathLike[str], size: int = 224, take: Take | None = None, channels: int = 3) -> Picture:
     """Decode an image file to RGB as viewers show it: upright, with white behind transparent pixels.
 
     With one channel, its grey levels are returned. With other numbers than 1 and 3 the result is a uint8 tensor

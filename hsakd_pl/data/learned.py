@@ -61,16 +61,17 @@ def learned_from(network: Network) -> Learned:
         of_this_head = len(learned.class_names or ()) == network.num_classes
         return learned if of_this_head else replace(learned, class_names=None)
     config = network.pretrained_cfg
-    if not {"input_size", "mean", "std"} <= config.keys() or network.in_channels != len(config["mean"]):
+    if not {"input_size", "mean", "std"} <= config.keys():
         return Learned("" if file is None else file.path)
     _, height, width = config["input_size"]
     published = network.num_classes == config.get("num_classes")
     sized = height == width and bool(published or config.get("fixed_input_size"))
+    adapted = network.in_channels != len(config["mean"])  # to other channels, whose statistics nobody states
     return Learned(
         origin="timm's pretrained_cfg",
         image_size=int(height) if sized else None,
-        mean=tuple(map(float, config["mean"])),
-        std=tuple(map(float, config["std"])),
+        mean=None if adapted else tuple(map(float, config["mean"])),
+        std=None if adapted else tuple(map(float, config["std"])),
     )
 
 

@@ -250,6 +250,26 @@ def require_logits(network: nn.Module, logits: Any, images: Tensor, num_classes:
         )
 
 
-def as_network(network: nn.Module, num_classes: int) -> Network:
-    """Return a :class:`Network` unchanged, and any other module as a :class:`Classifier`."""
-    return network if isinstance(network, Network) else Classifier(network, num_classes)
+def as_network(network: nn.Module, num_classes: int, channels: int = 3) -> Network:
+    """Return a :class:`Network` unchanged, and any other module as a :class:`Classifier` of images of ``channels``."""
+    if isinstance(network, Network):
+        return network
+    classifier = Classifier(network, num_classes)
+    set_channels(classifier, channels, type(network).__name__)
+    return classifier
+
+
+def set_channels(network: Network, channels: int, name: str) -> None:
+    """Let a network, called ``name`` in errors, take images of a number of channels, unless this is 3.
+
+    Raises UsageError for a network that answers for images of 3 channels, but not for these.
+    """
+    if channels in (3, network.in_channels):
+        return
+    if not output_layers(network, channels) and output_layers(network):
+        raise UsageError(
+            f"network {name} takes images of 3 channels, not of {channels}: give its class or function an argument "
+            "in_channels for their number, or choose channels=3"
+        )
+    for part in (network, network.without_branches):
+        part.in_channels = channels

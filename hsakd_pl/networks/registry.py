@@ -11,14 +11,14 @@ import torch.nn as nn
 from hsakd_pl.errors import UsageError, did_you_mean, require
 from hsakd_pl.networks.backbone import StagedBackbone
 from hsakd_pl.networks.hsakd import HSAKDNet
-from hsakd_pl.networks.channels import channels_argument, set_channels
-from hsakd_pl.networks.network import Network, as_network
+from hsakd_pl.networks.network import Network, as_network, set_channels
 from hsakd_pl.networks.timm import make_timm, pretrained_weights
 from hsakd_pl.networks.transfer import TRANSFER_NAME, add_transfer
 from hsakd_pl.networks.weights import load_weights
 from hsakd_pl.ops import ROTATIONS, Transforms
 
 BackboneMaker = Callable[..., StagedBackbone]
+CHANNELS_ARGUMENTS = ("in_channels", "in_chans", "channels")  # usual names; the last one may also mean a width
 _REGISTRY: dict[str, BackboneMaker] = {}
 
 
@@ -102,7 +102,7 @@ def _create(name: str, num_classes: int, branches: bool, transforms: Transforms,
     if name.startswith("timm:"):
         module = make_timm(name.removeprefix("timm:"), num_classes, branches, channels)
     elif name in _REGISTRY:
-        module = _REGISTRY[name](num_classes, **channels_argument(_REGISTRY[name], channels))
+        module = _REGISTRY[name](num_classes, **_channels_argument(_REGISTRY[name], channels))
     else:
         module = _make(name, _import(name), num_classes, channels)
     network = as_network(module, num_classes)
@@ -121,11 +121,18 @@ def _create(name: str, num_classes: int, branches: bool, transforms: Transforms,
     return network if branches else network.without_branches
 
 
+def _channels_argument(maker: Callable[..., Any], channels: int) -> dict[str, int]:
+    """Return the keyword argument that tells a class or function the channels; none for 3, or if it has none."""
+    parameters = inspect.signature(maker).parameters if channels != 3 else {}
+    names = [name for name in CHANNELS_ARGUMENTS if name in parameters]
+    return dict.fromkeys(names[:1], channels)
+
+
 def _make(name: str, maker: Any, num_classes: int, channels: int) -> nn.Module:
     """Call an imported class or function; raises UsageError if it does not take ``num_classes`` or makes no module."""
     arguments: dict[str, Any] = {"num_classes": num_classes}
     try:
-        arguments |= channels_argument(maker, channels)
+        arguments |= _channels_argument(maker, channels)
         inspect.signature(maker).bind(**arguments)
     except TypeError as error:  # also of something that cannot be called
         raise UsageError(
