@@ -133,13 +133,8 @@ def match_weights(
         remedy = "Name the network, and the num_classes, that it was saved with"
         if only_heads_differ and not new_head:
             remedy += ", or set new_head to train fresh heads in place of its own"
-        channels = _other_channels(network, candidates, misshapen)
-        if channels:
-            remedy = (
-                f"Its first layer reads images of {channels} channels, the network's {network.in_channels}: set "
-                f"channels to {channels} for the data and the network, or train without these weights (those that timm "
-                "publishes are adapted by its name and pretrained)"
-            )
+        if not problems["missing"] and not problems["unexpected"]:
+            _check_channels(network, candidates, misshapen, origin)
         raise _misfit(network, origin, problems, common_prefix(weights), remedy)
     _check_numbers(matching, network_weights, origin)
     _log_others(network, weights, renamed, origin)
@@ -181,22 +176,31 @@ def _missing(network_weights: StateDict, present: Collection[str], backbone_alon
     return missing
 
 
-def _other_channels(network: nn.Module, weights: StateDict, misshapen: Collection[str]) -> int:
-    """Return the channels of the images that weights are for, if all that does not fit is a first layer; otherwise 0.
+def _check_channels(network: nn.Module, weights: StateDict, misshapen: Collection[str], origin: str) -> None:
+    """Raise UsageError if all that is of another shape is a first layer, for images of other channels.
 
     Args:
         network: the network.
         weights: the weights under the network's keys.
         misshapen: keys of the weights of other shapes than the network's.
+        origin: file of the weights.
     """
-    if not isinstance(network, Network) or len(misshapen) != 1:
-        return 0
-    [key] = misshapen
-    expected = list(network.state_dict()[key].shape)
-    shape = [*weights[key].shape] if key in weights else []
-    if len(shape) < 2 or expected[1] != network.in_channels or shape[:1] + shape[2:] != expected[:1] + expected[2:]:
-        return 0
-    return shape[1]
+    first_layers = [key for key in misshapen if key in weights and weights[key].dim() == 4]
+    if not isinstance(network, Network) or len(first_layers) != 1 or len(misshapen) > 1:
+        return
+    [key] = first_layers
+    channels = weights[key].shape[1]
+    expected = network.state_dict()[key]
+    if (
+        expected.dim() == 4
+        and expected.shape[1] == network.in_channels
+        and weights[key][:, :1].shape == expected[:, :1].shape
+    ):
+        raise UsageError(
+            f"{origin} is of a network for images of {counted(channels, 'channel')}, {describe(network)} takes "
+            f"{network.in_channels} ({key}): set channels to {channels} for the data and all networks, or leave these "
+            "weights out (timm adapts those that it publishes to the channels of timm:NAME, by weights: pretrained)"
+        )
 
 
 def _misfit(network: nn.Module, origin: str, problems: dict[str, list[str]], prefix: str, remedy: str) -> UsageError:
