@@ -76,7 +76,8 @@ class Fast(pl.Callback):
             teacher.stand_in = self.undo.enter_context(folded)
             self.undo.callback(setattr, teacher, "stand_in", None)
         if not deterministic:
-            for network in trained.networks:
+            parts = [part for part in module.children() if part is not trained.networks]  # that a method trains too
+            for network in [*trained.networks, *parts]:
                 if network not in self.contiguous:
                     self._use_kernels(network)
         if self.compile:

@@ -92,6 +92,29 @@ def multiply_adds(network: Network, image_size: int) -> int:
     return counter.get_total_flops() // 2  # a multiply-add is two floating-point operations
 
 
+class CountedOnce:
+    """Return :func:`multiply_adds`, of each network and image size counted once until :meth:`clear`.
+
+    Examples:
+        >>> from hsakd_pl import create_network
+        >>> count = CountedOnce()
+        >>> count(create_network("resnet8", branches=False), 32)
+        12507392
+    """
+
+    def __init__(self) -> None:
+        self.counts: dict[tuple[Network, int], int] = {}
+
+    def __call__(self, network: Network, image_size: int) -> int:
+        if (network, image_size) not in self.counts:
+            self.counts[network, image_size] = multiply_adds(network, image_size)
+        return self.counts[network, image_size]
+
+    def clear(self) -> None:
+        """Forget all counts, as networks may have changed."""
+        self.counts.clear()
+
+
 @torch.no_grad()
 def multiply_adds_until(network: HSAKDNet, image_size: int, exits: Callable[[HSAKDNet], Sequence[Exit]]) -> list[int]:
     """Return, for each exit, the multiply-adds up to and including it for one image (C, image_size, image_size).
