@@ -4,7 +4,7 @@
  * An image is cut into tiles of 4x4 outputs, each of which needs 6x6 inputs. At each of the 36 POINTS of a transformed
  * tile, a matrix (tiles, inputs) times the transformed filters (inputs, outputs) gives the transformed outputs. Tiles
  * are taken in blocks that stay in a core's cache, and OpenMP's threads share the blocks out. Filters are transformed
- * when they are used, which takes less time than to read them from memory, where they would be four times as large.
+ * when they are used, which takes about as long as to read them from memory, where they would be four times as large.
  * Gradients of transformed filters lie as (POINTS, outputs / PANEL, inputs, PANEL). */
 
 #include <omp.h>
@@ -17,7 +17,9 @@ enum { ROWS = LANES == 16 ? 16 : 6, PANEL = 16, VECTORS = PANEL / LANES, POINTS 
 /* Bytes of a block's transformed tiles, and the fewest tiles for which the gradients of filters are read. */
 enum { BLOCK = 500000, LEAST_TILES = 24 };
 /* Bytes of transformed filters that each thread keeps, and the fewest tiles for which it transforms more than that. */
-enum { KEPT = 2500000, TILES_PER_FILTER = 64, GROUP = 2 };
+enum { KEPT = 2500000, TILES_PER_FILTER = 64 };
+/* Panels that are transformed together, as their filters lie next to each other. */
+enum { GROUP = 2 };
 
 typedef void transform(const vector *, int, vector *, int);
 
@@ -57,7 +59,7 @@ INLINE void gradients_4_to_6(const vector *g, int from, vector *o, int to) { /* 
     o[5 * to] = g[3 * from];
 }
 
-/* Filters at the points of a row: (inputs, 3 x 3, outputs) -> (panels, 6, inputs, PANEL), from the output `first` on. */
+/* Filters at a row of points: (inputs, 3 x 3, outputs) -> (panels, 6, inputs, PANEL), from the output `first` on. */
 static void transform_filters(const float *filters, shape s, int row, long first, long panels, float *matrices) {
     static const float ROW[6][3] = {{1 / 4.f, 0, 0},
                                     {-1 / 6.f, -1 / 6.f, -1 / 6.f},
@@ -184,14 +186,14 @@ int winograd_convolve(const float *images, const float *filters, const float *bi
             read_tiles(6, inputs_6_to_6, images, in, s, first, count, read, step);
             for (int row = 0; row < 6; row++)
                 for (long panel = 0; panel < out; panel += PANEL) {
-                    float *points = transformed + (keep ? row * 6 * in * out : 0);
+                    float *points = transformed + (keep ? row * 6 * in * out : 0), *to = written + panel;
                     if (!ready && panel % group == 0)
                         transform_filters(filters, s, row, panel, smaller(group, out - panel) / PANEL, points);
                     points += panel % group * 6 * in;
                     for (int i = 0; i < 6; i++)
                         for (long t = 0; t < count; t += ROWS)
                             multiply(0, read + (row * 6 + i) * step + t * in, in, 1, points + i * in * PANEL, PANEL, in,
-                                     written + ((row * 6 + i) * block + t) * out + panel, out, smaller(ROWS, count - t));
+                                     to + ((row * 6 + i) * block + t) * out, out, smaller(ROWS, count - t));
                 }
             ready = keep;
             write_tiles(outputs, s, bias, first, count, written, block * out);

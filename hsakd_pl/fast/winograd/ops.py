@@ -18,7 +18,7 @@ TRANSFORM = torch.kron(ONE_DIMENSION, ONE_DIMENSION)  # (36, 9)
 
 
 def outputs_last(weight: Tensor) -> Tensor:
-    """Return the same weights (out, in, 3, 3) in the order in memory that the kernel reads, which is (in, 3, 3, out)."""
+    """Return the same weights (out, in, 3, 3) stored as (in, 3, 3, out), the order that the kernel reads."""
     return weight.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2)
 
 
