@@ -160,7 +160,8 @@ class Network(nn.Module):
     def shapes(self, image_size: int, *parts: str) -> NetworkOutput:
         """Return outputs for one image (3, image_size, image_size), for their shapes.
 
-        Raises UsageError for a size that the network cannot take, and if one of ``parts`` (``features``, ``embedding``) is empty.
+        Raises UsageError for a size that the network cannot take, and if one of
+        ``parts`` (``features``, ``embedding``) is empty.
         """
         self.check_image_size(image_size, image_size)
         output = outputs_of_copy(self, image_size)
