@@ -138,7 +138,8 @@ def export_student(
         )
         with replacing(partial / CARD_FILE) as file:
             file.write(card)
-    return Export(target, trained, pictures.origin, files, left_out)
+    written = [file._replace(path=target / file.path.name) for file in files]
+    return Export(target, trained, pictures.origin, written, left_out)
 
 
 def _check_options(formats: Sequence[str], input: str, int8: str | None) -> None:

@@ -249,6 +249,8 @@ class HSAKDModule(EvaluatedModule):
         if image_size is not None:
             for network in self.networks:
                 network.check_image_size(image_size, image_size)
+            for teacher in self.teachers if stage == "fit" else ():
+                teacher.check_side(image_size)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if not all_finite(checkpoint["state_dict"].values()):

@@ -83,8 +83,10 @@ def multiply_adds(network: Network, image_size: int) -> int:
     """Return the multiply-adds of matrix products and convolutions for one image (C, image_size, image_size).
 
     They are counted on a copy in float32 on the CPU; the network does not change. Attention and recurrent layers are
-    counted as the matrix products that they consist of; operators that cannot be counted are named in the log.
+    counted as the matrix products that they consist of; operators that cannot be counted are named in the log. Raises
+    UsageError for a size that the network cannot take.
     """
+    network.check_image_size(image_size, image_size)
     network_copy = _counted_copy(network)
     image = torch.zeros(1, network.in_channels, image_size, image_size)
     with _counter(network_copy) as counter:

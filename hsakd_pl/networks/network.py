@@ -11,7 +11,7 @@ from torch import Tensor
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files.weights import WeightFile
 from hsakd_pl.networks.copies import copied
-from hsakd_pl.networks.heads import output_layers
+from hsakd_pl.networks.heads import SIZES, output_layers
 from hsakd_pl.ops import ROTATIONS, Transforms
 
 # Rules (pattern, replacement) that turn state-dict keys without "backbone." into the published keys. They are applied
@@ -161,8 +161,10 @@ class Network(nn.Module):
     def shapes(self, image_size: int, *parts: str) -> NetworkOutput:
         """Return outputs for one image (C, image_size, image_size), for their shapes.
 
-        Raises UsageError if one of ``parts`` (``features``, ``embedding``) is empty.
+        Raises UsageError for a size that the network cannot take, and if one of
+        ``parts`` (``features``, ``embedding``) is empty.
         """
+        self.check_image_size(image_size, image_size)
         output = outputs_of_copy(self, image_size)
         missing = [part for part in parts if getattr(output, part) is None or not len(getattr(output, part))]
         if missing:
@@ -177,8 +179,8 @@ class Network(nn.Module):
 
 
 @torch.no_grad()
-def outputs_of_copy(network: Network, image_size: int) -> NetworkOutput:
-    """Return the outputs of a copy of a network for one image: on the meta device, or else on the CPU.
+def outputs_of_copy(network: Network, image_size: int, count: int = 1) -> NetworkOutput:
+    """Return the outputs of a copy of a network for some images: on the meta device, or else on the CPU.
 
     The meta device computes nothing, but not every network runs there: one may depend on values, or on a tensor that it
     makes on a device of its choice.
@@ -186,10 +188,10 @@ def outputs_of_copy(network: Network, image_size: int) -> NetworkOutput:
     dtype = next((weight.dtype for weight in network.parameters() if weight.is_floating_point()), torch.float32)
     for device in ("meta", "cpu"):
         copy = copied(network).to(device).eval()
-        image = torch.zeros(1, network.in_channels, image_size, image_size, dtype=dtype, device=device)
+        images = torch.zeros(count, network.in_channels, image_size, image_size, dtype=dtype, device=device)
         try:
             with torch.random.fork_rng(devices=[]), torch.device(device):
-                return copy.outputs(image)
+                return copy.outputs(images)
         except UsageError:
             raise
         except Exception:  # a network can raise anything on a device that it does not expect
@@ -219,6 +221,33 @@ class Classifier(Network):
         paths = [f"network.{name}" for name in names]
         modules = dict(self.named_modules())
         return [paths] if paths and modules.keys() >= {*paths} else super().output_layers
+
+    def check_image_size(self, height: int, width: int) -> None:
+        """Raise UsageError if the network fails for images of this size, but not for those of a usual one."""
+        error = self._failure(height)
+        if error is None:
+            return
+        accepted = self.accepted_side()
+        if accepted is not None:  # otherwise it may need a device that it is not on yet
+            name = self.name or type(self.network).__name__
+            raise UsageError(
+                f"image size {height} x {width}: {name} fails ({type(error).__name__}: "
+                f"{' '.join(str(error).split()):.100}); use images of {accepted} x {accepted} pixels, for example"
+            ) from error
+
+    def accepted_side(self) -> int | None:
+        """Return a usual side of images that the network takes, if it takes one."""
+        return next((side for side in SIZES if self._failure(side) is None), None)
+
+    def _failure(self, side: int) -> Exception | None:
+        """Return what a copy of the network raises for two images of a side; None if it returns something."""
+        try:
+            outputs_of_copy(self, side, count=2)  # some networks squeeze the logits of one image
+        except UsageError:
+            return None  # it does not return logits, which a step says
+        except Exception as error:  # a network can raise anything for images of another size
+            return error
+        return None
 
     def forward(self, images: Tensor) -> Tensor:
         logits = self.network(images)

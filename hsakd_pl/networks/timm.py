@@ -12,7 +12,7 @@ from hsakd_pl.errors import UsageError, did_you_mean, require
 from hsakd_pl.files.hub import obstacle
 from hsakd_pl.networks.backbone import StagedBackbone, check_side
 from hsakd_pl.networks.cut import DROPOUT, CutModel, UncutError, cut, in_sequence, measured_parts, with_dropout
-from hsakd_pl.networks.network import Classifier, Network, outputs_of_copy
+from hsakd_pl.networks.network import Classifier, Network
 
 
 def make_timm(name: str, num_classes: int, branches: bool, channels: int = 3) -> Network:
@@ -131,16 +131,11 @@ class TimmClassifier(Classifier):
     def check_image_size(self, height: int, width: int) -> None:
         only, least = input_sides(self.pretrained_cfg)
         check_side(height, width, only, least)
-        try:
-            outputs_of_copy(self, height)
-        except UsageError:
-            raise
-        except Exception as error:  # a model can raise anything for images of another size
-            side = self.pretrained_cfg["input_size"][-1]
-            raise UsageError(
-                f"image size {height} x {width}: {self.name} fails ({type(error).__name__}: "
-                f"{' '.join(str(error).split()):.100}); use images of {side} x {side} pixels"
-            ) from error
+        super().check_image_size(height, width)
+
+    def accepted_side(self) -> int | None:
+        side: int = self.pretrained_cfg["input_size"][-1]
+        return side
 
 
 class TimmBackbone(StagedBackbone):
