@@ -1,7 +1,8 @@
-"""Convert an opened image file to RGB as viewers show it. Needs only Pillow, because model cards contain this code."""
+"""Read a picture as viewers show it. Needs only Pillow and NumPy, because model cards contain this code."""
 
 from typing import Any
 
+import numpy
 from PIL import Image, ImageFile, ImageOps
 
 # Tags of EXIF and TIFF
@@ -20,6 +21,19 @@ UPRIGHT = {  # EXIF's orientation: the operation that undoes it
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+def read_pixels(path: str, resize: int, size: int) -> Any:
+    """Read a picture, resize its short side and cut out its centre: an array of uint8 (3, size, size)."""
+    with open(path, "rb") as file, Image.open(file) as opened:
+        picture = upright_rgb(opened)
+    side = min(picture.size)
+    width, height = (resize * length // side for length in picture.size)
+    picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    left = round((width - size) / 2)
+    top = round((height - size) / 2)
+    picture = picture.crop((left, top, left + size, top + size))
+    return numpy.ascontiguousarray(numpy.asarray(picture).transpose(2, 0, 1))
 
 
 def upright_rgb(file: ImageFile.ImageFile) -> Image.Image:
