@@ -128,7 +128,7 @@ def export_student(
         >>> export = export_student("runs/student/last.ckpt", "exported")  # doctest: +SKIP
         >>> student = load_student("exported")  # doctest: +SKIP
     """
-    _check_options(formats, input, int8, measure, data)
+    _check_options(formats, input, int8, measure, images, data)
     hub = Hub(licence, base_model)
     hub.check()
     target = local_path("folder", folder)
@@ -181,7 +181,12 @@ def export_student(
 
 
 def _check_options(
-    formats: Sequence[str], input: str, int8: str | None, measure: bool | None, data: ImageDataModule | None
+    formats: Sequence[str],
+    input: str,
+    int8: str | None,
+    measure: bool | None,
+    images: str | Path | None,
+    data: ImageDataModule | None,
 ) -> None:
     """Raise UsageError for options that are not valid, and for missing libraries."""
     valid_formats = bool(formats) and set(formats) <= set(EXPORT_FORMATS)
@@ -195,6 +200,8 @@ def _check_options(
             )
     if int8 is not None and measure is not False and data is None:
         raise UsageError("int8: its accuracy is measured on a test split: name the data, as for fit, or add no_measure")
+    if int8 == "static" and images is None and data is None:
+        raise UsageError("int8: static ranges come from training images: name the data, as for fit, or images")
     if measure and data is None:
         raise UsageError("measure: it needs a test split: name the data, as for fit")
     if "onnx" in formats:
@@ -339,9 +346,8 @@ def _add_int8(
         return {"kind": int8}
     if images is not None:
         calibration = folder_pictures(images, description, CALIBRATION_IMAGES)
-    elif data is None:
-        raise UsageError("int8: static ranges come from training images: name the data, as for fit, or images")
     else:
+        assert data is not None, "the options were checked"
         training = first_images(data, description, "train", CALIBRATION_IMAGES)
         seed = f", drawn with seed {data.seed}"
         calibration = Pictures(training, f"{counted(len(training), 'training image')} of {type(data).__name__}{seed}")
