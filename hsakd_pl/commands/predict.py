@@ -44,6 +44,9 @@ def run(options: Namespace) -> None:
     from hsakd_pl.files.runtimes import check_runtime
 
     check_runtime(options.runtime)
+    runs_graph = options.runtime != "torch" or options.source.endswith(".onnx")
+    if runs_graph and options.accelerator not in ("auto", "cpu"):
+        raise UsageError(f"accelerator {options.accelerator} has no effect: ONNX files run on the CPU, leave it out")
     source = here(options.source, options.revision, options.runtime)
 
     import pytorch_lightning as pl
@@ -60,11 +63,6 @@ def run(options: Namespace) -> None:
     check_accelerator(options.accelerator, "accelerator")
     share_cores()
     found = find_source(source, options.runtime, options.network)
-    accelerator = options.accelerator
-    if found.is_normalised_inside:
-        if accelerator not in ("auto", "cpu"):
-            raise UsageError(f"accelerator {accelerator} has no effect: {found.how} runs on the CPU, leave it out")
-        accelerator = "cpu"
     batch_size = options.batch_size
     if batch_size is None:
         batch_size = images_per_pass(BATCH_SIZE, found.description.image_size)
@@ -76,10 +74,10 @@ def run(options: Namespace) -> None:
     )
     data.num_classes = len(found.description.class_names)
     data.adopt(found.description)
-    if found.is_normalised_inside:
+    if runs_graph:  # which normalises its input itself
         data.use_statistics(NO_SHIFT, NO_SCALE)
     trainer = pl.Trainer(
-        accelerator=accelerator,
+        accelerator="cpu" if runs_graph else options.accelerator,
         devices=1,
         logger=False,
         enable_checkpointing=False,

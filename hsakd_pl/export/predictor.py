@@ -85,13 +85,11 @@ class Source(NamedTuple):
     Args:
         predictor: the module.
         description: classes and preprocessing of its pictures.
-        is_normalised_inside: the network normalises its input itself.
         how: runtime, file and calibration in words.
     """
 
     predictor: Predictor
     description: Description
-    is_normalised_inside: bool
     how: str
 
 
@@ -120,7 +118,7 @@ def find_source(source: str, runtime: str, network: str | None = None) -> Source
         calibration = calibration_next_to(trained)
         exits = network_with_branches(trained) if calibration is not None and calibration.exits is not None else None
         predictor = Predictor(trained.student.network, calibration, exits)
-        return Source(predictor, trained.student.description, False, _words(TORCH, calibration, exits))
+        return Source(predictor, trained.student.description, _words(TORCH, calibration, exits))
     student = load_student(source, network)
     config = read_config(path / CONFIG_FILE)
     calibration = _calibration_of(config, path)
@@ -128,7 +126,7 @@ def find_source(source: str, runtime: str, network: str | None = None) -> Source
     if calibration is not None and calibration.exits is not None and student.network.name is not None:
         exits = exits_of_export(path, config, student.network.transforms)
     predictor = Predictor(student.network, calibration, exits)
-    return Source(predictor, student.description, False, _words(TORCH, calibration, exits))
+    return Source(predictor, student.description, _words(TORCH, calibration, exits))
 
 
 def _graph_source(folder: Path, name: str, runtime: str) -> Source:
@@ -145,7 +143,7 @@ def _graph_source(folder: Path, name: str, runtime: str) -> Source:
     predictor = Predictor(graph, calibration)
     digest = config.get("predictions_digest") if name == GRAPH_FILE else None
     predictor.predictions_digest = digest or file_sha256(path)[:DIGITS]
-    return Source(predictor, description, True, _words(f"{runtime}, {name}", calibration, None))
+    return Source(predictor, description, _words(f"{runtime}, {name}", calibration, None))
 
 
 def _calibration_of(config: dict[str, Any], folder: Path) -> Calibration | None:
