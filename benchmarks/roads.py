@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,9 @@ def in_ncnn(path: Path, threads: int, batch: int) -> Run:
         folder.mkdir()
         (folder / path.name).write_bytes(path.read_bytes())
         side = json.loads((path.parent / "config.json").read_text())["image_size"]
-        command = [sys.executable, "-m", "pnnx", path.name, f"inputshape=[1,3,{side},{side}]f32", "fp16=0"]
+        pnnx = find_spec("pnnx")
+        assert pnnx is not None and pnnx.origin is not None, "ncnn needs pnnx: pip install pnnx"
+        command = [Path(pnnx.origin).with_name("pnnx"), path.name, f"inputshape=[1,3,{side},{side}]f32", "fp16=0"]
         subprocess.run(command, cwd=folder, check=True, capture_output=True)
     net = ncnn.Net()
     net.opt.num_threads = threads
