@@ -82,7 +82,7 @@ def in_ncnn(path: Path, threads: int, batch: int) -> Run:
         side = json.loads((path.parent / "config.json").read_text())["image_size"]
         pnnx = find_spec("pnnx")
         assert pnnx is not None and pnnx.origin is not None, "ncnn needs pnnx: pip install pnnx"
-        command = [Path(pnnx.origin).with_name("pnnx"), path.name, f"inputshape=[1,3,{side},{side}]f32", "fp16=0"]
+        command = [str(Path(pnnx.origin).with_name("pnnx")), path.name, f"inputshape=[1,3,{side},{side}]f32", "fp16=0"]
         subprocess.run(command, cwd=folder, check=True, capture_output=True)
     net = ncnn.Net()
     net.opt.num_threads = threads
