@@ -191,3 +191,22 @@ def test_invalid_targets_are_one_line(
 def test_forged_calibrations_are_refused(content: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=f"it is not a calibration .*{message}"):
         read_calibration(content, "it")
+
+
+def test_details_read_branches_by_the_rotation_that_an_image_shows() -> None:
+    from hsakd_pl import create_network
+    from hsakd_pl.records.details import describe_example
+
+    torch.manual_seed(0)
+    network = small.with_statistics(create_network("resnet8", 5))
+    image = torch.randn(1, 3, 16, 16)
+    heads = describe_example(network, image, 0, None)["heads"]
+    with torch.no_grad():
+        output = network(network.transforms(image))
+    for number, joint_logits in enumerate(output.joint_logits, 1):
+        matching = network.transforms.view_logits(joint_logits, range(4))[:, 0].softmax(1)
+        summed = network.transforms.class_logits(joint_logits).softmax(1)
+        found = [row[0] for row in heads[f"branch {number}"]]
+        assert [label for label, _ in found] == matching.argmax(1).tolist()
+        assert [probability for _, probability in found] == pytest.approx(matching.amax(1).tolist())
+        assert [probability for _, probability in found] != pytest.approx(summed.amax(1).tolist())

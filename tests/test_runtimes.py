@@ -120,7 +120,7 @@ def test_missing_and_unknown_runtimes_are_one_line(
     assert "accelerator gpu" in error(export, "--runtime", "onnxruntime", "--accelerator", "gpu")
     assert "it is not a model on the hub: leave revision out" in error(export, "--revision", "main")
     monkeypatch.setitem(sys.modules, "openvino", None)
-    assert "this runtime needs openvino" in error(export, "--runtime", "openvino")
+    assert "runtime openvino is not installed" in error(export, "--runtime", "openvino")
     with pytest.raises(UsageError, match=r"pip install 'hsakd_pl\[openvino\]'"):
         check_runtime("openvino")
 

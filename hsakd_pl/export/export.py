@@ -199,7 +199,10 @@ def _check_options(
                 f"{option} is {value}, but formats lacks onnx, which it is made from: add onnx, or omit {option}"
             )
     if int8 is not None and measure is not False and data is None:
-        raise UsageError("int8: its accuracy is measured on a test split: name the data, as for fit, or add no_measure")
+        raise UsageError(
+            "int8: its accuracy is measured on a test split: name the data, as for fit, or add --no-measure "
+            "(measure=False)"
+        )
     if int8 == "static" and images is None and data is None:
         raise UsageError("int8: static ranges come from training images: name the data, as for fit, or images")
     if measure and data is None:
@@ -397,7 +400,7 @@ def _measure(
     except UsageError as error:
         if wanted or int8 is not None:
             raise UsageError(
-                f"measure: the test split cannot be read ({error}): repair that, or add no_measure"
+                f"measure: the test split cannot be read ({error}): repair that, or add --no-measure (measure=False)"
             ) from error
         return None  # the pictures that were compared have said so
     return measure_graphs(graphs, description, input, data)

@@ -9,7 +9,6 @@ from typing import Any
 from hsakd_pl.errors import UsageError, did_you_mean
 
 TORCH = "torch"
-EXTRAS = {"openvino": "openvino"}  # by library; all others come with the extra "export"
 
 GraphRun = Callable[[Any], Any]  # numpy array (B, 3, S, S) -> numpy array (B, N)
 
@@ -19,9 +18,11 @@ def import_library(library: str) -> Any:
     try:
         return import_module(library)
     except ImportError as error:
-        extra = EXTRAS.get(library, "export")
-        purpose = "ONNX needs" if extra == "export" else "this runtime needs"
-        raise UsageError(f"{purpose} {library} ({error}): pip install 'hsakd_pl[{extra}]'") from error
+        if library == "openvino":
+            raise UsageError(
+                f"runtime openvino is not installed ({error}): pip install 'hsakd_pl[openvino]'"
+            ) from error
+        raise UsageError(f"ONNX needs {library} ({error}): pip install 'hsakd_pl[export]'") from error
 
 
 def open_onnxruntime(path: Path, threads: int) -> GraphRun:
