@@ -19,6 +19,7 @@ from hsakd_pl.export.calibration import (
     EXITS,
     Operation,
     calibrated_logits,
+    check_exits,
     choose,
     fit_temperature,
     network_with_branches,
@@ -26,6 +27,7 @@ from hsakd_pl.export.calibration import (
     read_calibration,
 )
 from hsakd_pl.export.checkpoint import read_trained
+from hsakd_pl.export.predictor import find_source
 from hsakd_pl.networks.cost import multiply_adds_until
 from hsakd_pl.networks.exits import exit_logits
 
@@ -130,6 +132,27 @@ def test_temperature_scales_the_probabilities_of_all_runtimes(run: Path, tmp_pat
         with (tmp_path / "predictions.csv").open(newline="") as file:
             (row,) = csv.DictReader(file)
         assert float(row["probability"]) == pytest.approx(wanted, abs=1e-5), runtime
+
+
+def test_calibration_of_another_number_of_exits_is_refused(run: Path) -> None:
+    network = network_with_branches(read_trained(run))
+    assert network is not None
+    with pytest.raises(UsageError, match="has 2 temperatures, but the network has 4 exits: calibrate again"):
+        check_exits(network, Operation("early_exit", 0.5, [1.0, 1.0], 0.5, 1.0))
+
+
+def test_export_cannot_name_the_code_of_its_branches(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibrate(run / "last.ckpt", DigitsDataModule(**DIGITS), target_macs=1e9)
+    export_student(run, tmp_path / "out", ("safetensors",))
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "theirs.py").write_text("open('imported', 'w')")
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    (tmp_path / "out/config.json").write_text(json.dumps(config | {"network": "theirs.make"}))
+    monkeypatch.chdir(tmp_path)
+    found = find_source("out", "torch", network="resnet8")
+    assert found.predictor.exits is not None and not Path("imported").exists()
 
 
 def test_calibration_of_other_weights_is_ignored(run: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ Both are chosen on validation images, which neither trained the network nor test
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,8 @@ from hsakd_pl.files import read_text, replacing
 from hsakd_pl.files.hub import BRANCHES_FILE
 from hsakd_pl.files.schema import Fields, Items, Number, Schema, Text, parse_json
 from hsakd_pl.files.weights import read_weights, unwrap
-from hsakd_pl.networks import create_network
+from hsakd_pl.networks import Network, create_network
+from hsakd_pl.networks.bounded import limited_by
 from hsakd_pl.networks.exits import Exit, branch_exits, early_exit, ensemble_exits, first_sure
 from hsakd_pl.networks.hsakd import HSAKDNet
 from hsakd_pl.networks.keys import split_peers
@@ -240,17 +241,34 @@ def choose(candidates: Sequence[Operation], target_accuracy: float | None, targe
     return best._replace(target=f"at most {target_macs:,.0f} multiply-adds")
 
 
+def check_exits(network: HSAKDNet, exits: Operation) -> None:
+    """Raise UsageError if early exits are those of another network."""
+    count = len(EXITS[exits.kind](network))
+    if len(exits.temperatures) != count:
+        raise UsageError(
+            f"the calibration has {len(exits.temperatures)} temperatures, but the network has {count} exits: calibrate "
+            "again"
+        )
+
+
 def calibrated_logits(network: HSAKDNet, exits: Operation, images: Tensor) -> Tensor:
     """Return the scaled logits (B, N) of the exit at which each of normalised images (B, 3, S, S) leaves."""
     logits, _ = early_exit(network, images, exits.threshold, EXITS[exits.kind], exits.temperatures)
     return logits
 
 
-def exits_of_export(folder: Path, config: Mapping[str, Any], transforms: Any) -> HSAKDNet | None:
-    """Return the network with branches of an export that was calibrated for early exits, None without them."""
-    if not (folder / BRANCHES_FILE).is_file():
+def exits_of_export(folder: Path, student: Network) -> HSAKDNet | None:
+    """Return the network with branches of an export that was calibrated for early exits, None without them.
+
+    Args:
+        folder: folder of the export.
+        student: its network without branches, which was created by a registered name or one that the user chose.
+    """
+    file = folder / BRANCHES_FILE
+    if student.name is None or not file.is_file():
         return None
-    network = create_network(str(config["network"]), len(config["class_names"]), transforms=transforms)
-    load_weights(network, folder / BRANCHES_FILE)
+    with limited_by(file):
+        network = create_network(student.name, student.num_classes, transforms=student.transforms)
+    load_weights(network, file)
     assert isinstance(network, HSAKDNet), "networks by name have the package's branches"
     return network.eval().requires_grad_(False)

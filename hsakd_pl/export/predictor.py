@@ -13,6 +13,7 @@ from hsakd_pl.export.calibration import (
     Calibration,
     calibrated_logits,
     calibration_next_to,
+    check_exits,
     exits_of_export,
     network_with_branches,
     read_calibration,
@@ -71,6 +72,8 @@ class Predictor(BaselineModule):
         self.temperature = 1.0 if calibration is None else calibration.temperature
         self.operation = None if calibration is None else calibration.exits
         self.exits = exits
+        if exits is not None and self.operation is not None:
+            check_exits(exits, self.operation)
 
     def classify(self, peer: int, images: Tensor) -> Tensor:
         """Return the scaled class logits (B, N) of images (B, 3, S, S)."""
@@ -122,9 +125,9 @@ def find_source(source: str, runtime: str, network: str | None = None) -> Source
     student = load_student(source, network)
     config = read_config(path / CONFIG_FILE)
     calibration = _calibration_of(config, path)
-    exits = None
-    if calibration is not None and calibration.exits is not None and student.network.name is not None:
-        exits = exits_of_export(path, config, student.network.transforms)
+    exits = (
+        exits_of_export(path, student.network) if calibration is not None and calibration.exits is not None else None
+    )
     predictor = Predictor(student.network, calibration, exits)
     return Source(predictor, student.description, _words(TORCH, calibration, exits))
 
