@@ -1,12 +1,23 @@
-"""Read image files of other channels than red, green and blue. Needs only Pillow, as model cards contain this code."""
+"""Read image files of other channels than red, green and blue.
+
+Needs only Pillow and NumPy, because model cards contain this code.
+"""
 
 from typing import Any
 
+import numpy
 from PIL import Image, ImageFile
 
-from hsakd_pl.data.picture import UPRIGHT, orientation, rgb, tiff_tags, upright_rgb
+from hsakd_pl.data.picture import UPRIGHT, central, orientation, rgb, tiff_tags, upright_rgb
 
 EXTRA_SAMPLES = 338  # of a TIFF: 1 for an alpha that the colours are multiplied by
+
+
+def read_channels(path: str, resize: int, size: int, channels: int) -> Any:
+    """Read a picture, resize its short side and cut out its centre: an array of uint8 (channels, size, size)."""
+    with open(path, "rb") as file, Image.open(file) as opened:
+        bands = upright_bands(opened, channels)
+    return numpy.stack([numpy.asarray(central(band, resize, size)) for band in bands])
 
 
 def upright_bands(file: ImageFile.ImageFile, channels: int) -> list[Image.Image]:

@@ -53,6 +53,7 @@ CONFIG_FIELDS = Fields(
         "std": Items(Number(-1e9)),
         "input": Text(),
         "weights_digest": Text(),
+        "predictions_digest": Text(),
         "versions": Fields(others=Text()),
     },
     required=("class_names", "image_size", "resize", "mean", "std"),
@@ -186,6 +187,8 @@ class Student(nn.Module, PyTorchModelHubMixin):
         from huggingface_hub import ModelCard
 
         is_of_weights = bool(self.card) and self.card_digest == self.digest()
+        if is_of_weights:
+            check_front_matter(self.card)
         return ModelCard(self.card) if is_of_weights else super().generate_model_card(**options)
 
     @classmethod
@@ -221,6 +224,21 @@ class Student(nn.Module, PyTorchModelHubMixin):
             student.card = read_text(folder / CARD_FILE)
             student.card_digest = digest
         return student
+
+
+def check_front_matter(card: str) -> None:
+    """Raise UsageError if the metadata of a card, which may have been edited by hand, cannot be read."""
+    import yaml
+
+    _, *parts = card.split("---\n", 2) if card.startswith("---\n") else ["", ""]
+    try:
+        if len(parts) < 2 or not isinstance(yaml.safe_load(parts[0]), dict):
+            raise ValueError("no fields between two lines of ---")
+    except (yaml.YAMLError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(
+            f"{CARD_FILE}: its metadata are not valid ({reason:.120}): repair or remove the file"
+        ) from error
 
 
 def read_config(path: Path) -> dict[str, Any]:

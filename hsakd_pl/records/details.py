@@ -70,14 +70,17 @@ def describe_example(network: Network, image: Tensor, label: int, data: Any) -> 
     """Return the predictions of each head for a normalised image (1, C, S, S) under each of M transformations.
 
     Contains the label, the pictures as PNG in base64, and by name of the head M lists of the most probable classes with
-    their probabilities. ``data`` is the data module, which knows the normalisation.
+    their probabilities. Of a branch, each picture is read by the joint labels of the transformation that it shows
+    (``transforms.view_logits``), as in ensembles and early exits. ``data`` is the data module, which knows the
+    normalisation.
     """
     transforms = network.transforms
     inputs = transforms(image)
     output = outputs_of(network, inputs)
     heads = {"class head": output.logits}
     for number, joint_logits in enumerate(output.joint_logits, 1):
-        heads[f"branch {number}"] = transforms.class_logits(joint_logits)
+        by_view = transforms.view_logits(joint_logits, range(transforms.count))
+        heads[f"branch {number}"] = by_view.flatten(0, 1)
     return {
         "label": label,
         "transforms": str(transforms),
