@@ -25,7 +25,7 @@ from hsakd_pl.files import local_path
 GROUPS = {"all": NAMED, "table": TABLE}
 SETTINGS = ("batch_size", "rounds", "steps", "busy")  # stored with a row
 # Of the table: few steps in many rounds, an estimated 25 minutes on two cores
-TABLE_DEFAULTS = {
+TABLE_DEFAULTS: dict[str, Any] = {
     "loops": ["plain", "plain-compiled", "fit@5c4e141", "fit-bf16@5c4e141", "fit", "fit-bf16"],
     "batch_size": 16,
     "warmup": 1,
@@ -34,7 +34,7 @@ TABLE_DEFAULTS = {
     "store": True,
 }
 # Of the methods' costs: under 10 minutes on two cores
-COST_DEFAULTS = {"batch_size": 16, "warmup": 1, "steps": 2, "rounds": 10}
+COST_DEFAULTS: dict[str, Any] = {"batch_size": 16, "warmup": 1, "steps": 2, "rounds": 10}
 DEFAULTS = {"table": TABLE_DEFAULTS, COSTS: COST_DEFAULTS}
 
 
