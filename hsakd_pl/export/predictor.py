@@ -30,9 +30,6 @@ from hsakd_pl.networks.hsakd import HSAKDNet
 from hsakd_pl.ops import Transforms
 from hsakd_pl.records.predictions import DIGITS
 
-NO_SHIFT = (0.0, 0.0, 0.0)
-NO_SCALE = (1.0, 1.0, 1.0)
-
 
 class GraphNetwork(Network):
     """An ONNX file as a network: images (B, C, S, S) in [0, 1] -> logits (B, N), on the CPU.
