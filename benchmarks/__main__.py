@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -25,7 +26,7 @@ from hsakd_pl.files import local_path
 GROUPS = {"all": NAMED, "table": TABLE}
 SETTINGS = ("batch_size", "rounds", "steps", "busy")  # stored with a row
 # Of the table: few steps in many rounds, an estimated 25 minutes on two cores
-TABLE_DEFAULTS = {
+TABLE_DEFAULTS: dict[str, Any] = {
     "loops": ["plain", "plain-compiled", "fit@5c4e141", "fit-bf16@5c4e141", "fit", "fit-bf16"],
     "batch_size": 16,
     "warmup": 1,
@@ -34,7 +35,7 @@ TABLE_DEFAULTS = {
     "store": True,
 }
 # Of the methods' costs: under 10 minutes on two cores
-COST_DEFAULTS = {"batch_size": 16, "warmup": 1, "steps": 2, "rounds": 10}
+COST_DEFAULTS: dict[str, Any] = {"batch_size": 16, "warmup": 1, "steps": 2, "rounds": 10}
 DEFAULTS = {"table": TABLE_DEFAULTS, COSTS: COST_DEFAULTS}
 
 
@@ -49,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
         default=[NAMED[0].name],
         help=f"{FORMS}; all: those of the paper; table: those of the table in README.md, as it was measured, without "
         "the rows that are stored already; render: only write the tables of the documents; method-costs: a step "
-        "of each method relative to one of KD",
+        "of each method relative to one of KD; exports: students in runtimes, with options of its own",
     )
     options.add_argument("--list", action="store_true", help="print the paper's cases, then the methods', and stop")
     loops = ", ".join(f"{name}: {meaning}" for name, meaning in LOOPS.items())
@@ -200,8 +201,23 @@ def write_method_pages() -> None:
     subprocess.run([sys.executable, CHECKOUT / "scripts" / "method_pages.py"], env=checkout().environment, check=True)
 
 
+def measure_exports(arguments: list[str]) -> None:
+    """Measure exported students instead of steps: ``python -m benchmarks exports --help``."""
+    from benchmarks import exports
+
+    try:
+        exports.main(arguments)
+    except (UsageError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; a UsageError ends it with status 2."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ["exports"]:
+        measure_exports(words[1:])
+        return
     command_line = parser()
     options = command_line.parse_args(arguments)
     method = options.cases[0].partition(":")[0]

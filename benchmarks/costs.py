@@ -39,7 +39,8 @@ def serve(connection: Connection, job: dict[str, Any]) -> None:
     while order := receive(connection):
         loop = build(Entry(*order["entry"]))
         rows = counted_rows(loop)
-        reference_ms, step_ms = [], []
+        reference_ms: list[list[float]] = []
+        step_ms: list[list[float]] = []
         for index in range(order["rounds"]):
             turns = [(reference, reference_ms), (loop, step_ms)]
             for measured, blocks in turns if index % 2 == 0 else reversed(turns):
