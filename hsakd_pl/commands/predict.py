@@ -54,7 +54,7 @@ def run(options: Namespace) -> None:
     from hsakd_pl.cpu.threads import share_cores
     from hsakd_pl.data import ImageDataModule
     from hsakd_pl.data.limits import images_per_pass
-    from hsakd_pl.export.predictor import NO_SCALE, NO_SHIFT, find_source
+    from hsakd_pl.export.predictor import find_source
     from hsakd_pl.files.lock import sole_writer
     from hsakd_pl.records.predictions import PredictionWriter
     from hsakd_pl.records.progress import Progress
@@ -75,7 +75,8 @@ def run(options: Namespace) -> None:
     data.num_classes = len(found.description.class_names)
     data.adopt(found.description)
     if runs_graph:  # which normalises its input itself
-        data.use_statistics(NO_SHIFT, NO_SCALE)
+        channels = found.description.channels
+        data.use_statistics([0.0] * channels, [1.0] * channels)
     trainer = pl.Trainer(
         accelerator="cpu" if runs_graph else options.accelerator,
         devices=1,

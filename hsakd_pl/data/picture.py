@@ -27,13 +27,17 @@ def read_pixels(path: str, resize: int, size: int) -> Any:
     """Read a picture, resize its short side and cut out its centre: an array of uint8 (3, size, size)."""
     with open(path, "rb") as file, Image.open(file) as opened:
         picture = upright_rgb(opened)
+    return numpy.ascontiguousarray(numpy.asarray(central(picture, resize, size)).transpose(2, 0, 1))
+
+
+def central(picture: Image.Image, resize: int, size: int) -> Image.Image:
+    """Resize the short side of a picture and cut out its centre of (size, size) pixels."""
     side = min(picture.size)
     width, height = (resize * length // side for length in picture.size)
-    picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    resized = picture.resize((width, height), Image.Resampling.BILINEAR)
     left = round((width - size) / 2)
     top = round((height - size) / 2)
-    picture = picture.crop((left, top, left + size, top + size))
-    return numpy.ascontiguousarray(numpy.asarray(picture).transpose(2, 0, 1))
+    return resized.crop((left, top, left + size, top + size))
 
 
 def upright_rgb(file: ImageFile.ImageFile) -> Image.Image:

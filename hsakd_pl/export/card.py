@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 from jinja2 import Environment, FileSystemLoader
 
-from hsakd_pl.data import picture
+from hsakd_pl.data import bands, picture
 from hsakd_pl.errors import counted, require
 from hsakd_pl.export.calibration import Calibration
 from hsakd_pl.export.checkpoint import Trained
@@ -125,6 +125,7 @@ def model_card(
     student = trained.student
     description = student.description
     name = student.network.name or type(student.network).__name__
+    is_rgb = description.channels == 3
     title = name
     dataset = "own"
     licence = "hsakd_pl does not know them, ask the owner of the images"
@@ -140,6 +141,8 @@ def model_card(
         title=title,
         name=name,
         description=description,
+        channels="" if is_rgb else f" and {counted(description.channels, 'channel')}",
+        picture='"picture.jpg"' if is_rgb else f'"picture.png", channels={description.channels}',
         input=input,
         facts=facts(trained, row, accuracies),
         measurement=measurement,
@@ -147,7 +150,7 @@ def model_card(
         calibration=calibration,
         folder_name=folder_name,
         files=files,
-        reader=picture_reader(),
+        reader=picture_reader(description.channels),
         checked=checked,
         licence=licence,
         stated_licence=hub.licence,
@@ -191,10 +194,13 @@ def is_subset(row: dict[str, Any], data_class: str) -> bool:
     return any(data_set.difference_of(split, facts[split]) for split in data_set.images if split in facts)
 
 
-def picture_reader() -> str:
-    """Return the code that reads pictures for ``predict``, which needs only Pillow."""
+def picture_reader(channels: int) -> str:
+    """Return the code that reads pictures of a number of channels for ``predict``, which needs only Pillow."""
     _, _, code = inspect.getsource(picture).partition('"""\n\n')
-    return code.strip()
+    if channels == 3:
+        return code.strip()
+    _, _, code_of_bands = inspect.getsource(bands).partition("tiff_tags, upright_rgb\n\n")
+    return f"{code.strip()}\n\n\n{code_of_bands.strip()}"
 
 
 def facts(trained: Trained, row: dict[str, Any], accuracies: dict[str, float]) -> dict[str, str | None]:

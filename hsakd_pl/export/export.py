@@ -177,7 +177,8 @@ def export_student(
         record = _record(pictures, files, quantised, measurement, card_digest(partial))
         with replacing(partial / EXPORT_FILE) as file:
             json.dump(record, file, indent=1, ensure_ascii=False)
-    return Export(target, trained, pictures.origin, files, left_out, measurement, notes)
+    written = [file._replace(path=target / file.path.name) for file in files]
+    return Export(target, trained, pictures.origin, written, left_out, measurement, notes)
 
 
 def _check_options(

@@ -24,14 +24,14 @@ CALIBRATION_IMAGES = 256  # images that determine the range of each layer
 
 
 class Pictures(NamedTuple):
-    """Images (B, 3, S, S), uint8, and their origin in words."""
+    """Images (B, C, S, S), uint8, and their origin in words."""
 
     images: Tensor
     origin: str
 
 
 def batches_of(data: ImageDataModule, description: Description, split: str) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield uint8 images (B, 3, S, S) and labels (B,) of a split, without augmentation.
+    """Yield uint8 images (B, C, S, S) and labels (B,) of a split, without augmentation.
 
     Raises UsageError if the split is missing, of other classes, or normalised already.
 
@@ -72,7 +72,7 @@ def _labelled(data: ImageDataModule, split: Split, shuffle: bool) -> Iterator[tu
 
 def first_images(data: ImageDataModule, description: Description, split: str, count: int) -> Tensor:
     """Return the first ``count`` images of :func:`batches_of`, fewer where they are large."""
-    count = min(count, most_images(description.image_size))
+    count = min(count, most_images(description.image_size, description.channels))
     batch_count = math.ceil(count / data.batch_size)
     batches = [images for images, _ in islice(batches_of(data, description, split), batch_count)]
     if not batches:
@@ -85,20 +85,25 @@ def folder_pictures(folder: str | Path, description: Description, count: int) ->
 
     Raises UsageError if there is none.
     """
-    count = min(count, most_images(description.image_size))
+    count = min(count, most_images(description.image_size, description.channels))
     paths = image_paths(local_path("images", folder), "images")[:count]
-    images = torch.stack([description.transform(open_image(path, description.resize)) for path in paths])
+    opened = (open_image(path, description.resize, channels=description.channels) for path in paths)
+    images = torch.stack([description.transform(picture) for picture in opened])
     return Pictures(images, f"{counted(len(images), 'image')} of {folder}")
 
 
 def sample_pictures(description: Description, count: int) -> Pictures:
-    """Return ``count`` parts of scikit-learn's two photographs, at the student's size."""
+    """Return ``count`` parts of scikit-learn's two photographs, at the student's size.
+
+    Other channels than red, green and blue repeat these.
+    """
     from sklearn.datasets import load_sample_images  # slow to import
 
     photographs = [Image.fromarray(pixels) for pixels in load_sample_images().images]  # 640 x 427
     corners = [(left, top) for left in range(0, 640, 160) for top in range(0, 424, 106)]
     parts = [photo.crop((x, y, x + 160, y + 106)) for photo in photographs for x, y in corners]
     images = torch.stack([description.transform(part) for part in parts[:count]])
+    images = images[:, [channel % 3 for channel in range(description.channels)]]
     return Pictures(images, f"{len(images)} parts of two photographs")
 
 

@@ -30,24 +30,28 @@ from hsakd_pl.networks.hsakd import HSAKDNet
 from hsakd_pl.ops import Transforms
 from hsakd_pl.records.predictions import DIGITS
 
-NO_SHIFT = (0.0, 0.0, 0.0)
-NO_SCALE = (1.0, 1.0, 1.0)
-
 
 class GraphNetwork(Network):
-    """An ONNX file as a network: images (B, 3, S, S) in [0, 1] -> logits (B, N), on the CPU.
+    """An ONNX file as a network: images (B, C, S, S) in [0, 1] -> logits (B, N), on the CPU.
 
     Args:
         run: runs the file.
         num_classes: number of classes N.
+        channels: number of channels C.
         transforms: transformations that ``predict`` compares.
         takes_uint8: the file takes uint8 from 0 to 255.
     """
 
     def __init__(
-        self, run: Callable[[Any], Any], num_classes: int, transforms: Transforms, takes_uint8: bool = False
+        self,
+        run: Callable[[Any], Any],
+        num_classes: int,
+        channels: int,
+        transforms: Transforms,
+        takes_uint8: bool = False,
     ) -> None:
         super().__init__(num_classes, transforms)
+        self.in_channels = channels
         self.run = run
         self.takes_uint8 = takes_uint8
 
@@ -142,7 +146,8 @@ def _graph_source(folder: Path, name: str, runtime: str) -> Source:
     calibration = _calibration_of(config, folder)
     run = open_graph(path, runtime, torch.get_num_threads())
     transforms = transforms_of_package(config.get("transforms") or "")
-    graph = GraphNetwork(run, len(description.class_names), transforms, config.get("input") == "uint8")
+    takes_uint8 = config.get("input") == "uint8"
+    graph = GraphNetwork(run, len(description.class_names), description.channels, transforms, takes_uint8)
     predictor = Predictor(graph, calibration)
     digest = config.get("predictions_digest") if name == GRAPH_FILE else None
     predictor.predictions_digest = digest or file_sha256(path)[:DIGITS]

@@ -31,9 +31,9 @@ class Folded:
 
     BatchNorm layers are folded into the convolutions before them, except in networks that the package did not build,
     whose layers may be used twice. With ``dtype``, convolutions and linear layers compute in that type, outside
-    autocast, which would cast their weights in every step. With ``parts``, on a CPU, 3x3 filters are transformed once
-    for Winograd's algorithm, norms that remain are one operation with the ReLU after them, and each thread computes a
-    part of the images.
+    autocast, which would cast their weights in every step. With ``parts``, on a CPU, 3x3 convolutions use Winograd's
+    algorithm, norms that remain are one operation with the ReLU after them, and each thread computes a part of the
+    images.
 
     The first batch is compared with the network's own outputs. Where they differ, and once the network's weights or
     hooks change, the network itself computes everything; where the outputs for an image depend on the other images,
@@ -91,7 +91,10 @@ class Folded:
 
     def _compare(self, name: str, join: Callable[[list[Any]], Any], images: Tensor) -> Any:
         """Find out with the first batch whether it can be split, and whether the copy is equal to the network."""
-        original = partial(self._infer, getattr(self.original, name))
+
+        def original(batch: Tensor) -> Any:
+            return self._infer(getattr(self.original, name), batch.clone())  # which it may change in place
+
         state = RandomState(images.device)
         rows = images[:PROOF_ROWS]
         expected = original(rows)
@@ -105,7 +108,7 @@ class Folded:
             expected = original(images)
             state.restore()
         try:
-            found = join(self._in_parts(getattr(self.network, name), images))
+            found = join(self._in_parts(getattr(self.network, name), images.clone()))
         except Exception:  # layers of others may refuse weights of another type in any way
             self.equals = False
         else:
