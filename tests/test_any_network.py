@@ -25,7 +25,6 @@ WIDTH = 32
 @pytest.fixture(autouse=True)
 def small_maps_use_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layers, "MIN_WORK", 0)
-    monkeypatch.setattr(layers, "MIN_TILES", 0)
     monkeypatch.setattr(norm_layers, "MIN_VALUES", 0)
 
 

@@ -176,7 +176,6 @@ def winograd_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     called: list[int] = []
     monkeypatch.setattr(layers, "conv3x3", lambda *given: called.append(1) or conv3x3(*given))
     monkeypatch.setattr(layers, "MIN_WORK", 0)
-    monkeypatch.setattr(layers, "MIN_TILES", 0)
     monkeypatch.setattr(norm_layers, "MIN_VALUES", 0)
     return called
 
@@ -474,7 +473,7 @@ class Evaluators(pl.Callback):
         if not trainer.sanity_checking:
             self.kinds |= {type(evaluator).__name__ for evaluator in pl_module.evaluators} or {"the network"}
             for copy in pl_module.evaluators:
-                self.layers_by_winograd += len(layers_with("_winograd_filters", copy.network))
+                self.layers_by_winograd += len(layers_with("_winograd_frozen", copy.network))
 
     on_test_batch_end = on_predict_batch_end = on_validation_batch_end
 

@@ -1,5 +1,6 @@
 """The callback that makes a module faster in fits and evaluations."""
 
+import gc
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, Protocol, cast
@@ -75,8 +76,10 @@ class Fast(pl.Callback):
             folded = Folded(teacher.network, dtype, parts=kernels)
             teacher.stand_in = self.undo.enter_context(folded)
             self.undo.callback(setattr, teacher, "stand_in", None)
+        gc.collect()  # what has traced the teachers holds their weights of before the folding, in cycles
         if not deterministic:
-            for network in trained.networks:
+            parts = [part for part in module.children() if part is not trained.networks]  # that a method trains too
+            for network in [*trained.networks, *parts]:
                 if network not in self.contiguous:
                     self._use_kernels(network)
         if self.compile:

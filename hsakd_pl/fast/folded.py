@@ -31,9 +31,9 @@ class Folded:
 
     BatchNorm layers are folded into the convolutions before them, except in networks that the package did not build,
     whose layers may be used twice. With ``dtype``, convolutions and linear layers compute in that type, outside
-    autocast, which would cast their weights in every step. With ``parts``, on a CPU, 3x3 filters are transformed once
-    for Winograd's algorithm, norms that remain are one operation with the ReLU after them, and each thread computes a
-    part of the images.
+    autocast, which would cast their weights in every step. With ``parts``, on a CPU, 3x3 convolutions use Winograd's
+    algorithm, norms that remain are one operation with the ReLU after them, and each thread computes a part of the
+    images.
 
     The first batch is compared with the network's own outputs. Where they differ, and once the network's weights or
     hooks change, the network itself computes everything; where the outputs for an image depend on the other images,

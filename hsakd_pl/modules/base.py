@@ -36,6 +36,7 @@ from hsakd_pl.modules.optimization import (
 )
 from hsakd_pl.modules.options import save_options
 from hsakd_pl.modules.provenance import (
+    check_channels,
     check_description,
     check_fit,
     check_weights,
@@ -239,6 +240,7 @@ class HSAKDModule(EvaluatedModule):
                 f"the network has {self.num_classes} classes, {type(data).__name__} has {data_classes}: "
                 f"set num_classes={data_classes} or choose the data the network was made for"
             )
+        check_channels(self)
         if stage == "fit":
             check_fit(self)
         elif self.description is not None:

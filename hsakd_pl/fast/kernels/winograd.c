@@ -3,17 +3,23 @@
  *
  * An image is cut into tiles of 4x4 outputs, each of which needs 6x6 inputs. At each of the 36 POINTS of a transformed
  * tile, a matrix (tiles, inputs) times the transformed filters (inputs, outputs) gives the transformed outputs. Tiles
- * are taken in blocks that stay in a core's cache, and OpenMP's threads share the blocks out. Filters, and their
- * gradients, lie as (POINTS, outputs / PANEL, inputs, PANEL). */
+ * are taken in blocks that stay in a core's cache, and OpenMP's threads share the blocks out. Filters are transformed
+ * when they are used, which takes about as long as to read them from memory, where they would be four times as large.
+ * Gradients of transformed filters lie as (POINTS, outputs / PANEL, inputs, PANEL). */
 
+#include <omp.h>
 #include <stdlib.h>
 
 #include "vectors.h"
 
 /* ROWS x PANEL floats, the accumulators of a matrix product, fill the vector registers. */
 enum { ROWS = LANES == 16 ? 16 : 6, PANEL = 16, VECTORS = PANEL / LANES, POINTS = 36 };
-/* Bytes of a block's transformed tiles, and the fewest tiles for which the filters are read. */
+/* Bytes of a block's transformed tiles, and the fewest tiles for which the gradients of filters are read. */
 enum { BLOCK = 500000, LEAST_TILES = 24 };
+/* Bytes of transformed filters that each thread keeps, and the fewest tiles for which it transforms more than that. */
+enum { KEPT = 2500000, TILES_PER_FILTER = 64 };
+/* Panels that are transformed together, as their filters lie next to each other. */
+enum { GROUP = 2 };
 
 typedef void transform(const vector *, int, vector *, int);
 
@@ -51,6 +57,35 @@ INLINE void gradients_4_to_6(const vector *g, int from, vector *o, int to) { /* 
     o[3 * to] = even_at_2 + odd_at_2;
     o[4 * to] = even_at_2 - odd_at_2;
     o[5 * to] = g[3 * from];
+}
+
+/* Filters at a row of points: (inputs, 3 x 3, outputs) -> (panels, 6, inputs, PANEL), from the output `first` on. */
+static void transform_filters(const float *filters, shape s, int row, long first, long panels, float *matrices) {
+    static const float ROW[6][3] = {{1 / 4.f, 0, 0},
+                                    {-1 / 6.f, -1 / 6.f, -1 / 6.f},
+                                    {-1 / 6.f, 1 / 6.f, -1 / 6.f},
+                                    {1 / 24.f, 1 / 12.f, 1 / 6.f},
+                                    {1 / 24.f, -1 / 12.f, 1 / 6.f},
+                                    {0, 0, 1}};
+    const float *by = ROW[row];
+    long step = s.inputs * PANEL;
+    for (long c = 0; c < s.inputs; c++)
+        for (long o = 0; o < panels * PANEL; o += LANES) { /* in this order, neighbours in memory are read together */
+            const float *from = filters + 9 * c * s.outputs + first + o;
+            float *to = matrices + o / PANEL * 6 * step + c * PANEL + o % PANEL;
+            vector w[3];
+            UNROLLED for (int i = 0; i < 3; i++)
+                w[i] = by[0] * load(from + i * s.outputs) + by[1] * load(from + (3 + i) * s.outputs) +
+                       by[2] * load(from + (6 + i) * s.outputs);
+            vector even = (w[0] + w[2]) * (-1 / 6.f), odd = w[1] * (1 / 6.f);
+            vector even_at_2 = w[0] * (1 / 24.f) + w[2] * (1 / 6.f), odd_at_2 = w[1] * (1 / 12.f);
+            store(to, w[0] * (1 / 4.f));
+            store(to + step, even - odd);
+            store(to + 2 * step, even + odd);
+            store(to + 3 * step, even_at_2 + odd_at_2);
+            store(to + 4 * step, even_at_2 - odd_at_2);
+            store(to + 5 * step, w[2]);
+        }
 }
 
 static long tiles_of(long size) { return (size + 3) / 4; }
@@ -124,30 +159,46 @@ static long block_of(shape s) {
     return (tiles > LEAST_TILES ? tiles : LEAST_TILES + ROWS - 1) / ROWS * ROWS;
 }
 
+static long round_up(long size, long unit) { return (size + unit - 1) / unit * unit; }
+static long larger(long a, long b) { return a > b ? a : b; }
+
 static float *allocate(long floats) { return aligned_alloc(64, (floats * sizeof(float) + 63) / 64 * 64); }
 
-/* images (number, height, width, in), bias (out) or NULL -> outputs (number, height, width, out). 1: no memory. */
+/* images (number, height, width, in), filters (in, 3, 3, out), bias (out) or NULL -> outputs (number, height, width,
+ * out). 1: no memory. */
 int winograd_convolve(const float *images, const float *filters, const float *bias, float *outputs, long number,
                       long height, long width, long in, long out) {
     shape s = {number, height, width, in, out};
-    long tiles = number * tiles_of(height) * tiles_of(width), block = block_of(s), step = block * in;
-    int failed = 0;
+    long tiles = number * tiles_of(height) * tiles_of(width), block = block_of(s);
+    int keep = POINTS * in * out * (long)sizeof(float) <= KEPT, failed = 0;
+    if (!keep) block = larger(block, smaller(TILES_PER_FILTER, round_up(tiles / omp_get_max_threads(), ROWS)));
+    long step = block * in, group = keep ? out : GROUP * PANEL;
 #pragma omp parallel reduction(| : failed)
     {
         float *read = allocate(POINTS * block * (in + out)), *written = read + POINTS * step;
-        failed = !read;
+        float *transformed = allocate((keep ? POINTS : 6) * in * group);
+        int ready = 0;
+        failed = !read || !transformed;
 #pragma omp for schedule(dynamic)
         for (long first = 0; first < tiles; first += block) {
             if (failed) continue;
             long count = smaller(block, tiles - first);
             read_tiles(6, inputs_6_to_6, images, in, s, first, count, read, step);
-            for (long point = 0; point < POINTS; point++)
-                for (long panel = 0; panel < out; panel += PANEL)
-                    for (long t = 0; t < count; t += ROWS)
-                        multiply(0, read + point * step + t * in, in, 1, filters + (point * out + panel) * in, PANEL,
-                                 in, written + (point * block + t) * out + panel, out, smaller(ROWS, count - t));
+            for (int row = 0; row < 6; row++)
+                for (long panel = 0; panel < out; panel += PANEL) {
+                    float *points = transformed + (keep ? row * 6 * in * out : 0), *to = written + panel;
+                    if (!ready && panel % group == 0)
+                        transform_filters(filters, s, row, panel, smaller(group, out - panel) / PANEL, points);
+                    points += panel % group * 6 * in;
+                    for (int i = 0; i < 6; i++)
+                        for (long t = 0; t < count; t += ROWS)
+                            multiply(0, read + (row * 6 + i) * step + t * in, in, 1, points + i * in * PANEL, PANEL, in,
+                                     to + ((row * 6 + i) * block + t) * out, out, smaller(ROWS, count - t));
+                }
+            ready = keep;
             write_tiles(outputs, s, bias, first, count, written, block * out);
         }
+        free(transformed);
         free(read);
     }
     return failed;

@@ -1,41 +1,21 @@
 """Let convolutional layers use Winograd's algorithm where it is faster."""
 
 from types import MethodType
-from typing import NamedTuple
 
 import torch
 import torch.nn as nn
 from torch import Tensor
 
 from hsakd_pl.fast.kernels.library import library
-from hsakd_pl.fast.winograd.ops import PANEL, conv3x3, transformed
+from hsakd_pl.fast.winograd.ops import PANEL, conv3x3, outputs_last
 
 # Thresholds beyond which PyTorch's convolution is faster
 MIN_FILTERS = 512  # input times output channels; the transforms cost more than they save with fewer
 MIN_WORK = 1e8  # multiplications and additions of the plain convolution; calls cost more than they save with fewer
-MIN_TILES = 256  # tiles of a batch, if weights change at every step and must be transformed again
 MAX_PADDED_PIXELS = 1.8  # pixels of whole tiles per pixel of an image
 
 METHOD = "_conv_forward"  # the method of nn.Conv2d that a converted layer overrides
-FILTERS = "_winograd_filters"  # attribute of a converted layer: its Filters if frozen, otherwise None
-
-
-class Filters(NamedTuple):
-    """The transformed weights of a layer, valid for these weights in this version."""
-
-    transformed: Tensor
-    weight: Tensor
-    version: int
-
-    def of(self, weight: Tensor) -> Tensor | None:
-        """Return the transformed weights if they are those of ``weight``."""
-        is_same = weight is self.weight and (torch.compiler.is_compiling() or version_of(weight) == self.version)
-        return self.transformed if is_same else None
-
-
-def version_of(weight: Tensor) -> int:
-    """Return how often a weight has been changed in place; 0 in inference mode, which does not count."""
-    return 0 if weight.is_inference() else weight._version
+FROZEN = "_winograd_frozen"  # attribute of a converted layer: its weights will not change
 
 
 def convert(network: nn.Module, frozen: bool = False) -> None:
@@ -46,36 +26,32 @@ def convert(network: nn.Module, frozen: bool = False) -> None:
 
     Args:
         network: network whose layers are converted in place.
-        frozen: transform the weights once, since they will not change.
+        frozen: let weights stay in the order that the kernel reads, from its first use on, since they will not change.
     """
     for layer in network.modules():
         if type(layer) is nn.Conv2d and _is_suitable(layer) and library() is not None:
             setattr(layer, METHOD, MethodType(_winograd_forward, layer))
-            is_fixed = frozen and "weight" in layer._parameters  # others are computed in each forward pass
-            vars(layer)[FILTERS] = _filters(layer.weight) if is_fixed else None
+            vars(layer)[FROZEN] = frozen and "weight" in layer._parameters  # others are computed in each forward pass
 
 
 def revert(network: nn.Module) -> None:
     """Undo :func:`convert`."""
     for layer in network.modules():
-        if FILTERS in vars(layer):
-            del vars(layer)[FILTERS]
+        if FROZEN in vars(layer):
+            del vars(layer)[FROZEN]
             del vars(layer)[METHOD]
 
 
-def _filters(weight: Tensor) -> Filters:
-    return Filters(transformed(weight.detach()), weight, version_of(weight))
-
-
 def _winograd_forward(layer: nn.Conv2d, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    frozen: Filters | None = vars(layer)[FILTERS]
-    filters = None if frozen is None else frozen.of(weight)
-    if _is_faster(images, weight, frozen=filters is not None):
-        return conv3x3(images, weight, bias, filters)
-    return nn.Conv2d._conv_forward(layer, images, weight, bias)
+    if not _is_faster(images, weight):
+        return nn.Conv2d._conv_forward(layer, images, weight, bias)
+    if vars(layer)[FROZEN] and weight.stride(0) != 1 and not torch.compiler.is_compiling():
+        # in place of the other order, and not in it: another thread may read that one now
+        weight = layer.weight = nn.Parameter(outputs_last(weight.detach()), weight.requires_grad)
+    return conv3x3(images, weight, bias)
 
 
-def _is_faster(images: Tensor, weight: Tensor, frozen: bool) -> bool:
+def _is_faster(images: Tensor, weight: Tensor) -> bool:
     if images.dim() != 4 or images.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return False
     if images.dtype != torch.float32 or weight.dtype != torch.float32:
@@ -83,9 +59,8 @@ def _is_faster(images: Tensor, weight: Tensor, frozen: bool) -> bool:
     number, _, height, width = images.shape
     tiles_per_image = ((height + 3) // 4) * ((width + 3) // 4)
     work = 2 * number * height * width * weight.numel()
-    enough_tiles = frozen or number * tiles_per_image >= MIN_TILES
     little_padding = 16 * tiles_per_image <= MAX_PADDED_PIXELS * height * width
-    return work >= MIN_WORK and enough_tiles and little_padding
+    return work >= MIN_WORK and little_padding
 
 
 def _is_suitable(layer: nn.Conv2d) -> bool:

@@ -17,29 +17,27 @@ ONE_DIMENSION = torch.tensor([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [
 TRANSFORM = torch.kron(ONE_DIMENSION, ONE_DIMENSION)  # (36, 9)
 
 
-def transformed(weight: Tensor) -> Tensor:
-    """Return the transformed weights for the kernel: (out, in, 3, 3) -> (36, out / 16, in, 16)."""
-    outputs, inputs = weight.shape[:2]
-    panels = weight.reshape(outputs // PANEL, PANEL, inputs, 9).permute(3, 0, 2, 1)
-    return (TRANSFORM @ panels.reshape(9, -1)).view(36, outputs // PANEL, inputs, PANEL)
+def outputs_last(weight: Tensor) -> Tensor:
+    """Return the same weights (out, in, 3, 3) stored as (in, 3, 3, out), the order that the kernel reads."""
+    return weight.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2)
 
 
 def _weights_gradient(gradient: Tensor) -> Tensor:
-    """Return the weight gradient (out, in, 3, 3) given the gradient of :func:`transformed`'s output."""
+    """Return the weight gradient (out, in, 3, 3) given that of transformed weights (36, out / 16, in, 16)."""
     _, panels, inputs, _ = gradient.shape
     weight = (TRANSFORM.T @ gradient.flatten(1)).view(9, panels, inputs, PANEL).permute(1, 3, 0, 2)
     return weight.reshape(-1, 3, 3, inputs).permute(0, 3, 1, 2)
 
 
 @torch.library.custom_op("hsakd_pl::conv3x3", mutates_args=())
-def conv3x3(images: Tensor, weight: Tensor, bias: Tensor | None, filters: Tensor | None) -> Tensor:
+def conv3x3(images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return ``F.conv2d(images, weight, bias, padding=1)`` up to rounding, in channels_last.
 
     Args:
         images: float32 images (N, in, H, W) on a CPU.
-        weight: weights (out, in, 3, 3); both numbers of channels are multiples of 16.
+        weight: weights (out, in, 3, 3), which are copied unless they are :func:`outputs_last`; both numbers of
+            channels are multiples of 16.
         bias: bias (out,).
-        filters: result of :func:`transformed` for the weights, if it was computed before.
 
     Returns:
         Images (N, out, H, W).
@@ -49,10 +47,8 @@ def conv3x3(images: Tensor, weight: Tensor, bias: Tensor | None, filters: Tensor
     if images.dim() != 4 or images.shape[1:2] != weight.shape[1:2]:
         raise ValueError(f"images of {tuple(images.shape)} do not fit weights of {tuple(weight.shape)}")
     images = images.contiguous(memory_format=torch.channels_last)
-    if filters is None:
-        filters = transformed(weight)
     outputs = _empty_like(images, len(images), len(weight), *images.shape[2:])
-    _call("winograd_convolve", (images, filters, bias, outputs), images, len(weight))
+    _call("winograd_convolve", (images, outputs_last(weight), bias, outputs), images, len(weight))
     return outputs
 
 
@@ -83,7 +79,7 @@ def _call(name: str, tensors: tuple[Tensor | None, ...], images: Tensor, outputs
 
 
 @conv3x3.register_fake
-def _(images: Tensor, weight: Tensor, bias: Tensor | None, filters: Tensor | None) -> Tensor:
+def _(images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return _empty_like(images, len(images), len(weight), *images.shape[2:])
 
 
@@ -93,7 +89,7 @@ def _(images: Tensor, gradient: Tensor) -> Tensor:
 
 
 def _input_gradient(gradient: Tensor, weight: Tensor) -> Tensor:
-    return conv3x3(gradient, weight.flip(2, 3).transpose(0, 1), None, None)
+    return conv3x3(gradient, weight.flip(2, 3).transpose(0, 1), None)
 
 
 def _keep_two(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -102,18 +98,17 @@ def _keep_two(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     images, weight = ctx.saved_tensors
-    needs_images, needs_weight, needs_bias, _ = ctx.needs_input_grad
+    needs_images, needs_weight, needs_bias = ctx.needs_input_grad
     return (
         _input_gradient(gradient, weight) if needs_images else None,
         conv3x3_weight_gradient(images, gradient) if needs_weight else None,
         gradient.sum((0, 2, 3)) if needs_bias else None,
-        None,
     )
 
 
 def _second_backward(ctx: Any, weight: Tensor) -> tuple[Tensor, Tensor]:
     images, gradient = ctx.saved_tensors
-    return _input_gradient(gradient, weight), conv3x3(images, weight, None, None)
+    return _input_gradient(gradient, weight), conv3x3(images, weight, None)
 
 
 conv3x3.register_autograd(_backward, setup_context=_keep_two)
