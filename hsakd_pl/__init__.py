@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hsakd_pl.export import export_student, load_student
     from hsakd_pl.modules import (
         BaselineModule,
+        Frozen,
         HSAKDModule,
         LinearProbeModule,
         MutualModule,
@@ -41,6 +42,7 @@ __all__ = [
     "CIFAR100DataModule",
     "DigitsDataModule",
     "FeatureDataModule",
+    "Frozen",
     "HSAKDModule",
     "ImageDataModule",
     "ImageFolderDataModule",

@@ -3,10 +3,12 @@
 from dataclasses import dataclass, replace
 from math import isclose
 
+import torch.nn as nn
+
 from hsakd_pl.data.description import Description, read_description
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files.weights import WeightFile, shorten
-from hsakd_pl.networks import Network
+from hsakd_pl.networks import Network, as_network
 
 TOLERANCE = 1e-6  # of mean and std; differences that float32 does not resolve
 
@@ -39,13 +41,15 @@ class Learned:
         return all(isclose(learned, other, abs_tol=TOLERANCE) for learned, other in pairs)
 
 
-def learned_from(network: Network) -> Learned:
-    """Return what is known of the data that a network was trained on.
+def learned_from(network: nn.Module) -> Learned:
+    """Return what is known of the data that a network was trained on; nothing of modules of other packages but timm's.
 
     It is what the file of its weights says. A network of timm's whose file says nothing is assumed to have learnt from
     images that were normalised as its ``pretrained_cfg`` states; their size is only assumed if the network takes no
     other, or if its classes are still those of the published weights.
     """
+    if not isinstance(network, Network):
+        network = as_network(network, getattr(network, "num_classes", 0) or 2)
     file = network.weights_from
     if file is not None and file.description is not None:
         learned = learned_from_file(file)

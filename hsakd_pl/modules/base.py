@@ -231,6 +231,7 @@ class HSAKDModule(EvaluatedModule):
         return [FrozenGuard(), *([Fast(self.compile_step)] if self.fast else [])]
 
     def setup(self, stage: str) -> None:
+        self.frozen = [*dict.fromkeys(self.frozen)]
         self.means.clear()  # those of an interrupted fit
         data = getattr(self.trainer, "datamodule", None)
         data_classes = getattr(data, "num_classes", self.num_classes)

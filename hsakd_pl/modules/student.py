@@ -100,7 +100,6 @@ class StudentModule(HSAKDModule):
         teacher_files = load_initial("teacher_weights", teacher_weights, built_teacher)
         self.weight_files = weight_files | teacher_files
         self.teacher = Frozen(built_teacher, *teacher_files.values())
-        self.frozen.append(self.teacher)
         self._check_pair()
         self.expected_sha256 = teacher_sha256
         for file in teacher_files.values():
