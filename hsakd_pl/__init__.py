@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hsakd_pl.export import export_student, load_student
     from hsakd_pl.modules import (
         BaselineModule,
+        EmbeddingModule,
         Frozen,
         HSAKDModule,
         LinearProbeModule,
@@ -41,6 +42,7 @@ __all__ = [
     "BaselineModule",
     "CIFAR100DataModule",
     "DigitsDataModule",
+    "EmbeddingModule",
     "FeatureDataModule",
     "Frozen",
     "HSAKDModule",

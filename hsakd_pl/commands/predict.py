@@ -46,6 +46,7 @@ def run(options: Namespace) -> None:
     from hsakd_pl.cpu.threads import share_cores
     from hsakd_pl.data import ImageDataModule
     from hsakd_pl.data.limits import images_per_pass
+    from hsakd_pl.errors import UsageError
     from hsakd_pl.files.lock import sole_writer
     from hsakd_pl.modules import BaselineModule
     from hsakd_pl.records.predictions import PredictionWriter
@@ -55,6 +56,10 @@ def run(options: Namespace) -> None:
     check_accelerator(options.accelerator, "accelerator")
     share_cores()
     student = find_student(source, options.network)
+    if student.embeds:
+        raise UsageError(
+            f"{source} is an embedding network, which predicts no classes: call load_student(FOLDER)(images) in Python"
+        )
     batch_size = options.batch_size
     if batch_size is None:
         batch_size = images_per_pass(BATCH_SIZE, student.description.image_size)

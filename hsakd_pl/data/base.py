@@ -138,7 +138,7 @@ class ImageDataModule(BatchedDataModule):
 
         Raises UsageError unless each class has one string.
         """
-        names = self.adopted.class_names if self.adopted else self.read_class_names()
+        names = (self.adopted.class_names if self.adopted else None) or self.read_class_names()
         if isinstance(names, list) and not names:
             return [str(label) for label in range(self.num_classes)]
         return check_class_names(names, self.num_classes, f"{type(self).__name__}.read_class_names()")
@@ -171,14 +171,15 @@ class ImageDataModule(BatchedDataModule):
 
         Raises UsageError if training images exist and have other classes.
         """
-        class_names = list(self.read_class_names())
+        class_names = list(self.read_class_names()) if description.class_names else []  # unlabelled images have none
         if class_names and [*map(canonical, class_names)] != [*map(canonical, description.class_names)]:
             raise UsageError(
                 f"{type(self).__name__}: {self.folder} has the classes {shorten(class_names)}, but the trained network "
                 f"has {shorten(description.class_names)}: choose the data that it was trained on"
             )
         self.adopted = description
-        self.num_classes = len(description.class_names)
+        if description.class_names:
+            self.num_classes = len(description.class_names)
         self.image_size = description.image_size
         self.resize = description.resize
         self.mean = description.mean

@@ -25,6 +25,7 @@ class Learned:
         image_size: side of the images in pixels; None if unknown.
         mean: mean of each channel, which was subtracted from the images; None if unknown.
         std: standard deviation of each channel, which the images were divided by; None if unknown.
+        interpolation: interpolation with which images of another size are resized, ``bilinear`` or ``bicubic``.
     """
 
     origin: str
@@ -32,6 +33,7 @@ class Learned:
     image_size: int | None = None
     mean: Statistics | None = None
     std: Statistics | None = None
+    interpolation: str = "bilinear"
 
     def normalised_alike(self, mean: Statistics, std: Statistics) -> bool:
         """Check whether ``mean`` and ``std`` are those of this data, or these are unknown."""

@@ -101,6 +101,7 @@ def model_card(
         title=title,
         name=name,
         description=description,
+        embeds=student.embeds,
         input=input,
         facts=facts(trained, row, accuracies),
         folder_name=folder_name,
@@ -110,7 +111,8 @@ def model_card(
         licence=licence,
         paper=PAPER,
     )
-    front = yaml.safe_dump(front_matter(title, dataset, accuracies, files), sort_keys=False)
+    task = "image-feature-extraction" if student.embeds else "image-classification"
+    front = yaml.safe_dump(front_matter(title, dataset, accuracies, files, task), sort_keys=False)
     return f"---\n{front}---\n\n{text}"
 
 
@@ -160,7 +162,7 @@ def facts(trained: Trained, row: dict[str, Any], accuracies: dict[str, float]) -
         "peer": str(trained.peer) if trained.peer else None,
         "parameters": f"{parameters:,}",
         "multiply-adds": cost_of(student),
-        "classes": listed_classes,
+        "classes": None if student.embeds else listed_classes,
     }
 
 
@@ -181,7 +183,9 @@ def length_of(row: dict[str, Any]) -> str:
     return "unlimited epochs" if steps is None else counted(steps, "step")
 
 
-def front_matter(title: str, dataset: str, accuracies: dict[str, float], files: list[ExportedFile]) -> dict[str, Any]:
+def front_matter(
+    title: str, dataset: str, accuracies: dict[str, float], files: list[ExportedFile], task: str
+) -> dict[str, Any]:
     """Return the metadata that Hugging Face's hub reads from a card; accuracies there are in [0, 1]."""
     measured: dict[str, float | None] = dict(accuracies)
     measured |= {f"test accuracy of {file.path.name}": file.accuracy for file in files}
@@ -192,15 +196,16 @@ def front_matter(title: str, dataset: str, accuracies: dict[str, float], files: 
     ]
     front: dict[str, Any] = {
         "library_name": "hsakd_pl",
-        "pipeline_tag": "image-classification",
+        "pipeline_tag": task,
         "license": "other",
         "license_name": "terms-of-the-data",
         "license_link": "README.md#licence",
-        "tags": ["image-classification", "knowledge-distillation", "hsakd", "pytorch_model_hub_mixin"],
+        "tags": [task, "knowledge-distillation", "hsakd", "pytorch_model_hub_mixin"],
         "metrics": ["accuracy"],
     }
     if metrics:
-        task = {"type": "image-classification"}
         data = {"name": dataset, "type": dataset}
-        front["model-index"] = [{"name": title, "results": [{"task": task, "dataset": data, "metrics": metrics}]}]
+        front["model-index"] = [
+            {"name": title, "results": [{"task": {"type": task}, "dataset": data, "metrics": metrics}]}
+        ]
     return front

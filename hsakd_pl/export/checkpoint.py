@@ -1,6 +1,7 @@
 """Read the student of a checkpoint or of a published weight file."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,12 +100,15 @@ def read_trained(
         description = data.description
     if description is None:
         raise UsageError(f"{path} does not describe its data: give description=hsakd_pl.data.Description(...), or data")
+    width = saved.get("embedding", 0)
+    if width:
+        description = replace(description, class_names=[str(number) for number in range(width)])
     if isinstance(network, str):
         with limited_by(path):
             network = create_network(network, len(description.class_names), branches=False)
     part = parts[index]
     load_weights(network, _as_classifier(part, network) if _is_probe(saved, part, network) else part)
-    student = Student(network, **description.saved(), transforms=_transforms_name(saved, index))
+    student = Student(network, **description.saved(), transforms=_transforms_name(saved, index), embedding=width > 0)
     epoch = saved["epoch"] + 1 if "pytorch-lightning_version" in saved else None
     return Trained(student, path, epoch, peer if len(parts) > 1 else None, weights_digest(weights))
 

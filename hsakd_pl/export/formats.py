@@ -147,7 +147,7 @@ def write(student: Student, export_format: str, folder: Path, program: ExportedP
 
 
 def write_onnx(student: Student, path: Path, program: ExportedProgram) -> None:
-    """Write a graph ``input`` -> ``logits`` with its weights, and with class names and image size as metadata."""
+    """Write a graph ``input`` -> ``logits`` or ``embedding``, with class names and image size as metadata."""
     try:
         with quiet():
             onnx_program: Any = torch.onnx.export(
@@ -155,12 +155,13 @@ def write_onnx(student: Student, path: Path, program: ExportedProgram) -> None:
                 dynamo=True,
                 verbose=False,
                 input_names=["input"],
-                output_names=["logits"],
+                output_names=["embedding" if student.embeds else "logits"],
             )
     except Exception as error:  # of an operation that ONNX lacks, for example
         raise graph_error(student, "its graph cannot be converted to ONNX", error) from error
     metadata = onnx_program.model.metadata_props
-    metadata["class_names"] = json.dumps(student.class_names, ensure_ascii=False)
+    if not student.embeds:
+        metadata["class_names"] = json.dumps(student.class_names, ensure_ascii=False)
     metadata["image_size"] = str(student.image_size)
     with replacing(path, "wb") as file:
         file.write(onnx_program.model_proto.SerializeToString())

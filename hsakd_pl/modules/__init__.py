@@ -2,6 +2,7 @@
 
 from hsakd_pl.modules.base import HSAKDModule
 from hsakd_pl.modules.baseline import BaselineModule
+from hsakd_pl.modules.embedding import EmbeddingModule
 from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.modules.mutual import MutualModule
 from hsakd_pl.modules.probe import LinearProbeModule
@@ -10,6 +11,7 @@ from hsakd_pl.modules.teacher import TeacherModule
 
 __all__ = [
     "BaselineModule",
+    "EmbeddingModule",
     "Frozen",
     "HSAKDModule",
     "LinearProbeModule",

@@ -235,7 +235,7 @@ class HSAKDModule(EvaluatedModule):
         self.means.clear()  # those of an interrupted fit
         data = getattr(self.trainer, "datamodule", None)
         data_classes = getattr(data, "num_classes", self.num_classes)
-        if data_classes != self.num_classes:
+        if self.classifies and data_classes != self.num_classes:
             raise UsageError(
                 f"the network has {self.num_classes} classes, {type(data).__name__} has {data_classes}: "
                 f"set num_classes={data_classes} or choose the data the network was made for"
@@ -286,9 +286,10 @@ class HSAKDModule(EvaluatedModule):
         log_compared_images(self.trainer, self)
         data = data_of(self)
         if data is not None:  # a resumed run has restored it
+            description = self.described(data.description)
             if self.description is not None:
-                log_changed_images(self.description, data.description)
-            self.description = data.description
+                log_changed_images(self.description, description)
+            self.description = description
         feed_teachers(self)
         if self.description is not None:
             learned = WeightFile("the data of its last fit", description=self.description.saved())

@@ -10,6 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from hsakd_pl.data import Description, FeatureDataModule, ImageDataModule
+from hsakd_pl.data.learned import Learned
 from hsakd_pl.data.splits import check_batch, check_normalised_images
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files.weights import WeightFile, require_present
@@ -37,7 +38,8 @@ class EvaluatedModule(pl.LightningModule):
     """Hold one or more networks of the same classes, and evaluate them.
 
     ``frozen`` holds the frozen networks, teachers or parts of trained networks; teachers are not registered as
-    submodules. An attribute that is :class:`hsakd_pl.Frozen`, or holds some, adds to it. ``weight_files`` holds the facts about the weight files that the options name, by option.
+    submodules. An attribute that is :class:`hsakd_pl.Frozen`, or holds some, adds to it.
+    ``weight_files`` holds the facts about the weight files that the options name, by option.
     ``evaluators`` are called in place of the networks in an evaluation while :mod:`hsakd_pl.fast` sets them.
     ``branch_metrics_every`` and ``ensemble``: see :class:`hsakd_pl.HSAKDModule`.
     """
@@ -46,6 +48,8 @@ class EvaluatedModule(pl.LightningModule):
     description: Description | None = None  # description of the training data
     views: int = 1  # transformed or augmented copies of an image in a training step
     is_probe: bool = False  # the networks are frozen features and a classifier
+    classifies: bool = True  # the networks' outputs are the logits of the data's classes
+    teacher_inputs: Learned | None = None  # images of the teacher, where not what its weights say
     keeps_classes: bool = True  # the classes of the option ``weights`` are those of the data
     network_normalisation: bool = True  # images are normalised as the frozen part of a trained network has learnt
     batch_terms: tuple[str, ...] = ()  # loss terms that depend on which images are in a batch together
@@ -72,6 +76,10 @@ class EvaluatedModule(pl.LightningModule):
         super().__setattr__(name, value)
         if "frozen" in vars(self) and name != "frozen":
             self.frozen += [frozen for frozen in frozen_in(value) if frozen not in self.frozen]
+
+    def described(self, description: Description) -> Description:
+        """Return the description of the networks' images from that of the data."""
+        return description
 
     @property
     def network(self) -> Network:

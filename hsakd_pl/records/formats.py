@@ -152,6 +152,7 @@ CHECKPOINT_FIELDS = Fields(
         "transforms": Items(Text()),
         "networks": Items(OPTIONAL_TEXT),
         "probe": Flag(),
+        "embedding": Number(2, 1e6, whole=True),
         "callbacks": Fields(others=Fields(others=Anything())),
         "loops": Fields(others=Fields(others=Anything())),
         "optimizer_states": Items(Anything()),
