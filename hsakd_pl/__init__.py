@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         ImageNetDataModule,
         STL10DataModule,
         TinyImageNetDataModule,
+        UnlabelledDataModule,
         open_image,
     )
     from hsakd_pl.export import export_student, load_student
@@ -56,6 +57,7 @@ __all__ = [
     "TeacherModule",
     "TinyImageNetDataModule",
     "Transforms",
+    "UnlabelledDataModule",
     "create_network",
     "export_student",
     "list_networks",

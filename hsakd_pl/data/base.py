@@ -1,5 +1,6 @@
 """The base class of all data modules: its options, and reading, checking and dividing of splits."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict
@@ -18,11 +19,14 @@ from hsakd_pl.data.fingerprint import (
     saved_facts,
 )
 from hsakd_pl.data.splits import Split, check_class_names, check_split, stratified_indices
+from hsakd_pl.data.unlabelled import Unlabelled, is_named, log_unlabelled, read_unlabelled, unlabelled_split
 from hsakd_pl.data.walk import canonical
 from hsakd_pl.errors import UsageError, counted, require
 from hsakd_pl.files import local_path, naming
 from hsakd_pl.files.weights import shorten
 from hsakd_pl.signatures import FullSignature
+
+REST = "rest"  # for the option ``unlabelled``
 
 
 class DataOptions(TypedDict, total=False):
@@ -36,6 +40,8 @@ class DataOptions(TypedDict, total=False):
     num_workers: int | None
     predict_dir: str | Path | list[str] | None
     on_error: str
+    unlabelled: Unlabelled | None
+    unlabelled_ratio: float
 
 
 class ImageDataModule(BatchedDataModule):
@@ -56,6 +62,11 @@ class ImageDataModule(BatchedDataModule):
         predict_dir: images for ``predict``: a folder, whose subfolders are searched too, an image file, or a list of
             these. Pictures are turned upright as their EXIF data say.
         on_error: ``row`` reports a broken image in ``predict`` in its row, ``raise`` ends with an error.
+        unlabelled: images without labels to train on as well: a folder, whose subfolders are searched too, a list of
+            folders, STL-10's ``unlabeled_X.bin``, another data module, whose labels are ignored, or ``rest``, the
+            training images that ``train_fraction`` leaves out. Only methods that use no labels but in the cross-entropy
+            take them. An epoch remains one pass through the labelled images.
+        unlabelled_ratio: number of unlabelled images for each labelled one in a batch, in addition to ``batch_size``.
 
     Raises UsageError naming an argument that is out of range.
 
@@ -96,6 +107,8 @@ class ImageDataModule(BatchedDataModule):
         num_workers: int | None = None,
         predict_dir: str | Path | list[str] | None = None,
         on_error: str = "row",
+        unlabelled: Unlabelled | None = None,
+        unlabelled_ratio: float = 1.0,
     ) -> None:
         super().__init__()
         require(batch_size >= 1, "batch_size", batch_size, "at least 1")
@@ -104,6 +117,11 @@ class ImageDataModule(BatchedDataModule):
         require(seed is None or 0 <= seed < 2**32, "seed", seed, "at least 0 and below 2**32")
         require(num_workers is None or num_workers >= 0, "num_workers", num_workers, "at least 0")
         require(on_error in ("row", "raise"), "on_error", on_error, "row or raise")
+        require(0 < unlabelled_ratio < math.inf, "unlabelled_ratio", unlabelled_ratio, "above 0, and finite")
+        has_rest = not is_named(unlabelled, REST) or train_fraction < 1
+        require(has_rest, "unlabelled", unlabelled, "left out with train_fraction 1, which leaves no images")
+        self.unlabelled = unlabelled
+        self.unlabelled_ratio = unlabelled_ratio
         self.root = local_path("root", root)
         self.batch_size = batch_size
         self.train_fraction = train_fraction
@@ -242,7 +260,8 @@ class ImageDataModule(BatchedDataModule):
         if new:
             counts = [f"{len(self.splits[name].targets):,} in {name}" for name in new]
             names = shorten(self.class_names)
-            rank_zero_info(f"Read {counted(len(self.class_names), 'class')}, {names}, with images: {', '.join(counts)}")
+            classes = f"{counted(len(self.class_names), 'class')}, {names}, with images" if names else "images"
+            rank_zero_info(f"Read {classes}: {', '.join(counts)}")
 
     def read_test(self) -> Split:
         """Return the test split, read and checked once."""
@@ -258,6 +277,11 @@ class ImageDataModule(BatchedDataModule):
         """Return the training split without its held-out part, read and checked once."""
         if "train" not in self.splits:
             self._divide(self._read(train=True))
+            if self.unlabelled is not None and "unlabelled" not in self.splits:
+                self.splits["unlabelled"] = read_unlabelled(self.unlabelled)
+                self.facts["unlabelled"] = facts_of(self.splits["unlabelled"], [])
+            if "unlabelled" in self.splits:
+                log_unlabelled(self.splits["unlabelled"], self.unlabelled_ratio)
         return self.splits["train"]
 
     def _read(self, train: bool) -> Split:
@@ -271,7 +295,9 @@ class ImageDataModule(BatchedDataModule):
             self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         if self.train_fraction < 1:
             option = f"train_fraction={self.train_fraction}"
-            few_shot, _ = stratified_indices(training.targets, 1 - self.train_fraction, 0, option)
+            few_shot, rest = stratified_indices(training.targets, 1 - self.train_fraction, 0, option)
+            if is_named(self.unlabelled, REST):
+                self.splits["unlabelled"] = unlabelled_split(training.take(rest).images)
             training = training.take(few_shot)
         if self.held_out_fraction:
             option = f"val_fraction={self.val_fraction}"

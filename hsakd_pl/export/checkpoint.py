@@ -94,23 +94,31 @@ def read_trained(
     network = network or trusted(_network_name(saved, index), str(path))
     if not isinstance(network, str | nn.Module):
         raise UsageError(f"{path} does not name its network: give network, a registry name or the network itself")
+    description = _described(saved, description, data, path)
+    if isinstance(network, str):
+        with limited_by(path):
+            network = create_network(network, len(description.class_names), branches=False)
+    part = parts[index]
+    load_weights(network, _as_classifier(part, network) if _is_probe(saved, part, network) else part)
+    student = Student(
+        network, **description.saved(), transforms=_transforms_name(saved, index), embedding="embedding" in saved
+    )
+    epoch = saved["epoch"] + 1 if "pytorch-lightning_version" in saved else None
+    return Trained(student, path, epoch, peer if len(parts) > 1 else None, weights_digest(weights))
+
+
+def _described(
+    saved: Mapping[str, Any], description: Description | None, data: ImageDataModule | None, path: Path
+) -> Description:
+    """Return the given description, or that of the checkpoint, or of the data; numbers name an embedding's parts."""
     if description is None and "data" in saved:
         description = read_description(saved["data"], str(path))
     elif description is None and data is not None:
         description = data.description
     if description is None:
         raise UsageError(f"{path} does not describe its data: give description=hsakd_pl.data.Description(...), or data")
-    width = saved.get("embedding", 0)
-    if width:
-        description = replace(description, class_names=[str(number) for number in range(width)])
-    if isinstance(network, str):
-        with limited_by(path):
-            network = create_network(network, len(description.class_names), branches=False)
-    part = parts[index]
-    load_weights(network, _as_classifier(part, network) if _is_probe(saved, part, network) else part)
-    student = Student(network, **description.saved(), transforms=_transforms_name(saved, index), embedding=width > 0)
-    epoch = saved["epoch"] + 1 if "pytorch-lightning_version" in saved else None
-    return Trained(student, path, epoch, peer if len(parts) > 1 else None, weights_digest(weights))
+    names = [str(number) for number in range(saved.get("embedding", 0))]
+    return replace(description, class_names=names) if names else description
 
 
 def _network_name(saved: Mapping[str, Any], index: int) -> Any:

@@ -167,8 +167,8 @@ class HSAKDModule(EvaluatedModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self._prepare()
         self._check_batch(batch, batch_idx)
-        images, labels = batch[:2]
-        with checked_batch_norms(self) if len(labels) == 1 else nullcontext():
+        images = batch[0]
+        with checked_batch_norms(self) if len(images) == 1 else nullcontext():
             terms = self.losses(batch)
         unknown = self.loss_weights.keys() - terms.keys()
         if unknown:
@@ -242,6 +242,11 @@ class HSAKDModule(EvaluatedModule):
             )
         if stage == "fit":
             check_fit(self)
+            if not self.uses_unlabelled and getattr(data, "unlabelled", None) is not None:
+                raise UsageError(
+                    f"unlabelled: {type(self).__name__} needs the label of every image, or uses nothing else: leave "
+                    "data.init_args.unlabelled out, or choose a method without labels in its terms, such as KDModule"
+                )
         elif self.description is not None:
             check_description(self, self.description, "the network")
         image_size = getattr(data, "image_size", None)

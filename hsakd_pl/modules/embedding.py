@@ -114,6 +114,7 @@ class EmbeddingModule(HSAKDModule):
     """
 
     teacher_inputs: Learned
+    uses_unlabelled = True
     classifies = False
     keeps_classes = False
 

@@ -52,6 +52,7 @@ class EvaluatedModule(pl.LightningModule):
     teacher_inputs: Learned | None = None  # images of the teacher, where not what its weights say
     keeps_classes: bool = True  # the classes of the option ``weights`` are those of the data
     network_normalisation: bool = True  # images are normalised as the frozen part of a trained network has learnt
+    uses_unlabelled: bool = False  # batches may have images without labels, after those with labels (B,)
     batch_terms: tuple[str, ...] = ()  # loss terms that depend on which images are in a batch together
     gathers_batch: bool = False  # these terms see the images of all devices
     needs_indices: bool = False  # training batches end in the samples' indices (B,) in the training split
