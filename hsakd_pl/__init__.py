@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from hsakd_pl.export import export_student, load_student
     from hsakd_pl.modules import (
+        EMA,
         BaselineModule,
         EmbeddingModule,
         Frozen,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COLOURS",
+    "EMA",
     "FLIPS",
     "ROTATIONS",
     "BaselineModule",

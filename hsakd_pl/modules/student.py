@@ -148,9 +148,11 @@ class StudentModule(HSAKDModule):
             self.teacher.require_weights()
             self._check_teacher_file()
             require_own_weights([self.network, self.teacher.network], "the student and the teacher")
-            if self.answers is not None and getattr(self.trainer, "datamodule", None) is not None:
-                unlabelled = getattr(self.trainer.datamodule, "unlabelled", None)
-                require(unlabelled is None, "teacher_answers", self.answers.folder, "left out with unlabelled images")
+            data = getattr(self.trainer, "datamodule", None)
+            if self.answers is not None and getattr(data, "unlabelled", None) is not None:
+                raise UsageError(
+                    "teacher_answers must be left out with unlabelled images, whose answers it does not keep"
+                )
             if self.answers is not None and not self.needs_only_logits:
                 raise UsageError(
                     f"teacher_answers keeps the teacher's class logits alone, and {type(self).__name__} needs more "
