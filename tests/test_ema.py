@@ -114,9 +114,8 @@ def test_run_stopped_inside_an_epoch_resumes_bit_by_bit(
     with pytest.raises(SystemExit):
         run("fit", data=data, trainer={**limits, "default_root_dir": "part", "callbacks": [average, stop]})
     run("fit", "--ckpt_path", "last", data=data, trainer={**limits, "default_root_dir": "part", "callbacks": [average]})
-    [options] = {json.loads(Path(name, "result.json").read_text())["protocol"]["hash"] for name in ("whole", "part")}
-    run("fit", data=data, trainer={**limits, "default_root_dir": "without"})
-    assert json.loads(Path("without", "result.json").read_text())["protocol"]["hash"] != options
+    protocol = json.loads(Path("whole", "result.json").read_text())["protocol"]
+    assert protocol["options"]["trainer.callbacks"] == "hsakd_pl.EMA(decay=0.7)"
     for entry in ("state_dict", "current_model_state", "averaging_state"):
         whole, part = (saved(Path(name))[entry] for name in ("whole", "part"))
         assert all(torch.equal(tensor, part[name]) for name, tensor in whole.items())

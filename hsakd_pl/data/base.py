@@ -278,11 +278,13 @@ class ImageDataModule(BatchedDataModule):
         if "train" not in self.splits:
             self._divide(self._read(train=True))
             if self.unlabelled is not None and "unlabelled" not in self.splits:
-                self.splits["unlabelled"] = read_unlabelled(self.unlabelled)
-                self.facts["unlabelled"] = facts_of(self.splits["unlabelled"], [])
-            if "unlabelled" in self.splits:
-                log_unlabelled(self.splits["unlabelled"], self.unlabelled_ratio)
+                self._keep_unlabelled(read_unlabelled(self.unlabelled))
         return self.splits["train"]
+
+    def _keep_unlabelled(self, split: Split) -> None:
+        self.splits["unlabelled"] = split
+        self.facts["unlabelled"] = facts_of(split, [])
+        log_unlabelled(split, self.unlabelled_ratio)
 
     def _read(self, train: bool) -> Split:
         split = check_split(self.read(train), self.num_classes, f"{type(self).__name__}.read(train={train})")
@@ -297,7 +299,7 @@ class ImageDataModule(BatchedDataModule):
             option = f"train_fraction={self.train_fraction}"
             few_shot, rest = stratified_indices(training.targets, 1 - self.train_fraction, 0, option)
             if is_named(self.unlabelled, REST):
-                self.splits["unlabelled"] = unlabelled_split(training.take(rest).images)
+                self._keep_unlabelled(unlabelled_split(training.take(rest).images))
             training = training.take(few_shot)
         if self.held_out_fraction:
             option = f"val_fraction={self.val_fraction}"
