@@ -221,10 +221,10 @@ class EmbeddingModule(HSAKDModule):
             values = {"val/loss": loss, "val/cosine": 1 - terms["loss_cosine"]}
             self.log_dict(values, on_epoch=True, batch_size=len(images), sync_dist=True)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:  # type: ignore[override]
-        """Collect the embeddings of a batch."""
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:  # type: ignore[override]
+        """Collect the embeddings of a batch, and return them as ``embedding`` (B, D)."""
         self._prepare()
-        self._collect(*batch)
+        return {"embedding": self._collect(*batch)}
 
     def _collect(self, images: Tensor, labels: Tensor) -> Tensor:
         embedding = self.classify(0, self._resized(images))
