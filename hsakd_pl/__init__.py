@@ -17,11 +17,15 @@ if TYPE_CHECKING:
         ImageNetDataModule,
         STL10DataModule,
         TinyImageNetDataModule,
+        UnlabelledDataModule,
         open_image,
     )
     from hsakd_pl.export import export_student, load_student
     from hsakd_pl.modules import (
+        EMA,
         BaselineModule,
+        EmbeddingModule,
+        Frozen,
         HSAKDModule,
         LinearProbeModule,
         MutualModule,
@@ -35,12 +39,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COLOURS",
+    "EMA",
     "FLIPS",
     "ROTATIONS",
     "BaselineModule",
     "CIFAR100DataModule",
     "DigitsDataModule",
+    "EmbeddingModule",
     "FeatureDataModule",
+    "Frozen",
     "HSAKDModule",
     "ImageDataModule",
     "ImageFolderDataModule",
@@ -52,6 +59,7 @@ __all__ = [
     "TeacherModule",
     "TinyImageNetDataModule",
     "Transforms",
+    "UnlabelledDataModule",
     "create_network",
     "export_student",
     "list_networks",

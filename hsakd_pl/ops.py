@@ -291,3 +291,10 @@ def joint_kd_loss(student_logits: Sequence[Tensor], teacher_logits: Sequence[Ten
         tensor(0.)
     """
     return kd_loss(torch.stack(tuple(student_logits)), torch.stack(tuple(teacher_logits)), temperature)
+
+
+def pooled_alike(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both maps (B, C, H, W), average-pooled to the smaller height and width."""
+    height = min(student.shape[2], teacher.shape[2])
+    width = min(student.shape[3], teacher.shape[3])
+    return F.adaptive_avg_pool2d(student, (height, width)), F.adaptive_avg_pool2d(teacher, (height, width))

@@ -161,7 +161,8 @@ def summary(export: "Export") -> str:
     description = student.description
     name = student.network.name or type(student.network).__name__
     peer = f", peer {export.trained.peer}" if export.trained.peer else ""
-    size = f"{counted(len(description.class_names), 'class')}, {description.image_size} x {description.image_size}"
+    outputs = counted(len(description.class_names), "number" if student.embeds else "class")
+    size = f"{outputs}, {description.image_size} x {description.image_size}"
     columns = ("file", "MB", "difference", "accuracy")
     files = text_table([dict(zip(columns, file.cells, strict=True)) for file in export.files])
     head = aligned(

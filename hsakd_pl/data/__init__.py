@@ -11,6 +11,7 @@ from hsakd_pl.data.images import open_image
 from hsakd_pl.data.splits import Split
 from hsakd_pl.data.stl10 import STL10DataModule
 from hsakd_pl.data.tinyimagenet import TinyImageNetDataModule
+from hsakd_pl.data.unlabelled_folder import UnlabelledDataModule
 
 __all__ = [
     "CIFAR100DataModule",
@@ -23,5 +24,6 @@ __all__ = [
     "STL10DataModule",
     "Split",
     "TinyImageNetDataModule",
+    "UnlabelledDataModule",
     "open_image",
 ]

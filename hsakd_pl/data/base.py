@@ -1,5 +1,6 @@
 """The base class of all data modules: its options, and reading, checking and dividing of splits."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict
@@ -19,11 +20,14 @@ from hsakd_pl.data.fingerprint import (
 )
 from hsakd_pl.data.limits import check_channel_count
 from hsakd_pl.data.splits import Split, check_class_names, check_split, stratified_indices
+from hsakd_pl.data.unlabelled import Unlabelled, is_named, log_unlabelled, read_unlabelled, unlabelled_split
 from hsakd_pl.data.walk import canonical
 from hsakd_pl.errors import UsageError, counted, require
 from hsakd_pl.files import local_path, naming
 from hsakd_pl.files.weights import shorten
 from hsakd_pl.signatures import FullSignature
+
+REST = "rest"  # for the option ``unlabelled``
 
 
 class DataOptions(TypedDict, total=False):
@@ -37,6 +41,8 @@ class DataOptions(TypedDict, total=False):
     num_workers: int | None
     predict_dir: str | Path | list[str] | None
     on_error: str
+    unlabelled: Unlabelled | None
+    unlabelled_ratio: float
 
 
 class ImageDataModule(BatchedDataModule):
@@ -58,6 +64,11 @@ class ImageDataModule(BatchedDataModule):
         predict_dir: images for ``predict``: a folder, whose subfolders are searched too, an image file, or a list of
             these. Pictures are turned upright as their EXIF data say.
         on_error: ``row`` reports a broken image in ``predict`` in its row, ``raise`` ends with an error.
+        unlabelled: images without labels to train on as well: a folder, whose subfolders are searched too, a list of
+            folders, STL-10's ``unlabeled_X.bin``, another data module, whose labels are ignored, or ``rest``, the
+            training images that ``train_fraction`` leaves out. Only methods that use no labels but in the cross-entropy
+            take them. An epoch remains one pass through the labelled images.
+        unlabelled_ratio: number of unlabelled images for each labelled one in a batch, in addition to ``batch_size``.
 
     Raises UsageError naming an argument that is out of range.
 
@@ -98,6 +109,8 @@ class ImageDataModule(BatchedDataModule):
         num_workers: int | None = None,
         predict_dir: str | Path | list[str] | None = None,
         on_error: str = "row",
+        unlabelled: Unlabelled | None = None,
+        unlabelled_ratio: float = 1.0,
     ) -> None:
         super().__init__()
         require(batch_size >= 1, "batch_size", batch_size, "at least 1")
@@ -106,6 +119,11 @@ class ImageDataModule(BatchedDataModule):
         require(seed is None or 0 <= seed < 2**32, "seed", seed, "at least 0 and below 2**32")
         require(num_workers is None or num_workers >= 0, "num_workers", num_workers, "at least 0")
         require(on_error in ("row", "raise"), "on_error", on_error, "row or raise")
+        require(0 < unlabelled_ratio < math.inf, "unlabelled_ratio", unlabelled_ratio, "above 0, and finite")
+        has_rest = not is_named(unlabelled, REST) or train_fraction < 1
+        require(has_rest, "unlabelled", unlabelled, "left out with train_fraction 1, which leaves no images")
+        self.unlabelled = unlabelled
+        self.unlabelled_ratio = unlabelled_ratio
         self.root = local_path("root", root)
         self.batch_size = batch_size
         self.train_fraction = train_fraction
@@ -140,7 +158,7 @@ class ImageDataModule(BatchedDataModule):
 
         Raises UsageError unless each class has one string.
         """
-        names = self.adopted.class_names if self.adopted else self.read_class_names()
+        names = (self.adopted.class_names if self.adopted else None) or self.read_class_names()
         if isinstance(names, list) and not names:
             return [str(label) for label in range(self.num_classes)]
         return check_class_names(names, self.num_classes, f"{type(self).__name__}.read_class_names()")
@@ -173,14 +191,15 @@ class ImageDataModule(BatchedDataModule):
 
         Raises UsageError if training images exist and have other classes.
         """
-        class_names = list(self.read_class_names())
+        class_names = list(self.read_class_names()) if description.class_names else []  # unlabelled images have none
         if class_names and [*map(canonical, class_names)] != [*map(canonical, description.class_names)]:
             raise UsageError(
                 f"{type(self).__name__}: {self.folder} has the classes {shorten(class_names)}, but the trained network "
                 f"has {shorten(description.class_names)}: choose the data that it was trained on"
             )
         self.adopted = description
-        self.num_classes = len(description.class_names)
+        if description.class_names:
+            self.num_classes = len(description.class_names)
         self.channels = description.channels
         self.image_size = description.image_size
         self.resize = description.resize
@@ -245,7 +264,8 @@ class ImageDataModule(BatchedDataModule):
         if new:
             counts = [f"{len(self.splits[name].targets):,} in {name}" for name in new]
             names = shorten(self.class_names)
-            rank_zero_info(f"Read {counted(len(self.class_names), 'class')}, {names}, with images: {', '.join(counts)}")
+            classes = f"{counted(len(self.class_names), 'class')}, {names}, with images" if names else "images"
+            rank_zero_info(f"Read {classes}: {', '.join(counts)}")
 
     def read_test(self) -> Split:
         """Return the test split, read and checked once."""
@@ -261,7 +281,14 @@ class ImageDataModule(BatchedDataModule):
         """Return the training split without its held-out part, read and checked once."""
         if "train" not in self.splits:
             self._divide(self._read(train=True))
+            if self.unlabelled is not None and "unlabelled" not in self.splits:
+                self._keep_unlabelled(read_unlabelled(self.unlabelled))
         return self.splits["train"]
+
+    def _keep_unlabelled(self, split: Split) -> None:
+        self.splits["unlabelled"] = split
+        self.facts["unlabelled"] = facts_of(split, [])
+        log_unlabelled(split, self.unlabelled_ratio)
 
     def _read(self, train: bool) -> Split:
         where = f"{type(self).__name__}.read(train={train})"
@@ -275,7 +302,9 @@ class ImageDataModule(BatchedDataModule):
             self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         if self.train_fraction < 1:
             option = f"train_fraction={self.train_fraction}"
-            few_shot, _ = stratified_indices(training.targets, 1 - self.train_fraction, 0, option)
+            few_shot, rest = stratified_indices(training.targets, 1 - self.train_fraction, 0, option)
+            if is_named(self.unlabelled, REST):
+                self._keep_unlabelled(unlabelled_split(training.take(rest).images))
             training = training.take(few_shot)
         if self.held_out_fraction:
             option = f"val_fraction={self.val_fraction}"

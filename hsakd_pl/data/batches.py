@@ -21,6 +21,7 @@ from hsakd_pl.data.sampler import GlobalBatchSampler
 from hsakd_pl.data.seeding import AUGMENTATION, STRONG_VIEW
 from hsakd_pl.data.sources import AugmentedBatches, ResidentTensors, TransformedBatches, ViewBatches, WorkerBatches
 from hsakd_pl.data.splits import Split
+from hsakd_pl.data.unlabelled import MixedBatches, UnlabelledSampler, fitted
 from hsakd_pl.data.walk import image_paths
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import local_path
@@ -45,6 +46,8 @@ class BatchedDataModule(pl.LightningDataModule):
     train_transform: PadCropFlip | v2.Transform
     test_transform: v2.Transform | None = None  # None if images have their final size already
     decode_on_device: bool = False
+    unlabelled_ratio: float
+    unlabelled_data: tuple[Any, Split] | None = None  # makes batches of the unlabelled images
     resident_mib: int = 0  # largest size of a decoded split that is kept; files of others are opened in every epoch
 
     @property
@@ -149,11 +152,33 @@ class BatchedDataModule(pl.LightningDataModule):
         sampler = self.make_sampler(len(split.targets), shuffle, on_every_device)
         count = min(self.batch_size // sampler.world_size, len(split.targets))
         check_batch_size(count, self.image_size, self.channels)
+        mixes = split is self.splits.get("train") and shuffle and "unlabelled" in self.splits
+        if mixes:
+            pool = len(self.splits["unlabelled"].targets)
+            sampler = UnlabelledSampler(**vars(sampler), pool=pool, ratio=self.unlabelled_ratio)
         paths = None if isinstance(split.images, Tensor) else split.images
-        source = self._source(split, transform, len(sampler))
+        sources = [self._source(split, transform, len(sampler))]
         if with_strong_view:
-            source = ViewBatches([source, self._strong_source(split, transform, len(sampler))], self._device)
+            sources.append(self._strong_source(split, transform, len(sampler)))
+        if mixes:
+            sources = self._mixed(sources, transform, len(sampler))
+        source = ViewBatches(sources, self._device) if with_strong_view else sources[0]
         return ResumableLoader(source, sampler, with_indices, paths)
+
+    def _mixed(
+        self, views: Sequence[BatchSource], transform: PadCropFlip | v2.Transform | None, num_batches: int
+    ) -> list[BatchSource]:
+        """Return the sources of the views of the labelled images, each with unlabelled images after them."""
+        split = self.splits["unlabelled"]
+        if self.unlabelled_data is None:
+            self.unlabelled_data = fitted(self, split)
+        other, split = self.unlabelled_data
+        makers = (other._source, other._strong_source)[: len(views)]
+        num_labelled = len(self.splits["train"].targets)
+        return [
+            MixedBatches(view, make(split, transform, num_batches), num_labelled)
+            for view, make in zip(views, makers, strict=True)
+        ]
 
     @property
     def _device(self) -> torch.device:

@@ -3,10 +3,12 @@
 from dataclasses import dataclass, replace
 from math import isclose
 
+import torch.nn as nn
+
 from hsakd_pl.data.description import Description, read_description
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files.weights import WeightFile, shorten
-from hsakd_pl.networks import Network
+from hsakd_pl.networks import Network, as_network
 
 TOLERANCE = 1e-6  # of mean and std; differences that float32 does not resolve
 
@@ -23,6 +25,7 @@ class Learned:
         image_size: side of the images in pixels; None if unknown.
         mean: mean of each channel, which was subtracted from the images; None if unknown.
         std: standard deviation of each channel, which the images were divided by; None if unknown.
+        interpolation: interpolation with which images of another size are resized, ``bilinear`` or ``bicubic``.
     """
 
     origin: str
@@ -30,6 +33,7 @@ class Learned:
     image_size: int | None = None
     mean: Statistics | None = None
     std: Statistics | None = None
+    interpolation: str = "bilinear"
 
     def normalised_alike(self, mean: Statistics, std: Statistics) -> bool:
         """Check whether ``mean`` and ``std`` are those of this data, or these are unknown."""
@@ -41,14 +45,16 @@ class Learned:
         return all(isclose(learned, other, abs_tol=TOLERANCE) for learned, other in pairs)
 
 
-def learned_from(network: Network) -> Learned:
-    """Return what is known of the data that a network was trained on.
+def learned_from(network: nn.Module) -> Learned:
+    """Return what is known of the data that a network was trained on; nothing of modules of other packages but timm's.
 
     It is what the file of its weights says. A network of timm's whose file says nothing is assumed to have learnt from
     images that were normalised as its ``pretrained_cfg`` states; their size is only assumed if the network takes no
     other, or if its classes are still those of the published weights. Raises UsageError for a file that describes
     images of other channels than the network's.
     """
+    if not isinstance(network, Network):
+        network = as_network(network, getattr(network, "num_classes", 0) or 2)
     file = network.weights_from
     if file is not None and file.description is not None:
         learned = learned_from_file(file)

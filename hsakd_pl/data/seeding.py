@@ -8,6 +8,7 @@ SHUFFLING = 0
 AUGMENTATION = 1
 CONTRAST = 2  # negatives of contrastive methods
 STRONG_VIEW = 3  # the second, strongly augmented view of an image
+UNLABELLED = 4  # order and augmentation of unlabelled images
 
 
 def derive_seed(seed: int, *key: int) -> int:

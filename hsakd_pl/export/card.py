@@ -143,6 +143,7 @@ def model_card(
         description=description,
         channels="" if is_rgb else f" and {counted(description.channels, 'channel')}",
         picture='"picture.jpg"' if is_rgb else f'"picture.png", channels={description.channels}',
+        embeds=student.embeds,
         input=input,
         facts=facts(trained, row, accuracies),
         measurement=measurement,
@@ -158,7 +159,8 @@ def model_card(
     )
     if hub.base_model is None:
         hub = hub._replace(base_model=base_model_of(row))
-    metadata = front_matter(title, dataset, validation_split(row), accuracies, files, hub)
+    task = "image-feature-extraction" if student.embeds else "image-classification"
+    metadata = front_matter(title, dataset, validation_split(row), accuracies, files, hub, task)
     front = yaml.safe_dump(metadata, sort_keys=False)
     return f"---\n{front}---\n\n{text}"
 
@@ -234,7 +236,7 @@ def facts(trained: Trained, row: dict[str, Any], accuracies: dict[str, float]) -
         "peer": str(trained.peer) if trained.peer else None,
         "parameters": f"{parameters:,}",
         "multiply-adds": cost_of(student),
-        "classes": listed_classes,
+        "classes": None if student.embeds else listed_classes,
     }
 
 
@@ -269,6 +271,7 @@ def front_matter(
     accuracies: dict[str, float],
     files: list[ExportedFile],
     hub: Hub,
+    task: str,
 ) -> dict[str, Any]:
     """Return the metadata that Hugging Face's hub reads from a card; accuracies there are in [0, 1].
 
@@ -282,19 +285,19 @@ def front_matter(
             split = validation if name.startswith("validation") else "test"
             metric = {"type": "accuracy", "name": name, "value": round(accuracy / 100, 4)}
             by_split.setdefault(split, []).append(metric)
-    front: dict[str, Any] = {"library_name": "hsakd_pl", "pipeline_tag": "image-classification"}
+    front: dict[str, Any] = {"library_name": "hsakd_pl", "pipeline_tag": task}
     if hub.licence is None:
         front |= {"license": "other", "license_name": "terms-of-the-data", "license_link": "README.md#licence"}
     else:
         front["license"] = hub.licence
     if hub.base_model is not None:
         front["base_model"] = hub.base_model
-    front["tags"] = ["image-classification", "knowledge-distillation", "hsakd", "pytorch_model_hub_mixin"]
+    front["tags"] = [task, "knowledge-distillation", "hsakd", "pytorch_model_hub_mixin"]
     front["metrics"] = ["accuracy"]
     if by_split:
         results_by_split = [
             {
-                "task": {"type": "image-classification"},
+                "task": {"type": task},
                 "dataset": {"name": dataset, "type": dataset, "split": split},
                 "metrics": metrics,
             }

@@ -1,6 +1,7 @@
 """Read the student of a checkpoint or of a published weight file."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,12 +94,7 @@ def read_trained(
     network = network or trusted(_network_name(saved, index), str(path))
     if not isinstance(network, str | nn.Module):
         raise UsageError(f"{path} does not name its network: give network, a registry name or the network itself")
-    if description is None and "data" in saved:
-        description = read_description(saved["data"], str(path))
-    elif description is None and data is not None:
-        description = data.description
-    if description is None:
-        raise UsageError(f"{path} does not describe its data: give description=hsakd_pl.data.Description(...), or data")
+    description = _described(saved, description, data, path)
     if isinstance(network, str):
         with limited_by(path):
             classes = len(description.class_names)
@@ -107,9 +103,25 @@ def read_trained(
     load_weights(
         network, _as_classifier(part, network, description.channels) if _is_probe(saved, part, network) else part
     )
-    student = Student(network, **description.saved(), transforms=_transforms_name(saved, index))
+    student = Student(
+        network, **description.saved(), transforms=_transforms_name(saved, index), embedding="embedding" in saved
+    )
     epoch = saved["epoch"] + 1 if "pytorch-lightning_version" in saved else None
     return Trained(student, path, epoch, peer if len(parts) > 1 else None, weights_digest(weights))
+
+
+def _described(
+    saved: Mapping[str, Any], description: Description | None, data: ImageDataModule | None, path: Path
+) -> Description:
+    """Return the given description, or that of the checkpoint, or of the data; numbers name an embedding's parts."""
+    if description is None and "data" in saved:
+        description = read_description(saved["data"], str(path))
+    elif description is None and data is not None:
+        description = data.description
+    if description is None:
+        raise UsageError(f"{path} does not describe its data: give description=hsakd_pl.data.Description(...), or data")
+    names = [str(number) for number in range(saved.get("embedding", 0))]
+    return replace(description, class_names=names) if names else description
 
 
 def _network_name(saved: Mapping[str, Any], index: int) -> Any:

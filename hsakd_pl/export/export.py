@@ -135,6 +135,8 @@ def export_student(
     check_folder(target)
     trained = read_trained(local_path("checkpoint", checkpoint), network, description, peer, data)
     student = trained.student
+    if student.embeds and int8 is not None:
+        raise UsageError("int8: its accuracy is measured by classes, and an embedding network has none: omit int8")
     measured = results(trained)  # before the work, since a file of the run may be broken
     calibration = calibration_next_to(trained)
     pictures = find_pictures(data, images, student.description)

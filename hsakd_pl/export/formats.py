@@ -26,7 +26,8 @@ ONNX_MINIMUM_TORCH = "2.7"  # PyTorch 2.6 cannot convert batch norm from an expo
 CALIBRATION_BATCH = 32  # images that onnxruntime calibrates on at once
 
 INT8_FILE = "model.int8.onnx"
-INPUT, OUTPUT, BATCH = "input", "logits", "batch"  # names in every ONNX file
+INPUT, OUTPUT, BATCH = "input", "logits", "batch"  # names in every ONNX file of a classifier
+EMBEDDING = "embedding"  # name of the output in one of an embedding network
 # Operators with 8-bit kernels in onnxruntime. Without Relu, Clip and Add, each convolution would return float32, and
 # networks of depthwise convolutions would be slower than in float32; norms stay exact.
 QUANTISED = (
@@ -160,7 +161,7 @@ def write(student: Student, export_format: str, folder: Path, program: ExportedP
 
 
 def write_onnx(student: Student, path: Path, program: ExportedProgram) -> None:
-    """Write a graph ``input`` (batch, 3, S, S) -> ``logits`` (batch, N) with its weights.
+    """Write a graph ``input`` (batch, C, S, S) -> ``logits`` or ``embedding`` (batch, N) with its weights.
 
     Class names and image size are metadata.
     """
@@ -171,12 +172,13 @@ def write_onnx(student: Student, path: Path, program: ExportedProgram) -> None:
                 dynamo=True,
                 verbose=False,
                 input_names=[INPUT],
-                output_names=[OUTPUT],
+                output_names=[EMBEDDING if student.embeds else OUTPUT],
             )
     except Exception as error:  # of an operation that ONNX lacks, for example
         raise graph_error(student, "its graph cannot be converted to ONNX", error) from error
     metadata = onnx_program.model.metadata_props
-    metadata["class_names"] = json.dumps(student.class_names, ensure_ascii=False)
+    if not student.embeds:
+        metadata["class_names"] = json.dumps(student.class_names, ensure_ascii=False)
     metadata["image_size"] = str(student.image_size)
     model = onnx_program.model_proto
     _name_batch(model.graph)

@@ -122,11 +122,13 @@ def find_source(source: str, runtime: str, network: str | None = None) -> Source
         return _graph_source(path, GRAPH_FILE, runtime)
     if not is_export:
         trained = read_trained(path, network)
+        _require_classes(trained.student.embeds, source)
         calibration = calibration_next_to(trained)
         exits = network_with_branches(trained) if calibration is not None and calibration.exits is not None else None
         predictor = Predictor(trained.student.network, calibration, exits)
         return Source(predictor, trained.student.description, _words(TORCH, calibration, exits))
     student = load_student(source, network)
+    _require_classes(student.embeds, source)
     config = read_config(path / CONFIG_FILE)
     calibration = _calibration_of(config, path)
     exits = (
@@ -140,6 +142,7 @@ def _graph_source(folder: Path, name: str, runtime: str) -> Source:
     """Return an ONNX file of an export's folder in a runtime."""
     path = folder / name
     config = read_config(folder / CONFIG_FILE)
+    _require_classes(config.get("embedding", False), str(folder))
     if not path.is_file():
         raise UsageError(f"{folder} has no {name}, which runtime {runtime} runs: export with the format onnx")
     description = read_description(config, str(folder / CONFIG_FILE))
@@ -152,6 +155,13 @@ def _graph_source(folder: Path, name: str, runtime: str) -> Source:
     digest = config.get("predictions_digest") if name == GRAPH_FILE else None
     predictor.predictions_digest = digest or file_sha256(path)[:DIGITS]
     return Source(predictor, description, _words(f"{runtime}, {name}", calibration, None))
+
+
+def _require_classes(embeds: bool, source: str) -> None:
+    if embeds:
+        raise UsageError(
+            f"{source} is an embedding network, which predicts no classes: call load_student(FOLDER)(images) in Python"
+        )
 
 
 def _calibration_of(config: dict[str, Any], folder: Path) -> Calibration | None:

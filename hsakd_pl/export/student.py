@@ -16,7 +16,7 @@ from hsakd_pl.data.description import Description, read_description
 from hsakd_pl.errors import UsageError, counted
 from hsakd_pl.files import local_path, read_text, replacing
 from hsakd_pl.files.hub import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, download, no_hub
-from hsakd_pl.files.schema import Fields, Items, Number, Text, parse_json
+from hsakd_pl.files.schema import Fields, Flag, Items, Number, Text, parse_json
 from hsakd_pl.files.weights import weights_digest
 from hsakd_pl.networks import as_network, create_network
 from hsakd_pl.networks.bounded import limited_by
@@ -54,6 +54,7 @@ CONFIG_FIELDS = Fields(
         "input": Text(),
         "weights_digest": Text(),
         "predictions_digest": Text(),
+        "embedding": Flag(),
         "versions": Fields(others=Text()),
     },
     required=("class_names", "image_size", "resize", "mean", "std"),
@@ -61,7 +62,7 @@ CONFIG_FIELDS = Fields(
 
 
 class Student(nn.Module, PyTorchModelHubMixin):
-    """Map images (B, C, S, S), floating point in [0, 1] or uint8, to logits (B, N).
+    """Map images (B, C, S, S), floating point in [0, 1] or uint8, to logits (B, N), or to embeddings (B, N).
 
     The student is in eval mode and frozen. It has the methods of huggingface_hub's ``PyTorchModelHubMixin``. Raises
     UsageError for images of other dtypes or channels, and if the numbers of names and of means are not the network's
@@ -75,6 +76,7 @@ class Student(nn.Module, PyTorchModelHubMixin):
         mean: mean of each of the C channels in [0, 1], which is subtracted from the images.
         std: standard deviation of each channel, which the images are divided by.
         transforms: name of the transformations that ``predict`` compares; by default those of the network.
+        embedding: the outputs are an embedding, and ``class_names`` the numbers of its dimensions.
 
     Examples:
         >>> student = Student("resnet20", ["cat", "dog"], 32, 36, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -94,8 +96,10 @@ class Student(nn.Module, PyTorchModelHubMixin):
         mean: Sequence[float],
         std: Sequence[float],
         transforms: str | None = None,
+        embedding: bool = False,
     ) -> None:
         super().__init__()
+        self.embeds = embedding
         self.description = Description(list(class_names), image_size, resize, tuple(mean), tuple(std))
         if isinstance(network, str):
             network = create_network(network, len(class_names), branches=False, channels=self.channels)
@@ -156,7 +160,8 @@ class Student(nn.Module, PyTorchModelHubMixin):
             "torchvision": str(torchvision.__version__),
         }
         names = {"network": self.network.name, "transforms": self.network.transforms.name}
-        return names | self.description.saved() | {"weights_digest": self.digest(), "versions": versions}
+        kind = {"embedding": True} if self.embeds else {}
+        return names | self.description.saved() | kind | {"weights_digest": self.digest(), "versions": versions}
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> Any:
         """Write weights, configuration and card into a folder, as huggingface_hub does.
@@ -217,7 +222,8 @@ class Student(nn.Module, PyTorchModelHubMixin):
         if not (folder / WEIGHTS_FILE).is_file():
             raise UsageError(f"{folder} has no {WEIGHTS_FILE}: export the student with the format safetensors as well")
         with limited_by(folder / WEIGHTS_FILE):
-            student = cls(network, **description.saved(), transforms=config.get("transforms"))
+            kind = {"transforms": config.get("transforms"), "embedding": config.get("embedding", False)}
+            student = cls(network, **description.saved(), **kind)
         load_weights(student, folder / WEIGHTS_FILE)
         digest = student.digest()
         if (folder / CARD_FILE).is_file() and config.get("weights_digest", digest) == digest:

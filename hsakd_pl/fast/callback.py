@@ -25,7 +25,7 @@ HALF_PRECISION = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 class Teacher(Protocol):
     """A frozen network in whose place ``stand_in``, if set, computes the outputs."""
 
-    network: Network
+    network: nn.Module
     stand_in: Callable[[Tensor], NetworkOutput] | None
 
 
@@ -59,7 +59,8 @@ class Fast(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
         trained = cast(TrainedNetworks, module)
-        networks = [*cast(list[Network], trained.networks), *(teacher.network for teacher in trained.teachers)]
+        teachers = [teacher.network for teacher in trained.teachers if isinstance(teacher.network, Network)]
+        networks = [*cast(list[Network], trained.networks), *teachers]
         image_size = getattr(getattr(trainer, "datamodule", None), "image_size", None)
         self.contiguous = networks_kept_contiguous(networks, image_size)
         store_channels_last(module, self.contiguous)  # 1.2 times as fast on a CPU
@@ -70,6 +71,8 @@ class Fast(pl.Callback):
         deterministic = torch.are_deterministic_algorithms_enabled()
         dtype = HALF_PRECISION.get(str(trainer.precision))
         for teacher in trained.teachers:
+            if not isinstance(teacher.network, Network):  # another module, which returns anything
+                continue
             if Observed(teacher.network).has_hooks:  # which are called with whole batches, and by these layers
                 continue
             kernels = not deterministic and teacher.network not in self.contiguous

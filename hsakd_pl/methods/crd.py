@@ -260,6 +260,7 @@ class CRDModule(DistilledModule):
     Other arguments: :class:`DistilledModule`.
     """
 
+    uses_unlabelled = False
     batch_terms = ("loss_crd",)
     gathers_batch = True
     needs_indices = True

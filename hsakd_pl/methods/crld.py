@@ -8,7 +8,7 @@ from hsakd_pl.methods.divergence import row_divergence
 from hsakd_pl.methods.options import PairOptions
 from hsakd_pl.methods.views import Net, TwoViewModule, two_views
 from hsakd_pl.networks import NetworkOutput
-from hsakd_pl.ops import cross_entropy, full_precision
+from hsakd_pl.ops import cross_entropy, full_precision, total
 from hsakd_pl.signatures import Unpack
 
 
@@ -34,7 +34,7 @@ def crld_terms(
     within = row_divergence(students[0], teachers[0]) + row_divergence(students[1], teachers[1])
     cross = row_divergence(students[1], teachers[0]) + row_divergence(students[0], teachers[1])
     return {
-        "loss_ce": cross_entropy(student_weak, labels) + cross_entropy(student_strong, labels),
+        "loss_ce": total(cross_entropy(view[: len(labels)], labels) for view in (student_weak, student_strong)),
         "loss_kd": temperature**2 * torch.where(sure_weak, within, 0.0).mean(),
         "loss_cross": temperature**2 * torch.where(sure_strong, cross, 0.0).mean(),
     }

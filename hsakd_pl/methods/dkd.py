@@ -60,6 +60,7 @@ class DKDModule(DistilledModule):
     Other arguments: :class:`DistilledModule`.
     """
 
+    uses_unlabelled = False
     needs_only_logits = True
 
     def __init__(

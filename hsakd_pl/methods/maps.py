@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from hsakd_pl.errors import require
+from hsakd_pl.ops import pooled_alike as pooled_alike
 
 Maps = Tensor | Sequence[Tensor]  # one map (B, C, H, W), or one per stage
 
@@ -17,13 +17,6 @@ def paired(student: Maps, teacher: Maps) -> Iterator[tuple[Tensor, Tensor]]:
     equal = len(student_maps) == len(teacher_maps)
     require(equal, "teacher's number of feature maps", len(teacher_maps), f"the student's, {len(student_maps)}")
     return zip(student_maps, teacher_maps, strict=True)
-
-
-def pooled_alike(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both maps (B, C, H, W), average-pooled to the smaller height and width."""
-    height = min(student.shape[2], teacher.shape[2])
-    width = min(student.shape[3], teacher.shape[3])
-    return F.adaptive_avg_pool2d(student, (height, width)), F.adaptive_avg_pool2d(teacher, (height, width))
 
 
 def mean_square(difference: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ def mlkd_terms(
     strong = total(kd_loss(student_strong, teacher_strong, t) for t in (temperature, *STRONG_TEMPERATURES))
     pairs = [((student_weak / t).softmax(1), (teacher_weak.detach() / t).softmax(1)) for t in temperatures]
     return {
-        "loss_ce": cross_entropy(student_weak, labels) + cross_entropy(student_strong, labels),
+        "loss_ce": total(cross_entropy(view[: len(labels)], labels) for view in (student_weak, student_strong)),
         "loss_kd": image_share * weak + strong + weak_again,
         "loss_cc": class_share * total(_gram_loss(student.T, teacher.T) for student, teacher in pairs),
         "loss_bc": image_share * total(_gram_loss(student, teacher) for student, teacher in pairs),

@@ -62,6 +62,7 @@ class NKDModule(DistilledModule):
     Other arguments: :class:`DistilledModule`.
     """
 
+    uses_unlabelled = False
     needs_only_logits = True
 
     def __init__(

@@ -72,6 +72,7 @@ class RLDModule(DistilledModule):
     Other arguments: :class:`DistilledModule`.
     """
 
+    uses_unlabelled = False
     needs_only_logits = True
 
     def __init__(

@@ -114,6 +114,8 @@ def region_weights(teacher_regions: Tensor, labels: Tensor) -> Tensor:
 class RegionModule(DistilledModule):
     """The base of both methods: it gives the logits of regions from the map that a network's head averages."""
 
+    uses_unlabelled = False
+
     scales: tuple[int, ...] = ()
 
     def set_scales(self, scales: Sequence[int]) -> None:

@@ -238,6 +238,7 @@ class SSKDModule(DistilledModule):
     Other arguments: :class:`DistilledModule`.
     """
 
+    uses_unlabelled = False
     batch_terms = ("loss_transformed_kd", "loss_contrast")
 
     def __init__(

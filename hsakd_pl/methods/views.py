@@ -38,7 +38,7 @@ class TwoViewModule(DistilledModule):
 
     def losses(self, batch: Any) -> dict[str, Tensor]:
         images, labels = batch
-        if len(images) != 2 * len(labels):
+        if len(images) % 2 or len(images) < 2 * len(labels):
             raise UsageError(
                 f"{type(self).__name__} trains on two views, (2 * B, 3, S, S), of images with B labels, but got "
                 f"{len(images)} rows for {len(labels)} labels: fit it with a data module of this package"

@@ -272,6 +272,7 @@ class WKDModule(DistilledModule):
     Other arguments: :class:`DistilledModule`.
     """
 
+    uses_unlabelled = False
     cost: Tensor | None
 
     def __init__(

@@ -168,8 +168,8 @@ class HSAKDModule(EvaluatedModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self._prepare()
         self._check_batch(batch, batch_idx)
-        images, labels = batch[:2]
-        with checked_batch_norms(self) if len(labels) == 1 else nullcontext():
+        images = batch[0]
+        with checked_batch_norms(self) if len(images) == 1 else nullcontext():
             terms = self.losses(batch)
         unknown = self.loss_weights.keys() - terms.keys()
         if unknown:
@@ -232,10 +232,11 @@ class HSAKDModule(EvaluatedModule):
         return [FrozenGuard(), *([Fast(self.compile_step)] if self.fast else [])]
 
     def setup(self, stage: str) -> None:
+        self.frozen = [*dict.fromkeys(self.frozen)]
         self.means.clear()  # those of an interrupted fit
         data = getattr(self.trainer, "datamodule", None)
         data_classes = getattr(data, "num_classes", self.num_classes)
-        if data_classes != self.num_classes:
+        if self.classifies and data_classes != self.num_classes:
             raise UsageError(
                 f"the network has {self.num_classes} classes, {type(data).__name__} has {data_classes}: "
                 f"set num_classes={data_classes} or choose the data the network was made for"
@@ -243,6 +244,11 @@ class HSAKDModule(EvaluatedModule):
         check_channels(self)
         if stage == "fit":
             check_fit(self)
+            if not self.uses_unlabelled and getattr(data, "unlabelled", None) is not None:
+                raise UsageError(
+                    f"unlabelled: {type(self).__name__} needs the label of every image, or uses nothing else: leave "
+                    "data.init_args.unlabelled out, or choose a method without labels in its terms, such as KDModule"
+                )
         elif self.description is not None:
             check_description(self, self.description, "the network")
         image_size = getattr(data, "image_size", None)
@@ -289,9 +295,10 @@ class HSAKDModule(EvaluatedModule):
         log_compared_images(self.trainer, self)
         data = data_of(self)
         if data is not None:  # a resumed run has restored it
+            description = self.described(data.description)
             if self.description is not None:
-                log_changed_images(self.description, data.description)
-            self.description = data.description
+                log_changed_images(self.description, description)
+            self.description = description
         feed_teachers(self)
         if self.description is not None:
             learned = WeightFile("the data of its last fit", description=self.description.saved())

@@ -60,7 +60,7 @@ def unpacked(network: nn.Module) -> nn.Module:
 
 
 def load_initial(
-    option: str, source: str | None, networks: Network | list[nn.Module], new_head: bool = False
+    option: str, source: str | None, networks: Network | list[nn.Module], new_head: bool | None = False
 ) -> dict[str, WeightFile]:
     """Load the weights that an option names into a network or peers; return what is known of them, by the option.
 
@@ -72,7 +72,7 @@ def load_initial(
         source: path of a weight file, with ``#NAME`` at its end for one of several state dicts in it, ``pretrained``,
             ``random`` or None.
         networks: network to load into, or peers.
-        new_head: leave the last layers of the heads as they are initialised.
+        new_head: leave the last layers of the heads as they are initialised; None: if their shapes differ.
 
     Raises UsageError for files that do not fit, and for ``new_head`` without weights.
     """
@@ -90,7 +90,7 @@ def load_initial(
     return {option: replace(file, weights=None)}
 
 
-def load_pretrained(networks: Network | list[nn.Module], new_head: bool) -> WeightFile:
+def load_pretrained(networks: Network | list[nn.Module], new_head: bool | None) -> WeightFile:
     """Load the weights that timm publishes into a network or peers; ``missing`` where they cannot be fetched."""
     peers = networks if isinstance(networks, list) else [networks]
     try:

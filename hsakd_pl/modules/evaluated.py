@@ -1,6 +1,7 @@
 """The networks of a module, trained and frozen, and their evaluation."""
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any, Protocol, cast
 
 import pytorch_lightning as pl
@@ -9,11 +10,12 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from hsakd_pl.data import Description, FeatureDataModule, ImageDataModule
+from hsakd_pl.data.learned import Learned
 from hsakd_pl.data.splits import check_batch, check_normalised_images
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files.weights import WeightFile, require_present
 from hsakd_pl.modules.ensembles import EnsembleMetrics, Views
-from hsakd_pl.modules.frozen import Frozen
+from hsakd_pl.modules.frozen import Frozen, frozen_in
 from hsakd_pl.modules.means import Mean
 from hsakd_pl.modules.metrics import TOP_K, Evaluation, Metrics
 from hsakd_pl.networks import Network, NetworkOutput
@@ -36,7 +38,8 @@ class EvaluatedModule(pl.LightningModule):
     """Hold one or more networks of the same classes, and evaluate them.
 
     ``frozen`` holds the frozen networks, teachers or parts of trained networks; teachers are not registered as
-    submodules. ``weight_files`` holds the facts about the weight files that the options name, by option.
+    submodules. An attribute that is :class:`hsakd_pl.Frozen`, or holds some, adds to it.
+    ``weight_files`` holds the facts about the weight files that the options name, by option.
     ``evaluators`` are called in place of the networks in an evaluation while :mod:`hsakd_pl.fast` sets them.
     ``branch_metrics_every`` and ``ensemble``: see :class:`hsakd_pl.HSAKDModule`.
     """
@@ -45,8 +48,11 @@ class EvaluatedModule(pl.LightningModule):
     description: Description | None = None  # description of the training data
     views: int = 1  # transformed or augmented copies of an image in a training step
     is_probe: bool = False  # the networks are frozen features and a classifier
+    classifies: bool = True  # the networks' outputs are the logits of the data's classes
+    teacher_inputs: Learned | None = None  # images of the teacher, where not what its weights say
     keeps_classes: bool = True  # the classes of the option ``weights`` are those of the data
     network_normalisation: bool = True  # images are normalised as the frozen part of a trained network has learnt
+    uses_unlabelled: bool = False  # batches may have images without labels, after those with labels (B,)
     batch_terms: tuple[str, ...] = ()  # loss terms that depend on which images are in a batch together
     gathers_batch: bool = False  # these terms see the images of all devices
     needs_indices: bool = False  # training batches end in the samples' indices (B,) in the training split
@@ -57,10 +63,24 @@ class EvaluatedModule(pl.LightningModule):
         self.networks = nn.ModuleList(networks)
         self.branch_metrics_every = branch_metrics_every
         self.evaluators: Sequence[Evaluator] = ()
-        self.frozen: list[Frozen] = []
+        self.frozen: list[Frozen] = [*chain.from_iterable(map(frozen_in, vars(self).values()))]
         self.weight_files: dict[str, WeightFile] = {}
         self.evaluation = Evaluation(networks)
         self.ensembles = None if ensemble is None else EnsembleMetrics(networks, ensemble)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, Network):
+            raise UsageError(
+                f"self.{name} = {type(value).__name__} would train the network with the student, and save it: keep it "
+                f"frozen by self.{name} = Frozen(network) (from hsakd_pl), or put it into an nn.ModuleList to train it"
+            )
+        super().__setattr__(name, value)
+        if "frozen" in vars(self) and name != "frozen":
+            self.frozen += [frozen for frozen in frozen_in(value) if frozen not in self.frozen]
+
+    def described(self, description: Description) -> Description:
+        """Return the description of the networks' images from that of the data."""
+        return description
 
     @property
     def network(self) -> Network:
@@ -71,7 +91,7 @@ class EvaluatedModule(pl.LightningModule):
     def teachers(self) -> list[Frozen]:
         """The frozen networks that are not part of a trained one."""
         registered = set(self.modules())
-        return [frozen for frozen in self.frozen if frozen.network not in registered]
+        return [frozen for frozen in dict.fromkeys(self.frozen) if frozen.network not in registered]
 
     @property
     def num_classes(self) -> int:

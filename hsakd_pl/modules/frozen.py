@@ -1,7 +1,8 @@
 """Frozen networks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence, ValuesView
 from copy import deepcopy
+from operator import attrgetter
 from typing import Any
 
 import pytorch_lightning as pl
@@ -18,12 +19,26 @@ from hsakd_pl.networks import NetworkOutput
 class Frozen:
     """A network in eval mode, without gradients: a teacher, or the frozen part of a trained network, even a layer.
 
+    Set as an attribute of a module of this package, alone or in a list, tuple or dictionary, the network is in no
+    optimizer, checkpoint or export, stays in eval mode, and follows the module to every device and dtype. A call
+    returns all outputs of a network of this package, and of another ``nn.Module`` what that returns.
+
     Not an ``nn.Module``, so that the module that holds it does not register it. Other attributes are those of the
     network. ``weight_files`` are the files of its weights; ``stand_in`` is called in place of the network while
     :mod:`hsakd_pl.fast` sets it; ``adapter`` turns the student's images into those that a teacher was trained on.
+
+    Args:
+        network: network, which is frozen in place.
+        weight_files: what is known of the files of its weights.
+
+    Examples:
+        >>> class TwoTeachers(KDModule):  # doctest: +SKIP
+        ...     def __init__(self, *args, second, **options):
+        ...         super().__init__(*args, **options)
+        ...         self.second = Frozen(second)
     """
 
-    network: Any  # a Network, or the layer of one
+    network: Any  # a Network, or any other module
 
     def __init__(self, network: nn.Module, *weight_files: WeightFile) -> None:
         self.network = network.requires_grad_(False)
@@ -65,7 +80,7 @@ class Frozen:
     def __call__(self, images: Tensor) -> NetworkOutput:
         adapted = self.adapted(images)
         copy = adapted.clone() if adapted is images else adapted  # the network may change it in place
-        return (self.stand_in or self.network.outputs)(copy)
+        return (self.stand_in or getattr(self.network, "outputs", self.network))(copy)
 
     def check_side(self, side: int) -> None:
         """Raise UsageError if the network cannot take the student's images of a side, adapted."""
@@ -89,13 +104,49 @@ class Frozen:
         return copied
 
 
+def frozen_in(value: Any) -> Iterator[Frozen]:
+    """Yield the frozen networks in the value of an attribute: itself, or those in a list, tuple or dictionary."""
+    values = value.values() if isinstance(value, dict) else value
+    for entry in values if isinstance(values, list | tuple | ValuesView) else [value]:
+        if isinstance(entry, Frozen):
+            yield entry
+
+
+def check_parts(module: nn.Module, frozen: Sequence[Frozen], trained: Callable[[nn.Parameter], bool]) -> None:
+    """Raise UsageError for a part of a module none of whose parameters is trained: a network to keep frozen.
+
+    A ``ModuleList`` and the part that holds a frozen network are left alone.
+
+    Args:
+        module: module with its parts.
+        frozen: frozen networks.
+        trained: whether a parameter is trained.
+    """
+    networks = {entry.network for entry in frozen}
+    for name, part in module.named_children():
+        parameters = [*part.parameters()]
+        if not parameters or isinstance(part, nn.ModuleList) or not networks.isdisjoint(part.modules()):
+            continue
+        if not any(map(trained, parameters)):
+            raise UsageError(
+                f"{name} ({type(part).__name__}) is part of the module, which saves it and sets it to train mode, but "
+                f"it is not trained: keep a network frozen by self.{name} = Frozen(network) (from hsakd_pl), or put "
+                "layers that a later epoch trains into an nn.ModuleList"
+            )
+
+
 class FrozenGuard(pl.Callback):
     """Restore frozen networks that are part of a module whenever other callbacks may have changed them.
+
+    It also refuses parts of a module that are not trained (:func:`check_parts`), at the start of a fit and after its
+    first backward pass.
 
     Callbacks that average weights compute the average of frozen ones too, up to rounding, and
     ``StochasticWeightAveraging`` resets the statistics of all batch norms, of which the frozen ones are not measured
     again. Every module adds this callback, and Lightning calls it after those of the trainer.
     """
+
+    _is_first_step = False
 
     def _frozen(self, module: Any) -> dict[str, Frozen]:
         """Return the frozen networks that are submodules, by the prefix of their names; all must be frozen still."""
@@ -104,9 +155,16 @@ class FrozenGuard(pl.Callback):
         names = {submodule: name for name, submodule in module.named_modules()}
         return {f"{names[frozen.network]}.": frozen for frozen in module.frozen if frozen.network in names}
 
-    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_fit_start(self, trainer: pl.Trainer, module: Any) -> None:
         for frozen in self._frozen(module).values():
             frozen.keep()
+        check_parts(module, module.frozen, attrgetter("requires_grad"))
+        self._is_first_step = True
+
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if self._is_first_step:
+            check_parts(pl_module, pl_module.frozen, lambda parameter: parameter.grad is not None)
+            self._is_first_step = False
 
     def _restore(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn == "fit":

@@ -19,19 +19,26 @@ class InputAdapter(nn.Module):
         image_size: side of the teacher's images; None keeps the student's.
         transforms: the transformations of the rows where they do not commute with scale and shift, as those of colours;
             the rows are then adapted without transformations, and transformed again.
+        interpolation: interpolation of images of another size.
     """
 
     scale: Tensor
     shift: Tensor
 
     def __init__(
-        self, scale: Tensor, shift: Tensor, image_size: int | None = None, transforms: Transforms | None = None
+        self,
+        scale: Tensor,
+        shift: Tensor,
+        image_size: int | None = None,
+        transforms: Transforms | None = None,
+        interpolation: str = "bilinear",
     ) -> None:
         super().__init__()
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("shift", shift, persistent=False)
         self.image_size = image_size
         self.transforms = transforms
+        self.interpolation = interpolation
 
     def forward(self, images: Tensor) -> Tensor:
         if self.transforms is None:
@@ -44,7 +51,9 @@ class InputAdapter(nn.Module):
             return images
         size = (self.image_size, self.image_size)
         shrinks = images.shape[-1] > size[0]
-        return F.interpolate(images, size, mode="bilinear", antialias=shrinks)  # as the data's transforms resize
+        return F.interpolate(
+            images, size, mode=self.interpolation, antialias=shrinks
+        )  # as the data's transforms resize
 
 
 def make_adapter(
@@ -68,7 +77,8 @@ def make_adapter(
     scale = (std / learned_std).float()
     shift = ((mean - learned_mean) / learned_std).float()
     image_size = None if same_size else learned.image_size
-    return InputAdapter(scale, shift, image_size, None if commutes(transforms, scale, shift) else transforms)
+    kept_transforms = None if commutes(transforms, scale, shift) else transforms
+    return InputAdapter(scale, shift, image_size, kept_transforms, learned.interpolation)
 
 
 def statistics(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[Tensor, Tensor]:

@@ -142,6 +142,11 @@ class MutualModule(HSAKDModule):
         self.target = target
         self.views = peers[0].transforms.count if branches else 1
 
+    @property
+    def uses_unlabelled(self) -> bool:  # type: ignore[override]  # an attribute of the base class
+        """True without branches, whose cross-entropy needs labels, and targets that do not depend on labels."""
+        return not self.network.branches and self.target != "min"
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         images, labels = batch
         inputs = self.network.transforms(images) if self.network.branches else images

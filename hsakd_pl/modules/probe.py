@@ -71,7 +71,8 @@ class LinearProbeModule(HSAKDModule):
     Args:
         network: name (see :func:`hsakd_pl.create_network`) or network, which is copied.
         num_classes: number of classes of the probed data.
-        weights: weight file of the network, ``pretrained`` for the weights that timm publishes, or ``random``.
+        weights: weight file of the network, ``pretrained`` for the weights that timm publishes, or ``random``; its last
+            layer may have any width.
         source_classes: number of classes of the network.
         knn: number of nearest neighbours (cosine distance, among the training images) whose vote is logged as
             ``val/knn_acc``; 0 leaves it out. It needs a data module of the package.
@@ -105,7 +106,7 @@ class LinearProbeModule(HSAKDModule):
     ) -> None:
         require_trained("weights", network, weights)
         probed = build_network(network, source_classes, branches=False, channels=channels)
-        weight_files = load_initial("weights", weights, probed)
+        weight_files = load_initial("weights", weights, probed, new_head=None)
         require(knn >= 0, "knn", knn, "at least 0")
         super().__init__(
             [ProbeNetwork(probed, num_classes)],

@@ -39,6 +39,8 @@ def data_of(module: "EvaluatedModule") -> ImageDataModule | None:
 
 def learned_by(module: "EvaluatedModule", teacher: Frozen) -> Learned:
     """Return what is known of the data that a module's teacher was trained on: nothing for random weights."""
+    if module.teacher_inputs is not None and teacher is getattr(module, "teacher", None):
+        return module.teacher_inputs
     if module.hparams.get("teacher_weights") == RANDOM:
         return Learned(RANDOM)
     return learned_from(teacher.network)
@@ -69,12 +71,14 @@ def check_fit(module: "EvaluatedModule") -> None:
     inner = [frozen for frozen in parts if isinstance(frozen.network, Network)]  # a single layer is given no images
     for frozen in inner:
         use_normalisation(module, learned_from(frozen.network), data)
-    module.description = getattr(getattr(module._trainer, "datamodule", None), "description", None)
-    if not isinstance(module.description, Description):
+    description = getattr(getattr(module._trainer, "datamodule", None), "description", None)
+    module.description = module.described(description) if isinstance(description, Description) else None
+    if module.description is None:
         if module.teachers:
             rank_zero_info("The data do not say how they are normalised: the teacher is given the student's images")
         return
-    check_weight_files(module, module.description)
+    if module.classifies:
+        check_weight_files(module, module.description)
     feed_teachers(module)
     log_teacher_inputs(module, module.description)
     if not inner:

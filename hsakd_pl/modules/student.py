@@ -56,6 +56,7 @@ class StudentModule(HSAKDModule):
     Other arguments: :class:`HSAKDModule`.
     """
 
+    uses_unlabelled = True
     needs_only_logits: bool = False  # of the teacher, in a training step
 
     def __init__(
@@ -102,7 +103,6 @@ class StudentModule(HSAKDModule):
         teacher_files = load_initial("teacher_weights", teacher_weights, built_teacher)
         self.weight_files = weight_files | teacher_files
         self.teacher = Frozen(built_teacher, *teacher_files.values())
-        self.frozen.append(self.teacher)
         self._check_pair()
         self.expected_sha256 = teacher_sha256
         for file in teacher_files.values():
@@ -150,6 +150,11 @@ class StudentModule(HSAKDModule):
             self.teacher.require_weights()
             self._check_teacher_file()
             require_own_weights([self.network, self.teacher.network], "the student and the teacher")
+            data = getattr(self.trainer, "datamodule", None)
+            if self.answers is not None and getattr(data, "unlabelled", None) is not None:
+                raise UsageError(
+                    "teacher_answers must be left out with unlabelled images, whose answers it does not keep"
+                )
             if self.answers is not None and not self.needs_only_logits:
                 raise UsageError(
                     f"teacher_answers keeps the teacher's class logits alone, and {type(self).__name__} needs more "

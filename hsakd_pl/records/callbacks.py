@@ -46,7 +46,7 @@ def takes_part(callback: pl.Callback) -> bool:
 def _takes_part(kind: type) -> bool:
     package = kind.__module__.partition(".")[0]
     only_observes = issubclass(kind, OBSERVERS) and package == LIGHTNING  # subclasses of users may do more
-    return not only_observes and package != PACKAGE
+    return not only_observes and (package != PACKAGE or getattr(kind, "changes_results", False))
 
 
 def takes_part_by_name(text: str) -> bool:

@@ -27,7 +27,7 @@ TEST_FORMAT = 2
 LARGEST_HISTORY = 500_000_000
 LONGEST_ROW = 10_000_000  # characters of a line of rows.jsonl
 # Fields of test.json that are fractions: of the result, of each peer, and of each ensemble and early exit
-FRACTIONS = re.compile(r"(peer\d+_|ensemble_)?(acc|branch\d+_(joint|class))(_top\d+)?|(peer\d+_)?ece|left")
+FRACTIONS = re.compile(r"(peer\d+_|ensemble_)?((linear_)?acc|branch\d+_(joint|class))(_top\d+)?|(peer\d+_)?ece|left")
 
 Row = dict[str, Any]
 
@@ -152,6 +152,7 @@ CHECKPOINT_FIELDS = Fields(
         "transforms": Items(Text()),
         "networks": Items(OPTIONAL_TEXT),
         "probe": Flag(),
+        "embedding": Number(2, 1e6, whole=True),
         "callbacks": Fields(others=Fields(others=Anything())),
         "loops": Fields(others=Fields(others=Anything())),
         "optimizer_states": Items(Anything()),

@@ -162,6 +162,8 @@ def protocol_of(
     statistics = measured_statistics(options, data)
     parts = [kept, hashes, hardware, effective_changes, facts, *([statistics] if statistics else [])]
     head = "class head, untransformed images"
+    if not getattr(module, "classifies", True):
+        head = "embedding, leave-one-out nearest neighbours"
     peers = len(getattr(module, "networks", ()))  # modules of users may have none
     if peers > 1:
         head += f", mean of {peers} peers"

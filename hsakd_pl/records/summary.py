@@ -118,6 +118,9 @@ def _describe_networks(module: HSAKDModule, image_size: int | None, count: Count
     for frozen in module.frozen:
         if frozen.network not in trained:
             name = module.hparams.get("teacher") or type(frozen.network).__name__
+            if not isinstance(frozen.network, Network):
+                lines.append(("frozen", type(frozen.network).__name__))
+                continue
             teacher_size = image_size if frozen.adapter is None else frozen.adapter.image_size or image_size
             lines.append(("teacher", f"{name}: {_sizes(frozen.network, teacher_size, count)}"))
     if "teacher_weights" in module.weight_files:

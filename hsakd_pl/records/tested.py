@@ -38,7 +38,7 @@ from hsakd_pl.records.protocol import machine
 
 EMBEDDED_IMAGES = 1000  # over all devices
 DIGEST = re.compile("[0-9a-f]{64}")  # SHA-256
-ACCURACIES = re.compile(r"test/((peer\d+_|ensemble_)?(acc|branch\d+_(joint|class))(_top\d+)?)")
+ACCURACIES = re.compile(r"test/((peer\d+_|ensemble_)?((linear_)?acc|branch\d+_(joint|class))(_top\d+)?)")
 
 
 class EvaluationWriter(pl.Callback):
@@ -77,16 +77,19 @@ class EvaluationWriter(pl.Callback):
         if not isinstance(outputs, dict) or not len(labels):  # a test_step of a user, or a device without images
             return
         self._image_size = images.shape[-1]
-        probability, predicted = torch.stack(outputs["logits"]).float().softmax(2).max(2)
+        logits = outputs.get("logits", [])  # an embedding has none
+        probability, predicted = labels.new_empty(2, 0, len(labels))
+        if logits:
+            probability, predicted = torch.stack(logits).float().softmax(2).max(2)
         self._predictions.append((labels.cpu(), probability.cpu(), predicted.cpu()))
         selected = _selected_images(trainer, batch_idx, labels)
         with trainer.precision_plugin.forward_context():
-            embedding = None
-            if len(selected):
+            embedding = outputs["embedding"][selected] if "embedding" in outputs else None
+            if len(selected) and embedding is None:
                 embedding = pl_module.network.without_branches.outputs(images[selected]).embedding
             if embedding is not None:
                 self._embeddings.append((embedding.float().cpu(), labels[selected].cpu()))
-            if self._example is None:
+            if self._example is None and logits:
                 data = getattr(trainer, "datamodule", None)
                 self._example = describe_example(pl_module.network, images[:1], int(labels[0]), data)
 
@@ -176,8 +179,9 @@ class EvaluationWriter(pl.Callback):
         for name in sorted(metrics):
             if match := ACCURACIES.fullmatch(name):
                 results[match[1]] = rounded(float(metrics[name]))
-        results["nll"] = float(metrics["test/loss"])
-        results["ece"] = mean(errors)
+        if errors:
+            results["nll"] = float(metrics["test/loss"])
+            results["ece"] = mean(errors)
         if len(errors) > 1:
             for peer, peer_error in enumerate(errors, 1):
                 results[f"peer{peer}_nll"] = float(metrics[f"test/peer{peer}_loss"])

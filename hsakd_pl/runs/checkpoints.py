@@ -93,10 +93,17 @@ class WholeFiles(TorchCheckpointIO):
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keep ``best.ckpt``, of the epoch with the highest ``val/acc``, wherever the run's folder has been moved."""
+    """Keep ``best.ckpt``, of the epoch with the highest ``val/acc``, wherever the run's folder has been moved.
+
+    A module may name another metric, its ``headline``.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         super().__init__(folder, "best", monitor="val/acc", mode="max", enable_version_counter=False)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self.monitor = getattr(pl_module, "headline", self.monitor)
+        super().setup(trainer, pl_module, stage)
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
