@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 from hsakd_pl.cpu.cores import available_cores
 from hsakd_pl.data.augment import PadCropFlip, normalise, strongly_augmented
 from hsakd_pl.data.description import Description
+from hsakd_pl.data.fetched import Source
 from hsakd_pl.data.images import decode_images
 from hsakd_pl.data.jpeg import DeviceDecodedBatches
 from hsakd_pl.data.limits import PixelBudget, check_batch_size
@@ -54,7 +55,7 @@ class BatchedDataModule(pl.LightningDataModule):
     def __init__(self) -> None:
         super().__init__()
         self._statistics_on: dict[torch.device, Tensor] = {}
-        self._decoded_images: list[tuple[list[str], Tensor]] = []
+        self._decoded_images: list[tuple[Sequence[Source], Tensor]] = []
 
     def train_dataloader(self) -> ResumableLoader:
         """Return shuffled, augmented batches of the training split.
@@ -147,7 +148,7 @@ class BatchedDataModule(pl.LightningDataModule):
     ) -> ResumableLoader:
         sampler = self.make_sampler(len(split.targets), shuffle, on_every_device)
         check_batch_size(min(self.batch_size // sampler.world_size, len(split.targets)), self.image_size)
-        paths = None if isinstance(split.images, Tensor) else split.images
+        paths = split.images if isinstance(split.images, list) else None
         source = self._source(split, transform, len(sampler))
         if with_strong_view:
             source = ViewBatches([source, self._strong_source(split, transform, len(sampler))], self._device)

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from hsakd_pl.data.augment import PadCropFlip
+from hsakd_pl.data.fetched import Source
 from hsakd_pl.data.images import open_image
 from hsakd_pl.data.limits import PixelBudget, Take
 from hsakd_pl.data.loader import Batch, BatchSource
@@ -107,8 +108,8 @@ class TransformedBatches(Dataset[Batch | UsageError]):
     The key of a batch is (epoch, indices).
 
     Args:
-        split: images, or paths of files, with their targets. For prediction the targets are the paths too, and batches
-            hold (path, error) in their place.
+        split: images, paths of files, or pictures to fetch, with their targets. For prediction the targets are the
+            paths too, and batches hold (path, error) in their place.
         transform: transforms a PIL image or a tensor (3, H, W) into a tensor (3, size, size), uint8 unless the images
             of the split are float.
         size: side of the transformed images.
@@ -135,7 +136,7 @@ class TransformedBatches(Dataset[Batch | UsageError]):
             return error  # raised in a worker it would arrive wrapped in the worker's traceback
         return images, self.targets(indices, errors)
 
-    def opened(self, indices: list[int], read: Callable[[str, int, Take], Any], errors: list[str]) -> Iterator[Any]:
+    def opened(self, indices: list[int], read: Callable[[Source, int, Take], Any], errors: list[str]) -> Iterator[Any]:
         """Yield the images at ``indices``, and append an error message, or an empty one, for each to ``errors``.
 
         Args:
