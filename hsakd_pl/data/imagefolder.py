@@ -134,12 +134,23 @@ class PictureDataModule(ClassFolderDataModule):
         """Return where the data are, for messages."""
         return str(self.root)
 
+    @property
+    def _place(self) -> str:
+        return f"{type(self).__name__}, {self.origin}"
+
+    def label_names(self) -> list[str]:
+        return super().label_names() if self.adopted else self.checked_class_names()
+
     def checked_class_names(self) -> list[str]:
-        """Return the class names; raise UsageError if there are fewer than two."""
-        names = self.read_class_names()
+        """Return the class names, for which the data are read; raise UsageError if there are fewer than two."""
+        names = self.required_class_names()
         if len(names) < 2:
             raise UsageError(f"{self.origin} has {counted(len(names), 'class')}: a classifier needs at least two")
         return names
+
+    def required_class_names(self) -> list[str]:
+        """Return the class names also where :meth:`read_class_names` would have to download the data."""
+        return self.read_class_names()
 
     def lacks_train(self) -> str:
         """Return the error for data without a split to train on."""

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 from typing import IO
 
@@ -23,6 +24,7 @@ from hsakd_pl.data.progress import tracked
 from hsakd_pl.data.walk import reads_heic
 from hsakd_pl.errors import UsageError
 
+BLOCK = 16  # images that a thread decodes at one time
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # PIL starts Ghostscript for some of the others
 
 # Tags of a TIFF
@@ -146,17 +148,20 @@ def decode_images(
 
     budget = PixelBudget(between_processes=False)
 
-    def decode(index: int) -> Tensor:
-        path = paths[index]
+    def decode(path: Source) -> Tensor:
         if transform is None:
             return _decode_unresized(path, size)
         with budget.lease() as take:
             return transform(open_image(path, size, take))
 
+    def decode_block(start: int) -> list[Tensor]:
+        return [decode(path) for path in paths[start : start + BLOCK]]
+
     images = torch.empty(len(paths), 3, size, size, dtype=torch.uint8)
+    starts = range(0, len(paths), BLOCK)
     with ThreadPoolExecutor() as pool:  # decoding releases the GIL
-        decoded = tracked(pool.map(decode, range(len(paths))), len(paths), "Decoding images")
-        for row, image in zip(images, decoded, strict=True):
+        decoded = tracked(pool.map(decode_block, starts), len(starts), "Decoding images")
+        for row, image in zip(images, chain.from_iterable(decoded), strict=True):
             row.copy_(image)
     return images
 

@@ -15,6 +15,7 @@ from hsakd_pl.data.layout import Layout
 from hsakd_pl.data.splits import Split
 from hsakd_pl.errors import UsageError, did_you_mean
 from hsakd_pl.files.lock import in_turn
+from hsakd_pl.files.weights import shorten
 from hsakd_pl.signatures import Unpack
 
 
@@ -144,23 +145,22 @@ class TorchvisionDataModule(PictureDataModule):
         listed = TORCHVISION_SETS[self.dataset]
         if not listed.option:
             return Layout(Part("", None), None, None)
-        values = {"train": listed.train, "val": listed.val, "test": listed.test}
-        return Layout(**{name: None if value is None else Part(listed.option, value) for name, value in values.items()})
+        values = (listed.train, listed.val, listed.test)
+        train, val, test = (None if value is None else Part(listed.option, value) for value in values)
+        return Layout(train, val, test)
 
     def read_class_names(self) -> list[str]:
-        try:
-            dataset = self._open(self.layout.train)
-        except UsageError:
-            if self.adopted is not None:  # a trained network needs no training images
-                return []
-            raise
-        return class_names_of_set(dataset)
+        part = self.layout.train
+        return self.required_class_names() if part in self._opened else []  # predictions need no images
+
+    def required_class_names(self) -> list[str]:
+        return class_names_of_set(self._open(self.layout.train))
 
     def read_part(self, part: Any, names: list[str]) -> Split:
         dataset = self._open(part)
-        other = class_names_of_set(dataset)
-        if self.adopted is None and other != names:
-            raise UsageError(f"{self.origin}: {part} has other classes than the training split: download it again")
+        others = class_names_of_set(dataset)
+        if others != names:
+            raise UsageError(f"{self.origin}, {part}, has the classes {shorten(others)}, not {shorten(names)}")
         paths = paths_of(getattr(dataset, TORCHVISION_SETS[self.dataset].files, None))
         if paths is None:
             return Split.from_dataset(dataset)
