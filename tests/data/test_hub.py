@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hub_run
 import numpy as np
 import PIL.Image
 import pytest
 import pytorch_lightning as pl
 import torch
+from programs import run_on_two
 from small import Losses, error_of
 from small import trainer as silent_trainer
 
@@ -499,3 +501,18 @@ def test_adopted_description_needs_no_table(tmp_path: Path) -> None:
     assert data.num_classes == 3 and data.label_names() == CLASSES
     with pytest.raises(UsageError, match=r"birds has the classes .*cat.* but the trained network has .*a"):
         small(path).adopt(type(description)(["a", "b", "c"], 8, 8, (0.5,) * 3, (0.5,) * 3))
+
+
+@pytest.mark.slow
+def test_table_resumes_bitwise_on_two_processes(tmp_path: Path) -> None:
+    path = birds(tmp_path / "birds")
+    run_on_two(hub_run.main, str(path), str(tmp_path))
+    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    alone, _ = hub_run.train(str(path), tmp_path / "alone")
+    for found in ranks:
+        assert len(found["whole"]) == 8 and found["resumed"] == found["whole"][5:]
+        weights, again = found["weights"]
+        assert all(torch.equal(weights[name], again[name]) for name in weights)
+    assert ranks[0]["whole"] != ranks[1]["whole"]  # each has half of a batch
+    means = [sum(halves) / 2 for halves in zip(*(found["whole"] for found in ranks), strict=True)]
+    assert means[0] == pytest.approx(alone[0], rel=0.2)  # but for the statistics of batch norm
