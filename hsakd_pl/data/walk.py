@@ -6,7 +6,7 @@ Hidden names and links are treated as by :mod:`hsakd_pl.files.walk`.
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -118,10 +118,13 @@ def endings_of(names: Sequence[str]) -> str:
     listed = [f"{ending} {number:,}" for ending, number in endings.most_common(MOST_ENDINGS)]
     if len(endings) > MOST_ENDINGS:
         listed.append(f"{len(endings) - MOST_ENDINGS} more")
-    hint = ""
-    if not reads_heic() and any(ending in HEIC_EXTENSIONS for ending in endings):
-        hint = "; pip install 'hsakd_pl[heic]' to read HEIC"
-    return ", ".join(listed) + hint
+    return ", ".join(listed) + _heic_hint(endings)
+
+
+def _heic_hint(endings: Iterable[str]) -> str:
+    """Return how to read HEIC if one of the endings is, and pi-heif is missing; otherwise an empty string."""
+    is_missing = not reads_heic() and any(ending in HEIC_EXTENSIONS for ending in endings)
+    return "; pip install 'hsakd_pl[heic]' to read HEIC" if is_missing else ""
 
 
 def _seen(folders: Sequence[Path]) -> str:
@@ -141,7 +144,8 @@ def image_paths(source: Path, option: str) -> list[str]:
             raise UsageError(f"{option}: {source} does not exist: check the path")
         if not source.is_dir():
             if not is_image(source.name):
-                raise UsageError(f"{option}: {source} is neither a folder nor an image: name {endings}")
+                hint = _heic_hint([source.suffix.lower()])
+                raise UsageError(f"{option}: {source} is neither a folder nor an image: name {endings}{hint}")
             return [str(source)]
     [images] = images_below(source)
     if not images:
