@@ -13,7 +13,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from programs import run_on_two
-from small import Losses, error_of
+from small import Losses, documented, error_of
 from small import trainer as silent_trainer
 
 from hsakd_pl import BaselineModule, CIFAR100DataModule, HubDataModule, ImageFolderDataModule
@@ -480,14 +480,13 @@ def test_command_line_trains_tests_and_exports_a_table(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     birds(tmp_path / "birds")
+    fit, test, export = documented("HubDataModule")
     quiet = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--data.num_workers", "0"]
-    fit = ["fit", "--model", "BaselineModule", "--model.network", "resnet8", "--data", "HubDataModule"]
-    fit += ["--data.path", "birds", "--data.image_size", "8", "--trainer.default_root_dir", "run"]
-    main([*fit, "--trainer.max_epochs", "1", *quiet])
-    main(["test", "--config", "run/config.yaml", "--ckpt_path", "last"])
-    main(["export", "run", "exported", "--formats", "safetensors"])
-    assert "cat" in (tmp_path / "exported" / "config.json").read_text()
-    assert "pictures" in (tmp_path / "run" / "result.json").read_text()
+    main([*fit, *quiet])
+    main(test)
+    main([*export, "--formats", "safetensors"])
+    assert "cat" in (tmp_path / "exported-birds" / "config.json").read_text()
+    assert "pictures" in (tmp_path / "runs" / "birds" / "result.json").read_text()
     wrong = [*fit, "--data.label_column", "labels", *quiet]
     message = error_of(capsys, lambda: main(wrong))
     assert message.startswith("label_column: birds has no column labels: did you mean label?")

@@ -15,7 +15,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torchvision.datasets
-from small import Losses, error_of
+from small import Losses, documented, error_of
 from torch.utils.data import Dataset, Subset
 from torchvision.transforms.v2.functional import pil_to_tensor
 
@@ -239,14 +239,13 @@ def test_command_line_trains_tests_and_exports_a_set(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     food(tmp_path / "data")
+    fit, test, export = documented("TorchvisionDataModule")
     quiet = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--data.num_workers", "0"]
-    fit = ["fit", "--model", "BaselineModule", "--model.network", "resnet8", "--data", "TorchvisionDataModule"]
-    fit += ["--data.image_size", "16", "--trainer.default_root_dir", "run", *quiet]
-    main([*fit, "--data.dataset", "Food101", "--trainer.max_epochs", "1"])
-    main(["test", "--config", "run/config.yaml", "--ckpt_path", "last"])
-    main(["export", "run", "exported", "--formats", "safetensors"])
-    assert "sushi" in (tmp_path / "exported" / "config.json").read_text()
-    message = error_of(capsys, lambda: main([*fit, "--data.dataset", "Flowers102"]))
+    main([*fit, *quiet])
+    main(test)
+    main([*export, "--formats", "safetensors"])
+    assert "sushi" in (tmp_path / "exported-food" / "config.json").read_text()
+    message = error_of(capsys, lambda: main([*fit, *quiet, "--data.dataset", "Flowers102"]))
     assert message.startswith("torchvision's Flowers102 in data cannot be read")
 
 
