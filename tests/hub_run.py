@@ -29,7 +29,7 @@ def train(path: str, folder: Path, checkpoint: Path | None = None, devices: int 
         enable_model_summary=False,
     )
     options: dict[str, Any] = {"image_size": 8, "batch_size": 6, "seed": 3, "num_workers": 0, "mean": "imagenet"}
-    data = HubDataModule(path, augmentation="resized_crop", **options)
+    data = HubDataModule(path=path, augmentation="resized_crop", **options)
     module = BaselineModule("resnet8", num_classes=3, lr=0.01)
     trainer.fit(module, data, ckpt_path=checkpoint, weights_only=False)
     return recorder.values, module.state_dict()

@@ -16,7 +16,7 @@ from hsakd_pl.data.layout import Layout, split_of
 from hsakd_pl.data.splits import Split, check_class_names
 from hsakd_pl.data.walk import canonical, contains_images
 from hsakd_pl.errors import UsageError, counted, did_you_mean
-from hsakd_pl.files import naming, read_text
+from hsakd_pl.files import local_path, naming, read_text
 from hsakd_pl.files.hub import obstacle
 from hsakd_pl.files.weights import shorten
 from hsakd_pl.signatures import Unpack
@@ -61,6 +61,7 @@ class HubDataModule(PictureDataModule):
     class folders of images use :class:`ImageFolderDataModule`.
 
     Args:
+        root: folder in which ``path`` is looked for, after the working folder.
         path: name on the hub, such as ``uoft-cs/cifar100``; a folder of parquet or arrow files, or such a file; or a
             folder that ``save_to_disk`` wrote. A folder with that name takes precedence over the hub.
         subset: configuration of a data set that has several.
@@ -74,12 +75,14 @@ class HubDataModule(PictureDataModule):
     Other arguments: :class:`PictureDataModule`, :class:`ImageDataModule`.
 
     Examples:
-        >>> data = HubDataModule("uoft-cs/cifar100", label_column="fine_label", image_size=32)  # doctest: +SKIP
+        >>> data = HubDataModule(path="uoft-cs/cifar100", label_column="fine_label", image_size=32)  # doctest: +SKIP
         >>> trainer.fit(BaselineModule("resnet20", num_classes=data.num_classes), data)  # doctest: +SKIP
     """
 
     def __init__(
         self,
+        root: str | Path = "data",
+        *,
         path: str | Path,
         subset: str | None = None,
         revision: str | None = None,
@@ -90,7 +93,7 @@ class HubDataModule(PictureDataModule):
         test_split: str | None = None,
         **options: Unpack[PictureOptions],
     ) -> None:
-        super().__init__(path, **options)
+        super().__init__(root, **options)
         self.path = path
         self.subset = subset
         self.revision = revision
@@ -104,12 +107,18 @@ class HubDataModule(PictureDataModule):
     def origin(self) -> str:
         return str(self.path)
 
+    @property
+    def folder(self) -> Path:
+        """Return the folder or file that ``path`` names, in the working folder or in ``root``."""
+        path = local_path("path", self.path)
+        with naming(path):
+            return path if path.exists() or not (self.root / path).exists() else self.root / path
+
     @cached_property
     def tables(self) -> dict[str, Any]:
         """Return the table of each split by its name, without a format or transform that was set."""
-        with naming(self.root):
-            is_here = self.root.exists()
-        found = _load_local(self.root) if is_here else _load_from_hub(str(self.path), self.subset, self.revision)
+        folder = self.folder
+        found = _load_local(folder) if folder.exists() else _load_from_hub(str(self.path), self.subset, self.revision)
         splits = found if isinstance(found, dict) else {"train": found}
         return {str(name): table.with_format(None) for name, table in splits.items()}
 
@@ -237,8 +246,7 @@ class HubDataModule(PictureDataModule):
         return [canonical(str(value)) for value in sorted(names)]
 
     def read_class_names(self) -> list[str]:
-        with naming(self.root):
-            is_at_hand = self.root.exists() or "tables" in vars(self)
+        is_at_hand = self.folder.exists() or "tables" in vars(self)
         return self._own_names if is_at_hand else []  # predictions of a trained network need no table
 
     def required_class_names(self) -> list[str]:

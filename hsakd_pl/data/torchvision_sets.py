@@ -103,22 +103,23 @@ class TorchvisionDataModule(PictureDataModule):
     folders are: upright, with white behind transparent pixels.
 
     Args:
-        dataset: name of the class in ``torchvision.datasets``, such as ``Flowers102``.
         root: folder that torchvision finds the set in, or downloads it to.
+        dataset: name of the class in ``torchvision.datasets``, such as ``Flowers102``.
         download: let torchvision download the set if it is missing.
         arguments: further options of the class, such as ``{"split": "letters"}`` for EMNIST.
 
     Other arguments: :class:`PictureDataModule`, :class:`ImageDataModule`.
 
     Examples:
-        >>> data = TorchvisionDataModule("Flowers102", image_size=64, download=True)  # doctest: +SKIP
+        >>> data = TorchvisionDataModule(dataset="Flowers102", image_size=64, download=True)  # doctest: +SKIP
         >>> trainer.fit(BaselineModule("resnet20", num_classes=data.num_classes), data)  # doctest: +SKIP
     """
 
     def __init__(
         self,
-        dataset: str,
         root: str | Path = "data",
+        *,
+        dataset: str,
         download: bool = False,
         arguments: dict[str, Any] | None = None,
         **options: Unpack[PictureOptions],

@@ -69,7 +69,7 @@ def birds(folder: Path, **splits: Any) -> Path:
 
 
 def small(path: Any, **options: Any) -> HubDataModule:
-    return HubDataModule(path, **({"image_size": 8, "batch_size": 6, "seed": 3, "num_workers": 0} | options))
+    return HubDataModule(path=path, **({"image_size": 8, "batch_size": 6, "seed": 3, "num_workers": 0} | options))
 
 
 def losses(data: pl.LightningDataModule, **options: Any) -> list[float]:
@@ -106,7 +106,7 @@ def parquet(cifar_mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_cifar100_as_parquet_trains_with_bit_equal_losses(cifar_mini: Path, parquet: Path) -> None:
     folder = parquet
-    hub = HubDataModule(folder, label_column="fine_label", seed=3, **CIFAR)
+    hub = HubDataModule(path=folder, label_column="fine_label", seed=3, **CIFAR)
     options = {"limit_train_batches": 4, "limit_val_batches": 0, "num_sanity_val_steps": 0}
     expected = losses(CIFAR100DataModule(cifar_mini, seed=3), **options)
     assert losses(hub, **options) == expected
@@ -126,7 +126,7 @@ def test_cifar100_as_parquet_trains_with_bit_equal_losses(cifar_mini: Path, parq
 def test_cifar100_as_parquet_holds_out_the_same_images(cifar_mini: Path, parquet: Path) -> None:
     folder = parquet
     options = {"val_fraction": 0.2, "train_fraction": 0.5, "seed": 1}
-    hub = HubDataModule(folder, label_column="fine_label", **options, **CIFAR)
+    hub = HubDataModule(path=folder, label_column="fine_label", **options, **CIFAR)
     plain = CIFAR100DataModule(cifar_mini, **options)
     for data in (hub, plain):
         data.setup("fit")
@@ -515,3 +515,12 @@ def test_table_resumes_bitwise_on_two_processes(tmp_path: Path) -> None:
     assert ranks[0]["whole"] != ranks[1]["whole"]  # each has half of a batch
     means = [sum(halves) / 2 for halves in zip(*(found["whole"] for found in ranks), strict=True)]
     assert means[0] == pytest.approx(alone[0], rel=0.2)  # but for the statistics of batch norm
+
+
+def test_relative_path_is_looked_for_in_root_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    birds(tmp_path / "data" / "birds")
+    assert small("birds").num_classes == 3
+    assert small("data/birds", root="elsewhere").num_classes == 3
+    with pytest.raises(UsageError, match=r"path: s3://birds is a URL, a local path is needed"):
+        small("s3://birds").setup()

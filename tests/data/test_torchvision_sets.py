@@ -118,7 +118,7 @@ def generated(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path
 def small(dataset: str, root: Path, **options: Any) -> TorchvisionDataModule:
     undivided = {"val_fraction": 0.2} if dataset == "EuroSAT" else {}
     usual = {"image_size": 16, "batch_size": 5, "seed": 3, "num_workers": 0, "mean": "imagenet"} | undivided
-    return TorchvisionDataModule(dataset, root, **(usual | options))
+    return TorchvisionDataModule(root, dataset=dataset, **(usual | options))
 
 
 def test_splits_and_classes_of_sets_are_found(generated: tuple[str, Path]) -> None:
@@ -152,7 +152,7 @@ def test_every_listed_split_is_one_of_torchvisions(name: str, tmp_path: Path) ->
         or listed.option in inspect.signature(made).parameters
         or issubclass(made, torchvision.datasets.MNIST)
     )
-    data = TorchvisionDataModule(name, tmp_path)
+    data = TorchvisionDataModule(tmp_path, dataset=name)
     parts = [part for part in (data.layout.train, data.layout.val, data.layout.test) if part]
     for part in parts:
         with pytest.raises(
@@ -182,7 +182,7 @@ def test_cifar100_of_torchvision_trains_with_bit_equal_losses(
     monkeypatch.setattr(torchvision.datasets.CIFAR100, "_check_integrity", lambda self: True)  # a part of the set
     plain = CIFAR100DataModule(cifar_mini, seed=3)
     statistics = {"mean": CIFAR100DataModule.mean, "std": CIFAR100DataModule.std}
-    data = TorchvisionDataModule("CIFAR100", cifar_mini, seed=3, image_size=32, **statistics)
+    data = TorchvisionDataModule(cifar_mini, dataset="CIFAR100", seed=3, image_size=32, **statistics)
     assert losses(data) == losses(plain)
     assert data.description == plain.description
     for split in ("train", "val"):
@@ -207,7 +207,7 @@ def losses(
 
 def test_misspelt_set_is_refused_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"dataset: Flower102 is none of torchvision's .*did you mean Flowers102\?"):
-        TorchvisionDataModule("Flower102", tmp_path)
+        TorchvisionDataModule(tmp_path, dataset="Flower102")
     satellite(tmp_path)
     with pytest.raises(UsageError, match=r"EuroSAT in .* has no split to validate and test on: set .*val_fraction"):
         small("EuroSAT", tmp_path, val_fraction=0.0).setup()
