@@ -310,8 +310,7 @@ def _load_local(path: Path) -> Any:
             return datasets.load_from_disk(str(path))
         if path.is_dir():
             return datasets.load_dataset(str(path))
-        kind = {".arrow": "arrow"}.get(path.suffix, "parquet")
-        return datasets.load_dataset(kind, data_files=str(path))
+        return datasets.load_dataset(str(path.parent), data_files=path.name)  # by its kind it would ask the network
     except Exception as error:  # of many kinds, depending on the file
         raise UsageError(f"{path} cannot be read as a data set ({_reason(error)}): check its files") from error
 

@@ -107,7 +107,7 @@ def parquet(cifar_mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_cifar100_as_parquet_trains_with_bit_equal_losses(cifar_mini: Path, parquet: Path) -> None:
     folder = parquet
     hub = HubDataModule(path=folder, label_column="fine_label", seed=3, **CIFAR)
-    options = {"limit_train_batches": 4, "limit_val_batches": 0, "num_sanity_val_steps": 0}
+    options = {"limit_train_batches": 3, "limit_val_batches": 0, "num_sanity_val_steps": 0}
     expected = losses(CIFAR100DataModule(cifar_mini, seed=3), **options)
     assert losses(hub, **options) == expected
     plain = CIFAR100DataModule(cifar_mini, seed=3)
@@ -431,10 +431,9 @@ def test_bad_table_is_refused_in_one_line(tmp_path: Path, case: str) -> None:
     assert "\n" not in str(raised.value) and len(str(raised.value)) < 600
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_one_broken_picture_is_named(tmp_path: Path, num_workers: int) -> None:
+def test_one_broken_picture_of_a_thousand_is_named(tmp_path: Path) -> None:
     path = _with_broken_picture(tmp_path / "set")
-    data = small(path, mean="imagenet", resident_mib=0, num_workers=num_workers, batch_size=100)
+    data = small(path, mean="imagenet", resident_mib=0, batch_size=100)
     data.setup("fit")
     with pytest.raises(UsageError, match=r"cannot decode the image .*set, train\[500\]"):
         list(data.train_dataloader())
