@@ -1,6 +1,8 @@
 """Provide small modules of every kind, a batch, silent trainers and runs of the command line."""
 
 import json
+import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -188,3 +190,13 @@ def grown_by(action: Callable[[], object]) -> int:
     before = memory("VmRSS")
     action()
     return memory("VmHWM") - before
+
+
+def documented(data_module: str) -> list[list[str]]:
+    """Return the arguments of the commands that ``docs/your-data.md`` shows for a data module."""
+    page = (Path(__file__).resolve().parents[1] / "docs" / "your-data.md").read_text()
+    blocks = [
+        block for block in re.findall(r"^```bash\n(.*?)^```$", page, re.DOTALL | re.MULTILINE) if data_module in block
+    ]
+    [commands] = [re.sub(r"\\\n *", "", block).splitlines() for block in blocks]
+    return [shlex.split(command)[1:] for command in commands]

@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 from hsakd_pl.cpu.cores import available_cores
 from hsakd_pl.data.augment import PadCropFlip, normalise, strongly_augmented
 from hsakd_pl.data.description import Description
+from hsakd_pl.data.fetched import Source
 from hsakd_pl.data.images import decode_images
 from hsakd_pl.data.jpeg import DeviceDecodedBatches
 from hsakd_pl.data.limits import PixelBudget, check_batch_size
@@ -58,7 +59,7 @@ class BatchedDataModule(pl.LightningDataModule):
     def __init__(self) -> None:
         super().__init__()
         self._statistics_on: dict[torch.device, Tensor] = {}
-        self._decoded_images: list[tuple[list[str], Tensor]] = []
+        self._decoded_images: list[tuple[Sequence[Source], Tensor]] = []
 
     def train_dataloader(self) -> ResumableLoader:
         """Return shuffled, augmented batches of the training split.
@@ -156,7 +157,7 @@ class BatchedDataModule(pl.LightningDataModule):
         if mixes:
             pool = len(self.splits["unlabelled"].targets)
             sampler = UnlabelledSampler(**vars(sampler), pool=pool, ratio=self.unlabelled_ratio)
-        paths = None if isinstance(split.images, Tensor) else split.images
+        paths = split.images if isinstance(split.images, list) else None
         sources = [self._source(split, transform, len(sampler))]
         if with_strong_view:
             sources.append(self._strong_source(split, transform, len(sampler)))

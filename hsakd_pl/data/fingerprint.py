@@ -4,13 +4,15 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch.distributed
 from torch import Tensor
 
+from hsakd_pl.data.fetched import Picture, Pictures, Source
 from hsakd_pl.data.splits import Split
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import naming
@@ -145,13 +147,16 @@ def check_equal_on_all_processes(facts: Facts, where: str) -> None:
                 )
 
 
-def _sampled(images: Tensor | list[str]) -> Iterator[tuple[int, Any]]:
+def _sampled(images: Tensor | list[str] | Pictures) -> Iterator[tuple[int, Any]]:
     """Yield the index and the hash of the content of the images that are sampled."""
     if isinstance(images, Tensor):
         pixels = images.detach().cpu()
         most = max(1, MOST_BYTES // max(1, pixels[0].numel() * pixels.element_size()))
         for index in _even_indices(len(pixels), most):
             yield index, hashlib.sha256(_as_bytes(pixels[index]))
+    elif isinstance(images, Pictures):
+        for index in _even_indices(len(images), MOST_FILES):
+            yield index, _source_digest(images[index])
     else:
         sampled = set(_even_indices(len(images), MOST_FILES))
         for index in sorted(sampled.union(_even_indices(len(images), MOST_SIZES))):
@@ -171,18 +176,34 @@ def _file_digest(path: str, has_content: bool) -> Any:
             return digest
         size = Path(path).stat().st_size
         digest.update(f"{size} ".encode())
-        if not has_content:
-            return digest
-        with open(path, "rb") as file:
-            if size <= FILE_BYTES:
-                digest.update(file.read())
-                return digest
-            for start in _even_indices(size - BLOCK_BYTES + 1, FILE_BYTES // BLOCK_BYTES):
-                file.seek(start)
-                digest.update(file.read(BLOCK_BYTES))
-            file.seek(-BLOCK_BYTES, 2)
-            digest.update(file.read())
+        if has_content:
+            with open(path, "rb") as file:
+                _update(digest, file, size)
     return digest
+
+
+def _source_digest(source: Source) -> Any:
+    """Return the hash of a picture that was fetched: of a file's content that of the file, otherwise of its pixels."""
+    if not isinstance(source, Picture):
+        return _file_digest(str(source), has_content=True)
+    if isinstance(source.content, bytes):
+        digest = hashlib.sha256(f"{len(source.content)} ".encode())
+        _update(digest, BytesIO(source.content), len(source.content))
+        return digest
+    image = source.content
+    return hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes())
+
+
+def _update(digest: Any, file: IO[bytes], size: int) -> None:
+    """Hash the content of a file, of a large one blocks of it."""
+    if size <= FILE_BYTES:
+        digest.update(file.read())
+        return
+    for start in _even_indices(size - BLOCK_BYTES + 1, FILE_BYTES // BLOCK_BYTES):
+        file.seek(start)
+        digest.update(file.read(BLOCK_BYTES))
+    file.seek(-BLOCK_BYTES, 2)
+    digest.update(file.read())
 
 
 def _even_indices(count: int, most: int) -> Iterator[int]:

@@ -58,7 +58,11 @@ class ClassFolderDataModule(ImageDataModule):
                 f"{folder} is missing or contains no class folders: point --data.init_args.root at the data set's "
                 f"folder, or extract its archive again, completely{advice(self.root)}"
             )
-        return Split(*class_folders(folder, self.label_names()))
+        return Split(*class_folders(folder, self.folder_names()))
+
+    def folder_names(self) -> list[str]:
+        """Return the names of the class folders in label order."""
+        return self.label_names()
 
     def read_class_names(self) -> list[str]:
         return class_names_of(split_folder(self.folder, "train"))

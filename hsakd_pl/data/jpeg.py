@@ -4,14 +4,14 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 import torchvision.io
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import PILToTensor
 
-from hsakd_pl.data.images import check_pixels, header, open_image
+from hsakd_pl.data.fetched import Source
+from hsakd_pl.data.images import check_pixels, header, open_image, read_bytes
 from hsakd_pl.data.limits import Take
 from hsakd_pl.data.loader import Batch
 from hsakd_pl.data.picture import orientation
@@ -19,7 +19,7 @@ from hsakd_pl.data.sources import BatchKey, TransformedBatches, WorkerBatches
 from hsakd_pl.errors import UsageError
 
 
-def read_image(path: str, size: int = 224, take: Take | None = None) -> Tensor:
+def read_image(path: Source, size: int = 224, take: Take | None = None) -> Tensor:
     """Return the bytes (n,) of an upright RGB JPEG, or the pixels (3, H, W) of any other image, both uint8.
 
     Raises UsageError as :func:`open_image` does.
@@ -28,7 +28,7 @@ def read_image(path: str, size: int = 224, take: Take | None = None) -> Tensor:
         check_pixels(image, size)
         is_upright = orientation(image) == 1  # decoders on the device ignore the orientation
         if image.format == "JPEG" and image.mode == "RGB" and is_upright:
-            return torch.from_numpy(np.fromfile(path, np.uint8))
+            return torch.from_numpy(read_bytes(path))
     return PILToTensor()(open_image(path, size, take))
 
 

@@ -3,7 +3,7 @@
 import os
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hsakd_pl.data.walk import class_names_of, class_paths, contains_images
 from hsakd_pl.errors import UsageError
@@ -21,7 +21,7 @@ AROUND = "x|seg|set|data|dataset|split|images?|imgs?|pictures|photos"
 
 
 class Layout(NamedTuple):
-    """Folders that contain class folders, and folders with images that are not used.
+    """Folders that contain class folders, or other places of splits, and folders with images that are not used.
 
     Args:
         train: folder of the classes for training.
@@ -30,9 +30,9 @@ class Layout(NamedTuple):
         ignored: folders in the data set's folder that contain images, but do not belong to a split.
     """
 
-    train: Path | None
-    val: Path | None
-    test: Path | None
+    train: Any
+    val: Any
+    test: Any
     ignored: tuple[Path, ...] = ()
 
 
@@ -183,6 +183,7 @@ def advice(root: Path) -> str:
 def training_folder(root: Path) -> Path | None:
     """Return the training folder in ``root``; None if there is none, or if it is not clear."""
     try:
-        return find_layout(root).train
+        folder: Path | None = find_layout(root).train
     except UsageError:
         return None
+    return folder

@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from hsakd_pl.data.augment import PadCropFlip
-from hsakd_pl.data.images import Picture, open_image
+from hsakd_pl.data.fetched import Source
+from hsakd_pl.data.images import Opened, open_image
 from hsakd_pl.data.limits import PixelBudget, Take
 from hsakd_pl.data.loader import Batch, BatchSource
 from hsakd_pl.data.seeding import AUGMENTATION, derive_seed, seeded_generator
@@ -106,8 +107,8 @@ class TransformedBatches(Dataset[Batch | UsageError]):
     The key of a batch is (epoch, indices).
 
     Args:
-        split: images, or paths of files, with their targets. For prediction the targets are the paths too, and batches
-            hold (path, error) in their place.
+        split: images, paths of files, or pictures to fetch, with their targets. For prediction the targets are the
+            paths too, and batches hold (path, error) in their place.
         transform: transforms a PIL image or a tensor (C, H, W) into a tensor (C, size, size), uint8 unless the images
             of the split are float.
         size: side of the transformed images.
@@ -137,7 +138,7 @@ class TransformedBatches(Dataset[Batch | UsageError]):
             return error  # raised in a worker it would arrive wrapped in the worker's traceback
         return images, self.targets(indices, errors)
 
-    def opened(self, indices: list[int], read: Callable[[str, int, Take], Any], errors: list[str]) -> Iterator[Any]:
+    def opened(self, indices: list[int], read: Callable[[Source, int, Take], Any], errors: list[str]) -> Iterator[Any]:
         """Yield the images at ``indices``, and append an error message, or an empty one, for each to ``errors``.
 
         Args:
@@ -168,7 +169,7 @@ class TransformedBatches(Dataset[Batch | UsageError]):
         return list(zip(targets, errors, strict=True))
 
     def transformed(
-        self, epoch: int, indices: list[int], images: Iterable[Picture], device: torch.device | None = None
+        self, epoch: int, indices: list[int], images: Iterable[Opened], device: torch.device | None = None
     ) -> Tensor:
         """Return the transformed images (B, C, size, size) on a device.
 
@@ -182,7 +183,7 @@ class TransformedBatches(Dataset[Batch | UsageError]):
                 row.copy_(self._transform(image, row.shape, dtype))
         return batch
 
-    def _transform(self, image: Picture, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    def _transform(self, image: Opened, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         """Transform an image; raise UsageError if that fails or returns another shape or dtype."""
         try:
             output = self.transform(image)

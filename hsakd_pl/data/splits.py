@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hsakd_pl.data.fetched import Pictures
+from hsakd_pl.data.items import pictures_and_labels
 from hsakd_pl.data.walk import canonical
 from hsakd_pl.errors import UsageError, counted
 
@@ -18,12 +20,34 @@ class Split(NamedTuple):
     """Images with their labels, in a fixed order.
 
     Args:
-        images: uint8 images (N, C, H, W), or float images that are normalised already, or N paths of files.
+        images: uint8 images (N, C, H, W), or float images that are normalised already, or N paths of files, or
+            :class:`Pictures` of a table or data set.
         targets: int64 labels (N,), or for prediction the list of paths.
     """
 
-    images: Tensor | list[str]
+    images: Tensor | list[str] | Pictures
     targets: Any
+
+    @classmethod
+    def from_dataset(cls, dataset: Any, labels: Any = None) -> "Split":
+        """Return the split of a map-style data set whose items are pairs of a picture and a label.
+
+        Pictures are PIL images, uint8 tensors (C, H, W) or uint8 arrays (H, W, C), with 1 or 3 channels and no random
+        transforms, since the data module augments; they stay in the data set and are fetched in every epoch.
+
+        Args:
+            dataset: has a length and returns (picture, label) for an index.
+            labels: integers (N,); by default those of the attribute ``targets`` or ``labels`` if it agrees with items,
+                otherwise those of all items, which are then opened once.
+
+        Raises UsageError for other items.
+
+        Examples:
+            >>> from torchvision.datasets import FakeData
+            >>> Split.from_dataset(FakeData(size=4, num_classes=2)).targets.shape
+            torch.Size([4])
+        """
+        return cls(*pictures_and_labels(dataset, labels))
 
     def take(self, indices: Indices) -> "Split":
         """Return the samples at ``indices``, in that order."""
@@ -31,6 +55,8 @@ class Split(NamedTuple):
 
 
 def _take(items: Any, indices: Indices) -> Any:
+    if isinstance(items, Pictures):
+        return items.take(indices)
     if isinstance(items, Tensor):
         return items[torch.as_tensor(indices, dtype=torch.int64)]
     return [items[index] for index in indices]
@@ -70,7 +96,7 @@ def stratified_indices(labels: Tensor, held_out: float, seed: int, option: str) 
 def check_split(split: Any, num_classes: int, where: str, channels: int = 3) -> Split:
     """Return a split with its labels as int64; raise UsageError for other content than described below.
 
-    Images are uint8 or finite floating point (N, channels, H, W), or N paths; labels are N integers from 0 to
+    Images are uint8 or finite floating point (N, channels, H, W), N paths or Pictures; labels are N integers from 0 to
     num_classes - 1.
 
     Args:
@@ -84,7 +110,7 @@ def check_split(split: Any, num_classes: int, where: str, channels: int = 3) -> 
     images, labels = split
     if isinstance(images, Tensor):
         _check_pixels(images, where, channels)
-    elif not isinstance(images, list) or not all(isinstance(path, str) for path in images):
+    elif not isinstance(images, Pictures) and not _are_paths(images):
         raise UsageError(f"{where} returned images that are neither a tensor nor a list of str: use str(path)")
     if 0 in (images.shape if isinstance(images, Tensor) else [len(images)]):
         raise UsageError(f"{where} returned no images: check that the data set is complete")
@@ -101,6 +127,10 @@ def check_split(split: Any, num_classes: int, where: str, channels: int = 3) -> 
             f"0..{num_classes - 1}"
         )
     return split._replace(targets=labels.long())
+
+
+def _are_paths(images: Any) -> bool:
+    return isinstance(images, list) and all(isinstance(path, str) for path in images)
 
 
 def _check_pixels(images: Tensor, where: str, channels: int) -> None:

@@ -61,43 +61,36 @@ def check_channels(mean: Sequence[float], std: Sequence[float]) -> None:
 
 
 def measure_once(
-    root: Path,
-    paths: Sequence[str],
-    geometry: tuple[int, int],
-    make_loader: Callable[[], ResumableLoader],
-    channels: int = 3,
+    root: Path | None, key: str, image_size: int, make_loader: Callable[[], ResumableLoader], channels: int = 3
 ) -> Statistics:
     """Return the result of :func:`measure` for a data set, from a file if it was measured before.
 
-    The file is in ``root``, or in the user's cache folder if ``root`` is read-only. It is valid as long as the paths,
-    sizes and modification times of the images stay the same. Processes that measure at the same time get equal results,
-    and the first one writes the file.
+    The file is in ``root``, or in the user's cache folder if there is no ``root`` or it is read-only. Processes that
+    measure at the same time get equal results, and the first one writes the file.
 
     Args:
-        root: folder of the data set.
-        paths: paths of the images.
-        geometry: side of the images, and short side that they are resized to before they are cut.
+        root: folder of the data set, if it has one.
+        key: identifies the images and their size; see :func:`key_of_files`.
+        image_size: side of the images.
         make_loader: makes the loader of the images.
         channels: number of channels of the images.
     """
-    key = _fingerprint(root, paths, geometry if channels == 3 else (*geometry, channels))
-    cache = cache_folder()
-    files = [root / FILE, *([] if cache is None else [cache / FILE])]
+    files = [folder / FILE for folder in (root, cache_folder()) if folder is not None]
     for file in files:
         statistics = _stored(file, key, channels)
         if statistics is not None:
             rank_zero_info(f"Mean and std were measured before and are stored in {file}")
             return statistics
     loader = make_loader()
+    num_images = loader.sampler.num_samples
     batches = tracked(loader, len(loader), "Measuring mean and std")
     mean, std = measure((images for images, _ in batches), channels)
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # set by Lightning
-        image_size, _ = geometry
-        entry = {"mean": mean, "std": std, "images": len(paths), "image_size": image_size}
+        entry = {"mean": mean, "std": std, "images": num_images, "image_size": image_size}
         written = next((file for file in files if _store(file, key, entry)), None)
         where = f"in {written}" if written else "nowhere: no folder is writable"
         numbers = f"{_rounded(mean)} and {_rounded(std)}"
-        rank_zero_info(f"Mean and std of {counted(len(paths), 'training image')} are {numbers}, stored {where}")
+        rank_zero_info(f"Mean and std of {counted(num_images, 'training image')} are {numbers}, stored {where}")
     return mean, std
 
 
@@ -105,7 +98,15 @@ def _rounded(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.4f}" for value in values)
 
 
-def _fingerprint(root: Path, paths: Sequence[str], geometry: tuple[int, ...]) -> str:
+def key_of_files(root: Path, paths: Sequence[str], geometry: tuple[int, ...]) -> str:
+    """Return a key that stays the same as long as the paths, sizes and modification times of the files do.
+
+    Args:
+        root: folder of the data set.
+        paths: paths of the images.
+        geometry: side of the images, short side that they are resized to before they are cut, and their number of
+            channels if it is not 3.
+    """
     digest = hashlib.sha256(repr(geometry).encode())
     for path in sorted(paths):
         with naming(path):

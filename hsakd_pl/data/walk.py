@@ -5,7 +5,9 @@ Hidden names and links are treated as by :mod:`hsakd_pl.files.walk`.
 
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -18,7 +20,17 @@ from hsakd_pl.errors import UsageError, counted, did_you_mean
 from hsakd_pl.files import naming
 from hsakd_pl.files.walk import visible, walk, with_parents
 
-IMAGE_EXTENSIONS = (*IMG_EXTENSIONS, ".gif", ".jfif")
+HEIC_EXTENSIONS = (".heic", ".heif")  # of the camera of a telephone
+WITHOUT_ENDING = "no ending"
+MOST_ENDINGS = 5  # that a message names
+
+
+def reads_heic() -> bool:
+    """Return True if pi-heif is installed, with which Pillow decodes HEIC."""
+    return find_spec("pi_heif") is not None
+
+
+IMAGE_EXTENSIONS = (*IMG_EXTENSIONS, ".avif", ".gif", ".jfif", *(HEIC_EXTENSIONS if reads_heic() else ()))
 
 
 def canonical(name: str) -> str:
@@ -80,16 +92,45 @@ def images_below(*folders: Path) -> list[list[str]]:
     """
     common_folder = os.path.commonpath(folders or ["."])
     images = []
-    num_ignored = 0
+    ignored: list[str] = []
     for folder in tracked(folders, len(folders), f"Looking for images below {common_folder}"):
         files = sorted((place, name) for place, names in walk(folder) for name in names)
         image_files = [(place, name) for place, name in files if is_image(name)]
         images.append([os.path.join(place, name) for place, name in image_files])
-        num_ignored += len(files) - len(image_files)
-    if num_ignored:
+        ignored += [name for _, name in files if not is_image(name)]
+    if ignored:
         extensions = " ".join(IMAGE_EXTENSIONS)
-        rank_zero_info(f"Ignored {counted(num_ignored, 'file')} below {common_folder}: images end in {extensions}")
+        rank_zero_info(
+            f"Ignored {counted(len(ignored), 'file')} below {common_folder} ({endings_of(ignored)}): images end in "
+            f"{extensions}"
+        )
     return images
+
+
+def endings_of(names: Sequence[str]) -> str:
+    """Return the most frequent endings of files with their numbers, and what reads those of HEIC.
+
+    Examples:
+        >>> endings_of(["a.avif", "b.AVIF", "c.txt"])
+        '.avif 2, .txt 1'
+    """
+    endings = Counter(os.path.splitext(name)[1].lower() or WITHOUT_ENDING for name in names)
+    listed = [f"{ending} {number:,}" for ending, number in endings.most_common(MOST_ENDINGS)]
+    if len(endings) > MOST_ENDINGS:
+        listed.append(f"{len(endings) - MOST_ENDINGS} more")
+    return ", ".join(listed) + _heic_hint(endings)
+
+
+def _heic_hint(endings: Iterable[str]) -> str:
+    """Return how to read HEIC if one of the endings is, and pi-heif is missing; otherwise an empty string."""
+    is_missing = not reads_heic() and any(ending in HEIC_EXTENSIONS for ending in endings)
+    return "; pip install 'hsakd_pl[heic]' to read HEIC" if is_missing else ""
+
+
+def _seen(folders: Sequence[Path]) -> str:
+    """Return a phrase on the files below folders without images; an empty string if there are none."""
+    names = [name for folder in folders for _, files in walk(folder) for name in files]
+    return f" (files end in {endings_of(names)})" if names else ""
 
 
 def image_paths(source: Path, option: str) -> list[str]:
@@ -103,11 +144,12 @@ def image_paths(source: Path, option: str) -> list[str]:
             raise UsageError(f"{option}: {source} does not exist: check the path")
         if not source.is_dir():
             if not is_image(source.name):
-                raise UsageError(f"{option}: {source} is neither a folder nor an image: name {endings}")
+                hint = _heic_hint([source.suffix.lower()])
+                raise UsageError(f"{option}: {source} is neither a folder nor an image: name {endings}{hint}")
             return [str(source)]
     [images] = images_below(source)
     if not images:
-        raise UsageError(f"{option}: no image below {source} ({endings})")
+        raise UsageError(f"{option}: no image below {source}{_seen([source])} ({endings})")
     return sorted(str(Path(image)) for image in images)
 
 
@@ -131,9 +173,9 @@ def class_folders(folder: Path, classes: Sequence[str]) -> tuple[list[str], Tens
             )
     empty = [name for name in names if not images[name]]
     if empty:
-        raise UsageError(
-            f"{folder}: no image found for the classes {', '.join(empty)}: extract the archive again, completely"
-        )
+        seen = _seen([folders[name] for name in empty if name in folders])
+        remedy = f"images end in {' '.join(IMAGE_EXTENSIONS)}" if seen else "extract the archive again, completely"
+        raise UsageError(f"{folder}: no image found for the classes {', '.join(empty)}{seen}: {remedy}")
     paths: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(names):

@@ -320,13 +320,15 @@ def test_files_with_unknown_suffix_are_counted_in_one_log_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     train = cats_and_dogs(tmp_path, "train")
-    for name in ("cat/notes.txt", "dog/a.heic", "dog/b.AVIF"):
+    for name in ("cat/notes.txt", "dog/a.psd", "dog/b.PSD"):
         (train / name).touch()
     with caplog.at_level("INFO"):
         class_folders(train, ["cat", "dog"])
         image_paths(train, "predict_dir")
     ignored = [record.message for record in caplog.records if "images end in" in record.message]
-    assert [message.partition(": images")[0] for message in ignored] == [f"Ignored 3 files below {train}"] * 2
+    assert [message.partition(": images")[0] for message in ignored] == [
+        f"Ignored 3 files below {train} (.psd 2, .txt 1)"
+    ] * 2
 
 
 def test_links_to_images_are_followed_and_loops_terminate(tmp_path: Path) -> None:

@@ -1,0 +1,381 @@
+"""Data sets of Hugging Face: from the hub, of parquet or arrow files, or as save_to_disk wrote them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning.utilities import rank_zero_info
+
+from hsakd_pl.data.fetched import Picture, Pictures, Source
+from hsakd_pl.data.imagefolder import PictureDataModule, PictureOptions
+from hsakd_pl.data.layout import Layout, split_of
+from hsakd_pl.data.splits import Split, check_class_names
+from hsakd_pl.data.walk import canonical, contains_images
+from hsakd_pl.errors import UsageError, counted, did_you_mean
+from hsakd_pl.files import local_path, naming, read_text
+from hsakd_pl.files.hub import obstacle
+from hsakd_pl.files.weights import shorten
+from hsakd_pl.signatures import Unpack
+
+LABEL_COLUMNS = ("label", "labels", "class", "category", "target")  # of integers or text, where no column has classes
+UNLABELLED = -1
+ROLES = {"train": "train_split", "val": "val_split", "test": "test_split"}  # the option of each role
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Fetch the pictures of a table as they are stored, without decoding them.
+
+    Args:
+        table: memory-mapped table whose pictures are not decoded.
+        column: column of the pictures.
+        name: name of the table, for errors.
+    """
+
+    table: Any
+    column: str
+    name: str
+
+    def __call__(self, indices: list[int]) -> list[Source]:
+        pictures = self.table[indices][self.column]
+        return [self._source(picture, index) for picture, index in zip(pictures, indices, strict=True)]
+
+    def _source(self, picture: Any, index: int) -> Source:
+        name = f"{self.name}[{index}]"
+        if picture is None or (picture["bytes"] is None and picture["path"] is None):
+            raise UsageError(f"{name} has no picture in the column {self.column}: filter such rows out")
+        return str(picture["path"]) if picture["bytes"] is None else Picture(picture["bytes"], name)
+
+
+class HubDataModule(PictureDataModule):
+    """A data set of Hugging Face's library ``datasets`` (``pip install 'hsakd_pl[datasets]'``).
+
+    Rows stay in the memory-mapped table, of which workers need no copy, and pictures are decoded as those of class
+    folders are: upright, with white behind transparent pixels, 16 bits scaled. Splits are recognised by their usual
+    names (``train``, ``validation``, ``test``), and the log states them. A split for testing without labels is left
+    out. Labels are a column of classes, whose names and order are kept; of integers; or of text, in sorted order. For
+    class folders of images use :class:`ImageFolderDataModule`.
+
+    Args:
+        root: folder in which ``path`` is looked for, after the working folder.
+        path: name on the hub, such as ``uoft-cs/cifar100``; a folder of parquet or arrow files, or such a file; or a
+            folder that ``save_to_disk`` wrote. A folder with that name takes precedence over the hub.
+        subset: configuration of a data set that has several.
+        revision: branch, tag or commit on the hub.
+        image_column: column of the pictures; by default the only one that has pictures.
+        label_column: column of the labels; by default the only one with classes, or that is called ``label``.
+        train_split: split for training; by default the one with a usual name.
+        val_split: split for validation; likewise.
+        test_split: split for testing; likewise.
+
+    Other arguments: :class:`PictureDataModule`, :class:`ImageDataModule`.
+
+    Examples:
+        >>> data = HubDataModule(path="uoft-cs/cifar100", label_column="fine_label", image_size=32)  # doctest: +SKIP
+        >>> trainer.fit(BaselineModule("resnet20", num_classes=data.num_classes), data)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        root: str | Path = "data",
+        *,
+        path: str | Path,
+        subset: str | None = None,
+        revision: str | None = None,
+        image_column: str | None = None,
+        label_column: str | None = None,
+        train_split: str | None = None,
+        val_split: str | None = None,
+        test_split: str | None = None,
+        **options: Unpack[PictureOptions],
+    ) -> None:
+        super().__init__(root, **options)
+        self.path = path
+        self.subset = subset
+        self.revision = revision
+        self.image_column = image_column
+        self.label_column = label_column
+        self.train_split = train_split
+        self.val_split = val_split
+        self.test_split = test_split
+
+    @property
+    def origin(self) -> str:
+        return str(self.path)
+
+    @property
+    def folder(self) -> Path:
+        """Return the folder or file that ``path`` names, in the working folder or in ``root``."""
+        path = local_path("path", self.path)
+        with naming(path):
+            return path if path.exists() or not (self.root / path).exists() else self.root / path
+
+    @cached_property
+    def tables(self) -> dict[str, Any]:
+        """Return the table of each split by its name, without a format or transform that was set."""
+        folder = self.folder
+        found = _load_local(folder) if folder.exists() else _load_from_hub(str(self.path), self.subset, self.revision)
+        splits = found if isinstance(found, dict) else {"train": found}
+        return {str(name): table.with_format(None) for name, table in splits.items()}
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Return the names of the splits."""
+        parts: dict[str, str | None] = {}
+        for role, option in ROLES.items():
+            chosen = getattr(self, option)
+            parts[role] = self._split_of(role) if chosen is None else self._named(chosen, option)
+        if not any(parts.values()) and len(self.tables) == 1:
+            [parts["train"]] = self.tables
+        for role in ("val", "test"):
+            name = parts[role]
+            if name and len(self.tables[name]) and (self.numbers(name) == UNLABELLED).all():
+                rank_zero_info(f"The split {name} of {self.origin} has no labels and is left out")
+                parts[role] = None
+        if parts["test"] is None:
+            parts["test"], parts["val"] = parts["val"], None
+        return Layout(parts["train"], parts["val"], parts["test"])
+
+    def _split_of(self, role: str) -> str | None:
+        names = [name for name in self.tables if split_of(name) == role]
+        if len(names) > 1:
+            raise UsageError(f"{self.origin} has the splits {' and '.join(names)} for {role}: set {ROLES[role]} to one")
+        return names[0] if names else None
+
+    def _named(self, name: str, option: str) -> str:
+        if name not in self.tables:
+            hint = did_you_mean(name, self.tables)
+            raise UsageError(f"{option}: {self.origin} has no split {name}: {hint}it has {', '.join(self.tables)}")
+        return name
+
+    @property
+    def roles(self) -> str:
+        unused = [name for name in self.tables if name not in self.layout]
+        columns = f"images in the column {self.picture_column}, labels in {self.target_column}"
+        return f"{super().roles}; {columns}" + (f"; the splits {', '.join(unused)} are not used" if unused else "")
+
+    def lacks_train(self) -> str:
+        return f"{self.origin} has no split to train on, only {', '.join(self.tables)}: set train_split"
+
+    @cached_property
+    def features(self) -> dict[str, Any]:
+        """Return the type of each column, of the split that names the classes."""
+        part = self._reference
+        return dict(self.tables[part].features)
+
+    @property
+    def _reference(self) -> str:
+        """Return the split that names the classes: that for training if there is one."""
+        chosen = self.train_split or self._split_of("train")
+        return chosen if chosen in self.tables else next(iter(self.tables))
+
+    @cached_property
+    def picture_column(self) -> str:
+        """Return the column of the pictures; raise UsageError if it is missing, of another type, or not clear."""
+        columns = [name for name, feature in self.features.items() if _has_pictures(feature)]
+        return self._column(self.image_column, columns, "image_column", "pictures (Image, or bytes of files)")
+
+    @cached_property
+    def target_column(self) -> str:
+        """Return the column of the labels; raise UsageError if it is missing, of another type, or not clear."""
+        usable = [name for name, feature in self.features.items() if _kind(feature)]
+        columns = [name for name in usable if _kind(self.features[name]) == "classes"]
+        if len(columns) != 1:
+            columns = [name for name in columns or usable if name in LABEL_COLUMNS] or columns
+        if self.label_column is not None:
+            columns = usable
+        return self._column(self.label_column, columns, "label_column", "labels (ClassLabel, integers or text)")
+
+    def _column(self, chosen: str | None, columns: Sequence[str], option: str, meaning: str) -> str:
+        types = ", ".join(f"{name} ({_type_name(feature)})" for name, feature in self.features.items())
+        if chosen is not None and chosen not in self.features:
+            hint = did_you_mean(chosen, self.features)
+            raise UsageError(f"{option}: {self.origin} has no column {chosen}: {hint}it has {types}")
+        if chosen is not None and chosen not in columns:
+            raise UsageError(f"{option}: the column {chosen} of {self.origin} has no {meaning}; it has {types}")
+        if chosen is None and len(columns) != 1:
+            several = f"several columns of {meaning}: {', '.join(columns)}" if columns else f"no column of {meaning}"
+            raise UsageError(f"{option}: {self.origin} has {several}; set it to one of {types}")
+        return chosen or columns[0]
+
+    def numbers(self, part: str, names: Sequence[str] | None = None) -> np.ndarray:
+        """Return the label of each row (N,): the position of its class, -1 for a row without a label.
+
+        Args:
+            part: name of the split.
+            names: class names in label order; by default those of the training split.
+
+        Raises UsageError for a class that is none of them.
+        """
+        column = self.target_column
+        kind = _kind(self.features[column])
+        if column not in self.tables[part].column_names or kind != _kind(self.tables[part].features[column]):
+            raise UsageError(f"the split {part} of {self.origin} has no column {column} of the training split's type")
+        values = self.tables[part].select_columns([column]).with_format("arrow")[:][column]
+        if kind == "classes":
+            return np.asarray(values.fill_null(UNLABELLED).to_numpy(), dtype=np.int64)
+        positions = {name: label for label, name in enumerate(self._own_names if names is None else names)}
+        labels = [
+            UNLABELLED if _is_missing(value) else positions.get(canonical(str(value))) for value in values.to_pylist()
+        ]
+        if None in labels:
+            unknown = sorted(
+                {str(value) for value, label in zip(values.to_pylist(), labels, strict=True) if label is None}
+            )
+            raise UsageError(self._unknown(part, unknown))
+        return np.asarray(labels, dtype=np.int64)
+
+    def _unknown(self, part: str, names: list[str]) -> str:
+        return (
+            f"the split {part} of {self.origin} has the {counted(len(names), 'class')} {shorten(names)}, of which the "
+            "training split has no image: filter them out, or divide the data anew"
+        )
+
+    @cached_property
+    def _own_names(self) -> list[str]:
+        feature = self.features[self.target_column]
+        if _kind(feature) == "classes":
+            return check_class_names(feature.names, len(feature.names), f"{self.origin}, {self.target_column}")
+        column = self.target_column
+        values = self.tables[self._reference].select_columns([column]).with_format("arrow")[:][column].unique()
+        names = [value for value in values.to_pylist() if not _is_missing(value)]
+        return [canonical(str(value)) for value in sorted(names)]
+
+    def read_class_names(self) -> list[str]:
+        is_at_hand = self.folder.exists() or "tables" in vars(self)
+        return self._own_names if is_at_hand else []  # predictions of a trained network need no table
+
+    def required_class_names(self) -> list[str]:
+        return self._own_names
+
+    def read_part(self, part: Any, names: list[str]) -> Split:
+        table = self.tables[part]
+        if len(table) == 0:
+            raise UsageError(f"the split {part} of {self.origin} is empty: choose another one")
+        labels = self.numbers(part, names)
+        missing = int((labels < 0).sum())
+        if missing:
+            raise UsageError(
+                f"{counted(missing, 'row')} of {len(table):,} in the split {part} of {self.origin} have no label in "
+                f"{self.target_column}: filter them out"
+            )
+        self._check_classes(part, labels, names)
+        return Split(self._pictures(part), torch.tensor(labels))
+
+    def _check_classes(self, part: str, labels: np.ndarray, names: list[str]) -> None:
+        """Raise UsageError if a split has other names of classes, or classes that the training split lacks."""
+        train = self.layout.train
+        if [*map(canonical, names)] != self._own_names:
+            raise UsageError(f"{self.origin} has the classes {shorten(self._own_names)}, not {shorten(names)}")
+        feature = self.tables[part].features[self.target_column]
+        if _kind(feature) == "classes" and [*feature.names] != [*self.features[self.target_column].names]:
+            raise UsageError(f"the split {part} of {self.origin} has other classes than the split {train}")
+        trained = labels if train in (None, part) else self.numbers(train, names)
+        unknown = np.setdiff1d(labels, trained)
+        if len(unknown):
+            raise UsageError(self._unknown(part, [names[label] for label in unknown if label < len(names)]))
+        absent = np.setdiff1d(np.arange(len(names)), trained)
+        if part == train and len(absent):
+            listed = shorten([names[label] for label in absent])
+            rank_zero_info(
+                f"The split {part} of {self.origin} has no image of {counted(len(absent), 'class')}: {listed}"
+            )
+
+    def _pictures(self, part: str) -> Pictures:
+        from datasets import Image  # slow to import
+
+        column = self.picture_column
+        table = self.tables[part]
+        if column not in table.column_names or not _has_pictures(table.features[column]):
+            raise UsageError(f"the split {part} of {self.origin} has no pictures in a column {column}: choose another")
+        encoded = table.select_columns([column]).cast_column(column, Image(decode=False))
+        return Pictures(Rows(encoded, column, f"{self.origin}, {part}"), np.arange(len(table)))
+
+
+def _load_local(path: Path) -> Any:
+    """Load a table or tables from a folder or file; raise UsageError if there are none."""
+    datasets = _library()
+    is_saved = path.is_dir() and any((path / name).is_file() for name in ("dataset_dict.json", "state.json"))
+    if not is_saved and path.is_dir() and contains_images(path, below=True):
+        raise UsageError(f"{path} contains image files: ImageFolderDataModule reads class folders")
+    for state in (*path.glob("state.json"), *path.glob("*/state.json")) if is_saved else ():
+        if '"_data_files": []' in read_text(state):
+            raise UsageError(f"the split {state.parent.name} of {path} is empty: save the data set without it")
+    try:
+        if is_saved:
+            return datasets.load_from_disk(str(path))
+        if path.is_dir():
+            return datasets.load_dataset(str(path))
+        return datasets.load_dataset(str(path.parent), data_files=path.name)  # by its kind it would ask the network
+    except Exception as error:  # of many kinds, depending on the file
+        raise UsageError(f"{path} cannot be read as a data set ({_reason(error)}): check its files") from error
+
+
+def _load_from_hub(name: str, subset: str | None, revision: str | None) -> Any:
+    """Load tables from the hub, or those that were downloaded; raise UsageError if that fails."""
+    datasets = _library()
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented, but not re-exported
+
+    where = f"path: {name} is neither a folder nor a file here"
+    try:
+        validate_repo_id(name)
+    except ValueError as error:
+        raise UsageError(f"{where}, nor a possible name on the hub: check the path") from error
+    hindrance = obstacle()
+    if hindrance is not None:
+        raise UsageError(
+            f"{where}, and the hub cannot be asked for it ({hindrance}): check the name and the network; with "
+            "HF_HUB_OFFLINE=1 a copy that was downloaded before is used"
+        )
+    try:
+        return datasets.load_dataset(name, subset, revision=revision)
+    except Exception as error:  # of the hub's client, of the network, of the files
+        raise UsageError(
+            f"{where}, and it cannot be loaded from the hub ({_reason(error)}): check path, subset and revision; with "
+            "HF_HUB_OFFLINE=1 the hub is not asked"
+        ) from error
+
+
+def _library() -> Any:
+    """Return the library ``datasets``; raise UsageError if it is not installed."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise UsageError("HubDataModule needs datasets: pip install 'hsakd_pl[datasets]'") from error
+    return datasets
+
+
+def _reason(error: Exception) -> str:
+    return f"{' '.join(str(error).split()) or type(error).__name__:.300}"
+
+
+def _has_pictures(feature: Any) -> bool:
+    """Return True for a column of images, of bytes of files, or of both bytes and paths."""
+    if isinstance(feature, dict):
+        return {"bytes", "path"} <= feature.keys()
+    return type(feature).__name__ == "Image" or getattr(feature, "dtype", None) in ("binary", "large_binary")
+
+
+def _kind(feature: Any) -> str | None:
+    """Return ``classes``, ``integers`` or ``text`` for a column that can have labels, otherwise None."""
+    dtype = str(getattr(feature, "dtype", ""))
+    if type(feature).__name__ == "ClassLabel":
+        return "classes"
+    if type(feature).__name__ != "Value":
+        return None
+    if dtype.startswith(("int", "uint", "bool")):
+        return "integers"
+    return "text" if dtype in ("string", "large_string") else None
+
+
+def _type_name(feature: Any) -> str:
+    """Return the type of a column in a word, such as ``Image`` or ``int64``."""
+    return feature.dtype if type(feature).__name__ == "Value" else type(feature).__name__
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, int) and value < 0)
