@@ -2,21 +2,23 @@
 
 import argparse
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks import results
-from benchmarks.cases import FORMS, METHOD_COSTS, NAMED, TABLE, Case, find
+from benchmarks.cases import COSTS, FORMS, METHOD_COSTS, NAMED, TABLE, Case, find
 from benchmarks.machine import device_name
 from benchmarks.processes import busy
-from benchmarks.trees import Tree, checkout, earlier
-from benchmarks.turns import Trees, compare, compare_commands
+from benchmarks.trees import CHECKOUT, Tree, checkout, earlier
+from benchmarks.turns import Trees, compare, compare_commands, compare_methods
 from benchmarks.variants import FORM, LOOPS, PRECISIONS, Variant, parse
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import local_path
@@ -24,7 +26,7 @@ from hsakd_pl.files import local_path
 GROUPS = {"all": NAMED, "table": TABLE}
 SETTINGS = ("batch_size", "rounds", "steps", "busy")  # stored with a row
 # Of the table: few steps in many rounds, an estimated 25 minutes on two cores
-TABLE_DEFAULTS = {
+TABLE_DEFAULTS: dict[str, Any] = {
     "loops": ["plain", "plain-compiled", "fit@5c4e141", "fit-bf16@5c4e141", "fit", "fit-bf16"],
     "batch_size": 16,
     "warmup": 1,
@@ -32,6 +34,9 @@ TABLE_DEFAULTS = {
     "rounds": 4,
     "store": True,
 }
+# Of the methods' costs: under 10 minutes on two cores
+COST_DEFAULTS: dict[str, Any] = {"batch_size": 16, "warmup": 1, "steps": 2, "rounds": 10}
+DEFAULTS = {"table": TABLE_DEFAULTS, COSTS: COST_DEFAULTS}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,7 +49,8 @@ def parser() -> argparse.ArgumentParser:
         nargs="*",
         default=[NAMED[0].name],
         help=f"{FORMS}; all: those of the paper; table: those of the table in README.md, as it was measured, without "
-        "the rows that are stored already; render: only write the tables of the documents",
+        "the rows that are stored already; render: only write the tables of the documents; method-costs: a step "
+        "of each method relative to one of KD; exports: students in runtimes, with options of its own",
     )
     options.add_argument("--list", action="store_true", help="print the paper's cases, then the methods', and stop")
     loops = ", ".join(f"{name}: {meaning}" for name, meaning in LOOPS.items())
@@ -90,6 +96,8 @@ def check(options: argparse.Namespace, cases: Sequence[Case], variants: Sequence
     for case in cases:
         if case.method != "student" and "added" in [variant.loop for variant in variants]:
             raise UsageError(f"the loop added is measured on a student, not on {case.name}")
+        if case.method == COSTS and (options.profile or options.loops or options.against):
+            raise UsageError(f"{COSTS} measures steps alone: profile a method, or name loops, with a case of its own")
     if min(options.batch_size, options.steps, options.rounds) < 1 or min(options.warmup, options.busy) < 0:
         raise UsageError("--batch-size, --steps and --rounds must be at least 1, --warmup and --busy at least 0")
     steps = 1 + options.warmup + 5 + options.rounds * options.steps  # 5 in which host syncs are counted
@@ -101,7 +109,10 @@ def check(options: argparse.Namespace, cases: Sequence[Case], variants: Sequence
 
 
 def show(name: str, numbers_by_loop: dict[str, results.Numbers]) -> None:
-    """Print the numbers of a case, one row per loop."""
+    """Print the numbers of a case, one row per loop or method."""
+    if name.startswith(f"{COSTS}:"):
+        print(name, *results.cost_table({name: numbers_by_loop}), sep="\n")
+        return
     table = Table("loop", "time", "quartiles", "peak MiB", "syncs", "first step, s", "times as fast", "95 % interval")
     for loop, numbers in numbers_by_loop.items():
         interval = numbers["times_interval"]
@@ -150,7 +161,11 @@ def measured_cases(options: argparse.Namespace, folder: Path) -> Iterator[tuple[
             if results.is_current(stored, loops, trees[None].commit):
                 print(f"{name}: stored already")
                 continue
-        numbers = compare(case, variants, options, trees, folder / f"case-{index}")
+        place = folder / f"case-{index}"
+        if case.method == COSTS:
+            yield name, compare_methods(case, variants[0].precision, options, trees[None], place)
+            continue
+        numbers = compare(case, variants, options, trees, place)
         if not options.profile:
             yield name, numbers
 
@@ -177,14 +192,37 @@ def measure(options: argparse.Namespace) -> None:
             if options.store:
                 for path in [results.store(name, rows[name]), *results.render()]:
                     print(f"{path}: summary")
+                if name.startswith(f"{COSTS}:"):
+                    write_method_pages()
+
+
+def write_method_pages() -> None:
+    """Write the pages of the methods, which hold the costs of their steps."""
+    subprocess.run([sys.executable, CHECKOUT / "scripts" / "method_pages.py"], env=checkout().environment, check=True)
+
+
+def measure_exports(arguments: list[str]) -> None:
+    """Measure exported students instead of steps: ``python -m benchmarks exports --help``."""
+    from benchmarks import exports
+
+    try:
+        exports.main(arguments)
+    except (UsageError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; a UsageError ends it with status 2."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ["exports"]:
+        measure_exports(words[1:])
+        return
     command_line = parser()
     options = command_line.parse_args(arguments)
-    if options.cases == ["table"]:
-        command_line.set_defaults(**TABLE_DEFAULTS)
+    method = options.cases[0].partition(":")[0]
+    if method in DEFAULTS:
+        command_line.set_defaults(**DEFAULTS[method])
         options = command_line.parse_args(arguments)
     if options.list:
         print("\n".join(case.name for case in (*NAMED, METHOD_COSTS, *METHOD_COSTS.compared)))
@@ -192,6 +230,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         if options.cases == ["render"]:
             results.render()
+            write_method_pages()
         else:
             measure(options)
     except (UsageError, OSError) as error:

@@ -99,7 +99,7 @@ class Worker:
 
 
 def loop_command(case: Case, variant: Variant, options: Namespace, pipe: int, folder: Path) -> list[str]:
-    """Return the arguments that start a plain or bare loop."""
+    """Return the arguments that start a plain or bare loop, or a bare loop that others take turns with."""
     job = {
         "loop": variant.loop,
         "method": case.method,

@@ -2,9 +2,11 @@
 
 import json
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cases import COSTS
 from benchmarks.trees import CHECKOUT
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import read_text, replacing
@@ -12,9 +14,12 @@ from hsakd_pl.files.schema import parse_json
 
 RESULTS = Path(__file__).parent / "results"
 MARKS = ("<!-- measurements: python -m benchmarks render -->", "<!-- end of measurements -->")
+COST_MARKS = ("<!-- costs: python -m benchmarks render -->", "<!-- end of costs -->")
 NAMES = {"plain": "plain PyTorch", "step": "bare loop", "fit": "`hsakd fit`"}
 Numbers = dict[str, Any]  # of a variant
-Row = dict[str, Numbers]  # by variant, and "environment"
+Row = dict[str, Numbers]  # by variant or method, and "environment"
+Marks = tuple[str, str]  # lines between which a table is written
+Table = Callable[[dict[str, Row]], list[str]]
 
 
 def path_of(device: str) -> Path:
@@ -76,32 +81,60 @@ def is_current(row: Row, variants: list[str], commit: str | None) -> bool:
 
 def render() -> list[Path]:
     """Write the tables into the documents; returns their paths."""
-    documents = {CHECKOUT / "benchmarks" / "README.md": long_table, CHECKOUT / "docs" / "speed.md": short_table}
-    for path, table in documents.items():
-        text = rendered(path.read_text(), table)
+    paths = []
+    for name, tables in DOCUMENTS.items():
+        path = CHECKOUT / name
+        text = rendered(path.read_text(), tables)
         with replacing(path) as file:
             file.write(text)
-    return list(documents)
+        paths.append(path)
+    return paths
 
 
-def rendered(document: str, table: Any) -> str:
-    """Return a document with its tables replaced."""
-    start, end = MARKS
-    before, _, rest = document.partition(start)
-    _, _, after = rest.partition(end)
-    parts = [start]
-    for path in sorted(RESULTS.glob("*.json")):
-        rows = read(path)
-        device = next(iter(rows.values()))["environment"]["device"]
-        parts.append(f"### {device}\n")
-        parts.extend(table(rows))
-    return "\n".join([before + parts[0], "", *parts[1:], end]) + after
+def rendered(document: str, tables: Mapping[Marks, Table]) -> str:
+    """Return a document with its tables replaced, which are between marks."""
+    for (start, end), table in tables.items():
+        before, _, rest = document.partition(start)
+        _, _, after = rest.partition(end)
+        parts = [start]
+        for path in sorted(RESULTS.glob("*.json")):
+            rows = read(path)
+            device = next(iter(rows.values()))["environment"]["device"]
+            if lines := table(rows):
+                parts += [f"### {device}\n", *lines]
+        document = "\n".join([before + parts[0], "", *parts[1:], end]) + after
+    return document
+
+
+def of_costs(rows: dict[str, Row], wanted: bool) -> dict[str, Row]:
+    """Return the rows of the methods' costs, or all others."""
+    return {name: row for name, row in rows.items() if name.startswith(f"{COSTS}:") == wanted}
+
+
+def cost_table(rows: dict[str, Row]) -> list[str]:
+    """Return a table per row of the methods' costs, a line per method, the cheapest first."""
+    heads = ["method", "step", "relative to KD", "quartiles", "images: student", "images: teacher"]
+    lines = []
+    for name, row in of_costs(rows, wanted=True).items():
+        lines += [f"`{name}`", "", row_of(heads), row_of(["---"] * len(heads))]
+        for method, numbers in sorted(without(row, "environment").items(), key=lambda item: item[1]["relative"]):
+            low, _, high = numbers["relative_quartiles"]
+            cells = [method, duration(numbers), f"{numbers['relative']:.2f}", f"{low:.2f} to {high:.2f}"]
+            lines.append(row_of([*cells, passes(numbers, "student"), passes(numbers, "teacher")]))
+        lines.append("")
+    return lines
+
+
+def passes(numbers: Numbers, network: str) -> str:
+    """Return how many images pass through a network for each one of the batch, and in how many passes if not one."""
+    count = numbers[f"{network}_passes"]
+    return f"{numbers[network]:g} in {count} passes" if count > 1 else f"{numbers[network]:g}"
 
 
 def short_table(rows: dict[str, Row]) -> list[str]:
     """Return one table per set of variants, a row per case: times, and how often the first's speed that is."""
     groups: dict[tuple[str, ...], list[str]] = {}
-    for name, row in rows.items():
+    for name, row in of_costs(rows, wanted=False).items():
         groups.setdefault(tuple(without(row, "environment")), []).append(name)
     lines = []
     for variants, names in groups.items():
@@ -135,7 +168,7 @@ def long_table(rows: dict[str, Row]) -> list[str]:
         "date",
     ]
     lines = [row_of(heads), row_of(["---"] * len(heads))]
-    for name, row in rows.items():
+    for name, row in of_costs(rows, wanted=False).items():
         for variant, numbers in without(row, "environment").items():
             details = row["environment"] | numbers
             interval = numbers.get("times_interval")
@@ -189,3 +222,9 @@ def megabytes(numbers: Numbers) -> str:
     """Return the peak memory in MiB."""
     peak = numbers["peak_memory_bytes"]
     return "-" if peak is None else f"{peak / 2**20:,.0f}"
+
+
+DOCUMENTS: dict[str, dict[Marks, Table]] = {
+    "benchmarks/README.md": {MARKS: long_table},
+    "docs/speed.md": {MARKS: short_table, COST_MARKS: cost_table},
+}

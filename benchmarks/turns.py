@@ -10,6 +10,7 @@ from pathlib import Path
 from scipy.stats import t as student_t
 
 from benchmarks.cases import Case
+from benchmarks.entries import entries
 from benchmarks.machine import software
 from benchmarks.processes import Worker, run
 from benchmarks.results import Numbers
@@ -21,7 +22,7 @@ Trees = Mapping[str | None, Tree]  # by commit, None for this checkout
 
 
 def turns_of(case: Case, variants: Sequence[Variant]) -> dict[str, tuple[Case, Variant]]:
-    """Return what takes turns, by name: the variants of a case, or the cases that are compared with it."""
+    """Return what takes turns, by name: the variants of a case, or KD and the method that is compared with it."""
     if case.compared:
         return {compared.method: (compared, Variant("step", variants[0].precision)) for compared in case.compared}
     return {variant.name: (case, variant) for variant in variants}
@@ -73,6 +74,41 @@ def compare(
         }
     medians = {name: [statistics.median(block) for block in blocks[name]] for name in results}
     return relative_to_first(results, medians)
+
+
+def compare_methods(case: Case, precision: str, options: Namespace, tree: Tree, folder: Path) -> dict[str, Numbers]:
+    """Measure a step of each method in turns with KD, in one process; returns the numbers by the method's name."""
+    folder.mkdir()
+    results: dict[str, Numbers] = {}
+    worker = Worker(case.compared[0], Variant("costs", precision), tree, folder / "0", options)
+    try:
+        details = worker.open()
+        for entry in entries(case.compared):
+            worker.connection.send({"entry": entry, "steps": options.steps, "rounds": options.rounds})
+            answer = worker.answer()
+            numbers = costs(answer.pop("step_ms"), answer.pop("reference_ms"))
+            images = {name: count / options.batch_size for name, count in answer.items() if "passes" not in name}
+            results[entry.name] = details | {"class": entry.class_name} | numbers | answer | images
+            print(
+                f"{entry.name}: {numbers['relative']:.2f} times {numbers['reference_ms_per_step']:.0f} ms", flush=True
+            )
+    finally:
+        worker.close()
+    return results
+
+
+def costs(step_ms: list[list[float]], reference_ms: list[list[float]]) -> Numbers:
+    """Return the median of the steps, and of the rounds' ratios to the reference, with their quartiles."""
+    medians = [[statistics.median(block) for block in blocks] for blocks in (step_ms, reference_ms)]
+    ratios = [step / reference for step, reference in zip(*medians, strict=True)]
+    steps = [step for block in step_ms for step in block]
+    return {
+        "ms_per_step": statistics.median(steps),
+        "ms_quartiles": quartiles(steps),
+        "reference_ms_per_step": statistics.median(step for block in reference_ms for step in block),
+        "relative": statistics.median(ratios),
+        "relative_quartiles": quartiles(ratios),
+    }
 
 
 def compare_commands(

@@ -42,8 +42,13 @@ def bare_loop(job: dict[str, Any]) -> Loop:
 
 
 def main() -> None:
-    """Build the loop of the command line, and take the steps that are asked for."""
+    """Build the loop of the command line, or those of all methods, and take the steps that are asked for."""
     connection, job = Connection(int(sys.argv[1])), json.loads(sys.argv[2])
+    if job["loop"] == "costs":
+        from benchmarks.costs import serve
+
+        serve(connection, job)
+        return
     loop = plain_loop(job) if job["loop"] == "plain" else bare_loop(job)
     drive(Measurement(torch.device(job["device"])).serve(connection, job["warmup"]), loop.step)
 

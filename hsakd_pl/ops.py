@@ -123,6 +123,12 @@ def _mirror(images: Tensor, m: int) -> Tensor:
 
 
 def _reorder_channels(images: Tensor, m: int) -> Tensor:
+    channels = images.shape[1]
+    if channels != len(CHANNEL_ORDERS[m]):
+        raise UsageError(
+            f"transforms: colours reorders red, green and blue, but the images have {channels} channels: choose "
+            "rotations or flips"
+        )
     return torch.stack([images[:, channel] for channel in CHANNEL_ORDERS[m]], dim=1)
 
 

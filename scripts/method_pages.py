@@ -2,12 +2,14 @@
 
 python scripts/method_pages.py
 
-Nothing is declared here: formulas, options and sources come from docstrings, constants and published numbers from the
-tables of the bench, measured numbers from RESULTS.md, and traps from docs/reproducing.md.
+Nothing is declared here but why a step takes longer than one of KD: formulas, options and sources come from docstrings,
+constants and published numbers from the tables of the bench, measured numbers from RESULTS.md, costs from
+benchmarks/results/, and traps from docs/reproducing.md.
 """
 
 import csv
 import inspect
+import json
 import re
 import runpy
 import shlex
@@ -42,6 +44,18 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 EXAMPLES = ("wrn_40_2-wrn_16_2", "resnet32x4-resnet8x4")  # the pairs whose numbers the index shows
 USUAL = ("classic", "newer")  # tables of one protocol
 SHORTENED = "small"  # the table that repeats lines of the others for a smaller budget, which pages leave out
+# Why a step takes longer than one of KD; every method above 1.3 times KD has a reason
+REASONS = {
+    "CRDModule": "it multiplies the embeddings of both networks with all rows of the banks, one per training image.",
+    "CRLDModule": "two views of each image pass through the student and the teacher.",
+    "MLKDModule": "two views of each image pass through the student and the teacher.",
+    "ReviewKDModule": "for wrn_16_2, its fusion blocks have three quarters of the student's multiply-adds, on maps "
+    "with four times as many channels as the student's first ones.",
+    "SSKDModule": "four rotations of each image pass through the student and the teacher. KD with four times as many "
+    "images takes about as long.",
+    "SSKDProjectionModule": "four rotations of each image pass through the teacher.",
+    "VIDModule": "three 1 x 1 convolutions regress each of the teacher's maps.",
+}
 LAST_EPOCH = 10**6  # by which every schedule has ended
 OUTPUTS = {
     "logits": "class logits",
@@ -68,6 +82,8 @@ command that trains it, and what makes reproductions of it differ. HSAKD itself 
   each image more than once. *Reads the batch*: the loss compares the images of a batch, so that batch size, accumulated
   gradients and several devices change it. *Kept answers*: it can
   [ask the teacher once]({docs}results.md#asking-the-teacher-once).
+- **Cost**: how many times as long as a step of KD one of the method takes, from
+  [Speed]({docs}speed.md#what-a-step-of-each-method-costs).
 - **Protocol**: the [tables of the bench]({docs}results.md#filling-a-table) that have the method. `classic` and `newer`
   share the usual protocol; a star says that the published runs differ from it, as the method's page tells.
 - **Published**: top-1 accuracy in percent on CIFAR-100 of {first} and {second} in the first of these tables, or of the
@@ -76,11 +92,12 @@ command that trains it, and what makes reproductions of it differ. HSAKD itself 
 - **Measured**: with this code, on the small budget that [Results]({docs}results.md) states. Never compare it with the
   column before.
 
-| method | loss | module | hooks | paper | protocol | published | measured |
-|---|---|---|---|---|---|---|---|
+| method | loss | module | hooks | cost | paper | protocol | published | measured |
+|---|---|---|---|---|---|---|---|---|
 """
 
 NOTATION = "s and t are outputs of student and teacher, y is the label, a bar is the mean over a batch."
+COST_LINK = "[step relative to KD](../speed.md#what-a-step-of-each-method-costs)"
 BENCH_TEXT = """
 The bench trains what a method needs, such as the teacher, first; `--teachers` names the file of a trained one.
 `--dry-run` lists the runs and tells how long they take.
@@ -289,6 +306,30 @@ def measured_links(method: type[HSAKDModule], docs: str) -> list[str]:
 
 
 @cache
+def costs() -> dict[str, dict[str, list[float]]]:
+    """Return the costs of a step relative to KD by the name of the class and the line of the bench, one per device."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for path in sorted((REPOSITORY / "benchmarks" / "results").glob("*.json")):
+        for name, row in json.loads(path.read_text()).items():
+            if name.startswith("method-costs:"):
+                for line, numbers in row.items():
+                    if line != "environment":
+                        of_class = found.setdefault(numbers["class"].removeprefix("methods."), {})
+                        of_class.setdefault(line, []).append(numbers["relative"])
+    return found
+
+
+def cost(method: type[HSAKDModule]) -> str:
+    """Return the cost of a step relative to KD, from the least to the most of the devices; empty if not measured."""
+    lines = costs().get(method.__name__, {})
+    ranges = {}
+    for line, numbers in lines.items():
+        ends = dict.fromkeys(f"{number:.2f}" for number in (min(numbers), max(numbers)))
+        ranges[line] = " to ".join(ends)
+    return "<br>".join(f"{line}: {text}" if len(ranges) > 1 else text for line, text in ranges.items())
+
+
+@cache
 def traps() -> dict[str, str]:
     """Return the paragraphs of docs/reproducing.md by the page of the method that they belong to."""
     _, _, text = (DOCS / "reproducing.md").read_text().partition("\n## Method by method\n")
@@ -317,6 +358,7 @@ def index(docs: str, pages: str) -> str:
                 ", ".join(f"`{name}`" for name in (losses if is_kd else own)),
                 f"`{method.__name__}`",
                 ", ".join([*(OUTPUTS[name] for name in step.used if name != "logits"), *step.hooks]),
+                cost(method),
                 paper(module)["authors"],
                 protocol(rows),
                 published(rows),
@@ -364,6 +406,7 @@ def page(name: str) -> str:
         prose(f"{about['name']} ({about['authors']}){about['rest']}"),
         *([prose(more)] if more else []),
         facts(module),
+        *reasons(module),
         f"## Formula\n\n{NOTATION}{sources(module)}",
         *(formula(member) for member in functions(module)),
         "## Options",
@@ -386,8 +429,18 @@ def facts(module: ModuleType) -> str:
         "loss terms": [", ".join(f"`{term}`" for term in step.terms) for step in steps],
         "[hooks](index.md)": [", ".join(step.hooks) or "-" for step in steps],
     }
+    if any(cost(method) for method in classes):
+        lines[COST_LINK] = [cost(method) or "-" for method in classes]
     head = "|" + " |" * (1 + len(classes)) + "\n|" + "---|" * (1 + len(classes)) + "\n"
     return head + "\n".join(f"| {name} | {' | '.join(cells)} |" for name, cells in lines.items())
+
+
+def reasons(module: ModuleType) -> list[str]:
+    """Return why a step of each method in a file takes longer than one of KD, for those with a reason."""
+    names = [method.__name__ for method in method_classes(module)]
+    return [
+        f"A step of {api_link(name)} takes longer than one of KD: {REASONS[name]}" for name in names if name in REASONS
+    ]
 
 
 def sources(module: ModuleType) -> str:

@@ -14,21 +14,23 @@ from typing import Any
 
 import pytest
 import torch
-from small import norms
+from small import needs_kernel, norms
 
 import hsakd_pl
 from benchmarks import plain, results
 from benchmarks.__main__ import GROUPS, TABLE_DEFAULTS, check, main, parser, variants_of
 from benchmarks.cases import METHOD_COSTS, NAMED, TABLE, Case, comparison_methods, find
+from benchmarks.entries import entries
 from benchmarks.loops import BareLoop, SyntheticDataModule
 from benchmarks.machine import processor
 from benchmarks.measuring import Measurement
 from benchmarks.plain import PlainLoop
 from benchmarks.trees import CHECKOUT, checkout, earlier, unsatisfied
-from benchmarks.turns import in_turns, relative_to_first, speed_up, turns_of
+from benchmarks.turns import costs, in_turns, relative_to_first, speed_up, turns_of
 from benchmarks.variants import Variant, parse, trainer_config
 from hsakd_pl import HSAKDModule, StudentModule, methods
 from hsakd_pl.errors import UsageError
+from hsakd_pl.fast import winograd
 from hsakd_pl.fast.folded import Folded
 from hsakd_pl.modules.probe import ProbeNetwork
 from hsakd_pl.ops import total
@@ -343,10 +345,11 @@ def test_stored_rows_are_rendered(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     variants = ["plain", "fit@5c4e141", "fit-bf16"]
     path = results.store("student:a-b batch 4", row("a", variants))
     assert "step_ms" not in path.read_text() and path.name == "any-cpu-avx2.json"
-    document = results.rendered("\n".join(["before", *results.MARKS, "after"]), results.short_table)
+    tables = {results.MARKS: results.short_table}
+    document = results.rendered("\n".join(["before", *results.MARKS, "after"]), tables)
     assert document.startswith("before\n") and document.endswith("\nafter")
     assert "| `student:a-b batch 4` | 10 ms (1.00) | 9 ms (1.11) | 8 ms (1.25) | 1,024 | 1,024 | 1,024 |" in document
-    assert results.rendered(document, results.short_table) == document
+    assert results.rendered(document, tables) == document
     assert len(results.long_table(results.read(path))) == 2 + len(variants) + 1
 
 
@@ -361,12 +364,55 @@ def test_documented_benchmark_commands_are_valid(name: str) -> None:
         check(options, [find(case) for case in options.cases if case not in (*GROUPS, "render")], variants)
 
 
-@pytest.mark.parametrize(
-    ("name", "table"), [("benchmarks/README.md", results.long_table), ("docs/speed.md", results.short_table)]
-)
-def test_documents_hold_the_stored_measurements(name: str, table: Any) -> None:
+@pytest.mark.parametrize("name", results.DOCUMENTS)
+def test_documents_hold_the_stored_measurements(name: str) -> None:
     document = (CHECKOUT / name).read_text()
-    assert results.rendered(document, table) == document, "write them anew: python -m benchmarks render"
+    assert results.rendered(document, results.DOCUMENTS[name]) == document, (
+        "write them anew: python -m benchmarks render"
+    )
+
+
+def test_costs_are_compared_with_the_constants_of_the_bench() -> None:
+    compared = entries(METHOD_COSTS.compared)
+    names = [entry.name for entry in compared]
+    assert names[0] == "KD" and len(set(names)) == len(names)
+    assert {entry.class_name for entry in compared} == {case.class_name for case in METHOD_COSTS.compared}
+    arguments = {entry.name: entry.arguments for entry in compared}
+    assert arguments["ABKD"]["abkd_weight"] == 32.0  # of the pair
+    assert arguments["SD-KD"]["scales"] == [1, 2]  # of the first pair, as the table has no other
+    assert arguments["WKD-F"]["logit_weight"] == 0 and "feature_weight" not in arguments["WKD-L"]
+    assert arguments["KD"] == find("kd:wrn_40_2-wrn_16_2").arguments
+
+
+def test_cost_is_the_median_of_the_ratios_of_the_rounds() -> None:
+    numbers = costs([[2.0, 4.0], [6.0, 6.0], [9.0, 9.0]], [[2.0, 2.0], [2.0, 2.0], [3.0, 3.0]])
+    assert numbers["relative"] == 3 and numbers["relative_quartiles"] == [2.625, 3.0, 3.0]
+    assert numbers["ms_per_step"] == 6 and numbers["reference_ms_per_step"] == 2
+
+
+def test_costs_have_a_table_of_their_own() -> None:
+    numbers = {"ms_per_step": 300.0, "relative": 3.0, "relative_quartiles": [2.9, 3.0, 3.1]}
+    images = {"student": 2.0, "student_passes": 2, "teacher": 2.0, "teacher_passes": 1}
+    kd = {"ms_per_step": 100.0, "relative": 1.0, "relative_quartiles": [1.0, 1.0, 1.0]}
+    row = {"MLKD": numbers | images, "KD": kd | dict.fromkeys(images, 1), "environment": {}}
+    rows = {"method-costs:a-b batch 16": row}
+    assert results.short_table(rows) == [] and len(results.long_table(rows)) == 3  # heads, and an empty line
+    lines = [line for line in results.cost_table(rows) if line.startswith("| ")]
+    assert lines[2:] == [
+        "| KD | 100 ms | 1.00 | 1.00 to 1.00 | 1 | 1 |",
+        "| MLKD | 300 ms | 3.00 | 2.90 to 3.10 | 2 in 2 passes | 2 |",
+    ]
+
+
+@pytest.mark.slow
+def test_steps_of_all_methods_are_measured_in_turns_with_kd(tmp_path: Path) -> None:
+    (found,) = run(tmp_path, "method-costs:resnet14-resnet8", "--steps", "1").values()
+    del found["environment"]
+    assert {numbers["class"] for numbers in found.values()} == {name for name, _ in comparison_methods().values()}
+    assert min(numbers["relative"] for numbers in found.values()) > 0
+    images = {name: (numbers["student"], numbers["teacher"]) for name, numbers in found.items()}
+    assert [images[name] for name in ("KD", "MLKD", "SSKD", "DML")] == [(1, 1), (2, 2), (4, 4), (2, 0)]
+    assert found["MLKD"]["student_passes"] == 2 and found["KD"]["student_passes"] == 1
 
 
 @pytest.mark.parametrize("case", find("method-costs:resnet14-resnet8").compared, ids=lambda case: case.method)
@@ -376,11 +422,23 @@ def test_every_method_folds_its_frozen_teacher(case: Case, monkeypatch: pytest.M
     data.setup("fit")
     assert find(case.name) == case
     loop = BareLoop(build(case, num_classes=100), data, "cpu")
+    loop.step()  # on the first batch, the network itself proves that the copy is equal
     assert len(loop.module.teachers) == (0 if case.method in ("dml", "sskdprojection") else 1)
     for teacher in loop.module.teachers:
         assert isinstance(teacher.stand_in, Folded) and norms(teacher.stand_in.network) == 0 < norms(teacher.network)
         monkeypatch.setattr(teacher.network, "outputs", None)
     loop.step()
+
+
+@needs_kernel
+def test_layers_that_a_method_trains_next_to_the_student_use_the_kernels() -> None:
+    data = SyntheticDataModule(16, 4)
+    data.setup("fit")
+    review = BareLoop(build(find("reviewkd:resnet14-resnet8"), num_classes=100), data, "cpu").module.review
+    converted = [name for name, layer in review.named_modules() if winograd.layers.METHOD in vars(layer)]
+    assert {"0.conv2.0", "1.conv2.0", "2.conv2.0"} <= {*converted}  # the 3 x 3 convolutions
+    winograd.revert(review)
+    assert not any(winograd.layers.METHOD in vars(layer) for layer in review.modules())
 
 
 def test_bare_loop_has_the_fast_paths_of_fit() -> None:
@@ -401,6 +459,7 @@ def test_bare_loop_has_the_fast_paths_of_fit() -> None:
         (["--steps", "100", PAIR], "lower --steps"),
         (["--rounds", "0"], "--rounds"),
         (["teacher:resnet8", "--loops", "added"], "measured on a student"),
+        (["method-costs", "--profile"], "with a case of its own"),
         ([PAIR, "--loops", "ours"], "LOOP[-fp32|-bf16][-compiled][@COMMIT]"),
     ],
 )

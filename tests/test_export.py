@@ -150,7 +150,8 @@ def test_published_weight_file_exports_with_network_name(tmp_path: Path) -> None
 
 
 def test_exported_formats_match_pytorch_for_any_batch_size(exported: Path) -> None:
-    names = {"model.safetensors", "model.pt2", "model.onnx", "model.int8.onnx", "config.json", "README.md"}
+    names = {"model.safetensors", "model.pt2", "model.onnx", "model.int8.onnx"}
+    names |= {"config.json", "export.json", "README.md"}
     assert {path.name for path in exported.iterdir()} == names
     images = digits() / 255
     student = student_from_checkpoint(exported.parent / "runs/TeacherModule")
@@ -380,7 +381,8 @@ def test_export_runs_without_teacher_images_and_initial_weights(
     assert "parts of two photographs" in capsys.readouterr().out
     assert load_student(run / "export").class_names == NAMES
     main(["export", str(run), "--checkpoint", "best", "--formats", "safetensors"])
-    assert {path.name for path in (run / "export").iterdir()} == {"config.json", "README.md", "model.safetensors"}
+    names = {"config.json", "export.json", "README.md", "model.safetensors"}
+    assert {path.name for path in (run / "export").iterdir()} == names
 
 
 def test_export_refuses_folder_with_other_files(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -174,6 +175,36 @@ def test_network_that_changes_its_input_leaves_the_batch_to_others(changing: str
     assert torch.equal(seen.images, BATCH[0]) and torch.equal(images, BATCH[0])
     trainer().validate(peers, loader(images), verbose=False)
     assert torch.equal(seen.images, BATCH[0][2:]) and torch.equal(images, BATCH[0])
+
+
+class Scaled(InPlace):
+    """Divide by a fixed number in place, too."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images.div_(0.25))
+
+
+class Cropped(InPlace):
+    """Change a part of the images, by a view of them."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        images[:, :, 1:, 1:].mul_(3)
+        return self.fc(images.mean((2, 3)))
+
+
+@pytest.mark.parametrize("make", [InPlace, Scaled, Cropped])
+def test_teacher_that_changes_its_input_answers_for_the_first_batch_too(make: type[InPlace]) -> None:
+    teacher = make()
+    expected = teacher(BATCH[0].clone())
+    module = KDModule(Seen(), teacher, num_classes=CLASSES)
+    answers = []
+
+    class Asking(pl.Callback):
+        def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
+            answers.append(module.teacher(batch[0]).logits)
+
+    trainer(callbacks=[Asking()]).fit(module, loader())
+    torch.testing.assert_close(torch.cat(answers), expected)
 
 
 # Weights that two networks share

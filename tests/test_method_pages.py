@@ -1,6 +1,7 @@
 """Test that the pages of the methods are complete, up to date, and state what the tables of the bench hold."""
 
 import csv
+import json
 import re
 import shlex
 import sys
@@ -90,6 +91,35 @@ def test_published_numbers_on_pages_equal_the_tables() -> None:
         assert expected - numbers_of(page) == set()
         further |= {(name, table) for table, _, _ in numbers_of(page) - expected}
     assert further == {("kd", "hsakd")}  # the numbers of the paper's own recipes
+
+
+def test_methods_of_expensive_steps_give_a_reason(method_pages: ModuleType) -> None:
+    expensive = {
+        name
+        for name, lines in method_pages.costs().items()
+        for numbers in lines.values()
+        if max(numbers) > 1.3  # times a step of KD
+    }
+    assert expensive <= method_pages.REASONS.keys() <= {*PUBLIC}
+    for name, reason in method_pages.REASONS.items():
+        (page,) = (page for page in PAGES.values() if name in documented(page))
+        assert reason in page
+
+
+def test_costs_of_steps_are_read_by_class_and_line(method_pages: ModuleType, tmp_path: Path) -> None:
+    for device, relative in (("a", 1.0), ("b", 1.25)):
+        row = {
+            "WKD-L": {"class": "methods.WKDModule", "relative": relative},
+            "WKD-F": {"class": "methods.WKDModule", "relative": 1.5},
+            "KD": {"class": "methods.KDModule", "relative": relative},
+            "environment": {},
+        }
+        path = tmp_path / "benchmarks/results" / f"{device}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"method-costs:x-y batch 16": row, "student:x-y batch 16": {"environment": {}}}))
+    method_pages.REPOSITORY = tmp_path
+    assert method_pages.cost(methods.WKDModule) == "WKD-L: 1.00 to 1.25<br>WKD-F: 1.50"
+    assert method_pages.cost(methods.KDModule) == "1.00 to 1.25" and method_pages.cost(methods.CRDModule) == ""
 
 
 def documented(page: str) -> list[str]:

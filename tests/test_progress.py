@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from hsakd_pl import create_network
 from hsakd_pl.data.progress import tracked
 from hsakd_pl.fast.kernels.library import library
+from hsakd_pl.networks import cost
 from hsakd_pl.networks.cost import multiply_adds
 from hsakd_pl.records import progress
 from hsakd_pl.records.progress import Progress
@@ -251,6 +252,20 @@ def test_introduction_names_teacher_with_hash_and_accuracy(capsys: pytest.Captur
     assert f"sha256 {hashlib.sha256(teacher.read_bytes()).hexdigest()[:12]}" in block
     assert last is not None and re.search(rf"sha256 \w+, {float(last[1]):.1f}\d? %", block)
     assert "1,257 train, 540 test images, 16 x 16, 10 classes" in block
+
+
+def test_multiply_adds_of_each_network_are_counted_once_per_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    counters = []
+
+    class Counter(cost.FlopCounterMode):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            counters.append(self)
+
+    monkeypatch.setattr(cost, "FlopCounterMode", Counter)
+    arguments = {"network": "resnet8", "teacher": "resnet8", "teacher_weights": "random"}
+    run("fit", trainer=SHOWN, module="StudentModule", model={"init_args": arguments})
+    assert len(counters) == 4  # student and teacher, with and without branches
 
 
 def test_multiply_adds_equal_recordings() -> None:

@@ -45,6 +45,9 @@ COMMANDS = {  # in the order in which they are needed
         "Compare runs in a table or a page.", "runs --html report.html", "hsakd_pl.commands.report", False
     ),
     "bench": Command("Run the methods of a published table.", "classic --list", "hsakd_pl.commands.bench"),
+    "calibrate": Command(
+        "Choose a temperature and early exits on validation images.", RUN, "hsakd_pl.commands.calibrate"
+    ),
     "export": Command(
         "Export a student as files that stand alone, with a model card.", RUN, "hsakd_pl.commands.export"
     ),

@@ -30,6 +30,7 @@ SENTENCES = {
     "trainer.logger": "Loggers next to metrics.csv; see configs/trainer/tensorboard.yaml, wandb.yaml and mlflow.yaml.",
     "trainer": SUPPRESS,
     "model.init_args.num_classes": SUPPRESS,  # set by the data
+    "model.init_args.channels": SUPPRESS,
 }
 
 

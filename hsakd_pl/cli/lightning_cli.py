@@ -134,10 +134,19 @@ class HSAKDCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data", "model.init_args.num_classes", self._num_classes, apply_on="instantiate")
+        parser.link_arguments("data", "model.init_args.channels", self._channels, apply_on="instantiate")
 
-    def _num_classes(self, data: pl.LightningDataModule) -> int:
+    def _described(self, data: pl.LightningDataModule) -> None:
+        """Let the data be those that the checkpoint of an evaluation describes."""
         if self.description is not None and isinstance(data, ImageDataModule):
             data.adopt(self.description)
+
+    def _channels(self, data: pl.LightningDataModule) -> int:
+        self._described(data)
+        return getattr(data, "channels", 3)  # modules of other packages may have none
+
+    def _num_classes(self, data: pl.LightningDataModule) -> int:
+        self._described(data)
         if not hasattr(data, "num_classes"):
             raise UsageError(f"{type(data).__name__} has no num_classes: set this attribute to the number of classes")
         return data.num_classes

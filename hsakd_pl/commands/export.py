@@ -4,7 +4,7 @@ The student has no branches, normalises its input and takes batches of any size.
 run's data where that is available; --data and its options, as for fit, name other data.
 """
 
-from argparse import ArgumentError, ArgumentParser, Namespace
+from argparse import ArgumentError, ArgumentParser, BooleanOptionalAction, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +26,20 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--formats", nargs="+", metavar="FORMAT", help="safetensors, pt2 and onnx (default: all three)")
     parser.add_argument("--input", default="float", help="input of pt2 and onnx: float in [0, 1] (default), or uint8")
     parser.add_argument(
-        "--int8", help="also write model.int8.onnx: dynamic, or static with ranges from training images"
+        "--int8",
+        nargs="?",
+        const="static",
+        metavar="KIND",
+        help="also write model.int8.onnx: static (default), small and fast, with ranges from training images, or "
+        "dynamic, which is small but slow",
     )
+    parser.add_argument(
+        "--measure",
+        action=BooleanOptionalAction,
+        help="measure accuracy, agreement and speed of the ONNX files on the test split (default: where there is one)",
+    )
+    parser.add_argument("--license", metavar="ID", help="licence of the weights, for the card and the hub: mit, ...")
+    parser.add_argument("--base_model", metavar="ID", help="model on the hub that the weights started from")
     parser.add_argument("--images", type=Path, metavar="DIR", help="images to verify on, instead of the test split")
     parser.add_argument("--network", metavar="NAME", help="name of the network, if the file does not know it")
     parser.add_argument("--peer", type=int, metavar="NUMBER", help="peer, from 1 (default: the most accurate one)")
@@ -56,6 +68,9 @@ def run(options: Namespace) -> None:
         int8=options.int8,
         images=options.images,
         data=data_of(checkpoint.parent, options.fit_options),
+        measure=options.measure,
+        licence=options.license,
+        base_model=options.base_model,
     )
     show(summary(exported))
 
@@ -68,7 +83,8 @@ def check_effective_options(options: Namespace) -> None:
         raise UsageError(
             f"checkpoint {options.checkpoint} has no effect: {options.run} is not the folder of a run, leave it out"
         )
-    if options.images is not None and options.fit_options and options.int8 is None and options.run.is_dir():
+    measures = options.int8 is not None or options.measure is not None
+    if options.images is not None and options.fit_options and not measures and options.run.is_dir():
         raise UsageError(
             f"{options.fit_options[0]} has no effect with images, on which the files are compared: leave one of them "
             "out, or add int8"
@@ -107,7 +123,12 @@ def data_of(folder: Path, fit_options: list[str]) -> "ImageDataModule | None":
         raise
     except (ArgumentError, yaml.YAMLError, TypeError, ValueError) as error:
         raise UsageError(f"the data of {config}, with {shown_options}: {first_and_last_line(str(error))}") from error
-    return data if isinstance(data, ImageDataModule) else None
+    if not isinstance(data, ImageDataModule):
+        return None
+    seed = content.get("seed_everything") if isinstance(content, dict) else None
+    if data.seed is None and type(seed) is int:
+        data.seed = seed  # which decided the images that the run held out
+    return data
 
 
 def _use_data_of(parser: "Parser", config: Path, data_options: Any, fit_options: list[str]) -> None:
@@ -149,4 +170,8 @@ def summary(export: "Export") -> str:
             ("compared", f"over {export.checked}"),
         ]
     )
-    return "\n".join([head, files, aligned([("folder", str(export.folder))])])
+    parts = [head, files]
+    if export.measurement is not None:
+        parts.append(text_table([row.cells for row in export.measurement.rows]))
+        parts.append(aligned([("measured", f"on {export.measurement.conditions}")]))
+    return "\n".join([*parts, *export.notes, aligned([("folder", str(export.folder))])])

@@ -1,14 +1,11 @@
 """Classify images with a run, a checkpoint or an exported student: hsakd predict SOURCE IMAGES.
 
-Neither a configuration nor training images are needed. With options alone, as in hsakd predict --config FILE, the
-command takes the options of fit.
+Neither a configuration nor training images are needed. --runtime runs model.onnx of an export in onnxruntime or
+OpenVINO; the name of another of its files, such as student/model.int8.onnx, as SOURCE runs that one. With options
+alone, as in hsakd predict --config FILE, the command takes the options of fit.
 """
 
 from argparse import ArgumentParser, Namespace
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from hsakd_pl.export import Student
 
 BATCH_SIZE = 64
 TOP_CLASSES = 5  # of an image in predictions.jsonl
@@ -23,6 +20,10 @@ def add_arguments(parser: ArgumentParser) -> None:
         "images", metavar="IMAGES", nargs="+", help="folders of images, including those in subfolders, or image files"
     )
     parser.add_argument("--folder", default=".", help="where predictions.csv and predictions.jsonl go (default: here)")
+    parser.add_argument(
+        "--runtime", default="torch", help="torch (default), or for an export onnxruntime or openvino, on the CPU"
+    )
+    parser.add_argument("--revision", help="branch, tag or commit of an export on the hub")
     parser.add_argument(
         "--top", type=int, default=TOP_CLASSES, help="classes per image in predictions.jsonl (default: %(default)s)"
     )
@@ -39,65 +40,72 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> None:
     """Predict, and print where the predictions are."""
-    source = here(options.source)
+    from hsakd_pl.errors import UsageError
+    from hsakd_pl.files.runtimes import check_runtime
+
+    check_runtime(options.runtime)
+    runs_graph = options.runtime != "torch" or options.source.endswith(".onnx")
+    if runs_graph and options.accelerator not in ("auto", "cpu"):
+        raise UsageError(f"accelerator {options.accelerator} has no effect: ONNX files run on the CPU, leave it out")
+    source = here(options.source, options.revision, options.runtime)
 
     import pytorch_lightning as pl
 
     from hsakd_pl.cpu.threads import share_cores
     from hsakd_pl.data import ImageDataModule
     from hsakd_pl.data.limits import images_per_pass
+    from hsakd_pl.export.predictor import find_source
     from hsakd_pl.files.lock import sole_writer
-    from hsakd_pl.modules import BaselineModule
     from hsakd_pl.records.predictions import PredictionWriter
     from hsakd_pl.records.progress import Progress
     from hsakd_pl.runs.accelerator import check_accelerator
 
     check_accelerator(options.accelerator, "accelerator")
     share_cores()
-    student = find_student(source, options.network)
+    found = find_source(source, options.runtime, options.network)
     batch_size = options.batch_size
     if batch_size is None:
-        batch_size = images_per_pass(BATCH_SIZE, student.description.image_size)
+        batch_size = images_per_pass(BATCH_SIZE, found.description.image_size)
     data = ImageDataModule(
         predict_dir=options.images,
         batch_size=batch_size,
         num_workers=options.num_workers,
         on_error=options.on_error,
     )
-    data.num_classes = len(student.class_names)
-    data.adopt(student.description)
+    data.num_classes = len(found.description.class_names)
+    data.adopt(found.description)
+    if runs_graph:  # which normalises its input itself
+        channels = found.description.channels
+        data.use_statistics([0.0] * channels, [1.0] * channels)
     trainer = pl.Trainer(
-        accelerator=options.accelerator,
+        accelerator="cpu" if runs_graph else options.accelerator,
         devices=1,
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
-        callbacks=[PredictionWriter(options.folder, options.top, "folder"), Progress()],
+        callbacks=[PredictionWriter(options.folder, options.top, "folder", found.how), Progress()],
     )
     with sole_writer(options.folder, "name another folder with --folder"):
-        trainer.predict(BaselineModule(student.network), data, return_predictions=False)
+        trainer.predict(found.predictor, data, return_predictions=False)
 
 
-def here(source: str) -> str:
+def here(source: str, revision: str | None = None, runtime: str = "torch") -> str:
     """Return a source that exists here, or the folder that an export was downloaded to from the hub.
 
     Without PyTorch, whose import takes longer than to notice a wrong name.
     """
+    from hsakd_pl.errors import UsageError
     from hsakd_pl.files import local_path, naming
-    from hsakd_pl.files.hub import download
+    from hsakd_pl.files.escaping import show
+    from hsakd_pl.files.hub import GRAPH_FILE, download
 
     path = local_path("SOURCE", source)
     with naming(path):
-        return source if path.exists() else str(download(source))
-
-
-def find_student(source: str, network: str | None = None) -> "Student":
-    """Return the student of the folder of an export or of a run, or of a checkpoint."""
-    from hsakd_pl.export import load_student, student_from_checkpoint
-    from hsakd_pl.files import local_path, naming
-    from hsakd_pl.files.hub import CONFIG_FILE
-
-    path = local_path("SOURCE", source)
-    with naming(path):
-        is_export = (path / CONFIG_FILE).is_file()
-    return load_student(source, network) if is_export else student_from_checkpoint(source, network)
+        exists = path.exists()
+    if exists:
+        if revision is not None:
+            raise UsageError(f"revision: {source} exists here, it is not a model on the hub: leave revision out")
+        return source
+    folder = download(source, files=() if runtime == "torch" else (GRAPH_FILE,), revision=revision)
+    show(f"{source} is at commit {folder.name}")  # the hub's client names folders by commits
+    return str(folder)

@@ -64,7 +64,7 @@ class PadCropFlip:
         return crop_and_flip(images, draws, self.padding)
 
     def of_one_image(self, size: int) -> v2.Transform:
-        """Return torchvision's transform of one image (3, size, size), which draws its own random numbers."""
+        """Return torchvision's transform of one image (C, size, size), which draws its own random numbers."""
         crop = v2.RandomCrop(size, padding=self.padding)
         return v2.Compose([crop, v2.RandomHorizontalFlip()]) if self.flip else crop
 
@@ -96,14 +96,20 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return images.to(torch.float32).div_(255).sub_(mean).div_(std)
 
 
-def check_statistics(name: str, mean: Sequence[float], std: Sequence[float]) -> None:
-    """Raise UsageError, naming their owner, unless mean and std are three finite numbers each, and std is above 0."""
+def check_statistics(name: str, mean: Sequence[float], std: Sequence[float], channels: int = 3) -> None:
+    """Raise UsageError, naming their owner, unless mean and std are a finite number per channel, and std is above 0."""
     means = torch.as_tensor(mean)
     stds = torch.as_tensor(std)
-    require(_three_finite(means), f"{name}.mean", means.tolist(), "three finite numbers")
-    valid_stds = _three_finite(stds) and bool(stds.min() > 0)
-    require(valid_stds, f"{name}.std", stds.tolist(), "three finite numbers, above 0")
+    require(_finite(means, channels), f"{name}.mean", means.tolist(), f"{numbers(channels, 'finite ')}")
+    valid_stds = _finite(stds, channels) and bool(stds.min() > 0)
+    require(valid_stds, f"{name}.std", stds.tolist(), f"{numbers(channels, 'finite ')}, above 0")
 
 
-def _three_finite(values: Tensor) -> bool:
-    return values.shape == (3,) and bool(values.isfinite().all())
+def numbers(channels: int, kind: str = "") -> str:
+    """Return ``three numbers``, or of a kind, for as many as there are channels."""
+    word = {1: "one", 2: "two", 3: "three", 4: "four"}.get(channels, str(channels))
+    return f"{word} {kind}number{'s' if channels > 1 else ''}"
+
+
+def _finite(values: Tensor, channels: int) -> bool:
+    return values.shape == (channels,) and bool(values.isfinite().all())

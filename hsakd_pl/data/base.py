@@ -17,6 +17,7 @@ from hsakd_pl.data.fingerprint import (
     read_facts,
     saved_facts,
 )
+from hsakd_pl.data.limits import check_channel_count
 from hsakd_pl.data.splits import Split, check_class_names, check_split, stratified_indices
 from hsakd_pl.data.walk import canonical
 from hsakd_pl.errors import UsageError, counted, require
@@ -41,7 +42,8 @@ class DataOptions(TypedDict, total=False):
 class ImageDataModule(BatchedDataModule):
     """Base class of all data modules; a new data set is a subclass with the attributes below and :meth:`read`.
 
-    Batches hold uint8 images (B, 3, S, S) and int64 labels (B,); the images are normalised to float32 on the device.
+    Batches hold uint8 images (B, C, S, S) and int64 labels (B,); the images are normalised to float32 on the device.
+    They have 3 channels unless the attribute ``channels`` says otherwise, and ``mean`` and ``std`` as many numbers.
 
     Args:
         root: folder of the data set.
@@ -179,6 +181,7 @@ class ImageDataModule(BatchedDataModule):
             )
         self.adopted = description
         self.num_classes = len(description.class_names)
+        self.channels = description.channels
         self.image_size = description.image_size
         self.resize = description.resize
         self.mean = description.mean
@@ -216,7 +219,8 @@ class ImageDataModule(BatchedDataModule):
         Raises UsageError if a fraction leaves a class empty, and in all processes of a run if their data differ.
         """
         name = type(self).__name__
-        check_statistics(name, self.mean, self.std)
+        check_channel_count(self.channels)
+        check_statistics(name, self.mean, self.std, self.channels)
         require(self.image_size >= 1, "image_size", self.image_size, "at least 1")
         self.class_names = self.label_names()
         needs_validation = stage in ("fit", "validate", None) and "val" not in self.splits
@@ -260,7 +264,8 @@ class ImageDataModule(BatchedDataModule):
         return self.splits["train"]
 
     def _read(self, train: bool) -> Split:
-        split = check_split(self.read(train), self.num_classes, f"{type(self).__name__}.read(train={train})")
+        where = f"{type(self).__name__}.read(train={train})"
+        split = check_split(self.read(train), self.num_classes, where, self.channels)
         self.facts["train" if train else "test"] = facts_of(split, self.label_names())
         return split
 

@@ -33,6 +33,7 @@ class BatchedDataModule(pl.LightningDataModule):
 
     splits: dict[str, Split]
     image_size: int
+    channels: int = 3  # of the images; as many numbers have mean and std
     mean: tuple[float, ...]
     std: tuple[float, ...]
     batch_size: int
@@ -60,7 +61,7 @@ class BatchedDataModule(pl.LightningDataModule):
         """Return shuffled, augmented batches of the training split.
 
         They end in the samples' indices if the trainer's module has ``needs_indices``. If it has ``needs_strong_view``,
-        images are (2 * B, 3, S, S): the usual views, and then the strong views of the same images
+        images are (2 * B, C, S, S): the usual views, and then the strong views of the same images
         (:meth:`strong_transform`). Raises UsageError for such a module if ``augment`` is off.
         """
         # Lightning sets overfit_batches on the trainer without declaring it
@@ -78,7 +79,7 @@ class BatchedDataModule(pl.LightningDataModule):
         """Return the transform of one image for its strong view: that of training, RandAugment and an erased square.
 
         Crops and flips are drawn anew. A subclass may return another one, which makes a uint8 tensor
-        (3, image_size, image_size) of a PIL image or a tensor.
+        (C, image_size, image_size) of a PIL image or a tensor.
 
         Args:
             resized: the images have their final size already.
@@ -123,16 +124,16 @@ class BatchedDataModule(pl.LightningDataModule):
         return self._loader(split, None, shuffle, on_every_device)
 
     def resident(self, split: Split) -> Tensor | None:
-        """Return the images of a split at test size (N, 3, S, S), decoded once; None for files beyond resident_mib."""
+        """Return the images of a split at test size (N, C, S, S), decoded once; None for files beyond resident_mib."""
         if isinstance(split.images, Tensor):
             return split.images if self.test_transform is None else self.test_transform(split.images)
         for paths, images in self._decoded_images:
             if paths is split.images:
                 return images
-        decoded_bytes = len(split.images) * 3 * self.image_size**2
+        decoded_bytes = len(split.images) * self.channels * self.image_size**2
         if self.test_transform is None or decoded_bytes > self.resident_mib * 2**20:
             return None
-        images = decode_images(split.images, self.image_size, self.test_transform)
+        images = decode_images(split.images, self.image_size, self.test_transform, self.channels)
         self._decoded_images.append((split.images, images))
         return images
 
@@ -146,7 +147,8 @@ class BatchedDataModule(pl.LightningDataModule):
         with_strong_view: bool = False,
     ) -> ResumableLoader:
         sampler = self.make_sampler(len(split.targets), shuffle, on_every_device)
-        check_batch_size(min(self.batch_size // sampler.world_size, len(split.targets)), self.image_size)
+        count = min(self.batch_size // sampler.world_size, len(split.targets))
+        check_batch_size(count, self.image_size, self.channels)
         paths = None if isinstance(split.images, Tensor) else split.images
         source = self._source(split, transform, len(sampler))
         if with_strong_view:
@@ -163,6 +165,11 @@ class BatchedDataModule(pl.LightningDataModule):
         """Return the source of the strong views of a split's images; ``transform`` is that of the usual views."""
         if transform is None:
             raise UsageError("augment is off, but the module trains on a strongly augmented view too: leave it on")
+        if self.channels not in (1, 3) and type(self).strong_transform is BatchedDataModule.strong_transform:
+            raise UsageError(
+                f"RandAugment of the strongly augmented view takes grey or RGB images, not {self.channels} channels: "
+                "override strong_transform in a data module of your own, or choose a method without that view"
+            )
         images = self.resident(split) if isinstance(transform, PadCropFlip) else None
         if images is not None:
             split = Split(images, split.targets)
@@ -188,7 +195,9 @@ class BatchedDataModule(pl.LightningDataModule):
             raise UsageError(f"{type(self).__name__}.read returned files: set a test_transform that resizes images")
         num_workers = self._num_workers(num_batches)
         budget = PixelBudget(between_processes=num_workers > 0)
-        batches = TransformedBatches(split, transform, self.image_size, self.seed or 0, self.on_error, budget, stream)
+        batches = TransformedBatches(
+            split, transform, self.image_size, self.seed or 0, self.on_error, budget, stream, self.channels
+        )
         if self.decode_on_device and not isinstance(split.images, Tensor):
             return DeviceDecodedBatches(batches, num_workers, device)
         return WorkerBatches(batches, num_workers, pin_memory=device.type == "cuda")
@@ -230,7 +239,7 @@ class BatchedDataModule(pl.LightningDataModule):
         self._statistics_on.clear()
 
     def _statistics(self, device: torch.device) -> Tensor:
-        """Return mean and standard deviation (2, 3, 1, 1), copied to a device once: a copy per step would stall it."""
+        """Return mean and standard deviation (2, C, 1, 1), copied to a device once: a copy per step would stall it."""
         if device not in self._statistics_on:
             statistics = torch.tensor([list(self.mean), list(self.std)], device=device)
             self._statistics_on[device] = statistics[:, :, None, None]

@@ -7,7 +7,7 @@ from typing import Any
 from torchvision.transforms import v2
 
 from hsakd_pl.data.augment import check_statistics, resized_center_crop
-from hsakd_pl.data.limits import check_image_size, check_side
+from hsakd_pl.data.limits import check_channel_count, check_image_size, check_side
 from hsakd_pl.data.splits import check_class_names
 from hsakd_pl.errors import UsageError, require
 
@@ -23,7 +23,7 @@ class Description:
         class_names: names of the classes in label order.
         image_size: side of the square that is cut out of the centre.
         resize: short side to resize to before that.
-        mean: mean of each channel, in [0, 1].
+        mean: mean of each channel, in [0, 1]; as many numbers as the images have channels.
         std: standard deviation of each channel.
 
     Raises UsageError for impossible values.
@@ -36,14 +36,20 @@ class Description:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        check_statistics("the description of the data", self.mean, self.std)
+        check_channel_count(self.channels)
+        check_statistics("the description of the data", self.mean, self.std, self.channels)
         check_side("resize", self.resize)
         require(0 < self.image_size <= self.resize, "image_size", self.image_size, f"at least 1, at most {self.resize}")
         check_image_size(self.image_size)
 
     @property
+    def channels(self) -> int:
+        """Return the number of channels C of the images."""
+        return len(self.mean)
+
+    @property
     def transform(self) -> v2.Transform:
-        """Return the transform from a PIL image of any size to uint8 (3, image_size, image_size)."""
+        """Return the transform from an opened picture of any size to uint8 (C, image_size, image_size)."""
         return resized_center_crop(self.image_size, self.resize)
 
     def saved(self) -> dict[str, Any]:

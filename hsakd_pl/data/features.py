@@ -21,7 +21,7 @@ class FeatureDataModule(pl.LightningDataModule):
 
     Args:
         images: data set; to train on its features, its ``augment`` must be off.
-        encode: computes features (B, D) from normalised images (B, 3, S, S), such as
+        encode: computes features (B, D) from normalised images (B, C, S, S), such as
             :meth:`LinearProbeModule.encode`.
     """
 
@@ -30,6 +30,7 @@ class FeatureDataModule(pl.LightningDataModule):
         self.images = images
         self.encode = encode
         self.num_classes = images.num_classes
+        self.channels = images.channels
         self._features: dict[str, Tensor] = {}
 
     @property

@@ -8,11 +8,17 @@ from typing import Any
 from pytorch_lightning.utilities import rank_zero_info
 from torchvision.transforms import v2
 
-from hsakd_pl.data.augment import PadCropFlip, check_statistics, random_resized_crop, resized_center_crop
+from hsakd_pl.data.augment import (
+    PadCropFlip,
+    check_statistics,
+    numbers,
+    random_resized_crop,
+    resized_center_crop,
+)
 from hsakd_pl.data.base import DataOptions
 from hsakd_pl.data.folders import MEAN, STD, ClassFolderDataModule
 from hsakd_pl.data.layout import Layout, find_layout, split_of, training_folder
-from hsakd_pl.data.limits import check_image_size
+from hsakd_pl.data.limits import check_channel_count, check_image_size
 from hsakd_pl.data.splits import Split, check_split, stratified_indices
 from hsakd_pl.data.statistics import check_channels, measure_once
 from hsakd_pl.data.walk import class_folders, class_names_of, class_paths
@@ -35,14 +41,18 @@ class ImageFolderDataModule(ClassFolderDataModule):
         image_size: side of the network's input; 32 or 64 suits the networks for CIFAR, 224 those for ImageNet.
         mean: mean of each channel, in [0, 1]; ``imagenet`` for the statistics of published weights; ``auto`` measures
             the training images as resized for testing, once: the result is stored next to the data and in checkpoints.
-        std: standard deviation of each channel, if ``mean`` is three numbers.
+        std: standard deviation of each channel, if ``mean`` is numbers.
         augmentation: ``crop`` pads by an eighth of the size and crops randomly; ``resized_crop`` is ImageNet's random
             resized crop (tests then cut the centre out of 256/224 of the size); ``none``; or the class path of a
-            torchvision transform that takes an opened picture (PIL, RGB, any size); its output is resized as in tests.
+            torchvision transform that takes an opened picture (PIL, RGB, any size; grey with one channel; a uint8
+            tensor (C, H, W) with two, four or more); its output is resized as in tests.
         flip: mirror half of the images in ``crop`` and ``resized_crop``.
         resident_mib: largest size in MiB of a resized split that is decoded once and kept on the device; files of a
             larger split, or with ``resized_crop`` or a transform, are opened by workers in every epoch. The batches are
             equal.
+        channels: number of channels that pictures are opened with: 3 for RGB, 1 for grey levels. For other numbers the
+            files must have as many, such as 4 in RGBA (red, green, blue and depth), or be TIFFs with as many grey
+            frames; their values are used as they are.
 
     Other arguments: :class:`ImageDataModule`.
 
@@ -63,9 +73,12 @@ class ImageFolderDataModule(ClassFolderDataModule):
         augmentation: v2.Transform | str = "crop",
         flip: bool = True,
         resident_mib: int = 1024,
+        channels: int = 3,
         **options: Unpack[DataOptions],
     ) -> None:
         super().__init__(root, **options)
+        check_channel_count(channels)
+        self.channels = channels
         require(resident_mib >= 0, "resident_mib", resident_mib, "at least 0")
         self.resident_mib = resident_mib
         self.measures_statistics = mean == "auto"
@@ -76,12 +89,15 @@ class ImageFolderDataModule(ClassFolderDataModule):
 
     def _use_statistics(self, mean: Any, std: Any) -> None:
         if not isinstance(mean, str):
-            require(std is not None and not isinstance(std, str), "std", std, "three numbers if mean is")
-            check_statistics(type(self).__name__, mean, std)
+            meaning = f"{numbers(self.channels)} if mean is"
+            require(std is not None and not isinstance(std, str), "std", std, meaning)
+            check_statistics(type(self).__name__, mean, std, self.channels)
             self.mean = tuple(mean)
             self.std = tuple(std)
             return
-        require(mean in ("auto", "imagenet"), "mean", mean, "auto, imagenet or three numbers")
+        named = "auto, imagenet or" if self.channels == len(MEAN) else "auto or"
+        valid = mean == "auto" or (mean == "imagenet" and self.channels == len(MEAN))
+        require(valid, "mean", mean, f"{named} {numbers(self.channels)}")
         require(std in (None, mean), "std", std, f"left out with mean {mean}")
         if mean == "imagenet":
             self.mean = MEAN
@@ -206,7 +222,8 @@ class ImageFolderDataModule(ClassFolderDataModule):
         folder = self._checked_layout().val
         if not folder:
             return super().read_validation()
-        return check_split(Split(*class_folders(folder, self.label_names())), self.num_classes, str(folder))
+        split = Split(*class_folders(folder, self.label_names()))
+        return check_split(split, self.num_classes, str(folder), self.channels)
 
     def prepare_data(self) -> None:
         """Measure mean and std if ``mean`` is ``auto``, in one process for all."""
@@ -215,7 +232,7 @@ class ImageFolderDataModule(ClassFolderDataModule):
             paths = [str(path) for path in training.images]
             geometry = (self.image_size, self.resize or self.image_size)
             make_loader = partial(self.plain_loader, training, on_every_device=True)
-            mean, std = measure_once(self.root, paths, geometry, make_loader)
+            mean, std = measure_once(self.root, paths, geometry, make_loader, self.channels)
             check_channels(mean, std)
             self.mean = mean
             self.std = std

@@ -12,6 +12,7 @@ from PIL import Image, ImageFile
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from hsakd_pl.data.bands import upright_bands
 from hsakd_pl.data.limits import MAX_BYTES, MAX_PIXELS, PixelBudget, Take
 from hsakd_pl.data.picture import rgb, tiff_tags, upright_rgb
 from hsakd_pl.data.progress import tracked
@@ -22,6 +23,8 @@ IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # PIL star
 # Tags of a TIFF
 TILE_WIDTH = 322
 TILE_LENGTH = 323
+
+Picture = Image.Image | Tensor  # an opened picture: of PIL's if it is grey or RGB, otherwise uint8 (C, H, W)
 
 
 def obtain(data_set: str, root: Path, action: Callable[[], object]) -> None:
@@ -48,24 +51,35 @@ def header(path: str | os.PathLike[str]) -> Iterator[ImageFile.ImageFile]:
         raise UsageError(f"cannot decode the image {path} ({error}): replace or remove the file") from error
 
 
-def check_pixels(image: Image.Image, size: int) -> None:
+def pixels_of_memory(channels: int) -> int:
+    """Return how many pixels of at most four bytes a pixel of an image takes."""
+    return (channels + 3) // 4
+
+
+def check_pixels(image: Image.Image, size: int, channels: int = 3) -> None:
     """Raise ValueError if an image has too many pixels, or would have after its short side is resized to ``size``."""
     tags = tiff_tags(image)
     width = max(image.width, int(tags.get(TILE_WIDTH, 0)))  # a tile is decoded whole
     height = max(image.height, int(tags.get(TILE_LENGTH, 0)))
     short_side = max(1, min(width, height))
     resized_pixels = size * size * max(width, height) // short_side
-    if max(width * height, resized_pixels) > MAX_PIXELS:
-        raise ValueError(f"{width} x {height} pixels are too many or too oblong; the limit is {MAX_PIXELS:,} pixels")
+    most = MAX_PIXELS // pixels_of_memory(channels)
+    if max(width * height, resized_pixels) > most:
+        raise ValueError(f"{width} x {height} pixels are too many or too oblong; the limit is {most:,} pixels")
 
 
-def open_image(path: str | os.PathLike[str], size: int = 224, take: Take | None = None) -> Image.Image:
+def open_image(path: str | os.PathLike[str], size: int = 224, take: Take | None = None, channels: int = 3) -> Picture:
     """Decode an image file to RGB as viewers show it: upright, with white behind transparent pixels.
+
+    With one channel, its grey levels are returned. With other numbers than 1 and 3 the result is a uint8 tensor
+    (channels, H, W) of the bands of the file, such as RGBA, or of the frames of a grey TIFF, since PIL multiplies
+    colours by an alpha channel when it resizes.
 
     Args:
         path: path of the file.
         size: side that the image will be resized to.
         take: called with the number of pixels before they are decoded, to wait for memory.
+        channels: number of channels.
 
     Raises UsageError naming a file that cannot be decoded, or that has more than ``MAX_PIXELS`` pixels before or after
     it is resized.
@@ -74,11 +88,14 @@ def open_image(path: str | os.PathLike[str], size: int = 224, take: Take | None 
         >>> image = student.transform(open_image("picture.jpg"))  # doctest: +SKIP
     """
     with header(path) as image:
-        check_pixels(image, size)
+        check_pixels(image, size, channels)
         check_contents(path, image)
         if take is not None:
-            take(image.width * image.height)
-        return upright_rgb(image)
+            take(image.width * image.height * pixels_of_memory(channels))
+        if channels == 3:
+            return upright_rgb(image)
+        bands = upright_bands(image, channels)
+        return bands[0] if channels == 1 else torch.cat([pil_to_tensor(band) for band in bands])
 
 
 def check_contents(path: str | os.PathLike[str], image: ImageFile.ImageFile) -> None:
@@ -88,14 +105,17 @@ def check_contents(path: str | os.PathLike[str], image: ImageFile.ImageFile) -> 
             unread.verify()
 
 
-def decode_images(paths: Sequence[str], size: int, transform: Callable[[Image.Image], Tensor] | None = None) -> Tensor:
-    """Decode image files in parallel to uint8 (N, 3, size, size), within a :class:`PixelBudget`.
+def decode_images(
+    paths: Sequence[str], size: int, transform: Callable[[Picture], Tensor] | None = None, channels: int = 3
+) -> Tensor:
+    """Decode image files in parallel to uint8 (N, channels, size, size), within a :class:`PixelBudget`.
 
     Args:
         paths: paths of the files.
         size: side of the result.
         transform: resizes an image that :func:`open_image` has opened. If None, files must have the size already, and
-            their EXIF orientation is ignored.
+            their EXIF orientation is ignored, and they are read as RGB.
+        channels: number of channels.
 
     Raises UsageError naming a file that is broken or, before it is decoded, has another size.
     """
@@ -106,9 +126,9 @@ def decode_images(paths: Sequence[str], size: int, transform: Callable[[Image.Im
         if transform is None:
             return _decode_unresized(path, size)
         with budget.lease() as take:
-            return transform(open_image(path, size, take))
+            return transform(open_image(path, size, take, channels))
 
-    images = torch.empty(len(paths), 3, size, size, dtype=torch.uint8)
+    images = torch.empty(len(paths), channels, size, size, dtype=torch.uint8)
     with ThreadPoolExecutor() as pool:  # decoding releases the GIL
         decoded = tracked(pool.map(decode, paths), len(paths), "Decoding images")
         for row, image in zip(images, decoded, strict=True):

@@ -9,7 +9,7 @@ import torch
 import torchvision.io
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms.v2.functional import pil_to_tensor
+from torchvision.transforms.v2 import PILToTensor
 
 from hsakd_pl.data.images import check_pixels, header, open_image
 from hsakd_pl.data.limits import Take
@@ -29,7 +29,7 @@ def read_image(path: str, size: int = 224, take: Take | None = None) -> Tensor:
         is_upright = orientation(image) == 1  # decoders on the device ignore the orientation
         if image.format == "JPEG" and image.mode == "RGB" and is_upright:
             return torch.from_numpy(np.fromfile(path, np.uint8))
-    return pil_to_tensor(open_image(path, size, take))
+    return PILToTensor()(open_image(path, size, take))
 
 
 def decode_jpegs(jpegs: list[Tensor], device: torch.device) -> list[Tensor]:

@@ -35,6 +35,8 @@ class Learned:
         """Check whether ``mean`` and ``std`` are those of this data, or these are unknown."""
         if self.mean is None or self.std is None:
             return True
+        if len(self.mean) != len(mean):
+            return False
         pairs = zip((*self.mean, *self.std), (*mean, *std), strict=True)
         return all(isclose(learned, other, abs_tol=TOLERANCE) for learned, other in pairs)
 
@@ -44,11 +46,18 @@ def learned_from(network: Network) -> Learned:
 
     It is what the file of its weights says. A network of timm's whose file says nothing is assumed to have learnt from
     images that were normalised as its ``pretrained_cfg`` states; their size is only assumed if the network takes no
-    other, or if its classes are still those of the published weights.
+    other, or if its classes are still those of the published weights. Raises UsageError for a file that describes
+    images of other channels than the network's.
     """
     file = network.weights_from
     if file is not None and file.description is not None:
         learned = learned_from_file(file)
+        channels = network.in_channels if learned.mean is None else len(learned.mean)
+        if channels != network.in_channels:
+            raise UsageError(
+                f"{file.path} describes images of {channels} channels, but its network takes {network.in_channels}: "
+                "load it into a network that was created for its channels"
+            )
         of_this_head = len(learned.class_names or ()) == network.num_classes
         return learned if of_this_head else replace(learned, class_names=None)
     config = network.pretrained_cfg
@@ -57,11 +66,12 @@ def learned_from(network: Network) -> Learned:
     _, height, width = config["input_size"]
     published = network.num_classes == config.get("num_classes")
     sized = height == width and bool(published or config.get("fixed_input_size"))
+    adapted = network.in_channels != len(config["mean"])  # to other channels, whose statistics nobody states
     return Learned(
         origin="timm's pretrained_cfg",
         image_size=int(height) if sized else None,
-        mean=tuple(map(float, config["mean"])),
-        std=tuple(map(float, config["std"])),
+        mean=None if adapted else tuple(map(float, config["mean"])),
+        std=None if adapted else tuple(map(float, config["std"])),
     )
 
 

@@ -1,7 +1,8 @@
-"""Convert an opened image file to RGB as viewers show it. Needs only Pillow, because model cards contain this code."""
+"""Read a picture as viewers show it. Needs only Pillow and NumPy, because model cards contain this code."""
 
 from typing import Any
 
+import numpy
 from PIL import Image, ImageFile, ImageOps
 
 # Tags of EXIF and TIFF
@@ -20,6 +21,23 @@ UPRIGHT = {  # EXIF's orientation: the operation that undoes it
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+def read_pixels(path: str, resize: int, size: int) -> Any:
+    """Read a picture, resize its short side and cut out its centre: an array of uint8 (3, size, size)."""
+    with open(path, "rb") as file, Image.open(file) as opened:
+        picture = upright_rgb(opened)
+    return numpy.ascontiguousarray(numpy.asarray(central(picture, resize, size)).transpose(2, 0, 1))
+
+
+def central(picture: Image.Image, resize: int, size: int) -> Image.Image:
+    """Resize the short side of a picture and cut out its centre of (size, size) pixels."""
+    side = min(picture.size)
+    width, height = (resize * length // side for length in picture.size)
+    resized = picture.resize((width, height), Image.Resampling.BILINEAR)
+    left = round((width - size) / 2)
+    top = round((height - size) / 2)
+    return resized.crop((left, top, left + size, top + size))
 
 
 def upright_rgb(file: ImageFile.ImageFile) -> Image.Image:

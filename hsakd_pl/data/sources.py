@@ -12,13 +12,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from hsakd_pl.data.augment import PadCropFlip
-from hsakd_pl.data.images import open_image
+from hsakd_pl.data.images import Picture, open_image
 from hsakd_pl.data.limits import PixelBudget, Take
 from hsakd_pl.data.loader import Batch, BatchSource
 from hsakd_pl.data.seeding import AUGMENTATION, derive_seed, seeded_generator
@@ -34,7 +33,7 @@ class ResidentTensors:
     """A whole split on its device; a batch is one gather, and nothing is copied from the host inside an epoch.
 
     Args:
-        images: images (N, 3, S, S), or features (N, D).
+        images: images (N, C, S, S), or features (N, D).
         labels: int64 labels (N,).
     """
 
@@ -82,7 +81,7 @@ class AugmentedBatches:
 
 @dataclass(eq=False)
 class ViewBatches:
-    """Batches of V views of the same images, (V * B, 3, S, S), ordered by view, with labels (B,).
+    """Batches of V views of the same images, (V * B, C, S, S), ordered by view, with labels (B,).
 
     Args:
         sources: makes the batches of each view, all on one device.
@@ -109,13 +108,14 @@ class TransformedBatches(Dataset[Batch | UsageError]):
     Args:
         split: images, or paths of files, with their targets. For prediction the targets are the paths too, and batches
             hold (path, error) in their place.
-        transform: transforms a PIL image or a tensor (3, H, W) into a tensor (3, size, size), uint8 unless the images
+        transform: transforms a PIL image or a tensor (C, H, W) into a tensor (C, size, size), uint8 unless the images
             of the split are float.
         size: side of the transformed images.
         seed: seed of the random transforms.
         on_error: ``raise`` for a broken image; with ``row``, broken images are black in prediction.
         budget: bounds what processes decode at one time.
         stream: stream of the seed that the random numbers come from.
+        channels: number of channels C.
     """
 
     split: Split
@@ -125,12 +125,14 @@ class TransformedBatches(Dataset[Batch | UsageError]):
     on_error: str = "raise"
     budget: PixelBudget = field(default_factory=partial(PixelBudget, between_processes=False))
     stream: int = AUGMENTATION
+    channels: int = 3
 
     def __getitem__(self, key: BatchKey) -> Batch | UsageError:
         epoch, indices = key
         errors: list[str] = []
         try:
-            images = self.transformed(epoch, indices, self.opened(indices, open_image, errors))
+            read = partial(open_image, channels=self.channels)
+            images = self.transformed(epoch, indices, self.opened(indices, read, errors))
         except UsageError as error:
             return error  # raised in a worker it would arrive wrapped in the worker's traceback
         return images, self.targets(indices, errors)
@@ -141,7 +143,7 @@ class TransformedBatches(Dataset[Batch | UsageError]):
         Args:
             indices: samples of the batch.
             read: opens a path for the size that the image will be resized to, and takes its pixels from the budget.
-            errors: list to append to; a broken image is replaced by one black pixel (3, 1, 1) unless it raises.
+            errors: list to append to; a broken image is replaced by one black pixel (C, 1, 1) unless it raises.
         """
         for image in self.split.take(indices).images:
             errors.append("")
@@ -156,7 +158,7 @@ class TransformedBatches(Dataset[Batch | UsageError]):
                 if self.on_error == "raise" or not predicts:
                     raise
                 errors[-1] = str(error)
-                yield torch.zeros(3, 1, 1, dtype=torch.uint8)
+                yield torch.zeros(self.channels, 1, 1, dtype=torch.uint8)
 
     def targets(self, indices: list[int], errors: list[str]) -> Any:
         """Return labels (B,), or for prediction a list of (path, error)."""
@@ -166,21 +168,21 @@ class TransformedBatches(Dataset[Batch | UsageError]):
         return list(zip(targets, errors, strict=True))
 
     def transformed(
-        self, epoch: int, indices: list[int], images: Iterable[Image.Image | Tensor], device: torch.device | None = None
+        self, epoch: int, indices: list[int], images: Iterable[Picture], device: torch.device | None = None
     ) -> Tensor:
-        """Return the transformed images (B, 3, size, size) on a device.
+        """Return the transformed images (B, C, size, size) on a device.
 
         The random numbers of an image depend on (seed, epoch, index); PyTorch's generator is left as it was.
         """
         dtype = self.split.images.dtype if isinstance(self.split.images, Tensor) else torch.uint8
-        batch = torch.empty(len(indices), 3, self.size, self.size, dtype=dtype, device=device)
+        batch = torch.empty(len(indices), self.channels, self.size, self.size, dtype=dtype, device=device)
         with torch.random.fork_rng(devices=[]):
             for row, index, image in zip(batch, indices, images, strict=True):
                 torch.default_generator.manual_seed(derive_seed(self.seed, self.stream, epoch, index))
                 row.copy_(self._transform(image, row.shape, dtype))
         return batch
 
-    def _transform(self, image: Image.Image | Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    def _transform(self, image: Picture, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         """Transform an image; raise UsageError if that fails or returns another shape or dtype."""
         try:
             output = self.transform(image)

@@ -18,7 +18,7 @@ class Split(NamedTuple):
     """Images with their labels, in a fixed order.
 
     Args:
-        images: uint8 images (N, 3, H, W), or float images that are normalised already, or N paths of files.
+        images: uint8 images (N, C, H, W), or float images that are normalised already, or N paths of files.
         targets: int64 labels (N,), or for prediction the list of paths.
     """
 
@@ -67,21 +67,23 @@ def stratified_indices(labels: Tensor, held_out: float, seed: int, option: str) 
     return kept_indices, held_out_indices
 
 
-def check_split(split: Any, num_classes: int, where: str) -> Split:
+def check_split(split: Any, num_classes: int, where: str, channels: int = 3) -> Split:
     """Return a split with its labels as int64; raise UsageError for other content than described below.
 
-    Images are uint8 or finite floating point (N, 3, H, W), or N paths; labels are N integers from 0 to num_classes - 1.
+    Images are uint8 or finite floating point (N, channels, H, W), or N paths; labels are N integers from 0 to
+    num_classes - 1.
 
     Args:
         split: what a data set returned.
         num_classes: number of classes.
         where: name of the function that returned it, for errors.
+        channels: number of channels of the images.
     """
     if not isinstance(split, Split):
         raise UsageError(f"{where} returned a {type(split).__name__}: return Split(images, labels)")
     images, labels = split
     if isinstance(images, Tensor):
-        _check_pixels(images, where)
+        _check_pixels(images, where, channels)
     elif not isinstance(images, list) or not all(isinstance(path, str) for path in images):
         raise UsageError(f"{where} returned images that are neither a tensor nor a list of str: use str(path)")
     if 0 in (images.shape if isinstance(images, Tensor) else [len(images)]):
@@ -101,36 +103,39 @@ def check_split(split: Any, num_classes: int, where: str) -> Split:
     return split._replace(targets=labels.long())
 
 
-def _check_pixels(images: Tensor, where: str) -> None:
-    """Raise UsageError unless images are uint8 or finite floating point (N, 3, H, W)."""
-    if images.ndim != 4 or images.shape[1] != 3 or not (images.is_floating_point() or images.dtype == torch.uint8):
+def _check_pixels(images: Tensor, where: str, channels: int) -> None:
+    """Raise UsageError unless images are uint8 or finite floating point (N, channels, H, W)."""
+    is_pixels = images.is_floating_point() or images.dtype == torch.uint8
+    if images.ndim != 4 or images.shape[1] != channels or not is_pixels:
         raise UsageError(
-            f"{where} returned images of {_described(images)}, not uint8 or floating point (N, 3, H, W): use "
-            ".expand(-1, 3, -1, -1) for grey images, .permute(0, 3, 1, 2) if channels are last, and .to(torch.uint8) "
-            "for other integers from 0 to 255"
+            f"{where} returned images of {_described(images)}, not uint8 or floating point (N, {channels}, H, W): "
+            f"state their number of channels in the attribute channels, use .expand(-1, {channels}, -1, -1) for grey "
+            "images, .permute(0, 3, 1, 2) if channels are last, and .to(torch.uint8) for other integers from 0 to 255"
         )
     # the sum is one pass without a copy
     if images.is_floating_point() and not images.sum(dtype=torch.float64).isfinite():
         raise UsageError(f"{where} returned images of {_described(images)} with NaN or inf: repair or remove them")
 
 
-def check_batch(batch: Any, num_classes: int, dtype: str | torch.dtype, wait: bool) -> None:
+def check_batch(batch: Any, num_classes: int, dtype: str | torch.dtype, wait: bool, channels: int = 3) -> None:
     """Raise UsageError unless a network can train on a batch.
 
-    It must be a pair of normalised floating point images (B, 3, H, W) and int64 labels (B,) from 0 to num_classes - 1.
+    It must be a pair of normalised floating point images (B, channels, H, W) and int64 labels (B,) from 0 to
+    num_classes - 1.
 
     Args:
         batch: what a loader returned.
         num_classes: number of classes of the network.
         dtype: dtype of the network.
         wait: check labels on an accelerator too, which waits for its work to finish.
+        channels: number of channels that the network takes.
     """
     is_pair = isinstance(batch, tuple | list) and len(batch) == 2
     if not is_pair or not all(isinstance(part, Tensor) for part in batch):
         types = [type(part).__name__ for part in batch] if isinstance(batch, tuple | list) else type(batch).__name__
         raise UsageError(f"the loader returns {types}, not tensors (images, labels): select them in its collate_fn")
     images, labels = batch
-    check_normalised_images(images, dtype)
+    check_normalised_images(images, dtype, channels)
     if labels.dtype != torch.int64 or labels.shape != (len(images),):
         raise UsageError(
             f"the loader returns labels of {_described(labels)}, not torch.int64 ({len(images)},): return one "
@@ -144,16 +149,19 @@ def check_batch(batch: Any, num_classes: int, dtype: str | torch.dtype, wait: bo
         )
 
 
-def check_normalised_images(images: Tensor, dtype: str | torch.dtype) -> None:
-    """Raise UsageError unless a loader's images are normalised floating point (B, 3, H, W) that suits ``dtype``."""
+def check_normalised_images(images: Tensor, dtype: str | torch.dtype, channels: int = 3) -> None:
+    """Raise UsageError unless a loader's images are normalised floating point (B, channels, H, W) of ``dtype``."""
     description = f"images of {_described(images)}"
     if images.dtype == torch.uint8:
         raise UsageError(
             f"the loader returns {description}, which only data modules normalise: end its transform with "
             "v2.ToDtype(torch.float32, scale=True) and v2.Normalize(mean, std), or use ImageFolderDataModule"
         )
-    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-        raise UsageError(f"the loader returns {description}, not floating point (B, 3, H, W): fix its transform")
+    if images.ndim != 4 or images.shape[1] != channels or not images.is_floating_point():
+        raise UsageError(
+            f"the loader returns {description}, not floating point (B, {channels}, H, W): fix its transform, or create "
+            "the network for other channels"
+        )
     if images.dtype == torch.float64 != dtype:
         raise UsageError(f"the loader returns {description}, but the network is {dtype}: use images.float()")
 

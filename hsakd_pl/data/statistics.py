@@ -25,16 +25,16 @@ MAX_LEVEL = 255  # of uint8 pixels
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of each channel
 
 
-def measure(batches: Iterable[Tensor]) -> Statistics:
-    """Return mean and standard deviation per channel, in [0, 1], of all pixels of uint8 images (B, 3, H, W).
+def measure(batches: Iterable[Tensor], channels: int = 3) -> Statistics:
+    """Return mean and standard deviation per channel, in [0, 1], of all pixels of uint8 images (B, channels, H, W).
 
     Levels are counted and summed as integers, so that the result does not depend on the order of the images, the device
     or the number of processes.
     """
-    histograms = torch.zeros(3, MAX_LEVEL + 1, dtype=torch.int64)
+    histograms = torch.zeros(channels, MAX_LEVEL + 1, dtype=torch.int64)
     for images in batches:
-        channels = images.cpu().transpose(0, 1).flatten(1)
-        histograms += torch.stack([channel.bincount(minlength=MAX_LEVEL + 1) for channel in channels])
+        levels = images.cpu().transpose(0, 1).flatten(1)
+        histograms += torch.stack([channel.bincount(minlength=MAX_LEVEL + 1) for channel in levels])
     mean = []
     std = []
     for histogram in histograms.tolist():
@@ -48,7 +48,8 @@ def measure(batches: Iterable[Tensor]) -> Statistics:
 
 def check_channels(mean: Sequence[float], std: Sequence[float]) -> None:
     """Raise UsageError, with numbers to use instead, if a channel has one level in all images, but others differ."""
-    constant = [name for name, deviation in zip(("red", "green", "blue"), std, strict=True) if deviation == 0]
+    names = ("red", "green", "blue") if len(std) == 3 else range(1, len(std) + 1)
+    constant = [str(name) for name, deviation in zip(names, std, strict=True) if deviation == 0]
     if not constant or not any(std):
         return
     means = [round(value, 4) for value in mean]
@@ -60,7 +61,11 @@ def check_channels(mean: Sequence[float], std: Sequence[float]) -> None:
 
 
 def measure_once(
-    root: Path, paths: Sequence[str], geometry: tuple[int, int], make_loader: Callable[[], ResumableLoader]
+    root: Path,
+    paths: Sequence[str],
+    geometry: tuple[int, int],
+    make_loader: Callable[[], ResumableLoader],
+    channels: int = 3,
 ) -> Statistics:
     """Return the result of :func:`measure` for a data set, from a file if it was measured before.
 
@@ -73,17 +78,19 @@ def measure_once(
         paths: paths of the images.
         geometry: side of the images, and short side that they are resized to before they are cut.
         make_loader: makes the loader of the images.
+        channels: number of channels of the images.
     """
-    key = _fingerprint(root, paths, geometry)
+    key = _fingerprint(root, paths, geometry if channels == 3 else (*geometry, channels))
     cache = cache_folder()
     files = [root / FILE, *([] if cache is None else [cache / FILE])]
     for file in files:
-        statistics = _stored(file, key)
+        statistics = _stored(file, key, channels)
         if statistics is not None:
             rank_zero_info(f"Mean and std were measured before and are stored in {file}")
             return statistics
     loader = make_loader()
-    mean, std = measure(images for images, _ in tracked(loader, len(loader), "Measuring mean and std"))
+    batches = tracked(loader, len(loader), "Measuring mean and std")
+    mean, std = measure((images for images, _ in batches), channels)
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # set by Lightning
         image_size, _ = geometry
         entry = {"mean": mean, "std": std, "images": len(paths), "image_size": image_size}
@@ -98,7 +105,7 @@ def _rounded(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.4f}" for value in values)
 
 
-def _fingerprint(root: Path, paths: Sequence[str], geometry: tuple[int, int]) -> str:
+def _fingerprint(root: Path, paths: Sequence[str], geometry: tuple[int, ...]) -> str:
     digest = hashlib.sha256(repr(geometry).encode())
     for path in sorted(paths):
         with naming(path):
@@ -108,12 +115,12 @@ def _fingerprint(root: Path, paths: Sequence[str], geometry: tuple[int, int]) ->
     return digest.hexdigest()
 
 
-def _stored(file: Path, key: str) -> Statistics | None:
+def _stored(file: Path, key: str, channels: int) -> Statistics | None:
     try:
         entry: Any = _entries(file)[key]
         mean = tuple(map(float, entry["mean"]))
         std = tuple(map(float, entry["std"]))
-        check_statistics(str(file), mean, std)
+        check_statistics(str(file), mean, std, channels)
     except (KeyError, TypeError, ValueError):  # missing or corrupt: they are measured again
         return None
     return mean, std

@@ -2,16 +2,20 @@
 
 import inspect
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from jinja2 import Environment, FileSystemLoader
 
-from hsakd_pl.data import picture
-from hsakd_pl.errors import counted
+from hsakd_pl.data import bands, picture
+from hsakd_pl.errors import counted, require
+from hsakd_pl.export.calibration import Calibration
 from hsakd_pl.export.checkpoint import Trained
 from hsakd_pl.export.formats import ExportedFile
+from hsakd_pl.export.measure import Measurement
 from hsakd_pl.export.student import Student
 from hsakd_pl.files.escaping import for_markdown
 from hsakd_pl.files.weights import weights_digest
@@ -22,6 +26,7 @@ from hsakd_pl.records.measured import checkpoint_name, fingerprint_of, is_valida
 from hsakd_pl.report.groups import groups
 
 LISTED_CLASSES = 10
+COUNTED = "of convolutions and matrix products; norms, activations and additions do not count"
 PAPER = "https://arxiv.org/abs/2107.13715"
 NON_COMMERCIAL = "its photographs belong to their owners, and its terms allow non-commercial research and education"
 # Name on the hub and licence of data sets, by data module and number of classes (a subset is another data set)
@@ -32,6 +37,31 @@ DATASETS = {
     ("STL10DataModule", 10): ("stl10", f"STL-10 was taken from ImageNet: {NON_COMMERCIAL}"),
     ("TinyImageNetDataModule", 200): ("tiny-imagenet", f"Tiny-ImageNet was taken from ImageNet: {NON_COMMERCIAL}"),
 }
+
+
+LICENCE_NAME = re.compile(r"[a-z0-9][a-z0-9.+-]*")  # identifiers of the hub
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+class Hub(NamedTuple):
+    """What the hub shows of a model, as its author states it.
+
+    Args:
+        licence: identifier of the licence, None for the terms of the data.
+        base_model: id of the model that the weights started from, None for that of timm's weights, if it is one.
+    """
+
+    licence: str | None = None
+    base_model: str | None = None
+
+    def check(self) -> None:
+        """Raise UsageError for text that the hub would refuse."""
+        if self.licence is not None:
+            valid = LICENCE_NAME.fullmatch(self.licence) is not None
+            require(valid, "license", self.licence, "an identifier of the Hugging Face Hub, such as apache-2.0")
+        if self.base_model is not None:
+            valid = HUB_ID.fullmatch(self.base_model) is not None
+            require(valid, "base_model", self.base_model, "the id of a model on the Hugging Face Hub, OWNER/NAME")
 
 
 def results(trained: Trained) -> tuple[dict[str, Any], dict[str, float]]:
@@ -70,6 +100,10 @@ def model_card(
     checked: str,
     files: list[ExportedFile],
     data_class: str,
+    measurement: Measurement | None = None,
+    notes: Sequence[str] = (),
+    calibration: Calibration | None = None,
+    hub: Hub | None = None,
 ) -> str:
     """Return the model card as Markdown, with Hugging Face's front matter.
 
@@ -81,11 +115,17 @@ def model_card(
         checked: images that the files were compared on, in words.
         files: exported files.
         data_class: name of the data module's class.
+        measurement: accuracy and speed of the graphs, if they were measured.
+        notes: further sentences about the files.
+        calibration: temperature and early exits, if they were chosen.
+        hub: fields for the hub that the author states.
     """
+    hub = hub or Hub()
     row, accuracies = measured
     student = trained.student
     description = student.description
     name = student.network.name or type(student.network).__name__
+    is_rgb = description.channels == 3
     title = name
     dataset = "own"
     licence = "hsakd_pl does not know them, ask the owner of the images"
@@ -101,17 +141,48 @@ def model_card(
         title=title,
         name=name,
         description=description,
+        channels="" if is_rgb else f" and {counted(description.channels, 'channel')}",
+        picture='"picture.jpg"' if is_rgb else f'"picture.png", channels={description.channels}',
         input=input,
         facts=facts(trained, row, accuracies),
+        measurement=measurement,
+        notes=notes,
+        calibration=calibration,
         folder_name=folder_name,
         files=files,
-        reader=picture_reader(),
+        reader=picture_reader(description.channels),
         checked=checked,
         licence=licence,
+        stated_licence=hub.licence,
         paper=PAPER,
     )
-    front = yaml.safe_dump(front_matter(title, dataset, accuracies, files), sort_keys=False)
+    if hub.base_model is None:
+        hub = hub._replace(base_model=base_model_of(row))
+    metadata = front_matter(title, dataset, validation_split(row), accuracies, files, hub)
+    front = yaml.safe_dump(metadata, sort_keys=False)
     return f"---\n{front}---\n\n{text}"
+
+
+def validation_split(row: dict[str, Any]) -> str:
+    """Return the split whose images validated a run: ``validation``, or ``test`` where none were held out."""
+    return "test" if (row.get("protocol") or {}).get("validated_on") == "test split" else "validation"
+
+
+def base_model_of(row: dict[str, Any]) -> str | None:
+    """Return the hub's id of the weights that a run started from, if timm published them."""
+    options = (row.get("protocol") or {}).get("options") or {}
+    network = options.get("model.init_args.network")
+    if options.get("model.init_args.weights") != "pretrained" or not str(network).startswith("timm:"):
+        return None
+    try:
+        import timm
+    except ImportError:
+        return None
+    name = str(network).removeprefix("timm:").partition("@")[0]
+    published = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    if published is None or not published.architecture:
+        return None
+    return f"timm/{published.architecture}" + (f".{published.tag}" if published.tag else "")
 
 
 def is_subset(row: dict[str, Any], data_class: str) -> bool:
@@ -123,10 +194,13 @@ def is_subset(row: dict[str, Any], data_class: str) -> bool:
     return any(data_set.difference_of(split, facts[split]) for split in data_set.images if split in facts)
 
 
-def picture_reader() -> str:
-    """Return the code that reads pictures for ``predict``, which needs only Pillow."""
+def picture_reader(channels: int) -> str:
+    """Return the code that reads pictures of a number of channels for ``predict``, which needs only Pillow."""
     _, _, code = inspect.getsource(picture).partition('"""\n\n')
-    return code.strip()
+    if channels == 3:
+        return code.strip()
+    _, _, code_of_bands = inspect.getsource(bands).partition("tiff_tags, upright_rgb\n\n")
+    return f"{code.strip()}\n\n\n{code_of_bands.strip()}"
 
 
 def facts(trained: Trained, row: dict[str, Any], accuracies: dict[str, float]) -> dict[str, str | None]:
@@ -154,7 +228,7 @@ def facts(trained: Trained, row: dict[str, Any], accuracies: dict[str, float]) -
         "teacher": options.get("model.init_args.teacher"),
         "protocol": training,
         "validated on": protocol.get("validated_on"),
-        **{name: f"{accuracy:.2f} %" for name, accuracy in accuracies.items()},
+        **{name: _with_split(name, accuracy, row) for name, accuracy in accuracies.items()},
         "checkpoint": origin,
         "digest of the weights": weights_digest(student.state_dict()),
         "peer": str(trained.peer) if trained.peer else None,
@@ -164,10 +238,17 @@ def facts(trained: Trained, row: dict[str, Any], accuracies: dict[str, float]) -
     }
 
 
+def _with_split(name: str, accuracy: float, row: dict[str, Any]) -> str:
+    """Return an accuracy in words, with the images that it was measured on."""
+    split = validation_split(row) if name.startswith("validation") else "test"
+    images = "images held out of the training split" if split == "validation" else "the test split"
+    return f"{accuracy:.2f} %, on {images}"
+
+
 def cost_of(student: Student) -> str | None:
     """Return the multiply-adds of a student in words, or None for one that fails for one image alone."""
     try:
-        return f"{multiply_adds(student.network, student.image_size):,} per image"
+        return f"{multiply_adds(student.network, student.image_size):,} per image, {COUNTED}"
     except Exception:  # a network can raise anything; the export has logged it
         return None
 
@@ -181,26 +262,43 @@ def length_of(row: dict[str, Any]) -> str:
     return "unlimited epochs" if steps is None else counted(steps, "step")
 
 
-def front_matter(title: str, dataset: str, accuracies: dict[str, float], files: list[ExportedFile]) -> dict[str, Any]:
-    """Return the metadata that Hugging Face's hub reads from a card; accuracies there are in [0, 1]."""
+def front_matter(
+    title: str,
+    dataset: str,
+    validation: str,
+    accuracies: dict[str, float],
+    files: list[ExportedFile],
+    hub: Hub,
+) -> dict[str, Any]:
+    """Return the metadata that Hugging Face's hub reads from a card; accuracies there are in [0, 1].
+
+    Accuracies on validation images and on test images are results of their own, each of which names its split.
+    """
     measured: dict[str, float | None] = dict(accuracies)
     measured |= {f"test accuracy of {file.path.name}": file.accuracy for file in files}
-    metrics = [
-        {"type": "accuracy", "name": name, "value": round(accuracy / 100, 6)}
-        for name, accuracy in measured.items()
-        if accuracy is not None
-    ]
-    front: dict[str, Any] = {
-        "library_name": "hsakd_pl",
-        "pipeline_tag": "image-classification",
-        "license": "other",
-        "license_name": "terms-of-the-data",
-        "license_link": "README.md#licence",
-        "tags": ["image-classification", "knowledge-distillation", "hsakd", "pytorch_model_hub_mixin"],
-        "metrics": ["accuracy"],
-    }
-    if metrics:
-        task = {"type": "image-classification"}
-        data = {"name": dataset, "type": dataset}
-        front["model-index"] = [{"name": title, "results": [{"task": task, "dataset": data, "metrics": metrics}]}]
+    by_split: dict[str, list[dict[str, Any]]] = {}
+    for name, accuracy in measured.items():
+        if accuracy is not None:
+            split = validation if name.startswith("validation") else "test"
+            metric = {"type": "accuracy", "name": name, "value": round(accuracy / 100, 4)}
+            by_split.setdefault(split, []).append(metric)
+    front: dict[str, Any] = {"library_name": "hsakd_pl", "pipeline_tag": "image-classification"}
+    if hub.licence is None:
+        front |= {"license": "other", "license_name": "terms-of-the-data", "license_link": "README.md#licence"}
+    else:
+        front["license"] = hub.licence
+    if hub.base_model is not None:
+        front["base_model"] = hub.base_model
+    front["tags"] = ["image-classification", "knowledge-distillation", "hsakd", "pytorch_model_hub_mixin"]
+    front["metrics"] = ["accuracy"]
+    if by_split:
+        results_by_split = [
+            {
+                "task": {"type": "image-classification"},
+                "dataset": {"name": dataset, "type": dataset, "split": split},
+                "metrics": metrics,
+            }
+            for split, metrics in by_split.items()
+        ]
+        front["model-index"] = [{"name": title, "results": results_by_split}]
     return front

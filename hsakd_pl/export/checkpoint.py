@@ -101,9 +101,12 @@ def read_trained(
         raise UsageError(f"{path} does not describe its data: give description=hsakd_pl.data.Description(...), or data")
     if isinstance(network, str):
         with limited_by(path):
-            network = create_network(network, len(description.class_names), branches=False)
+            classes = len(description.class_names)
+            network = create_network(network, classes, branches=False, channels=description.channels)
     part = parts[index]
-    load_weights(network, _as_classifier(part, network) if _is_probe(saved, part, network) else part)
+    load_weights(
+        network, _as_classifier(part, network, description.channels) if _is_probe(saved, part, network) else part
+    )
     student = Student(network, **description.saved(), transforms=_transforms_name(saved, index))
     epoch = saved["epoch"] + 1 if "pytorch-lightning_version" in saved else None
     return Trained(student, path, epoch, peer if len(parts) > 1 else None, weights_digest(weights))
@@ -155,12 +158,12 @@ def _is_probe(saved: Mapping[str, Any], weights: StateDict, network: nn.Module) 
     return of_probe and "classifier.weight" in weights and not has_keys(network, weights)
 
 
-def _as_classifier(weights: StateDict, network: nn.Module) -> StateDict:
+def _as_classifier(weights: StateDict, network: nn.Module, channels: int) -> StateDict:
     """Return a linear probe's weights as those of the probed network, its classifier in place of the last layer."""
     num_classes = len(weights["classifier.weight"])
     prefix = "features." if isinstance(network, Network) else "features.network."
     probe = {key.removeprefix(prefix): tensor for key, tensor in weights.items() if key.startswith(prefix)}
-    for layer in chain(*as_network(network, num_classes).output_layers[:1]):
+    for layer in chain(*as_network(network, num_classes, channels).output_layers[:1]):
         path = layer if isinstance(network, Network) else layer.removeprefix("network.")
         for parameter in ("weight", "bias"):
             shape = network.get_parameter(f"{path}.{parameter}").shape

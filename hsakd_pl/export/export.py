@@ -1,9 +1,10 @@
 """Export a student into a folder of files, each of which is compared with PyTorch before it is kept."""
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn as nn
@@ -12,40 +13,48 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from hsakd_pl.data import Description, ImageDataModule
-from hsakd_pl.errors import UsageError, require
-from hsakd_pl.export.card import model_card, results
+from hsakd_pl.errors import UsageError, counted, require
+from hsakd_pl.export.calibration import calibration_next_to, save_branches
+from hsakd_pl.export.card import Hub, model_card, results
 from hsakd_pl.export.checkpoint import Trained, read_trained
-from hsakd_pl.export.folder import check_folder, whole_folder
+from hsakd_pl.export.folder import card_digest, check_folder, whole_folder
 from hsakd_pl.export.formats import (
     EXPORT_FORMATS,
+    INT8_FILE,
+    QUANTISED,
+    RANGES,
     ExportedFile,
     GraphError,
     Run,
     check_onnx,
     first_words,
     graph_error,
-    onnx_runner,
     quantise,
     size_in_megabytes,
     trace,
     write,
 )
+from hsakd_pl.export.measure import Measurement
+from hsakd_pl.export.measure import measure as measure_graphs
 from hsakd_pl.export.pictures import (
     CALIBRATION_IMAGES,
+    Pictures,
     as_input,
-    batches_of,
     find_pictures,
     first_images,
     folder_pictures,
 )
 from hsakd_pl.export.student import Student, save
 from hsakd_pl.files import local_path, replacing
-from hsakd_pl.files.hub import CARD_FILE, WEIGHTS_FILE
+from hsakd_pl.files.hub import CARD_FILE, EXPORT_FILE, GRAPH_FILE, WEIGHTS_FILE
 from hsakd_pl.networks.weights import describe
+from hsakd_pl.records.predictions import digest_of_networks
+from hsakd_pl.version import __version__
 
 # Largest difference of a logit from PyTorch's, for logits up to 20; larger logits may differ in proportion.
 TOLERANCE = 1e-4
 TOLERATED_UP_TO = 20.0
+EXPORT_FORMAT = 1  # of export.json
 
 
 class Export(NamedTuple):
@@ -57,6 +66,8 @@ class Export(NamedTuple):
         checked: images that the files were compared on, in words.
         files: exported files.
         left_out: a sentence for each obstacle to a format that was asked for.
+        measurement: accuracy, agreement and speed of the ONNX files; None if they were not measured.
+        notes: what users of the files should know, in sentences.
     """
 
     folder: Path
@@ -64,6 +75,8 @@ class Export(NamedTuple):
     checked: str
     files: list[ExportedFile]
     left_out: list[str]
+    measurement: Measurement | None
+    notes: list[str]
 
 
 @torch.no_grad()
@@ -78,12 +91,16 @@ def export_student(
     int8: str | None = None,
     images: str | Path | None = None,
     data: ImageDataModule | None = None,
+    measure: bool | None = None,
+    licence: str | None = None,
+    base_model: str | None = None,
 ) -> Export:
     """Export the student of a checkpoint into a folder, with ``config.json`` and a model card, ``README.md``.
 
     Each file is read again and compared with PyTorch on real images, in a batch and one image alone. A format that a
     network cannot have, since PyTorch cannot trace it for example, is left out, and the log says why. The folder is
-    written completely or, after an error, not at all; an earlier export there is replaced.
+    written completely or, after an error, not at all; an earlier export there is replaced. ``export.json`` has what was
+    compared, quantised and measured, for programs.
 
     Raises UsageError if a logit differs by more than 1e-4 and 5e-6 of the largest, if the folder contains other files,
     and as :func:`hsakd_pl.export.student_from_checkpoint` does.
@@ -97,34 +114,49 @@ def export_student(
         description: description of the data; by default that of the checkpoint, or else that of ``data``.
         peer: number of the peer to export, from 1; by default that of the best accuracy.
         input: input of ``model.pt2`` and ``model.onnx``: ``float`` in [0, 1] or ``uint8``. In PyTorch both work.
-        int8: also write ``model.int8.onnx`` and measure its accuracy on the test split: ``dynamic``, or ``static`` with
-            ranges from training images or ``images``.
+        int8: also write ``model.int8.onnx``: ``static``, small and fast, with ranges of the activations from 256
+            training images or ``images``, or ``dynamic``, which is small but slower than float32.
         images: folder of images to compare on, instead of the test split.
         data: data module whose test split the files are verified on; by default sample photographs are used.
+        measure: measure accuracy, agreement and speed of the ONNX files on the test split; by default where there is
+            one.
+        licence: licence of the weights for the card, as the Hugging Face Hub names it, such as ``mit``.
+        base_model: id on the hub of the model that the student's weights started from; by default that of weights
+            that timm publishes.
 
     Examples:
         >>> export = export_student("runs/student/last.ckpt", "exported")  # doctest: +SKIP
         >>> student = load_student("exported")  # doctest: +SKIP
     """
-    _check_options(formats, input, int8)
+    _check_options(formats, input, int8, measure, images, data)
+    hub = Hub(licence, base_model)
+    hub.check()
     target = local_path("folder", folder)
     check_folder(target)
     trained = read_trained(local_path("checkpoint", checkpoint), network, description, peer, data)
     student = trained.student
     measured = results(trained)  # before the work, since a file of the run may be broken
+    calibration = calibration_next_to(trained)
     pictures = find_pictures(data, images, student.description)
     with whole_folder(target) as partial:
-        save(student, partial, input=input)
+        facts: dict[str, Any] = {"input": input, "predictions_digest": digest_of_networks([student.network])}
+        if calibration is not None:
+            facts["calibration"] = calibration.saved()
+            save_branches(calibration, trained, partial)
+        save(student, partial, **facts)
         files, left_out = _write_compared(student, formats, partial, as_input(pictures.images, input))
         for sentence in left_out:
             rank_zero_info(sentence)
-        if int8 is not None and not (partial / "model.onnx").is_file():
-            raise UsageError(f"int8 is made from model.onnx, which cannot be written: omit int8. {left_out[0]}")
+        quantised = None
         if int8 is not None:
-            calibration = None
-            if int8 == "static" and images is not None:
-                calibration = folder_pictures(images, student.description, CALIBRATION_IMAGES).images
-            files = _add_int8(partial, files, student.description, int8, calibration, input, data)
+            if not (partial / GRAPH_FILE).is_file():
+                raise UsageError(f"int8 is made from model.onnx, which cannot be written: omit int8. {left_out[0]}")
+            quantised = _add_int8(partial, student.description, int8, images, input, data)
+            files.append(ExportedFile(partial / INT8_FILE, size_in_megabytes(partial / INT8_FILE)))
+        measurement = _measure(partial, student.description, input, data, measure, int8)
+        if measurement is not None:
+            files = [file._replace(accuracy=measurement.accuracy(file.path.name)) for file in files]
+        notes = _notes(measurement, int8)
         if "safetensors" not in formats:
             (partial / WEIGHTS_FILE).unlink()
         card = model_card(
@@ -135,20 +167,47 @@ def export_student(
             pictures.origin,
             files,
             type(data).__name__,
+            measurement,
+            [*_in_words(quantised), *notes],
+            calibration,
+            hub,
         )
         with replacing(partial / CARD_FILE) as file:
             file.write(card)
-    return Export(target, trained, pictures.origin, files, left_out)
+        record = _record(pictures, files, quantised, measurement, card_digest(partial))
+        with replacing(partial / EXPORT_FILE) as file:
+            json.dump(record, file, indent=1, ensure_ascii=False)
+    written = [file._replace(path=target / file.path.name) for file in files]
+    return Export(target, trained, pictures.origin, written, left_out, measurement, notes)
 
 
-def _check_options(formats: Sequence[str], input: str, int8: str | None) -> None:
+def _check_options(
+    formats: Sequence[str],
+    input: str,
+    int8: str | None,
+    measure: bool | None,
+    images: str | Path | None,
+    data: ImageDataModule | None,
+) -> None:
     """Raise UsageError for options that are not valid, and for missing libraries."""
     valid_formats = bool(formats) and set(formats) <= set(EXPORT_FORMATS)
     require(valid_formats, "formats", ", ".join(formats), f"one or more of {', '.join(EXPORT_FORMATS)}")
     require(input in ("float", "uint8"), "input", input, "float or uint8")
     require(int8 in (None, "dynamic", "static"), "int8", int8, "dynamic or static")
-    if int8 is not None and "onnx" not in formats:
-        raise UsageError(f"int8 is {int8}, but formats lacks onnx, which it is made from: add onnx, or omit int8")
+    for option, value in (("int8", int8), ("measure", measure or None)):
+        if value is not None and "onnx" not in formats:
+            raise UsageError(
+                f"{option} is {value}, but formats lacks onnx, which it is made from: add onnx, or omit {option}"
+            )
+    if int8 is not None and measure is not False and data is None:
+        raise UsageError(
+            "int8: its accuracy is measured on a test split: name the data, as for fit, or add --no-measure "
+            "(measure=False)"
+        )
+    if int8 == "static" and images is None and data is None:
+        raise UsageError("int8: static ranges come from training images: name the data, as for fit, or images")
+    if measure and data is None:
+        raise UsageError("measure: it needs a test split: name the data, as for fit")
     if "onnx" in formats:
         check_onnx()
 
@@ -278,33 +337,106 @@ def _write_one(
 
 def _add_int8(
     folder: Path,
-    files: list[ExportedFile],
     description: Description,
     int8: str,
-    calibration: Tensor | None,
+    images: str | Path | None,
     input: str,
     data: ImageDataModule | None,
-) -> list[ExportedFile]:
-    """Write ``model.int8.onnx``; return the files, with the accuracies of both graphs on the test split."""
-    if data is None:
-        raise UsageError("int8: its accuracy is measured on a test split: name the data, as for fit")
-    if int8 == "static" and calibration is None:
-        calibration = first_images(data, description, "train", CALIBRATION_IMAGES)
-    graph = folder / "model.onnx"
-    int8_graph = quantise(graph, None if calibration is None else as_input(calibration, input))
-    accuracy, int8_accuracy = _accuracies([graph, int8_graph], description, input, data)
-    files = [file._replace(accuracy=accuracy) if file.path == graph else file for file in files]
-    return [*files, ExportedFile(int8_graph, size_in_megabytes(int8_graph), accuracy=int8_accuracy)]
+) -> dict[str, Any]:
+    """Write ``model.int8.onnx``; return how it was quantised."""
+    graph = folder / GRAPH_FILE
+    if int8 == "dynamic":
+        quantise(graph, None)
+        return {"kind": int8}
+    if images is not None:
+        calibration = folder_pictures(images, description, CALIBRATION_IMAGES)
+    else:
+        assert data is not None, "the options were checked"
+        training = first_images(data, description, "train", CALIBRATION_IMAGES)
+        seed = f", drawn with seed {data.seed}"
+        calibration = Pictures(training, f"{counted(len(training), 'training image')} of {type(data).__name__}{seed}")
+    quantise(graph, as_input(calibration.images, input))
+    return {
+        "kind": int8,
+        "calibration_images": len(calibration.images),
+        "calibrated_on": calibration.origin,
+        "seed": None if images is not None or data is None else data.seed,
+        "ranges": RANGES,
+        "weights": "int8, a scale per output channel",
+        "activations": "uint8, a scale per tensor",
+        "operators": [*QUANTISED],
+    }
 
 
-def _accuracies(graphs: list[Path], description: Description, input: str, data: ImageDataModule) -> list[float]:
-    """Return the accuracy in percent of each graph on the test split."""
-    runs = [onnx_runner(graph) for graph in graphs]
-    correct = [0 for _ in graphs]
-    count = 0
-    for images, labels in batches_of(data, description, "test"):
-        inputs = as_input(images, input)
-        count += len(labels)
-        for index, run in enumerate(runs):
-            correct[index] += int(run(inputs).argmax(1).eq(labels).sum())
-    return [100 * number / count for number in correct]
+def _in_words(quantised: dict[str, Any] | None) -> list[str]:
+    """Return sentences for the card that say how the graph was quantised."""
+    if quantised is None:
+        return []
+    if quantised["kind"] == "dynamic":
+        return [f"{INT8_FILE}: int8 weights; the ranges of the activations are measured anew for each image."]
+    return [
+        f"{INT8_FILE}: weights {quantised['weights']}, activations {quantised['activations']}, with the smallest and "
+        f"largest values over {quantised['calibrated_on']}."
+    ]
+
+
+def _measure(
+    folder: Path,
+    description: Description,
+    input: str,
+    data: ImageDataModule | None,
+    wanted: bool | None,
+    int8: str | None,
+) -> Measurement | None:
+    """Measure the ONNX files of a folder if that is ``wanted``; by default where there is a test split.
+
+    Raises UsageError if it is wanted, or an int8 file was, and there is none.
+    """
+    graphs = [folder / name for name in (GRAPH_FILE, INT8_FILE) if (folder / name).is_file()]
+    if wanted is False or data is None or not graphs:
+        return None
+    try:
+        data.adopt(description)
+        data.setup("test")
+    except UsageError as error:
+        if wanted or int8 is not None:
+            raise UsageError(
+                f"measure: the test split cannot be read ({error}): repair that, or add --no-measure (measure=False)"
+            ) from error
+        return None  # the pictures that were compared have said so
+    return measure_graphs(graphs, description, input, data)
+
+
+def _notes(measurement: Measurement | None, int8: str | None) -> list[str]:
+    """Return sentences about what is slower than the float graph."""
+    notes = []
+    if int8 == "dynamic":
+        notes.append(f"{INT8_FILE} is dynamic, which makes the file small but not fast: static is for speed.")
+    slower = [] if measurement is None else measurement.slower()
+    if slower:
+        cases = " and ".join(f"{row.times_as_fast:.2f} times as fast at batch {row.batch_size}" for row in slower)
+        notes.append(
+            f"On this machine {INT8_FILE} is slower than {GRAPH_FILE}: {cases}. Use {GRAPH_FILE} on CPUs like it."
+        )
+    return notes
+
+
+def _record(
+    pictures: Pictures,
+    files: list[ExportedFile],
+    quantised: dict[str, Any] | None,
+    measurement: Measurement | None,
+    digest: str,
+) -> dict[str, Any]:
+    """Return the content of ``export.json``."""
+    return {
+        "format": EXPORT_FORMAT,
+        "hsakd_pl": __version__,
+        "files": {
+            file.path.name: {"megabytes": round(file.megabytes, 4), "difference": file.difference} for file in files
+        },
+        "compared_on": pictures.origin,
+        "int8": quantised,
+        "measured": None if measurement is None else measurement.saved(),
+        "card_sha256": digest,
+    }

@@ -1,5 +1,6 @@
 """The folder of an export: written completely or not at all, and never over other files."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -8,16 +9,25 @@ from pathlib import Path
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import naming, read_text, replacing
-from hsakd_pl.files.hub import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
+from hsakd_pl.files.hub import BRANCHES_FILE, CARD_FILE, CONFIG_FILE, EXPORT_FILE, WEIGHTS_FILE
 from hsakd_pl.files.lock import sole_writer
 from hsakd_pl.files.schema import parse_json
 from hsakd_pl.files.text import is_temporary, temporaries, temporary
 
-EXPORTED_NAMES = {WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, "model.pt2", "model.onnx", "model.int8.onnx"}
+EXPORTED_NAMES = {
+    WEIGHTS_FILE,
+    BRANCHES_FILE,
+    CONFIG_FILE,
+    EXPORT_FILE,
+    CARD_FILE,
+    "model.pt2",
+    "model.onnx",
+    "model.int8.onnx",
+}
 
 
 def check_folder(folder: Path) -> None:
-    """Raise UsageError if a folder contains anything but an earlier export."""
+    """Raise UsageError if a folder contains anything but an earlier export, whose card is as it was written."""
     with naming(folder):
         if folder.is_file():
             raise UsageError(f"folder: {folder} is a file; name another folder")
@@ -31,6 +41,27 @@ def check_folder(folder: Path) -> None:
         )
     if names and not _is_export(folder / CONFIG_FILE):
         raise UsageError(f"folder: {folder} exists and is not an export; name another folder")
+    if _is_edited(folder):
+        raise UsageError(
+            f"folder: {folder / CARD_FILE} was edited after its export and would be replaced; move it, or name another "
+            "folder"
+        )
+
+
+def card_digest(folder: Path) -> str:
+    """Return the SHA-256 of an export's model card."""
+    return hashlib.sha256((folder / CARD_FILE).read_bytes()).hexdigest()
+
+
+def _is_edited(folder: Path) -> bool:
+    """Return whether the card differs from the one that was written; exports of early versions do not say."""
+    if not ((folder / EXPORT_FILE).is_file() and (folder / CARD_FILE).is_file()):
+        return False
+    try:
+        digest = parse_json(read_text(folder / EXPORT_FILE)).get("card_sha256")
+    except (ValueError, AttributeError):
+        return False
+    return digest is not None and digest != card_digest(folder)
 
 
 def _is_export(config: Path) -> bool:

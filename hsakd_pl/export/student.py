@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from hsakd_pl.data.description import Description, read_description
-from hsakd_pl.errors import UsageError
+from hsakd_pl.errors import UsageError, counted
 from hsakd_pl.files import local_path, read_text, replacing
 from hsakd_pl.files.hub import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, download, no_hub
 from hsakd_pl.files.schema import Fields, Items, Number, Text, parse_json
@@ -53,6 +53,7 @@ CONFIG_FIELDS = Fields(
         "std": Items(Number(-1e9)),
         "input": Text(),
         "weights_digest": Text(),
+        "predictions_digest": Text(),
         "versions": Fields(others=Text()),
     },
     required=("class_names", "image_size", "resize", "mean", "std"),
@@ -60,17 +61,18 @@ CONFIG_FIELDS = Fields(
 
 
 class Student(nn.Module, PyTorchModelHubMixin):
-    """Map images (B, 3, S, S), floating point in [0, 1] or uint8, to logits (B, N).
+    """Map images (B, C, S, S), floating point in [0, 1] or uint8, to logits (B, N).
 
     The student is in eval mode and frozen. It has the methods of huggingface_hub's ``PyTorchModelHubMixin``. Raises
-    UsageError for images of other dtypes, and if the number of names is not the network's number of classes.
+    UsageError for images of other dtypes or channels, and if the numbers of names and of means are not the network's
+    numbers of classes and of channels.
 
     Args:
         network: registered name, or a network, which is frozen, in float32, and used without its branches.
         class_names: names of the classes in the order of the logits.
         image_size: side S of the images that the network was trained on.
         resize: short side of an image before its centre is cropped.
-        mean: mean of each channel in [0, 1], which is subtracted from the images.
+        mean: mean of each of the C channels in [0, 1], which is subtracted from the images.
         std: standard deviation of each channel, which the images are divided by.
         transforms: name of the transformations that ``predict`` compares; by default those of the network.
 
@@ -96,8 +98,13 @@ class Student(nn.Module, PyTorchModelHubMixin):
         super().__init__()
         self.description = Description(list(class_names), image_size, resize, tuple(mean), tuple(std))
         if isinstance(network, str):
-            network = create_network(network, len(class_names), branches=False)
-        self.network = as_network(network, len(class_names)).without_branches.float()
+            network = create_network(network, len(class_names), branches=False, channels=self.channels)
+        self.network = as_network(network, len(class_names), self.channels).without_branches.float()
+        if self.network.in_channels != self.channels:
+            raise UsageError(
+                f"mean: {describe(self.network)} takes images of {counted(self.network.in_channels, 'channel')}, got "
+                f"statistics of {self.channels}"
+            )
         if self.network.num_classes != len(class_names):
             raise UsageError(f"class_names: {describe(self.network)} needs one name per class, got {len(class_names)}")
         self.network.check_image_size(image_size, image_size)
@@ -121,13 +128,23 @@ class Student(nn.Module, PyTorchModelHubMixin):
         return self.description.image_size
 
     @property
+    def channels(self) -> int:
+        """Number of channels C of the images, with which :func:`hsakd_pl.open_image` opens pictures."""
+        return self.description.channels
+
+    @property
     def transform(self) -> v2.Transform:
-        """Transform of the test images: RGB image of any size -> uint8 (3, S, S)."""
+        """Transform of the test images: opened picture of any size -> uint8 (C, S, S)."""
         return self.description.transform
 
     def forward(self, images: Tensor) -> Tensor:
         if not (images.is_floating_point() or images.dtype == torch.uint8):
             raise UsageError(f"images are {images.dtype}; pass floating point numbers in [0, 1], or uint8")
+        if images.shape[-3] not in (1, self.channels):  # grey images are taken for equal channels
+            raise UsageError(
+                f"images have {images.shape[-3]} channels, the student takes {self.channels}: open pictures by "
+                f"open_image(path, channels={self.channels})"
+            )
         scale = 255 if images.dtype == torch.uint8 else 1
         return self.network((images.to(self.channel_mean.dtype) / scale - self.channel_mean) / self.channel_std)
 
@@ -170,6 +187,8 @@ class Student(nn.Module, PyTorchModelHubMixin):
         from huggingface_hub import ModelCard
 
         is_of_weights = bool(self.card) and self.card_digest == self.digest()
+        if is_of_weights:
+            check_front_matter(self.card)
         return ModelCard(self.card) if is_of_weights else super().generate_model_card(**options)
 
     @classmethod
@@ -205,6 +224,21 @@ class Student(nn.Module, PyTorchModelHubMixin):
             student.card = read_text(folder / CARD_FILE)
             student.card_digest = digest
         return student
+
+
+def check_front_matter(card: str) -> None:
+    """Raise UsageError if the metadata of a card, which may have been edited by hand, cannot be read."""
+    import yaml
+
+    _, *parts = card.split("---\n", 2) if card.startswith("---\n") else ["", ""]
+    try:
+        if len(parts) < 2 or not isinstance(yaml.safe_load(parts[0]), dict):
+            raise ValueError("no fields between two lines of ---")
+    except (yaml.YAMLError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(
+            f"{CARD_FILE}: its metadata are not valid ({reason:.120}): repair or remove the file"
+        ) from error
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -249,7 +283,7 @@ def load_student(source: str | Path, network: str | nn.Module | None = None, rev
 
     Examples:
         >>> student = load_student("exported")  # doctest: +SKIP
-        >>> image = student.transform(open_image("photo.jpg"))  # doctest: +SKIP
+        >>> image = student.transform(open_image("photo.jpg", channels=student.channels))  # doctest: +SKIP
         >>> student.class_names[student(image[None]).argmax()]  # doctest: +SKIP
     """
     return Student.from_pretrained(source, network=network, revision=revision)

@@ -78,7 +78,8 @@ class Fast(pl.Callback):
             self.undo.callback(setattr, teacher, "stand_in", None)
         gc.collect()  # what has traced the teachers holds their weights of before the folding, in cycles
         if not deterministic:
-            for network in trained.networks:
+            parts = [part for part in module.children() if part is not trained.networks]  # that a method trains too
+            for network in [*trained.networks, *parts]:
                 if network not in self.contiguous:
                     self._use_kernels(network)
         if self.compile:

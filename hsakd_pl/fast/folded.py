@@ -91,7 +91,10 @@ class Folded:
 
     def _compare(self, name: str, join: Callable[[list[Any]], Any], images: Tensor) -> Any:
         """Find out with the first batch whether it can be split, and whether the copy is equal to the network."""
-        original = partial(self._infer, getattr(self.original, name))
+
+        def original(batch: Tensor) -> Any:
+            return self._infer(getattr(self.original, name), batch.clone())  # which it may change in place
+
         state = RandomState(images.device)
         rows = images[:PROOF_ROWS]
         expected = original(rows)
@@ -105,7 +108,7 @@ class Folded:
             expected = original(images)
             state.restore()
         try:
-            found = join(self._in_parts(getattr(self.network, name), images))
+            found = join(self._in_parts(getattr(self.network, name), images.clone()))
         except Exception:  # layers of others may refuse weights of another type in any way
             self.equals = False
         else:

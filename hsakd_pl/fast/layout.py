@@ -117,7 +117,7 @@ def _answers(network: Network, size: int, training: bool) -> list[Tensor]:
     dtype = weights[0].dtype if weights else torch.float32
     device = weights[0].device if weights else None
     torch.manual_seed(0)
-    images = torch.randn(2, 3, size, size).to(device, dtype)
+    images = torch.randn(2, network.in_channels, size, size).to(device, dtype)
     with torch.set_grad_enabled(training):
         logits = all_logits(network.train(training).outputs(images))
         if training and any(tensor.requires_grad for tensor in logits):

@@ -1,5 +1,6 @@
 """Ask whether Hugging Face's hub can be reached before its client tries for a minute, and download exports from it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -9,6 +10,10 @@ from hsakd_pl.errors import UsageError
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
+BRANCHES_FILE = "branches.safetensors"  # of a student that was calibrated for early exits
+GRAPH_FILE = "model.onnx"
+EXPORT_FILE = "export.json"  # what was compared, quantised and measured
+LOADED_FILES = (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, BRANCHES_FILE)
 SECONDS = 5.0  # until a host counts as unreachable
 
 
@@ -40,13 +45,14 @@ def obstacle(url: str | None = None) -> str | None:
     return None
 
 
-def download(repository: str, **options: Any) -> Path:
+def download(repository: str, files: Sequence[str] = (), **options: Any) -> Path:
     """Download an export from the hub, or find the copy that was downloaded earlier, and return its folder.
 
     Raises UsageError if that fails.
 
     Args:
         repository: id on the hub.
+        files: names of files that are needed in addition to those of ``load_student``.
         options: options of ``huggingface_hub.snapshot_download``.
     """
     try:
@@ -61,7 +67,7 @@ def download(repository: str, **options: Any) -> Path:
             hindrance = obstacle(options.get("endpoint"))
         if hindrance is not None:
             options["local_files_only"] = True
-        folder = snapshot_download(repository, allow_patterns=[WEIGHTS_FILE, CONFIG_FILE, CARD_FILE], **options)
+        folder = snapshot_download(repository, allow_patterns=[*LOADED_FILES, *files], **options)
     except (OSError, ValueError) as error:  # no such repository, no possible name
         if hindrance is not None:
             raise UsageError(

@@ -18,6 +18,7 @@ class StudentOptions(BranchOptions, total=False):
     teacher_answers_dtype: AnswersType
     teacher_answers_gb: float
     teacher_answers_top: int | None
+    channels: int
 
 
 class PairOptions(StudentOptions, total=False):
@@ -50,3 +51,4 @@ class DMLOptions(BranchOptions, total=False):
     kd_weight: float
     new_head: bool
     target: str
+    channels: int

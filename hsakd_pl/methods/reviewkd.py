@@ -1,6 +1,7 @@
 """Knowledge review (ReviewKD; Chen et al., CVPR 2021): match the teacher's maps by maps fused from deep to shallow."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn as nn
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hsakd_pl.methods.distilled import DistilledModule, Net
-from hsakd_pl.methods.maps import paired
+from hsakd_pl.methods.maps import mean_square, paired
 from hsakd_pl.methods.options import KDOptions
 from hsakd_pl.networks import NetworkOutput
 from hsakd_pl.ops import full_precision, total
@@ -39,12 +40,19 @@ def hierarchical_context_loss(student_maps: Sequence[Tensor], teacher_maps: Sequ
 
 
 def _context_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
-    """Return the weighted mean squared error of two maps (B, C, H, W) at several sizes, a scalar."""
-    sizes = [size for size in POOLED_SIZES if size < student_map.shape[2]]
-    levels = [(student_map, teacher_map)]
-    levels += [(F.adaptive_avg_pool2d(student_map, size), F.adaptive_avg_pool2d(teacher_map, size)) for size in sizes]
+    """Return the weighted mean squared error of two maps (B, C, H, W) at several sizes, a scalar.
+
+    The difference of the pooled maps is the pooled difference, and in maps that are divided evenly, each size can be
+    pooled from the one before.
+    """
+    difference = student_map - teacher_map
+    nested = all(side % POOLED_SIZES[0] == 0 for side in difference.shape[2:])
+    levels = [difference]
+    for size in POOLED_SIZES:
+        if size < student_map.shape[2]:
+            levels.append(F.adaptive_avg_pool2d(levels[-1] if nested else difference, size))
     weights = [0.5**depth for depth in range(len(levels))]
-    losses = [weight * F.mse_loss(*level) for weight, level in zip(weights, levels, strict=True)]
+    losses = [weight * mean_square(level) for weight, level in zip(weights, levels, strict=True)]
     return total(losses) / sum(weights)
 
 
@@ -72,11 +80,33 @@ class Fusion(nn.Module):
         """Return, at ``size``, the map to compare with the teacher's and the fused map for the previous stage."""
         fused = self.conv1(feature_map)
         if self.att_conv is not None and later is not None:
-            later = F.interpolate(later, fused.shape[2:])
-            attention = self.att_conv(torch.cat([fused, later], 1))
+            attention = _attention(self.att_conv, fused, later)
+            later = _resized(later, fused.shape[2:])
             fused = fused * attention[:, :1] + later * attention[:, 1:]
-        fused = F.interpolate(fused, size)
+        fused = _resized(fused, size)
         return self.conv2(fused), fused
+
+
+def _attention(layers: nn.Sequential, feature_map: Tensor, later: Tensor) -> Tensor:
+    """Return ``layers`` (B, 2, H, W) of a map (B, C, H, W) and, enlarged, the fused map of the next stage.
+
+    The first layer, a 1 x 1 convolution, is computed as two matrix products, that of the later map at its own size.
+    """
+    convolution, sigmoid = cast(tuple[nn.Conv2d, nn.Module], tuple(layers))
+    of_map, of_later = convolution.weight.flatten(1).split(feature_map.shape[1], dim=1)
+    scores = _pixelwise(feature_map, of_map, convolution.bias)
+    attention: Tensor = sigmoid(scores + _resized(_pixelwise(later, of_later), feature_map.shape[2:]))
+    return attention
+
+
+def _resized(feature_map: Tensor, size: Sequence[int]) -> Tensor:
+    """Return a map (B, C, H, W) at another height and width, by its nearest pixels."""
+    return feature_map if feature_map.shape[2:] == torch.Size(size) else F.interpolate(feature_map, size)
+
+
+def _pixelwise(feature_map: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return a linear layer of each pixel's channels: (B, C, H, W) and (C', C) -> (B, C', H, W)."""
+    return F.linear(feature_map.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
 
 
 class Review(nn.ModuleList):

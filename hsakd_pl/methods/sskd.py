@@ -141,6 +141,7 @@ class ProjectedTeacher(Network):
 
     def __init__(self, teacher: Network, width: int) -> None:
         super().__init__(teacher.num_classes, teacher.transforms)
+        self.in_channels = teacher.in_channels
         self.teacher = teacher
         self.projection = make_projection(width)
         self.weights_from = teacher.weights_from
@@ -174,6 +175,7 @@ class SSKDProjectionModule(HSAKDModule):
         network: registry name of the teacher, or a network.
         weights: weight file of a teacher given by name; ``random`` for new weights.
         num_classes: number of classes of a teacher given by name.
+        channels: number of channels of the images that a teacher given by name takes.
         image_size: height and width of the images in pixels; the width of the embedding depends on it.
         milestones: epochs, counted after the warm-up, at which ``lr`` is divided by 10.
         lr: learning rate of SGD.
@@ -193,10 +195,11 @@ class SSKDProjectionModule(HSAKDModule):
         milestones: Sequence[int] = (30, 45),
         lr: float = 0.05,
         weight_decay: float = 5e-4,
+        channels: int = 3,
         **options: Unpack[SharedOptions],
     ) -> None:
         require_trained("weights", network, weights)
-        teacher = build_network(network, num_classes, branches=False)
+        teacher = build_network(network, num_classes, branches=False, channels=channels)
         weight_files = load_initial("weights", weights, teacher)
         projected = ProjectedTeacher(teacher, teacher.shapes(image_size, "embedding").width)
         super().__init__([projected], milestones=milestones, lr=lr, weight_decay=weight_decay, **options)

@@ -36,6 +36,7 @@ from hsakd_pl.modules.optimization import (
 )
 from hsakd_pl.modules.options import save_options
 from hsakd_pl.modules.provenance import (
+    check_channels,
     check_description,
     check_fit,
     check_weights,
@@ -239,6 +240,7 @@ class HSAKDModule(EvaluatedModule):
                 f"the network has {self.num_classes} classes, {type(data).__name__} has {data_classes}: "
                 f"set num_classes={data_classes} or choose the data the network was made for"
             )
+        check_channels(self)
         if stage == "fit":
             check_fit(self)
         elif self.description is not None:
@@ -247,6 +249,8 @@ class HSAKDModule(EvaluatedModule):
         if image_size is not None:
             for network in self.networks:
                 network.check_image_size(image_size, image_size)
+            for teacher in self.teachers if stage == "fit" else ():
+                teacher.check_side(image_size)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if not all_finite(checkpoint["state_dict"].values()):

@@ -16,6 +16,7 @@ class BaselineModule(HSAKDModule):
         weights: weight file to start from, or ``pretrained`` for the weights that timm publishes. Where a file holds
             several, such as averages, ``FILE#NAME`` takes those under a name.
         num_classes: number of classes of a network given by name, or of any other ``nn.Module``.
+        channels: number of channels of the images that a network given by name, or any other ``nn.Module``, takes.
         new_head: keep the last layers of the class head and of the branches freshly initialised, for ``weights`` of
             other classes.
 
@@ -28,9 +29,10 @@ class BaselineModule(HSAKDModule):
         weights: str | None = None,
         num_classes: int = 100,
         new_head: bool = False,
+        channels: int = 3,
         **options: Unpack[TrainingOptions],
     ) -> None:
-        student = build_network(network, num_classes, branches=False)
+        student = build_network(network, num_classes, branches=False, channels=channels)
         weight_files = load_initial("weights", weights, student, new_head)
         super().__init__([student], ensemble=None, **options)
         self.weight_files = weight_files

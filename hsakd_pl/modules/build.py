@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import cast
 
 import torch.nn as nn
 from torch import Tensor
@@ -25,17 +26,18 @@ def build_network(
     num_classes: int,
     branches: bool,
     transforms: str | Transforms | None = None,
+    channels: int = 3,
 ) -> Network:
     """Create a network by name, or return the given one.
 
     Without ``branches`` a network's branches are left out; with ``branches`` it must have some. Raises UsageError if it
-    has none, and if a given network has other ``transforms``.
+    has none, if a given network has other ``transforms``, and if it does not take images of ``channels`` channels.
     """
     if isinstance(transforms, str):
         transforms = named_transforms(transforms)
     if isinstance(network, str):
-        network = create_network(network, num_classes, branches, transforms or ROTATIONS)
-    built = as_network(unpacked(network), num_classes)
+        network = create_network(network, num_classes, branches, transforms or ROTATIONS, channels=channels)
+    built = as_network(unpacked(network), num_classes, channels)
     description = getattr(network, "description", None)
     if isinstance(description, Description):
         built.remember(WeightFile(f"the given {type(network).__name__}", description=description.saved()))
@@ -92,7 +94,7 @@ def load_pretrained(networks: Network | list[nn.Module], new_head: bool) -> Weig
     """Load the weights that timm publishes into a network or peers; ``missing`` where they cannot be fetched."""
     peers = networks if isinstance(networks, list) else [networks]
     try:
-        published = [pretrained_weights(str(peer.name)) for peer in peers]
+        published = [pretrained_weights(str(peer.name), cast(Network, peer).in_channels) for peer in peers]
     except UsageError as error:
         return WeightFile(PRETRAINED, missing=str(error))
     for peer, weights in zip(peers, published, strict=True):

@@ -153,7 +153,7 @@ class EvaluatedModule(pl.LightningModule):
         names = others[0] if others and isinstance(others[0], tuple | list) else []
         if names and all(isinstance(name, tuple | list) and len(name) == 2 for name in names):
             return images, names
-        check_normalised_images(images, self.dtype)
+        check_normalised_images(images, self.dtype, self.network.in_channels)
         if names and all(isinstance(name, str) for name in names):
             return images, [(name, "") for name in names]
         return images, [(None, "")] * len(images)
@@ -212,7 +212,7 @@ class EvaluatedModule(pl.LightningModule):
         """Raise UsageError for a batch that cannot be used; the package's data modules check theirs themselves."""
         data = getattr(self._trainer, "datamodule", None)
         if self._trainer is not None and not isinstance(data, ImageDataModule | FeatureDataModule):
-            check_batch(batch, self.num_classes, self.dtype, batch_idx == 0)
+            check_batch(batch, self.num_classes, self.dtype, batch_idx == 0, self.network.in_channels)
 
     def _prepare(self) -> None:
         """Keep frozen networks in eval mode; raises UsageError where a network lacks the weights it was to have."""

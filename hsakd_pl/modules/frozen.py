@@ -67,6 +67,12 @@ class Frozen:
         copy = adapted.clone() if adapted is images else adapted  # the network may change it in place
         return (self.stand_in or self.network.outputs)(copy)
 
+    def check_side(self, side: int) -> None:
+        """Raise UsageError if the network cannot take the student's images of a side, adapted."""
+        if self.adapter is not None and self.adapter.image_size is not None:
+            side = self.adapter.image_size
+        self.network.check_image_size(side, side)
+
     def adapted(self, images: Tensor) -> Tensor:
         """Return the student's images as those that the network was trained on; raise UsageError without weights."""
         self.require_weights()

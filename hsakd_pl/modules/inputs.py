@@ -11,11 +11,11 @@ from hsakd_pl.ops import Transforms
 
 
 class InputAdapter(nn.Module):
-    """Turn a student's normalised images (rows, 3, S, S) into those of a teacher with other statistics or another size.
+    """Turn a student's normalised images (rows, C, S, S) into those of a teacher with other statistics or another size.
 
     Args:
-        scale: factor (3, 1, 1) of each channel.
-        shift: number (3, 1, 1) that is added to each channel afterwards.
+        scale: factor (C, 1, 1) of each channel.
+        shift: number (C, 1, 1) that is added to each channel afterwards.
         image_size: side of the teacher's images; None keeps the student's.
         transforms: the transformations of the rows where they do not commute with scale and shift, as those of colours;
             the rows are then adapted without transformations, and transformed again.
@@ -72,13 +72,13 @@ def make_adapter(
 
 
 def statistics(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation as tensors (3, 1, 1) of doubles."""
+    """Return mean and standard deviation as tensors (C, 1, 1) of doubles."""
     both = torch.tensor([mean, std], dtype=torch.float64)[:, :, None, None]
     return both[0], both[1]
 
 
 def commutes(transforms: Transforms | None, *constants: Tensor) -> bool:
-    """Check whether transformations leave images of one colour (3, 1, 1) unchanged, as rotations and flips do."""
+    """Check whether transformations leave images of one colour (C, 1, 1) unchanged, as rotations and flips do."""
     if transforms is None:
         return True
     pixels = torch.stack(constants)

@@ -44,7 +44,12 @@ def head_metrics(num_classes: int, prefix: str = "") -> Metrics:
 
 
 def branch_metrics(network: Network, prefix: str = "") -> list[tuple[Metrics, Metrics]]:
-    """Return, per branch, accuracies on joint labels and on classes from joint logits, over all transformations."""
+    """Return, per branch, accuracies on joint labels and on classes from joint logits, over all transformations.
+
+    The class is that with the largest sum of its joint logits (``transforms.class_logits``), as in the published
+    evaluation. Ensembles and early exits read the joint labels of the transformation that an image shows instead
+    (``transforms.view_logits``), which is right more often.
+    """
     names = [f"{prefix}branch{number}" for number in range(1, len(network.branches) + 1)]
     return [
         (accuracies(f"{name}_joint", network.num_joint_classes), accuracies(f"{name}_class", network.num_classes))

@@ -96,6 +96,7 @@ class MutualModule(HSAKDModule):
         num_classes: number of classes of networks given by name.
         transforms: transformations of networks given by name: an object, ``rotations``, ``flips``, ``colours``, an
             import path, or a product of these.
+        channels: number of channels of the images that networks given by name, or any other ``nn.Module``, take.
         target: target of both KD terms: ``others``, each of the other peers in turn; ``mean``, the mean of all peers'
             logits; or ``min``, the smallest logits relative to that of the true class (KDCL; Guo et al., CVPR 2020).
         temperature: temperature of both KD terms; T = 3: Sec. 4.1 of the paper.
@@ -122,10 +123,11 @@ class MutualModule(HSAKDModule):
         joint_kd_weight: float = 1.0,
         new_head: bool = False,
         target: str = "others",
+        channels: int = 3,
         **options: Unpack[BranchOptions],
     ) -> None:
         branches = joint_ce_weight > 0 or joint_kd_weight > 0
-        peers = [build_network(network, num_classes, branches, transforms) for network in networks]
+        peers = [build_network(network, num_classes, branches, transforms, channels) for network in networks]
         require_equal_peers(peers)
         require_own_weights(peers, "networks: the peers")
         require(target in TARGETS, "target", target, f"one of {', '.join(TARGETS)}")
@@ -175,13 +177,14 @@ class MutualModule(HSAKDModule):
 
 
 def require_equal_peers(peers: Sequence[Network]) -> None:
-    """Raise UsageError unless there are two peers or more, with equal classes, branches and transforms."""
-    facts = [(peer.num_classes, len(peer.branches), peer.transforms) for peer in peers]
+    """Raise UsageError unless there are two peers or more, with equal classes, channels, branches and transforms."""
+    facts = [(peer.num_classes, len(peer.branches), peer.transforms, peer.in_channels) for peer in peers]
     if len(peers) < 2 or len(set(facts)) > 1:
         described = [
-            f"{counted(classes, 'class')}, {counted(branches, 'branch')}, {transforms}"
-            for classes, branches, transforms in facts
+            f"{counted(classes, 'class')}, {counted(branches, 'branch')}, {transforms}, {counted(channels, 'channel')}"
+            for classes, branches, transforms, channels in facts
         ]
         raise UsageError(
-            f"networks: expected two or more peers with equal classes, branches and transforms, got {described}"
+            "networks: expected two or more peers with equal classes, branches, transforms and channels, got "
+            f"{described}"
         )

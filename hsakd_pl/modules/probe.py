@@ -42,11 +42,12 @@ def remove_head(network: Network) -> Tensor:
 class ProbeNetwork(Network):
     """A copy of a network without its last linear layer, ``features``, and a fresh classifier of N classes.
 
-    Images (B, 3, S, S), or their features (B, D), -> logits (B, N).
+    Images (B, C, S, S), or their features (B, D), -> logits (B, N).
     """
 
     def __init__(self, network: Network, num_classes: int) -> None:
         super().__init__(num_classes)
+        self.in_channels = network.in_channels
         self.features = copied(network)
         replaced = remove_head(self.features)
         self.classifier = nn.Linear(replaced.shape[1], num_classes, dtype=replaced.dtype)
@@ -79,6 +80,7 @@ class LinearProbeModule(HSAKDModule):
         lr: learning rate of SGD.
         weight_decay: weight decay of SGD.
         milestones: epochs, counted after the warm-up, at which ``lr`` is divided by 10.
+        channels: number of channels of the images that a network given by name, or any other ``nn.Module``, takes.
 
     Other arguments: :class:`HSAKDModule`.
     """
@@ -98,10 +100,11 @@ class LinearProbeModule(HSAKDModule):
         lr: float = 0.1,
         weight_decay: float = 0.0,
         milestones: Sequence[int] = (30, 60, 90),
+        channels: int = 3,
         **options: Unpack[SharedOptions],
     ) -> None:
         require_trained("weights", network, weights)
-        probed = build_network(network, source_classes, branches=False)
+        probed = build_network(network, source_classes, branches=False, channels=channels)
         weight_files = load_initial("weights", weights, probed)
         require(knn >= 0, "knn", knn, "at least 0")
         super().__init__(

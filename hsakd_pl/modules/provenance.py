@@ -10,10 +10,12 @@ from pytorch_lightning.utilities import rank_zero_info
 from hsakd_pl.data import Description, FeatureDataModule, ImageDataModule
 from hsakd_pl.data.description import read_description
 from hsakd_pl.data.learned import Learned, known_class_names, learned_from, learned_from_file, require_same_classes
+from hsakd_pl.errors import UsageError, counted
 from hsakd_pl.modules.build import RANDOM
 from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.modules.inputs import make_adapter
 from hsakd_pl.networks import Network
+from hsakd_pl.networks.weights import describe
 
 if TYPE_CHECKING:
     from hsakd_pl.modules.evaluated import EvaluatedModule
@@ -40,6 +42,20 @@ def learned_by(module: "EvaluatedModule", teacher: Frozen) -> Learned:
     if module.hparams.get("teacher_weights") == RANDOM:
         return Learned(RANDOM)
     return learned_from(teacher.network)
+
+
+def check_channels(module: "EvaluatedModule") -> None:
+    """Raise UsageError if a network, trained or frozen, takes images of other channels than the data's."""
+    channels = getattr(getattr(module._trainer, "datamodule", None), "channels", None)
+    networks = [*module.networks, *(frozen.network for frozen in module.frozen)]
+    for network in networks:
+        if isinstance(network, Network) and channels not in (None, network.in_channels):
+            data = type(getattr(module._trainer, "datamodule", None)).__name__
+            raise UsageError(
+                f"{describe(network)} takes images of {counted(network.in_channels, 'channel')}, {data} has "
+                f"{channels}: set channels of both to the same number, or choose a network that was trained on such "
+                "images"
+            )
 
 
 def check_fit(module: "EvaluatedModule") -> None:
@@ -173,6 +189,11 @@ def check_description(module: "EvaluatedModule", trained_on: Description, origin
     data = data_of(module)
     if data is None:
         return
+    if trained_on.channels != data.channels:
+        raise UsageError(
+            f"{origin} was trained on images of {counted(trained_on.channels, 'channel')}, the data have "
+            f"{data.channels}: set channels={trained_on.channels} for the data"
+        )
     learned = Learned(
         origin=origin,
         class_names=known_class_names(trained_on.class_names),

@@ -51,6 +51,7 @@ class StudentModule(HSAKDModule):
         teacher_answers_gb: largest size of that folder, in 10^9 bytes.
         teacher_answers_top: keep only this number of the largest logits of each image, and train with equal logits of
             all other classes, which have the same probability together at a temperature of 1. This changes the results.
+        channels: number of channels of the images that networks given by name, or any other ``nn.Module``, take.
 
     Other arguments: :class:`HSAKDModule`.
     """
@@ -76,6 +77,7 @@ class StudentModule(HSAKDModule):
         teacher_answers_dtype: AnswersType = "float32",
         teacher_answers_gb: float = 20.0,
         teacher_answers_top: int | None = None,
+        channels: int = 3,
         **options: Unpack[BranchOptions],
     ) -> None:
         require(0 < temperature < math.inf, "temperature", temperature, "above 0")
@@ -85,7 +87,7 @@ class StudentModule(HSAKDModule):
         branches = joint_kd_weight > 0
         if branches and not transform_images:
             raise UsageError("transform_images is off, but branches need them: set joint_kd_weight to 0 as well")
-        student = build_network(network, num_classes, branches, transforms)
+        student = build_network(network, num_classes, branches, transforms, channels)
         weight_files = load_initial("weights", weights, student, new_head)
         super().__init__([student], **options)
         self.set_loss_weights(loss_ce=ce_weight, loss_kd=kd_weight)
@@ -95,7 +97,7 @@ class StudentModule(HSAKDModule):
         self.transform_images = transform_images
         if transform_images:
             self.views = self.network.transforms.count
-        built_teacher = build_network(teacher, num_classes, branches, transforms)
+        built_teacher = build_network(teacher, num_classes, branches, transforms, channels)
         require_own_weights([student, built_teacher], "the student and the teacher")
         teacher_files = load_initial("teacher_weights", teacher_weights, built_teacher)
         self.weight_files = weight_files | teacher_files
@@ -175,6 +177,7 @@ class StudentModule(HSAKDModule):
         teacher = self.teacher.network
         pairs: dict[str, tuple[Any, Any]] = {
             "num_classes": (student.num_classes, teacher.num_classes),
+            "channels": (student.in_channels, teacher.in_channels),
             "branches": (len(student.branches), len(teacher.branches)),
         }
         if student.branches:

@@ -33,6 +33,7 @@ class TeacherModule(HSAKDModule):
         joint_ce_weight: weight of the branches' cross-entropy.
         new_head: keep the last layers of the class head and of the branches freshly initialised, for ``weights`` of
             other classes.
+        channels: number of channels of the images that a network given by name takes.
 
     Other arguments: :class:`HSAKDModule`.
     """
@@ -47,6 +48,7 @@ class TeacherModule(HSAKDModule):
         ce_weight: float = 1.0,
         joint_ce_weight: float = 1.0,
         new_head: bool = False,
+        channels: int = 3,
         **options: Unpack[BranchOptions],
     ) -> None:
         if freeze_backbone:
@@ -55,7 +57,7 @@ class TeacherModule(HSAKDModule):
                 raise UsageError("backbone_lr has no effect with freeze_backbone: leave one of the two out")
             if new_head:
                 raise UsageError("new_head: with freeze_backbone a new class head would never learn, leave one out")
-        teacher = build_network(network, num_classes, True, transforms)
+        teacher = build_network(network, num_classes, True, transforms, channels)
         weight_files = load_initial("weights", weights, teacher, new_head)
         super().__init__([teacher], **options)
         self.weight_files = weight_files

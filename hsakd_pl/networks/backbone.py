@@ -58,7 +58,7 @@ def check_side(height: int, width: int, only: int, least: int) -> None:
 
 
 class StagedBackbone(Network):
-    """Map images (B, 3, S, S) to logits (B, N) by a stem, stages 1..L and a class head.
+    """Map images (B, C, S, S) to logits (B, N) by a stem, stages 1..L and a class head.
 
     A new architecture is a subclass that implements :meth:`make_stage` and :meth:`make_head`; the branches
     (:func:`hsakd_pl.networks.hsakd.make_branch`) are built by these two methods as well. ``backbone_init`` and
@@ -70,6 +70,7 @@ class StagedBackbone(Network):
         strides: strides of the stem and of each stage (L + 1 numbers).
         num_classes: number of classes N.
         maker: builds stages and head instead of this object.
+        in_channels: channels C of the images.
 
     Examples:
         >>> class SmallNet(StagedBackbone):
@@ -98,8 +99,10 @@ class StagedBackbone(Network):
         strides: Sequence[int],
         num_classes: int,
         maker: PartMaker | None = None,
+        in_channels: int | None = None,
     ) -> None:
         super().__init__(num_classes)
+        self.in_channels = in_channels or self.in_channels
         maker = maker or self
         self.channels = tuple(channels)
         self.strides = tuple(strides)

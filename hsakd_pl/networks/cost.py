@@ -80,21 +80,46 @@ def _counter(network: Network) -> Iterator[FlopCounterMode]:
 
 @torch.no_grad()
 def multiply_adds(network: Network, image_size: int) -> int:
-    """Return the multiply-adds of matrix products and convolutions for one image (3, image_size, image_size).
+    """Return the multiply-adds of matrix products and convolutions for one image (C, image_size, image_size).
 
     They are counted on a copy in float32 on the CPU; the network does not change. Attention and recurrent layers are
-    counted as the matrix products that they consist of; operators that cannot be counted are named in the log.
+    counted as the matrix products that they consist of; operators that cannot be counted are named in the log. Raises
+    UsageError for a size that the network cannot take.
     """
+    network.check_image_size(image_size, image_size)
     network_copy = _counted_copy(network)
-    image = torch.zeros(1, 3, image_size, image_size)
+    image = torch.zeros(1, network.in_channels, image_size, image_size)
     with _counter(network_copy) as counter:
         network_copy(image)
     return counter.get_total_flops() // 2  # a multiply-add is two floating-point operations
 
 
+class CountedOnce:
+    """Return :func:`multiply_adds`, of each network and image size counted once until :meth:`clear`.
+
+    Examples:
+        >>> from hsakd_pl import create_network
+        >>> count = CountedOnce()
+        >>> count(create_network("resnet8", branches=False), 32)
+        12507392
+    """
+
+    def __init__(self) -> None:
+        self.counts: dict[tuple[Network, int], int] = {}
+
+    def __call__(self, network: Network, image_size: int) -> int:
+        if (network, image_size) not in self.counts:
+            self.counts[network, image_size] = multiply_adds(network, image_size)
+        return self.counts[network, image_size]
+
+    def clear(self) -> None:
+        """Forget all counts, as networks may have changed."""
+        self.counts.clear()
+
+
 @torch.no_grad()
 def multiply_adds_until(network: HSAKDNet, image_size: int, exits: Callable[[HSAKDNet], Sequence[Exit]]) -> list[int]:
-    """Return, for each exit, the multiply-adds up to and including it for one image (3, image_size, image_size).
+    """Return, for each exit, the multiply-adds up to and including it for one image (C, image_size, image_size).
 
     Args:
         network: a network with branches; it does not change.
@@ -102,6 +127,6 @@ def multiply_adds_until(network: HSAKDNet, image_size: int, exits: Callable[[HSA
         exits: :func:`hsakd_pl.networks.exits.branch_exits` or :func:`hsakd_pl.networks.exits.ensemble_exits`.
     """
     network_copy = _counted_copy(network)
-    image = torch.zeros(1, 3, image_size, image_size)
+    image = torch.zeros(1, network.in_channels, image_size, image_size)
     with _counter(network_copy) as counter:
         return [counter.get_total_flops() // 2 for _ in exit_logits(network_copy, image, exits)]

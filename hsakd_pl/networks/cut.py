@@ -183,7 +183,8 @@ def _example_images(model: Any) -> Tensor:
     """Return one image that a model accepts, large enough for all its strides."""
     config = model.pretrained_cfg
     size = max(LEAST_SIZE, 2 * model.feature_info[-1]["reduction"])
-    shape = config["input_size"] if config.get("fixed_input_size") else (3, size, size)
+    channels = config["input_size"][0]
+    shape = config["input_size"] if config.get("fixed_input_size") else (channels, size, size)
     return torch.linspace(-2, 2, prod(shape)).view(1, *shape)
 
 

@@ -95,6 +95,7 @@ def early_exit(
     images: Tensor,
     threshold: float,
     exits: Callable[[HSAKDNet], Sequence[Exit]] = branch_exits,
+    temperatures: Sequence[float] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the logits (B, N) of the first exit that is confident about each image, and the exit's number (B,).
 
@@ -105,16 +106,18 @@ def early_exit(
         images: images (B, 3, S, S).
         threshold: least probability of the most probable class at which an image leaves; at the last exit all leave.
         exits: :func:`branch_exits` or :func:`ensemble_exits`.
+        temperatures: divisor of the logits of each exit, also of those that are returned; by default 1.
     """
     taken_logits = images.new_zeros(len(images), network.num_classes, dtype=torch.float32)
     taken_exit = torch.zeros(len(images), dtype=torch.long, device=images.device)
     active = torch.ones(len(images), dtype=torch.bool, device=images.device)
     state: tuple[Tensor, ...] = (images,)
     for number, compute_exit in enumerate(exits(network)):
-        logits, state = compute_exit(*state)
-        taken_logits[active] = logits.float()
+        exit_output, state = compute_exit(*state)
+        logits = exit_output.float() / (1 if temperatures is None else temperatures[number])
+        taken_logits[active] = logits
         taken_exit[active] = number
-        unsure = logits.float().softmax(1).amax(1) < threshold
+        unsure = logits.softmax(1).amax(1) < threshold
         if not unsure.any():
             break
         state = tuple(rows[unsure] for rows in state)

@@ -16,12 +16,12 @@ SIZES = (32, 224, 64, 96, 28, 84, 128, 160, 192, 256, 299, 384, 448, 512, *range
 PARAMETRIZATION = re.compile(r"\.parametrizations\..*")  # in the path of a parametrized layer's parameters
 
 
-def output_layers(network: nn.Module) -> list[list[str]]:
+def output_layers(network: nn.Module, channels: int = 3) -> list[list[str]]:
     """Return the paths of the layers that return the class logits, then those of each branch.
 
     Logits that are computed by several layers, as by the two classifiers of a distilled transformer, have several; a
     parameter of the network itself is a path too. The result is empty if no forward pass succeeds. The network does not
-    change: a copy is run.
+    change: a copy is run on images of ``channels`` channels.
     """
     for device in ("meta", "cpu"):  # a network whose Python code depends on values does not run on the meta device
         copy = copied(network).to(device).eval()
@@ -29,7 +29,7 @@ def output_layers(network: nn.Module) -> list[list[str]]:
             parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
         dtype = next((weight.dtype for weight in copy.parameters() if weight.is_floating_point()), torch.float32)
         for size in SIZES:
-            images = torch.zeros(2, 3, size, size, dtype=dtype, device=device, requires_grad=True)
+            images = torch.zeros(2, channels, size, size, dtype=dtype, device=device, requires_grad=True)
             try:
                 with torch.enable_grad(), torch.random.fork_rng(devices=[]), torch.device(device):
                     output = copy(images * 1)  # which the network may change in place

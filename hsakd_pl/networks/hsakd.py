@@ -48,6 +48,7 @@ class HSAKDNet(Network):
     def __init__(self, backbone: StagedBackbone, transforms: Transforms = ROTATIONS) -> None:
         super().__init__(backbone.num_classes, transforms)
         backbone.transforms = transforms
+        self.in_channels = backbone.in_channels
         self.backbone = backbone
         self.name = backbone.name
         taps = range(1, len(backbone.stages) + 1)

@@ -59,9 +59,10 @@ class MobileNetV2(StagedBackbone):
     branch_init = (conv_fan_out, linear_normal)
     stem_stride = 1
 
-    def __init__(self, num_classes: int) -> None:
-        stem = named(conv1=conv_bn_relu(conv3x3(3, 16, self.stem_stride)))
-        super().__init__(stem, (16, 12, 16, 48, 160), (self.stem_stride, 1, 2, 2, 2), num_classes)
+    def __init__(self, num_classes: int, in_channels: int = 3) -> None:
+        stem = named(conv1=conv_bn_relu(conv3x3(in_channels, 16, self.stem_stride)))
+        strides = (self.stem_stride, 1, 2, 2, 2)
+        super().__init__(stem, (16, 12, 16, 48, 160), strides, num_classes, in_channels=in_channels)
 
     def make_stage(self, stage: int, in_channels: int, stride: int) -> nn.Module:
         rows = []

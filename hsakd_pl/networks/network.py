@@ -11,7 +11,7 @@ from torch import Tensor
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files.weights import WeightFile
 from hsakd_pl.networks.copies import copied
-from hsakd_pl.networks.heads import output_layers
+from hsakd_pl.networks.heads import SIZES, output_layers
 from hsakd_pl.ops import ROTATIONS, Transforms
 
 # Rules (pattern, replacement) that turn state-dict keys without "backbone." into the published keys. They are applied
@@ -55,7 +55,7 @@ class NetworkOutput(NamedTuple):
 
 
 def outputs_of(network: "Network", images: Tensor) -> NetworkOutput:
-    """Return all outputs of a network for images (B, 3, S, S), which it cannot change in place: it gets a copy."""
+    """Return all outputs of a network for images (B, C, S, S), which it cannot change in place: it gets a copy."""
     return network.outputs(images.clone())
 
 
@@ -78,8 +78,8 @@ def _joined_values(values: tuple[Any, ...]) -> Any:
 class Network(nn.Module):
     """Base class of all networks: a classifier with or without branches of joint logits.
 
-    Called on images (B, 3, S, S), a network with branches returns a :class:`NetworkOutput`, a network without branches
-    logits (B, N).
+    Called on images (B, C, S, S) of C = ``in_channels`` channels, a network with branches returns a
+    :class:`NetworkOutput`, a network without branches logits (B, N).
 
     Args:
         num_classes: number of classes N.
@@ -94,6 +94,7 @@ class Network(nn.Module):
         "pretrained_cfg",
     )
     published_keys: KeyRules = ()
+    in_channels: int = 3  # channels C of its images; a subclass for others sets it
     name: str | None = None  # name from which create_network builds it
     weights_from: WeightFile | None = None  # what is known of its weights' origin; without the weights
 
@@ -135,7 +136,7 @@ class Network(nn.Module):
     @property
     def output_layers(self) -> list[list[str]]:
         """Paths of the layers that return the class logits, then of those of each branch; empty if unknown."""
-        return output_layers(self)
+        return output_layers(self, self.in_channels)
 
     @property
     def linear_head(self) -> nn.Linear:
@@ -152,16 +153,18 @@ class Network(nn.Module):
         return part.linear_head
 
     def outputs(self, images: Tensor) -> NetworkOutput:
-        """Return all outputs for images (B, 3, S, S), in one forward pass."""
+        """Return all outputs for images (B, C, S, S), in one forward pass."""
         logits = self(images)
         require_logits(self, logits, images, self.num_classes)
         return NetworkOutput(logits, [], [], None)
 
     def shapes(self, image_size: int, *parts: str) -> NetworkOutput:
-        """Return outputs for one image (3, image_size, image_size), for their shapes.
+        """Return outputs for one image (C, image_size, image_size), for their shapes.
 
-        Raises UsageError if one of ``parts`` (``features``, ``embedding``) is empty.
+        Raises UsageError for a size that the network cannot take, and if one of
+        ``parts`` (``features``, ``embedding``) is empty.
         """
+        self.check_image_size(image_size, image_size)
         output = outputs_of_copy(self, image_size)
         missing = [part for part in parts if getattr(output, part) is None or not len(getattr(output, part))]
         if missing:
@@ -176,8 +179,8 @@ class Network(nn.Module):
 
 
 @torch.no_grad()
-def outputs_of_copy(network: Network, image_size: int) -> NetworkOutput:
-    """Return the outputs of a copy of a network for one image: on the meta device, or else on the CPU.
+def outputs_of_copy(network: Network, image_size: int, count: int = 1) -> NetworkOutput:
+    """Return the outputs of a copy of a network for some images: on the meta device, or else on the CPU.
 
     The meta device computes nothing, but not every network runs there: one may depend on values, or on a tensor that it
     makes on a device of its choice.
@@ -185,10 +188,10 @@ def outputs_of_copy(network: Network, image_size: int) -> NetworkOutput:
     dtype = next((weight.dtype for weight in network.parameters() if weight.is_floating_point()), torch.float32)
     for device in ("meta", "cpu"):
         copy = copied(network).to(device).eval()
-        image = torch.zeros(1, 3, image_size, image_size, dtype=dtype, device=device)
+        images = torch.zeros(count, network.in_channels, image_size, image_size, dtype=dtype, device=device)
         try:
             with torch.random.fork_rng(devices=[]), torch.device(device):
-                return copy.outputs(image)
+                return copy.outputs(images)
         except UsageError:
             raise
         except Exception:  # a network can raise anything on a device that it does not expect
@@ -198,7 +201,7 @@ def outputs_of_copy(network: Network, image_size: int) -> NetworkOutput:
 
 
 class Classifier(Network):
-    """Any other ``nn.Module`` that maps images (B, 3, S, S) to logits (B, N), as a network without branches."""
+    """Any other ``nn.Module`` that maps images (B, C, S, S) to logits (B, N), as a network without branches."""
 
     published_keys = ((r"^network\.", ""),)
 
@@ -219,6 +222,33 @@ class Classifier(Network):
         modules = dict(self.named_modules())
         return [paths] if paths and modules.keys() >= {*paths} else super().output_layers
 
+    def check_image_size(self, height: int, width: int) -> None:
+        """Raise UsageError if the network fails for images of this size, but not for those of a usual one."""
+        error = self._failure(height)
+        if error is None:
+            return
+        accepted = self.accepted_side()
+        if accepted is not None:  # otherwise it may need a device that it is not on yet
+            name = self.name or type(self.network).__name__
+            raise UsageError(
+                f"image size {height} x {width}: {name} fails ({type(error).__name__}: "
+                f"{' '.join(str(error).split()):.100}); use images of {accepted} x {accepted} pixels, for example"
+            ) from error
+
+    def accepted_side(self) -> int | None:
+        """Return a usual side of images that the network takes, if it takes one."""
+        return next((side for side in SIZES if self._failure(side) is None), None)
+
+    def _failure(self, side: int) -> Exception | None:
+        """Return what a copy of the network raises for two images of a side; None if it returns something."""
+        try:
+            outputs_of_copy(self, side, count=2)  # some networks squeeze the logits of one image
+        except UsageError:
+            return None  # it does not return logits, which a step says
+        except Exception as error:  # a network can raise anything for images of another size
+            return error
+        return None
+
     def forward(self, images: Tensor) -> Tensor:
         logits = self.network(images)
         if not torch.jit.is_scripting():  # type: ignore[attr-defined]
@@ -235,7 +265,7 @@ class Classifier(Network):
 
 
 def require_logits(network: nn.Module, logits: Any, images: Tensor, num_classes: int) -> None:
-    """Raise UsageError unless what a network returned for images (B, 3, S, S) are logits (B, N)."""
+    """Raise UsageError unless what a network returned for images (B, C, S, S) are logits (B, N)."""
     name = type(network).__name__
     if not isinstance(logits, Tensor):
         raise UsageError(
@@ -249,6 +279,26 @@ def require_logits(network: nn.Module, logits: Any, images: Tensor, num_classes:
         )
 
 
-def as_network(network: nn.Module, num_classes: int) -> Network:
-    """Return a :class:`Network` unchanged, and any other module as a :class:`Classifier`."""
-    return network if isinstance(network, Network) else Classifier(network, num_classes)
+def as_network(network: nn.Module, num_classes: int, channels: int = 3) -> Network:
+    """Return a :class:`Network` unchanged, and any other module as a :class:`Classifier` of images of ``channels``."""
+    if isinstance(network, Network):
+        return network
+    classifier = Classifier(network, num_classes)
+    set_channels(classifier, channels, type(network).__name__)
+    return classifier
+
+
+def set_channels(network: Network, channels: int, name: str) -> None:
+    """Let a network, called ``name`` in errors, take images of a number of channels, unless this is 3.
+
+    Raises UsageError for a network that answers for images of 3 channels, but not for these.
+    """
+    if channels in (3, network.in_channels):
+        return
+    if not output_layers(network, channels) and output_layers(network):
+        raise UsageError(
+            f"network {name} takes images of 3 channels, not of {channels}: give its class or function an argument "
+            "in_channels for their number, or choose channels=3"
+        )
+    for part in (network, network.without_branches):
+        part.in_channels = channels

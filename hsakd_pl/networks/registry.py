@@ -8,21 +8,24 @@ from typing import Any
 
 import torch.nn as nn
 
-from hsakd_pl.errors import UsageError, did_you_mean
+from hsakd_pl.errors import UsageError, did_you_mean, require
 from hsakd_pl.networks.backbone import StagedBackbone
 from hsakd_pl.networks.hsakd import HSAKDNet
-from hsakd_pl.networks.network import Network, as_network
+from hsakd_pl.networks.network import Network, as_network, set_channels
 from hsakd_pl.networks.timm import make_timm, pretrained_weights
 from hsakd_pl.networks.transfer import TRANSFER_NAME, add_transfer
 from hsakd_pl.networks.weights import load_weights
 from hsakd_pl.ops import ROTATIONS, Transforms
 
-BackboneMaker = Callable[[int], StagedBackbone]
+BackboneMaker = Callable[..., StagedBackbone]
+CHANNELS_ARGUMENTS = ("in_channels", "in_chans", "channels")  # usual names; the last one may also mean a width
 _REGISTRY: dict[str, BackboneMaker] = {}
 
 
 def register_network(name: str) -> Callable[[BackboneMaker], BackboneMaker]:
     """Return a decorator that registers a backbone class, or a function of the number of classes, under ``name``.
+
+    For images of other channels than 3, it is given their number as ``in_channels`` if it has such an argument.
 
     Examples:
         >>> @register_network("my_resnet")  # doctest: +SKIP
@@ -52,49 +55,58 @@ def create_network(
     branches: bool = True,
     transforms: Transforms = ROTATIONS,
     pretrained: bool | str | Path = False,
+    channels: int = 3,
 ) -> Network:
     """Create a network with fresh weights.
 
-    Raises UsageError for an unknown name, and for a network that cannot have the branches that are asked for.
+    Raises UsageError for an unknown name, and for a network that cannot have the branches or the channels that are
+    asked for.
 
     Args:
         name: registered name, ``timm:`` followed by the name of a timm model, or the import path of a class or function
-            that is called with ``num_classes``; ``+transfer:CHANNELS:SIDE:FACTOR`` after it replaces the head
+            that is called with ``num_classes``, and for other channels than 3 with ``in_channels``, ``in_chans`` or
+            ``channels`` if it has such an argument; ``+transfer:CHANNELS:SIDE:FACTOR`` after it replaces the head
             (:func:`hsakd_pl.networks.transfer.add_transfer`).
         num_classes: number of classes N.
         branches: add an auxiliary branch after each stage. The network then returns a :class:`NetworkOutput` for images
-            (B, 3, S, S), otherwise logits (B, N).
+            (B, C, S, S), otherwise logits (B, N).
         transforms: transformations whose joint labels the branches learn.
         pretrained: load the weights that timm publishes, or those of a file; heads for other classes stay fresh.
+        channels: channels C of the images: 1 for grey ones, 4 for red, green, blue and depth. timm adapts published
+            weights to them.
 
     Examples:
         >>> network = create_network("wrn_40_2", num_classes=100)
         >>> network(torch.zeros(2, 3, 32, 32)).logits.shape
         torch.Size([2, 100])
     """
+    require(type(channels) is int and channels >= 1, "channels", channels, "a whole number, at least 1")
     transfer = TRANSFER_NAME.fullmatch(name)
     if transfer is None:
-        network = _create(name, num_classes, branches, transforms)
+        network = _create(name, num_classes, branches, transforms, channels)
     elif branches:
         raise UsageError(f"network {name}: a network with a transfer block has no branches; take branches=False")
     else:
-        own, channels, side, factor = transfer.groups()
-        network = add_transfer(_create(own, num_classes, False, transforms), int(channels), int(side), int(factor))
+        own, width, side, factor = transfer.groups()
+        network = _create(own, num_classes, False, transforms, channels)
+        network = add_transfer(network, int(width), int(side), int(factor))
     if pretrained:
-        load_weights(network, pretrained_weights(name) if pretrained is True else pretrained, new_head=None)
+        weights = pretrained_weights(name, channels) if pretrained is True else pretrained
+        load_weights(network, weights, new_head=None)
     return network
 
 
-def _create(name: str, num_classes: int, branches: bool, transforms: Transforms) -> Network:
+def _create(name: str, num_classes: int, branches: bool, transforms: Transforms, channels: int) -> Network:
     """Create the network of a name without additions; arguments: :func:`create_network`."""
     module: nn.Module
     if name.startswith("timm:"):
-        module = make_timm(name.removeprefix("timm:"), num_classes, branches)
+        module = make_timm(name.removeprefix("timm:"), num_classes, branches, channels)
     elif name in _REGISTRY:
-        module = _REGISTRY[name](num_classes)
+        module = _REGISTRY[name](num_classes, **_channels_argument(_REGISTRY[name], channels))
     else:
-        module = _make(name, _import(name), num_classes)
+        module = _make(name, _import(name), num_classes, channels)
     network = as_network(module, num_classes)
+    set_channels(network, channels, name)
     network.name = name
     network.without_branches.name = name
     if isinstance(network, StagedBackbone):
@@ -109,16 +121,25 @@ def _create(name: str, num_classes: int, branches: bool, transforms: Transforms)
     return network if branches else network.without_branches
 
 
-def _make(name: str, maker: Any, num_classes: int) -> nn.Module:
+def _channels_argument(maker: Callable[..., Any], channels: int) -> dict[str, int]:
+    """Return the keyword argument that tells a class or function the channels; none for 3, or if it has none."""
+    parameters = inspect.signature(maker).parameters if channels != 3 else {}
+    names = [name for name in CHANNELS_ARGUMENTS if name in parameters]
+    return dict.fromkeys(names[:1], channels)
+
+
+def _make(name: str, maker: Any, num_classes: int, channels: int) -> nn.Module:
     """Call an imported class or function; raises UsageError if it does not take ``num_classes`` or makes no module."""
+    arguments: dict[str, Any] = {"num_classes": num_classes}
     try:
-        inspect.signature(maker).bind(num_classes=num_classes)
+        arguments |= _channels_argument(maker, channels)
+        inspect.signature(maker).bind(**arguments)
     except TypeError as error:  # also of something that cannot be called
         raise UsageError(
             f"network {name} cannot be called with num_classes alone ({error}): name a function that can, such as "
             f"def network(num_classes): return {name.rpartition('.')[2]}(n_classes=num_classes)"
         ) from error
-    module = maker(num_classes=num_classes)
+    module = maker(**arguments)
     if not isinstance(module, nn.Module):
         raise UsageError(f"network {name} returns {type(module).__name__}: name a class or function of an nn.Module")
     return module

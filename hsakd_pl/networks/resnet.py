@@ -70,10 +70,11 @@ class ResNet(StagedBackbone):
         strides: tuple[int, ...],
         blocks: tuple[int, ...],
         block: type[BasicBlock] | type[Bottleneck] = BasicBlock,
+        in_channels: int = 3,
     ) -> None:
         self.blocks = blocks
         self.block = block
-        super().__init__(stem, channels, strides, num_classes)
+        super().__init__(stem, channels, strides, num_classes, in_channels=in_channels)
 
     def make_stage(self, stage: int, in_channels: int, stride: int) -> nn.Module:
         out_channels = self.channels[stage]
@@ -89,9 +90,17 @@ class CIFARResNet(ResNet):
 
     branch_init = (conv_fan_out, linear_zero_bias)
 
-    def __init__(self, num_classes: int, depth: int, channels: tuple[int, int, int, int] = (16, 16, 32, 64)) -> None:
-        stem = named(conv1=conv3x3(3, channels[0]), bn1=nn.BatchNorm2d(channels[0]), relu=nn.ReLU(inplace=True))
-        super().__init__(num_classes, stem, channels, (1, 1, 2, 2), ((depth - 2) // 6,) * 3)
+    def __init__(
+        self,
+        num_classes: int,
+        depth: int,
+        channels: tuple[int, int, int, int] = (16, 16, 32, 64),
+        in_channels: int = 3,
+    ) -> None:
+        first = channels[0]
+        stem = named(conv1=conv3x3(in_channels, first), bn1=nn.BatchNorm2d(first), relu=nn.ReLU(inplace=True))
+        blocks = ((depth - 2) // 6,) * 3
+        super().__init__(num_classes, stem, channels, (1, 1, 2, 2), blocks, in_channels=in_channels)
 
 
 class CIFARResNet50(ResNet):
@@ -99,25 +108,30 @@ class CIFARResNet50(ResNet):
 
     published_keys = ((r"^head\.fc", "linear"), (r"\.downsample\.", ".shortcut."), *RESNET_KEYS)
 
-    def __init__(self, num_classes: int) -> None:
-        stem = named(conv1=conv3x3(3, 64), bn1=nn.BatchNorm2d(64), relu=nn.ReLU(inplace=True))
-        super().__init__(num_classes, stem, (64, 256, 512, 1024, 2048), (1, 1, 2, 2, 2), (3, 4, 6, 3), Bottleneck)
+    def __init__(self, num_classes: int, in_channels: int = 3) -> None:
+        stem = named(conv1=conv3x3(in_channels, 64), bn1=nn.BatchNorm2d(64), relu=nn.ReLU(inplace=True))
+        channels = (64, 256, 512, 1024, 2048)
+        super().__init__(num_classes, stem, channels, (1, 1, 2, 2, 2), (3, 4, 6, 3), Bottleneck, in_channels)
 
 
 class ImageNetResNet(ResNet):
     """ResNet for 224 x 224 images, with the shapes and weight names of torchvision."""
 
     def __init__(
-        self, num_classes: int, blocks: tuple[int, ...], block: type[BasicBlock] | type[Bottleneck] = BasicBlock
+        self,
+        num_classes: int,
+        blocks: tuple[int, ...],
+        block: type[BasicBlock] | type[Bottleneck] = BasicBlock,
+        in_channels: int = 3,
     ) -> None:
         stem = named(
-            conv1=nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False),
+            conv1=nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False),
             bn1=nn.BatchNorm2d(64),
             relu=nn.ReLU(inplace=True),
             maxpool=nn.MaxPool2d(3, stride=2, padding=1),
         )
         widths = (64, 128, 256, 512) if block is BasicBlock else (256, 512, 1024, 2048)
-        super().__init__(num_classes, stem, (64, *widths), (4, 1, 2, 2, 2), blocks, block)
+        super().__init__(num_classes, stem, (64, *widths), (4, 1, 2, 2, 2), blocks, block, in_channels)
 
 
 for depth in (8, 14, 20, 32, 44, 56, 110):

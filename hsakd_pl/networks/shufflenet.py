@@ -46,9 +46,9 @@ class ShuffleNetV1(StagedBackbone):
     published_keys = ((r"^head\.fc", "linear"), *RESNET_KEYS)
     branch_init = (conv_fan_out, linear_zero_bias)
 
-    def __init__(self, num_classes: int) -> None:
-        stem = named(conv1=conv1x1(3, 24), bn1=nn.BatchNorm2d(24), relu=nn.ReLU(inplace=True))
-        super().__init__(stem, (24, 240, 480, 960), (1, 2, 2, 2), num_classes)
+    def __init__(self, num_classes: int, in_channels: int = 3) -> None:
+        stem = named(conv1=conv1x1(in_channels, 24), bn1=nn.BatchNorm2d(24), relu=nn.ReLU(inplace=True))
+        super().__init__(stem, (24, 240, 480, 960), (1, 2, 2, 2), num_classes, in_channels=in_channels)
 
     def make_stage(self, stage: int, in_channels: int, stride: int) -> nn.Module:
         out_channels = self.channels[stage]
@@ -120,9 +120,9 @@ class ShuffleNetV2(StagedBackbone):
         *RESNET_KEYS,
     )
 
-    def __init__(self, num_classes: int) -> None:
-        stem = named(conv1=conv1x1(3, 24), bn1=nn.BatchNorm2d(24), relu=nn.ReLU(inplace=True))
-        super().__init__(stem, (24, 116, 232, 464), (1, 2, 2, 2), num_classes)
+    def __init__(self, num_classes: int, in_channels: int = 3) -> None:
+        stem = named(conv1=conv1x1(in_channels, 24), bn1=nn.BatchNorm2d(24), relu=nn.ReLU(inplace=True))
+        super().__init__(stem, (24, 116, 232, 464), (1, 2, 2, 2), num_classes, in_channels=in_channels)
 
     def make_stage(self, stage: int, in_channels: int, stride: int) -> nn.Module:
         out_channels = self.channels[stage]

@@ -12,15 +12,15 @@ from hsakd_pl.errors import UsageError, did_you_mean, require
 from hsakd_pl.files.hub import obstacle
 from hsakd_pl.networks.backbone import StagedBackbone, check_side
 from hsakd_pl.networks.cut import DROPOUT, CutModel, UncutError, cut, in_sequence, measured_parts, with_dropout
-from hsakd_pl.networks.network import Classifier, Network, outputs_of_copy
+from hsakd_pl.networks.network import Classifier, Network
 
 
-def make_timm(name: str, num_classes: int, branches: bool) -> Network:
+def make_timm(name: str, num_classes: int, branches: bool, channels: int = 3) -> Network:
     """Create timm's model ``name`` with fresh weights, as a staged backbone if it can be cut into stages.
 
     Raises UsageError if it cannot but ``branches`` are needed, if timm is not installed, and for an unknown model.
     """
-    model = create_model(name, num_classes)
+    model = create_model(name, num_classes, channels)
     try:
         return TimmBackbone(deepcopy(model), name, num_classes)
     except UncutError:
@@ -28,14 +28,17 @@ def make_timm(name: str, num_classes: int, branches: bool) -> Network:
             raise
         network = TimmClassifier(model, num_classes)
         network.name = f"timm:{name}"
+        network.in_channels = channels
         if "@" in name:
             _, _, side = name.partition("@")
             network.check_image_size(int(side), int(side))
         return network
 
 
-def create_model(name: str, num_classes: int, **options: Any) -> Any:
+def create_model(name: str, num_classes: int, channels: int = 3, **options: Any) -> Any:
     """Create a timm model, for images of another side where ``@`` and a number follow its name.
+
+    Its ``pretrained_cfg`` states the images that it takes. timm adapts published weights to other numbers of channels.
 
     Raises UsageError if timm is not installed, does not know the model, or cannot make it for this side.
     """
@@ -43,6 +46,8 @@ def create_model(name: str, num_classes: int, **options: Any) -> Any:
     if at:
         require(side.isdecimal() and 0 < len(side) < 5, f"network timm:{name}", side, "a side in pixels after @")
         options["img_size"] = int(side)
+    if channels != 3:  # of its published weights, and the default of all models
+        options["in_chans"] = channels
     try:
         import timm
     except ImportError as error:
@@ -52,12 +57,15 @@ def create_model(name: str, num_classes: int, **options: Any) -> Any:
         raise UsageError(f"unknown network 'timm:{name}': {hint}timm.list_models() lists all names")
     try:
         model: Any = timm.create_model(model_name, num_classes=num_classes, **options)
-    except Exception as error:  # a model can raise anything for a side that it cannot have
-        if not at and not isinstance(error, RuntimeError):
+    except Exception as error:  # a model can raise anything for a side or channels that it cannot have
+        if not at and channels == 3 and not isinstance(error, RuntimeError):
             raise
         raise UsageError(f"timm:{name} cannot be created: {' '.join(str(error).split()):.200}") from error
+    _, *sides = model.pretrained_cfg["input_size"]
     if at:
-        model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, int(side), int(side))}
+        sides = [int(side), int(side)]
+    if at or channels != 3:
+        model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (channels, *sides)}
     return model
 
 
@@ -68,8 +76,10 @@ def input_sides(config: Mapping[str, Any]) -> tuple[int, int]:
     return only, min(least, config["input_size"][-1])
 
 
-def pretrained_weights(name: str) -> dict[str, Tensor]:
+def pretrained_weights(name: str, channels: int = 3) -> dict[str, Tensor]:
     """Download the weights that timm publishes for a network, with all their classes, or read them from timm's cache.
+
+    The first layer's are adapted by timm for images of other channels than red, green and blue.
 
     Raises UsageError for a network that is not timm's, and if the download fails.
     """
@@ -78,10 +88,10 @@ def pretrained_weights(name: str) -> dict[str, Tensor]:
     model = name.removeprefix("timm:")
     with torch.random.fork_rng(devices=[]):  # for initial weights that are replaced
         published = create_model(model, 2).pretrained_cfg
-        return _published(name, published)
+        return _published(name, published, channels)
 
 
-def _published(name: str, published: Mapping[str, Any]) -> dict[str, Tensor]:
+def _published(name: str, published: Mapping[str, Any], channels: int) -> dict[str, Tensor]:
     """Return the weights that timm's ``pretrained_cfg`` names, with all their classes."""
     repository = published.get("hf_hub_id")
     options: dict[str, Any] = {}
@@ -96,7 +106,7 @@ def _published(name: str, published: Mapping[str, Any]) -> dict[str, Tensor]:
                 )
             options["pretrained_cfg_overlay"] = {"file": copy}
     try:
-        model = create_model(name.removeprefix("timm:"), published["num_classes"], pretrained=True, **options)
+        model = create_model(name.removeprefix("timm:"), published["num_classes"], channels, pretrained=True, **options)
     except Exception as error:  # of the hub's client, of the network, of timm
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UsageError(f"weights: those of {name} cannot be downloaded ({reason:.200}); name a file") from error
@@ -121,16 +131,11 @@ class TimmClassifier(Classifier):
     def check_image_size(self, height: int, width: int) -> None:
         only, least = input_sides(self.pretrained_cfg)
         check_side(height, width, only, least)
-        try:
-            outputs_of_copy(self, height)
-        except UsageError:
-            raise
-        except Exception as error:  # a model can raise anything for images of another size
-            side = self.pretrained_cfg["input_size"][-1]
-            raise UsageError(
-                f"image size {height} x {width}: {self.name} fails ({type(error).__name__}: "
-                f"{' '.join(str(error).split()):.100}); use images of {side} x {side} pixels"
-            ) from error
+        super().check_image_size(height, width)
+
+    def accepted_side(self) -> int | None:
+        side: int = self.pretrained_cfg["input_size"][-1]
+        return side
 
 
 class TimmBackbone(StagedBackbone):
@@ -148,7 +153,8 @@ class TimmBackbone(StagedBackbone):
         dropout = parts[-1].get(DROPOUT)
         self.dropout = dropout.p if isinstance(dropout, nn.Dropout) else 0.0
         cut_model = CutModel(parts, channels, strides, name)
-        super().__init__(in_sequence(parts[0]), channels, strides, num_classes, cut_model)
+        in_channels = model.pretrained_cfg["input_size"][0]
+        super().__init__(in_sequence(parts[0]), channels, strides, num_classes, cut_model, in_channels)
         self.only_size, least = input_sides(model.pretrained_cfg)
         self.least_size = max(self.least_size, least)
         classifier = model.pretrained_cfg["classifier"]
@@ -163,7 +169,7 @@ class TimmBackbone(StagedBackbone):
         return self._pretrained_cfg
 
     def branch_maker(self) -> CutModel:
-        model = create_model(self.model_name, self.num_classes)
+        model = create_model(self.model_name, self.num_classes, self.in_channels)
         parts = cut(model)
         parts[-1] = with_dropout(parts[-1], self.dropout)
         return CutModel(parts, self.channels, self.strides, self.model_name)

@@ -38,9 +38,10 @@ class VGG(StagedBackbone):
     )
     backbone_init = (conv_fan_out, linear_normal)
 
-    def __init__(self, num_classes: int, depth: int) -> None:
+    def __init__(self, num_classes: int, depth: int, in_channels: int = 3) -> None:
         self.convolutions = CONVOLUTIONS[depth]
-        super().__init__(nn.Identity(), (3, 64, 128, 256, 512), (1, 1, 2, 2, 2), num_classes)
+        channels = (in_channels, 64, 128, 256, 512)
+        super().__init__(nn.Identity(), channels, (1, 1, 2, 2, 2), num_classes, in_channels=in_channels)
 
     def make_stage(self, stage: int, in_channels: int, stride: int) -> nn.Module:
         out_channels = self.channels[stage]

@@ -130,8 +130,12 @@ def match_weights(
     }
     has_floats = any(network_weights[key].is_floating_point() for key in matching)
     if not has_floats or (strict and any(problems.values())):
-        suggests_new_head = only_heads_differ and not new_head
-        raise _misfit(network, origin, problems, common_prefix(weights), suggests_new_head)
+        remedy = "Name the network, and the num_classes, that it was saved with"
+        if only_heads_differ and not new_head:
+            remedy += ", or set new_head to train fresh heads in place of its own"
+        if not problems["missing"] and not problems["unexpected"]:
+            _check_channels(network, candidates, misshapen, origin)
+        raise _misfit(network, origin, problems, common_prefix(weights), remedy)
     _check_numbers(matching, network_weights, origin)
     _log_others(network, weights, renamed, origin)
     if fresh:
@@ -172,18 +176,40 @@ def _missing(network_weights: StateDict, present: Collection[str], backbone_alon
     return missing
 
 
-def _misfit(
-    network: nn.Module, origin: str, problems: dict[str, list[str]], prefix: str, suggests_new_head: bool
-) -> UsageError:
-    """Return the error that lists what does not fit."""
+def _check_channels(network: nn.Module, weights: StateDict, misshapen: Collection[str], origin: str) -> None:
+    """Raise UsageError if all that is of another shape is a first layer, for images of other channels.
+
+    Args:
+        network: the network.
+        weights: the weights under the network's keys.
+        misshapen: keys of the weights of other shapes than the network's.
+        origin: file of the weights.
+    """
+    first_layers = [key for key in misshapen if key in weights and weights[key].dim() == 4]
+    if not isinstance(network, Network) or len(first_layers) != 1 or len(misshapen) > 1:
+        return
+    [key] = first_layers
+    channels = weights[key].shape[1]
+    expected = network.state_dict()[key]
+    if (
+        expected.dim() == 4
+        and expected.shape[1] == network.in_channels
+        and weights[key][:, :1].shape == expected[:, :1].shape
+    ):
+        raise UsageError(
+            f"{origin} is of a network for images of {counted(channels, 'channel')}, {describe(network)} takes "
+            f"{network.in_channels} ({key}): set channels to {channels} for the data and all networks, or leave these "
+            "weights out (timm adapts those that it publishes to the channels of timm:NAME, by weights: pretrained)"
+        )
+
+
+def _misfit(network: nn.Module, origin: str, problems: dict[str, list[str]], prefix: str, remedy: str) -> UsageError:
+    """Return the error that lists what does not fit, and ends with a remedy."""
     listed = "; ".join(f"{len(keys)} {kind}: {shorten(keys)}" for kind, keys in problems.items() if keys)
     message = f"{origin} does not fit {describe(network)}: {listed}. "
     if prefix:
         message += f"All its keys begin with {prefix:.80} "
-    message += "Name the network, and the num_classes, that it was saved with"
-    if suggests_new_head:
-        message += ", or set new_head to train fresh heads in place of its own"
-    return UsageError(message)
+    return UsageError(message + remedy)
 
 
 def _check_numbers(matching: StateDict, network_weights: StateDict, origin: str) -> None:

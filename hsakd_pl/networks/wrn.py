@@ -41,10 +41,11 @@ class WideResNet(StagedBackbone):
     backbone_init = (conv_fan_out, linear_zero_bias)
     branch_init = (conv_fan_out, linear_zero_bias)
 
-    def __init__(self, num_classes: int, depth: int, width: int) -> None:
+    def __init__(self, num_classes: int, depth: int, width: int, in_channels: int = 3) -> None:
         self.blocks = (depth - 4) // 6
         channels = (16, 16 * width, 32 * width, 64 * width)
-        super().__init__(named(conv1=conv3x3(3, 16)), channels, (1, 1, 2, 2), num_classes)
+        stem = named(conv1=conv3x3(in_channels, 16))
+        super().__init__(stem, channels, (1, 1, 2, 2), num_classes, in_channels=in_channels)
 
     def make_stage(self, stage: int, in_channels: int, stride: int) -> nn.Module:
         out_channels = self.channels[stage]

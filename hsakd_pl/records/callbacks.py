@@ -104,7 +104,7 @@ def tuned_values(options: Mapping[str, Any], model: Any, data: Any) -> dict[str,
     for option, value in options.items():
         part, _, name = option.rpartition(".init_args.")
         now = None
-        if part == "model" and name != "num_classes":  # which comes from the data
+        if part == "model" and name not in ("num_classes", "channels"):  # which come from the data
             now = _number_in_use(model, name)
         elif part == "data":
             now = getattr(data, name, None)

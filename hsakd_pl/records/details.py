@@ -67,17 +67,20 @@ def project(embeddings: Tensor, labels: Tensor) -> dict[str, Any]:
 
 
 def describe_example(network: Network, image: Tensor, label: int, data: Any) -> dict[str, Any]:
-    """Return the predictions of each head for a normalised image (1, 3, S, S) under each of M transformations.
+    """Return the predictions of each head for a normalised image (1, C, S, S) under each of M transformations.
 
     Contains the label, the pictures as PNG in base64, and by name of the head M lists of the most probable classes with
-    their probabilities. ``data`` is the data module, which knows the normalisation.
+    their probabilities. Of a branch, each picture is read by the joint labels of the transformation that it shows
+    (``transforms.view_logits``), as in ensembles and early exits. ``data`` is the data module, which knows the
+    normalisation.
     """
     transforms = network.transforms
     inputs = transforms(image)
     output = outputs_of(network, inputs)
     heads = {"class head": output.logits}
     for number, joint_logits in enumerate(output.joint_logits, 1):
-        heads[f"branch {number}"] = transforms.class_logits(joint_logits)
+        by_view = transforms.view_logits(joint_logits, range(transforms.count))
+        heads[f"branch {number}"] = by_view.flatten(0, 1)
     return {
         "label": label,
         "transforms": str(transforms),
@@ -104,7 +107,9 @@ def _pixels(images: Tensor, data: Any) -> Tensor:
 
 
 def _png(picture: Tensor) -> str:
-    small = resize(picture, [min(LARGEST_PICTURE, picture.shape[-1])])
+    """Return a picture (C, H, W) as PNG in base64: the first three channels as red, green and blue, or one as grey."""
+    shown = picture[:3] if len(picture) >= 3 else picture[:1]
+    small = resize(shown, [min(LARGEST_PICTURE, shown.shape[-1])])
     file = BytesIO()
     to_pil_image(small).save(file, "PNG")
     return b64encode(file.getvalue()).decode()

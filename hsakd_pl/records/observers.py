@@ -29,7 +29,7 @@ def observers(options: Any, folder: str, result: ResultWriter) -> list[pl.Callba
     if options.logger not in (None, True, False) and not options.fast_dev_run:
         callbacks += [LearningRateMonitor(), LoggedRun()]
     if options.enable_progress_bar is not False:
-        callbacks.append(Introduction())
+        callbacks.append(Introduction(result.count))
         configured = options.callbacks if isinstance(options.callbacks, list) else [options.callbacks]
         if not any(isinstance(callback, ProgressBar) for callback in configured):
             callbacks.append(Progress())

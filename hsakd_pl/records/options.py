@@ -70,7 +70,7 @@ RULES = (  # the first one whose pattern matches counts
         Role.KEPT,
         "kept",
     ),
-    Rule(r"model\.init_args\.num_classes", Role.MACHINE, "kept"),  # it comes from the data
+    Rule(r"model\.init_args\.(num_classes|channels)", Role.MACHINE, "kept"),  # they come from the data
     Rule(r"trainer\.(benchmark|plugins)|data\.init_args\.(num_workers|on_error)", Role.MACHINE, "free"),
     Rule(
         r"trainer\.(accelerator|strategy|devices|num_nodes|precision|deterministic|use_distributed_sampler)"

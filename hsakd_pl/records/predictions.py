@@ -4,7 +4,7 @@ import csv
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from itertools import chain
 from pathlib import Path
@@ -20,9 +20,11 @@ from hsakd_pl.files.weights import weights_digest
 from hsakd_pl.modules.metrics import TOP_K
 from hsakd_pl.modules.trainers import is_trial
 from hsakd_pl.records.formats import read_predictions
+from hsakd_pl.records.text_table import text_table
 
 DIGITS = 12  # of the digest of the weights
 COLUMNS = ("image", "class", "probability", "agreement", "error")
+SHOWN_IMAGES = 5  # on the terminal
 NOT_FINITE = "the network gives no finite probability"
 
 
@@ -41,14 +43,16 @@ class PredictionWriter(BasePredictionWriter):
         top: number of classes in a line of JSON, at most the five that a module's ``predict_step`` returns.
         option: option of the command line that names the folder. With it, predictions of other weights are not
             replaced, nor those of images that exist and would not be predicted: UsageError before the first batch.
+        how: what predicts, in words: at the end it is printed with a table of the first images.
     """
 
-    def __init__(self, folder: str | Path, top: int = TOP_K, option: str | None = None) -> None:
+    def __init__(self, folder: str | Path, top: int = TOP_K, option: str | None = None, how: str | None = None) -> None:
         super().__init__(write_interval="batch")
         require(1 <= top <= TOP_K, "top", top, f"from 1 to {TOP_K}")
         self.folder = Path(folder)
         self.top = top
         self.option = option
+        self.how = how
         self._is_trial = False
         self._open_files = ExitStack()
 
@@ -69,6 +73,7 @@ class PredictionWriter(BasePredictionWriter):
         self._images = 0
         self._unread = 0
         self._not_finite = 0
+        self._shown: list[dict[str, str]] = []
 
     def write_on_batch_end(
         self,
@@ -91,11 +96,13 @@ class PredictionWriter(BasePredictionWriter):
             with naming(self._path):  # a full disk
                 self._write_csv(row)
                 self._write_json(row)
+            if self.how is not None and len(self._shown) < SHOWN_IMAGES:
+                self._shown.append(self._summary_of(row))
 
     def _write_csv(self, row: dict[str, Any]) -> None:
         cells = ["", "", ""]
         if not row["error"]:
-            cells = [for_spreadsheet(self._name(row["class"])), f"{row['probability']:.6f}", f"{row['agreement']:.2f}"]
+            cells = [for_spreadsheet(self._name(row["class"])), f"{row['probability']:.6f}", f"{row['agreement']:.4f}"]
         self._writer.writerow([for_spreadsheet(row["source"]), *cells, for_spreadsheet(row["error"])])
 
     def _write_json(self, row: dict[str, Any]) -> None:
@@ -111,11 +118,23 @@ class PredictionWriter(BasePredictionWriter):
             "image": row["source"],
             "class": self._name(row["class"]),
             "probability": round(row["probability"], 6),
-            "agreement": row["agreement"],
+            "agreement": round(row["agreement"], 4),
             "top": top[: self.top],
             "weights": self._weights,
         }
         self._lines.write(json.dumps(line) + "\n")
+
+    def _summary_of(self, row: dict[str, Any]) -> dict[str, str]:
+        """Return a row of the table on the terminal."""
+        values = {"image": os.path.basename(row["source"]), "class": "", "probability": "", "agreement": "", "note": ""}
+        if row["error"]:
+            return values | {"note": NOT_FINITE if row["error"] == NOT_FINITE else "could not be read"}
+        name = self._name(row["class"])
+        return values | {
+            "class": name,
+            "probability": f"{row['probability']:.4f}",
+            "agreement": f"{row['agreement']:.4f}",
+        }
 
     def _name(self, label: int) -> str:
         return str(self._class_names[label] if self._class_names else label)
@@ -124,6 +143,12 @@ class PredictionWriter(BasePredictionWriter):
         if self._is_trial:
             return
         self._open_files.close()
+        if self._shown:
+            show(text_table(self._shown))
+            if self._images > len(self._shown):
+                show(f"and {self._images - len(self._shown):,} more")
+        if self.how is not None:
+            show(f"{counted(self._images, 'image')} predicted with {self.how}")
         show(f"predictions are in {self._path}, with the next most probable classes in {self._path.stem}.jsonl")
         for count, reason in ((self._unread, "could not be read"), (self._not_finite, "have no finite probability")):
             if count:
@@ -136,10 +161,18 @@ class PredictionWriter(BasePredictionWriter):
 
 
 def digest_of_predictor(module: Any) -> str:
-    """Return the digest of the networks that predict, without branches, which differ between a run and its export."""
+    """Return the digest of what predicts: that which the module states, or that of its networks."""
+    stated = getattr(module, "predictions_digest", None)
+    if isinstance(stated, str):
+        return stated
     networks = getattr(module, "networks", None)
     if not networks:  # a module of a user
         return weights_digest(module.state_dict())[:DIGITS]
+    return digest_of_networks(networks)
+
+
+def digest_of_networks(networks: Iterable[Any]) -> str:
+    """Return the digest of networks without their branches, which differ between a run and its export."""
     weights = {}
     for number, network in enumerate(networks):
         for name, tensor in network.without_branches.state_dict().items():

@@ -24,6 +24,8 @@ from hsakd_pl.version import __version__
 
 # Part of it where they do not have these values: the protocols of earlier versions do not have these options.
 UNSET = {
+    "data.init_args.channels": 3,
+    "model.init_args.channels": 3,
     "model.init_args.loss_weights": None,
     "model.init_args.teacher_answers_dtype": "float32",
     "model.init_args.teacher_answers_top": None,

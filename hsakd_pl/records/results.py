@@ -24,7 +24,7 @@ from hsakd_pl.modules.budget import (
     steps_of_epochs,
 )
 from hsakd_pl.modules.trainers import callbacks_of, is_trial
-from hsakd_pl.networks.cost import multiply_adds
+from hsakd_pl.networks.cost import CountedOnce
 from hsakd_pl.networks.network import Classifier
 from hsakd_pl.recipes import recipe_of
 from hsakd_pl.records.callbacks import Configured, training_callbacks, tuned_values
@@ -76,6 +76,7 @@ class ResultWriter(pl.Callback):
         self.spent = {"seconds": 0.0, "train_seconds": 0.0, "images": 0, "resumes": 0}
         self.metrics: dict[str, float | None] = {}
         self.weights: dict[str, Any] = {}
+        self.count = CountedOnce()  # of this fit, for other callbacks too
         self.multiply_adds: dict[str, Any] | None = None
         self.best: tuple[float | None, int | None] = (None, None)  # val/acc and its epoch
         self.max_epochs = -1
@@ -134,7 +135,8 @@ class ResultWriter(pl.Callback):
         if trainer.is_global_zero and not self.weights:
             self.weights = weight_facts(self.options, getattr(module, "weight_files", {}))
         if trainer.is_global_zero:
-            self.multiply_adds = multiply_add_counts(module, getattr(trainer, "datamodule", None))
+            self.count.clear()
+            self.multiply_adds = multiply_add_counts(module, getattr(trainer, "datamodule", None), self.count)
         if stopped_early(trainer):  # before, in the resumed run
             trainer.should_stop = True
 
@@ -339,7 +341,7 @@ def parameter_counts(module: pl.LightningModule) -> dict[str, Any]:
     }
 
 
-def multiply_add_counts(module: pl.LightningModule, data: Any) -> dict[str, Any] | None:
+def multiply_add_counts(module: pl.LightningModule, data: Any, count: CountedOnce) -> dict[str, Any] | None:
     """Return the multiply-adds of a forward pass for one image, ``trained`` and, of each network, ``deployed``.
 
     In training they are those of all trained networks with all views of the image; neither the teacher nor layers that
@@ -351,9 +353,9 @@ def multiply_add_counts(module: pl.LightningModule, data: Any) -> dict[str, Any]
     networks = list(module.networks)
     if any(isinstance(network, Classifier) for network in networks):
         return None
-    deployed = [multiply_adds(network.without_branches, image_size) for network in networks]
+    deployed = [count(network.without_branches, image_size) for network in networks]
     # branches take part where all transformations of an image do
-    trained = [multiply_adds(network, image_size) for network in networks] if module.views > 1 else deployed
+    trained = [count(network, image_size) for network in networks] if module.views > 1 else deployed
     return {"trained": module.views * sum(trained), "deployed": deployed}
 
 

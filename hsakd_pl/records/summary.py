@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -28,13 +28,23 @@ KERNELS = {
 }
 
 
+Count = Callable[[Network, int], int]  # of multiply-adds, for images of a size
+
+
 class Introduction(pl.Callback):
-    """Print networks, data, device and folder before a fit."""
+    """Print networks, data, device and folder before a fit.
+
+    Args:
+        count: function that counts the multiply-adds of a network; one that another callback uses too may keep them.
+    """
+
+    def __init__(self, count: Count = multiply_adds) -> None:
+        self.count = count
 
     @rank_zero_only
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if isinstance(pl_module, HSAKDModule):
-            print(aligned(introduction(trainer, pl_module)), flush=True)
+            print(aligned(introduction(trainer, pl_module, self.count)), flush=True)
 
 
 def aligned(lines: Iterable[tuple[str, str]]) -> str:
@@ -42,11 +52,11 @@ def aligned(lines: Iterable[tuple[str, str]]) -> str:
     return "\n".join(f"{name:9} {for_terminal(text)}" for name, text in lines)
 
 
-def introduction(trainer: pl.Trainer, module: HSAKDModule) -> list[tuple[str, str]]:
+def introduction(trainer: pl.Trainer, module: HSAKDModule, count: Count = multiply_adds) -> list[tuple[str, str]]:
     """Return networks with their sizes, data with counts, device and precision, epochs and batch, and the folder."""
     data = getattr(trainer, "datamodule", None)
     images = data.images if isinstance(data, FeatureDataModule) else data
-    lines = _describe_networks(module, getattr(images, "image_size", None))
+    lines = _describe_networks(module, getattr(images, "image_size", None), count)
     if isinstance(images, ImageDataModule):
         lines.append(("data", _describe_data(images)))
     length = _describe_length(trainer)
@@ -97,19 +107,19 @@ def _describe_length(trainer: pl.Trainer) -> str:
     return ", ".join(limits) or "unlimited epochs"
 
 
-def _describe_networks(module: HSAKDModule, image_size: int | None) -> list[tuple[str, str]]:
+def _describe_networks(module: HSAKDModule, image_size: int | None, count: Count) -> list[tuple[str, str]]:
     names = module.hparams.get("networks") or [module.hparams.get("network")] * len(module.networks)
     networks = Counter[str]()
     for name, network in zip(names, module.networks, strict=True):
         title = network.name or name or type(network.without_branches).__name__  # with what the method has added
-        networks[f"{title}: {_sizes(network, image_size)}"] += 1
-    lines = [("network", f"{count} x {text}" if count > 1 else text) for text, count in networks.items()]
+        networks[f"{title}: {_sizes(network, image_size, count)}"] += 1
+    lines = [("network", f"{number} x {text}" if number > 1 else text) for text, number in networks.items()]
     trained = set(module.modules())
     for frozen in module.frozen:
         if frozen.network not in trained:
             name = module.hparams.get("teacher") or type(frozen.network).__name__
             teacher_size = image_size if frozen.adapter is None else frozen.adapter.image_size or image_size
-            lines.append(("teacher", f"{name}: {_sizes(frozen.network, teacher_size)}"))
+            lines.append(("teacher", f"{name}: {_sizes(frozen.network, teacher_size, count)}"))
     if "teacher_weights" in module.weight_files:
         lines.append(("", describe_file(module.weight_files["teacher_weights"])))
     return lines
@@ -135,18 +145,18 @@ def describe_file(file: WeightFile) -> str:
     return ", ".join(facts)
 
 
-def _sizes(network: Network, image_size: int | None) -> str:
-    sizes = _size(network.without_branches, image_size)
+def _sizes(network: Network, image_size: int | None, count: Count) -> str:
+    sizes = _size(network.without_branches, image_size, count)
     if len(network.branches):
-        sizes += f"; with {counted(len(network.branches), 'branch')} {_size(network, image_size)}"
+        sizes += f"; with {counted(len(network.branches), 'branch')} {_size(network, image_size, count)}"
     return sizes
 
 
-def _size(network: Network, image_size: int | None) -> str:
+def _size(network: Network, image_size: int | None, count: Count) -> str:
     size = f"{sum(parameter.numel() for parameter in network.parameters()) / 1e6:.2f} M parameters"
     if image_size is None or isinstance(network, Classifier):  # which may not work on another device
         return size
-    return f"{size}, {multiply_adds(network, image_size) / 1e6:,.1f} M multiply-adds"
+    return f"{size}, {count(network, image_size) / 1e6:,.1f} M multiply-adds"
 
 
 def conclusion(folder: str | Path, result: str | None, commands: list[str]) -> str:
