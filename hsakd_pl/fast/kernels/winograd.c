@@ -171,7 +171,7 @@ int winograd_convolve(const float *images, const float *filters, const float *bi
     shape s = {number, height, width, in, out};
     long tiles = number * tiles_of(height) * tiles_of(width), block = block_of(s);
     int keep = POINTS * in * out * (long)sizeof(float) <= KEPT, failed = 0;
-    if (!keep) block = larger(block, smaller(TILES_PER_FILTER, round_up(tiles / omp_get_max_threads(), ROWS)));
+    if (!keep) block = larger(block, round_up(smaller(TILES_PER_FILTER, tiles / omp_get_max_threads()), ROWS));
     long step = block * in, group = keep ? out : GROUP * PANEL;
 #pragma omp parallel reduction(| : failed)
     {
