@@ -30,6 +30,8 @@ from hsakd_pl.cli.main import main
 from hsakd_pl.data import Description
 from hsakd_pl.errors import UsageError
 from hsakd_pl.export import Student
+from hsakd_pl.export.calibration import network_with_branches
+from hsakd_pl.export.checkpoint import read_trained
 from hsakd_pl.networks.cost import multiply_adds
 from hsakd_pl.records.protocol import kept_options
 
@@ -103,6 +105,8 @@ def test_commands_lead_from_pictures_of_any_channels_to_exports(channels: int, d
     student = short("StudentModule", options, **taught)
     checkpoint = torch.load(student / "last.ckpt", weights_only=False)
     assert checkpoint["hyper_parameters"]["channels"] == channels == len(checkpoint["data"]["mean"])
+    with_branches = network_with_branches(read_trained(student))  # as for early exits of an export
+    assert with_branches is not None and with_branches.in_channels == channels
     if channels == 1:
         short("StudentModule", options, "test", **taught)
         student = short("methods.KDModule", options, **taught)

@@ -154,7 +154,10 @@ def network_with_branches(trained: Trained) -> HSAKDNet | None:
     part = parts[(trained.peer or 1) - 1]
     if student.network.name is None or not any(key.startswith(("branches.", "auxiliary")) for key in part):
         return None
-    network = create_network(student.network.name, len(student.class_names), transforms=student.network.transforms)
+    inner = student.network
+    network = create_network(
+        str(inner.name), inner.num_classes, transforms=inner.transforms, channels=inner.in_channels
+    )
     load_weights(network, part)
     assert isinstance(network, HSAKDNet), "networks by name have the package's branches"
     return network.eval().requires_grad_(False)
@@ -268,7 +271,9 @@ def exits_of_export(folder: Path, student: Network) -> HSAKDNet | None:
     if student.name is None or not file.is_file():
         return None
     with limited_by(file):
-        network = create_network(student.name, student.num_classes, transforms=student.transforms)
+        network = create_network(
+            student.name, student.num_classes, transforms=student.transforms, channels=student.in_channels
+        )
     load_weights(network, file)
     assert isinstance(network, HSAKDNet), "networks by name have the package's branches"
     return network.eval().requires_grad_(False)
