@@ -26,6 +26,7 @@ import torch
 
 from hsakd_pl import (
     BaselineModule,
+    EmbeddingModule,
     HSAKDModule,
     LinearProbeModule,
     MutualModule,
@@ -56,6 +57,7 @@ MODULES: dict[str, tuple[type[HSAKDModule], dict[str, Any]]] = {
     "mutual_three": (MutualModule, {"networks": ["resnet8", "resnet8", "resnet14"]}),
     "mutual_mean": (MutualModule, PEERS | {"target": "mean"}),
     "mutual_min": (MutualModule, PEERS | {"target": "min"}),
+    "embedding": (EmbeddingModule, PAIR | SIZE | {"teacher_mean": "data", "map_weight": 1.0}),
     "probe": (LinearProbeModule, {"network": "resnet8", "weights": "random"}),
     "kd": (methods.KDModule, PAIR | SIZE),
     "fitnet": (methods.FitNetModule, PAIR | SIZE),

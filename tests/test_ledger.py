@@ -45,7 +45,7 @@ CIFAR100 = {
 # Options of a resolved configuration outside the protocol: seeds, paths, and how a run is displayed
 OUTSIDE = {
     *("config", "seed_everything", "ckpt_path", "weights_only", "save_every_minutes"),
-    *(f"data.init_args.{name}" for name in ("seed", "root", "download", "predict_dir")),
+    *(f"data.init_args.{name}" for name in ("seed", "root", "download", "predict_dir", "unlabelled")),
     *(f"model.init_args.{name}" for name in ("weights", "teacher_weights", "teacher_sha256")),  # their hashes count
     "model.init_args.ensemble",  # extra output of a test
     *(f"model.init_args.teacher_answers{suffix}" for suffix in ("", "_gb")),  # equal results bit by bit
