@@ -25,6 +25,7 @@ from hsakd_pl.files.hub import CONFIG_FILE, GRAPH_FILE
 from hsakd_pl.files.runtimes import TORCH, open_graph
 from hsakd_pl.files.weights import file_sha256
 from hsakd_pl.modules import BaselineModule
+from hsakd_pl.modules.frozen import Frozen
 from hsakd_pl.networks import Network
 from hsakd_pl.networks.hsakd import HSAKDNet
 from hsakd_pl.ops import Transforms
@@ -75,14 +76,14 @@ class Predictor(BaselineModule):
         self.predictions_digest: str | None = None  # of the weights, where the network does not hold them
         self.temperature = 1.0 if calibration is None else calibration.temperature
         self.operation = None if calibration is None else calibration.exits
-        self.exits = exits
+        self.exits = None if exits is None else Frozen(exits)
         if exits is not None and self.operation is not None:
             check_exits(exits, self.operation)
 
     def classify(self, peer: int, images: Tensor) -> Tensor:
         """Return the scaled class logits (B, N) of images (B, 3, S, S)."""
         if self.exits is not None and self.operation is not None:
-            return calibrated_logits(self.exits, self.operation, images.clone())
+            return calibrated_logits(self.exits.network, self.operation, images.clone())
         return super().classify(peer, images) / self.temperature
 
 
