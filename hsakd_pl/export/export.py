@@ -354,7 +354,13 @@ def _add_int8(
         calibration = folder_pictures(images, description, CALIBRATION_IMAGES)
     else:
         assert data is not None, "the options were checked"
-        training = first_images(data, description, "train", CALIBRATION_IMAGES)
+        try:
+            training = first_images(data, description, "train", CALIBRATION_IMAGES)
+        except UsageError as error:
+            raise UsageError(
+                f"int8 is calibrated on training images, which cannot be read ({error}): name a folder of pictures by "
+                "images, or take int8 dynamic"
+            ) from error
         seed = f", drawn with seed {data.seed}"
         calibration = Pictures(training, f"{counted(len(training), 'training image')} of {type(data).__name__}{seed}")
     quantise(graph, as_input(calibration.images, input))

@@ -93,7 +93,8 @@ def network_keys(network: nn.Module, weights: StateDict) -> tuple[StateDict, lis
 
     def fitting(candidate: StateDict) -> tuple[int, int]:
         known = sum(name in key_of_name for name in candidate)
-        return known, known - len(candidate)  # of two that hold as many, the one with fewer others
+        others = len(candidate) - known if known else 0  # where nothing fits, the weights stay as they are
+        return known, -others  # of two that hold as many, the one with fewer others
 
     renamed = max(candidates, key=fitting)
     counts = Counter(key_of_name.get(name, name) for name in renamed)
