@@ -32,8 +32,9 @@ def test_console_command_resolves() -> None:
 def test_extras_are_declared() -> None:
     loggers = {"loggers", "tensorboard", "wandb", "mlflow"}
     extras = set(metadata.metadata("hsakd_pl").get_all("Provides-Extra", []))
-    others = {"notebooks", "docs", "test", "dev", "export", "hub", "timm", "completion", "slurm", "openvino"}
-    assert extras == {"plots", "examples"} | others | loggers
+    data = {"hub", "datasets", "heic"}
+    others = {"notebooks", "docs", "test", "dev", "export", "timm", "completion", "slurm", "openvino"}
+    assert extras == {"plots", "examples"} | data | others | loggers
 
 
 def test_example_dependencies_are_not_required() -> None:
