@@ -67,6 +67,10 @@ class UnlabelledDataModule(ImageFolderDataModule):
             raise UsageError(f"labelled: {self.labelled} is missing or contains no class folders: check the path")
         return names
 
+    def checked_class_names(self) -> list[str]:
+        """Return the class names, of which there may be none."""
+        return self.read_class_names()
+
     @property
     def held_out_fraction(self) -> float:
         return 0.0
