@@ -289,7 +289,9 @@ def test_card_shows_accuracy_of_exported_peer(peer: int, folder: Path) -> None:
     test = json.loads(Path("mutual/test.json").read_text()) | {"acc": 0.123, "peer1_acc": 0.25, "peer2_acc": 0.75}
     Path("mutual/test.json").write_text(json.dumps(test))
     export_student("mutual", "peer", ["safetensors"], peer=peer)
-    assert f"| test accuracy | {25 if peer == 1 else 75}.00 %, on the test split |" in Path("peer/README.md").read_text()
+    assert (
+        f"| test accuracy | {25 if peer == 1 else 75}.00 %, on the test split |" in Path("peer/README.md").read_text()
+    )
 
 
 def test_fit_does_not_replace_finished_result(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

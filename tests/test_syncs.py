@@ -64,6 +64,12 @@ def nothing_is_brought_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pl.Trainer, "_teardown", lambda self: None)
 
 
+@pytest.fixture(autouse=True)
+def first_batch_is_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skip the proof that the folded copy of a teacher is equal to it, which reads the outputs of the first batch."""
+    monkeypatch.setattr("hsakd_pl.fast.folded.are_close", lambda found, expected: True)
+
+
 def run_on_meta(verb: str, kind: str, folder: Path, reads: bool = False) -> None:
     run = pl.Trainer(
         accelerator=Unreadable(),

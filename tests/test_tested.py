@@ -81,9 +81,9 @@ def test_test_details_equal_metrics_of_the_logits() -> None:
 
     example = details["example"]
     shown = network.outputs(network.transforms(images[:1]))
-    means = [shown.logits, *(joint.unflatten(1, (10, 4)).sum(2) for joint in shown.joint_logits)]
+    by_view = [network.transforms.view_logits(joint, range(4)).flatten(0, 1) for joint in shown.joint_logits]
     assert [*example["heads"]] == ["class head", "branch 1", "branch 2", "branch 3"]
-    for rows, head in zip(example["heads"].values(), means, strict=True):
+    for rows, head in zip(example["heads"].values(), [shown.logits, *by_view], strict=True):
         for row, probabilities in zip(rows, head.softmax(1), strict=True):
             best = probabilities.topk(3)
             assert [each[0] for each in row] == best.indices.tolist()
