@@ -13,7 +13,7 @@ from torch import Tensor
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files.weights import WeightFile, require_present
 from hsakd_pl.modules.inputs import InputAdapter
-from hsakd_pl.networks import NetworkOutput
+from hsakd_pl.networks import Network, NetworkOutput
 
 
 class Frozen:
@@ -86,7 +86,8 @@ class Frozen:
         """Raise UsageError if the network cannot take the student's images of a side, adapted."""
         if self.adapter is not None and self.adapter.image_size is not None:
             side = self.adapter.image_size
-        self.network.check_image_size(side, side)
+        if isinstance(self.network, Network):
+            self.network.check_image_size(side, side)
 
     def adapted(self, images: Tensor) -> Tensor:
         """Return the student's images as those that the network was trained on; raise UsageError without weights."""
