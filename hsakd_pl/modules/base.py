@@ -168,8 +168,9 @@ class HSAKDModule(EvaluatedModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self._prepare()
         self._check_batch(batch, batch_idx)
-        images = batch[0]
-        with checked_batch_norms(self) if len(images) == 1 else nullcontext():
+        images, labels = batch[:2]
+        may_be_single = min(len(images), len(labels)) <= 1  # a batch can hold views, and images without labels
+        with checked_batch_norms(self) if may_be_single else nullcontext():
             terms = self.losses(batch)
         unknown = self.loss_weights.keys() - terms.keys()
         if unknown:
