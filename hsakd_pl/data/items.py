@@ -43,7 +43,7 @@ class Items:
 
 
 def pair(item: Any, name: str) -> tuple[Any, Any]:
-    """Return the picture and the label of an item; raise UsageError if it is no pair."""
+    """Return the picture and the label of an item; raise UsageError if it is not a pair."""
     if isinstance(item, tuple | list) and len(item) == 2:
         return item[0], item[1]
     if isinstance(item, dict):

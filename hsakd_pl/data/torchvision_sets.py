@@ -21,7 +21,7 @@ from hsakd_pl.signatures import Unpack
 
 @dataclass(frozen=True)
 class Listed:
-    """How torchvision divides one of its sets.
+    """Splits of one of torchvision's data sets.
 
     Args:
         train: value of ``option`` for training.

@@ -18,7 +18,7 @@ from hsakd_pl.export.checkpoint import Trained
 from hsakd_pl.files import read_text, replacing
 from hsakd_pl.files.hub import BRANCHES_FILE
 from hsakd_pl.files.schema import Fields, Items, Number, Schema, Text, parse_json
-from hsakd_pl.files.weights import read_weights, unwrap
+from hsakd_pl.files.weights import StateDict, read_weights, unwrap
 from hsakd_pl.networks import Network, create_network
 from hsakd_pl.networks.bounded import limited_by
 from hsakd_pl.networks.exits import Exit, branch_exits, early_exit, ensemble_exits, first_sure
@@ -154,13 +154,18 @@ def network_with_branches(trained: Trained) -> HSAKDNet | None:
     part = parts[(trained.peer or 1) - 1]
     if student.network.name is None or not any(key.startswith(("branches.", "auxiliary")) for key in part):
         return None
-    inner = student.network
+    return _with_branches(student.network, part)
+
+
+def _with_branches(student: Network, weights: StateDict | Path) -> HSAKDNet:
+    """Return the frozen network with branches whose network without them is ``student``, with these weights."""
     network = create_network(
-        str(inner.name), inner.num_classes, transforms=inner.transforms, channels=inner.in_channels
+        str(student.name), student.num_classes, transforms=student.transforms, channels=student.in_channels
     )
-    load_weights(network, part)
+    load_weights(network, weights)
     assert isinstance(network, HSAKDNet), "networks by name have the package's branches"
-    return network.eval().requires_grad_(False)
+    network.requires_grad_(False)
+    return network.eval()
 
 
 def save_branches(calibration: Calibration, trained: Trained, folder: Path) -> None:
@@ -271,9 +276,4 @@ def exits_of_export(folder: Path, student: Network) -> HSAKDNet | None:
     if student.name is None or not file.is_file():
         return None
     with limited_by(file):
-        network = create_network(
-            student.name, student.num_classes, transforms=student.transforms, channels=student.in_channels
-        )
-    load_weights(network, file)
-    assert isinstance(network, HSAKDNet), "networks by name have the package's branches"
-    return network.eval().requires_grad_(False)
+        return _with_branches(student, file)

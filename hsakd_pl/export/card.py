@@ -44,7 +44,7 @@ HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 class Hub(NamedTuple):
-    """What the hub shows of a model, as its author states it.
+    """Metadata of a model on the Hugging Face Hub that its author states.
 
     Args:
         licence: identifier of the licence, None for the terms of the data.

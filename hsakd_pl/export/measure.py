@@ -58,7 +58,7 @@ class Speed(NamedTuple):
 
 
 class Measurement(NamedTuple):
-    """What was measured, and where.
+    """Accuracy and speed of exported graphs, and the conditions of the measurement.
 
     Args:
         rows: one row per graph and batch size, the float graph first.
@@ -80,7 +80,7 @@ class Measurement(NamedTuple):
 
     @property
     def conditions(self) -> str:
-        """Where the numbers come from, in words."""
+        """Description of the images, the runtime and the processor."""
         images = counted(self.images, "test image")
         if self.images < self.split_images:
             images = f"{self.images:,} of {counted(self.split_images, 'test image')}"

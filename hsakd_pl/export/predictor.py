@@ -88,12 +88,12 @@ class Predictor(BaselineModule):
 
 
 class Source(NamedTuple):
-    """What predicts.
+    """A module for predictions, and the preprocessing of its pictures.
 
     Args:
         predictor: the module.
         description: classes and preprocessing of its pictures.
-        how: runtime, file and calibration in words.
+        how: description of the runtime, the file and the calibration.
     """
 
     predictor: Predictor

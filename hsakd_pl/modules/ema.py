@@ -47,7 +47,7 @@ def averaged(average: Tensor, current: Tensor, updates: Any, decay: float) -> Te
         decay: largest decay.
     """
     if not (average.is_floating_point() or average.is_complex()):
-        return current  # of whole numbers there is no average
+        return current  # a counter, for example, is copied, since integers cannot be averaged
     weight = 1 - decay_at(updates, decay)
     return average.lerp(current, weight.to(average.dtype) if isinstance(weight, Tensor) else weight)
 
