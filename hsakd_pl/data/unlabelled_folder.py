@@ -1,14 +1,10 @@
 """A folder of pictures without labels as a data set, for modules that need none."""
 
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from torchvision.transforms import v2
-
-from hsakd_pl.data.base import DataOptions
 from hsakd_pl.data.fingerprint import facts_of
-from hsakd_pl.data.imagefolder import ImageFolderDataModule
+from hsakd_pl.data.imagefolder import ImageFolderDataModule, PictureOptions
 from hsakd_pl.data.splits import Split, stratified_indices
 from hsakd_pl.data.unlabelled import read_unlabelled
 from hsakd_pl.data.walk import class_folders, class_names_of
@@ -24,14 +20,8 @@ class UnlabelledDataModule(ImageFolderDataModule):
         root: folder of the pictures, whose subfolders are searched too, or STL-10's ``unlabeled_X.bin``.
         labelled: folder of class folders, on which embeddings are validated and tested; without it, ``val_fraction`` of
             the pictures, the same for every seed, are held out for both, and the mean cosine is all that is measured.
-        image_size: side of the network's input.
-        mean: mean of each channel, in [0, 1], ``imagenet`` or ``auto``; see :class:`hsakd_pl.ImageFolderDataModule`.
-        std: standard deviation of each channel, if ``mean`` is three numbers.
-        augmentation: ``crop``, ``resized_crop``, ``none``, or the class path of a torchvision transform.
-        flip: mirror half of the images in ``crop`` and ``resized_crop``.
-        resident_mib: largest size in MiB of a resized split that is decoded once and kept on the device.
 
-    Other arguments: :class:`hsakd_pl.data.ImageDataModule`.
+    Other arguments: :class:`PictureDataModule`, :class:`ImageDataModule`.
 
     Examples:
         >>> data = UnlabelledDataModule("pictures", labelled="sorted", image_size=64)  # doctest: +SKIP
@@ -41,15 +31,9 @@ class UnlabelledDataModule(ImageFolderDataModule):
         self,
         root: str | Path = "data",
         labelled: str | Path | None = None,
-        image_size: int = 64,
-        mean: Sequence[float] | str = "auto",
-        std: Sequence[float] | str | None = None,
-        augmentation: v2.Transform | str = "crop",
-        flip: bool = True,
-        resident_mib: int = 1024,
-        **options: Unpack[DataOptions],
+        **options: Unpack[PictureOptions],
     ) -> None:
-        super().__init__(root, image_size, mean, std, augmentation, flip, resident_mib, **options)
+        super().__init__(root, **options)
         self.labelled = None if labelled is None else local_path("labelled", labelled)
         if self.labelled is not None and self.val_fraction:
             raise UsageError(f"val_fraction: {self.labelled} validates and tests: leave val_fraction out")

@@ -98,9 +98,10 @@ def _logits_of(trained: Trained, network: HSAKDNet | None, data: ImageDataModule
             "tested: train with --data.init_args.val_fraction, which holds out training images"
         )
     parts: dict[str, list[Tensor]] = {}
-    labels = []
+    labels: list[Tensor] = []
     for images, batch_labels in evenly_spaced(data, student.description, MOST_IMAGES, "val"):
-        _check_held_out(trained, data)
+        if not labels:
+            _check_held_out(trained, data)  # as soon as the splits are read
         labels.append(batch_labels)
         parts.setdefault("class_head", []).append(student(images)[None])
         if network is not None:

@@ -50,10 +50,8 @@ class InputAdapter(nn.Module):
         if self.image_size is None or self.image_size == images.shape[-1]:
             return images
         size = (self.image_size, self.image_size)
-        shrinks = images.shape[-1] > size[0]
-        return F.interpolate(
-            images, size, mode=self.interpolation, antialias=shrinks
-        )  # as the data's transforms resize
+        shrinks = images.shape[-1] > size[0]  # then the data's transforms use antialiasing, too
+        return F.interpolate(images, size, mode=self.interpolation, antialias=shrinks)
 
 
 def make_adapter(
