@@ -7,6 +7,7 @@ from typing import Any, Protocol, cast
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import is_parametrized
@@ -103,6 +104,14 @@ class Fast(pl.Callback):
             setattr(module, method, Compiled(getattr(module, method), options))
             self.undo.callback(delattr, module, method)
 
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        """Free the gradients of the step before, which Lightning would keep until the backward pass of this one."""
+        starts_window = batch_idx % trainer.accumulate_grad_batches == 0
+        if not starts_window or not module.automatic_optimization or _reads_gradients_later(trainer, module):
+            return
+        for optimizer in trainer.optimizers:
+            module.optimizer_zero_grad(trainer.current_epoch, batch_idx, optimizer)
+
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
@@ -131,6 +140,13 @@ class Fast(pl.Callback):
     def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
         self.end_evaluation.close()
         self.undo.close()
+
+
+def _reads_gradients_later(trainer: pl.Trainer, module: pl.LightningModule) -> bool:
+    """Return True if the module or a callback is called before the gradients of the step before are freed."""
+    if is_overridden("on_before_zero_grad", module):
+        return True
+    return any(is_overridden("on_before_zero_grad", callback, pl.Callback) for callback in trainer.callbacks)
 
 
 def _can_evaluate_folded(trainer: pl.Trainer, module: pl.LightningModule) -> bool:

@@ -320,8 +320,8 @@ class CRDModule(DistilledModule):
 
     def losses(self, batch: Any) -> dict[str, Tensor]:
         images, labels, contrast = batch
+        teacher = self.teacher(images)  # first, as in StudentModule
         student = outputs_of(self.network, images)
-        teacher = self.teacher(images)
         all_scores = self.contrast(student.embedding, teacher.embedding, contrast, self._gathered)
         samples = len(self.contrast.memory_student)
         loss = total(contrast_loss(scores, samples) for scores in all_scores)

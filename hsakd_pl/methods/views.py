@@ -43,5 +43,6 @@ class TwoViewModule(DistilledModule):
                 f"{type(self).__name__} trains on two views, (2 * B, 3, S, S), of images with B labels, but got "
                 f"{len(images)} rows for {len(labels)} labels: fit it with a data module of this package"
             )
+        teacher = self.teacher(images)  # first, as in StudentModule
         student = joined([outputs_of(self.network, view) for view in images.chunk(2)])
-        return self.terms(student, self.teacher(images), labels)
+        return self.terms(student, teacher, labels)

@@ -179,8 +179,8 @@ class EmbeddingModule(HSAKDModule):
     def losses(self, batch: Any) -> dict[str, Tensor]:
         """Pass once through both networks, for images (B, 3, S, S); labels are ignored."""
         images, labels = batch[:2]
-        student = outputs_of(self.network, self._resized(images))
-        return self.terms(student, self._teacher_output(images), labels)
+        teacher = self._teacher_output(images)  # first, as in StudentModule
+        return self.terms(outputs_of(self.network, self._resized(images)), teacher, labels)
 
     def terms(self, student: NetworkOutput, teacher: NetworkOutput, labels: Tensor) -> dict[str, Tensor]:
         terms = self._embedding_terms(student.logits, teacher)

@@ -126,11 +126,14 @@ class StudentModule(HSAKDModule):
         return super().training_step(batch, batch_idx)
 
     def losses(self, batch: Any) -> dict[str, Tensor]:
-        """Pass once through both networks; a batch may end in the teacher's class logits (B, N), which replace it."""
+        """Pass once through both networks; a batch may end in the teacher's class logits (B, N), which replace it.
+
+        The teacher is first: what its layers need is free again before the student keeps maps for its gradients.
+        """
         images, labels, *answers = batch
         inputs = self.network.transforms(images) if self.transform_images else images
-        student = outputs_of(self.network, inputs)
-        return self.terms(student, self._teacher_output(inputs, *answers), labels)
+        teacher = self._teacher_output(inputs, *answers)
+        return self.terms(outputs_of(self.network, inputs), teacher, labels)
 
     def _teacher_output(self, inputs: Tensor, kept_logits: Tensor | None = None) -> NetworkOutput:
         if kept_logits is None:
