@@ -77,7 +77,7 @@ class Fast(pl.Callback):
             if Observed(teacher.network).has_hooks:  # which are called with whole batches, and by these layers
                 continue
             kernels = not deterministic and teacher.network not in self.contiguous
-            folded = Folded(teacher.network, dtype, parts=kernels)
+            folded = Folded(teacher.network, dtype, parts=kernels, park=True)
             teacher.stand_in = self.undo.enter_context(folded)
             self.undo.callback(setattr, teacher, "stand_in", None)
         gc.collect()  # what has traced the teachers holds their weights of before the folding, in cycles

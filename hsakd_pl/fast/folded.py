@@ -17,6 +17,7 @@ from torch.fx import Node, Tracer
 from torch.utils._pytree import tree_map_only
 
 from hsakd_pl.fast import norms, winograd
+from hsakd_pl.fast.parked import Parked
 from hsakd_pl.fast.proofs import Observed, RandomState, are_close, fused
 from hsakd_pl.networks import Classifier, Network, NetworkOutput
 from hsakd_pl.networks.copies import copied
@@ -37,12 +38,13 @@ class Folded:
 
     The first batch is compared with the network's own outputs. Where they differ, and once the network's weights or
     hooks change, the network itself computes everything; where the outputs for an image depend on the other images,
-    the batch is not split.
+    the batch is not split. With ``park``, the network's own weights are kept in a file until the copy is no longer used.
     """
 
-    def __init__(self, network: Network, dtype: torch.dtype | None = None, parts: bool = True) -> None:
+    def __init__(
+        self, network: Network, dtype: torch.dtype | None = None, parts: bool = True, park: bool = False
+    ) -> None:
         self.original = network
-        self.observed = Observed(network)
         self.network = copied(network).requires_grad_(False).eval()
         for kernels in (winograd, norms):  # those of the fit in which the network is evaluated
             kernels.revert(self.network)
@@ -59,6 +61,8 @@ class Folded:
         if parts:
             winograd.convert(self.network, frozen=True)
             norms.convert(self.network)
+        self.parked = Parked(network) if park else None
+        self.observed = Observed(network)
 
     def __enter__(self) -> "Folded":
         threads = torch.get_num_threads()
@@ -70,6 +74,8 @@ class Folded:
     def __exit__(self, *_: object) -> None:
         if self.pool is not None:
             self.pool.shutdown()
+        if self.parked is not None:
+            self.parked.restore()
 
     def __call__(self, images: Tensor) -> NetworkOutput:
         return self._compute("outputs", joined, images)
@@ -114,6 +120,8 @@ class Folded:
         else:
             self.equals = are_close(tree_map_only(Tensor, itemgetter(slice(len(rows))), found), expected)
         if self.equals:
+            if self.parked is not None:
+                self.parked.release()
             return found
         state.restore()
         return original(images)
@@ -193,5 +201,6 @@ def fold(module: nn.Module) -> None:
             continue
         fused_convolution = fused(convolution, cast(nn.BatchNorm2d, norm))
         if fused_convolution is not None:
-            module.set_submodule(convolution_path, fused_convolution)
+            convolution.weight = fused_convolution.weight  # in the same layer, which the tracer refers to
+            convolution.bias = fused_convolution.bias
             module.set_submodule(norm_path, nn.Sequential(*norm.children()))  # timm's: its activation

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from hsakd_pl.fast.kernels.library import library
 from hsakd_pl.fast.norms.layers import has_hooks, is_suitable, norm_relu
+from hsakd_pl.fast.norms.recomputed import outputs_recomputed
 
 PACKAGES = ("hsakd_pl", "torch", "torchvision")  # to trace a block runs its code, which in others may have effects
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
@@ -59,7 +60,8 @@ def _forward(block: nn.Module, *inputs: Any, **options: Any) -> Any:
     joined: Joined = vars(block)[JOINED]
     if _is_traced() or any(has_hooks(block.get_submodule(name)) for name in joined.inside):
         return type(block).forward(block, *inputs, **options)
-    return joined.forward(block, *inputs, **options)
+    with outputs_recomputed():
+        return joined.forward(block, *inputs, **options)
 
 
 def _is_traced() -> bool:

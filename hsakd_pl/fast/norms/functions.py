@@ -110,6 +110,15 @@ class NormReLUGradients(Function):
         return of_gradient, of_maps, None, of_weight, of_bias, None, None, None, None
 
 
+def computed_again(
+    epsilon: float, maps: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor
+) -> Tensor:
+    """Return the outputs of :class:`NormReLU` without a residual, given the statistics that it normalised by."""
+    outputs = torch.empty_like(maps)
+    _call("norm_relu", (maps, None, weight, bias, mean, variance, outputs), maps, epsilon, training=False)
+    return outputs
+
+
 def _call(name: str, tensors: tuple[Tensor | None, ...], maps: Tensor, epsilon: float, training: bool) -> None:
     channels = maps.shape[1]
     rows = maps.numel() // channels

@@ -1,5 +1,6 @@
 """Compute a norm in one operation with the addition and the ReLU after it, where it is suitable."""
 
+from functools import partial
 from typing import cast
 
 import torch
@@ -7,7 +8,8 @@ import torch.nn as nn
 from torch import Tensor
 from torch.nn.modules.module import _has_any_global_hook
 
-from hsakd_pl.fast.norms.functions import MIN_CHANNELS, NormReLU
+from hsakd_pl.fast.norms.functions import MIN_CHANNELS, NormReLU, computed_again
+from hsakd_pl.fast.norms.recomputed import set_source
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -48,6 +50,8 @@ def norm_relu(norm: nn.Module, relu: nn.Module | None, features: Tensor, residua
     outputs: Tensor = NormReLU.apply(
         features, residual, norm.weight, norm.bias, mean, variance, norm.eps, norm.training
     )
+    if residual is None:
+        set_source(outputs, partial(computed_again, norm.eps), features, norm.weight, norm.bias, mean, variance)
     if norm.training:
         _update(norm, mean, variance, features.numel() // features.shape[1])
     return outputs
