@@ -83,8 +83,9 @@ def test_import_of_the_package_changes_no_variable() -> None:
 # Allocate and fill 64 MiB five times, and print the page faults of the last four.
 REUSE = """
 import ctypes, resource
-from hsakd_pl.cpu.start import prepare_process
-if {}: prepare_process()
+from hsakd_pl.cpu.start import map_tensors, prepare_process, reuse_memory
+for function in {}:
+    function()
 library = ctypes.CDLL(None)
 library.malloc.restype = ctypes.c_void_p
 faults = []
@@ -99,9 +100,16 @@ print(faults[-1] - faults[0])
 
 @on_glibc
 def test_freed_memory_is_used_again_without_page_faults() -> None:
-    assert run(REUSE.format(True)) < 100
-    assert run(REUSE.format(False)) > 1000
-    assert run(REUSE.format(True), MALLOC_MMAP_THRESHOLD_="65536") > 1000
+    assert run(REUSE.format("[prepare_process]")) < 100
+    assert run(REUSE.format("[]")) > 1000
+    assert run(REUSE.format("[prepare_process]"), MALLOC_MMAP_THRESHOLD_="65536") > 1000
+
+
+@on_glibc
+def test_tensors_are_mapped_until_memory_is_reused() -> None:
+    assert run(REUSE.format("[prepare_process, map_tensors]")) > 1000
+    assert run(REUSE.format("[prepare_process, map_tensors, reuse_memory]")) < 100
+    assert run(REUSE.format("[map_tensors, reuse_memory]")) > 1000  # no variable asks for it
 
 
 def test_late_preparation_warns_in_one_line() -> None:

@@ -572,3 +572,33 @@ def test_module_copied_during_evaluation_evaluates_its_own_weights() -> None:
         for parameter in copies[0].parameters():
             parameter.zero_()
         assert copies[0].classify(0, BATCH[0]).eq(0).all()
+
+
+class ReadsGradients(pl.Callback):
+    """Record whether there are gradients of the step before when they are about to be freed."""
+
+    def __init__(self) -> None:
+        self.found: list[bool] = []
+
+    def on_before_zero_grad(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        self.found.append(any(parameter.grad is not None for parameter in module.parameters()))
+
+
+@pytest.mark.parametrize(("accumulated", "expected"), [(1, [False] * 4), (2, [False, True, False, True])])
+def test_gradients_are_freed_before_the_forward_pass(accumulated: int, expected: list[bool]) -> None:
+    module = make("baseline")
+    found: list[bool] = []
+
+    def record(layer: nn.Module, inputs: Any) -> None:
+        if layer.training:
+            found.append(any(parameter.grad is not None for parameter in module.parameters()))
+
+    module.network.stem.register_forward_pre_hook(record)
+    trainer(max_epochs=2, accumulate_grad_batches=accumulated).fit(module, loader())
+    assert found == expected
+
+
+def test_gradients_are_kept_for_a_callback_that_reads_them() -> None:
+    reads = ReadsGradients()
+    trainer(max_epochs=2, callbacks=[reads]).fit(make("baseline"), loader())
+    assert reads.found == [False, True, True, True]

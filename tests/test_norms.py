@@ -3,6 +3,7 @@
 import copy
 import os
 import subprocess
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 import torch.nn as nn
 from small import needs_compile, needs_kernel
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
 from hsakd_pl import create_network
@@ -523,3 +525,72 @@ def test_norm_equals_its_formula() -> None:
     assert torch.autograd.gradcheck(
         lambda given: plain(make_norm().double(), given, residual.double()), maps.double().requires_grad_()
     )
+
+
+def convolved(dtype: torch.dtype = torch.float32) -> nn.Sequential:
+    """Return a converted sequence whose norm is between two convolutions."""
+    torch.manual_seed(0)
+    block = nn.Sequential(nn.Conv2d(16, 32, 1), make_norm(32), nn.ReLU(), nn.Conv2d(32, 16, 3, padding=1))
+    block = block.to(memory_format=torch.channels_last)
+    for layer in (block[0], block[3]):
+        layer.to(dtype)
+    convert(block)
+    return block
+
+
+def gradients(block: nn.Module, maps: Tensor, order: int = 1) -> list[Tensor]:
+    """Return the gradients of the maps and weights, or those of a penalty on the gradients of the maps."""
+    maps = maps.clone().requires_grad_()
+    loss = block(maps).square().mean()
+    if order == 2:
+        (of_maps,) = torch.autograd.grad(loss, maps, create_graph=True)
+        loss = of_maps.square().sum()
+    return [*torch.autograd.grad(loss, [maps, *block.parameters()], allow_unused=True)]
+
+
+@needs_kernel
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("training", [True, False])
+def test_gradients_with_outputs_computed_again_are_equal(
+    training: bool, dtype: torch.dtype, order: int, calls: list[str]
+) -> None:
+    block = convolved(dtype).train(training)
+    maps = draw(4, 16, 8, 8, dtype=dtype)
+    found = gradients(block, maps, order)
+    computed = len(calls)
+    with saved_tensors_hooks(lambda kept: kept, lambda kept: kept):  # then outputs are kept
+        expected = gradients(block, maps, order)
+    assert len(calls) - computed < computed
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours is None and theirs is None) or torch.equal(ours, theirs)
+
+
+@needs_kernel
+def test_output_of_a_norm_is_not_kept_for_the_convolution() -> None:
+    block = convolved()
+    inputs: list[weakref.ref[Tensor]] = []
+    block[3].register_forward_pre_hook(lambda _, arguments: inputs.append(weakref.ref(arguments[0])))
+    loss = block(draw(4, 16, 8, 8)).sum()
+    assert inputs[0]() is None
+    loss.backward()
+    with saved_tensors_hooks(lambda kept: kept, lambda kept: kept):
+        loss = block(draw(4, 16, 8, 8)).sum()
+    assert inputs[1]() is not None
+
+
+@needs_kernel
+def test_forward_pass_without_gradients_leaves_nothing_behind() -> None:
+    block = convolved()
+    outputs = weakref.ref(block(draw(4, 16, 8, 8)))
+    assert outputs() is None
+
+
+@needs_kernel
+def test_change_in_place_before_the_backward_pass_raises() -> None:
+    block = convolved()
+    loss = block(draw(4, 16, 8, 8)).sum()
+    with torch.no_grad():
+        block[1].weight.mul_(2)
+    with pytest.raises(RuntimeError, match="changed in place"):
+        loss.backward()

@@ -11,12 +11,20 @@ import warnings
 SPIN_COUNT = "3000"
 SPINNING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # variables that decide it
 
+# Parameters of mallopt(3)
+MMAP_MAX = -4
+MMAP_THRESHOLD = -3
+
+# While tensors are mapped on their own, the number of them (glibc's own), and the least number of bytes of one
+MOST_MAPPED = 65536
+LEAST_MAPPED = 2**18
+
 # Keep memory freed by one step for the next. Otherwise glibc maps every tensor above 32 MiB on its own and returns it
 # to the system, and writing the next one causes a page fault every 4 KiB. (A higher MALLOC_MMAP_THRESHOLD_ does the
 # same, but older versions of glibc ignore values above 32 MiB.) All threads share what is kept: by default, each thread
 # that evaluates a part of a teacher's batch keeps its own.
-ALLOCATOR = {  # mallopt(3): parameter and value
-    "MALLOC_MMAP_MAX_": (-4, 0),
+ALLOCATOR = {  # parameter and value
+    "MALLOC_MMAP_MAX_": (MMAP_MAX, 0),
     "MALLOC_TRIM_THRESHOLD_": (-1, 2**31 - 1),
     "MALLOC_ARENA_MAX": (-8, 1),
 }
@@ -54,6 +62,29 @@ def prepare_process() -> None:
         if not _is_set((variable, *REPLACED_BY.get(variable, ()))):
             os.environ[variable] = str(value)  # read when a process starts
             ctypes.CDLL(None).mallopt(parameter, value)
+
+
+def map_tensors() -> None:
+    """Let glibc map large tensors on their own for now, if freed memory is kept (see :func:`prepare_cpu`).
+
+    Tensors that stay, such as weights, would otherwise divide the memory that a step frees into parts that are too
+    small for the next.
+    """
+    if _keeps_freed_memory():
+        ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, LEAST_MAPPED)
+        ctypes.CDLL(None).mallopt(MMAP_MAX, MOST_MAPPED)
+
+
+def reuse_memory() -> None:
+    """Revert :func:`map_tensors`, and return to the system what is free now."""
+    if _keeps_freed_memory():
+        ctypes.CDLL(None).mallopt(MMAP_MAX, 0)
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _keeps_freed_memory() -> bool:
+    """Return whether :func:`prepare_process`, or the user, has set the variable by which glibc keeps freed memory."""
+    return os.environ.get("MALLOC_MMAP_MAX_") == "0" and hasattr(ctypes.CDLL(None), "gnu_get_libc_version")
 
 
 def _is_set(variables: tuple[str, ...]) -> bool:

@@ -1,6 +1,5 @@
 """The callback that makes a module faster in fits and evaluations."""
 
-import gc
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, Protocol, cast
@@ -43,8 +42,8 @@ class Fast(pl.Callback):
 
     Every module adds this callback unless ``fast=False``. Weights are stored channels_last, except in networks that do
     not answer alike in that layout, which the kernels below leave alone too; in a fit, teachers are
-    replaced by a folded copy, and ``compile`` compiles the training step and the validation of the class head. On a
-    CPU, 3x3 convolutions use Winograd's algorithm, a norm is one operation with the ReLU after it, and evaluations in
+    replaced by a folded copy, gradients are freed before the next step, and ``compile`` compiles the training step and
+    the validation of the class head. On a CPU, 3x3 convolutions use Winograd's algorithm, a norm is one operation with the ReLU after it, and evaluations in
     float32 run on folded copies of the package's networks. With ``trainer.deterministic``, implementations whose order
     of summation depends on the number of threads are not used.
 
@@ -80,7 +79,6 @@ class Fast(pl.Callback):
             folded = Folded(teacher.network, dtype, parts=kernels, park=True)
             teacher.stand_in = self.undo.enter_context(folded)
             self.undo.callback(setattr, teacher, "stand_in", None)
-        gc.collect()  # what has traced the teachers holds their weights of before the folding, in cycles
         if not deterministic:
             parts = [part for part in module.children() if part is not trained.networks]  # that a method trains too
             for network in [*trained.networks, *parts]:

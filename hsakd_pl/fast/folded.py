@@ -38,7 +38,7 @@ class Folded:
 
     The first batch is compared with the network's own outputs. Where they differ, and once the network's weights or
     hooks change, the network itself computes everything; where the outputs for an image depend on the other images,
-    the batch is not split. With ``park``, the network's own weights are kept in a file until the copy is no longer used.
+    the batch is not split. With ``park``, the network's own weights are in a file until the copy is no longer used.
     """
 
     def __init__(

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import MultiStepLR
 
+from hsakd_pl.cpu.memory import ReusedMemory
 from hsakd_pl.data.description import read_description
 from hsakd_pl.errors import UsageError, require
 from hsakd_pl.fast import Fast
@@ -229,8 +230,8 @@ class HSAKDModule(EvaluatedModule):
         )
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """Return the callbacks that keep frozen networks as they are, and that make a fit faster, unless it is off."""
-        return [FrozenGuard(), *([Fast(self.compile_step)] if self.fast else [])]
+        """Return the callbacks that keep frozen networks and memory, and that make a fit faster, unless it is off."""
+        return [FrozenGuard(), ReusedMemory(), *([Fast(self.compile_step)] if self.fast else [])]
 
     def setup(self, stage: str) -> None:
         self.frozen = [*dict.fromkeys(self.frozen)]

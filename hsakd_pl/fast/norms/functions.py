@@ -115,7 +115,7 @@ def computed_again(
 ) -> Tensor:
     """Return the outputs of :class:`NormReLU` without a residual, given the statistics that it normalised by."""
     outputs = torch.empty_like(maps)
-    _call("norm_relu", (maps, None, weight, bias, mean, variance, outputs), maps, epsilon, training=False)
+    _call("norm_relu", (maps, None, weight, bias, mean, variance, outputs), maps, epsilon, False)
     return outputs
 
 

@@ -1,7 +1,7 @@
 """Compute the outputs of norms again in the backward pass, instead of keeping them from the forward pass.
 
-The convolution after a norm and a ReLU keeps its input for its gradients, and the norm keeps its own: two maps where one
-is enough, since computing the second again takes one pass over memory.
+The convolution after a norm and a ReLU keeps its input for its gradients, and the norm keeps its own. One of these maps
+is enough, since computing the other again takes one pass over memory.
 """
 
 from collections.abc import Callable
@@ -53,10 +53,20 @@ def set_source(outputs: Tensor, compute: Callable[..., Tensor], *inputs: Tensor)
 
 
 def outputs_recomputed() -> AbstractContextManager[Any]:
-    """Let layers keep the sources of tensors, where these have one; do nothing where others handle kept tensors."""
-    if not torch.is_grad_enabled() or torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
+    """Let layers keep the sources of tensors for their gradients, where these have one.
+
+    Hooks that are set already, as by activation checkpointing, stay the only ones.
+    """
+    if not torch.is_grad_enabled() or _are_hooks_in_use():
         return nullcontext()
     return saved_tensors_hooks(_pack, _unpack)
+
+
+def _are_hooks_in_use() -> bool:
+    """Return whether hooks of kept tensors are set or forbidden, or this PyTorch cannot tell."""
+    functions = torch._C._autograd
+    top = getattr(functions, "_top_saved_tensors_default_hooks", None)
+    return top is None or top(False) is not None or not functions._saved_tensors_hooks_is_enabled()
 
 
 def _pack(tensor: Tensor) -> Kept | Source:
