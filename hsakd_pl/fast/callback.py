@@ -41,11 +41,11 @@ class Fast(pl.Callback):
     """Convert a module when a run starts, and revert it when the run ends, also after an exception.
 
     Every module adds this callback unless ``fast=False``. Weights are stored channels_last, except in networks that do
-    not answer alike in that layout, which the kernels below leave alone too; in a fit, teachers are
-    replaced by a folded copy, gradients are freed before the next step, and ``compile`` compiles the training step and
-    the validation of the class head. On a CPU, 3x3 convolutions use Winograd's algorithm, a norm is one operation with the ReLU after it, and evaluations in
-    float32 run on folded copies of the package's networks. With ``trainer.deterministic``, implementations whose order
-    of summation depends on the number of threads are not used.
+    not answer alike in that layout, which the kernels below leave alone too; in a fit, teachers are replaced by a
+    folded copy, gradients are freed before the next step, and ``compile`` compiles the training step and the validation
+    of the class head. On a CPU, 3x3 convolutions use Winograd's algorithm, a norm is one operation with the ReLU after
+    it, and evaluations in float32 run on folded copies of the package's networks. With ``trainer.deterministic``,
+    implementations whose order of summation depends on the number of threads are not used.
 
     Args:
         compile: compile; a dictionary holds settings of PyTorch's code generator.
@@ -142,9 +142,10 @@ class Fast(pl.Callback):
 
 def _reads_gradients_later(trainer: pl.Trainer, module: pl.LightningModule) -> bool:
     """Return True if the module or a callback is called before the gradients of the step before are freed."""
+    callbacks = cast(Any, trainer).callbacks  # which Lightning does not declare
     if is_overridden("on_before_zero_grad", module):
         return True
-    return any(is_overridden("on_before_zero_grad", callback, pl.Callback) for callback in trainer.callbacks)
+    return any(is_overridden("on_before_zero_grad", callback, pl.Callback) for callback in callbacks)
 
 
 def _can_evaluate_folded(trainer: pl.Trainer, module: pl.LightningModule) -> bool:

@@ -64,7 +64,7 @@ def outputs_recomputed() -> AbstractContextManager[Any]:
 
 def _are_hooks_in_use() -> bool:
     """Return whether hooks of kept tensors are set or forbidden, or this PyTorch cannot tell."""
-    functions = torch._C._autograd
+    functions: Any = torch._C._autograd  # not all are declared
     top = getattr(functions, "_top_saved_tensors_default_hooks", None)
     return top is None or top(False) is not None or not functions._saved_tensors_hooks_is_enabled()
 
