@@ -55,12 +55,7 @@ def class_paths(folder: Path) -> dict[str, Path]:
     with naming(folder):
         if not folder.is_dir():
             return {}
-        paths = [path for path in folder.iterdir() if visible(path.name)]
-        for path in paths:
-            if not path.exists():
-                raise UsageError(f"{path} is a broken link: repair or remove it")
-        parents = with_parents(folder)
-        classes = sorted(path for path in paths if path.is_dir() and os.path.realpath(path) not in parents)
+        classes = [folder / name for name in visible_names(_subfolders(folder))]
     by_name: dict[str, Path] = {}
     for path in classes:
         other = by_name.setdefault(canonical(path.name), path)
@@ -70,6 +65,22 @@ def class_paths(folder: Path) -> dict[str, Path]:
                 "two"
             )
     return dict(sorted(by_name.items()))
+
+
+def _subfolders(folder: Path) -> list[str]:
+    """Return the names of the folders in ``folder``, without links to folders that contain it."""
+    parents = with_parents(folder)
+    names = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_symlink() and visible(entry.name):
+                if not os.path.exists(entry.path):
+                    raise UsageError(f"{entry.path} is a broken link: repair or remove it")
+                if os.path.realpath(entry.path) in parents:
+                    continue
+            if entry.is_dir():
+                names.append(entry.name)
+    return names
 
 
 def is_image(name: str) -> bool:
