@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from hsakd_pl.errors import UsageError
 from hsakd_pl.files import local_path
 
 GROUPS = {"all": NAMED, "table": TABLE}
+OTHERS = ("exports", "pictures")  # modules that measure something else than steps
 SETTINGS = ("batch_size", "rounds", "steps", "busy")  # stored with a row
 # Of the table: few steps in many rounds, an estimated 25 minutes on two cores
 TABLE_DEFAULTS: dict[str, Any] = {
@@ -50,7 +52,8 @@ def parser() -> argparse.ArgumentParser:
         default=[NAMED[0].name],
         help=f"{FORMS}; all: those of the paper; table: those of the table in README.md, as it was measured, without "
         "the rows that are stored already; render: only write the tables of the documents; method-costs: a step "
-        "of each method relative to one of KD; exports: students in runtimes, with options of its own",
+        "of each method relative to one of KD; exports: students in runtimes, and pictures: files on their way into "
+        "batches, each with options of its own",
     )
     options.add_argument("--list", action="store_true", help="print the paper's cases, then the methods', and stop")
     loops = ", ".join(f"{name}: {meaning}" for name, meaning in LOOPS.items())
@@ -201,12 +204,10 @@ def write_method_pages() -> None:
     subprocess.run([sys.executable, CHECKOUT / "scripts" / "method_pages.py"], env=checkout().environment, check=True)
 
 
-def measure_exports(arguments: list[str]) -> None:
-    """Measure exported students instead of steps: ``python -m benchmarks exports --help``."""
-    from benchmarks import exports
-
+def measure_otherwise(name: str, arguments: list[str]) -> None:
+    """Measure something else than steps: ``python -m benchmarks NAME --help``."""
     try:
-        exports.main(arguments)
+        import_module(f"benchmarks.{name}").main(arguments)
     except (UsageError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -215,8 +216,8 @@ def measure_exports(arguments: list[str]) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; a UsageError ends it with status 2."""
     words = sys.argv[1:] if arguments is None else arguments
-    if words[:1] == ["exports"]:
-        measure_exports(words[1:])
+    if words and words[0] in OTHERS:
+        measure_otherwise(words[0], words[1:])
         return
     command_line = parser()
     options = command_line.parse_args(arguments)

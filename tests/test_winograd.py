@@ -20,6 +20,7 @@ from hsakd_pl.fast.kernels import library as build
 from hsakd_pl.fast.kernels.library import SOURCES, library
 from hsakd_pl.fast.winograd import convert, layers, ops, revert
 from hsakd_pl.fast.winograd.ops import conv3x3, conv3x3_weight_gradient, outputs_last
+from hsakd_pl.files import compiled
 
 
 def draw(*size: int, seed: int = 0) -> Tensor:
@@ -319,7 +320,7 @@ def test_winograd_library_is_built_once_per_machine(cache: Path, monkeypatch: py
     assert [path.stat().st_mtime_ns for path in cache.iterdir()] == [before]
     cpuinfo = cache.parent / "cpuinfo"
     cpuinfo.write_text("processor : 0\nmodel name : another\nflags : avx2\n")
-    monkeypatch.setattr(build, "CPUINFO", cpuinfo)
+    monkeypatch.setattr(compiled, "CPUINFO", cpuinfo)
     assert loaded_anew() is not None
     assert len([*cache.iterdir()]) == 2  # another processor, another file
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms import v2
 
+from hsakd_pl.data.crops import RandomResizedCrop
 from hsakd_pl.errors import require
 
 GREY = 127.0  # of erased squares: between black and white
@@ -70,8 +71,8 @@ class PadCropFlip:
 
 
 def random_resized_crop(size: int, flip: bool = True) -> v2.Transform:
-    """Return ImageNet's training transform: from a PIL image or uint8 tensor to a uint8 tensor (3, size, size)."""
-    transforms: list[v2.Transform] = [v2.RandomResizedCrop(size, antialias=True)]
+    """Return ImageNet's training transform: from an opened picture or a Jpeg to a uint8 tensor (3, size, size)."""
+    transforms: list[v2.Transform] = [RandomResizedCrop(size, antialias=True)]
     if flip:
         transforms.append(v2.RandomHorizontalFlip())
     return v2.Compose([*transforms, v2.PILToTensor()])

@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -65,16 +66,18 @@ MEANINGS = {
 
 def facts_of(split: Split, class_names: Sequence[str]) -> SplitFacts:
     """Return the facts of a split; raises UsageError naming a file that cannot be read."""
-    labels = np.ascontiguousarray(split.targets.cpu().numpy().astype("<i8"))
-    combined = np.zeros(4, dtype=np.uint64)  # a sum, which does not depend on the order of the images
+    labels = np.ascontiguousarray(split.targets.cpu().numpy().astype("<i8", copy=False))
+    digests = []
     for index, content in _sampled(split.images):
         content.update(labels[index].tobytes())
-        combined += np.frombuffer(content.digest(), dtype="<u8")
+        digests.append(content.digest())
+    # a sum does not depend on the order of the images
+    combined = np.frombuffer(b"".join(digests), dtype="<u8").reshape(-1, 4).sum(axis=0, dtype=np.uint64)
     return SplitFacts(
         classes=len(class_names),
         names=_digest(json.dumps(list(class_names)).encode("utf-8", "surrogatepass")),
         images=len(labels),
-        labels=_digest(labels.tobytes()),
+        labels=_digest(labels.data),
         pictures=_digest(combined.tobytes()),
     )
 
@@ -172,13 +175,16 @@ def _file_digest(path: str, has_content: bool) -> Any:
     """Return the hash of the size and content of a file; of nothing for one whose opening as a picture raises."""
     digest = hashlib.sha256()
     with naming(path):
-        if not Path(path).is_file():
+        try:
+            status = os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
             return digest
-        size = Path(path).stat().st_size
-        digest.update(f"{size} ".encode())
+        if not stat.S_ISREG(status.st_mode):
+            return digest
+        digest.update(f"{status.st_size} ".encode())
         if has_content:
             with open(path, "rb") as file:
-                _update(digest, file, size)
+                _update(digest, file, status.st_size)
     return digest
 
 
@@ -213,5 +219,5 @@ def _even_indices(count: int, most: int) -> Iterator[int]:
         yield position * count // num_indices
 
 
-def _digest(content: bytes) -> str:
+def _digest(content: bytes | memoryview) -> str:
     return hashlib.sha256(content).hexdigest()[:DIGITS]

@@ -20,7 +20,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from hsakd_pl.data.bands import upright_bands
 from hsakd_pl.data.fetched import Picture, Source
 from hsakd_pl.data.limits import MAX_BYTES, MAX_PIXELS, PixelBudget, Take
-from hsakd_pl.data.picture import rgb, tiff_tags, upright_rgb
+from hsakd_pl.data.picture import orientation, rgb, tiff_tags, upright_rgb
 from hsakd_pl.data.progress import tracked
 from hsakd_pl.data.walk import reads_heic
 from hsakd_pl.errors import UsageError
@@ -131,6 +131,11 @@ def open_image(path: Source, size: int = 224, take: Take | None = None, channels
             return upright_rgb(image)
         bands = upright_bands(image, channels)
         return bands[0] if channels == 1 else torch.cat([pil_to_tensor(band) for band in bands])
+
+
+def is_upright_rgb_jpeg(image: Image.Image) -> bool:
+    """Return True for a JPEG that decoders without EXIF data and other colours than RGB show as viewers do."""
+    return image.format == "JPEG" and image.mode == "RGB" and orientation(image) == 1
 
 
 def check_contents(source: Source, image: Image.Image) -> None:

@@ -11,10 +11,9 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import PILToTensor
 
 from hsakd_pl.data.fetched import Source
-from hsakd_pl.data.images import check_pixels, header, open_image, read_bytes
+from hsakd_pl.data.images import check_pixels, header, is_upright_rgb_jpeg, open_image, read_bytes
 from hsakd_pl.data.limits import Take
 from hsakd_pl.data.loader import Batch
-from hsakd_pl.data.picture import orientation
 from hsakd_pl.data.sources import BatchKey, TransformedBatches, WorkerBatches
 from hsakd_pl.errors import UsageError
 
@@ -26,8 +25,7 @@ def read_image(path: Source, size: int = 224, take: Take | None = None) -> Tenso
     """
     with header(path) as image:
         check_pixels(image, size)
-        is_upright = orientation(image) == 1  # decoders on the device ignore the orientation
-        if image.format == "JPEG" and image.mode == "RGB" and is_upright:
+        if is_upright_rgb_jpeg(image):
             return torch.from_numpy(read_bytes(path))
     return PILToTensor()(open_image(path, size, take))
 

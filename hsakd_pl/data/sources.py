@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from hsakd_pl.data.augment import PadCropFlip
+from hsakd_pl.data.crops import reader_for
 from hsakd_pl.data.fetched import Source
-from hsakd_pl.data.images import Opened, open_image
+from hsakd_pl.data.images import Opened
 from hsakd_pl.data.limits import PixelBudget, Take
 from hsakd_pl.data.loader import Batch, BatchSource
 from hsakd_pl.data.seeding import AUGMENTATION, derive_seed, seeded_generator
@@ -128,12 +129,14 @@ class TransformedBatches(Dataset[Batch | UsageError]):
     stream: int = AUGMENTATION
     channels: int = 3
 
+    def __post_init__(self) -> None:
+        self.read = partial(reader_for(self.transform), channels=self.channels)
+
     def __getitem__(self, key: BatchKey) -> Batch | UsageError:
         epoch, indices = key
         errors: list[str] = []
         try:
-            read = partial(open_image, channels=self.channels)
-            images = self.transformed(epoch, indices, self.opened(indices, read, errors))
+            images = self.transformed(epoch, indices, self.opened(indices, self.read, errors))
         except UsageError as error:
             return error  # raised in a worker it would arrive wrapped in the worker's traceback
         return images, self.targets(indices, errors)

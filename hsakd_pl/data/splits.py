@@ -130,7 +130,7 @@ def check_split(split: Any, num_classes: int, where: str, channels: int = 3) -> 
 
 
 def _are_paths(images: Any) -> bool:
-    return isinstance(images, list) and all(isinstance(path, str) for path in images)
+    return isinstance(images, list) and all(issubclass(kind, str) for kind in set(map(type, images)))
 
 
 def _check_pixels(images: Tensor, where: str, channels: int) -> None:

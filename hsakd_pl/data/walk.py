@@ -5,9 +5,11 @@ Hidden names and links are treated as by :mod:`hsakd_pl.files.walk`.
 
 import os
 import unicodedata
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
+from itertools import accumulate, chain
 from pathlib import Path
 
 import torch
@@ -18,7 +20,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from hsakd_pl.data.progress import tracked
 from hsakd_pl.errors import UsageError, counted, did_you_mean
 from hsakd_pl.files import naming
-from hsakd_pl.files.walk import visible, walk, with_parents
+from hsakd_pl.files.walk import visible, visible_names, walk, with_parents
 
 HEIC_EXTENSIONS = (".heic", ".heif")  # of the camera of a telephone
 WITHOUT_ENDING = "no ending"
@@ -53,12 +55,7 @@ def class_paths(folder: Path) -> dict[str, Path]:
     with naming(folder):
         if not folder.is_dir():
             return {}
-        paths = [path for path in folder.iterdir() if visible(path.name)]
-        for path in paths:
-            if not path.exists():
-                raise UsageError(f"{path} is a broken link: repair or remove it")
-        parents = with_parents(folder)
-        classes = sorted(path for path in paths if path.is_dir() and os.path.realpath(path) not in parents)
+        classes = [folder / name for name in visible_names(_subfolders(folder))]
     by_name: dict[str, Path] = {}
     for path in classes:
         other = by_name.setdefault(canonical(path.name), path)
@@ -70,9 +67,45 @@ def class_paths(folder: Path) -> dict[str, Path]:
     return dict(sorted(by_name.items()))
 
 
+def _subfolders(folder: Path) -> list[str]:
+    """Return the names of the folders in ``folder``, without links to folders that contain it."""
+    parents = with_parents(folder)
+    names = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_symlink() and visible(entry.name):
+                if not os.path.exists(entry.path):
+                    raise UsageError(f"{entry.path} is a broken link: repair or remove it")
+                if os.path.realpath(entry.path) in parents:
+                    continue
+            if entry.is_dir():
+                names.append(entry.name)
+    return names
+
+
 def is_image(name: str) -> bool:
     """Return True if a file's name ends as those of images do."""
     return name.lower().endswith(IMAGE_EXTENSIONS)
+
+
+def divide(names: list[str]) -> tuple[list[str], list[str]]:
+    """Return the names of images, and the other visible names, of sorted names of files."""
+    if _are_images(names):
+        return names, []
+    visible = visible_names(names)
+    images = [name for name in visible if is_image(name)]
+    return images, [name for name in visible if not is_image(name)]
+
+
+def _are_images(names: list[str]) -> bool:
+    """Return True if all of the sorted names are visible and end as images do.
+
+    Calls for each of a million names would take longer than listing them.
+    """
+    text = f"{'/'.join(names)}/".lower()
+    are_visible = bisect_left(names, ".") == bisect_left(names, "/")  # no name is sorted between these
+    counts = accumulate(text.count(f"{ending}/") for ending in IMAGE_EXTENSIONS)
+    return are_visible and len(names) in counts
 
 
 def contains_images(folder: Path, below: bool = False) -> bool:
@@ -91,20 +124,23 @@ def images_below(*folders: Path) -> list[list[str]]:
     Logs the number of files with other extensions. Raises UsageError naming a folder that cannot be read.
     """
     common_folder = os.path.commonpath(folders or ["."])
-    images = []
+    images_by_folder = []
     ignored: list[str] = []
     for folder in tracked(folders, len(folders), f"Looking for images below {common_folder}"):
-        files = sorted((place, name) for place, names in walk(folder) for name in names)
-        image_files = [(place, name) for place, name in files if is_image(name)]
-        images.append([os.path.join(place, name) for place, name in image_files])
-        ignored += [name for _, name in files if not is_image(name)]
+        images: list[str] = []
+        for place, names in sorted(walk(folder, sorted)):
+            image_names, other_names = divide(names)
+            prefix = os.path.join(place, "")
+            images += [prefix + name for name in image_names]
+            ignored += other_names
+        images_by_folder.append(images)
     if ignored:
         extensions = " ".join(IMAGE_EXTENSIONS)
         rank_zero_info(
             f"Ignored {counted(len(ignored), 'file')} below {common_folder} ({endings_of(ignored)}): images end in "
             f"{extensions}"
         )
-    return images
+    return images_by_folder
 
 
 def endings_of(names: Sequence[str]) -> str:
@@ -176,9 +212,6 @@ def class_folders(folder: Path, classes: Sequence[str]) -> tuple[list[str], Tens
         seen = _seen([folders[name] for name in empty if name in folders])
         remedy = f"images end in {' '.join(IMAGE_EXTENSIONS)}" if seen else "extract the archive again, completely"
         raise UsageError(f"{folder}: no image found for the classes {', '.join(empty)}{seen}: {remedy}")
-    paths: list[str] = []
-    labels: list[int] = []
-    for label, name in enumerate(names):
-        paths += images[name]
-        labels += [label] * len(images[name])
-    return paths, torch.tensor(labels)
+    paths = list(chain.from_iterable(images[name] for name in names))
+    counts = torch.tensor([len(images[name]) for name in names])
+    return paths, torch.arange(len(names)).repeat_interleave(counts)

@@ -7,7 +7,7 @@ broken link counts as a file, so that opening it raises an error.
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from hsakd_pl.errors import UsageError
@@ -31,7 +31,12 @@ SYSTEM_NAMES = {  # what operating systems and network storage put into folders,
 
 def visible(name: str) -> bool:
     """Return True if a name is neither hidden nor one of an operating system's."""
-    return not name.startswith(".") and name.lower() not in SYSTEM_NAMES
+    return bool(visible_names([name]))
+
+
+def visible_names(names: Sequence[str]) -> list[str]:
+    """Return those names that are neither hidden nor one of an operating system's, sorted."""
+    return sorted([name for name in names if not name.startswith(".") and name.lower() not in SYSTEM_NAMES])
 
 
 def with_parents(folder: str | Path) -> set[str]:
@@ -40,8 +45,14 @@ def with_parents(folder: str | Path) -> set[str]:
     return {str(resolved), *map(str, resolved.parents)}
 
 
-def walk(folder: str | Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield ``folder`` and every folder below it, each with the sorted names of its visible files.
+def walk(
+    folder: str | Path, choose: Callable[[list[str]], list[str]] = visible_names
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield ``folder`` and every folder below it, each with the names of its files.
+
+    Args:
+        folder: folder to begin with.
+        choose: chooses and sorts the names of a folder's files; by default those that are visible.
 
     Nothing is yielded for a folder that does not exist. Raises UsageError naming a folder that cannot be read.
     """
@@ -55,10 +66,10 @@ def walk(folder: str | Path) -> Iterator[tuple[str, list[str]]]:
                 subfolders.clear()  # os.walk enters what is left in this list, except links
                 continue
             entered.add(resolved)
-            subfolders[:] = sorted(filter(visible, subfolders))
+            subfolders[:] = visible_names(subfolders)
             paths = [os.path.join(place, name) for name in subfolders]
             waiting.extend(path for path in paths if os.path.islink(path))
-            yield place, sorted(filter(visible, names))
+            yield place, choose(names)
 
 
 def _raise_unreadable(error: OSError) -> None:
