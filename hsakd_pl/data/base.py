@@ -252,7 +252,7 @@ class ImageDataModule(BatchedDataModule):
         if needs_validation and not self.held_out_fraction:
             self.splits["val"] = self.read_validation()
             if self.splits["val"] is not self.splits.get("test"):
-                self.facts["val"] = facts_of(self.splits["val"], self.class_names)
+                self.facts["val"] = self.identify(self.splits["val"])
         self._log_splits()
         if self.trainer is not None:
             check_equal_on_all_processes(self.facts, self._place)
@@ -293,8 +293,12 @@ class ImageDataModule(BatchedDataModule):
     def _read(self, train: bool) -> Split:
         where = f"{type(self).__name__}.read(train={train})"
         split = check_split(self.read(train), self.num_classes, where, self.channels)
-        self.facts["train" if train else "test"] = facts_of(split, self.label_names())
+        self.facts["train" if train else "test"] = self.identify(split)
         return split
+
+    def identify(self, split: Split) -> SplitFacts:
+        """Return what identifies a split before it is divided."""
+        return facts_of(split, self.label_names())
 
     def _divide(self, training: Split) -> None:
         """Store the few-shot part of the training split, and hold out a part of that for validation."""
