@@ -165,9 +165,11 @@ class LitDataModule(PictureDataModule):
         return {}  # labels as they are stored, by split
 
     def values(self, part: str) -> list[Any]:
-        """Return the labels of a split as they are stored, read once."""
+        """Return the labels of a split as they are stored, read once; raise UsageError if it is empty."""
         if part not in self._values:
             chunks = self.tables[part]
+            if len(chunks) == 0:
+                raise UsageError(f"the split {part} of {self.origin} is empty: choose another one, or convert it again")
             stored = _stored_labels(chunks) if self._description else None
             self._values[part] = chunks.labels(self.target_column(part)) if stored is None else stored
         return self._values[part]
@@ -192,8 +194,6 @@ class LitDataModule(PictureDataModule):
 
     def read_part(self, part: Any, names: list[str]) -> Split:
         chunks = self.tables[part]
-        if len(chunks) == 0:
-            raise UsageError(f"the split {part} of {self.origin} is empty: choose another one, or convert it again")
         if names != self._own_names:
             raise UsageError(f"{self.origin} has the classes {shorten(self._own_names)}, not {shorten(names)}")
         if chunks.store is None:
