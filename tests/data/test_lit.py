@@ -1,5 +1,6 @@
 """Test sets of LitData: conversion, the same batches as the source, exact resuming, and what is refused."""
 
+import copy
 import io
 import json
 import os
@@ -238,6 +239,35 @@ def test_mixed_chunks_visits_each_image_once_and_few_chunks_at_a_time(chunks: Pa
     ends = [24 - visited[::-1].index(chunk) for chunk in range(5)]
     open_at = [sum(start <= step < end for start, end in zip(starts, ends, strict=True)) for step in range(24)]
     assert max(open_at) <= 2
+
+
+@pytest.mark.slow
+def test_litdata_own_order_resumes_exactly_until_the_epoch_ends(tmp_path: Path) -> None:
+    written(tmp_path / "set", samples(120, label=lambda number: number), chunk_bytes=None, chunk_size=10)
+
+    def epochs(num_workers: int, state: Any = None, stop: int | None = None) -> tuple[list[list[int]], Any]:
+        dataset = litdata.StreamingDataset(str(tmp_path / "set"), shuffle=True, transform=_label)
+        loader = litdata.StreamingDataLoader(dataset, batch_size=6, num_workers=num_workers)
+        if state is not None:
+            loader.load_state_dict(state)
+        batches = []
+        for _ in (0, 1):
+            for batch in loader:
+                batches.append(batch.tolist())
+                if len(batches) == stop:
+                    return batches, loader.state_dict()
+        return batches, None
+
+    whole, _ = epochs(2)
+    first, state = epochs(2, stop=7)
+    same, _ = epochs(2, copy.deepcopy(state))
+    other, _ = epochs(0, copy.deepcopy(state))
+    assert first + same == whole and len(whole) == 40
+    assert (first + other)[:20] == whole[:20] and (first + other)[20:] != whole[20:]
+
+
+def _label(sample: dict[str, Any]) -> int:
+    return sample["label"]
 
 
 def test_workers_are_handed_no_pictures(chunks: Path) -> None:
