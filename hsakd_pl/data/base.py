@@ -145,6 +145,11 @@ class ImageDataModule(BatchedDataModule):
         with naming(self.root):
             return subfolder if subfolder.is_dir() else self.root
 
+    @property
+    def origin(self) -> str:
+        """Return where the data are, for messages."""
+        return str(self.folder)
+
     def read(self, train: bool) -> Split:
         """Return the training or the test split; raise UsageError if it is missing or broken."""
         raise NotImplementedError(f"{type(self).__name__} must implement read")
@@ -194,7 +199,7 @@ class ImageDataModule(BatchedDataModule):
         class_names = list(self.read_class_names()) if description.class_names else []  # unlabelled images have none
         if class_names and [*map(canonical, class_names)] != [*map(canonical, description.class_names)]:
             raise UsageError(
-                f"{type(self).__name__}: {self.folder} has the classes {shorten(class_names)}, but the trained network "
+                f"{type(self).__name__}: {self.origin} has the classes {shorten(class_names)}, but the trained network "
                 f"has {shorten(description.class_names)}: choose the data that it was trained on"
             )
         self.adopted = description
@@ -230,7 +235,7 @@ class ImageDataModule(BatchedDataModule):
 
     @property
     def _place(self) -> str:
-        return f"{type(self).__name__}, {self.folder}"
+        return f"{type(self).__name__}, {self.origin}"
 
     def setup(self, stage: str | None = None) -> None:
         """Read the splits that ``stage`` needs, once.

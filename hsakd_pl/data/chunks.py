@@ -24,6 +24,7 @@ from hsakd_pl.files import naming, read_text
 from hsakd_pl.files.schema import Fields, Items, Number, Text, parse_json
 
 INDEX_FILE = "index.json"
+MOST_BYTES = 10**9  # of an index
 WIDTH = 4  # bytes of a uint32
 ARROW_MAGIC = b"LDARW01\0"  # the last bytes of a chunk that ends in an Arrow file
 # LitData's names of the types of columns, up to a colon
@@ -31,7 +32,9 @@ PICTURES = ("bytes", "jpeg", "image", "file", "tifffile", "pil")
 LABELS = ("int", "str", "text", "bool")
 CHUNK = Fields({"filename": Text(), "chunk_size": Number(1, whole=True)}, required=("filename", "chunk_size"))
 FORMAT = Fields({"data_format": Items(Text(), fewest=1), "data_spec": Text()}, required=("data_format", "data_spec"))
-INDEX = Fields({"chunks": Items(CHUNK), "config": FORMAT}, required=("chunks", "config"))
+CONVERTED = Fields({"classes": Items(Text()), "splits": Items(Text())}, required=("classes", "splits", "facts"))
+CONVERTED_KEY = "hsakd_pl"  # of what hsakd convert adds to an index
+INDEX = Fields({"chunks": Items(CHUNK), "config": FORMAT, CONVERTED_KEY: CONVERTED}, required=("chunks", "config"))
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,13 @@ class Index:
         files: names of the chunks.
         counts: number of samples in each.
         columns: type of each column by its name, in the order in which they are stored.
+        converted: what ``hsakd convert`` added: the class names, the names of all splits, and facts of this one.
     """
 
     files: tuple[str, ...]
     counts: tuple[int, ...]
     columns: dict[str, str]
+    converted: dict[str, Any] | None = None
 
 
 def read_index(path: Path, place: str) -> Index:
@@ -59,7 +64,7 @@ def read_index(path: Path, place: str) -> Index:
     Raises UsageError for a file that LitData did not write, and for samples that are not stored plainly.
     """
     try:
-        content = parse_json(read_text(path, most=1_000_000_000))
+        content = parse_json(read_text(path, most=MOST_BYTES))
         INDEX.check(content, "")
         chunks, config = content["chunks"], content["config"]
         names = _column_names(config["data_spec"], len(config["data_format"]))
@@ -75,7 +80,8 @@ def read_index(path: Path, place: str) -> Index:
                 "pictures are compressed already"
             )
     counts = tuple(chunk["chunk_size"] for chunk in chunks)
-    return Index(files, counts, dict(zip(names, config["data_format"], strict=True)))
+    columns = dict(zip(names, config["data_format"], strict=True))
+    return Index(files, counts, columns, content.get(CONVERTED_KEY))
 
 
 def _column_names(text: str, count: int) -> list[str]:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,18 +15,19 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from hsakd_pl.data.base import ImageDataModule
-from hsakd_pl.data.chunks import INDEX_FILE, Chunks, StoredPictures, read_index
+from hsakd_pl.data.chunks import CONVERTED_KEY, INDEX_FILE, MOST_BYTES, Chunks, StoredPictures, read_index
 from hsakd_pl.data.fetched import Picture, Pictures, Source
 from hsakd_pl.data.fingerprint import SplitFacts, facts_of, saved_facts
 from hsakd_pl.data.imagefolder import PictureDataModule
 from hsakd_pl.data.images import header, open_image
-from hsakd_pl.data.lit import DESCRIPTION_FILE, LABEL_FILE
+from hsakd_pl.data.lit import LABEL_FILE
 from hsakd_pl.data.progress import tracked
 from hsakd_pl.data.splits import Split, check_split
 from hsakd_pl.data.store import library
 from hsakd_pl.errors import UsageError, require
-from hsakd_pl.files import local_path, naming
+from hsakd_pl.files import local_path, naming, read_text
 from hsakd_pl.files.lock import sole_writer
+from hsakd_pl.files.schema import parse_json
 from hsakd_pl.files.text import temporaries, temporary
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # of a PNG, by the number of channels
@@ -59,13 +61,12 @@ def convert(data: ImageDataModule, folder: str | Path, chunk_mib: int = 64) -> d
     _check_whole(data)
     names = data.label_names()
     splits = _splits_of(data, names)
-    facts: dict[str, SplitFacts] = {}
     with _new_folder(target) as partial:
         for name, split in splits.items():
             _write(partial / name, split, data.channels, chunk_mib * 2**20)
-            facts[name] = _compared(partial / name, split, data.channels, names)
-        description = {"classes": names, "facts": saved_facts(facts), "source": type(data).__name__}
-        (partial / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1) + "\n")
+            facts = _compared(partial / name, split, data.channels, names)
+            described = {"classes": names, "splits": [*splits], "facts": saved_facts({name: facts})[name]}
+            _add_to_index(partial / name / INDEX_FILE, described)
     return {name: len(split.targets) for name, split in splits.items()}
 
 
@@ -121,6 +122,11 @@ def _write(folder: Path, split: Split, channels: int, chunk_bytes: int) -> None:
     writer.done()
     writer.merge()
     np.save(folder / LABEL_FILE, labels, allow_pickle=False)
+
+
+def _add_to_index(file: Path, content: dict[str, Any]) -> None:
+    index = parse_json(read_text(file, most=MOST_BYTES))
+    file.write_text(json.dumps(index | {CONVERTED_KEY: content}))
 
 
 def stored(image: Source | Tensor, channels: int) -> bytes:

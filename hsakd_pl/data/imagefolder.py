@@ -147,12 +147,7 @@ class PictureDataModule(ClassFolderDataModule):
 
     @property
     def origin(self) -> str:
-        """Return where the data are, for messages."""
         return str(self.root)
-
-    @property
-    def _place(self) -> str:
-        return f"{type(self).__name__}, {self.origin}"
 
     def label_names(self) -> list[str]:
         return super().label_names() if self.adopted else self.checked_class_names()

@@ -31,15 +31,12 @@ from hsakd_pl.data.tables import (
     split_for,
 )
 from hsakd_pl.errors import UsageError, counted, require
-from hsakd_pl.files import cache_folder, local_path, naming, read_text
-from hsakd_pl.files.schema import Fields, Items, Text, parse_json
+from hsakd_pl.files import cache_folder, local_path, naming
 from hsakd_pl.files.text import is_temporary
 from hsakd_pl.files.weights import shorten
 from hsakd_pl.signatures import Unpack
 
-DESCRIPTION_FILE = "classes.json"  # what hsakd convert writes next to the splits
-LABEL_FILE = "labels.npy"  # next to the index of a split, so that labels are known without reading its chunks
-DESCRIPTION = Fields({"classes": Items(Text()), "facts": Fields()}, required=("classes", "facts"))
+LABEL_FILE = "labels.npy"  # next to an index by hsakd convert, so that labels are known without reading chunks
 
 
 class LitDataModule(PictureDataModule):
@@ -113,17 +110,12 @@ class LitDataModule(PictureDataModule):
             return path if path.exists() or not (self.root / path).exists() else self.root / path
 
     @cached_property
-    def _opened(self) -> tuple[dict[str, Any], dict[str, Chunks]]:
-        """Return what ``hsakd convert`` wrote about the set, if it did, and the samples of each split by its name."""
-        if is_remote(self.path):
-            named = [name for name in (self.train_split, self.val_split, self.test_split) if name is not None]
-            return _open_remote(str(self.path), self.storage_options, self.cache_dir, named)
-        return _open_folder(self.folder, self.origin)
-
-    @property
     def tables(self) -> dict[str, Chunks]:
         """Return the samples of each split by its name."""
-        return self._opened[1]
+        if not is_remote(self.path):
+            return _open_folder(self.folder, self.origin)
+        named = [name for name in (self.train_split, self.val_split, self.test_split) if name is not None]
+        return _open_remote(str(self.path), self.storage_options, self.cache_dir, named)
 
     @cached_property
     def layout(self) -> Layout:
@@ -170,23 +162,30 @@ class LitDataModule(PictureDataModule):
             chunks = self.tables[part]
             if len(chunks) == 0:
                 raise UsageError(f"the split {part} of {self.origin} is empty: choose another one, or convert it again")
-            stored = _stored_labels(chunks) if self._description else None
-            self._values[part] = chunks.labels(self.target_column(part)) if stored is None else stored
+            is_converted = chunks.index.converted is not None
+            self._values[part] = _stored_labels(chunks) if is_converted else chunks.labels(self.target_column(part))
         return self._values[part]
 
-    @property
-    def _description(self) -> dict[str, Any]:
-        return self._opened[0]
+    @cached_property
+    def _converted_names(self) -> list[str] | None:
+        """Return the class names by ``hsakd convert``; None for other sets. Raises UsageError if splits differ."""
+        converted = [table.index.converted for table in self.tables.values()]
+        found = [None if content is None else content["classes"] for content in converted]
+        if any(content != found[0] for content in found):
+            raise UsageError(
+                f"the splits {', '.join(self.tables)} of {self.origin} are of different sets: convert again"
+            )
+        return found[0]
 
     @cached_property
     def _own_names(self) -> list[str]:
-        if self._description:
-            names = self._description["classes"]
-            return check_class_names(names, len(names), f"{self.origin}, {DESCRIPTION_FILE}")
+        names = self._converted_names
+        if names is not None:
+            return check_class_names(names, len(names), f"{self.origin}, {INDEX_FILE}")
         return class_names_of_values(self.values(self.layout.train or next(iter(self.tables))))
 
     def read_class_names(self) -> list[str]:
-        is_at_hand = "_opened" in vars(self) or is_remote(self.path) or self.folder.exists()
+        is_at_hand = "tables" in vars(self) or (not is_remote(self.path) and self.folder.exists())
         return self._own_names if is_at_hand else []  # predictions of a trained network need no data
 
     def required_class_names(self) -> list[str]:
@@ -211,7 +210,7 @@ class LitDataModule(PictureDataModule):
     def _labels(self, part: str, names: list[str]) -> Tensor:
         """Return the labels (N,) of a split; raise UsageError for those that no class has."""
         train = self.layout.train
-        positions = [str(number) for number in range(len(names))] if self._description else names
+        positions = names if self._converted_names is None else [str(number) for number in range(len(names))]
         labels = positions_of(self.values(part), positions, part, self.origin)
         missing = int((labels < 0).sum())
         if missing:
@@ -224,27 +223,23 @@ class LitDataModule(PictureDataModule):
 
     def _check_converted(self, part: str, split: Split) -> None:
         """Raise UsageError if a split in a folder is not the one that was converted."""
-        if self._description and self.tables[part].store is None:
-            changed = difference(self._converted[part], facts_of(split, self._own_names))
+        chunks = self.tables[part]
+        if chunks.index.converted is not None and chunks.store is None:
+            changed = difference(_facts_of_conversion(chunks), facts_of(split, self._own_names))
             if changed:
                 raise UsageError(
                     f"the split {part} of {self.origin} is not the one that was converted, it differs in {changed}: "
                     "convert it again"
                 )
 
-    @cached_property
-    def _converted(self) -> dict[str, SplitFacts]:
-        return read_facts(self._description["facts"], f"{self.origin}, {DESCRIPTION_FILE},")
-
     def identify(self, split: Split) -> SplitFacts:
         """Return what identifies a split; the pictures of a converted one in cloud storage are not read for it."""
         images: Any = split.images
         chunks = images.fetch.chunks
-        if not self._description or chunks.store is None:
+        if chunks.index.converted is None or chunks.store is None:
             return super().identify(split)
-        [part] = [name for name, table in self.tables.items() if table is chunks]
         facts = super().identify(split._replace(images=images.take([])))
-        return replace(facts, pictures=self._converted[part].pictures)
+        return replace(facts, pictures=_facts_of_conversion(chunks).pictures)
 
     def chunks_of(self, split: Split) -> Tensor:
         """Return the number of the chunk of each sample (N,)."""
@@ -252,7 +247,28 @@ class LitDataModule(PictureDataModule):
         return torch.from_numpy(images.fetch.chunks.chunk_of(images.indices))
 
 
-def _open_folder(folder: Path, origin: str) -> tuple[dict[str, Any], dict[str, Chunks]]:
+def _facts_of_conversion(chunks: Chunks) -> SplitFacts:
+    """Return the facts of a split that ``hsakd convert`` stored; raise UsageError if they are damaged."""
+    converted: Any = chunks.index.converted
+    return read_facts({"split": converted["facts"]}, f"{chunks.name}, {INDEX_FILE},")["split"]
+
+
+def _stored_labels(chunks: Chunks) -> list[int]:
+    """Return the labels that ``hsakd convert`` stored next to the index; raise UsageError if they do not fit."""
+    file = chunks.folder / LABEL_FILE
+    if chunks.store is not None:
+        chunks.store.fetch(file)
+    try:
+        with naming(file):
+            labels = np.load(file, allow_pickle=False)
+        if labels.shape != (len(chunks),) or labels.dtype != np.int64:
+            raise ValueError(f"it has {labels.dtype} {labels.shape}")
+    except (EOFError, ValueError) as error:  # UsageError is a ValueError
+        raise UsageError(f"{file} has not the labels of {len(chunks):,} images ({error}): convert again") from error
+    return labels.tolist()
+
+
+def _open_folder(folder: Path, origin: str) -> dict[str, Chunks]:
     """Open the splits of a folder; raise UsageError if there are none."""
     if is_temporary(folder):
         raise UsageError(f"path: {origin} is what an interrupted conversion left: convert the data again")
@@ -273,48 +289,21 @@ def _open_folder(folder: Path, origin: str) -> tuple[dict[str, Any], dict[str, C
             f"path: {origin} is not a set of LitData, neither it nor a folder in it has an {INDEX_FILE}: hsakd convert "
             "writes one, and ImageFolderDataModule reads class folders"
         )
-    file = folder / DESCRIPTION_FILE
-    return (_read_description(file, list(tables)) if file.is_file() else {}), tables
+    return tables
 
 
-def _read_description(file: Path, splits: list[str] | None = None) -> dict[str, Any]:
-    """Read what ``hsakd convert`` wrote about a set; raise UsageError for anything else, or if it has other splits."""
-    try:
-        content: dict[str, Any] = parse_json(read_text(file))
-        DESCRIPTION.check(content, "")
-        listed = sorted(content["facts"])
-        if splits is not None and listed != sorted(splits):
-            raise ValueError(f"it lists the splits {', '.join(listed)}, not {', '.join(splits)}")
-    except (TypeError, ValueError) as error:  # UsageError is a ValueError
-        raise UsageError(f"{file} does not describe the set ({error}): convert it again") from error
-    return content
-
-
-def _stored_labels(chunks: Chunks) -> list[Any] | None:
-    """Return the labels that ``hsakd convert`` stored next to the index; None if they are missing or do not fit."""
-    file = chunks.folder / LABEL_FILE
-    if chunks.store is not None:
-        chunks.store.fetch(file)
-    try:
-        labels = np.load(file, allow_pickle=False)
-    except (OSError, ValueError):
-        return None
-    return labels.tolist() if labels.shape == (len(chunks),) else None
-
-
-def _open_remote(
-    url: str, options: dict[str, Any], cache: Path | None, named: list[str]
-) -> tuple[dict[str, Any], dict[str, Chunks]]:
-    """Open the splits of a URL: those that ``hsakd convert`` lists, the named ones, or train and test."""
+def _open_remote(url: str, options: dict[str, Any], cache: Path | None, named: list[str]) -> dict[str, Chunks]:
+    """Open the named splits of a URL; without names those that ``hsakd convert`` lists, or train and test."""
     cache = cache or cache_folder()
     if cache is None:
         raise UsageError("cache_dir: there is no home folder for a cache: set it to a folder")
     store = Store(url, options)
-    with TemporaryDirectory() as folder:
-        file = Path(folder, DESCRIPTION_FILE)
-        description = _read_description(file) if store.has(file) else {}
-    names = [*description.get("facts", named)] or ["train", "test"]
-    return description, {name: _open_split(store.folder(name), cache, f"{url}, {name}") for name in names}
+    names = named or ["train"]
+    first = _open_split(store.folder(names[0]), cache, f"{url}, {names[0]}")
+    if not named:
+        names = ["train", "test"] if first.index.converted is None else first.index.converted["splits"]
+    others = {name: _open_split(store.folder(name), cache, f"{url}, {name}") for name in names[1:]}
+    return {names[0]: first, **others}
 
 
 def _open_split(store: Store, cache: Path, name: str) -> Chunks:

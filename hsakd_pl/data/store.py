@@ -52,14 +52,6 @@ class Store:
             raise UsageError(f"{url} cannot be downloaded: check the URL and the folder {path.parent}")
         return path
 
-    def has(self, path: Path) -> bool:
-        """Download a file if there is one, and return whether there is."""
-        try:
-            self.fetch(path)
-        except UsageError:
-            return False
-        return True
-
     def folder(self, name: str) -> "Store":
         """Return a folder in this one."""
         return Store(f"{self.url.rstrip('/')}/{name}", self.options)

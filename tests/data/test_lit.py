@@ -94,17 +94,27 @@ def chunks(tmp_path: Path) -> Path:
     return split_up(tmp_path / "chunks")
 
 
-def split_up(folder: Path) -> Path:
+def split_up(folder: Path, change: Callable[[bytes], bytes] = bytes) -> Path:
     """Write the splits of a converted set again in chunks of 5 images, since the option counts in MiB."""
     for name in ("train", "test"):
-        stored = litdata.StreamingDataset(str(folder / name))
-        content = [stored[index] for index in range(len(stored))]
-        rows = [{"image": litdata.File(bytes=row["image"]), "label": row["label"]} for row in content]
-        labels = (folder / name / "labels.npy").read_bytes()
-        shutil.rmtree(folder / name)
-        written(folder / name, rows, chunk_bytes=None, chunk_size=5)
-        (folder / name / "labels.npy").write_bytes(labels)
+        split = folder / name
+        index = json.loads((split / "index.json").read_text())
+        labels = (split / "labels.npy").read_bytes()
+        stored = litdata.StreamingDataset(str(split))
+        content = [stored[number] for number in range(len(stored))]
+        rows = [{"image": litdata.File(bytes=change(row["image"])), "label": row["label"]} for row in content]
+        shutil.rmtree(split)
+        written(split, rows, chunk_bytes=None, chunk_size=5)
+        (split / "labels.npy").write_bytes(labels)
+        edit(split / "index.json", lambda new, index=index: new.update(hsakd_pl=index["hsakd_pl"]))
     return folder
+
+
+def edit(file: Path, change: Callable[[Any], Any]) -> None:
+    """Change the content of a JSON file in place."""
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
 
 
 def losses(data: pl.LightningDataModule, **options: Any) -> list[float]:
@@ -384,10 +394,7 @@ def _without_chunk(folder: Path) -> Path:
 
 
 def _edited(folder: Path, change: Callable[[Any], Any]) -> Path:
-    index = foreign(folder) / "train" / "index.json"
-    content = json.loads(index.read_text())
-    change(content)
-    index.write_text(json.dumps(content))
+    edit(foreign(folder) / "train" / "index.json", change)
     return folder
 
 
@@ -481,19 +488,22 @@ def test_bad_set_is_refused_in_one_line(tmp_path: Path, case: str) -> None:
     assert "\n" not in str(raised.value) and len(str(raised.value)) < 600
 
 
-def test_converted_set_with_other_pictures_is_refused(tmp_path: Path, chunks: Path) -> None:
-    stored = litdata.StreamingDataset(str(chunks / "train"))
-    rows = [stored[index] for index in range(len(stored))]
-    labels = (chunks / "train" / "labels.npy").read_bytes()
-    shutil.rmtree(chunks / "train")
-    anew = [{"image": litdata.File(bytes=picture(5, "JPEG", quality=75)), "label": row["label"]} for row in rows]
-    written(chunks / "train", anew)
-    (chunks / "train" / "labels.npy").write_bytes(labels)
-    with pytest.raises(UsageError, match=r"train of .* is not the one that was converted, it differs in pict"):
+def test_converted_set_that_was_changed_is_refused(tmp_path: Path, chunks: Path) -> None:
+    split_up(chunks, encoded_anew)
+    with pytest.raises(UsageError, match=r"train of .* is not the one that was converted, it differs in pictures"):
         small(chunks, mean="imagenet").setup("fit")
-    shutil.rmtree(chunks / "test")
-    with pytest.raises(UsageError, match=r"classes.json does not describe the set \(it lists the splits test, train"):
+    edit(chunks / "train" / "index.json", lambda content: content["hsakd_pl"].update(classes=["a", "b", "c"]))
+    with pytest.raises(UsageError, match=r"the splits test, train of .* are of different sets: convert"):
         small(chunks, mean="imagenet").setup("fit")
+    (chunks / "test" / "labels.npy").write_bytes((chunks / "train" / "labels.npy").read_bytes())
+    with pytest.raises(UsageError, match=r"labels.npy has not the labels of 9 images \(it has int64 \(24,\)\)"):
+        small(chunks / "test", mean="imagenet", val_fraction=0.4).setup("fit")
+
+
+def encoded_anew(content: bytes) -> bytes:
+    file = io.BytesIO()
+    PIL.Image.open(io.BytesIO(content)).save(file, "JPEG", quality=75)
+    return file.getvalue()
 
 
 def test_broken_picture_is_named_by_the_conversion(tmp_path: Path) -> None:
@@ -510,7 +520,8 @@ def test_picture_that_breaks_later_is_named(chunks: Path) -> None:
     content = chunk.read_bytes()
     position = content.index(b"IDAT")
     chunk.write_bytes(content[:position] + b"XXXX" + content[position + 4 :])
-    (chunks / "classes.json").unlink()
+    edit(split / "index.json", lambda index: index.pop("hsakd_pl"))
+    edit(chunks / "test" / "index.json", lambda index: index.pop("hsakd_pl"))
     data = small(chunks, mean="imagenet", resident_mib=0)
     data.setup("fit")
     with pytest.raises(UsageError, match=r"cannot decode the image .*chunks, train\[\d+\]"):
