@@ -309,7 +309,7 @@ def _open_remote(url: str, options: dict[str, Any], cache: Path | None, named: l
 def _open_split(store: Store, cache: Path, name: str) -> Chunks:
     """Download the index of a split, and return its samples, whose chunks are cached in a folder for this index."""
     with TemporaryDirectory() as folder:
-        file = store.fetch(Path(folder, INDEX_FILE))
+        file = store.impatient().fetch(Path(folder, INDEX_FILE))
         index = read_index(file, f"{store.url}/{INDEX_FILE}")
         digest = hashlib.sha256(json.dumps([store.url, file.read_text()]).encode()).hexdigest()
     chunks = cache / "chunks" / digest[:16]

@@ -8,6 +8,7 @@ from hsakd_pl.errors import UsageError
 from hsakd_pl.files import naming
 from hsakd_pl.files.lock import in_turn
 
+CONNECT_SECONDS = 10  # that a connection may take
 PREFIXES = ("s3://", "gs://", "r2://", "azure://", "hf://", "local:")  # local: copies a folder, as if it were remote
 
 
@@ -51,6 +52,19 @@ class Store:
         if not path.is_file():
             raise UsageError(f"{url} cannot be downloaded: check the URL and the folder {path.parent}")
         return path
+
+    def impatient(self) -> "Store":
+        """Return this folder with a client of S3 that reports a wrong address or no network after seconds.
+
+        LitData's client repeats its requests for some minutes before it does, which is right for chunks.
+        """
+        if not self.url.startswith("s3://") or "config" in self.options:
+            return self
+        library()
+        from botocore.config import Config  # LitData needs it
+
+        config = Config(connect_timeout=CONNECT_SECONDS, retries={"max_attempts": 1})
+        return Store(self.url, {**self.options, "config": config})
 
     def folder(self, name: str) -> "Store":
         """Return a folder in this one."""

@@ -305,6 +305,18 @@ def test_url_without_a_set_is_refused_in_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(raised.value)
 
 
+def test_storage_that_cannot_be_reached_is_named_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+        monkeypatch.setenv(name, "us-east-1")
+    nowhere = {"endpoint_url": "http://127.0.0.1:9"}  # nothing listens there
+    start = time.monotonic()
+    with pytest.raises(
+        UsageError, match=r"s3://pictures/train/index.json cannot be downloaded .*127\.0\.0\.1"
+    ) as raised:
+        small("s3://pictures", storage_options=nowhere, cache_dir=tmp_path).setup()
+    assert "\n" not in str(raised.value) and time.monotonic() < start + 60
+
+
 def foreign_forms() -> dict[str, list[Any]]:
     """Return samples as people write them, of the labels 0, 1, 2."""
     rows = samples(24)
