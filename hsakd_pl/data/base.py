@@ -290,6 +290,11 @@ class ImageDataModule(BatchedDataModule):
                 self._keep_unlabelled(read_unlabelled(self.unlabelled))
         return self.splits["train"]
 
+    def training_images(self) -> Any:
+        """Return the images of the training split for use without labels, as ``images`` of a :class:`Split`."""
+        self.prepare_data()
+        return self.read_training().images
+
     def _keep_unlabelled(self, split: Split) -> None:
         self.splits["unlabelled"] = split
         self.facts["unlabelled"] = facts_of(split, [])

@@ -222,6 +222,10 @@ class HubDataModule(PictureDataModule):
     def required_class_names(self) -> list[str]:
         return self._own_names
 
+    def training_images(self) -> Any:
+        is_whole = self.train_fraction == 1 and not self.val_fraction
+        return self._pictures(self._reference) if is_whole else super().training_images()
+
     def read_part(self, part: Any, names: list[str]) -> Split:
         table = self.tables[part]
         if len(table) == 0:

@@ -182,7 +182,12 @@ class LitDataModule(PictureDataModule):
         names = self._converted_names
         if names is not None:
             return check_class_names(names, len(names), f"{self.origin}, {INDEX_FILE}")
-        return class_names_of_values(self.values(self.layout.train or next(iter(self.tables))))
+        return class_names_of_values(self.values(self._reference))
+
+    @property
+    def _reference(self) -> str:
+        """Return the split that names the classes: that for training if there is one."""
+        return split_for("train", self.tables, self.train_split, self.origin) or next(iter(self.tables))
 
     def read_class_names(self) -> list[str]:
         is_at_hand = "tables" in vars(self) or (not is_remote(self.path) and self.folder.exists())
@@ -192,9 +197,14 @@ class LitDataModule(PictureDataModule):
         return self._own_names
 
     def read_part(self, part: Any, names: list[str]) -> Split:
-        chunks = self.tables[part]
         if names != self._own_names:
             raise UsageError(f"{self.origin} has the classes {shorten(self._own_names)}, not {shorten(names)}")
+        split = Split(self._pictures(part), self._labels(part, names))
+        self._check_converted(part, split)
+        return split
+
+    def _pictures(self, part: str) -> Pictures:
+        chunks = self.tables[part]
         if chunks.store is None:
             chunks.check()
         column = self.picture_column(part)
@@ -203,9 +213,11 @@ class LitDataModule(PictureDataModule):
                 f"LitData may have encoded pictures of {self.origin}, {part}, anew with quality 75, since they were "
                 "opened before they were stored: hsakd convert stores files as they are"
             )
-        split = Split(Pictures(StoredPictures(chunks, column), np.arange(len(chunks))), self._labels(part, names))
-        self._check_converted(part, split)
-        return split
+        return Pictures(StoredPictures(chunks, column), np.arange(len(chunks)))
+
+    def training_images(self) -> Any:
+        is_whole = self.train_fraction == 1 and not self.val_fraction
+        return self._pictures(self._reference) if is_whole else super().training_images()
 
     def _labels(self, part: str, names: list[str]) -> Tensor:
         """Return the labels (N,) of a split; raise UsageError for those that no class has."""

@@ -361,6 +361,18 @@ def test_undivided_set_holds_images_out(tmp_path: Path) -> None:
         small(tmp_path / "set").setup()
 
 
+def test_set_without_labels_is_a_source_of_unlabelled_images(tmp_path: Path, chunks: Path) -> None:
+    pictures = written(tmp_path / "set", [{"image": row["image"]} for row in samples(24)])
+    data = small(chunks, mean="imagenet", unlabelled=small(pictures))
+    data.setup("fit")
+    assert data.facts["unlabelled"].images == 24
+    images = [images for images, _ in data.train_dataloader()]
+    assert [len(batch) for batch in images] == [12] * 4
+    edit(pictures / "index.json", lambda index: index["chunks"].clear())
+    with pytest.raises(UsageError, match=r"unlabelled: LitDataModule has no training images: choose other data"):
+        small(chunks, mean="imagenet", unlabelled=small(pictures)).setup("fit")
+
+
 def test_pickled_values_are_never_loaded(tmp_path: Path) -> None:
     content = [row | {"other": Touch(tmp_path / "touched")} for row in samples(24)]
     data = small(foreign(tmp_path / "set", train=content, test=content[:9]), mean="imagenet")
