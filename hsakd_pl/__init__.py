@@ -16,10 +16,12 @@ if TYPE_CHECKING:
         ImageDataModule,
         ImageFolderDataModule,
         ImageNetDataModule,
+        LitDataModule,
         STL10DataModule,
         TinyImageNetDataModule,
         TorchvisionDataModule,
         UnlabelledDataModule,
+        convert,
         open_image,
     )
     from hsakd_pl.export import export_student, load_student
@@ -56,6 +58,7 @@ __all__ = [
     "ImageFolderDataModule",
     "ImageNetDataModule",
     "LinearProbeModule",
+    "LitDataModule",
     "MutualModule",
     "STL10DataModule",
     "StudentModule",
@@ -64,6 +67,7 @@ __all__ = [
     "TorchvisionDataModule",
     "Transforms",
     "UnlabelledDataModule",
+    "convert",
     "create_network",
     "export_student",
     "list_networks",

@@ -248,6 +248,13 @@ def test_pictures_are_opened_with_their_channels_or_refused(here: Path) -> None:
     exif[274] = 3  # upside down
     Image.merge("RGBA", levels).save("turned.png", exif=exif)
     assert torch.equal(open_image("turned.png", channels=4), opened.rot90(2, (1, 2)))
+    infrared = Image.merge("RGBX", levels)  # a fourth band that is no alpha
+    for options in ({}, {"compression": "tiff_deflate"}):
+        infrared.save("infrared.tif", **options)
+        assert torch.equal(open_image("infrared.tif", channels=4), opened)
+        assert torch.equal(torch.from_numpy(np.array(open_image("infrared.tif"))).permute(2, 0, 1), opened[:3])
+    infrared.save("infrared.tif", tiffinfo={274: 3})
+    assert torch.equal(open_image("infrared.tif", channels=4), opened.rot90(2, (1, 2)))
     other = Image.fromarray(np.array(levels[0])[:4])
     levels[0].save("frames.tif", save_all=True, append_images=[levels[1], other])
     Image.merge("RGB", levels[:3]).save("rgb.png")

@@ -40,6 +40,11 @@ COMMANDS = {  # in the order in which they are needed
     "predict": Command(
         "Classify images with a run, a checkpoint or an export.", f"{RUN} photos", "hsakd_pl.commands.predict"
     ),
+    "convert": Command(
+        "Convert a data set to chunks that can be read from cloud storage.",
+        "chunks --data ImageFolderDataModule --data.root photos",
+        "hsakd_pl.commands.convert",
+    ),
     "sweep": Command("Train and test with several seeds.", f"--seeds 0-2 --config {DIGITS}", "hsakd_pl.commands.sweep"),
     "report": Command(
         "Compare runs in a table or a page.", "runs --html report.html", "hsakd_pl.commands.report", False

@@ -92,8 +92,12 @@ def check_effective_options(options: Namespace) -> None:
     check_unrepeated("formats", options.formats or [])
 
 
-def data_of(folder: Path, fit_options: list[str]) -> "ImageDataModule | None":
+def data_of(folder: Path | None, fit_options: list[str]) -> "ImageDataModule | None":
     """Return the data module of a run's ``config.yaml``, with ``fit_options``, ``--data ...``, replacing its options.
+
+    Args:
+        folder: folder of the run; without one, the options name the data.
+        fit_options: options of ``fit``.
 
     Return None where neither names an image data module; raises UsageError where it cannot be built. A file never
     chooses code: a class of other packages is imported only if ``fit_options`` name it too.
@@ -109,11 +113,11 @@ def data_of(folder: Path, fit_options: list[str]) -> "ImageDataModule | None":
 
     parser = Parser()
     parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True, required=False)
-    config = folder / "config.yaml"
+    config = Path(folder or "", "config.yaml")
     shown_options = " ".join(fit_options) or "no options"
     try:
         with naming(config):
-            is_run = config.is_file()
+            is_run = folder is not None and config.is_file()
         content = load_yaml(read_text(config)) if is_run else {}
         data_options = content.get("data") if isinstance(content, dict) else None
         if data_options is not None:
@@ -122,7 +126,8 @@ def data_of(folder: Path, fit_options: list[str]) -> "ImageDataModule | None":
     except UsageError:
         raise
     except (ArgumentError, yaml.YAMLError, TypeError, ValueError) as error:
-        raise UsageError(f"the data of {config}, with {shown_options}: {first_and_last_line(str(error))}") from error
+        of_run = f" of {config}, with" if is_run else ","
+        raise UsageError(f"the data{of_run} {shown_options}: {first_and_last_line(str(error))}") from error
     if not isinstance(data, ImageDataModule):
         return None
     seed = content.get("seed_everything") if isinstance(content, dict) else None

@@ -2,6 +2,7 @@
 
 from hsakd_pl.data.base import ImageDataModule
 from hsakd_pl.data.cifar100 import CIFAR100DataModule
+from hsakd_pl.data.convert import convert
 from hsakd_pl.data.description import Description
 from hsakd_pl.data.digits import DigitsDataModule
 from hsakd_pl.data.features import FeatureDataModule
@@ -9,6 +10,7 @@ from hsakd_pl.data.hub import HubDataModule
 from hsakd_pl.data.imagefolder import ImageFolderDataModule
 from hsakd_pl.data.imagenet import ImageNetDataModule
 from hsakd_pl.data.images import open_image
+from hsakd_pl.data.lit import LitDataModule
 from hsakd_pl.data.splits import Split
 from hsakd_pl.data.stl10 import STL10DataModule
 from hsakd_pl.data.tinyimagenet import TinyImageNetDataModule
@@ -24,10 +26,12 @@ __all__ = [
     "ImageDataModule",
     "ImageFolderDataModule",
     "ImageNetDataModule",
+    "LitDataModule",
     "STL10DataModule",
     "Split",
     "TinyImageNetDataModule",
     "TorchvisionDataModule",
     "UnlabelledDataModule",
+    "convert",
     "open_image",
 ]

@@ -37,6 +37,8 @@ def upright_bands(file: ImageFile.ImageFile, channels: int) -> list[Image.Image]
 
 def stored(file: ImageFile.ImageFile, channels: int) -> list[Image.Image]:
     """Return the bands of a file, or the frames of a TIFF; raise ValueError if they are not as many as the channels."""
+    if channels == 4 and file.format == "TIFF" and file.mode == "RGB" and _raw_modes(file) == {"RGBX"}:
+        file._mode = "RGBX"  # Pillow would drop the fourth band, such as infrared, if the file does not say what it is
     count = len(file.getbands())
     if file.format == "TIFF" and count == 1 and getattr(file, "n_frames", 1) == channels:
         return [frame(file, number, file.size) for number in range(channels)]
@@ -45,6 +47,11 @@ def stored(file: ImageFile.ImageFile, channels: int) -> list[Image.Image]:
     if 1 in tiff_tags(file).get(EXTRA_SAMPLES, ()):
         raise ValueError("its colours are multiplied by its alpha channel: save it without that")
     return [*file.split()]
+
+
+def _raw_modes(file: ImageFile.ImageFile) -> set[Any]:
+    """Return the modes in which the parts of a file are stored."""
+    return {part.args[0] if isinstance(part.args, tuple) else part.args for part in file.tile}
 
 
 def frame(file: ImageFile.ImageFile, number: int, size: tuple[int, int]) -> Image.Image:

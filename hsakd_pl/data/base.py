@@ -145,6 +145,11 @@ class ImageDataModule(BatchedDataModule):
         with naming(self.root):
             return subfolder if subfolder.is_dir() else self.root
 
+    @property
+    def origin(self) -> str:
+        """Return where the data are, for messages."""
+        return str(self.folder)
+
     def read(self, train: bool) -> Split:
         """Return the training or the test split; raise UsageError if it is missing or broken."""
         raise NotImplementedError(f"{type(self).__name__} must implement read")
@@ -194,7 +199,7 @@ class ImageDataModule(BatchedDataModule):
         class_names = list(self.read_class_names()) if description.class_names else []  # unlabelled images have none
         if class_names and [*map(canonical, class_names)] != [*map(canonical, description.class_names)]:
             raise UsageError(
-                f"{type(self).__name__}: {self.folder} has the classes {shorten(class_names)}, but the trained network "
+                f"{type(self).__name__}: {self.origin} has the classes {shorten(class_names)}, but the trained network "
                 f"has {shorten(description.class_names)}: choose the data that it was trained on"
             )
         self.adopted = description
@@ -230,7 +235,7 @@ class ImageDataModule(BatchedDataModule):
 
     @property
     def _place(self) -> str:
-        return f"{type(self).__name__}, {self.folder}"
+        return f"{type(self).__name__}, {self.origin}"
 
     def setup(self, stage: str | None = None) -> None:
         """Read the splits that ``stage`` needs, once.
@@ -252,7 +257,7 @@ class ImageDataModule(BatchedDataModule):
         if needs_validation and not self.held_out_fraction:
             self.splits["val"] = self.read_validation()
             if self.splits["val"] is not self.splits.get("test"):
-                self.facts["val"] = facts_of(self.splits["val"], self.class_names)
+                self.facts["val"] = self.identify(self.splits["val"])
         self._log_splits()
         if self.trainer is not None:
             check_equal_on_all_processes(self.facts, self._place)
@@ -285,6 +290,11 @@ class ImageDataModule(BatchedDataModule):
                 self._keep_unlabelled(read_unlabelled(self.unlabelled))
         return self.splits["train"]
 
+    def training_images(self) -> Any:
+        """Return the images of the training split for use without labels, as ``images`` of a :class:`Split`."""
+        self.prepare_data()
+        return self.read_training().images
+
     def _keep_unlabelled(self, split: Split) -> None:
         self.splits["unlabelled"] = split
         self.facts["unlabelled"] = facts_of(split, [])
@@ -293,8 +303,12 @@ class ImageDataModule(BatchedDataModule):
     def _read(self, train: bool) -> Split:
         where = f"{type(self).__name__}.read(train={train})"
         split = check_split(self.read(train), self.num_classes, where, self.channels)
-        self.facts["train" if train else "test"] = facts_of(split, self.label_names())
+        self.facts["train" if train else "test"] = self.identify(split)
         return split
+
+    def identify(self, split: Split) -> SplitFacts:
+        """Return what identifies a split before it is divided."""
+        return facts_of(split, self.label_names())
 
     def _divide(self, training: Split) -> None:
         """Store the few-shot part of the training split, and hold out a part of that for validation."""

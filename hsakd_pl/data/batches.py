@@ -1,6 +1,7 @@
 """Make batches of a data module's splits, shuffled or in order, and normalise them on each device."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ class BatchedDataModule(pl.LightningDataModule):
     decode_on_device: bool = False
     unlabelled_ratio: float
     unlabelled_data: tuple[Any, Split] | None = None  # makes batches of the unlabelled images
+    mixed_chunks: int = 0  # whose training images are shuffled together; 0 shuffles all
     resident_mib: int = 0  # largest size of a decoded split that is kept; files of others are opened in every epoch
 
     @property
@@ -151,6 +153,8 @@ class BatchedDataModule(pl.LightningDataModule):
         with_strong_view: bool = False,
     ) -> ResumableLoader:
         sampler = self.make_sampler(len(split.targets), shuffle, on_every_device)
+        if shuffle and self.mixed_chunks:
+            sampler = replace(sampler, mixed_chunks=self.mixed_chunks, chunks=self.chunks_of(split))
         count = min(self.batch_size // sampler.world_size, len(split.targets))
         check_batch_size(count, self.image_size, self.channels)
         mixes = split is self.splits.get("train") and shuffle and "unlabelled" in self.splits
@@ -247,6 +251,10 @@ class BatchedDataModule(pl.LightningDataModule):
         rank = 0 if trainer is None else trainer.global_rank
         world_size = 1 if trainer is None else trainer.world_size
         return GlobalBatchSampler(num_samples, self.batch_size, shuffle, self.seed or 0, rank, world_size)
+
+    def chunks_of(self, split: Split) -> Tensor:
+        """Return the number of the chunk of each sample (N,), for data with ``mixed_chunks``."""
+        raise NotImplementedError(f"{type(self).__name__} must implement chunks_of, or leave mixed_chunks 0")
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Any, ...]:
         """Normalise uint8 images on the device; leave float images unchanged."""

@@ -12,18 +12,24 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from hsakd_pl.data.fetched import Picture, Pictures, Source
 from hsakd_pl.data.imagefolder import PictureDataModule, PictureOptions
-from hsakd_pl.data.layout import Layout, split_of
+from hsakd_pl.data.layout import Layout
 from hsakd_pl.data.splits import Split, check_class_names
+from hsakd_pl.data.tables import (
+    LABEL_COLUMNS,
+    ROLES,
+    UNLABELLED,
+    class_names_of_values,
+    column_for,
+    lacks_images,
+    positions_of,
+    split_for,
+)
 from hsakd_pl.data.walk import canonical, contains_images
-from hsakd_pl.errors import UsageError, counted, did_you_mean
+from hsakd_pl.errors import UsageError, counted
 from hsakd_pl.files import local_path, naming, read_text
 from hsakd_pl.files.hub import obstacle
 from hsakd_pl.files.weights import shorten
 from hsakd_pl.signatures import Unpack
-
-LABEL_COLUMNS = ("label", "labels", "class", "category", "target")  # of integers or text, where no column has classes
-UNLABELLED = -1
-ROLES = {"train": "train_split", "val": "val_split", "test": "test_split"}  # the option of each role
 
 
 @dataclass(frozen=True)
@@ -125,10 +131,9 @@ class HubDataModule(PictureDataModule):
     @cached_property
     def layout(self) -> Layout:
         """Return the names of the splits."""
-        parts: dict[str, str | None] = {}
-        for role, option in ROLES.items():
-            chosen = getattr(self, option)
-            parts[role] = self._split_of(role) if chosen is None else self._named(chosen, option)
+        parts = {
+            role: split_for(role, self.tables, getattr(self, option), self.origin) for role, option in ROLES.items()
+        }
         if not any(parts.values()) and len(self.tables) == 1:
             [parts["train"]] = self.tables
         for role in ("val", "test"):
@@ -139,18 +144,6 @@ class HubDataModule(PictureDataModule):
         if parts["test"] is None:
             parts["test"], parts["val"] = parts["val"], None
         return Layout(parts["train"], parts["val"], parts["test"])
-
-    def _split_of(self, role: str) -> str | None:
-        names = [name for name in self.tables if split_of(name) == role]
-        if len(names) > 1:
-            raise UsageError(f"{self.origin} has the splits {' and '.join(names)} for {role}: set {ROLES[role]} to one")
-        return names[0] if names else None
-
-    def _named(self, name: str, option: str) -> str:
-        if name not in self.tables:
-            hint = did_you_mean(name, self.tables)
-            raise UsageError(f"{option}: {self.origin} has no split {name}: {hint}it has {', '.join(self.tables)}")
-        return name
 
     @property
     def roles(self) -> str:
@@ -170,8 +163,9 @@ class HubDataModule(PictureDataModule):
     @property
     def _reference(self) -> str:
         """Return the split that names the classes: that for training if there is one."""
-        chosen = self.train_split or self._split_of("train")
-        return chosen if chosen in self.tables else next(iter(self.tables))
+        if self.train_split in self.tables:
+            return str(self.train_split)
+        return split_for("train", self.tables, None, self.origin) or next(iter(self.tables))
 
     @cached_property
     def picture_column(self) -> str:
@@ -190,17 +184,9 @@ class HubDataModule(PictureDataModule):
             columns = usable
         return self._column(self.label_column, columns, "label_column", "labels (ClassLabel, integers or text)")
 
-    def _column(self, chosen: str | None, columns: Sequence[str], option: str, meaning: str) -> str:
-        types = ", ".join(f"{name} ({_type_name(feature)})" for name, feature in self.features.items())
-        if chosen is not None and chosen not in self.features:
-            hint = did_you_mean(chosen, self.features)
-            raise UsageError(f"{option}: {self.origin} has no column {chosen}: {hint}it has {types}")
-        if chosen is not None and chosen not in columns:
-            raise UsageError(f"{option}: the column {chosen} of {self.origin} has no {meaning}; it has {types}")
-        if chosen is None and len(columns) != 1:
-            several = f"several columns of {meaning}: {', '.join(columns)}" if columns else f"no column of {meaning}"
-            raise UsageError(f"{option}: {self.origin} has {several}; set it to one of {types}")
-        return chosen or columns[0]
+    def _column(self, chosen: str | None, usable: Sequence[str], option: str, meaning: str) -> str:
+        types = {name: _type_name(feature) for name, feature in self.features.items()}
+        return column_for(option, meaning, types, usable, chosen, self.origin)
 
     def numbers(self, part: str, names: Sequence[str] | None = None) -> np.ndarray:
         """Return the label of each row (N,): the position of its class, -1 for a row without a label.
@@ -218,22 +204,7 @@ class HubDataModule(PictureDataModule):
         values = self.tables[part].select_columns([column]).with_format("arrow")[:][column]
         if kind == "classes":
             return np.asarray(values.fill_null(UNLABELLED).to_numpy(), dtype=np.int64)
-        positions = {name: label for label, name in enumerate(self._own_names if names is None else names)}
-        labels = [
-            UNLABELLED if _is_missing(value) else positions.get(canonical(str(value))) for value in values.to_pylist()
-        ]
-        if None in labels:
-            unknown = sorted(
-                {str(value) for value, label in zip(values.to_pylist(), labels, strict=True) if label is None}
-            )
-            raise UsageError(self._unknown(part, unknown))
-        return np.asarray(labels, dtype=np.int64)
-
-    def _unknown(self, part: str, names: list[str]) -> str:
-        return (
-            f"the split {part} of {self.origin} has the {counted(len(names), 'class')} {shorten(names)}, of which the "
-            "training split has no image: filter them out, or divide the data anew"
-        )
+        return positions_of(values.to_pylist(), self._own_names if names is None else names, part, self.origin)
 
     @cached_property
     def _own_names(self) -> list[str]:
@@ -242,8 +213,7 @@ class HubDataModule(PictureDataModule):
             return check_class_names(feature.names, len(feature.names), f"{self.origin}, {self.target_column}")
         column = self.target_column
         values = self.tables[self._reference].select_columns([column]).with_format("arrow")[:][column].unique()
-        names = [value for value in values.to_pylist() if not _is_missing(value)]
-        return [canonical(str(value)) for value in sorted(names)]
+        return class_names_of_values(values.to_pylist())
 
     def read_class_names(self) -> list[str]:
         is_at_hand = self.folder.exists() or "tables" in vars(self)
@@ -251,6 +221,10 @@ class HubDataModule(PictureDataModule):
 
     def required_class_names(self) -> list[str]:
         return self._own_names
+
+    def training_images(self) -> Any:
+        is_whole = self.train_fraction == 1 and not self.val_fraction
+        return self._pictures(self._reference) if is_whole else super().training_images()
 
     def read_part(self, part: Any, names: list[str]) -> Split:
         table = self.tables[part]
@@ -277,7 +251,8 @@ class HubDataModule(PictureDataModule):
         trained = labels if train in (None, part) else self.numbers(train, names)
         unknown = np.setdiff1d(labels, trained)
         if len(unknown):
-            raise UsageError(self._unknown(part, [names[label] for label in unknown if label < len(names)]))
+            others = [names[label] for label in unknown if label < len(names)]
+            raise UsageError(lacks_images(part, others, self.origin))
         absent = np.setdiff1d(np.arange(len(names)), trained)
         if part == train and len(absent):
             listed = shorten([names[label] for label in absent])
@@ -375,7 +350,3 @@ def _kind(feature: Any) -> str | None:
 def _type_name(feature: Any) -> str:
     """Return the type of a column in a word, such as ``Image`` or ``int64``."""
     return feature.dtype if type(feature).__name__ == "Value" else type(feature).__name__
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, int) and value < 0)

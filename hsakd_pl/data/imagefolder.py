@@ -17,7 +17,6 @@ from hsakd_pl.data.augment import (
     resized_center_crop,
 )
 from hsakd_pl.data.base import DataOptions
-from hsakd_pl.data.fingerprint import facts_of
 from hsakd_pl.data.folders import MEAN, STD, ClassFolderDataModule
 from hsakd_pl.data.layout import Layout, find_layout, split_of, training_folder
 from hsakd_pl.data.limits import check_channel_count, check_image_size
@@ -148,12 +147,7 @@ class PictureDataModule(ClassFolderDataModule):
 
     @property
     def origin(self) -> str:
-        """Return where the data are, for messages."""
         return str(self.root)
-
-    @property
-    def _place(self) -> str:
-        return f"{type(self).__name__}, {self.origin}"
 
     def label_names(self) -> list[str]:
         return super().label_names() if self.adopted else self.checked_class_names()
@@ -257,7 +251,7 @@ class PictureDataModule(ClassFolderDataModule):
             geometry = (*geometry, self.channels)
         if isinstance(training.images, list):
             return key_of_files(self.root, training.images, geometry)
-        facts = facts_of(training, self.label_names())
+        facts = self.identify(training)
         return hashlib.sha256(f"{geometry} {facts.fingerprint}".encode()).hexdigest()
 
     def setup(self, stage: str | None = None) -> None:

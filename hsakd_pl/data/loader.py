@@ -10,7 +10,12 @@ from torch import Tensor
 from hsakd_pl.data.sampler import GlobalBatchSampler
 from hsakd_pl.errors import UsageError
 
-SAMPLER_STATE = ("num_samples", "batch_size", "seed")  # attributes of the sampler that decide which images a batch has
+SAMPLER_STATE = (
+    "num_samples",
+    "batch_size",
+    "seed",
+    "mixed_chunks",
+)  # attributes of the sampler that decide which images a batch has
 Batch = tuple[Tensor, Tensor | list[tuple[str, str]]]  # uint8 images (B, 3, S, S) with labels (B,) or (path, error)
 
 

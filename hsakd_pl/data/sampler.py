@@ -28,6 +28,8 @@ class GlobalBatchSampler:
         rank: number of this device.
         world_size: number of devices.
         epoch: epoch of the order.
+        mixed_chunks: visit the chunks in random order, and shuffle the samples of this many; 0 shuffles all samples.
+        chunks: number of the chunk of each sample (N,), if ``mixed_chunks`` is not 0.
 
     Raises UsageError if ``batch_size`` is not a multiple of ``world_size``.
 
@@ -43,6 +45,8 @@ class GlobalBatchSampler:
     rank: int = 0
     world_size: int = 1
     epoch: int = 0
+    mixed_chunks: int = 0
+    chunks: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size % self.world_size:
@@ -72,5 +76,10 @@ class GlobalBatchSampler:
     def _order(self) -> Tensor:
         if not self.shuffle:
             return torch.arange(self.num_samples)
-        order = torch.randperm(self.num_samples, generator=seeded_generator(self.seed, SHUFFLING, self.epoch))
+        generator = seeded_generator(self.seed, SHUFFLING, self.epoch)
+        order = torch.randperm(self.num_samples, generator=generator)
+        if self.chunks is not None:
+            places = torch.randperm(int(self.chunks.max()) + 1, generator=generator)  # of the chunks in this epoch
+            groups = places[self.chunks[order]] // self.mixed_chunks
+            order = order[groups.argsort(stable=True)]
         return order[torch.arange(self._num_indices()) % self.num_samples]

@@ -46,11 +46,13 @@ def read_unlabelled(source: Unlabelled) -> Split:
     Raises UsageError for a source without images, and for another data module.
     """
     if isinstance(source, pl.LightningDataModule):
-        read_training = getattr(source, "read_training", None)
-        if read_training is None:
+        training_images = getattr(source, "training_images", None)
+        if training_images is None:
             raise UsageError(f"unlabelled: {type(source).__name__} is not a data module of this package: name a folder")
-        source.prepare_data()
-        return unlabelled_split(read_training().images)
+        images = training_images()
+        if len(images) == 0:
+            raise UsageError(f"unlabelled: {type(source).__name__} has no training images: choose other data")
+        return unlabelled_split(images)
     sources = source if isinstance(source, list) else [source]
     paths = [local_path("unlabelled", entry) for entry in sources]
     binary = [path for path in paths if path.suffix == ".bin"]

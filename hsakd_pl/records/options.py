@@ -49,7 +49,11 @@ class Rule(NamedTuple):
 RULES = (  # the first one whose pattern matches counts
     Rule("seed_everything", Role.SEED, "kept"),
     Rule(r"data\.init_args\.seed", Role.SEED, "recorded"),
-    Rule(r"data\.init_args\.(root|download|predict_dir|unlabelled|labelled)", Role.CONTENT, "free"),
+    Rule(
+        r"data\.init_args\.(root|download|predict_dir|unlabelled|labelled|cache_dir|storage_options)",
+        Role.CONTENT,
+        "free",
+    ),
     Rule(r"model\.init_args\.weights", Role.CONTENT, "kept"),
     Rule(r"model\.init_args\.(teacher_weights|projection_weights|teacher_sha256|cost_file)", Role.CONTENT, "free"),
     Rule(r"model\.init_args\.teacher_answers", Role.CONTENT, "free"),

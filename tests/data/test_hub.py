@@ -314,6 +314,29 @@ def test_validation_split_validates_and_unlabelled_test_split_is_left_out(
     assert "The split test of" in caplog.text and "has no labels and is left out" in caplog.text
 
 
+@pytest.mark.parametrize("has_labels", [True, False])
+@pytest.mark.parametrize("in_workers", [False, True])
+def test_table_is_a_source_of_unlabelled_images(tmp_path: Path, has_labels: bool, in_workers: bool) -> None:
+    made = table([0, 1, 2] * 8)
+    path = saved(tmp_path / "set", train=made if has_labels else made.remove_columns("label"))
+    for number, row in enumerate(rows(24)):
+        file = tmp_path / "pictures" / f"{number:02}.png"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(row["bytes"])
+    resident_mib = 0 if in_workers else 100
+    options = {"image_size": 8, "mean": "imagenet", "seed": 3, "num_workers": 0, "resident_mib": resident_mib}
+    labelled = birds(tmp_path / "birds")
+    found, expected = (
+        HubDataModule(path=labelled, unlabelled=source, **options)
+        for source in (small(path), str(tmp_path / "pictures"))
+    )
+    for data in (found, expected):
+        data.setup("fit")
+    assert len(found.splits["unlabelled"].targets) == 24 and found.fingerprints == expected.fingerprints
+    for mine, other in zip(found.train_dataloader(), expected.train_dataloader(), strict=True):
+        assert all(map(torch.equal, mine, other))
+
+
 BROKEN = {"bytes": b"\x89PNG\r\n\x1a\nbroken", "path": None}
 
 

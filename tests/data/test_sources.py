@@ -69,7 +69,7 @@ def test_loader_state_counts_batches_of_its_epoch(in_workers: bool) -> None:
     iterator = iter(source)
     next(iterator), next(iterator)
     state = source.state_dict()
-    assert state == {"epoch": 4, "batches": 2, "num_samples": 20, "batch_size": 6, "seed": 0}
+    assert state == {"epoch": 4, "batches": 2, "num_samples": 20, "batch_size": 6, "seed": 0, "mixed_chunks": 0}
     rest = list(iterator)
 
     resumed = loader(in_workers)
