@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         UnlabelledDataModule,
         open_image,
     )
-    from hsakd_pl.export import export_student, load_student
+    from hsakd_pl.export import QuantizationAware, export_student, load_student
     from hsakd_pl.modules import (
         EMA,
         BaselineModule,
@@ -57,6 +57,7 @@ __all__ = [
     "ImageNetDataModule",
     "LinearProbeModule",
     "MutualModule",
+    "QuantizationAware",
     "STL10DataModule",
     "StudentModule",
     "TeacherModule",
