@@ -28,9 +28,10 @@ class QuantizationAware(pl.Callback):
     Weights and activations of the deployed network are rounded to 8 bits in each pass, exactly where the exported file
     rounds them, and gradients pass through the rounding (Jacob et al., CVPR 2018). The loss, the teacher and the method
     are those of the module. Branches remain in floating point. The network's norms use the statistics of the finished
-    run, which do not change; their weights are trained. The range of each activation is a moving average of the
-    smallest and the largest value of a batch. Checkpoints hold the ranges, a resumed run continues exactly, and
-    :func:`hsakd_pl.export_student` with ``int8="static"`` writes a file with these ranges, without calibration.
+    run, which do not change; their weights are trained. Dropout in the deployed network is off. The range of each
+    activation is a moving average of the smallest and the largest value of a batch. Checkpoints hold the ranges, a
+    resumed run continues exactly, and :func:`hsakd_pl.export_student` with ``int8="static"`` writes a file with these
+    ranges, without calibration.
 
     Training is in float32 and needs the extra ``export``. ``val/acc`` is the accuracy of the int8 network, ``test``
     measures the same weights in float32.
