@@ -264,7 +264,7 @@ class Untraceable(nn.Module):
 def test_unsupported_networks_and_modules_raise() -> None:
     data = DigitsDataModule(num_workers=0)
     fit = trainer(callbacks=[QuantizationAware()])
-    with pytest.raises(UsageError, match="network: Untraceable cannot be trained for int8"):
+    with pytest.raises(UsageError, match="network: Untraceable of 10 classes cannot be trained for int8"):
         fit.fit(BaselineModule(Untraceable(), num_classes=10), data)
     with pytest.raises(UsageError, match="LinearProbeModule trains none"):
         fit.fit(make("probe"), data)
