@@ -207,7 +207,7 @@ def render() -> None:
 
 
 def tables(results: Results) -> list[str]:
-    """Return the lines of a device's table: per road and network, times at both batch sizes and the agreement."""
+    """Return the lines of a device's table: per road and network, times at both batch sizes, accuracy and agreement."""
     networks = [*results]
     environment = results[networks[0]]["environment"]
     roads = [road for road in ROADS if any(road in results[name] for name in networks)]
@@ -221,15 +221,14 @@ def tables(results: Results) -> list[str]:
 
 
 def cell(numbers: dict[str, Any] | None) -> str:
-    """Return the times at both batch sizes, then accuracy, or else agreement, of a road for a network."""
+    """Return the times at both batch sizes, the accuracy of a trained network, and the agreement of a road."""
     if numbers is None:
         return ""
     if FAILED in numbers:
         return "fails"
     times = " / ".join(f"{numbers[f'batch {batch}']['times']:.2f}" for batch in BATCHES)
-    if "accuracy" in numbers:
-        return f"{times}, {100 * numbers['accuracy']:.1f} %"
-    return f"{times}, agrees {100 * numbers['agreement']:.1f} %"
+    accuracy = f", {100 * numbers['accuracy']:.1f} %" if "accuracy" in numbers else ""
+    return f"{times}{accuracy}, agrees {100 * numbers['agreement']:.1f} %"
 
 
 def main(arguments: Sequence[str], make_data: Callable[..., ImageDataModule] = CIFAR100DataModule) -> None:

@@ -23,7 +23,7 @@ HEAD = """<!-- Written by scripts/networks.py; tests/test_network_sweep.py compa
 
 `scripts/networks.py` tries networks that the package has not been written for: the smallest model of each of timm's
 families, torchvision's classifiers, and the shapes of own code in `tests/own_networks.py`. Every check compares the
-package with the network itself, called without it. On {date}, on {machine}, with {versions}:
+package with the network itself, called without it. On CPUs, until {date}, with {versions}:
 
 {summary}
 
@@ -67,14 +67,19 @@ WEIGHT_FILES = (
 )
 
 
-def stored(results: Iterable[Any], planned: Mapping[str, int], machine: str, day: str) -> dict[str, Any]:
+def read_stored() -> dict[str, Any]:
+    """Return the content of docs/networks.json."""
+    return json.loads(STORED.read_text())
+
+
+def stored(results: Iterable[Any], planned: Mapping[str, int], families: list[str], day: str) -> dict[str, Any]:
     """Return the latest outcome of each check, by network, in a form that is small as JSON.
 
     Args:
         results: results of the sweep.
         planned: number of networks of each kind that a complete sweep tries.
-        machine: machine of the sweep, in words.
-        day: date of the results.
+        families: smallest model of each of timm's families.
+        day: date of the latest results.
     """
     networks: dict[str, dict[str, dict[str, str]]] = {}
     reasons: dict[str, dict[str, str]] = {}
@@ -86,9 +91,9 @@ def stored(results: Iterable[Any], planned: Mapping[str, int], machine: str, day
             reasons.setdefault(label, {}).setdefault(result.check, sentence[:200])
     return {
         "date": day,
-        "machine": machine,
         "versions": versions(),
         "planned": dict(planned),
+        "families": families,
         "networks": {
             label: {"checks": networks[label], "reasons": reasons.get(label, {})} for label in sorted(networks)
         },
@@ -109,10 +114,10 @@ def as_json(content: Mapping[str, Any]) -> str:
     return json.dumps(head, indent=1)[:-2] + ',\n "networks": {\n' + ",\n".join(lines) + "\n }\n}\n"
 
 
-def write_page(results: list[Any], planned: Mapping[str, int]) -> None:
+def write_page(results: list[Any], planned: Mapping[str, int], families: list[str]) -> None:
     """Store the outcomes and write the page."""
-    STORED.write_text(as_json(stored(results, planned, "a CPU", date.today().isoformat())))
-    PAGE.write_text(page(json.loads(STORED.read_text())))
+    STORED.write_text(as_json(stored(results, planned, families, date.today().isoformat())))
+    PAGE.write_text(page(read_stored()))
 
 
 def outcomes(networks: Mapping[str, Any], kind: str, check: str) -> Counter[str]:
@@ -129,7 +134,6 @@ def page(content: Mapping[str, Any]) -> str:
     networks = content["networks"]
     head = HEAD.format(
         date=content["date"],
-        machine=content["machine"],
         versions=", ".join(f"{name} {number}" for name, number in content["versions"].items()),
         summary="\n".join(summary(networks)),
         missing="\n".join(missing(networks, content["planned"])),

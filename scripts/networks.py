@@ -4,8 +4,9 @@ python scripts/networks.py sweep [--results FILE] [--kinds KIND ...] [--names NA
     [--checks CHECK ...] [--minutes N]
 python scripts/networks.py page [--results FILE]
 
-``sweep`` appends a line of JSON for each network, side and check, and skips those that have one; each network is
-tried in a process of its own. ``page`` stores the outcomes in docs/networks.json and writes the page from them.
+``sweep`` appends a line of JSON for each network, side and check, and skips those that have one there or in
+docs/networks.json; each network is tried in a process of its own. ``page`` adds the outcomes to docs/networks.json and
+writes the page from it.
 """
 
 import argparse
@@ -101,23 +102,37 @@ def write(path: Path, result: Result) -> None:
         file.write(("" if whole else "\n") + json.dumps(result._asdict()) + "\n")
 
 
-def smallest_of_timm(path: Path) -> dict[str, str]:
-    """Return the smallest model of each of timm's families, from a file if it is there: they take minutes to find."""
+def smallest_of_timm() -> list[str]:
+    """Return the smallest model of each of timm's families, as stored for this version: they take minutes to find."""
     import timm
     import torch
+    from network_page import read_stored
 
-    if path.exists():
-        return {family: name for family, (_, name) in json.loads(path.read_text()).items()}
-    smallest: dict[str, tuple[int, str]] = {}
+    stored = read_stored()
+    if stored["versions"]["timm"] == timm.__version__:
+        return stored["families"]
+    smallest = []
     for family in timm.list_modules():
         sizes = []
         for name in timm.list_models(module=family):
             with torch.device("meta"):
                 model = timm.create_model(name)
             sizes.append((sum(parameter.numel() for parameter in model.parameters()), name))
-        smallest[family] = min(sizes)
-    path.write_text(json.dumps(smallest))
-    return {family: name for family, (_, name) in smallest.items()}
+        smallest.append(min(sizes)[1])
+    return smallest
+
+
+def stored_results() -> list[Result]:
+    """Return the outcomes of docs/networks.json."""
+    from network_page import read_stored
+
+    results = []
+    for label, facts in read_stored()["networks"].items():
+        kind, _, name = label.partition(":")
+        for check, sides in facts["checks"].items():
+            reason = facts["reasons"].get(check, "")
+            results += [Result(kind, name, int(side), check, outcome, reason) for side, outcome in sides.items()]
+    return results
 
 
 def attempt(subject: Any, side: int, check: str) -> Result:
@@ -184,30 +199,28 @@ def _work(subject: Any, side: int, checks: list[str], path: Path) -> None:
         os._exit(status)
 
 
-def subjects(kinds: Iterable[str], names: Iterable[str], folder: Path) -> Iterator[Any]:
-    """Yield the networks to try."""
+def subjects(kinds: Iterable[str], names: Iterable[str], families: Iterable[str]) -> Iterator[Any]:
+    """Yield the networks to try; ``families`` are the models that stand for timm's."""
     from network_checks import OWN, Subject
 
     wanted = {*names}
     for kind in kinds:
-        members: Iterable[str] = {"own": OWN, "torchvision": TORCHVISION}.get(kind, ())
-        if kind == "timm":
-            members = smallest_of_timm(folder / "timm_smallest.json").values()
+        members = {"own": OWN, "torchvision": TORCHVISION, "timm": families}[kind]
         yield from (Subject(kind, name) for name in members if not wanted or name in wanted)
 
 
 def is_too_large(subject: Any) -> bool:
-    """Check the number of parameters, on the meta device where a network runs there."""
+    """Check the number of parameters, without weights: on the meta device, or as torchvision publishes it."""
     import timm
     import torch
-    import torchvision
+    from torchvision.models import get_model_weights
 
     if subject.kind == "own":
         return False
+    if subject.kind == "torchvision":
+        return next(iter(get_model_weights(subject.name))).meta["num_params"] > LARGEST
     with torch.device("meta"):
-        library = timm.create_model if subject.kind == "timm" else torchvision.models.get_model
-        options = {"init_weights": False} if subject.name in ("googlenet", "inception_v3") else {}
-        model = library(subject.name, **options)
+        model = timm.create_model(subject.name)
     return sum(parameter.numel() for parameter in model.parameters()) > LARGEST
 
 
@@ -236,13 +249,12 @@ def sweep(options: argparse.Namespace) -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     torch.set_num_threads(1)
     end = time.monotonic() + 60 * options.minutes
-    path = options.results
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path, families, stored = options.results, smallest_of_timm(), stored_results()
     for side in options.sides:
-        for subject in subjects(options.kinds, options.names, path.parent):
+        for subject in subjects(options.kinds, options.names, families):
             if time.monotonic() > end:
                 return
-            done = {result[:4]: result for result in read(path)}
+            done = {result[:4]: result for result in (*stored, *read(path))}
             checks = planned(done, subject, side, options.checks)
             if not checks:
                 continue
@@ -271,8 +283,9 @@ def main() -> None:
     else:
         from network_page import write_page
 
-        planned = {kind: len([*subjects([kind], (), options.results.parent)]) for kind in KINDS}
-        write_page(read(options.results), planned)
+        families = smallest_of_timm()
+        planned = {kind: len([*subjects([kind], (), families)]) for kind in KINDS}
+        write_page([*stored_results(), *read(options.results)], planned, families)
 
 
 if __name__ == "__main__":

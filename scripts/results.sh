@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Measures the numbers of RESULTS.md: scripts/results.sh [quickstart] [teacher] [comparison] [bench] [small] [mutual],
-# default all.
+# Measures the numbers of RESULTS.md: scripts/results.sh [quickstart] [teacher] [comparison] [bench] [small] [precision]
+# [runtimes] [mutual], default all.
 # Experiments that have a result are skipped, and interrupted ones resume. Needs CIFAR-100 in data/ and the published
 # joint wrn_40_2 teacher in weights/wrn_40_2_aux.pth.tar. SEEDS and OUT can be set.
 set -euo pipefail
@@ -52,6 +52,32 @@ small() { # all methods, 10 % of the training images, 30 epochs; by --dry-run 7 
     --trainer.check_val_every_n_epoch 30
 }
 
+precision() { # float32 and bf16 with 10 % of the training images; 8 epochs, 3 of HSAKD: 50 minutes per seed on one core with AMX
+  local short=(--trainer.max_epochs 8 --trainer.check_val_every_n_epoch 8 --model.init_args.milestones '[5,7]')
+  local taught=(--model.network resnet20 --model.teacher_weights "$TEACHER")
+  for precision in 32-true bf16-mixed; do
+    local few=(--trainer.precision "$precision" --data.init_args.train_fraction 0.1)
+    fit "precision/$precision/alone" --config configs/cifar100/baseline_resnet20.yaml "${few[@]}" "${short[@]}"
+    fit "precision/$precision/kd" --config configs/cifar100/kd_wrn_40_2-wrn_16_2.yaml "${few[@]}" "${taught[@]}" "${short[@]}"
+    fit "precision/$precision/hsakd" --config configs/cifar100/student_joint_wrn_40_2-wrn_16_2.yaml "${few[@]}" "${taught[@]}" \
+      --trainer.max_epochs 3 --trainer.check_val_every_n_epoch 3 --model.init_args.milestones '[2]'
+  done
+}
+
+trained() { # NETWORK FRACTION EPOCHS MILESTONES: a student for the runtimes
+  SEEDS=0 fit "runtimes/${1#timm:}" --model BaselineModule --model.init_args.network "$1" \
+    --model.init_args.milestones "[$4]" --data CIFAR100DataModule --data.init_args.train_fraction "$2" \
+    --trainer.max_epochs "$3" --trainer.check_val_every_n_epoch "$3" --trainer.precision bf16-mixed
+}
+
+runtimes() { # exports of students after a short training, in every runtime of the environment: 40 minutes on one core
+  local networks=(wrn_16_2 resnet8x4 mobilenetv2 shufflenetv2 timm:lcnet_050) checkpoints=() network
+  for network in "${networks[@]:0:2}"; do trained "$network" 0.2 6 4,5; done
+  for network in "${networks[@]:2}"; do trained "$network" 0.1 4 2,3; done
+  for network in "${networks[@]}"; do checkpoints+=("$network=$OUT/runtimes/${network#timm:}/seed0/last.ckpt"); done
+  "$PYTHON" -m benchmarks exports --networks "${networks[@]}" --checkpoints "${checkpoints[@]}"
+}
+
 mutual() { # one epoch on all of CIFAR-100: about 40 minutes per pair and seed
   for network in resnet56 shufflenetv2; do
     fit "mutual/$network" --config "configs/cifar100/mutual_$network-$network.yaml" \
@@ -59,4 +85,4 @@ mutual() { # one epoch on all of CIFAR-100: about 40 minutes per pair and seed
   done
 }
 
-for part in ${*:-quickstart teacher comparison bench small mutual}; do "$part"; done
+for part in ${*:-quickstart teacher comparison bench small precision runtimes mutual}; do "$part"; done

@@ -127,6 +127,17 @@ def test_sweep_resumes_where_it_was_interrupted(scripts: dict[str, ModuleType], 
     assert networks.planned(done, subject, 64, ["create", "logits", "count"]) == ["logits"]
 
 
+def test_stored_outcomes_are_kept_when_a_sweep_on_another_machine_adds_some(scripts: dict[str, ModuleType]) -> None:
+    networks, page = scripts["networks"], scripts["network_page"]
+    content = page.read_stored()
+    results = networks.stored_results()
+    assert page.stored(results, content["planned"], content["families"], content["date"]) == content
+    added = networks.Result("own", "perceptron", 4096, "logits", "works")
+    grown = page.stored([*results, added], content["planned"], content["families"], content["date"])
+    sides = grown["networks"]["own:perceptron"]["checks"]["logits"]
+    assert sides == content["networks"]["own:perceptron"]["checks"]["logits"] | {"4096": "works"}
+
+
 class Halving(nn.Module):
     """Return half of the logits when it is called for the second time."""
 

@@ -16,7 +16,7 @@ def ttm_loss(student_logits: Tensor, teacher_logits: Tensor, gamma: float = 0.1)
 
     .. math:: \overline{\mathrm{KL}(\mathrm{softmax}(\gamma t) \,\|\, \mathrm{softmax}(s))}
 
-    The student's logits s are not softened, and there is no factor T^2, unlike in KD. Source: zkxufo/TTM @ fe457b3.
+    Unlike in KD, the student's logits are not divided by T, and there is no factor T^2. Source: zkxufo/TTM @ fe457b3.
 
     Args:
         student_logits: class logits s (B, N) of the student.
