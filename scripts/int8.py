@@ -5,23 +5,20 @@ control, in float32. The accuracies are those of ``model.onnx`` and ``model.int8
 split. Finished parts are skipped and interrupted ones resumed, so that the script can be started again at any time:
 
     python scripts/int8.py runs/int8 --seeds 3 --student "OPTIONS OF FIT" --tuning "OPTIONS OF FIT"
+
+In the options of the tuning, {student} stands for the checkpoint of the student, from which it starts.
 """
 
 import argparse
 import json
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from hsakd_pl.cli.main import main as hsakd
+
 AWARE = "--trainer.callbacks+=hsakd_pl.QuantizationAware"
-
-
-def hsakd(*arguments: str) -> None:
-    """Run a command of the package; its output goes to the terminal."""
-    subprocess.run([sys.executable, "-m", "hsakd_pl", *arguments], check=True)
 
 
 def trained(folder: Path, seed: int, options: list[str]) -> dict[str, float]:
@@ -30,8 +27,8 @@ def trained(folder: Path, seed: int, options: list[str]) -> dict[str, float]:
     if not record.exists():
         resume = ["--ckpt_path", "last"] if (folder / "last.ckpt").exists() else []
         where = ["--seed_everything", str(seed), "--trainer.default_root_dir", str(folder)]
-        hsakd("fit", *options, *where, *resume)
-        hsakd("export", str(folder), "--formats", "onnx", "--int8")
+        hsakd(["fit", *options, *where, *resume])
+        hsakd(["export", str(folder), "--formats", "onnx", "--int8"])
     rows: list[dict[str, Any]] = json.loads(record.read_text())["measured"]["rows"]
     return {row["file"]: 100 * row["accuracy"] for row in rows}
 
@@ -40,9 +37,10 @@ def of_seed(folder: Path, seed: int, student: list[str], tuning: list[str]) -> d
     """Return the accuracies of one seed in percent, by what they are of."""
     run = folder / f"seed{seed}"
     before = trained(run / "student", seed, student)
-    weights = ["--model.weights", str(run / "student" / "last.ckpt")]
-    aware = trained(run / "aware", seed, [*tuning, *weights, AWARE])
-    control = trained(run / "control", seed, [*tuning, *weights])
+    options = [option.format(student=run / "student" / "last.ckpt") for option in tuning]
+    options += ["--model.init_args.weights", str(run / "student" / "last.ckpt")]
+    aware = trained(run / "aware", seed, [*options, AWARE])
+    control = trained(run / "control", seed, options)
     return {
         "student float32": before["model.onnx"],
         "student int8": before["model.int8.onnx"],
@@ -57,7 +55,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="folder of the runs")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds (default: 3)")
     parser.add_argument("--student", required=True, help="options of fit that train the student")
-    parser.add_argument("--tuning", required=True, help="options of fit that train it on, without --model.weights")
+    parser.add_argument("--tuning", required=True, help="options of fit that train it on")
     options = parser.parse_args()
     student, tuning = shlex.split(options.student), shlex.split(options.tuning)
     seeds = [of_seed(options.folder, seed, student, tuning) for seed in range(options.seeds)]

@@ -3,6 +3,7 @@
 import json
 from copy import deepcopy
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,16 @@ from hsakd_pl.export.formats import onnx_runner, quantise, trace, write_onnx
 from hsakd_pl.export.quantised import QuantisedNetwork, grids
 from hsakd_pl.export.quantisers import folded, grids_of, rounded_bias, weight_scales
 from hsakd_pl.export.student import Student
-from hsakd_pl.files.runtimes import open_openvino
+from hsakd_pl.files.runtimes import open_graph
 
 pytestmark = needs_onnx
 
 DESCRIPTION = Description([str(label) for label in range(CLASSES)], 8, 8, (0.5,) * 3, (0.25,) * 3)
 IMAGES = torch.rand(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-# A value that lies between two numbers of a grid may be rounded to either, since PyTorch and the runtimes add in
-# another order, and each such step of one activation moves later ones. Logits then differ by a few steps of their grid.
-LARGEST_STEPS = 5
-MEAN_STEPS = 0.6
+# Largest and mean difference of a logit, in steps of the grid of the logits. A value that lies between two numbers of a
+# grid may be rounded to either, since PyTorch and onnxruntime add in another order, and each such step of an activation
+# moves later ones. OpenVINO joins operators in its own way, and rounds less often between them.
+STEPS = {"onnxruntime": (5, 0.6), "openvino": (12, 3)}
 NETWORKS = [
     "resnet8x4",
     "wrn_16_2",  # whose norms come before the convolutions
@@ -70,30 +71,19 @@ def steps(logits: torch.Tensor, expected: torch.Tensor, quantised: QuantisedNetw
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(
-    "name",
-    [
-        "resnet8x4",
-        "wrn_16_2",
-        *[pytest.param(name, marks=pytest.mark.slow) for name in ("mobilenetv2", "shufflenetv2")],
-    ],
-)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_trained_exported_and_running_network_agree(name: str, tmp_path: Path) -> None:
     with torch.enable_grad():
         student, quantised = quantised_network(name)
     expected = quantised(student.normalised(IMAGES)).logits
     path = int8_file(student, quantised, tmp_path)
-    runs: list[Any] = [onnx_runner(path)]
-    try:
-        openvino = open_openvino(path, 1)
-        runs.append(lambda images: torch.from_numpy(openvino(images.numpy())))
-    except UsageError:
-        pass  # it is not installed
-    for run_file in runs:
-        difference = steps(run_file(IMAGES), expected, quantised)
-        assert difference.max() <= LARGEST_STEPS and difference.mean() <= MEAN_STEPS
+    for runtime, (largest, mean) in STEPS.items():
+        if runtime == "onnxruntime" or find_spec(runtime):
+            logits = torch.from_numpy(open_graph(path, runtime, 1)(IMAGES.numpy()))
+            difference = steps(logits, expected, quantised)
+            assert difference.max() <= largest and difference.mean() <= mean, runtime
     other = onnx_runner(int8_file(student, quantised, tmp_path, factor=0.8))
-    assert steps(other(IMAGES), expected, quantised).mean() > 2 * MEAN_STEPS
+    assert steps(other(IMAGES), expected, quantised).mean() > 1
 
 
 def test_grids_are_those_of_onnxruntime() -> None:
@@ -129,7 +119,7 @@ def test_weights_and_biases_are_whole_multiples_of_their_scales() -> None:
 def test_ranges_are_moving_averages_of_the_batches() -> None:
     student, quantised = quantised_network("resnet8")
     name = next(iter(quantised.quantisers))
-    [before] = [quantised.ranges[name]]
+    before = quantised.ranges[name]
     student.network.train()
     quantised(2 * student.normalised(IMAGES))
     quantised.update(0.1, lambda values: values)
