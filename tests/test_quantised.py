@@ -1,6 +1,7 @@
 """Test quantisation-aware training: what is trained is what is exported, and what runs."""
 
 import json
+import platform
 from copy import deepcopy
 from functools import partial
 from importlib.util import find_spec
@@ -32,13 +33,19 @@ IMAGES = torch.rand(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 # Largest and mean difference of a logit, in steps of the grid of the logits. A value that lies between two numbers of a
 # grid may be rounded to either, since PyTorch and onnxruntime add in another order, and each such step of an activation
 # moves later ones. OpenVINO joins operators in its own way, and rounds less often between them.
-STEPS = {"onnxruntime": (5, 0.6), "openvino": (12, 3)}
+STEPS = {"onnxruntime": (6, 0.8), "openvino": (12, 3)}
 NETWORKS = [
     "resnet8x4",
     "wrn_16_2",  # whose norms come before the convolutions
     pytest.param("mobilenetv2", marks=pytest.mark.slow),
     pytest.param("shufflenetv2", marks=pytest.mark.slow),
 ]
+
+
+# onnxruntime's kernels for x86 CPUs without VNNI saturate sums of products (docs/runtimes.md)
+CPUINFO = Path("/proc/cpuinfo")
+SATURATES = platform.machine() == "x86_64" and CPUINFO.is_file() and "vnni" not in CPUINFO.read_text()
+needs_exact_kernels = pytest.mark.skipif(SATURATES, reason="onnxruntime's 8-bit kernels saturate on this CPU")
 
 
 def quantised_network(name: str) -> tuple[Student, QuantisedNetwork]:
@@ -71,6 +78,7 @@ def steps(logits: torch.Tensor, expected: torch.Tensor, quantised: QuantisedNetw
 
 
 @torch.no_grad()
+@needs_exact_kernels
 @pytest.mark.parametrize("name", NETWORKS)
 def test_trained_exported_and_running_network_agree(name: str, tmp_path: Path) -> None:
     with torch.enable_grad():
@@ -159,6 +167,7 @@ def options(finished: Path, **others: Any) -> dict[str, Any]:
 STUDENT = {"teacher": "resnet8", "teacher_weights": "random"}
 
 
+@needs_exact_kernels
 @pytest.mark.parametrize(
     ("module", "more"), [("StudentModule", STUDENT), ("methods.KDModule", {**STUDENT, "fast": False})]
 )
