@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         convert,
         open_image,
     )
-    from hsakd_pl.export import export_student, load_student
+    from hsakd_pl.export import QuantizationAware, export_student, load_student
     from hsakd_pl.modules import (
         EMA,
         BaselineModule,
@@ -60,6 +60,7 @@ __all__ = [
     "LinearProbeModule",
     "LitDataModule",
     "MutualModule",
+    "QuantizationAware",
     "STL10DataModule",
     "StudentModule",
     "TeacherModule",

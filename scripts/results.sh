@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures the numbers of RESULTS.md: scripts/results.sh [quickstart] [teacher] [comparison] [bench] [small] [precision]
-# [runtimes] [mutual], default all.
+# [runtimes] [int8] [mutual], default all.
 # Experiments that have a result are skipped, and interrupted ones resume. Needs CIFAR-100 in data/ and the published
 # joint wrn_40_2 teacher in weights/wrn_40_2_aux.pth.tar. SEEDS and OUT can be set.
 set -euo pipefail
@@ -85,4 +85,13 @@ mutual() { # one epoch on all of CIFAR-100: about 40 minutes per pair and seed
   done
 }
 
-for part in ${*:-quickstart teacher comparison bench small precision runtimes mutual}; do "$part"; done
+int8() { # three seeds of a student that is trained for int8: two hours on one core
+  local data="--data CIFAR100DataModule --data.init_args.train_fraction 0.1 --trainer.accelerator cpu"
+  local network="--model.init_args.network mobilenetv2"
+  "$PYTHON" scripts/int8.py "$OUT/int8" --student "--model BaselineModule $network $data --trainer.max_epochs 20 \
+      --model.init_args.milestones [13,16,18] --trainer.check_val_every_n_epoch 20" \
+    --tuning "--model hsakd_pl.methods.KDModule $network $data --trainer.max_epochs 3 --model.init_args.lr 0.005 \
+      --model.init_args.teacher wrn_40_2 --model.init_args.teacher_weights $TEACHER \
+      --model.init_args.milestones [2] --trainer.check_val_every_n_epoch 3"
+}
+for part in ${*:-quickstart teacher comparison bench small precision runtimes int8 mutual}; do "$part"; done

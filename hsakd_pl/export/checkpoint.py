@@ -20,7 +20,7 @@ from hsakd_pl.networks.bounded import limited_by
 from hsakd_pl.networks.keys import has_keys, split_peers
 from hsakd_pl.networks.registry import trusted
 from hsakd_pl.networks.weights import load_weights
-from hsakd_pl.records.formats import check_checkpoint
+from hsakd_pl.records.formats import QUANTISATION, check_checkpoint
 
 
 class Trained(NamedTuple):
@@ -32,6 +32,8 @@ class Trained(NamedTuple):
         epoch: number of epochs it was trained for, if the file states it.
         peer: number of the peer, from 1, if there are several.
         digest: digest of all weights in the file, those of branches and other peers included.
+        ranges: smallest and largest value of each activation, by its name in the ONNX file, if the student was trained
+            for int8; otherwise empty.
     """
 
     student: Student
@@ -39,6 +41,7 @@ class Trained(NamedTuple):
     epoch: int | None
     peer: int | None
     digest: str
+    ranges: Mapping[str, tuple[float, float]]
 
 
 def student_from_checkpoint(
@@ -107,7 +110,15 @@ def read_trained(
         network, **description.saved(), transforms=_transforms_name(saved, index), embedding="embedding" in saved
     )
     epoch = saved["epoch"] + 1 if "pytorch-lightning_version" in saved else None
-    return Trained(student, path, epoch, peer if len(parts) > 1 else None, weights_digest(weights))
+    [*ranges] = saved.get(QUANTISATION, [])
+    return Trained(
+        student,
+        path,
+        epoch,
+        peer if len(parts) > 1 else None,
+        weights_digest(weights),
+        ranges[index] if index < len(ranges) else {},
+    )
 
 
 def _described(

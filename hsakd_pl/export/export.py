@@ -44,6 +44,7 @@ from hsakd_pl.export.pictures import (
     first_images,
     folder_pictures,
 )
+from hsakd_pl.export.quantised import quantise_trained
 from hsakd_pl.export.student import Student, save
 from hsakd_pl.files import local_path, replacing
 from hsakd_pl.files.hub import CARD_FILE, EXPORT_FILE, GRAPH_FILE, WEIGHTS_FILE
@@ -135,6 +136,8 @@ def export_student(
     check_folder(target)
     trained = read_trained(local_path("checkpoint", checkpoint), network, description, peer, data)
     student = trained.student
+    if int8 == "static" and images is None and data is None and not trained.ranges:
+        raise UsageError("int8: static ranges come from training images: name the data, as for fit, or images")
     if student.embeds and int8 is not None:
         raise UsageError("int8: its accuracy is measured by classes, and an embedding network has none: omit int8")
     measured = results(trained)  # before the work, since a file of the run may be broken
@@ -153,7 +156,7 @@ def export_student(
         if int8 is not None:
             if not (partial / GRAPH_FILE).is_file():
                 raise UsageError(f"int8 is made from model.onnx, which cannot be written: omit int8. {left_out[0]}")
-            quantised = _add_int8(partial, student.description, int8, images, input, data)
+            quantised = _add_int8(partial, trained, int8, images, input, data)
             files.append(ExportedFile(partial / INT8_FILE, size_in_megabytes(partial / INT8_FILE)))
         measurement = _measure(partial, student.description, input, data, measure, int8)
         if measurement is not None:
@@ -206,8 +209,6 @@ def _check_options(
             "int8: its accuracy is measured on a test split: name the data, as for fit, or add --no-measure "
             "(measure=False)"
         )
-    if int8 == "static" and images is None and data is None:
-        raise UsageError("int8: static ranges come from training images: name the data, as for fit, or images")
     if measure and data is None:
         raise UsageError("measure: it needs a test split: name the data, as for fit")
     if "onnx" in formats:
@@ -339,7 +340,7 @@ def _write_one(
 
 def _add_int8(
     folder: Path,
-    description: Description,
+    trained: Trained,
     int8: str,
     images: str | Path | None,
     input: str,
@@ -350,30 +351,39 @@ def _add_int8(
     if int8 == "dynamic":
         quantise(graph, None)
         return {"kind": int8}
-    if images is not None:
-        calibration = folder_pictures(images, description, CALIBRATION_IMAGES)
-    else:
-        assert data is not None, "the options were checked"
-        try:
-            training = first_images(data, description, "train", CALIBRATION_IMAGES)
-        except UsageError as error:
-            raise UsageError(
-                f"int8 is calibrated on training images, which cannot be read ({error}): name a folder of pictures by "
-                "images, or take int8 dynamic"
-            ) from error
-        seed = f", drawn with seed {data.seed}"
-        calibration = Pictures(training, f"{counted(len(training), 'training image')} of {type(data).__name__}{seed}")
-    quantise(graph, as_input(calibration.images, input))
-    return {
+    facts = {
         "kind": int8,
-        "calibration_images": len(calibration.images),
-        "calibrated_on": calibration.origin,
-        "seed": None if images is not None or data is None else data.seed,
-        "ranges": RANGES,
         "weights": "int8, a scale per output channel",
         "activations": "uint8, a scale per tensor",
         "operators": [*QUANTISED],
     }
+    if trained.ranges:
+        quantise_trained(graph, trained, input)
+        return facts | {"ranges": "trained"}
+    calibration = _calibration_images(trained.student.description, images, data)
+    quantise(graph, as_input(calibration.images, input))
+    return facts | {
+        "calibration_images": len(calibration.images),
+        "calibrated_on": calibration.origin,
+        "seed": None if images is not None or data is None else data.seed,
+        "ranges": RANGES,
+    }
+
+
+def _calibration_images(description: Description, images: str | Path | None, data: ImageDataModule | None) -> Pictures:
+    """Return images of a folder or of the training split; raises UsageError if they cannot be read."""
+    if images is not None:
+        return folder_pictures(images, description, CALIBRATION_IMAGES)
+    assert data is not None, "the options were checked"
+    try:
+        training = first_images(data, description, "train", CALIBRATION_IMAGES)
+    except UsageError as error:
+        raise UsageError(
+            f"int8 is calibrated on training images, which cannot be read ({error}): name a folder of pictures by "
+            "images, or take int8 dynamic"
+        ) from error
+    seed = f", drawn with seed {data.seed}"
+    return Pictures(training, f"{counted(len(training), 'training image')} of {type(data).__name__}{seed}")
 
 
 def _in_words(quantised: dict[str, Any] | None) -> list[str]:
@@ -382,9 +392,12 @@ def _in_words(quantised: dict[str, Any] | None) -> list[str]:
         return []
     if quantised["kind"] == "dynamic":
         return [f"{INT8_FILE}: int8 weights; the ranges of the activations are measured anew for each image."]
+    source = "that the network was trained with"
+    if quantised["ranges"] == RANGES:
+        source = f"over {quantised['calibrated_on']}"
     return [
         f"{INT8_FILE}: weights {quantised['weights']}, activations {quantised['activations']}, with the smallest and "
-        f"largest values over {quantised['calibrated_on']}."
+        f"largest values {source}."
     ]
 
 

@@ -4,12 +4,14 @@ import io
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+import torch.nn as nn
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
@@ -95,14 +97,20 @@ class GraphError(UsageError):
     """A network cannot be written in a format that needs its graph."""
 
 
-def trace(student: Student, example: Tensor) -> ExportedProgram:
+def trace(student: Student, example: Tensor, module: nn.Module | None = None) -> ExportedProgram:
     """Trace a student for batches of any size, with an example (B, 3, S, S) of two or more images.
 
     Raises GraphError for a network that PyTorch cannot trace.
+
+    Args:
+        student: the student.
+        example: the example.
+        module: module in eval mode to trace in place of the student, which it contains.
     """
     try:
         with quiet():
-            return torch.export.export(student, (example,), dynamic_shapes={"images": {0: Dim("batch", min=1)}})
+            shapes = {"images": {0: Dim("batch", min=1)}}
+            return torch.export.export(module or student, (example,), dynamic_shapes=shapes)
     except Exception as error:  # code of a network that cannot be traced can raise anything
         raise graph_error(student, "torch.export cannot trace it", error) from error
 
@@ -165,17 +173,7 @@ def write_onnx(student: Student, path: Path, program: ExportedProgram) -> None:
 
     Class names and image size are metadata.
     """
-    try:
-        with quiet():
-            onnx_program: Any = torch.onnx.export(
-                program,
-                dynamo=True,
-                verbose=False,
-                input_names=[INPUT],
-                output_names=[EMBEDDING if student.embeds else OUTPUT],
-            )
-    except Exception as error:  # of an operation that ONNX lacks, for example
-        raise graph_error(student, "its graph cannot be converted to ONNX", error) from error
+    onnx_program = as_onnx(student, program)
     metadata = onnx_program.model.metadata_props
     if not student.embeds:
         metadata["class_names"] = json.dumps(student.class_names, ensure_ascii=False)
@@ -185,6 +183,24 @@ def write_onnx(student: Student, path: Path, program: ExportedProgram) -> None:
     with replacing(path, "wb") as file:
         file.write(model.SerializeToString())
     import_library("onnx").checker.check_model(str(path), full_check=True)
+
+
+def as_onnx(student: Student, program: ExportedProgram) -> Any:
+    """Return a traced student as an ``ONNXProgram``, in which ``input`` and the first output have their names.
+
+    Raises GraphError for a graph that cannot be converted.
+    """
+    try:
+        with quiet():
+            return torch.onnx.export(
+                program,
+                dynamo=True,
+                verbose=False,
+                input_names=[INPUT],
+                output_names=[EMBEDDING if student.embeds else OUTPUT],
+            )
+    except Exception as error:  # of an operation that ONNX lacks, for example
+        raise graph_error(student, "its graph cannot be converted to ONNX", error) from error
 
 
 def _name_batch(graph: Any) -> None:
@@ -215,7 +231,14 @@ class CalibrationReader:
         return None if batch is None else {INPUT: batch.numpy()}
 
 
-def quantise(path: Path, calibration: Tensor | None) -> Path:
+class Grid(NamedTuple):
+    """Where an activation is rounded to: its values are ``scale * (q - zero_point)`` for q from 0 to 255."""
+
+    scale: float
+    zero_point: int
+
+
+def quantise(path: Path, calibration: Tensor | None, grids: Mapping[str, Grid] | None = None) -> Path:
     """Write ``model.int8.onnx`` next to a graph, with weights of 8 bits, and return its path.
 
     With ``calibration``, weights are signed with a scale per output channel, and activations unsigned with one scale
@@ -225,17 +248,18 @@ def quantise(path: Path, calibration: Tensor | None) -> Path:
         path: the graph.
         calibration: inputs (B, 3, S, S) of the graph that determine the ranges of activations; None: each image
             determines its own, which makes the file small but no faster.
+        grids: grids of activations by name, which replace those that ``calibration`` would determine.
     """
     int8_path = path.with_name(INT8_FILE)
     try:
-        _quantise(path, int8_path, calibration)
+        _quantise(path, int8_path, calibration, grids or {})
     except Exception as error:  # onnxruntime can raise anything, also where the disk is full
         reason = str(error).strip().partition("\n")[0]
         raise UsageError(f"int8: onnxruntime cannot write {int8_path.name} ({reason}): omit int8") from error
     return int8_path
 
 
-def _quantise(path: Path, int8_path: Path, calibration: Tensor | None) -> None:
+def _quantise(path: Path, int8_path: Path, calibration: Tensor | None, grids: Mapping[str, Grid]) -> None:
     onnx = import_library("onnx")
     quantization = import_library("onnxruntime.quantization")
     shape_inference = import_library("onnxruntime.quantization.shape_inference")
@@ -259,5 +283,10 @@ def _quantise(path: Path, int8_path: Path, calibration: Tensor | None) -> None:
             per_channel=True,
             calibrate_method=getattr(quantization.CalibrationMethod, RANGES),
             op_types_to_quantize=[*QUANTISED],
+            extra_options={"TensorQuantOverrides": {name: [_as_override(grid)] for name, grid in grids.items()}},
         )
     prepared.unlink()
+
+
+def _as_override(grid: Grid) -> dict[str, Any]:
+    return {"scale": np.array(grid.scale, np.float32), "zero_point": np.array(grid.zero_point, np.uint8)}

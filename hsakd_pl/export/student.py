@@ -149,8 +149,12 @@ class Student(nn.Module, PyTorchModelHubMixin):
                 f"images have {images.shape[-3]} channels, the student takes {self.channels}: open pictures by "
                 f"open_image(path, channels={self.channels})"
             )
+        return self.network(self.normalised(images))
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Return images as the network takes them, with the mean and standard deviation of its training images."""
         scale = 255 if images.dtype == torch.uint8 else 1
-        return self.network((images.to(self.channel_mean.dtype) / scale - self.channel_mean) / self.channel_std)
+        return (images.to(self.channel_mean.dtype) / scale - self.channel_mean) / self.channel_std
 
     def config(self) -> dict[str, Any]:
         """Return the content of ``config.json``: everything needed to create this student but its weights."""

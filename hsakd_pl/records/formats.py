@@ -141,6 +141,8 @@ TEST_FIELDS = Fields(
         "versions": Fields(others=Text()),
     }
 )
+# In a checkpoint, the smallest and the largest value of each activation of each network that was trained for int8
+QUANTISATION = "quantisation"
 # Of a checkpoint, what an evaluation and Lightning's migration of older versions use
 CHECKPOINT_FIELDS = Fields(
     {
@@ -153,6 +155,7 @@ CHECKPOINT_FIELDS = Fields(
         "networks": Items(OPTIONAL_TEXT),
         "probe": Flag(),
         "embedding": Number(2, 1e6, whole=True),
+        QUANTISATION: Items(Fields(others=Tuple((Number(-1e30, 1e30), Number(-1e30, 1e30))))),
         "callbacks": Fields(others=Fields(others=Anything())),
         "loops": Fields(others=Fields(others=Anything())),
         "optimizer_states": Items(Anything()),
