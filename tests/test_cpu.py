@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from small import loader, make, trainer
 
+from hsakd_pl.cpu import memory
 from hsakd_pl.cpu.cores import available_cores, cpu_quota
 from hsakd_pl.cpu.kinds import KINDS, bf16_advice, bf16_warning, cpu_of, find_cpu
 from hsakd_pl.cpu.threads import describe_threads, share_cores
@@ -287,3 +289,25 @@ def test_one_process_inherits_no_number_of_threads(two_threads: pytest.MonkeyPat
     two_threads.delenv("OMP_NUM_THREADS")
     share_cores()
     assert torch.get_num_threads() <= available_cores() and "OMP_NUM_THREADS" not in os.environ
+
+
+class Steps(pl.Callback):
+    """Record each step in a list of events."""
+
+    def __init__(self, events: list[str]) -> None:
+        self.events = events
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.events.append("step")
+
+
+def test_fit_maps_tensors_until_its_first_step_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    monkeypatch.setattr(memory, "map_tensors", lambda: events.append("map"))
+    monkeypatch.setattr(memory, "reuse_memory", lambda: events.append("reuse"))
+    module = make("baseline", fast=False)
+    trainer(callbacks=[Steps(events)]).fit(module, loader())
+    assert events == ["map", "step", "reuse", "step", "reuse"]
+    events.clear()
+    trainer().test(module, loader(), verbose=False)
+    assert events == ["reuse", "reuse"]
