@@ -75,18 +75,22 @@ LISTINGS = {  # what is imported, and what is measured
     ),
 }
 PROGRAM = """
-import json, os, resource, sys, textwrap, time
+import json, sys, textwrap, time
 from pathlib import Path
+
+def mebibytes(name):
+    # not getrusage, whose peak is at first that of the process that started this one
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name)]
+    return int(line.split()[1]) / 2**10
 
 root = Path(sys.argv[1])
 exec(sys.argv[2])
 code = compile(textwrap.dedent(sys.argv[3]), "listing", "exec")
-before = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+before = mebibytes("VmRSS")
 start = time.process_time()
 exec(code)
 seconds = time.process_time() - start
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-print(json.dumps({"seconds": seconds, "MiB": peak - before}))
+print(json.dumps({"seconds": seconds, "MiB": mebibytes("VmHWM") - before}))
 """
 Numbers = dict[str, list[dict[str, float]]]  # of each variant, one dictionary a round
 
