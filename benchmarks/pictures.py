@@ -38,8 +38,10 @@ SIDE = 224
 MOST_LINKS = 32_000  # to one file, below the limit of ext4
 OURS = "hsakd_pl"
 FULL_START = "hsakd_pl, setup of ImageNetDataModule"
-LISTINGS = {
-    "os.scandir, paths": """
+LISTINGS = {  # what is imported, and what is measured
+    "os.scandir, paths": (
+        "import os",
+        """
         def walk(folder):
             with os.scandir(folder) as entries:
                 for entry in entries:
@@ -48,32 +50,47 @@ LISTINGS = {
                     else:
                         yield entry.path
         listed = list(walk(root / "train"))""",
-    "os.scandir, number": """
+    ),
+    "os.scandir, number": (
+        "import os",
+        """
         def walk(folder):
             with os.scandir(folder) as entries:
                 return sum(walk(entry.path) if entry.is_dir() else 1 for entry in entries)
         listed = walk(root / "train")""",
-    OURS: """listed = class_folders(root / "train", class_names_of(root / "train"))""",
-    FULL_START: """
+    ),
+    OURS: (
+        "from hsakd_pl.data.walk import class_folders, class_names_of",
+        """listed = class_folders(root / "train", class_names_of(root / "train"))""",
+    ),
+    FULL_START: (
+        "from hsakd_pl import ImageNetDataModule",
+        """
         listed = ImageNetDataModule(root)
         listed.setup("fit")""",
-    "torchvision ImageFolder": """listed = ImageFolder(str(root / "train"))""",
+    ),
+    "torchvision ImageFolder": (
+        "from torchvision.datasets import ImageFolder",
+        """listed = ImageFolder(str(root / "train"))""",
+    ),
 }
 PROGRAM = """
-import json, os, resource, sys, textwrap, time
+import json, sys, textwrap, time
 from pathlib import Path
-from torchvision.datasets import ImageFolder
-from hsakd_pl import ImageNetDataModule
-from hsakd_pl.data.walk import class_folders, class_names_of
+
+def mebibytes(name):
+    # not getrusage, whose peak is at first that of the process that started this one
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name)]
+    return int(line.split()[1]) / 2**10
 
 root = Path(sys.argv[1])
-code = compile(textwrap.dedent(sys.argv[2]), "listing", "exec")
-before = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+exec(sys.argv[2])
+code = compile(textwrap.dedent(sys.argv[3]), "listing", "exec")
+before = mebibytes("VmRSS")
 start = time.process_time()
 exec(code)
 seconds = time.process_time() - start
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-print(json.dumps({"seconds": seconds, "MiB": peak - before}))
+print(json.dumps({"seconds": seconds, "MiB": mebibytes("VmHWM") - before}))
 """
 Numbers = dict[str, list[dict[str, float]]]  # of each variant, one dictionary a round
 
@@ -117,7 +134,7 @@ def measure_listing(options: argparse.Namespace) -> Numbers:
         make_folder(Path(temporary), options.files, options.classes)
 
         def take(name: str) -> None:
-            command = [sys.executable, "-c", PROGRAM, temporary, LISTINGS[name]]
+            command = [sys.executable, "-c", PROGRAM, temporary, *LISTINGS[name]]
             finished = subprocess.run(command, capture_output=True, text=True, check=True)
             numbers[name].append(json.loads(finished.stdout.splitlines()[-1]))
 
