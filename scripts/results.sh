@@ -90,7 +90,7 @@ int8() { # three seeds of a student that is trained for int8: two hours on one c
   local network="--model.init_args.network mobilenetv2"
   "$PYTHON" scripts/int8.py "$OUT/int8" --student "--model BaselineModule $network $data --trainer.max_epochs 20 \
       --model.init_args.milestones [13,16,18] --trainer.check_val_every_n_epoch 20" \
-    --tuning "--model hsakd_pl.methods.KDModule $network $data --trainer.max_epochs 3 --model.init_args.lr 0.005 \
+    --tuning "--model hsakd_pl.methods.KDModule $network $data --trainer.max_epochs 3 --model.init_args.lr 0.0005 \
       --model.init_args.teacher wrn_40_2 --model.init_args.teacher_weights $TEACHER \
       --model.init_args.milestones [2] --trainer.check_val_every_n_epoch 3"
 }

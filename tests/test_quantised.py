@@ -32,7 +32,7 @@ DESCRIPTION = Description([str(label) for label in range(CLASSES)], 8, 8, (0.5,)
 IMAGES = torch.rand(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 # Largest and mean difference of a logit, in steps of the grid of the logits. A value that lies between two numbers of a
 # grid may be rounded to either, since PyTorch and onnxruntime add in another order, and each such step of an activation
-# moves later ones. OpenVINO joins operators in its own way, and rounds less often between them.
+# moves later ones. OpenVINO joins the operators of the file in its own way, and differs more.
 STEPS = {"onnxruntime": (6, 0.8), "openvino": (12, 3)}
 NETWORKS = [
     "resnet8x4",
