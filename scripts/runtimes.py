@@ -33,7 +33,7 @@ TRIALS = {
     "openvino": Trial("OpenVINO", ("openvino",)),
     "torch": Trial("PyTorch", ("torch",)),
     "torch 2.9": Trial("PyTorch", ("torch==2.9.*",)),
-    "executorch": Trial("ExecuTorch", ("executorch",)),
+    "executorch": Trial("ExecuTorch", ("executorch", "torch")),
     "ncnn": Trial("ncnn", ("ncnn", "pnnx")),
     "tract": Trial("tract", ("tract",)),
     "litert": Trial("LiteRT", ("litert-torch",)),
