@@ -221,14 +221,15 @@ def tables(results: Results) -> list[str]:
 
 
 def cell(numbers: dict[str, Any] | None) -> str:
-    """Return the times at both batch sizes, the accuracy of a trained network, and the agreement of a road."""
+    """Return the times at both batch sizes, the accuracy of a trained network, and the agreement if it is not full."""
     if numbers is None:
         return ""
     if FAILED in numbers:
         return "fails"
     times = " / ".join(f"{numbers[f'batch {batch}']['times']:.2f}" for batch in BATCHES)
     accuracy = f", {100 * numbers['accuracy']:.1f} %" if "accuracy" in numbers else ""
-    return f"{times}{accuracy}, agrees {100 * numbers['agreement']:.1f} %"
+    agreement = "" if numbers["agreement"] == 1 else f", agrees {100 * numbers['agreement']:.1f} %"
+    return times + accuracy + agreement
 
 
 def main(arguments: Sequence[str], make_data: Callable[..., ImageDataModule] = CIFAR100DataModule) -> None:

@@ -46,18 +46,18 @@ def test_roads_are_measured_once_and_new_ones_are_added(
 
 def test_tables_show_times_and_failures() -> None:
     def numbers(times: float, **more: Any) -> dict[str, Any]:
-        return {"batch 1": {"times": times}, "batch 64": {"times": 2 * times}, "agreement": 0.5, **more}
+        return {"batch 1": {"times": times}, "batch 64": {"times": 2 * times}, **more}
 
     row = {
-        REFERENCE: numbers(1.0, accuracy=0.7),
+        REFERENCE: numbers(1.0, accuracy=0.7, agreement=1.0),
         "tract": {"error": "no symbol"},
-        "ncnn": numbers(0.5),
+        "ncnn": numbers(0.5, accuracy=0.6, agreement=0.5),
         "environment": {"device": "Any CPU", "threads": 1},
     }
     text = "\n".join(exports.tables({"resnet8": row}))
     assert "### Any CPU, 1 thread" in text
     assert f"| {REFERENCE} | 1.00 / 2.00, 70.0 % |" in text
-    assert "| tract | fails |" in text and "| ncnn | 0.50 / 1.00, agrees 50.0 % |" in text
+    assert "| tract | fails |" in text and "| ncnn | 0.50 / 1.00, 60.0 %, agrees 50.0 % |" in text
     assert "OpenVINO" not in text
 
 
