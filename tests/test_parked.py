@@ -28,8 +28,8 @@ def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 
 def resident_bytes() -> int:
-    """Return the bytes of memory of this process that are in use."""
-    (kilobytes,) = re.findall(r"VmRSS:\s*(\d+) kB", STATUS.read_text())
+    """Return the bytes of files that are in the memory of this process."""
+    (kilobytes,) = re.findall(r"RssFile:\s*(\d+) kB", STATUS.read_text())
     return 1024 * int(kilobytes)
 
 
@@ -75,11 +75,11 @@ def test_parked_weights_leave_memory() -> None:
     network = nn.Linear(2**12, 2**13)  # 128 MiB
     before = resident_bytes()
     parked = Parked(network)
-    assert resident_bytes() < before - 100 * 2**20
+    assert resident_bytes() < before + 50 * 2**20
     float(network.weight.detach().sum())
-    assert resident_bytes() > before - 50 * 2**20
+    assert resident_bytes() > before + 100 * 2**20
     parked.release()
-    assert resident_bytes() < before - 100 * 2**20
+    assert resident_bytes() < before + 50 * 2**20
 
 
 def test_weights_stay_in_memory_without_a_folder_for_the_file(
