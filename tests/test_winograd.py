@@ -430,7 +430,7 @@ def test_hanging_compiler_is_stopped(
     compiler.write_text("#!/bin/sh\nexec sleep 300\n")
     compiler.chmod(0o755)
     monkeypatch.setenv("CC", str(compiler))
-    monkeypatch.setattr(build, "COMPILER_TIMEOUT", 0.1)
+    monkeypatch.setattr(compiled, "COMPILER_TIMEOUT", 0.1)
     with caplog.at_level(logging.INFO):
         assert loaded_anew() is None
     (said,) = (record.message for record in caplog.records)
