@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import PIL
 import torch
 from PIL import Image, features
 from torchvision import io
@@ -156,6 +157,12 @@ def recipes(paths: list[str]) -> dict[str, Callable[[int], torch.Tensor]]:
     new = TransformedBatches(split, random_resized_crop(SIDE), SIDE, seed=0)
     old = TransformedBatches(split, pillow, SIDE, seed=0)
 
+    def images_of(batches: TransformedBatches, epoch: int) -> torch.Tensor:
+        batch = batches[epoch, indices]
+        if isinstance(batch, UsageError):
+            raise batch
+        return batch[0]
+
     def by_pillow(path: str) -> torch.Tensor:
         with Image.open(path) as image:
             return pillow(image.convert("RGB"))
@@ -164,8 +171,8 @@ def recipes(paths: list[str]) -> dict[str, Callable[[int], torch.Tensor]]:
         return tensors(io.decode_image(io.read_file(path), io.ImageReadMode.RGB))
 
     return {
-        OURS: lambda epoch: new[epoch, indices][0],
-        "hsakd_pl, whole pictures by Pillow": lambda epoch: old[epoch, indices][0],
+        OURS: lambda epoch: images_of(new, epoch),
+        "hsakd_pl, whole pictures by Pillow": lambda epoch: images_of(old, epoch),
         "torchvision, Pillow": lambda epoch: torch.stack([by_pillow(path) for path in paths]),
         "torchvision, decode_image": lambda epoch: torch.stack([by_decoder(path) for path in paths]),
     }
@@ -217,7 +224,7 @@ def environment() -> dict[str, Any]:
         "processor": processor(),
         "hsakd_pl": hsakd_pl.__version__,
         "torch": torch.__version__,
-        "Pillow": Image.__version__,
+        "Pillow": PIL.__version__,
         "libjpeg-turbo of Pillow": features.version("libjpeg_turbo"),
         "crops are decoded alone": crops.library() is not None,
     }

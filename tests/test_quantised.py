@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 from copy import deepcopy
 from functools import partial
 from importlib.util import find_spec
@@ -20,8 +21,8 @@ from hsakd_pl.data import Description
 from hsakd_pl.errors import UsageError
 from hsakd_pl.export.aware import restore, stand_in
 from hsakd_pl.export.checkpoint import read_trained
-from hsakd_pl.export.formats import onnx_runner, quantise, trace, write_onnx
-from hsakd_pl.export.quantised import QuantisedNetwork, grids
+from hsakd_pl.export.formats import onnx_runner, trace, write_onnx
+from hsakd_pl.export.quantised import QuantisedNetwork, grids, quantise_by
 from hsakd_pl.export.quantisers import folded, grids_of, rounded_bias, weight_scales
 from hsakd_pl.export.student import Student
 from hsakd_pl.files.runtimes import open_graph
@@ -70,11 +71,27 @@ def int8_file(student: Student, quantised: QuantisedNetwork, folder: Path, facto
     ranges = {name: (low * factor, high * factor) for name, (low, high) in quantised.ranges.items()}
     path = folder / "model.onnx"
     write_onnx(student, path, trace(student, IMAGES))
-    return quantise(path, IMAGES[:2], grids(ranges))
+    return quantise_by(ranges, path, IMAGES[:2])
 
 
 def steps(logits: torch.Tensor, expected: torch.Tensor, quantised: QuantisedNetwork) -> torch.Tensor:
     return (logits - expected).abs() / grids(quantised.ranges)["logits"].scale
+
+
+def test_activations_are_told_by_kind_and_order_if_their_numbers_are_others(tmp_path: Path) -> None:
+    """Export with the names that a graph with more outputs can have, as that of timm:lcnet_050 has."""
+    student, quantised = quantised_network("resnet8x4")
+    path = tmp_path / "model.onnx"
+    write_onnx(student, path, trace(student, IMAGES))
+    expected = quantise_by(quantised.ranges, path, IMAGES[:2]).read_bytes()
+    renumbered = {
+        re.sub(r"_(\d+)$", lambda number: f"_{int(number[1]) + 700}", name): values
+        for name, values in reversed(quantised.ranges.items())
+    }
+    assert renumbered.keys() != quantised.ranges.keys()
+    assert quantise_by(renumbered, path, IMAGES[:2]).read_bytes() == expected
+    with pytest.raises(LookupError, match="16 ranges for 16 activations"):
+        quantise_by({name.replace("view", "add"): values for name, values in renumbered.items()}, path, IMAGES[:2])
 
 
 @torch.no_grad()

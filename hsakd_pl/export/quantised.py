@@ -3,6 +3,7 @@
 The quantisers are where onnxruntime places them in the file that is exported, and round to the numbers of that file.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -134,13 +135,37 @@ def quantise_trained(path: Path, trained: Trained, input: str) -> None:
     """
     student = trained.student
     zeros = torch.zeros(2, student.channels, student.image_size, student.image_size, dtype=torch.uint8)
-    int8_path = quantise(path, as_input(zeros, input), grids(trained.ranges))
-    placed = read_placement(int8_path)
-    if {*placed.activations.values()} != trained.ranges.keys():
+    try:
+        quantise_by(trained.ranges, path, as_input(zeros, input))
+    except LookupError as error:
         raise UsageError(
             f"int8: {trained.path} has the ranges of {len(trained.ranges)} activations, but other ones are quantised "
             "here: export with the versions of PyTorch, onnx and onnxruntime that it was trained with"
-        )
+        ) from error
+
+
+def quantise_by(ranges: Mapping[str, Range], path: Path, example: Tensor) -> Path:
+    """Write ``model.int8.onnx`` next to a graph with the ranges of its activations, and return its path.
+
+    The names of the graph may have other numbers than those of the one that was trained, which has more outputs: the
+    activations of a kind are taken in their order. Raises LookupError if the graph has others.
+
+    Args:
+        ranges: range of each activation.
+        path: the graph.
+        example: images that the graph takes.
+    """
+    placed = sorted({*read_placement(quantise(path, example)).activations.values()}, key=_kind_and_numbers)
+    trained = sorted(ranges, key=_kind_and_numbers)
+    if [_kind_and_numbers(name)[0] for name in placed] != [_kind_and_numbers(name)[0] for name in trained]:
+        raise LookupError(f"{len(trained)} ranges for {len(placed)} activations")
+    own_names = dict(zip(trained, placed, strict=True))
+    return quantise(path, example, grids({own_names[name]: values for name, values in ranges.items()}))
+
+
+def _kind_and_numbers(activation: str) -> tuple[str, list[int]]:
+    """Return the name of an activation without its numbers, and the numbers, which increase along the graph."""
+    return re.sub(r"\d+", "", activation), [int(number) for number in re.findall(r"\d+", activation)]
 
 
 def _unsupported(network: Network, error: BaseException) -> UsageError:
