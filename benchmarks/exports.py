@@ -68,7 +68,7 @@ def file_of(device: str) -> Path:
 
 
 def stored_results(path: Path) -> Results:
-    """Return the stored results of a device; an empty dictionary if there is no file."""
+    """Return the stored results of a device, or an empty dictionary if there is no file."""
     return json.loads(path.read_text()) if path.exists() else {}
 
 

@@ -248,7 +248,7 @@ def test_pictures_are_opened_with_their_channels_or_refused(here: Path) -> None:
     exif[274] = 3  # upside down
     Image.merge("RGBA", levels).save("turned.png", exif=exif)
     assert torch.equal(open_image("turned.png", channels=4), opened.rot90(2, (1, 2)))
-    infrared = Image.merge("RGBX", levels)  # a fourth band that is no alpha
+    infrared = Image.merge("RGBX", levels)  # a fourth band that is not an alpha channel
     for options in ({}, {"compression": "tiff_deflate"}):
         infrared.save("infrared.tif", **options)
         assert torch.equal(open_image("infrared.tif", channels=4), opened)

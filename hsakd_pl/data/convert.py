@@ -134,7 +134,7 @@ def stored(image: Source | Tensor, channels: int) -> bytes:
     content = image.content if isinstance(image, Picture) else image
     if isinstance(content, Tensor | Image.Image):
         return _as_png(image, channels)
-    with header(image):  # type: ignore[arg-type]  # which is no tensor
+    with header(image):  # type: ignore[arg-type]  # not a tensor here
         if isinstance(content, bytes):
             return content
         path = Path(content)

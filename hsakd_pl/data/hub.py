@@ -11,22 +11,20 @@ import torch
 from pytorch_lightning.utilities import rank_zero_info
 
 from hsakd_pl.data.fetched import Picture, Pictures, Source
-from hsakd_pl.data.imagefolder import PictureDataModule, PictureOptions
-from hsakd_pl.data.layout import Layout
 from hsakd_pl.data.splits import Split, check_class_names
 from hsakd_pl.data.tables import (
     LABEL_COLUMNS,
-    ROLES,
     UNLABELLED,
+    TableDataModule,
+    TableOptions,
     class_names_of_values,
     column_for,
     lacks_images,
     positions_of,
-    split_for,
 )
 from hsakd_pl.data.walk import canonical, contains_images
 from hsakd_pl.errors import UsageError, counted
-from hsakd_pl.files import local_path, naming, read_text
+from hsakd_pl.files import read_text
 from hsakd_pl.files.hub import obstacle
 from hsakd_pl.files.weights import shorten
 from hsakd_pl.signatures import Unpack
@@ -57,7 +55,7 @@ class Rows:
         return str(picture["path"]) if picture["bytes"] is None else Picture(picture["bytes"], name)
 
 
-class HubDataModule(PictureDataModule):
+class HubDataModule(TableDataModule):
     """A data set of Hugging Face's library ``datasets`` (``pip install 'hsakd_pl[datasets]'``).
 
     Rows stay in the memory-mapped table, of which workers need no copy, and pictures are decoded as those of class
@@ -72,13 +70,8 @@ class HubDataModule(PictureDataModule):
             folder that ``save_to_disk`` wrote. A folder with that name takes precedence over the hub.
         subset: configuration of a data set that has several.
         revision: branch, tag or commit on the hub.
-        image_column: column of the pictures; by default the only one that has pictures.
-        label_column: column of the labels; by default the only one with classes, or that is called ``label``.
-        train_split: split for training; by default the one with a usual name.
-        val_split: split for validation; likewise.
-        test_split: split for testing; likewise.
 
-    Other arguments: :class:`PictureDataModule`, :class:`ImageDataModule`.
+    Other arguments: :class:`TableDataModule`, :class:`PictureDataModule`, :class:`ImageDataModule`.
 
     Examples:
         >>> data = HubDataModule(path="uoft-cs/cifar100", label_column="fine_label", image_size=32)  # doctest: +SKIP
@@ -92,33 +85,11 @@ class HubDataModule(PictureDataModule):
         path: str | Path,
         subset: str | None = None,
         revision: str | None = None,
-        image_column: str | None = None,
-        label_column: str | None = None,
-        train_split: str | None = None,
-        val_split: str | None = None,
-        test_split: str | None = None,
-        **options: Unpack[PictureOptions],
+        **options: Unpack[TableOptions],
     ) -> None:
-        super().__init__(root, **options)
-        self.path = path
+        super().__init__(root, path=path, **options)
         self.subset = subset
         self.revision = revision
-        self.image_column = image_column
-        self.label_column = label_column
-        self.train_split = train_split
-        self.val_split = val_split
-        self.test_split = test_split
-
-    @property
-    def origin(self) -> str:
-        return str(self.path)
-
-    @property
-    def folder(self) -> Path:
-        """Return the folder or file that ``path`` names, in the working folder or in ``root``."""
-        path = local_path("path", self.path)
-        with naming(path):
-            return path if path.exists() or not (self.root / path).exists() else self.root / path
 
     @cached_property
     def tables(self) -> dict[str, Any]:
@@ -128,44 +99,18 @@ class HubDataModule(PictureDataModule):
         splits = found if isinstance(found, dict) else {"train": found}
         return {str(name): table.with_format(None) for name, table in splits.items()}
 
-    @cached_property
-    def layout(self) -> Layout:
-        """Return the names of the splits."""
-        parts = {
-            role: split_for(role, self.tables, getattr(self, option), self.origin) for role, option in ROLES.items()
-        }
-        if not any(parts.values()) and len(self.tables) == 1:
-            [parts["train"]] = self.tables
-        for role in ("val", "test"):
-            name = parts[role]
-            if name and len(self.tables[name]) and (self.numbers(name) == UNLABELLED).all():
-                rank_zero_info(f"The split {name} of {self.origin} has no labels and is left out")
-                parts[role] = None
-        if parts["test"] is None:
-            parts["test"], parts["val"] = parts["val"], None
-        return Layout(parts["train"], parts["val"], parts["test"])
+    def _lacks_labels(self, part: str) -> bool:
+        return len(self.tables[part]) > 0 and bool((self.numbers(part) == UNLABELLED).all())
 
     @property
     def roles(self) -> str:
-        unused = [name for name in self.tables if name not in self.layout]
-        columns = f"images in the column {self.picture_column}, labels in {self.target_column}"
-        return f"{super().roles}; {columns}" + (f"; the splits {', '.join(unused)} are not used" if unused else "")
-
-    def lacks_train(self) -> str:
-        return f"{self.origin} has no split to train on, only {', '.join(self.tables)}: set train_split"
+        return f"{super().roles}; images in the column {self.picture_column}, labels in {self.target_column}"
 
     @cached_property
     def features(self) -> dict[str, Any]:
         """Return the type of each column, of the split that names the classes."""
         part = self._reference
         return dict(self.tables[part].features)
-
-    @property
-    def _reference(self) -> str:
-        """Return the split that names the classes: that for training if there is one."""
-        if self.train_split in self.tables:
-            return str(self.train_split)
-        return split_for("train", self.tables, None, self.origin) or next(iter(self.tables))
 
     @cached_property
     def picture_column(self) -> str:
@@ -214,17 +159,6 @@ class HubDataModule(PictureDataModule):
         column = self.target_column
         values = self.tables[self._reference].select_columns([column]).with_format("arrow")[:][column].unique()
         return class_names_of_values(values.to_pylist())
-
-    def read_class_names(self) -> list[str]:
-        is_at_hand = self.folder.exists() or "tables" in vars(self)
-        return self._own_names if is_at_hand else []  # predictions of a trained network need no table
-
-    def required_class_names(self) -> list[str]:
-        return self._own_names
-
-    def training_images(self) -> Any:
-        is_whole = self.train_fraction == 1 and not self.val_fraction
-        return self._pictures(self._reference) if is_whole else super().training_images()
 
     def read_part(self, part: Any, names: list[str]) -> Split:
         table = self.tables[part]

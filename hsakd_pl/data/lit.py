@@ -17,18 +17,16 @@ from torch import Tensor
 from hsakd_pl.data.chunks import INDEX_FILE, LABELS, PICTURES, Chunks, StoredPictures, kind_of, read_index
 from hsakd_pl.data.fetched import Pictures
 from hsakd_pl.data.fingerprint import SplitFacts, difference, facts_of, read_facts
-from hsakd_pl.data.imagefolder import PictureDataModule, PictureOptions
-from hsakd_pl.data.layout import Layout
 from hsakd_pl.data.splits import Split, check_class_names
 from hsakd_pl.data.store import Store, is_remote
 from hsakd_pl.data.tables import (
     LABEL_COLUMNS,
-    ROLES,
+    TableDataModule,
+    TableOptions,
     class_names_of_values,
     column_for,
     lacks_images,
     positions_of,
-    split_for,
 )
 from hsakd_pl.errors import UsageError, counted, require
 from hsakd_pl.files import cache_folder, local_path, naming
@@ -39,7 +37,7 @@ from hsakd_pl.signatures import Unpack
 LABEL_FILE = "labels.npy"  # next to an index by hsakd convert, so that labels are known without reading chunks
 
 
-class LitDataModule(PictureDataModule):
+class LitDataModule(TableDataModule):
     """A set of LitData (``pip install 'hsakd_pl[litdata]'``), such as ``hsakd convert`` writes of any other data.
 
     Samples are read from the chunks by their index, so that batches are those of all other data: they depend on (seed,
@@ -55,16 +53,13 @@ class LitDataModule(PictureDataModule):
             (``pil``); by default the only one.
         label_column: column of the labels (``int``, ``str`` or ``bool``); by default the only one, or that is called
             ``label``.
-        train_split: folder of the split for training; by default the one with a usual name.
-        val_split: folder of the split for validation; likewise.
-        test_split: folder of the split for testing; likewise.
         mixed_chunks: 0 shuffles all training images, as of all other data. Otherwise the chunks are visited in random
             order, and the images of this many are mixed: the first epoch then downloads a set on cloud storage chunk
             after chunk.
         cache_dir: folder that chunks are downloaded to; by default in the user's cache.
         storage_options: options of LitData's client for the cloud storage, such as credentials.
 
-    Other arguments: :class:`PictureDataModule`, :class:`ImageDataModule`.
+    Other arguments: :class:`TableDataModule`, :class:`PictureDataModule`, :class:`ImageDataModule`.
 
     Examples:
         >>> data = LitDataModule(path="s3://bucket/photos", image_size=64, mixed_chunks=16)  # doctest: +SKIP
@@ -76,38 +71,20 @@ class LitDataModule(PictureDataModule):
         root: str | Path = "data",
         *,
         path: str | Path,
-        image_column: str | None = None,
-        label_column: str | None = None,
-        train_split: str | None = None,
-        val_split: str | None = None,
-        test_split: str | None = None,
         mixed_chunks: int = 0,
         cache_dir: str | Path | None = None,
         storage_options: dict[str, Any] | None = None,
-        **options: Unpack[PictureOptions],
+        **options: Unpack[TableOptions],
     ) -> None:
-        super().__init__(root, **options)
+        super().__init__(root, path=path, **options)
         require(mixed_chunks >= 0, "mixed_chunks", mixed_chunks, "at least 0")
-        self.path = path
-        self.image_column = image_column
-        self.label_column = label_column
-        self.train_split = train_split
-        self.val_split = val_split
-        self.test_split = test_split
         self.mixed_chunks = mixed_chunks
         self.cache_dir = None if cache_dir is None else local_path("cache_dir", cache_dir)
         self.storage_options = storage_options or {}
 
     @property
-    def origin(self) -> str:
-        return str(self.path)
-
-    @property
-    def folder(self) -> Path:
-        """Return the folder that ``path`` names, in the working folder or in ``root``."""
-        path = local_path("path", self.path)
-        with naming(path):
-            return path if path.exists() or not (self.root / path).exists() else self.root / path
+    def is_local(self) -> bool:
+        return not is_remote(self.path) and super().is_local
 
     @cached_property
     def tables(self) -> dict[str, Chunks]:
@@ -116,26 +93,6 @@ class LitDataModule(PictureDataModule):
             return _open_folder(self.folder, self.origin)
         named = [name for name in (self.train_split, self.val_split, self.test_split) if name is not None]
         return _open_remote(str(self.path), self.storage_options, self.cache_dir, named)
-
-    @cached_property
-    def layout(self) -> Layout:
-        """Return the names of the splits."""
-        parts = {
-            role: split_for(role, self.tables, getattr(self, option), self.origin) for role, option in ROLES.items()
-        }
-        if not any(parts.values()) and len(self.tables) == 1:
-            [parts["train"]] = self.tables
-        if parts["test"] is None:
-            parts["test"], parts["val"] = parts["val"], None
-        return Layout(parts["train"], parts["val"], parts["test"])
-
-    @property
-    def roles(self) -> str:
-        unused = [name for name in self.tables if name not in self.layout]
-        return super().roles + (f"; the splits {', '.join(unused)} are not used" if unused else "")
-
-    def lacks_train(self) -> str:
-        return f"{self.origin} has no split to train on, only {', '.join(self.tables)}: set train_split"
 
     def _column(self, part: str, chosen: str | None, usable: Sequence[str], option: str, meaning: str) -> str:
         columns = self.tables[part].index.columns
@@ -184,18 +141,6 @@ class LitDataModule(PictureDataModule):
             return check_class_names(names, len(names), f"{self.origin}, {INDEX_FILE}")
         return class_names_of_values(self.values(self._reference))
 
-    @property
-    def _reference(self) -> str:
-        """Return the split that names the classes: that for training if there is one."""
-        return split_for("train", self.tables, self.train_split, self.origin) or next(iter(self.tables))
-
-    def read_class_names(self) -> list[str]:
-        is_at_hand = "tables" in vars(self) or (not is_remote(self.path) and self.folder.exists())
-        return self._own_names if is_at_hand else []  # predictions of a trained network need no data
-
-    def required_class_names(self) -> list[str]:
-        return self._own_names
-
     def read_part(self, part: Any, names: list[str]) -> Split:
         if names != self._own_names:
             raise UsageError(f"{self.origin} has the classes {shorten(self._own_names)}, not {shorten(names)}")
@@ -214,10 +159,6 @@ class LitDataModule(PictureDataModule):
                 "opened before they were stored: hsakd convert stores files as they are"
             )
         return Pictures(StoredPictures(chunks, column), np.arange(len(chunks)))
-
-    def training_images(self) -> Any:
-        is_whole = self.train_fraction == 1 and not self.val_fraction
-        return self._pictures(self._reference) if is_whole else super().training_images()
 
     def _labels(self, part: str, names: list[str]) -> Tensor:
         """Return the labels (N,) of a split; raise UsageError for those that no class has."""
@@ -308,7 +249,7 @@ def _open_remote(url: str, options: dict[str, Any], cache: Path | None, named: l
     """Open the named splits of a URL; without names those that ``hsakd convert`` lists, or train and test."""
     cache = cache or cache_folder()
     if cache is None:
-        raise UsageError("cache_dir: there is no home folder for a cache: set it to a folder")
+        raise UsageError("cache_dir: no home folder was found for the cache: set cache_dir to a folder")
     store = Store(url, options)
     names = named or ["train"]
     first = _open_split(store.folder(names[0]), cache, f"{url}, {names[0]}")

@@ -232,7 +232,7 @@ class CalibrationReader:
 
 
 class Grid(NamedTuple):
-    """Where an activation is rounded to: its values are ``scale * (q - zero_point)`` for q from 0 to 255."""
+    """Hold the 8-bit grid of an activation, whose values are ``scale * (q - zero_point)`` for q from 0 to 255."""
 
     scale: float
     zero_point: int

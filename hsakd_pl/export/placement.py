@@ -1,4 +1,4 @@
-"""Where onnxruntime quantises: the graph of a student, and the activations and weights with 8 bits in its int8 file."""
+"""Find the activations and weights of a student that onnxruntime stores with 8 bits in its int8 file."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +19,7 @@ PREFIX = "student.network."  # of the network's weights in the graph of ``Traced
 
 
 class Placement(NamedTuple):
-    """Where an int8 ONNX file quantises.
+    """Hold the activations and weights that an int8 ONNX file quantises.
 
     Args:
         activations: for each quantised activation the one whose grid it has; most have their own.

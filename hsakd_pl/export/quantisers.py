@@ -41,7 +41,7 @@ def weight_scales(weight: Tensor) -> Tensor:
 class ActivationQuantiser(nn.Module):
     """Round an activation to its grid, and in training record its smallest and largest value in the batch.
 
-    Before the first step there is no range yet: that of the batch is used in training, none in evaluations.
+    Before the first step, which sets the range, training uses the range of the batch and evaluation does not round.
     """
 
     def __init__(self) -> None:

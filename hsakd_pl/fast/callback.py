@@ -160,7 +160,7 @@ def _can_evaluate_folded(trainer: pl.Trainer, module: pl.LightningModule) -> boo
 def _is_foldable(network: Network) -> bool:
     """Return True for a network of the package in whose layers nothing depends on the batch, or observes it."""
     part = network.without_branches
-    if "forward" in vars(part):  # something stands in for it
+    if "forward" in vars(part):  # replaced on the instance, as by QuantizationAware
         return False
     if isinstance(part, Classifier) or not type(part).__module__.startswith("hsakd_pl.networks."):
         return False

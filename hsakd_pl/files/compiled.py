@@ -22,7 +22,7 @@ FAILURES = (OSError, UsageError, subprocess.SubprocessError)  # what load raises
 
 
 class Code(NamedTuple):
-    """What a library is compiled from.
+    """Hold what a library is compiled from.
 
     Args:
         name: name of the library, for its file and for messages.

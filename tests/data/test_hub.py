@@ -6,15 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import hub_run
 import numpy as np
 import PIL.Image
 import pytest
 import pytorch_lightning as pl
+import table_run
 import torch
 from programs import run_on_two
 from small import Losses, documented, error_of
-from small import trainer as silent_trainer
+from table_run import losses
 
 from hsakd_pl import BaselineModule, CIFAR100DataModule, HubDataModule, ImageFolderDataModule
 from hsakd_pl.cli.main import main
@@ -70,14 +70,6 @@ def birds(folder: Path, **splits: Any) -> Path:
 
 def small(path: Any, **options: Any) -> HubDataModule:
     return HubDataModule(path=path, **({"image_size": 8, "batch_size": 6, "seed": 3, "num_workers": 0} | options))
-
-
-def losses(data: pl.LightningDataModule, **options: Any) -> list[float]:
-    torch.manual_seed(0)
-    recorder = Losses()
-    module = BaselineModule("resnet8", num_classes=data.num_classes, lr=0.01)
-    silent_trainer(callbacks=[recorder], **options).fit(module, data)
-    return recorder.values
 
 
 def as_parquet(cifar: CIFAR100DataModule, folder: Path) -> Path:
@@ -527,9 +519,9 @@ def test_adopted_description_needs_no_table(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_table_resumes_bitwise_on_two_processes(tmp_path: Path) -> None:
     path = birds(tmp_path / "birds")
-    run_on_two(hub_run.main, str(path), str(tmp_path))
+    run_on_two(table_run.main, "HubDataModule", str(path), str(tmp_path))
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
-    alone, _ = hub_run.train(str(path), tmp_path / "alone")
+    alone, _ = table_run.train("HubDataModule", str(path), tmp_path / "alone")
     for found in ranks:
         assert len(found["whole"]) == 8 and found["resumed"] == found["whole"][5:]
         weights, again = found["weights"]

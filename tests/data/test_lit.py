@@ -14,15 +14,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import lit_run
 import numpy as np
 import PIL.Image
 import pytest
 import pytorch_lightning as pl
+import table_run
 import torch
 from programs import run_on_two
 from small import Losses, documented, error_of
-from small import trainer as silent_trainer
+from table_run import losses
 
 from hsakd_pl import BaselineModule, CIFAR100DataModule, DigitsDataModule, ImageFolderDataModule, LitDataModule, convert
 from hsakd_pl.cli.main import main
@@ -115,14 +115,6 @@ def edit(file: Path, change: Callable[[Any], Any]) -> None:
     content = json.loads(file.read_text())
     change(content)
     file.write_text(json.dumps(content))
-
-
-def losses(data: pl.LightningDataModule, **options: Any) -> list[float]:
-    torch.manual_seed(0)
-    recorder = Losses()
-    module = BaselineModule("resnet8", num_classes=data.num_classes, lr=0.01)
-    silent_trainer(callbacks=[recorder], **options).fit(module, data)
-    return recorder.values
 
 
 def test_converted_cifar100_trains_with_bit_equal_losses(cifar_mini: Path, tmp_path: Path) -> None:
@@ -225,7 +217,7 @@ def test_epoch_is_not_resumed_with_other_mixing(tmp_path: Path, chunks: Path) ->
 
 @pytest.mark.slow
 def test_chunks_resume_bitwise_on_two_processes(tmp_path: Path, chunks: Path) -> None:
-    run_on_two(lit_run.main, str(chunks), str(tmp_path))
+    run_on_two(table_run.main, "LitDataModule", str(chunks), str(tmp_path))
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     for found in ranks:
         assert len(found["whole"]) == 8 and found["resumed"] == found["whole"][5:]
@@ -305,16 +297,15 @@ def test_url_without_a_set_is_refused_in_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(raised.value)
 
 
-def test_storage_that_cannot_be_reached_is_named_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_storage_that_cannot_be_reached_is_named_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
         monkeypatch.setenv(name, "us-east-1")
     nowhere = {"endpoint_url": "http://127.0.0.1:9"}  # nothing listens there
-    start = time.monotonic()
     with pytest.raises(
         UsageError, match=r"s3://pictures/train/index.json cannot be downloaded .*127\.0\.0\.1"
     ) as raised:
         small("s3://pictures", storage_options=nowhere, cache_dir=tmp_path).setup()
-    assert "\n" not in str(raised.value) and time.monotonic() < start + 60
+    assert "\n" not in str(raised.value)
 
 
 def foreign_forms() -> dict[str, list[Any]]:

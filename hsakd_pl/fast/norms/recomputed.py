@@ -31,7 +31,7 @@ class Kept(NamedTuple):
 
 
 class Source(NamedTuple):
-    """What the outputs of a norm are computed from.
+    """Hold what the outputs of a norm are computed from.
 
     Attributes:
         compute: function of the tensors that returns the outputs.
