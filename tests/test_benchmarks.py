@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from small import needs_kernel, norms
 
 import hsakd_pl
 from benchmarks import plain, results
-from benchmarks.__main__ import GROUPS, TABLE_DEFAULTS, check, main, parser, variants_of
+from benchmarks.__main__ import GROUPS, OTHERS, TABLE_DEFAULTS, check, main, parser, variants_of
 from benchmarks.cases import METHOD_COSTS, NAMED, TABLE, Case, comparison_methods, find
 from benchmarks.entries import entries
 from benchmarks.loops import BareLoop, SyntheticDataModule
@@ -359,7 +360,11 @@ def test_documented_benchmark_commands_are_valid(name: str) -> None:
     commands = re.findall(r"^.*(?:python|RUN\)) -m benchmarks\b([^`]*?)(?:>.*)?$", text, re.MULTILINE)
     assert len(commands) >= 2
     for command in commands:
-        options = parser().parse_args(shlex.split(command, comments=True))
+        words = shlex.split(command, comments=True)
+        if words[0] in OTHERS:
+            import_module(f"benchmarks.{words[0]}").parser().parse_args(words[1:])
+            continue
+        options = parser().parse_args(words)
         variants = variants_of(options)
         check(options, [find(case) for case in options.cases if case not in (*GROUPS, "render")], variants)
 

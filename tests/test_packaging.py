@@ -32,7 +32,7 @@ def test_console_command_resolves() -> None:
 def test_extras_are_declared() -> None:
     loggers = {"loggers", "tensorboard", "wandb", "mlflow"}
     extras = set(metadata.metadata("hsakd_pl").get_all("Provides-Extra", []))
-    data = {"hub", "datasets", "heic"}
+    data = {"hub", "datasets", "heic", "litdata"}
     others = {"notebooks", "docs", "test", "dev", "export", "timm", "completion", "slurm", "openvino"}
     assert extras == {"plots", "examples"} | data | others | loggers
 
