@@ -1,14 +1,32 @@
 #!/usr/bin/env bash
 # Measures the numbers of RESULTS.md: scripts/results.sh [quickstart] [teacher] [comparison] [bench] [small] [precision]
 # [runtimes] [int8] [mutual], default all.
-# Experiments that have a result are skipped, and interrupted ones resume. Needs CIFAR-100 in data/ and the published
-# joint wrn_40_2 teacher in weights/wrn_40_2_aux.pth.tar. SEEDS and OUT can be set.
+# Experiments that have a result are skipped, and interrupted ones resume. What runs of small, precision and mutual have
+# measured is copied to results/, which is part of the repository, so that other machines skip those runs too.
+# Needs CIFAR-100 in data/ and the published joint wrn_40_2 teacher in weights/wrn_40_2_aux.pth.tar. SEEDS and OUT can be set.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 SEEDS=${SEEDS:-0}
 OUT=${OUT:-runs/results}
 TEACHER=${TEACHER:-weights/wrn_40_2_aux.pth.tar}
 PYTHON=${PYTHON:-.venv/bin/python}
+
+take() { # runs with stored results are not repeated
+  mkdir -p "$OUT"
+  [[ ! -d results ]] || cp -R --no-clobber results/. "$OUT"
+}
+
+store() { # the results of finished runs
+  local part folder name
+  for part in small precision mutual; do
+    [[ -d $OUT/$part ]] || continue
+    find "$OUT/$part" -name test.json -printf '%P\n' | while read -r name; do
+      folder=$part/$(dirname "$name")
+      mkdir -p "results/$folder"
+      cp "$OUT/$folder"/{result.json,test.json,metrics.csv} "results/$folder"
+    done
+  done
+}
 
 fit() { # FOLDER [OPTIONS OF fit...]
   "$PYTHON" -m hsakd_pl sweep --seeds "$SEEDS" "${@:2}" --trainer.default_root_dir "$OUT/$1" --trainer.accelerator cpu
@@ -94,4 +112,7 @@ int8() { # three seeds of a student that is trained for int8: two hours on one c
       --model.init_args.teacher wrn_40_2 --model.init_args.teacher_weights $TEACHER \
       --model.init_args.milestones [2] --trainer.check_val_every_n_epoch 3"
 }
+
+take
+trap store EXIT
 for part in ${*:-quickstart teacher comparison bench small precision runtimes int8 mutual}; do "$part"; done

@@ -216,7 +216,7 @@ def _check_options(
 
 
 class Answers(NamedTuple):
-    """What a student answers in PyTorch.
+    """Hold a student's logits in PyTorch, with which those of exported files are compared.
 
     Args:
         batches: images (B, 3, S, S), in a batch and one image alone.

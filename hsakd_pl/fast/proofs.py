@@ -41,7 +41,7 @@ class Observed:
 
     @property
     def has_hooks(self) -> bool:
-        """Whether functions of a user see or change what a layer computes."""
+        """Return True if functions of a user see or change what a layer computes."""
         hooks = (hook for layer_hooks in self.hooks for hook in layer_hooks.values())
         return _has_any_global_hook() or any(not isinstance(hook, WEIGHT_HOOKS) for hook in hooks)
 

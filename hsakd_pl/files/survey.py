@@ -45,7 +45,7 @@ class _Item(NamedTuple):
 
 
 class Named(NamedTuple):
-    """What a pickle names.
+    """Hold the globals that a pickle names.
 
     Args:
         names: all globals.
