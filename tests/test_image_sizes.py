@@ -42,7 +42,6 @@ SMALL: dict[str, tuple[Callable[[], nn.Module], int]] = {
     **{name: (OWN[name], 64) for name in ("view", "features and classifier", "LeNet", "vision transformer")},
     "complex weights": (OWN["complex weights"], 48),
     "alexnet": (lambda: torchvisions("alexnet"), 32),
-    "vit_b_16": (lambda: torchvisions("vit_b_16"), 32),
     "squeezenet1_1": (lambda: torchvisions("squeezenet1_1"), 8),
 }
 

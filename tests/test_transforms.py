@@ -27,7 +27,7 @@ def fit(module: str, folder: str, epochs: int, *options: str, **arguments: Any) 
     return torch.load(Path(folder, "last.ckpt"), weights_only=True)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param("flips", marks=pytest.mark.nightly), "colours", "rotations*flips"])
 def test_transforms_work_from_teacher_to_resumed_student(name: str) -> None:
     saved = fit("TeacherModule", "teacher", 1, transforms=name)["state_dict"]
     assert saved["networks.0.branches.0.head.fc.bias"].shape == (10 * NAMES[name],)

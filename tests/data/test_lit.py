@@ -182,8 +182,15 @@ class Noise(DigitsDataModule):
         return Split(images, torch.arange(20) % 10)
 
 
-@pytest.mark.parametrize(("augmentation", "num_workers"), [("crop", 0), ("resized_crop", 2)])
-@pytest.mark.parametrize("mixed_chunks", [0, 2])
+@pytest.mark.parametrize(
+    ("augmentation", "num_workers", "mixed_chunks"),
+    [
+        ("crop", 0, 0),
+        ("resized_crop", 2, 2),
+        pytest.param("crop", 0, 2, marks=pytest.mark.nightly),
+        pytest.param("resized_crop", 2, 0, marks=pytest.mark.nightly),
+    ],
+)
 def test_chunks_resume_bitwise_inside_an_epoch(
     tmp_path: Path, chunks: Path, augmentation: str, num_workers: int, mixed_chunks: int
 ) -> None:
