@@ -16,7 +16,14 @@ import torch.nn.functional as F
 from small import CLASSES, error_of, history, make, needs_onnx, run, trainer, with_statistics
 from torch import nn
 
-from hsakd_pl import BaselineModule, DigitsDataModule, QuantizationAware, create_network, export_student
+from hsakd_pl import (
+    BaselineModule,
+    DigitsDataModule,
+    MutualModule,
+    QuantizationAware,
+    create_network,
+    export_student,
+)
 from hsakd_pl.data import Description
 from hsakd_pl.errors import UsageError
 from hsakd_pl.export.aware import restore, stand_in
@@ -26,6 +33,7 @@ from hsakd_pl.export.quantised import QuantisedNetwork, grids, quantise_by
 from hsakd_pl.export.quantisers import folded, grids_of, rounded_bias, weight_scales
 from hsakd_pl.export.student import Student
 from hsakd_pl.files.runtimes import open_graph
+from hsakd_pl.records import summary
 
 pytestmark = needs_onnx
 
@@ -212,6 +220,34 @@ def test_run_for_int8_is_validated_and_exported_as_trained(
             np.float32(grid.scale),
             grid.zero_point,
         )
+
+
+@needs_exact_kernels
+def test_each_peer_is_trained_and_exported_for_int8(tmp_path: Path) -> None:
+    peers = [create_network(name, 10) for name in ("resnet8", "resnet20")]
+    data = DigitsDataModule(batch_size=64, num_workers=0)
+    fit = trainer(tmp_path, max_epochs=1, limit_train_batches=4, callbacks=[QuantizationAware(momentum=0.1)])
+    fit.fit(MutualModule(peers, num_classes=10, lr=0.01), data)
+    for peer in (1, 2):
+        folder = tmp_path / f"peer{peer}"
+        export = export_student(tmp_path / "last.ckpt", folder, ["onnx"], int8="static", data=data, peer=peer)
+        assert export.measurement is not None
+        accuracy = float(fit.callback_metrics[f"val/peer{peer}_acc"])
+        measured = export.measurement.accuracy("model.int8.onnx")
+        assert measured == pytest.approx(100 * accuracy, abs=100 * 2.5 / 540)
+
+
+def test_header_recommends_no_precision_that_int8_refuses(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(summary, "bf16_advice", lambda kind: "advice on bf16")
+    settings = options(finished, enable_progress_bar=True, fast_dev_run=True)
+    run("fit", **settings)
+    assert "advice on bf16" not in capsys.readouterr().out
+    settings["trainer"]["callbacks"] = []
+    run("fit", **settings)
+    assert "advice on bf16" in capsys.readouterr().out
 
 
 def test_run_stopped_inside_an_epoch_resumes_bit_by_bit(

@@ -48,6 +48,7 @@ class QuantizationAware(pl.Callback):
     """
 
     changes_results = True  # and so belongs to the protocol of a run
+    needed_precision = "32-true"  # others round in other places than int8
 
     def __init__(self, momentum: float = MOMENTUM) -> None:
         require(0 < momentum <= 1, "momentum", momentum, "above 0 and at most 1")
@@ -157,9 +158,10 @@ def _check_module(module: pl.LightningModule, precision: str) -> None:
         raise UsageError(
             f"QuantizationAware trains classifiers for int8, and {type(module).__name__} trains none: leave it out"
         )
-    if precision != "32-true":
+    needed = QuantizationAware.needed_precision
+    if precision != needed:
         raise UsageError(
-            f"trainer.precision is {precision}, which rounds in other places than int8: QuantizationAware needs 32-true"
+            f"trainer.precision is {precision}, which rounds in other places than int8: QuantizationAware needs {needed}"
         )
     if module.compile_step:
         raise UsageError("compile has no effect on networks that QuantizationAware replaces: leave one of the two out")

@@ -75,12 +75,18 @@ def _describe_device(trainer: pl.Trainer, module: HSAKDModule) -> list[tuple[str
         cpu = find_cpu()
         name = f"{cpu.model} ({cpu.kind.name}), {describe_threads()}"
         details.append(_describe_operators(trainer, module))
-        if trainer.precision == "32-true":
+        if trainer.precision == "32-true" and not _has_fixed_precision(trainer):
             details += filter(None, [bf16_advice(cpu.kind)])
     else:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     line = ("device", f"{trainer.world_size} x {name}, precision {trainer.precision}")
     return [line, *(("", detail) for detail in details)]
+
+
+def _has_fixed_precision(trainer: pl.Trainer) -> bool:
+    """Return True if a callback computes in one precision alone, as training for int8 does."""
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
+    return any(hasattr(callback, "needed_precision") for callback in callbacks)
 
 
 def _describe_operators(trainer: pl.Trainer, module: HSAKDModule) -> str:
