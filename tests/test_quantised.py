@@ -3,6 +3,7 @@
 import json
 import platform
 import re
+import sys
 from copy import deepcopy
 from functools import partial
 from importlib.util import find_spec
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from programs import run_on_two
 from small import CLASSES, error_of, history, make, needs_onnx, run, trainer, with_statistics
 from torch import nn
 
@@ -172,6 +174,33 @@ def test_copies_and_the_network_after_the_fit_compute_in_floating_point() -> Non
     assert torch.equal(student.network(images), exact)
 
 
+def trained_ranges(devices: int, folder: Path) -> dict[str, Any]:
+    """Return the ranges after three steps of 16 images each, and save those of each process."""
+    torch.manual_seed(0)
+    aware = QuantizationAware(momentum=0.1)
+    network = with_statistics(create_network("resnet8", 10, branches=False)).train()
+    module = BaselineModule(network, num_classes=10, lr=0.01)
+    fit = trainer(None, callbacks=[aware], devices=devices, limit_train_batches=3, limit_val_batches=0)
+    fit.fit(module, DigitsDataModule(batch_size=16, num_workers=0))
+    torch.save(aware.quantised[0].ranges, folder / f"{fit.global_rank}-of-{devices}.pt")
+    return aware.quantised[0].ranges
+
+
+def main() -> None:
+    trained_ranges(2, Path(sys.argv[1]))
+
+
+@pytest.mark.slow
+def test_ranges_of_two_processes_are_those_of_all_images(tmp_path: Path) -> None:
+    run_on_two(main, str(tmp_path))
+    first, second = (torch.load(tmp_path / f"{rank}-of-2.pt", weights_only=True) for rank in (0, 1))
+    assert first == second
+    whole = trained_ranges(1, tmp_path)
+    assert whole.keys() == first.keys() and len(whole) > 10
+    for name, (low, high) in whole.items():  # the processes round by their own half until the first step has ended
+        assert first[name] == pytest.approx((low, high), rel=0.05, abs=0.05 * (high - low)), name
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the checkpoint of a finished run."""
@@ -235,6 +264,12 @@ def test_each_peer_is_trained_and_exported_for_int8(tmp_path: Path) -> None:
         accuracy = float(fit.callback_metrics[f"val/peer{peer}_acc"])
         measured = export.measurement.accuracy("model.int8.onnx")
         assert measured == pytest.approx(100 * accuracy, abs=100 * 2.5 / 540)
+
+
+def test_network_in_eval_mode_is_refused() -> None:
+    module = BaselineModule(create_network("resnet8", 10).eval(), num_classes=10)
+    with pytest.raises(UsageError, match=r"the network is in eval mode.* call its train\(\)"):
+        trainer(None, callbacks=[QuantizationAware()]).fit(module, DigitsDataModule(batch_size=16, num_workers=0))
 
 
 def test_header_recommends_no_precision_that_int8_refuses(

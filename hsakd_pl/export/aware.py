@@ -1,6 +1,6 @@
 """The callback that trains a student for int8: quantisation-aware training."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MethodType
 from typing import Any
 
@@ -39,8 +39,8 @@ class QuantizationAware(pl.Callback):
     Args:
         momentum: part of the way, above 0 and up to 1, by which a step moves the ranges to those of its batch.
 
-    Raises UsageError for a student without trained weights, for networks that cannot be traced or quantised, and for
-    other precisions.
+    Raises UsageError for a student without trained weights or in eval mode, for networks that cannot be traced or
+    quantised, and for other precisions.
 
     Examples:
         >>> trainer = pl.Trainer(max_epochs=5, callbacks=[QuantizationAware()])  # doctest: +SKIP
@@ -80,6 +80,7 @@ class QuantizationAware(pl.Callback):
         if self.restored is None:
             _check_weights(module)
         networks = [network.without_branches for network in module.networks]
+        _check_modes(networks)
         self.quantised = [QuantisedNetwork(network, module.described(data.description)) for network in networks]
         for quantised, ranges in zip(self.quantised, self.restored or [], strict=False):
             quantised.set_ranges(ranges)
@@ -161,10 +162,20 @@ def _check_module(module: pl.LightningModule, precision: str) -> None:
     needed = QuantizationAware.needed_precision
     if precision != needed:
         raise UsageError(
-            f"trainer.precision is {precision}, which rounds in other places than int8: QuantizationAware needs {needed}"
+            f"trainer.precision is {precision}, which rounds in other places than int8: "
+            f"QuantizationAware needs {needed}"
         )
     if module.compile_step:
         raise UsageError("compile has no effect on networks that QuantizationAware replaces: leave one of the two out")
+
+
+def _check_modes(networks: Iterable[Network]) -> None:
+    """Raise UsageError for a network in eval mode, in which no range is observed; Lightning keeps modes."""
+    if not all(network.training for network in networks):
+        raise UsageError(
+            "QuantizationAware: the network is in eval mode, in which the ranges of its activations are not observed; "
+            "call its train() before fit"
+        )
 
 
 def _check_weights(module: HSAKDModule) -> None:
