@@ -3,6 +3,7 @@
 # [runtimes] [int8] [mutual], default all.
 # Experiments that have a result are skipped, and interrupted ones resume. What runs of small, precision and mutual have
 # measured is copied to results/, which is part of the repository, so that other machines skip those runs too.
+# scripts/replicate.sh repeats them, for which it sets REPEAT, EPOCHS and PLAN.
 # Needs CIFAR-100 in data/ and the published joint wrn_40_2 teacher in weights/wrn_40_2_aux.pth.tar. SEEDS and OUT can be set.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -10,6 +11,7 @@ SEEDS=${SEEDS:-0}
 OUT=${OUT:-runs/results}
 TEACHER=${TEACHER:-weights/wrn_40_2_aux.pth.tar}
 PYTHON=${PYTHON:-.venv/bin/python}
+FEWER=(${EPOCHS:+--trainer.max_epochs "$EPOCHS" --trainer.check_val_every_n_epoch "$EPOCHS"})
 
 take() { # runs with stored results are not repeated
   mkdir -p "$OUT"
@@ -29,7 +31,8 @@ store() { # the results of finished runs
 }
 
 fit() { # FOLDER [OPTIONS OF fit...]
-  "$PYTHON" -m hsakd_pl sweep --seeds "$SEEDS" "${@:2}" --trainer.default_root_dir "$OUT/$1" --trainer.accelerator cpu
+  "$PYTHON" -m hsakd_pl sweep ${PLAN:-} --seeds "$SEEDS" "${@:2}" --trainer.default_root_dir "$OUT/$1" \
+    --trainer.accelerator cpu "${FEWER[@]}"
 }
 
 quickstart() { # about 1.5 minutes per seed on two cores
@@ -54,20 +57,21 @@ comparison() { # 10 % of the training images, 20 epochs: 80 minutes per seed, mo
   fit comparison/alone --config configs/cifar100/baseline_wrn_16_2.yaml "${small[@]}"
   fit comparison/kd --config configs/cifar100/kd_wrn_40_2-wrn_16_2.yaml "${taught[@]}"
   fit comparison/hsakd --config configs/cifar100/student_joint_wrn_40_2-wrn_16_2.yaml "${taught[@]}"
-  "$PYTHON" main.py report "$OUT/comparison" --format md
+  [[ ${PLAN:-} ]] || "$PYTHON" main.py report "$OUT/comparison" --format md
 }
 
 bench() { # all single-stage methods, 10 % of the training images, 10 epochs: 6 minutes per method on one 2.6 GHz core
-  OMP_NUM_THREADS=1 "$PYTHON" -m hsakd_pl bench classic --pairs wrn_40_2-wrn_16_2 --seeds "$SEEDS" \
+  OMP_NUM_THREADS=1 "$PYTHON" -m hsakd_pl bench ${PLAN:-} classic --pairs wrn_40_2-wrn_16_2 --seeds "$SEEDS" \
     --methods 'alone,KD,FitNet,AT,SP,CC,VID,RKD,PKT,CRD,ReviewKD,DKD,DIST,KD+LS' --teachers "wrn_40_2=$TEACHER" \
     --folder "$OUT/bench" --format md --trainer.max_epochs 10 --model.init_args.milestones '[6,8,9]' \
-    --trainer.check_val_every_n_epoch 5 --data.init_args.train_fraction 0.1 --trainer.accelerator cpu
+    --trainer.check_val_every_n_epoch 5 --data.init_args.train_fraction 0.1 --trainer.accelerator cpu \
+    "${FEWER[@]}"
 }
 
 small() { # all methods, 10 % of the training images, 30 epochs; by --dry-run 7 to 22 minutes for three of them, on one core with AMX
-  OMP_NUM_THREADS=1 "$PYTHON" -m hsakd_pl bench small --seeds "$SEEDS" --teachers "wrn_40_2=$TEACHER" \
+  OMP_NUM_THREADS=1 "$PYTHON" -m hsakd_pl bench ${PLAN:-} small --seeds "$SEEDS" --teachers "wrn_40_2=$TEACHER" \
     --folder "$OUT/small" --teacher-answers "$OUT/answers" --format md --config configs/trainer/cpu-bf16.yaml \
-    --trainer.check_val_every_n_epoch 30
+    --trainer.check_val_every_n_epoch 30 "${FEWER[@]}"
 }
 
 precision() { # float32 and bf16 with 10 % of the training images; 8 epochs, 3 of HSAKD: 50 minutes per seed on one core with AMX
@@ -113,6 +117,8 @@ int8() { # three seeds of a student that is trained for int8: two hours on one c
       --model.init_args.milestones [2] --trainer.check_val_every_n_epoch 3"
 }
 
-take
-trap store EXIT
+if [[ ! ${REPEAT:-} ]]; then
+  take
+  trap store EXIT
+fi
 for part in ${*:-quickstart teacher comparison bench small precision runtimes int8 mutual}; do "$part"; done

@@ -23,8 +23,8 @@ import hsakd_pl
 from hsakd_pl import list_networks
 from hsakd_pl.cli.main import main
 from hsakd_pl.commands.bench.cells import select_cells
-from hsakd_pl.commands.bench.estimate import MEASURED_STEPS, WARMUP_STEPS
 from hsakd_pl.commands.bench.tasks import Bench, Task
+from hsakd_pl.commands.estimate import MEASURED_STEPS, WARMUP_STEPS
 from hsakd_pl.commands.seeds import ParsedFit
 from hsakd_pl.files.escaping import for_markdown
 from hsakd_pl.files.weights import file_sha256

@@ -132,7 +132,7 @@ def test_run_starts_another_process_of_hsakd(capfd: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.slow
-def test_sweep_runs_all_seeds_and_is_repeatable() -> None:
+def test_sweep_runs_all_seeds_and_is_repeatable(capsys: pytest.CaptureFixture[str]) -> None:
     recipe = yaml.safe_load((REPOSITORY / "configs/digits/teacher_joint_resnet20.yaml").read_text())
     recipe["trainer"] |= {"max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 1, "accelerator": "cpu"}
     recipe["trainer"]["default_root_dir"] = "runs"
@@ -143,7 +143,14 @@ def test_sweep_runs_all_seeds_and_is_repeatable() -> None:
         assert finished.returncode == 0, finished.stderr
         return finished.stdout
 
+    main(["sweep", "--seeds", "0-1", "--config", "recipe.yaml", "--dry-run"])
+    *planned, total = capsys.readouterr().out.splitlines()
+    assert [line.split()[-1] for line in planned] == ["0", "1"] and all(line.startswith("to do ") for line in planned)
+    assert float(total.split()[0]) >= 0 and "hours, one after the other" in total
+    assert not Path("runs").exists()
     swept("1")
+    main(["sweep", "--seeds", "0-1", "--config", "recipe.yaml", "--dry-run"])
+    assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()[:2]] == ["to do", "done"]
     before = row_of(Path("runs/seed1"))
     Path("runs/seed1/last.ckpt").rename("last.ckpt")
     assert "seed 1 has a result" in swept("0-1")

@@ -173,6 +173,13 @@ def _are_same_callbacks(recorded: str, configured: str) -> bool:
     return recorded.startswith(configured) and "(" not in others
 
 
+def state_of(folder: Path) -> str:
+    """Return whether the run of a folder is ``done``, ``trained`` but not tested, ``begun``, or ``to do``."""
+    if is_finished(folder / RESULT_FILE):
+        return "done" if is_tested(folder) else "trained"
+    return "begun" if (folder / "last.ckpt").exists() else "to do"
+
+
 def run_seed(seed: int, fit_options: list[str], recipe: Path) -> None:
     """Train with one seed in a folder inside the recipe's, or resume there, and test the result."""
     folder = recipe / f"seed{seed}"

@@ -7,12 +7,10 @@ from pathlib import Path
 from pydoc import locate
 from typing import NamedTuple
 
-from hsakd_pl.commands.seeds import Setting, check_same_setting, run_seed, setting_of
+from hsakd_pl.commands.seeds import Setting, check_same_setting, run_seed, setting_of, state_of
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import local_path, naming, read_text, replacing
 from hsakd_pl.recipes import Cell, Recipe
-from hsakd_pl.records.formats import RESULT_FILE, is_finished
-from hsakd_pl.records.measured import is_tested
 
 
 class Task(NamedTuple):
@@ -139,10 +137,7 @@ class Bench:
 
     def state(self, task: Task) -> str:
         """Return whether a task is ``done``, ``trained`` but not tested, ``begun``, or ``to do``."""
-        checkpoint = self.checkpoint(task.recipe, task.seed)
-        if is_finished(checkpoint.with_name(RESULT_FILE)):
-            return "done" if is_tested(checkpoint.parent) else "trained"
-        return "begun" if checkpoint.exists() else "to do"
+        return state_of(self.checkpoint(task.recipe, task.seed).parent)
 
     def run(self, task: Task) -> None:
         """Train and test in this process, or resume; raises UsageError where the results that it needs are missing."""
