@@ -94,12 +94,16 @@ def test_winograd_second_derivatives_equal_convolution() -> None:
 
 
 @needs_kernel
-def test_winograd_operator_passes_opcheck() -> None:
-    images, weight, bias = draw(2, 16, 5, 6), draw(32, 16, 3, 3), draw(32)
+@pytest.mark.parametrize(
+    ("inputs", "outputs"),
+    [(16, 32), (32, 16), (16, 16), (272, 256)],  # one panel of outputs, of inputs, and gradients that are PyTorch's
+)
+def test_winograd_operator_passes_opcheck(inputs: int, outputs: int) -> None:
+    images, weight, bias = draw(2, inputs, 5, 6), draw(outputs, inputs, 3, 3), draw(outputs)
     given = [each.requires_grad_() for each in (images, weight, bias)]
     for arguments in (given, (given[0], outputs_last(weight.detach()), None)):
         torch.library.opcheck(conv3x3, arguments)
-    torch.library.opcheck(conv3x3_weight_gradient, (images, draw(2, 32, 5, 6)))
+    torch.library.opcheck(conv3x3_weight_gradient, (images, draw(2, outputs, 5, 6)))
 
 
 @needs_kernel

@@ -54,17 +54,26 @@ def conv3x3(images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 @torch.library.custom_op("hsakd_pl::conv3x3_weight_gradient", mutates_args=())
 def conv3x3_weight_gradient(images: Tensor, gradient: Tensor) -> Tensor:
-    """Return the weight gradient (out, in, 3, 3) of :func:`conv3x3` given the output gradient (N, out, H, W)."""
+    """Return the weight gradient of :func:`conv3x3` given that of its outputs.
+
+    Args:
+        images: images (N, in, H, W) of the convolution.
+        gradient: gradient (N, out, H, W) of its outputs.
+
+    Returns:
+        Gradient (out, in, 3, 3), in channels_last for any number of channels: a compiled graph relies on its strides.
+    """
     inputs = images.shape[1]
     outputs = gradient.shape[1]
     images = images.contiguous(memory_format=torch.channels_last)
     gradient = gradient.contiguous(memory_format=torch.channels_last)
     if inputs * outputs > MAX_FILTERS:
-        return conv2d_weight(images, [outputs, inputs, 3, 3], gradient, padding=1)
+        weights_gradient = conv2d_weight(images, [outputs, inputs, 3, 3], gradient, padding=1)
+        return weights_gradient.contiguous(memory_format=torch.channels_last)
     filters = images.new_empty(36, outputs // PANEL, inputs, PANEL)
     threads = min(torch.get_num_threads(), MAX_SUMS // filters.numel())
     _call("winograd_filter_gradients", (images, gradient, filters), images, outputs, threads)
-    return _weights_gradient(filters)
+    return _weights_gradient(filters).contiguous(memory_format=torch.channels_last)
 
 
 def _empty_like(images: Tensor, *size: int) -> Tensor:
