@@ -12,7 +12,7 @@ WORKERS ?= 2
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --disable-pip-version-check --no-compile
 
-# Of the tests and benchmarks; hsakd and the examples set their own: see hsakd_pl/cpu/start.py.
+# Of the tests and benchmarks; the programs set their own: see hsakd_pl/cpu/start.py.
 export GOMP_SPINCOUNT ?= 3000
 export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= 2147483647
@@ -23,7 +23,7 @@ unexport PYTHONDONTWRITEBYTECODE  # pip does not compile below, so the first imp
 .NOTPARALLEL:  # two installations into one environment would interfere
 
 quickstart: $(VENV)/installed
-	$(RUN) examples/quickstart.py
+	$(RUN) -m hsakd_pl.quickstart
 
 # Linter and type checker run during the tests, about a minute on one core; their output is shown if they fail.
 test: $(VENV)/installed-test
@@ -77,7 +77,7 @@ endef
 DECLARED := setup.cfg pyproject.toml hsakd_pl/version.py
 
 $(VENV)/installed: $(DECLARED)
-	$(call install,.[examples])
+	$(call install,.)
 	@touch $@
 
 $(VENV)/installed-test: $(DECLARED)

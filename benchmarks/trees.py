@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from hsakd_pl.errors import UsageError
 
 CHECKOUT = Path(__file__).parents[1]
-LINKED = ("configs", "examples", "main.py")  # what a command may name by its path in the repository
+LINKED = ("configs", "main.py")  # what a command may name by its path in the repository
 
 
 class Tree(NamedTuple):

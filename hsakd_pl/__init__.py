@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from hsakd_pl.networks.keys import published_state_dict
     from hsakd_pl.networks.weights import load_weights
     from hsakd_pl.ops import COLOURS, FLIPS, ROTATIONS, Transforms
+    from hsakd_pl.quickstart import quickstart
 
 __all__ = [
     "COLOURS",
@@ -78,6 +79,7 @@ __all__ = [
     "open_image",
     "prepare_cpu",
     "published_state_dict",
+    "quickstart",
     "register_network",
 ]
 _HOMES = (
@@ -93,8 +95,8 @@ _HOMES = (
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first use: the help of the command line does not wait for PyTorch and Lightning."""
-    if name == "methods":
-        return import_module("hsakd_pl.methods")
+    if name in ("methods", "quickstart"):
+        return import_module(f"hsakd_pl.{name}")
     for home in _HOMES if name in __all__ else ():
         if hasattr(module := import_module(f"hsakd_pl.{home}"), name):
             return globals().setdefault(name, getattr(module, name))

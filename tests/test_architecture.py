@@ -30,6 +30,7 @@ FLOORS = (
     "integrations",
     "cli",
     "commands",
+    "quickstart",
 )
 # Modules above all floors: the public names, the program, and the former place of the program's entry point.
 TOP = ("hsakd_pl", "hsakd_pl.__main__", "hsakd_pl.runs.cli")

@@ -15,7 +15,7 @@ NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 # By which a measured percentage may differ. Other processors and threads round otherwise, and so short a training then
 # ends where another seed's might: three times what two seeds of the student alone differ by on average (RESULTS.md).
 POINTS = 20
-# One minute on one thread; -m nightly executes the others. What quickstart shows, examples/quickstart.py runs in CI.
+# One minute on one thread; -m nightly executes the others. What quickstart shows, make quickstart runs in CI.
 IN_CI = ("own_method",)
 # What the texts say of the results; a tenth of the test images is chance
 CLAIMS = {

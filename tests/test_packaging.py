@@ -34,7 +34,7 @@ def test_extras_are_declared() -> None:
     extras = set(metadata.metadata("hsakd_pl").get_all("Provides-Extra", []))
     data = {"hub", "datasets", "heic", "litdata"}
     others = {"notebooks", "docs", "test", "dev", "export", "timm", "completion", "slurm", "openvino"}
-    assert extras == {"plots", "examples"} | data | others | loggers
+    assert extras == {"plots"} | data | others | loggers
 
 
 def test_example_dependencies_are_not_required() -> None:
