@@ -13,6 +13,7 @@ import pytest
 import yaml
 from small import error_of
 
+import hsakd_pl
 from hsakd_pl import list_networks
 from hsakd_pl.cli.commands import COMMANDS
 from hsakd_pl.cli.help import classes
@@ -54,6 +55,11 @@ def test_front_page_has_an_example_per_command(capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit) as end:
         main([])
     assert end.value.code == 2 and capsys.readouterr().out == text
+
+
+def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--version"])
+    assert capsys.readouterr().out == f"hsakd_pl {hsakd_pl.__version__}\n"
 
 
 def test_help_examples_name_existing_files() -> None:
@@ -139,6 +145,7 @@ def test_every_option_of_a_class_is_described(group: str, name: str) -> None:
 
 
 MINE = '''
+import hsakd_pl
 from hsakd_pl import StudentModule, methods
 from hsakd_pl.networks.resnet import CIFARResNet
 
@@ -236,6 +243,14 @@ DATA = ["--data", "DigitsDataModule"]
 NETWORK = ["--model.network", "resnet8"]
 MEANT = {
     "fitt": (["fitt"], "there is no command fitt: did you mean fit? 'hsakd --help' lists them"),
+    "recipe of the package": (
+        ["fit", "--config", "somewhere/cifar100/baseline_resnet20.yaml"],
+        "somewhere/cifar100/baseline_resnet20.yaml is missing: 'hsakd recipes configs' writes all configurations",
+    ),
+    "settings of the package": (
+        ["sweep", "--seeds", "0", "--config", "configs/trainer/gpu.yaml"],
+        "configs/trainer/gpu.yaml is missing: 'hsakd recipes configs' writes all configurations",
+    ),
     "class": (
         ["fit", "--model", "StudentModul"],
         "model: StudentModul is not a known class: did you mean StudentModule?",

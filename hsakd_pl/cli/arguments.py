@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -11,6 +12,7 @@ import yaml
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files import read_text
 from hsakd_pl.files.careful import load_yaml
+from hsakd_pl.recipes import OVERLAYS, RECIPES
 
 MOST_BYTES = 100_000  # of a configuration; those of this package have 1,000
 CLASS_PATH = "class_path"
@@ -188,6 +190,8 @@ def pairs(args: list[str]) -> Iterator[tuple[str, str]]:
 
 def configuration(path: str) -> dict[str, Any]:
     """Read a configuration; raises UsageError where the file is not one."""
+    if not os.path.exists(path) and _is_of_package(path):
+        raise UsageError(f"{path} is missing: 'hsakd recipes configs' writes all configurations of the package there")
     try:
         content = load_yaml(read_text(path, MOST_BYTES))
     except yaml.YAMLError as error:
@@ -195,6 +199,12 @@ def configuration(path: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UsageError(f"{path}: expected a YAML mapping, got a {type(content).__name__}")
     return content
+
+
+def _is_of_package(path: str) -> bool:
+    """Return True for the path of a recipe, or of settings that are laid over one, wherever its folder is."""
+    name = "/".join(Path(path).parts[-2:])
+    return name.removesuffix(".yaml") in RECIPES or name in {f"trainer/{path.name}" for path in OVERLAYS.iterdir()}
 
 
 def option_tree(args: list[str]) -> dict[str, Any]:

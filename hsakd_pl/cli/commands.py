@@ -131,7 +131,7 @@ def front_page() -> str:
         lines.append(f"{'':12}hsakd {name} {command.example}")
     more = (
         "More: hsakd COMMAND --help; hsakd fit --model.help CLASS or --data.help CLASS shows the options of a class; "
-        "--debug, after any command, shows the traceback of an error."
+        "--debug, after any command, shows the traceback of an error; hsakd --version."
     )
     return "\n".join([*lines, "", fill(more, width())])
 

@@ -14,6 +14,7 @@ from hsakd_pl.cpu.start import map_tensors, prepare_process
 from hsakd_pl.errors import UsageError, did_you_mean
 from hsakd_pl.files.escaping import for_terminal, show
 from hsakd_pl.runs.signals import Interrupted, stopped_by_signals
+from hsakd_pl.version import __version__
 
 USER_MISTAKES = (UsageError,)  # shown in one line; everything else keeps its traceback
 DEBUG = "--debug"  # shows the traceback of a user's mistake as well
@@ -97,6 +98,9 @@ def _run(args: list[str], debug: bool) -> None:
         print(front_page())
         raise SystemExit(0 if args else 2)
     name = args[0]
+    if name == "--version":
+        print(f"hsakd_pl {__version__}")
+        return
     if name not in COMMANDS:
         raise UsageError(f"there is no command {name}: {did_you_mean(name, COMMANDS)}'hsakd --help' lists them")
     if COMMANDS[name].module and not _has_only_options(name, args[1:]):
