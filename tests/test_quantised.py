@@ -49,7 +49,7 @@ NETWORKS = [
     "resnet8x4",
     "wrn_16_2",  # whose norms come before the convolutions
     pytest.param("mobilenetv2", marks=pytest.mark.slow),
-    pytest.param("shufflenetv2", marks=pytest.mark.slow),
+    pytest.param("shufflenetv2", marks=pytest.mark.nightly),
 ]
 
 
