@@ -4,7 +4,8 @@
 # Experiments that have a result are skipped, and interrupted ones resume. What runs of small, precision and mutual have
 # measured is copied to results/, which is part of the repository, so that other machines skip those runs too.
 # scripts/replicate.sh repeats them, for which it sets REPEAT, EPOCHS and PLAN.
-# Needs CIFAR-100 in data/ and the published joint wrn_40_2 teacher in weights/wrn_40_2_aux.pth.tar. SEEDS and OUT can be set.
+# Needs CIFAR-100 in data/ and the published joint wrn_40_2 teacher in weights/wrn_40_2_aux.pth.tar. SEEDS and OUT can be
+# set, and METHODS for small.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 SEEDS=${SEEDS:-0}
@@ -71,7 +72,7 @@ bench() { # all single-stage methods, 10 % of the training images, 10 epochs: 6 
 small() { # all methods, 10 % of the training images, 30 epochs; by --dry-run 7 to 22 minutes for three of them, on one core with AMX
   OMP_NUM_THREADS=1 "$PYTHON" -m hsakd_pl bench ${PLAN:-} small --seeds "$SEEDS" --teachers "wrn_40_2=$TEACHER" \
     --folder "$OUT/small" --teacher-answers "$OUT/answers" --format md --config configs/trainer/cpu-bf16.yaml \
-    --trainer.check_val_every_n_epoch 30 "${FEWER[@]}"
+    --trainer.check_val_every_n_epoch 30 ${METHODS:+--methods "$METHODS"} "${FEWER[@]}"
 }
 
 precision() { # float32 and bf16 with 10 % of the training images; 8 epochs, 3 of HSAKD: 50 minutes per seed on one core with AMX
