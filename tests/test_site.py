@@ -3,17 +3,24 @@
 import ast
 import inspect
 import json
+import queue
 import re
 import runpy
 import subprocess
 import sys
+import threading
+from functools import partial
+from http import HTTPStatus
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from operator import attrgetter
 from pathlib import Path
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import programs
 import pytest
+from test_page import CHROMIUM, needs_browser
 from test_readme import DOCUMENTS, REPOSITORY
 
 import hsakd_pl
@@ -29,17 +36,22 @@ def cells(document: str, first: str) -> list[str]:
     return [cell.strip().replace("±", "+-").strip("*") for cell in row.split("|")]
 
 
-@pytest.mark.slow
-def test_site_builds_without_warnings(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build strictly, which checks links, anchors, the navigation and every name of the API, from another folder."""
     for module in ("mkdocs", "material", "mkdocstrings_handlers"):
         if find_spec(module) is None:
             pytest.skip(f"{module} is not installed: pip install mkdocs-material 'mkdocstrings[python]'")
     command = [sys.executable, "-m", "mkdocs", "build", "-f", str(REPOSITORY / "mkdocs.yml"), "--strict", "--quiet"]
-    command += ["--site-dir", str(tmp_path / "site")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    folder = tmp_path_factory.mktemp("built")
+    command += ["--site-dir", str(folder / "site")]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    site = tmp_path / "site"
+    return folder / "site"
+
+
+@pytest.mark.slow
+def test_site_has_all_pages_and_options(site: Path) -> None:
     pages = {str(path.relative_to(site)): path.read_text() for path in site.rglob("*.html")}
     assert len(pages) == len(DOCUMENTS)  # one more, 404, for the README
     assert [name for name, text in pages.items() if "arithmatex" in text or ".. math::" in text] == []
@@ -49,6 +61,61 @@ def test_site_builds_without_warnings(tmp_path: Path) -> None:
         section = pages["api.html"].partition(f'id="hsakd_pl.{name}"')[2].partition('<h3 id="')[0]
         options = inspect.signature(attrgetter(name)(hsakd_pl)).parameters
         assert [option for option in options if section.count(option) < 2] == [], name  # signature and description
+
+
+# Measures pages in frames, since the browser's own windows are at least 500 pixels wide
+WIDTHS = """<!doctype html><body><script>
+async function width_of(page, width) {
+  const frame = document.createElement("iframe");
+  frame.sandbox = "allow-same-origin";
+  frame.style = `width: ${width}px; height: 800px; border: 0`;
+  await new Promise((loaded) => { frame.onload = loaded; frame.src = page; document.body.append(frame); });
+  const found = frame.contentDocument.documentElement.scrollWidth;
+  frame.remove();
+  return found;
+}
+(async () => {
+  const found = {};
+  for (const width of [390, 1280])
+    for (const page of PAGES) found[`${page} at ${width}`] = [width, await width_of(page, width)];
+  await fetch("/widths", {method: "POST", body: JSON.stringify(found)});
+})();
+</script>"""
+
+
+class Measured(SimpleHTTPRequestHandler):
+    """Serve the site, and take what the browser has measured."""
+
+    widths: ClassVar[queue.Queue[dict[str, list[int]]]] = queue.Queue()
+
+    def do_POST(self) -> None:
+        self.widths.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(HTTPStatus.NO_CONTENT)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@needs_browser
+@pytest.mark.slow
+def test_pages_are_no_wider_than_a_phone_or_a_laptop(site: Path, tmp_path: Path) -> None:
+    pages = [path.relative_to(site).as_posix() for path in site.rglob("*.html") if path.name != "404.html"]
+    (site / "widths.htm").write_text(WIDTHS.replace("PAGES", json.dumps(pages)))
+    assert CHROMIUM is not None
+    quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-background-networking"]
+    options = [*quiet, f"--user-data-dir={tmp_path}", "--remote-debugging-port=0"]
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Measured, directory=str(site))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}/widths.htm"
+        with subprocess.Popen([CHROMIUM, *options, address], stderr=subprocess.DEVNULL) as browser:
+            try:
+                widths = Measured.widths.get(timeout=programs.PATIENCE)
+            finally:
+                browser.terminate()
+        server.shutdown()
+    assert len(widths) == 2 * len(pages) > 100
+    assert [page for page, (width, found) in widths.items() if found > width] == []
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
