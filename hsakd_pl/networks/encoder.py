@@ -8,7 +8,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from hsakd_pl.errors import UsageError
-from hsakd_pl.networks.network import Classifier, Network, NetworkOutput, outputs_of_copy
+from hsakd_pl.networks.network import Classifier, Network, NetworkOutput, outputs_of_copy, set_channels
 
 PARTS = ("pooled", "class_token", "patch_mean")  # embeddings, in the order in which they are preferred
 # Names of the same in the outputs of DINOv2 and DINOv3 (torch.hub) and of transformers
@@ -39,13 +39,18 @@ class Encoder(Classifier):
         network: the module.
         part: part that is the embedding; None for the first of the former three that there is.
         image_size: side of the images in pixels; None if it is unknown.
+        channels: number of channels of the images.
 
-    Raises UsageError for a module with other outputs, and for a part that it does not have.
+    Raises UsageError for a module with other outputs, for a part that it does not have, and for channels that it does
+    not take.
     """
 
-    def __init__(self, network: nn.Module, part: str | None = None, image_size: int | None = None) -> None:
+    def __init__(
+        self, network: nn.Module, part: str | None = None, image_size: int | None = None, channels: int = 3
+    ) -> None:
         super().__init__(network, num_classes=2)
         self.part = part
+        set_channels(self, channels, type(network).__name__)
         output = shapes_of(self, image_size)
         self.num_classes = output.logits.shape[1]
 
@@ -86,7 +91,7 @@ def _outputs_or_none(network: Network, image_size: int) -> NetworkOutput | None:
 
 
 def parts_of(network: Any, images: Tensor) -> dict[str, Tensor]:
-    """Return the named parts of a module's output for images (B, 3, S, S); see :class:`Encoder`."""
+    """Return the named parts of a module's output for images (B, C, S, S); see :class:`Encoder`."""
     if not hasattr(network, "forward_features"):
         return named_parts(network(images), network)
     features = network.forward_features(images)
