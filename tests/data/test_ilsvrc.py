@@ -152,6 +152,26 @@ def _with_others(root: Path) -> None:
         shutil.copy(next(val.iterdir()), val / f"{name}.JPEG")
 
 
+def _with_class(root: Path, name: str) -> None:
+    """Add a class to the training images."""
+    train = root / "ILSVRC" / "Data" / "CLS-LOC" / "train"
+    source = train.resolve()
+    train.unlink()
+    train.mkdir()
+    for folder in source.iterdir():
+        (train / folder.name).symlink_to(folder)
+    (train / name).symlink_to(next(source.iterdir()))
+
+
+def test_list_may_have_blank_lines_and_no_header(tmp_path: Path, mini: Path, samples: list[Sample]) -> None:
+    root = kaggle(tmp_path, mini, samples)
+    _, lines = (root / SOLUTION).read_text().split("\n", 1)
+    (root / SOLUTION).write_text(f"{lines}\n\n")
+    data = ImageNetDataModule(root, image_size=32)
+    data.setup("test")
+    assert len(data.splits["test"].targets) == len(samples)
+
+
 def _replaced(root: Path, old: str, new: str) -> None:
     (root / SOLUTION).write_text((root / SOLUTION).read_text().replace(old, new, 1))
 
@@ -162,6 +182,10 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         r"lists 200 images, of which .*val lacks 3 \(.*, and .* contains 0",
     ),
     "superfluous": (_with_others, r"val lacks 0, and .*val contains 2 \(.*one.*two.*\) that it does not list"),
+    "superfluous class": (
+        lambda root: _with_class(root, "backup"),
+        r"train/ has 1 class of which .*LOC_val_solution.csv lists no image, backup: move such folders elsewhere",
+    ),
     "no list": (
         lambda root: (root / SOLUTION).unlink(),
         r"val contains images, but no class folders.*LOC_val_solution",
