@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from scipy.io import savemat
+from small import Losses, trainer
 
-from hsakd_pl import ImageNetDataModule
+from hsakd_pl import BaselineModule, ImageNetDataModule
 from hsakd_pl.data.ilsvrc import DEVKIT, GROUND_TRUTH, META, SOLUTION, SYNSETS, find_words
 from hsakd_pl.errors import UsageError
 
@@ -105,6 +107,25 @@ def test_layouts_give_the_same_batches_as_class_folders(
     [mine], [other] = ([next(iter(module.train_dataloader()))] for module in (data, expected))
     assert all(map(torch.equal, mine, other))
     assert [path for path in sorted(tmp_path.rglob("*")) if "classes" not in path.parts] == before
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_kaggles_layout_resumes_bitwise_inside_an_epoch(
+    num_workers: int, tmp_path: Path, mini: Path, samples: list[Sample]
+) -> None:
+    root = kaggle(tmp_path, mini, samples)
+
+    def fit(folder: Path, checkpoint: Path | None = None) -> list[float]:
+        torch.manual_seed(0)
+        recorder = Losses()
+        saving = ModelCheckpoint(folder, filename="{step}", save_top_k=-1, every_n_train_steps=1)
+        data = ImageNetDataModule(root, image_size=32, batch_size=8, num_workers=num_workers)
+        run = trainer(folder, 2, limit_train_batches=3, limit_val_batches=0, callbacks=[recorder, saving])
+        run.fit(BaselineModule("resnet8", num_classes=20, lr=0.01), data, ckpt_path=checkpoint, weights_only=False)
+        return recorder.values
+
+    whole = fit(tmp_path / "whole")
+    assert len(whole) == 6 and fit(tmp_path / "resumed", tmp_path / "whole" / "step=4.ckpt") == whole[4:]
 
 
 def test_every_folder_of_kaggles_archive_is_a_root(tmp_path: Path, mini: Path, samples: list[Sample]) -> None:

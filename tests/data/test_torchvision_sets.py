@@ -418,6 +418,19 @@ class Same(Dataset[Any]):
 PICTURE = PIL.Image.new("RGB", (8, 8))
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("name", ["Food101", "FashionMNIST"])
+def test_set_resumes_bitwise_inside_an_epoch(name: str, num_workers: int, tmp_path: Path) -> None:
+    write, _, _ = GENERATED[name]
+    write(tmp_path)
+    options = {"max_epochs": 2, "limit_train_batches": 3}
+    chosen = {"augmentation": "resized_crop", "resident_mib": 0, "num_workers": num_workers, "batch_size": 4}
+    whole = losses(small(name, tmp_path, **chosen), folder=tmp_path / "a", **options)
+    again = small(name, tmp_path, **(chosen | {"num_workers": 2 - num_workers}))
+    assert losses(again, tmp_path / "a" / "step=4.ckpt", tmp_path / "b", **options) == whole[4:]
+    assert len(whole) == 6
+
+
 @pytest.mark.parametrize(
     ("item", "message"),
     [
