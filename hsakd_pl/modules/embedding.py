@@ -151,7 +151,7 @@ class EmbeddingModule(HSAKDModule):
         encoder = as_encoder(module, teacher_embedding, learned.image_size, channels)
         shapes = shapes_of(encoder, learned.image_size)
         student = build_network(network, shapes.width, branches=False, channels=channels)
-        require_same_channels(student, encoder)
+        require_fitting(student, encoder, shapes.width)
         weight_files = load_initial("weights", weights, student, new_head=None)
         super().__init__([student], ensemble=None, **options)
         self.set_loss_weights(loss_cosine=cosine_weight, loss_mse=mse_weight)
@@ -322,8 +322,13 @@ def as_encoder(network: nn.Module, part: str | None, image_size: int | None, cha
     return Encoder(network, part, image_size, channels)
 
 
-def require_same_channels(student: Network, teacher: Network) -> None:
-    """Raise UsageError if two networks take images of different channels."""
+def require_fitting(student: Network, teacher: Network, width: int) -> None:
+    """Raise UsageError unless a student takes images of the teacher's channels and returns embeddings of its width."""
+    if student.num_classes != width:
+        raise UsageError(
+            f"network: the student returns {counted(student.num_classes, 'number')}, the teacher's embedding has "
+            f"{width}: create the student with num_classes={width}, or give its name"
+        )
     if student.in_channels != teacher.in_channels:
         raise UsageError(
             f"channels: the student takes images of {counted(student.in_channels, 'channel')}, the teacher of "
