@@ -109,9 +109,22 @@ class HubDataModule(TableDataModule):
     def tables(self) -> dict[str, Any]:
         """Return the table of each split by its name, without a format or transform that was set."""
         folder = self.folder
-        found = _load_local(folder) if folder.exists() else _load_from_hub(str(self.path), self.subset, self.revision)
+        if folder.exists():
+            self._check_local()
+            found = _load_local(folder)
+        else:
+            found = _load_from_hub(str(self.path), self.subset, self.revision)
         splits = found if isinstance(found, dict) else {"train": found}
         return {str(name): table.with_format(None) for name, table in splits.items()}
+
+    def _check_local(self) -> None:
+        """Raise UsageError for options that choose among what a hub has."""
+        for option in ("subset", "revision"):
+            if getattr(self, option) is not None:
+                raise UsageError(
+                    f"{option} has no effect: {self.folder} is a folder or file here, not a name on the hub: leave it "
+                    "out, and name one configuration's folder by path"
+                )
 
     def _lacks_labels(self, part: str) -> bool:
         return len(self.tables[part]) > 0 and bool((self.numbers(part) == UNLABELLED).all())

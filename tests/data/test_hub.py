@@ -495,6 +495,8 @@ BAD_INPUT: dict[str, tuple[Callable[[Path], Path], dict[str, Any], str]] = {
         {},
         r"has the splits train and training for train: set train_split to one",
     ),
+    "revision of a folder": (birds, {"revision": "main"}, r"revision has no effect: .*set is a folder or file here"),
+    "subset of a folder": (birds, {"subset": "small"}, r"subset has no effect: .*set is a folder or file here"),
     "row without a picture": (
         lambda folder: birds(folder, train=_without_picture()),
         {},
