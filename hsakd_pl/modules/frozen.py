@@ -123,7 +123,9 @@ def frozen_in(value: Any) -> Iterator[Frozen]:
 def untrained_parts(
     module: nn.Module, frozen: Sequence[Frozen], trained: Callable[[nn.Parameter], bool]
 ) -> dict[str, nn.Module]:
-    """Return the parts of a module none of whose parameters is trained, by name; not those with a frozen network.
+    """Return the parts of a module none of whose parameters is trained, by name.
+
+    Its ``networks``, which a callback may freeze for a time, and those with a frozen network are left out.
 
     Args:
         module: module with its parts.
@@ -134,7 +136,9 @@ def untrained_parts(
     parts = {}
     for name, part in module.named_children():
         parameters = [*part.parameters()]
-        if parameters and networks.isdisjoint(part.modules()) and not any(map(trained, parameters)):
+        if name == "networks" or not parameters or not networks.isdisjoint(part.modules()):
+            continue
+        if not any(map(trained, parameters)):
             parts[name] = part
     return parts
 
