@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from hsakd_pl import DigitsDataModule, TeacherModule, export_student
+from hsakd_pl import DigitsDataModule, EmbeddingModule, TeacherModule, export_student
 from hsakd_pl.cli.main import main
+from hsakd_pl.data import Split
 from hsakd_pl.data.augment import normalise
 from hsakd_pl.errors import UsageError
 from hsakd_pl.export.calibrate import calibrate
@@ -170,6 +172,30 @@ def test_images_that_are_not_held_out_are_refused(tmp_path: Path, monkeypatch: p
         calibrate(folder / "last.ckpt", DigitsDataModule(num_workers=0))
     with pytest.raises(UsageError, match=r"val_fraction is 0\.3, but the run was trained with 0"):
         calibrate(folder / "last.ckpt", DigitsDataModule(**DIGITS))
+
+
+class Divided(DigitsDataModule):
+    """Digits with a validation split of their own."""
+
+    def read_validation(self) -> Split:
+        return self.read(train=False).take(range(0, 400, 2))
+
+    @property
+    def validated_on(self) -> str:
+        return "validation split"
+
+
+def test_validation_split_of_the_data_calibrates(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copy(run / "last.ckpt", tmp_path / "last.ckpt")
+    _, calibration = calibrate(copy, Divided(num_workers=0), target_accuracy=0.1)
+    assert calibration.images == 200 and calibration.split == "validation split of Divided"
+
+
+def test_embedding_network_is_not_calibrated(tmp_path: Path) -> None:
+    module = EmbeddingModule("resnet8", "resnet14", "random", teacher_mean="data")
+    small.trainer(tmp_path, limit_train_batches=1, limit_val_batches=0).fit(module, DigitsDataModule(**DIGITS))
+    with pytest.raises(UsageError, match=r"last\.ckpt is an embedding network, which has no probabilities"):
+        calibrate(tmp_path / "last.ckpt", DigitsDataModule(**DIGITS))
 
 
 @pytest.mark.parametrize(

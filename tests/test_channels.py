@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torchvision.transforms import v2
 from hsakd_pl import (
     BaselineModule,
     DigitsDataModule,
+    EmbeddingModule,
     ImageFolderDataModule,
     StudentModule,
     create_network,
@@ -113,6 +115,51 @@ def test_commands_lead_from_pictures_of_any_channels_to_exports(channels: int, d
     main(["export", str(student), "exported", "--formats", "safetensors"])
     main(["predict", "exported", "digit.png" if channels == 1 else "pictures/val", *QUIET])
     check_predictions(channels, 1 if channels == 1 else 6)
+
+
+@pytest.mark.parametrize(("channels", "teacher"), [(1, "resnet14"), (4, "timm:test_vit")])
+def test_embedding_is_distilled_from_pictures_of_any_channels_and_exported(
+    channels: int, teacher: str, here: Path
+) -> None:
+    if teacher.startswith("timm:"):
+        pytest.importorskip("timm")
+    taught = {"teacher": teacher, "teacher_weights": "random", "teacher_mean": "data", "map_weight": 1.0}
+    run_folder = short("EmbeddingModule", folder(channels), **taught)
+    main(["export", str(run_folder), "exported", "--formats", "safetensors"])
+    student = load_student("exported")
+    module = EmbeddingModule.load_from_checkpoint(run_folder / "last.ckpt", **taught)
+    [picture, *_] = Path("pictures").glob("val/*/*")
+    pixels = student.transform(open_image(str(picture), channels=channels))[None]
+    assert student.embeds and pixels.shape == (1, channels, 8, 8)
+    scaled = pixels / 255 - torch.tensor(student.description.mean)[:, None, None]
+    expected = module.eval()(scaled / torch.tensor(student.description.std)[:, None, None])
+    assert torch.allclose(student(pixels), expected, atol=1e-5)
+
+
+FOREIGN: dict[str, Callable[[], Any]] = {
+    r"network Own takes images of 3 channels, not of 1: give .* in_channels": lambda: EmbeddingModule(
+        "resnet8", Own(8), channels=1, teacher_mean="data"
+    ),
+    r"the student takes images of 1 channel, the teacher of 3: choose": lambda: EmbeddingModule(
+        create_network("resnet8", 8, channels=1), Own(8), teacher_mean="data"
+    ),
+    r"nothing says .* set teacher_mean and teacher_std, one number each, or teacher_mean to data": (
+        lambda: EmbeddingModule("resnet8", "timm:test_vit", "random", channels=1)
+    ),
+    r"teacher_mean must be data or four numbers, got imagenet": lambda: EmbeddingModule(
+        "resnet8", "resnet14", "random", channels=4, teacher_mean="imagenet"
+    ),
+    r"teacher.mean must be one finite number, got": lambda: EmbeddingModule(
+        "resnet8", "resnet14", "random", channels=1, teacher_mean=[0.5] * 3, teacher_std=[0.5] * 3
+    ),
+}
+
+
+@pytest.mark.parametrize("message", FOREIGN)
+def test_teacher_of_other_channels_is_refused_in_one_sentence(message: str) -> None:
+    pytest.importorskip("timm")
+    with pytest.raises(UsageError, match=message):
+        FOREIGN[message]()
 
 
 @needs_onnx

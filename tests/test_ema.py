@@ -148,6 +148,38 @@ def test_mixed_precision_averages_and_half_precision_is_refused(tmp_path: Path) 
         trainer(precision="bf16-true", callbacks=[EMA()]).fit(make("baseline"), loader())
 
 
+OTHERS = {
+    "StochasticWeightAveraging": {"swa_lrs": 0.1, "swa_epoch_start": 1},
+    "EMAWeightAveraging": {"decay": 0.5},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_second_average_is_refused_in_one_line(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    other = {"class_path": f"pytorch_lightning.callbacks.{name}", "init_args": OTHERS[name]}
+    message = error_of(
+        capsys, lambda: run("fit", trainer={"max_epochs": 2, "callbacks": [{"class_path": "hsakd_pl.EMA"}, other]})
+    )
+    assert f"EMA and {name} would each replace the weights by their average" in message
+
+
+def test_early_stopping_and_accumulated_gradients_follow_the_average(tmp_path: Path) -> None:
+    weights = Weights()
+    stopping = pl.callbacks.EarlyStopping("val/loss", patience=1, min_delta=1e9, check_on_train_epoch_end=False)
+    fit = trainer(tmp_path, max_epochs=9, accumulate_grad_batches=2, callbacks=[weights, EMA(0.7), stopping])
+    fit.fit(make("baseline", lr=0.1), loader(), loader())
+    assert fit.current_epoch == 2
+    first, second = weights.parameters[1::2]  # an update after each step of two batches
+    checkpoint = saved(tmp_path)
+    assert int(checkpoint["averaging_state"]["n_averaged"]) == 2
+    for name, weight in first.items():
+        expected = 2 / 11 * weight + 9 / 11 * second[name]
+        torch.testing.assert_close(checkpoint["state_dict"][name], expected)
+
+
 def test_bad_options_are_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

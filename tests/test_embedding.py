@@ -355,6 +355,18 @@ FAULTS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "teacher_mean must be imagenet, data or three numbers, got grey": (Tokens, {"teacher_mean": "grey"}),
     "teacher: Pair returns tuple": (Pair, DATA),
     "set its attribute num_prefix_tokens": (lambda: Tokens(4), {**DATA, "teacher_size": 16}),
+    "takes no images of 3 channels and 37 x 37 pixels (AssertionError: Input height (37)": (
+        lambda: "timm:test_vit",
+        {**DATA, "teacher_weights": "random", "teacher_size": 37},
+    ),
+    "takes no images of 3 channels and the usual sizes (RuntimeError: Given groups=1": (
+        lambda: nn.Conv2d(1, 4, 3),
+        DATA,
+    ),
+    "network: the student returns 10 numbers, the teacher's embedding has 64: create the student with num_classes=64": (
+        lambda: "resnet14",
+        {**DATA, "teacher_weights": "random", "network": create_network("resnet8", 10)},
+    ),
     "map_weight: the teacher returns no map": (
         lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
         {**DATA, "map_weight": 1.0},
@@ -373,8 +385,23 @@ FAULTS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
 def test_bad_options_are_one_line(message: str) -> None:
     teacher, options = FAULTS[message]
     with pytest.raises(UsageError) as error:
-        EmbeddingModule("resnet8", teacher(), **options)
+        EmbeddingModule(**{"network": "resnet8", "teacher": teacher(), **options})
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+class Undefined(nn.Module):
+    """Return NaN for every image."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean((2, 3)) * float("nan")
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_teacher_that_answers_nan_is_one_line(fast: bool) -> None:
+    module = EmbeddingModule("resnet8", Undefined(), fast=fast, **DATA)
+    with pytest.raises(UsageError, match=r"NaN|nan") as error:
+        run_once(module, Small())
+    assert "\n" not in str(error.value)
 
 
 def test_missing_teacher_file_is_named_by_fit_alone(trained: Path) -> None:

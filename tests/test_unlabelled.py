@@ -239,6 +239,11 @@ def test_bad_sources_are_one_line(message: str, folder: Path) -> None:
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
+def test_classifier_of_pictures_without_labels_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"needs at least 2 classes, got 0: name data .* choose EmbeddingModule"):
+        BaselineModule("resnet8", num_classes=0)
+
+
 def test_broken_picture_is_named(folder: Path) -> None:
     (folder / "part0" / "broken.png").write_bytes(b"\x89PNG broken")
     with pytest.raises(UsageError, match=r"cannot decode the image .*broken\.png"):

@@ -251,7 +251,7 @@ class HSAKDCLI(LightningCLI):
         seed = self._get(self.config, "seed_everything", default=0)
         options = options_of(self.config.get(self.subcommand))
         configured = configured_callbacks(config.callbacks, self._get(self.config, "trainer").callbacks)
-        check_distinct(callback for callback, _ in configured)
+        check_distinct([callback for callback, _ in configured])
         self.result = ResultWriter(config.default_root_dir, files, seed, best, options, configured)
         if not config.barebones:
             kwargs |= self._recording_options(config, best)

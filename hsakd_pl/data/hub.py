@@ -1,5 +1,6 @@
 """Data sets of Hugging Face: from the hub, of parquet or arrow files, or as save_to_disk wrote them."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +30,9 @@ from hsakd_pl.files.hub import obstacle
 from hsakd_pl.files.weights import shorten
 from hsakd_pl.signatures import Unpack
 
+BYTES = ("binary", "large_binary")
+TEXT = ("string", "large_string", "string_view")
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -38,11 +42,13 @@ class Rows:
         table: memory-mapped table whose pictures are not decoded.
         column: column of the pictures.
         name: name of the table, for errors.
+        folder: folder that relative paths of files start from, if they are not those from the working folder.
     """
 
     table: Any
     column: str
     name: str
+    folder: Path
 
     def __call__(self, indices: list[int]) -> list[Source]:
         pictures = self.table[indices][self.column]
@@ -52,7 +58,15 @@ class Rows:
         name = f"{self.name}[{index}]"
         if picture is None or (picture["bytes"] is None and picture["path"] is None):
             raise UsageError(f"{name} has no picture in the column {self.column}: filter such rows out")
-        return str(picture["path"]) if picture["bytes"] is None else Picture(picture["bytes"], name)
+        if picture["bytes"] is not None:
+            return Picture(picture["bytes"], name)
+        for path in (str(picture["path"]), os.path.join(self.folder, str(picture["path"]))):
+            if os.path.exists(path):
+                return path
+        raise UsageError(
+            f"{name}: there is no file {picture['path']:.200} in the working folder or in {self.folder}: write "
+            "complete paths, or the contents of the files"
+        )
 
 
 class HubDataModule(TableDataModule):
@@ -95,9 +109,22 @@ class HubDataModule(TableDataModule):
     def tables(self) -> dict[str, Any]:
         """Return the table of each split by its name, without a format or transform that was set."""
         folder = self.folder
-        found = _load_local(folder) if folder.exists() else _load_from_hub(str(self.path), self.subset, self.revision)
+        if folder.exists():
+            self._check_local()
+            found = _load_local(folder)
+        else:
+            found = _load_from_hub(str(self.path), self.subset, self.revision)
         splits = found if isinstance(found, dict) else {"train": found}
         return {str(name): table.with_format(None) for name, table in splits.items()}
+
+    def _check_local(self) -> None:
+        """Raise UsageError for options that choose among what a hub has."""
+        for option in ("subset", "revision"):
+            if getattr(self, option) is not None:
+                raise UsageError(
+                    f"{option} has no effect: {self.folder} is a folder or file here, not a name on the hub: leave it "
+                    "out, and name one configuration's folder by path"
+                )
 
     def _lacks_labels(self, part: str) -> bool:
         return len(self.tables[part]) > 0 and bool((self.numbers(part) == UNLABELLED).all())
@@ -116,7 +143,9 @@ class HubDataModule(TableDataModule):
     def picture_column(self) -> str:
         """Return the column of the pictures; raise UsageError if it is missing, of another type, or not clear."""
         columns = [name for name, feature in self.features.items() if _has_pictures(feature)]
-        return self._column(self.image_column, columns, "image_column", "pictures (Image, or bytes of files)")
+        paths = [name for name, feature in self.features.items() if _kind(feature) == "text"]
+        meaning = "pictures (Image, bytes of files, or text that is their paths)"
+        return self._column(self.image_column, columns, [*columns, *paths], "image_column", meaning)
 
     @cached_property
     def target_column(self) -> str:
@@ -125,13 +154,14 @@ class HubDataModule(TableDataModule):
         columns = [name for name in usable if _kind(self.features[name]) == "classes"]
         if len(columns) != 1:
             columns = [name for name in columns or usable if name in LABEL_COLUMNS] or columns
-        if self.label_column is not None:
-            columns = usable
-        return self._column(self.label_column, columns, "label_column", "labels (ClassLabel, integers or text)")
+        meaning = "labels (ClassLabel, integers or text)"
+        return self._column(self.label_column, columns, usable, "label_column", meaning)
 
-    def _column(self, chosen: str | None, usable: Sequence[str], option: str, meaning: str) -> str:
+    def _column(
+        self, chosen: str | None, usual: Sequence[str], usable: Sequence[str], option: str, meaning: str
+    ) -> str:
         types = {name: _type_name(feature) for name, feature in self.features.items()}
-        return column_for(option, meaning, types, usable, chosen, self.origin)
+        return column_for(option, meaning, types, usual, usable, chosen, self.origin)
 
     def numbers(self, part: str, names: Sequence[str] | None = None) -> np.ndarray:
         """Return the label of each row (N,): the position of its class, -1 for a row without a label.
@@ -199,10 +229,12 @@ class HubDataModule(TableDataModule):
 
         column = self.picture_column
         table = self.tables[part]
-        if column not in table.column_names or not _has_pictures(table.features[column]):
+        feature = table.features.get(column)
+        if not _has_pictures(feature) and _kind(feature) != "text":
             raise UsageError(f"the split {part} of {self.origin} has no pictures in a column {column}: choose another")
         encoded = table.select_columns([column]).cast_column(column, Image(decode=False))
-        return Pictures(Rows(encoded, column, f"{self.origin}, {part}"), np.arange(len(table)))
+        folder = self.folder if self.folder.is_dir() else self.folder.parent
+        return Pictures(Rows(encoded, column, f"{self.origin}, {part}", folder), np.arange(len(table)))
 
 
 def _load_local(path: Path) -> Any:
@@ -221,7 +253,20 @@ def _load_local(path: Path) -> Any:
             return datasets.load_dataset(str(path))
         return datasets.load_dataset(str(path.parent), data_files=path.name)  # by its kind it would ask the network
     except Exception as error:  # of many kinds, depending on the file
+        empty = [str(file) for file in (path, *path.rglob("*.parquet")) if _is_empty(file)]
+        if empty:
+            raise UsageError(f"{shorten(empty)} has no rows: remove it, or write it again") from error
         raise UsageError(f"{path} cannot be read as a data set ({_reason(error)}): check its files") from error
+
+
+def _is_empty(file: Path) -> bool:
+    """Return True for a parquet file without rows."""
+    from pyarrow import parquet  # slow to import
+
+    try:
+        return bool(parquet.read_metadata(file).num_rows == 0)
+    except (OSError, ValueError):  # it is a folder, or of another kind
+        return False
 
 
 def _load_from_hub(name: str, subset: str | None, revision: str | None) -> Any:
@@ -263,10 +308,10 @@ def _reason(error: Exception) -> str:
 
 
 def _has_pictures(feature: Any) -> bool:
-    """Return True for a column of images, of bytes of files, or of both bytes and paths."""
+    """Return True for a column of images, or of bytes of files, with their paths or without."""
     if isinstance(feature, dict):
-        return {"bytes", "path"} <= feature.keys()
-    return type(feature).__name__ == "Image" or getattr(feature, "dtype", None) in ("binary", "large_binary")
+        return getattr(feature.get("bytes"), "dtype", None) in (*BYTES, "null")  # null if all of them are paths
+    return type(feature).__name__ == "Image" or getattr(feature, "dtype", None) in BYTES
 
 
 def _kind(feature: Any) -> str | None:
@@ -278,7 +323,7 @@ def _kind(feature: Any) -> str | None:
         return None
     if dtype.startswith(("int", "uint", "bool")):
         return "integers"
-    return "text" if dtype in ("string", "large_string") else None
+    return "text" if dtype in TEXT else None
 
 
 def _type_name(feature: Any) -> str:

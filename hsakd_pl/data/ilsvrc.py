@@ -108,7 +108,7 @@ def labelled(folder: Path, answers: Answers, wnids: Sequence[str]) -> Split:
         answers: classes of the images.
         wnids: classes in label order.
 
-    Raises UsageError with counts if images are missing, or not listed, and for a class that is none of ``wnids``.
+    Raises UsageError with counts if images are missing, or not listed, and if their classes are not ``wnids``.
     """
     [files] = images_below(folder)
     paths = {Path(path).stem: path for path in files}
@@ -126,6 +126,12 @@ def labelled(folder: Path, answers: Answers, wnids: Sequence[str]) -> Split:
         raise UsageError(
             f"{answers.origin} lists images of {counted(len(unknown), 'class')} without a folder in train/, "
             f"{shorten(sorted(unknown))}: copy the data set again, completely"
+        )
+    others = set(wnids) - set(answers.wnids.values())
+    if others:
+        raise UsageError(
+            f"train/ has {counted(len(others), 'class')} of which {answers.origin} lists no image, "
+            f"{shorten(sorted(others))}: move such folders elsewhere"
         )
     labels = {wnid: label for label, wnid in enumerate(wnids)}
     stems = sorted(paths, key=lambda stem: (labels[answers.wnids[stem]], paths[stem]))
@@ -146,9 +152,10 @@ def _places(folder: Path) -> list[Path]:
 
 def _solution(path: Path) -> dict[str, str]:
     """Return the class of each image in Kaggle's list, ``ImageId,PredictionString``."""
-    rows = list(csv.reader(StringIO(read_text(path))))
-    wnids = {}
-    for number, row in enumerate(rows[1:], 2):
+    wnids: dict[str, str] = {}
+    for number, row in enumerate(csv.reader(StringIO(read_text(path))), 1):
+        if row[:1] in ([], ["ImageId"]):
+            continue
         wnid = row[1].split(" ")[0] if len(row) == 2 else ""
         if not WNID.fullmatch(wnid) or row[0] in wnids:
             raise UsageError(f"{path}, line {number}: it is not an image, a comma and a class such as n01440764, once")

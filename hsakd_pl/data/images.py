@@ -13,7 +13,7 @@ from typing import IO
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile, features
+from PIL import Image, ImageFile, UnidentifiedImageError, features
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
@@ -82,6 +82,11 @@ def header(source: Source) -> Iterator[ImageFile.ImageFile]:
             yield image
     except UsageError:
         raise
+    except UnidentifiedImageError as error:
+        formats = ", ".join(image_formats())
+        raise UsageError(
+            f"cannot decode the image {source} (it is none of {formats}, or broken): replace it"
+        ) from error
     except Exception as error:  # a broken file can make PIL raise anything
         raise UsageError(f"cannot decode the image {source} ({error}): replace or remove the file") from error
 

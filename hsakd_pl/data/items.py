@@ -1,5 +1,6 @@
 """Take pictures and labels from any map-style data set."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,17 +36,24 @@ class Items:
 
     def picture(self, index: int) -> Source:
         """Return the picture of an item; raise UsageError if it is none."""
-        name = f"{type(self.dataset).__name__}[{index}]"
-        picture, _ = pair(self.dataset[index], name)
-        if isinstance(picture, str):
-            return picture
+        picture, _, name = item_of(self.dataset, index)
+        if isinstance(picture, str | os.PathLike):
+            return str(picture)
         return Picture(as_image(picture, name), name)
 
 
-def pair(item: Any, name: str) -> tuple[Any, Any]:
-    """Return the picture and the label of an item; raise UsageError if it is not a pair."""
+def item_of(dataset: Any, index: int) -> tuple[Any, Any, str]:
+    """Return the picture, the label and the name of an item; raise UsageError if its file is broken or missing.
+
+    It is also raised if the item is not a pair.
+    """
+    name = f"{type(dataset).__name__}[{index}]"
+    try:
+        item = dataset[index]
+    except (OSError, SyntaxError) as error:  # the latter is Pillow's of a broken PNG
+        raise UsageError(f"{name} cannot be read ({error}): replace or remove its file") from error
     if isinstance(item, tuple | list) and len(item) == 2:
-        return item[0], item[1]
+        return item[0], item[1], name
     if isinstance(item, dict):
         raise UsageError(
             f"{name} is a dictionary of {', '.join(map(str, item))}: return (picture, label); HubDataModule reads the "
@@ -59,7 +67,9 @@ def as_image(picture: Any, name: str) -> Image.Image:
     if isinstance(picture, Image.Image):
         return picture
     if not isinstance(picture, Tensor | np.ndarray):
-        raise UsageError(f"{name} has a {type(picture).__name__} as picture: return a PIL image or uint8 pixels")
+        raise UsageError(
+            f"{name} has a {type(picture).__name__} as picture: return a PIL image, uint8 pixels or a path"
+        )
     is_tensor = isinstance(picture, Tensor)
     channels = 0 if is_tensor else -1
     has_channels = picture.ndim == 2 or (picture.ndim == 3 and picture.shape[channels] in (1, 3))
@@ -103,8 +113,7 @@ def labels_of(dataset: Any) -> Tensor:
 
 def label_of(dataset: Any, index: int) -> int:
     """Return the label of an item; raise UsageError if it is not an integer."""
-    name = f"{type(dataset).__name__}[{index}]"
-    _, label = pair(dataset[index], name)
+    _, label, name = item_of(dataset, index)
     value = label.item() if isinstance(label, Tensor | np.ndarray) and label.ndim == 0 else label
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise UsageError(

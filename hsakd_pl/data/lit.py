@@ -94,12 +94,13 @@ class LitDataModule(TableDataModule):
         named = [name for name in (self.train_split, self.val_split, self.test_split) if name is not None]
         return _open_remote(str(self.path), self.storage_options, self.cache_dir, named)
 
-    def _column(self, part: str, chosen: str | None, usable: Sequence[str], option: str, meaning: str) -> str:
+    def _column(self, part: str, chosen: str | None, kinds: Sequence[str], option: str, meaning: str) -> str:
         columns = self.tables[part].index.columns
-        found = [name for name, kind in columns.items() if kind_of(kind) in usable]
-        if option == "label_column" and chosen is None and len(found) > 1:
-            found = [name for name in found if name in LABEL_COLUMNS] or found
-        return column_for(option, meaning, columns, found, chosen, f"the split {part} of {self.origin}")
+        usable = [name for name, kind in columns.items() if kind_of(kind) in kinds]
+        usual = usable
+        if option == "label_column" and len(usable) > 1:
+            usual = [name for name in usable if name in LABEL_COLUMNS] or usable
+        return column_for(option, meaning, columns, usual, usable, chosen, f"the split {part} of {self.origin}")
 
     def picture_column(self, part: str) -> str:
         """Return the column of a split's pictures; raise UsageError if it is missing, of another type, or not clear."""

@@ -6,6 +6,7 @@ Batches depend on (seed, epoch, index) alone, not on the device or the number of
 import os
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -229,6 +230,9 @@ class WorkerBatches:
             pin_memory=pin_memory,
             generator=torch.Generator(),  # otherwise every epoch draws a number from PyTorch's global generator
         )
+        # Collected as part of a cycle, the queues would close before the workers are told to end, for each of which
+        # PyTorch then waits 5 s
+        weakref.finalize(self, _release, self._loader).atexit = False
 
     def make_batches(self, epoch: int, order: list[Tensor]) -> Iterator[Any]:
         """Yield the batch of every index tensor in ``order``; raise UsageError for a broken image."""
@@ -238,6 +242,10 @@ class WorkerBatches:
                 raise batch
             images, targets = batch
             yield images, targets  # a tuple, although pinning makes lists of tuples
+
+
+def _release(loader: DataLoader[Any]) -> None:
+    """Do nothing: the loader ends its workers when the last reference to it, that of the finalizer, is gone."""
 
 
 def _leave_signals_to_main_process(worker: int) -> None:

@@ -32,8 +32,8 @@ class Split(NamedTuple):
     def from_dataset(cls, dataset: Any, labels: Any = None) -> "Split":
         """Return the split of a map-style data set whose items are pairs of a picture and a label.
 
-        Pictures are PIL images, uint8 tensors (C, H, W) or uint8 arrays (H, W, C), with 1 or 3 channels and no random
-        transforms, since the data module augments; they stay in the data set and are fetched in every epoch.
+        Pictures are paths, PIL images, uint8 tensors (C, H, W) or uint8 arrays (H, W, C), with 1 or 3 channels and no
+        random transforms, since the data module augments; they stay in the data set and are fetched in every epoch.
 
         Args:
             dataset: has a length and returns (picture, label) for an index.

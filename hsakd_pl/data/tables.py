@@ -47,26 +47,35 @@ def split_for(role: str, names: Iterable[str], chosen: str | None, origin: str) 
 
 
 def column_for(
-    option: str, meaning: str, types: Mapping[str, str], usable: Sequence[str], chosen: str | None, origin: str
+    option: str,
+    meaning: str,
+    types: Mapping[str, str],
+    usual: Sequence[str],
+    usable: Sequence[str],
+    chosen: str | None,
+    origin: str,
 ) -> str:
-    """Return the column for a purpose: the chosen one, or the only one that is usable.
+    """Return the column for a purpose: the chosen one, or the only usual one.
 
     Args:
         option: option that chooses the column.
         meaning: what the column has to contain, for errors.
         types: type of each column by its name, for errors.
+        usual: columns that have that content as a rule.
         usable: columns that can have that content.
         chosen: column that the user chose, if any.
         origin: where the data are, for errors.
 
-    Raises UsageError if the chosen column is missing or of another type, or if none or several are usable.
+    Raises UsageError if the chosen column is missing or of another type, or if none or several are usual.
     """
     listed = ", ".join(f"{name} ({kind})" for name, kind in types.items())
     if chosen is None:
-        if len(usable) == 1:
-            return usable[0]
-        several = f"several columns of {meaning}: {', '.join(usable)}" if usable else f"no column of {meaning}"
-        raise UsageError(f"{option}: {origin} has {several}; set it to one of {listed}")
+        if len(usual) == 1:
+            return usual[0]
+        if not usable:
+            raise UsageError(f"{option}: {origin} has no column of {meaning}: convert one of {listed}")
+        several = f"several columns of {meaning}" if usual else f"no column that clearly has {meaning}"
+        raise UsageError(f"{option}: {origin} has {several}; set it to one of {', '.join(usual or usable)}")
     if chosen not in types:
         raise UsageError(f"{option}: {origin} has no column {chosen}: {did_you_mean(chosen, types)}it has {listed}")
     if chosen not in usable:
@@ -107,7 +116,9 @@ def lacks_images(split: str, names: list[str], origin: str) -> str:
 
 
 def is_missing(value: Any) -> bool:
-    """Return True for a label that stands for none."""
+    """Return True for a label that stands for none: a missing value, a number below 0, or blank text."""
+    if isinstance(value, str):
+        return not value.strip()
     return value is None or (isinstance(value, int) and value < 0)
 
 

@@ -13,7 +13,7 @@ from hsakd_pl.data.imagefolder import PictureDataModule, PictureOptions
 from hsakd_pl.data.items import labels_of
 from hsakd_pl.data.layout import Layout
 from hsakd_pl.data.splits import Split
-from hsakd_pl.errors import UsageError, did_you_mean
+from hsakd_pl.errors import UsageError, did_you_mean, require
 from hsakd_pl.files.lock import in_turn
 from hsakd_pl.files.weights import shorten
 from hsakd_pl.signatures import Unpack
@@ -85,6 +85,9 @@ TORCHVISION_SETS: dict[str, Listed] = {
 }
 
 
+SET_HERE = ("root", "download", "transform", "transforms", "target_transform", "target_type", "target_types")
+
+
 class Part(NamedTuple):
     """A split of a set: the option that chooses it and its value."""
 
@@ -131,6 +134,7 @@ class TorchvisionDataModule(PictureDataModule):
             raise UsageError(
                 f"dataset: {dataset} is none of torchvision's classification sets: {hint}there are {names}"
             )
+        check_arguments(arguments or {}, TORCHVISION_SETS[dataset].option)
         self.dataset = dataset
         self.download = download
         self.arguments = arguments or {}
@@ -192,6 +196,17 @@ class TorchvisionDataModule(PictureDataModule):
         )
 
 
+def check_arguments(arguments: Any, option: str) -> None:
+    """Raise UsageError for options of torchvision's class that the data module sets, or that change the classes."""
+    require(isinstance(arguments, dict), "arguments", arguments, "a dictionary of options by name")
+    refused = arguments.keys() & {*SET_HERE, option}
+    if refused:
+        raise UsageError(
+            f"arguments: {', '.join(sorted(refused))} cannot be set, since the data module chooses files, splits, "
+            "labels and transforms: leave that out"
+        )
+
+
 def _download(make: Any, root: Path, arguments: Mapping[str, Any]) -> None:
     """Let torchvision download a split, if its class can and it is missing."""
     if "download" not in inspect.signature(make).parameters and not issubclass(make, torchvision.datasets.MNIST):
@@ -208,7 +223,10 @@ def class_names_of_set(dataset: Any) -> list[str]:
         classes = getattr(dataset, name, None)
         if classes:
             return [", ".join(name) if isinstance(name, tuple | list) else str(name) for name in classes]
-    return [str(label) for label in range(int(labels_of(dataset).max()) + 1)]
+    labels = labels_of(dataset)
+    if not len(labels):
+        raise UsageError(f"torchvision's {type(dataset).__name__} has no image: put a complete copy in its folder")
+    return [str(label) for label in range(int(labels.max()) + 1)]
 
 
 def paths_of(entries: Any) -> list[str] | None:

@@ -60,6 +60,8 @@ def calibrate(
     if target_macs is not None:
         require(target_macs > 0, "target-macs", target_macs, "above 0")
     trained = read_trained(local_path("checkpoint", checkpoint), peer=peer, data=data)
+    if trained.student.embeds:
+        raise UsageError(f"calibrate: {trained.path} is an embedding network, which has no probabilities to calibrate")
     has_target = target_accuracy is not None or target_macs is not None
     network = network_with_branches(trained) if has_target else None
     if has_target and network is None:
@@ -92,11 +94,6 @@ def calibrate(
 def _logits_of(trained: Trained, network: HSAKDNet | None, data: ImageDataModule) -> tuple[dict[str, Tensor], Tensor]:
     """Return logits (K, n, N) of the class head and of each kind of exit on the validation images, and labels (n,)."""
     student = trained.student
-    if not data.held_out_fraction:
-        raise UsageError(
-            "calibrate: the run validates on its test split, and what is chosen on test images flatters when they are "
-            "tested: train with --data.init_args.val_fraction, which holds out training images"
-        )
     parts: dict[str, list[Tensor]] = {}
     labels: list[Tensor] = []
     for images, batch_labels in evenly_spaced(data, student.description, MOST_IMAGES, "val"):
@@ -114,7 +111,13 @@ def _logits_of(trained: Trained, network: HSAKDNet | None, data: ImageDataModule
 
 
 def _check_held_out(trained: Trained, data: ImageDataModule) -> None:
-    """Raise UsageError if the validation images are of the run's training split, but were not held out in its fit."""
+    """Raise UsageError if the validation images test too, or if they are training images not held out in the fit."""
+    if data.splits["val"] is data.splits.get("test"):
+        raise UsageError(
+            "calibrate: the run validates on its test split, and what is chosen on test images flatters when they are "
+            "tested: name data with a validation split, or train with --data.init_args.val_fraction, which holds out "
+            "training images next to a test split"
+        )
     result = trained.path.with_name(RESULT_FILE)
     protocol = read_row(result).get("protocol") if result.is_file() else None
     if not protocol or "train" not in data.facts:

@@ -130,7 +130,10 @@ def _described(
     elif description is None and data is not None:
         description = data.description
     if description is None:
-        raise UsageError(f"{path} does not describe its data: give description=hsakd_pl.data.Description(...), or data")
+        raise UsageError(
+            f"{path} does not describe its data: give description=hsakd_pl.data.Description(...) or data, or name a "
+            "checkpoint or an export"
+        )
     names = [str(number) for number in range(saved.get("embedding", 0))]
     return replace(description, class_names=names) if names else description
 

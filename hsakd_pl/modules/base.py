@@ -20,7 +20,7 @@ from hsakd_pl.modules.accumulation import log_compared_images, window_weight
 from hsakd_pl.modules.averages import warn_of_slow_averages
 from hsakd_pl.modules.ensembles import Views
 from hsakd_pl.modules.evaluated import Batch, EvaluatedModule
-from hsakd_pl.modules.frozen import FrozenGuard
+from hsakd_pl.modules.frozen import FrozenGuard, frozen_in
 from hsakd_pl.modules.means import EpochMeans
 from hsakd_pl.modules.norms import checked_batch_norms
 from hsakd_pl.modules.optimization import (
@@ -234,7 +234,7 @@ class HSAKDModule(EvaluatedModule):
         return [FrozenGuard(), ReusedMemory(), *([Fast(self.compile_step)] if self.fast else [])]
 
     def setup(self, stage: str) -> None:
-        self.frozen = [*dict.fromkeys(self.frozen)]
+        self.frozen = [*dict.fromkeys([*self.frozen, *frozen_in(vars(self))])]  # some may have been appended to a list
         self.means.clear()  # those of an interrupted fit
         data = getattr(self.trainer, "datamodule", None)
         data_classes = getattr(data, "num_classes", self.num_classes)

@@ -38,9 +38,7 @@ def build_network(
     if isinstance(network, str):
         network = create_network(network, num_classes, branches, transforms or ROTATIONS, channels=channels)
     built = as_network(unpacked(network), num_classes, channels)
-    description = getattr(network, "description", None)
-    if isinstance(description, Description):
-        built.remember(WeightFile(f"the given {type(network).__name__}", description=description.saved()))
+    remember_data(built, network)
     if transforms not in (None, built.transforms):
         raise UsageError("transforms: a network object already has its own; choose them in create_network")
     if branches and not len(built.branches):
@@ -51,12 +49,20 @@ def build_network(
 def unpacked(network: nn.Module) -> nn.Module:
     """Return the network of a module, or of an exported student, which normalises its images itself.
 
-    Other networks are returned unchanged.
+    It remembers the data that it was trained on. Other networks are returned unchanged.
     """
     inner = getattr(network, "network", None)
     if isinstance(network, Network) or not isinstance(inner, Network) or not hasattr(network, "description"):
         return network
+    remember_data(inner, network)
     return inner
+
+
+def remember_data(network: Network, given: nn.Module) -> None:
+    """Let a network remember the data that it was trained on, if the module that it was given as describes them."""
+    description = getattr(given, "description", None)
+    if isinstance(description, Description):
+        network.remember(WeightFile(f"the given {type(given).__name__}", description=description.saved()))
 
 
 def load_initial(

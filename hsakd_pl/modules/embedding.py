@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hsakd_pl.data import Description
-from hsakd_pl.data.augment import check_statistics
+from hsakd_pl.data.augment import check_statistics, numbers
 from hsakd_pl.data.folders import MEAN, STD
 from hsakd_pl.data.learned import Learned, learned_from
 from hsakd_pl.data.limits import check_image_size
-from hsakd_pl.errors import UsageError, require
+from hsakd_pl.errors import UsageError, counted, require
 from hsakd_pl.files.weights import WeightFile, read_weight_file, split_entry, unwrap
 from hsakd_pl.modules.base import HSAKDModule
 from hsakd_pl.modules.build import PRETRAINED, RANDOM, Net, build_network, load_initial, require_trained, unpacked
@@ -109,6 +109,7 @@ class EmbeddingModule(HSAKDModule):
         image_size: side of the data's images in pixels, for the shapes of the outputs where ``map_weight`` needs them.
         knn: number of nearest neighbours.
         num_classes: number of classes of the data, which is not used.
+        channels: number of channels of the images that networks given by name, or any other ``nn.Module``, take.
 
     Other arguments: :class:`HSAKDModule`.
     """
@@ -137,6 +138,7 @@ class EmbeddingModule(HSAKDModule):
         image_size: int = 32,
         knn: int = 20,
         num_classes: int | None = None,
+        channels: int = 3,
         **options: Unpack[TrainingOptions],
     ) -> None:
         require_trained("teacher_weights", teacher, teacher_weights)
@@ -144,11 +146,12 @@ class EmbeddingModule(HSAKDModule):
         require(knn >= 1, "knn", knn, "at least 1")
         for side in (teacher_size, student_size):
             check_image_size(1 if side is None else side)
-        module, teacher_files = build_teacher(teacher, teacher_weights, teacher_classes)
-        learned = teacher_inputs(module, teacher_size, teacher_mean, teacher_std, teacher_interpolation)
-        encoder = as_encoder(module, teacher_embedding, learned.image_size)
+        module, teacher_files = build_teacher(teacher, teacher_weights, teacher_classes, channels)
+        learned = teacher_inputs(module, teacher_size, teacher_mean, teacher_std, teacher_interpolation, channels)
+        encoder = as_encoder(module, teacher_embedding, learned.image_size, channels)
         shapes = shapes_of(encoder, learned.image_size)
-        student = build_network(network, shapes.width, branches=False)
+        student = build_network(network, shapes.width, branches=False, channels=channels)
+        require_fitting(student, encoder, shapes.width)
         weight_files = load_initial("weights", weights, student, new_head=None)
         super().__init__([student], ensemble=None, **options)
         self.set_loss_weights(loss_cosine=cosine_weight, loss_mse=mse_weight)
@@ -177,7 +180,7 @@ class EmbeddingModule(HSAKDModule):
         return "val/acc" if labelled else "val/cosine"
 
     def losses(self, batch: Any) -> dict[str, Tensor]:
-        """Pass once through both networks, for images (B, 3, S, S); labels are ignored."""
+        """Pass once through both networks, for images (B, C, S, S); labels are ignored."""
         images, labels = batch[:2]
         teacher = self._teacher_output(images)  # first, as in StudentModule
         return self.terms(outputs_of(self.network, self._resized(images)), teacher, labels)
@@ -207,7 +210,7 @@ class EmbeddingModule(HSAKDModule):
         return self.teacher(self._resized(images) if smaller else images)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the embeddings (B, D) of normalised images (B, 3, S, S)."""
+        """Return the embeddings (B, D) of normalised images (B, C, S, S)."""
         return super().forward(self._resized(images))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -266,19 +269,24 @@ class EmbeddingModule(HSAKDModule):
         )
 
 
-def build_teacher(teacher: Net, weights: str | None, classes: int) -> tuple[nn.Module, dict[str, WeightFile]]:
+def build_teacher(
+    teacher: Net, weights: str | None, classes: int, channels: int = 3
+) -> tuple[nn.Module, dict[str, WeightFile]]:
     """Return a teacher and what is known of its weight file, by the option; timm's models without their class head."""
     if not isinstance(teacher, str) or not teacher.startswith("timm:"):
-        network = unpacked(teacher) if isinstance(teacher, nn.Module) else build_network(teacher, classes, False)
+        if isinstance(teacher, nn.Module):
+            network = unpacked(teacher)
+        else:
+            network = build_network(teacher, classes, branches=False, channels=channels)
         if weights is None:
             return network, {}
-        loaded = network if isinstance(network, Network) else Encoder(network)
+        loaded = network if isinstance(network, Network) else Encoder(network, channels=channels)
         return network, load_initial("teacher_weights", weights, loaded)
-    model = create_model(teacher.removeprefix("timm:"), 0)
-    return model, load_headless(model, teacher, weights)
+    model = create_model(teacher.removeprefix("timm:"), 0, channels)
+    return model, load_headless(model, teacher, weights, channels)
 
 
-def load_headless(model: Any, name: str, weights: str | None) -> dict[str, WeightFile]:
+def load_headless(model: Any, name: str, weights: str | None, channels: int = 3) -> dict[str, WeightFile]:
     """Load a weight file, or what timm publishes, into a timm model without class head; those of a head are left out.
 
     Returns what is known of the file, by the option; a file that does not exist is ``missing``.
@@ -287,7 +295,7 @@ def load_headless(model: Any, name: str, weights: str | None) -> dict[str, Weigh
         return {}
     if weights == PRETRAINED:
         try:
-            file = WeightFile(PRETRAINED, weights=pretrained_weights(name))
+            file = WeightFile(PRETRAINED, weights=pretrained_weights(name, channels))
         except UsageError as error:
             return {"teacher_weights": WeightFile(PRETRAINED, missing=str(error))}
     elif not split_entry(str(weights))[0].exists():
@@ -303,7 +311,7 @@ def load_headless(model: Any, name: str, weights: str | None) -> dict[str, Weigh
     return {"teacher_weights": replace(file, weights=None)}
 
 
-def as_encoder(network: nn.Module, part: str | None, image_size: int | None) -> Network:
+def as_encoder(network: nn.Module, part: str | None, image_size: int | None, channels: int = 3) -> Network:
     """Return a network whose outputs have an embedding; raises UsageError for a part that there is not."""
     if isinstance(network, Network):
         part_without_branches = network.without_branches
@@ -311,7 +319,21 @@ def as_encoder(network: nn.Module, part: str | None, image_size: int | None) -> 
             require(part in (None, "pooled"), "teacher_embedding", part, "pooled, of this package's networks")
             return part_without_branches
         network = getattr(part_without_branches, "network", part_without_branches)
-    return Encoder(network, part, image_size)
+    return Encoder(network, part, image_size, channels)
+
+
+def require_fitting(student: Network, teacher: Network, width: int) -> None:
+    """Raise UsageError unless a student takes images of the teacher's channels and returns embeddings of its width."""
+    if student.num_classes != width:
+        raise UsageError(
+            f"network: the student returns {counted(student.num_classes, 'number')}, the teacher's embedding has "
+            f"{width}: create the student with num_classes={width}, or give its name"
+        )
+    if student.in_channels != teacher.in_channels:
+        raise UsageError(
+            f"channels: the student takes images of {counted(student.in_channels, 'channel')}, the teacher of "
+            f"{teacher.in_channels}: choose a teacher that fits, or create both with the same channels"
+        )
 
 
 def teacher_inputs(
@@ -320,17 +342,22 @@ def teacher_inputs(
     mean: Sequence[float] | str | None,
     std: Sequence[float] | None,
     interpolation: str | None,
+    channels: int = 3,
 ) -> Learned:
-    """Return what images a teacher takes: as the options say, or else its weight file or timm.
+    """Return what images of ``channels`` a teacher takes: as the options say, or else its weight file or timm.
 
     Raises UsageError if nothing says how they are normalised.
     """
     learned = learned_from(network)
+    if learned.mean is not None and len(learned.mean) != channels:
+        learned = replace(learned, mean=None, std=None)  # timm's, of red, green and blue
     config = getattr(network, "pretrained_cfg", None) or {}
     if learned.image_size is None and "input_size" in config:
         learned = replace(learned, image_size=int(config["input_size"][-1]))
     if interpolation is None:
         interpolation = config.get("interpolation")
+    listed = numbers(channels)
+    names = ["imagenet", "data"] if channels == len(MEAN) else ["data"]
     changes: dict[str, Any] = {"interpolation": "bicubic" if interpolation == "bicubic" else "bilinear"}
     if size is not None:
         changes["image_size"] = size
@@ -339,16 +366,16 @@ def teacher_inputs(
         if learned.mean is None:
             raise UsageError(
                 "teacher_mean: nothing says how the teacher's images were normalised, as its weight file does not (nor "
-                "do lightly-train's exports): set teacher_mean and teacher_std, three numbers each, or teacher_mean to "
-                "imagenet, or to data for the student's images"
+                f"do lightly-train's exports): set teacher_mean and teacher_std, {listed} each, or teacher_mean to "
+                f"{', or to '.join(names)} for the student's images"
             )
     elif isinstance(mean, str):
-        require(mean in ("imagenet", "data"), "teacher_mean", mean, "imagenet, data or three numbers")
+        require(mean in names, "teacher_mean", mean, f"{', '.join(names)} or {listed}")
         require(std is None, "teacher_std", std, f"left out with teacher_mean {mean}")
         changes |= {"mean": MEAN, "std": STD} if mean == "imagenet" else {"mean": None, "std": None}
     else:
-        require(std is not None, "teacher_std", std, "three numbers if teacher_mean is")
-        check_statistics("teacher", mean, std or ())
+        require(std is not None, "teacher_std", std, f"{listed} if teacher_mean is")
+        check_statistics("teacher", mean, std or (), channels)
         changes |= {"mean": tuple(mean), "std": tuple(std or ())}
     origin = "the options" if mean is not None or size is not None else learned.origin
     return replace(learned, origin=origin, class_names=None, **changes)

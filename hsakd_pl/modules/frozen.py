@@ -8,10 +8,12 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.nn as nn
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
-from hsakd_pl.errors import UsageError
+from hsakd_pl.errors import UsageError, require
 from hsakd_pl.files.weights import WeightFile, require_present
+from hsakd_pl.modules.build import unpacked
 from hsakd_pl.modules.inputs import InputAdapter
 from hsakd_pl.networks import Network, NetworkOutput
 
@@ -19,16 +21,17 @@ from hsakd_pl.networks import Network, NetworkOutput
 class Frozen:
     """A network in eval mode, without gradients: a teacher, or the frozen part of a trained network, even a layer.
 
-    Set as an attribute of a module of this package, alone or in a list, tuple or dictionary, the network is in no
-    optimizer, checkpoint or export, stays in eval mode, and follows the module to every device and dtype. A call
-    returns all outputs of a network of this package, and of another ``nn.Module`` what that returns.
+    Set as an attribute of a module of this package, alone or in lists, tuples, sets or dictionaries, the network is in
+    no optimizer, checkpoint or export, stays in eval mode, and follows the module to every device and dtype. A call
+    returns all outputs of a network of this package, and of another ``nn.Module`` what that returns. Of an exported
+    student, or of another module of this package, it is the network, which is given images as it was trained on.
 
     Not an ``nn.Module``, so that the module that holds it does not register it. Other attributes are those of the
     network. ``weight_files`` are the files of its weights; ``stand_in`` is called in place of the network while
     :mod:`hsakd_pl.fast` sets it; ``adapter`` turns the student's images into those that a teacher was trained on.
 
     Args:
-        network: network, which is frozen in place.
+        network: network, which is frozen in place; raises UsageError for anything else.
         weight_files: what is known of the files of its weights.
 
     Examples:
@@ -41,7 +44,9 @@ class Frozen:
     network: Any  # a Network, or any other module
 
     def __init__(self, network: nn.Module, *weight_files: WeightFile) -> None:
-        self.network = network.requires_grad_(False)
+        valid = isinstance(network, nn.Module | Frozen)
+        require(valid, "Frozen", type(network).__name__, "given a network, an nn.Module")
+        self.network = unpacked(network).requires_grad_(False)
         self.weight_files = weight_files
         self.stand_in: Callable[[Tensor], NetworkOutput] | None = None
         self.kept: dict[str, Tensor] = {}
@@ -106,17 +111,21 @@ class Frozen:
 
 
 def frozen_in(value: Any) -> Iterator[Frozen]:
-    """Yield the frozen networks in the value of an attribute: itself, or those in a list, tuple or dictionary."""
+    """Yield the frozen networks in the value of an attribute: itself, or those in containers at any depth."""
+    if isinstance(value, Frozen):
+        yield value
+        return
     values = value.values() if isinstance(value, dict) else value
-    for entry in values if isinstance(values, list | tuple | ValuesView) else [value]:
-        if isinstance(entry, Frozen):
-            yield entry
+    for entry in values if isinstance(values, list | tuple | set | frozenset | ValuesView) else ():
+        yield from frozen_in(entry)
 
 
-def check_parts(module: nn.Module, frozen: Sequence[Frozen], trained: Callable[[nn.Parameter], bool]) -> None:
-    """Raise UsageError for a part of a module none of whose parameters is trained: a network to keep frozen.
+def untrained_parts(
+    module: nn.Module, frozen: Sequence[Frozen], trained: Callable[[nn.Parameter], bool]
+) -> dict[str, nn.Module]:
+    """Return the parts of a module none of whose parameters is trained, by name.
 
-    A ``ModuleList`` and the part that holds a frozen network are left alone.
+    Its ``networks``, which a callback may freeze for a time, and those with a frozen network are left out.
 
     Args:
         module: module with its parts.
@@ -124,23 +133,31 @@ def check_parts(module: nn.Module, frozen: Sequence[Frozen], trained: Callable[[
         trained: whether a parameter is trained.
     """
     networks = {entry.network for entry in frozen}
+    parts = {}
     for name, part in module.named_children():
         parameters = [*part.parameters()]
-        if not parameters or isinstance(part, nn.ModuleList) or not networks.isdisjoint(part.modules()):
+        if name == "networks" or not parameters or not networks.isdisjoint(part.modules()):
             continue
         if not any(map(trained, parameters)):
-            raise UsageError(
-                f"{name} ({type(part).__name__}) is part of the module, which saves it and sets it to train mode, but "
-                f"it is not trained: keep a network frozen by self.{name} = Frozen(network) (from hsakd_pl), or put "
-                "layers that a later epoch trains into an nn.ModuleList"
-            )
+            parts[name] = part
+    return parts
+
+
+def refuse_untrained(parts: dict[str, nn.Module]) -> None:
+    """Raise UsageError for a part of a module that is not trained: a network to keep frozen."""
+    for name, part in parts.items():
+        raise UsageError(
+            f"{name} ({type(part).__name__}) is part of the module, which saves it and sets it to train mode, but it "
+            f"is not trained: keep a network frozen by self.{name} = Frozen(network) (from hsakd_pl), or put layers "
+            "that a later epoch trains into an nn.ModuleList"
+        )
 
 
 class FrozenGuard(pl.Callback):
     """Restore frozen networks that are part of a module whenever other callbacks may have changed them.
 
-    It also refuses parts of a module that are not trained (:func:`check_parts`), at the start of a fit and after its
-    first backward pass.
+    It also refuses parts of a module that are not trained, at the start of a fit and after its first backward pass,
+    when a ``ModuleList`` may still be trained in a later epoch and the log names it.
 
     Callbacks that average weights compute the average of frozen ones too, up to rounding, and
     ``StochasticWeightAveraging`` resets the statistics of all batch norms, of which the frozen ones are not measured
@@ -159,12 +176,19 @@ class FrozenGuard(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, module: Any) -> None:
         for frozen in self._frozen(module).values():
             frozen.keep()
-        check_parts(module, module.frozen, attrgetter("requires_grad"))
+        refuse_untrained(untrained_parts(module, module.frozen, attrgetter("requires_grad")))
         self._is_first_step = True
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if self._is_first_step:
-            check_parts(pl_module, pl_module.frozen, lambda parameter: parameter.grad is not None)
+            parts = untrained_parts(pl_module, pl_module.frozen, lambda parameter: parameter.grad is not None)
+            lists = [name for name, part in parts.items() if isinstance(part, nn.ModuleList)]
+            refuse_untrained({name: part for name, part in parts.items() if name not in lists})
+            for name in lists:
+                rank_zero_info(
+                    f"{name} (ModuleList) is not trained in the first step, but it is saved and in train mode: if its "
+                    f"networks are to stay frozen, set self.{name} = [Frozen(network), ...] (from hsakd_pl)"
+                )
             self._is_first_step = False
 
     def _restore(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -39,9 +39,10 @@ def data_of(module: "EvaluatedModule") -> ImageDataModule | None:
 
 def learned_by(module: "EvaluatedModule", teacher: Frozen) -> Learned:
     """Return what is known of the data that a module's teacher was trained on: nothing for random weights."""
-    if module.teacher_inputs is not None and teacher is getattr(module, "teacher", None):
+    is_first = teacher is getattr(module, "teacher", None)
+    if module.teacher_inputs is not None and is_first:
         return module.teacher_inputs
-    if module.hparams.get("teacher_weights") == RANDOM:
+    if is_first and module.hparams.get("teacher_weights") == RANDOM:
         return Learned(RANDOM)
     return learned_from(teacher.network)
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch.nn as nn
 from torch import Tensor
 
-from hsakd_pl.errors import UsageError
-from hsakd_pl.networks.network import Classifier, Network, NetworkOutput, outputs_of_copy
+from hsakd_pl.errors import UsageError, counted
+from hsakd_pl.networks.network import Classifier, Network, NetworkOutput, outputs_of_copy, set_channels
 
 PARTS = ("pooled", "class_token", "patch_mean")  # embeddings, in the order in which they are preferred
 # Names of the same in the outputs of DINOv2 and DINOv3 (torch.hub) and of transformers
@@ -39,13 +39,18 @@ class Encoder(Classifier):
         network: the module.
         part: part that is the embedding; None for the first of the former three that there is.
         image_size: side of the images in pixels; None if it is unknown.
+        channels: number of channels of the images.
 
-    Raises UsageError for a module with other outputs, and for a part that it does not have.
+    Raises UsageError for a module with other outputs, for a part that it does not have, and for channels that it does
+    not take.
     """
 
-    def __init__(self, network: nn.Module, part: str | None = None, image_size: int | None = None) -> None:
+    def __init__(
+        self, network: nn.Module, part: str | None = None, image_size: int | None = None, channels: int = 3
+    ) -> None:
         super().__init__(network, num_classes=2)
         self.part = part
+        set_channels(self, channels, type(network).__name__)
         output = shapes_of(self, image_size)
         self.num_classes = output.logits.shape[1]
 
@@ -66,27 +71,35 @@ class Encoder(Classifier):
 
 
 def shapes_of(network: Network, image_size: int | None) -> NetworkOutput:
-    """Return a network's outputs for one image without values, of the given size or of the first that it accepts."""
-    if image_size is not None:
-        return outputs_of_copy(network, image_size)
-    for size in TRIED_SIZES:
-        output = _outputs_or_none(network, size)
-        if output is not None:
+    """Return a network's outputs for one image without values, of the given size or of the first that it accepts.
+
+    Raises UsageError if it takes none.
+    """
+    reason = ""
+    for size in TRIED_SIZES if image_size is None else [image_size]:
+        output = _outputs_or_reason(network, size)
+        if not isinstance(output, str):
             return output
-    raise UsageError("teacher_size: the teacher takes none of the usual sizes: set teacher_size to the side in pixels")
+        reason = output
+    tried = "the usual sizes" if image_size is None else f"{image_size} x {image_size} pixels"
+    raise UsageError(
+        f"teacher_size: the teacher takes no images of {counted(network.in_channels, 'channel')} and {tried} "
+        f"({reason}): set teacher_size to the side in pixels, or channels to the number of channels"
+    )
 
 
-def _outputs_or_none(network: Network, image_size: int) -> NetworkOutput | None:
+def _outputs_or_reason(network: Network, image_size: int) -> NetworkOutput | str:
+    """Return a network's outputs for one image, or what it raises."""
     try:
         return outputs_of_copy(network, image_size)
     except UsageError:
         raise
-    except Exception:  # a network can raise anything for images of another size
-        return None
+    except Exception as error:  # a network can raise anything for images of another size
+        return f"{type(error).__name__}: {' '.join(str(error).split()):.150}"
 
 
 def parts_of(network: Any, images: Tensor) -> dict[str, Tensor]:
-    """Return the named parts of a module's output for images (B, 3, S, S); see :class:`Encoder`."""
+    """Return the named parts of a module's output for images (B, C, S, S); see :class:`Encoder`."""
     if not hasattr(network, "forward_features"):
         return named_parts(network(images), network)
     features = network.forward_features(images)

@@ -101,7 +101,8 @@ class Network(nn.Module):
     def __init__(self, num_classes: int, transforms: Transforms = ROTATIONS) -> None:
         super().__init__()
         if num_classes < 2:
-            raise UsageError(f"num_classes: a classifier needs at least 2 classes, got {num_classes}")
+            hint = "" if num_classes else ": name data with classes, or choose EmbeddingModule, which needs none"
+            raise UsageError(f"num_classes: a classifier needs at least 2 classes, got {num_classes}{hint}")
         self.num_classes = num_classes
         self.transforms = transforms
         self.branches: Any = ()  # a ModuleList where there are some

@@ -6,7 +6,7 @@ A resumed run continues all that are not listed here: what they change is in the
 
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -39,7 +39,8 @@ NEVER: dict[type[pl.Callback], str] = {
 }
 # Callbacks that prepare an epoch at its start, which a run that is resumed inside the epoch leaves out
 BETWEEN_EPOCHS: tuple[type[pl.Callback], ...] = (StochasticWeightAveraging,)
-
+# Callbacks that replace the weights by their average; Lightning 2.6 brought WeightAveraging
+AVERAGING = (StochasticWeightAveraging, getattr(pl.callbacks, "WeightAveraging", StochasticWeightAveraging))
 
 # By command, the options of the trainer that limit what it covers
 LIMITS = {
@@ -115,8 +116,8 @@ def check_not_empty(trainer: pl.Trainer, command: str) -> None:
             raise UsageError(f"trainer.{option} is 0, with which {command} does nothing: raise it, or leave it out")
 
 
-def check_distinct(callbacks: Iterable[pl.Callback]) -> None:
-    """Raise UsageError for two callbacks whose states checkpoints would keep under one name."""
+def check_distinct(callbacks: Sequence[pl.Callback]) -> None:
+    """Raise UsageError for two callbacks whose states checkpoints would keep under one name, or that both average."""
     names = set[str]()
     for callback in callbacks:
         kind = type(callback)
@@ -127,6 +128,12 @@ def check_distinct(callbacks: Iterable[pl.Callback]) -> None:
                 "one of them out"
             )
         names.add(callback.state_key)
+    averaging = [type(callback).__name__ for callback in callbacks if isinstance(callback, AVERAGING)]
+    if len(averaging) > 1:
+        raise UsageError(
+            f"trainer.callbacks: {' and '.join(averaging)} would each replace the weights by their average: leave all "
+            "but one of them out"
+        )
 
 
 def check_callbacks(trainer: pl.Trainer, module: pl.LightningModule) -> None:

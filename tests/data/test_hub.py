@@ -1,6 +1,7 @@
 """Test data sets of Hugging Face: the same batches as elsewhere, exact resuming, and what is refused."""
 
 import io
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,8 @@ from hsakd_pl.cli.main import main
 from hsakd_pl.errors import UsageError
 
 datasets = pytest.importorskip("datasets", reason="datasets is not installed")
+pa = pytest.importorskip("pyarrow")  # which datasets needs
+parquet_files = pytest.importorskip("pyarrow.parquet")
 datasets.disable_progress_bars()
 
 CIFAR = {"mean": CIFAR100DataModule.mean, "std": CIFAR100DataModule.std, "image_size": 32}
@@ -192,6 +195,41 @@ def test_every_local_form_gives_the_same_batches(tmp_path: Path, write: Callable
         assert all(map(torch.equal, mine, other))
 
 
+FORMS: dict[str, Callable[[list[bytes], Path], Any]] = {
+    "structs of bytes": lambda pictures, folder: [{"bytes": picture} for picture in pictures],
+    "absolute paths": lambda pictures, folder: written(pictures, folder),
+    "paths from the table": lambda pictures, folder: [os.path.relpath(f, folder) for f in written(pictures, folder)],
+    "structs of paths": lambda pictures, folder: [
+        {"bytes": None, "path": os.path.relpath(file, folder)} for file in written(pictures, folder)
+    ],
+}
+
+
+def written(pictures: list[bytes], folder: Path) -> list[str]:
+    """Write pictures next to a table's folder, and return their paths."""
+    files = [folder.with_name(f"{number}.png") for number in range(len(pictures))]
+    for file, picture in zip(files, pictures, strict=True):
+        file.write_bytes(picture)
+    return [*map(str, files)]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_pictures_gives_the_same_batches(form: str, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    pictures = FORMS[form]([row["bytes"] for row in rows(6)], folder)
+    labels = pa.array(["b", "a"] * 3, pa.string_view())
+    parquet_files.write_table(pa.table({"image": pictures, "label": labels}), folder / "train.parquet")
+    options = {"test_split": "train", "mean": "imagenet"}
+    data = small(folder, image_column="image", **options)
+    expected = small(saved(tmp_path / "expected", train=table([1, 0] * 3, datasets.Value("int64"))), **options)
+    for source in (data, expected):
+        source.setup()
+    assert data.class_names == ["a", "b"]
+    for mine, other in zip(data.train_dataloader(), expected.train_dataloader(), strict=True):
+        assert all(map(torch.equal, mine, other))
+
+
 def test_single_file_and_undivided_table_hold_images_out(tmp_path: Path) -> None:
     table([0, 1, 2] * 8).to_parquet(tmp_path / "birds.parquet")
     table([0, 1, 2] * 8).save_to_disk(tmp_path / "saved")
@@ -351,6 +389,24 @@ def _with_empty_file(folder: Path) -> Path:
     return folder
 
 
+def _with_file_without_rows(folder: Path) -> Path:
+    _parquet_folder(folder)
+    rows_of = parquet_files.read_table(folder / "test.parquet")
+    parquet_files.write_table(rows_of[:0], folder / "test.parquet")
+    return folder
+
+
+def _with(picture: bytes) -> Any:
+    """Return a table with this picture and five others."""
+    content = {"image": [{"bytes": picture, "path": None}, *rows(5)], "label": [0, 1, 2] * 2}
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=CLASSES))
+    return datasets.Dataset.from_dict(content, features=features)
+
+
+def _of_paths(paths: list[str]) -> Any:
+    return datasets.Dataset.from_dict({"image": paths, "label": [0, 1, 2] * (len(paths) // 3)})
+
+
 BAD_INPUT: dict[str, tuple[Callable[[Path], Path], dict[str, Any], str]] = {
     "missing image column": (birds, {"image_column": "picture"}, r"image_column: .* has no column picture: .*label"),
     "missing label column": (
@@ -367,7 +423,29 @@ BAD_INPUT: dict[str, tuple[Callable[[Path], Path], dict[str, Any], str]] = {
     "labels of floats": (
         lambda folder: _text(folder, [0.5] * 6, "float32"),
         {},
-        r"label_column: .* has no column of labels .*label \(float32\)",
+        r"label_column: .* has no column of labels .*: convert one of .*label \(float32\)",
+    ),
+    "labels under an unusual name": (
+        lambda folder: birds(
+            folder, train=table([0, 1] * 3, datasets.Value("int64")).rename_column("label", "species")
+        ),
+        {},
+        r"label_column: .* has no column that clearly has labels .*; set it to one of species$",
+    ),
+    "blank labels": (
+        lambda folder: _text(folder, ["a", "b", "", " "] * 3, "string"),
+        {"test_split": "train"},
+        r"6 rows of 12 in the split train of .* have no label in label: filter them out",
+    ),
+    "picture of another format": (
+        lambda folder: birds(folder, train=_with(png(np.zeros((8, 8, 3), np.uint8), format="TGA"))),
+        {},
+        r"cannot decode the image .*train\[0\] \(it is none of BMP, GIF, JPEG, PNG.*, or broken\): replace it$",
+    ),
+    "text that is no path": (
+        lambda folder: birds(folder, train=_of_paths(["x" * 5000] * 6)),
+        {"image_column": "image", "test_split": "train"},
+        r"set, train\[0\]: there is no file xxx.* in the working folder or in .*: write complete paths, or",
     ),
     "two columns of classes": (
         lambda folder: birds(
@@ -377,10 +455,11 @@ BAD_INPUT: dict[str, tuple[Callable[[Path], Path], dict[str, Any], str]] = {
             ),
         ),
         {},
-        r"label_column: .* has several columns of labels .*: (kind, shape|shape, kind); set it to one of",
+        r"label_column: .* has several columns of labels .*; set it to one of (kind, shape|shape, kind)$",
     ),
     "empty split": (lambda folder: birds(folder, test=table([])), {}, r"the split test of .* is empty"),
-    "empty file": (_with_empty_file, {}, r"set cannot be read as a data set \(.*test.*no data"),
+    "empty file": (_with_empty_file, {}, r"set/test.parquet has no rows: remove it, or write it again"),
+    "file without rows": (_with_file_without_rows, {}, r"set/test.parquet has no rows: remove it, or write it again"),
     "rows without a label": (
         lambda folder: birds(folder, train=table([0, 1, 2, -1, 0, 1, 2, None] * 3)),
         {},
@@ -416,12 +495,20 @@ BAD_INPUT: dict[str, tuple[Callable[[Path], Path], dict[str, Any], str]] = {
         {},
         r"has the splits train and training for train: set train_split to one",
     ),
+    "revision of a folder": (birds, {"revision": "main"}, r"revision has no effect: .*set is a folder or file here"),
+    "subset of a folder": (birds, {"subset": "small"}, r"subset has no effect: .*set is a folder or file here"),
     "row without a picture": (
         lambda folder: birds(folder, train=_without_picture()),
         {},
         r"train\[1\] has no picture in the column image: filter such rows out",
     ),
 }
+
+
+@pytest.mark.parametrize("made", [None, 3, datasets.Dataset.from_dict({"label": [0]})])
+def test_what_is_no_path_is_refused_in_one_line(made: Any) -> None:
+    with pytest.raises(UsageError, match=r"path is a (NoneType|int|Dataset), not a path: name a folder.*save_to_disk"):
+        small(made).setup()
 
 
 def _without_picture() -> Any:

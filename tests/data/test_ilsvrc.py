@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from scipy.io import savemat
+from small import Losses, trainer
 
-from hsakd_pl import ImageNetDataModule
+from hsakd_pl import BaselineModule, ImageNetDataModule
 from hsakd_pl.data.ilsvrc import DEVKIT, GROUND_TRUTH, META, SOLUTION, SYNSETS, find_words
 from hsakd_pl.errors import UsageError
 
@@ -107,6 +109,25 @@ def test_layouts_give_the_same_batches_as_class_folders(
     assert [path for path in sorted(tmp_path.rglob("*")) if "classes" not in path.parts] == before
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_kaggles_layout_resumes_bitwise_inside_an_epoch(
+    num_workers: int, tmp_path: Path, mini: Path, samples: list[Sample]
+) -> None:
+    root = kaggle(tmp_path, mini, samples)
+
+    def fit(folder: Path, checkpoint: Path | None = None) -> list[float]:
+        torch.manual_seed(0)
+        recorder = Losses()
+        saving = ModelCheckpoint(folder, filename="{step}", save_top_k=-1, every_n_train_steps=1)
+        data = ImageNetDataModule(root, image_size=32, batch_size=8, num_workers=num_workers)
+        run = trainer(folder, 2, limit_train_batches=3, limit_val_batches=0, callbacks=[recorder, saving])
+        run.fit(BaselineModule("resnet8", num_classes=20, lr=0.01), data, ckpt_path=checkpoint, weights_only=False)
+        return recorder.values
+
+    whole = fit(tmp_path / "whole")
+    assert len(whole) == 6 and fit(tmp_path / "resumed", tmp_path / "whole" / "step=4.ckpt") == whole[4:]
+
+
 def test_every_folder_of_kaggles_archive_is_a_root(tmp_path: Path, mini: Path, samples: list[Sample]) -> None:
     root = kaggle(tmp_path, mini, samples)
     for inner in (".", "ILSVRC", "ILSVRC/Data", "ILSVRC/Data/CLS-LOC"):
@@ -152,6 +173,26 @@ def _with_others(root: Path) -> None:
         shutil.copy(next(val.iterdir()), val / f"{name}.JPEG")
 
 
+def _with_class(root: Path, name: str) -> None:
+    """Add a class to the training images."""
+    train = root / "ILSVRC" / "Data" / "CLS-LOC" / "train"
+    source = train.resolve()
+    train.unlink()
+    train.mkdir()
+    for folder in source.iterdir():
+        (train / folder.name).symlink_to(folder)
+    (train / name).symlink_to(next(source.iterdir()))
+
+
+def test_list_may_have_blank_lines_and_no_header(tmp_path: Path, mini: Path, samples: list[Sample]) -> None:
+    root = kaggle(tmp_path, mini, samples)
+    _, lines = (root / SOLUTION).read_text().split("\n", 1)
+    (root / SOLUTION).write_text(f"{lines}\n\n")
+    data = ImageNetDataModule(root, image_size=32)
+    data.setup("test")
+    assert len(data.splits["test"].targets) == len(samples)
+
+
 def _replaced(root: Path, old: str, new: str) -> None:
     (root / SOLUTION).write_text((root / SOLUTION).read_text().replace(old, new, 1))
 
@@ -162,6 +203,10 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         r"lists 200 images, of which .*val lacks 3 \(.*, and .* contains 0",
     ),
     "superfluous": (_with_others, r"val lacks 0, and .*val contains 2 \(.*one.*two.*\) that it does not list"),
+    "superfluous class": (
+        lambda root: _with_class(root, "backup"),
+        r"train/ has 1 class of which .*LOC_val_solution.csv lists no image, backup: move such folders elsewhere",
+    ),
     "no list": (
         lambda root: (root / SOLUTION).unlink(),
         r"val contains images, but no class folders.*LOC_val_solution",

@@ -1,9 +1,12 @@
 """Test that batches depend only on seed, epoch and index, and that errors name a broken image."""
 
+import gc
 import multiprocessing
 import signal
 import subprocess
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -82,6 +85,19 @@ def test_loader_state_counts_batches_of_its_epoch(in_workers: bool) -> None:
     finished = loader(in_workers)
     finished.load_state_dict({"epoch": 4, "batches": 4})
     assert equal(epoch_of(finished, 5), epoch_of(loader(in_workers), 5))
+
+
+def test_workers_of_a_loader_in_a_cycle_end_at_once() -> None:
+    cycle: dict[str, Any] = {"loader": loader(True, num_workers=2)}
+    cycle["itself"] = cycle
+    epoch_of(cycle["loader"], 0)
+    workers = multiprocessing.active_children()
+    assert len(workers) >= 2
+    start = time.monotonic()
+    del cycle
+    gc.collect()
+    assert time.monotonic() - start < 5  # PyTorch's own: 5 s for each worker
+    assert not any(worker.is_alive() for worker in workers)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

@@ -226,6 +226,44 @@ def test_arguments_reach_torchvision(tmp_path: Path) -> None:
         small("DTD", tmp_path / "other", arguments={"nosuch": 7}).setup()
 
 
+@pytest.mark.parametrize("name", ["split", "target_type", "transform", "root"])
+def test_arguments_that_would_have_no_effect_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=rf"arguments: {name} cannot be set"):
+        TorchvisionDataModule(tmp_path, dataset="Food101", arguments={name: "test"})
+    TorchvisionDataModule(tmp_path, dataset="EMNIST", arguments={"split": "letters"})
+    with pytest.raises(UsageError, match=r"arguments must be a dictionary of options by name, got x"):
+        TorchvisionDataModule(tmp_path, dataset="Food101", arguments="x")
+
+
+def _broken(root: Path) -> None:
+    next(root.rglob("*sushi/train1.jpg")).write_bytes(b"nothing")
+
+
+def _missing(root: Path) -> None:
+    next(root.rglob("*sushi/train1.jpg")).unlink()
+
+
+def _empty(root: Path) -> None:
+    (root / "food-101" / "meta" / "train.json").write_text("{}")
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "broken": (_broken, r"Food101\[\d+\] cannot be read \(cannot identify image file .*train1.jpg"),
+    "missing": (_missing, r"Food101\[\d+\] cannot be read \(.*No such file.*train1.jpg.*replace or remove its file"),
+    "empty": (_empty, r"torchvision's Food101 has no image: put a complete copy in its folder"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_set_is_refused_in_one_line(damage: str, tmp_path: Path) -> None:
+    food(tmp_path)
+    harm, message = DAMAGES[damage]
+    harm(tmp_path)
+    with pytest.raises(UsageError, match=message) as raised:
+        small("Food101", tmp_path).setup("fit")
+    assert "\n" not in str(raised.value)
+
+
 def test_adopted_description_needs_no_pictures(tmp_path: Path) -> None:
     food(tmp_path)
     description = small("Food101", tmp_path).description
@@ -313,6 +351,33 @@ def test_own_data_set_resumes_bitwise_inside_an_epoch(num_workers: int, tmp_path
     assert len(whole) == 10 and resumed == whole[7:]
 
 
+class Lazy(Shapes):
+    """Return paths of files, the last of which is broken or, as pictures that are opened in its own code, missing."""
+
+    def __init__(self, folder: Path, opens: bool) -> None:
+        super().__init__(count=6)
+        self.opens = opens
+        self.targets = self.answers
+        self.files = [folder / f"{number}.png" for number in range(6)]
+        for file, pixels in zip(self.files, self.pixels, strict=True):
+            PIL.Image.fromarray(pixels).save(file)
+
+    def __getitem__(self, index: int) -> Any:
+        return PIL.Image.open(self.files[index]) if self.opens else self.files[index], self.answers[index]
+
+
+@pytest.mark.parametrize("opens", [False, True])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_broken_file_of_an_own_data_set_is_named(opens: bool, num_workers: int, tmp_path: Path) -> None:
+    data = OwnDataModule(Lazy(tmp_path, opens), in_workers=True, num_workers=num_workers)
+    assert len(batches(data)) == 1
+    for content in (b"nothing", (tmp_path / "2.png").read_bytes()[:-40], (tmp_path / "2.png").read_bytes()[:40]):
+        (tmp_path / "2.png").write_bytes(content)
+        with pytest.raises(UsageError, match=r"(Lazy\[2\]|2\.png)") as raised:
+            list(data.train_dataloader())
+        assert "\n" not in str(raised.value)
+
+
 def test_labels_are_taken_from_an_attribute_that_agrees_alone() -> None:
     dataset = Shapes()
     opened: list[int] = []
@@ -351,6 +416,19 @@ class Same(Dataset[Any]):
 
 
 PICTURE = PIL.Image.new("RGB", (8, 8))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("name", ["Food101", "FashionMNIST"])
+def test_set_resumes_bitwise_inside_an_epoch(name: str, num_workers: int, tmp_path: Path) -> None:
+    write, _, _ = GENERATED[name]
+    write(tmp_path)
+    options = {"max_epochs": 2, "limit_train_batches": 3}
+    chosen = {"augmentation": "resized_crop", "resident_mib": 0, "num_workers": num_workers, "batch_size": 4}
+    whole = losses(small(name, tmp_path, **chosen), folder=tmp_path / "a", **options)
+    again = small(name, tmp_path, **(chosen | {"num_workers": 2 - num_workers}))
+    assert losses(again, tmp_path / "a" / "step=4.ckpt", tmp_path / "b", **options) == whole[4:]
+    assert len(whole) == 6
 
 
 @pytest.mark.parametrize(
