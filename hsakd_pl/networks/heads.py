@@ -24,7 +24,10 @@ def output_layers(network: nn.Module, channels: int = 3) -> list[list[str]]:
     change: a copy is run on images of ``channels`` channels.
     """
     for device in ("meta", "cpu"):  # a network whose Python code depends on values does not run on the meta device
-        copy = copied(network).to(device).eval()
+        try:
+            copy = copied(network).to(device).eval()
+        except Exception:  # a scripted network does not move to the meta device
+            continue
         for parameter in copy.parameters():
             parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
         dtype = next((weight.dtype for weight in copy.parameters() if weight.is_floating_point()), torch.float32)
