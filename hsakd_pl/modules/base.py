@@ -22,6 +22,7 @@ from hsakd_pl.modules.ensembles import Views
 from hsakd_pl.modules.evaluated import Batch, EvaluatedModule
 from hsakd_pl.modules.frozen import FrozenGuard
 from hsakd_pl.modules.means import EpochMeans
+from hsakd_pl.modules.modes import set_train_modes
 from hsakd_pl.modules.norms import checked_batch_norms
 from hsakd_pl.modules.optimization import (
     OptimizerMaker,
@@ -293,6 +294,8 @@ class HSAKDModule(EvaluatedModule):
 
     def on_fit_start(self) -> None:
         self._prepare()
+        for network in self.networks:
+            set_train_modes(network)
         warn_of_slow_averages(self.trainer)
         log_compared_images(self.trainer, self)
         data = data_of(self)
