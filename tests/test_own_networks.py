@@ -1,11 +1,16 @@
 """Test that networks of users' own code train, distil and are measured like the package's own."""
 
 import copy
+import queue
 import re
+import threading
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -19,7 +24,7 @@ from hsakd_pl.data import Description
 from hsakd_pl.errors import UsageError
 from hsakd_pl.export import student_from_checkpoint
 from hsakd_pl.methods import FitNetModule, KDModule
-from hsakd_pl.networks import Network, StagedBackbone, as_network
+from hsakd_pl.networks import HSAKDNet, Network, StagedBackbone, as_network
 from hsakd_pl.networks.cost import multiply_adds
 from hsakd_pl.networks.network import Classifier
 
@@ -418,3 +423,169 @@ def test_network_with_complex_parameters_trains_and_is_saved(network: type[Spect
     found = student_from_checkpoint(tmp_path / "last.ckpt", network(torch.complex64), DESCRIPTION)
     assert torch.equal(found.network(BATCH[0]), module.eval().network(BATCH[0]))
     assert module.network.network.filters.ne(1).any()
+
+
+class FrozenNorms(nn.Module):
+    """Keep norms in eval mode, as detectors do: by a ``train`` of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = pooled()
+        self.fc = nn.Linear(8, CLASSES)
+
+    def train(self, mode: bool = True) -> "FrozenNorms":
+        super().train(mode)
+        for layer in self.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.eval()
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.features(images))
+
+
+class FrozenInside(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = FrozenNorms()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.part(images)
+
+
+@pytest.mark.parametrize("network", [FrozenNorms, FrozenInside])
+@pytest.mark.parametrize("fast", [True, False])
+def test_network_with_its_own_train_trains_in_the_mode_that_it_chooses(network: type[nn.Module], fast: bool) -> None:
+    student = network()
+    student.add_module("others", nn.BatchNorm1d(2).eval())  # which a user has frozen
+    before = {name: buffer.clone() for name, buffer in student.named_buffers()}
+    trainer(max_epochs=2).fit(BaselineModule(student, num_classes=CLASSES, fast=fast), loader(), loader())
+    torch.testing.assert_close(dict(student.named_buffers()), before, rtol=0, atol=0)
+    assert student.training and not student.get_submodule("others").training
+
+
+class Locked(Staged):
+    """Have attributes that cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+        self.numpy = np
+        self.memory = {"numbers": [iter_numbers()]}
+
+    def forward_features(self, images: Tensor) -> list[Tensor]:
+        with self.lock:
+            return super().forward_features(images)
+
+
+class Observing(Staged):
+    """Have a hook of an object that cannot be copied, and one of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: queue.Queue[int] = queue.Queue()
+        self.calls = 0
+        self.stem.register_forward_hook(partial(put, self.events))
+        self.stages[0].register_forward_hook(self.count)
+
+    def count(self, layer: nn.Module, inputs: Any, output: Tensor) -> None:
+        self.calls += 1
+
+
+def put(events: "queue.Queue[int]", layer: nn.Module, inputs: Any, output: Tensor) -> None:
+    events.put(len(output))
+
+
+def iter_numbers() -> Iterator[int]:
+    yield 1
+
+
+class Iterating(Staged):
+    """Have an iterator over numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = iter_numbers()
+
+
+@pytest.mark.parametrize("network", [Locked, Observing, Iterating])
+def test_network_with_attributes_that_cannot_be_copied_trains_is_measured_and_read(
+    network: type[Staged], tmp_path: Path
+) -> None:
+    def losses(fast: bool) -> list[float]:
+        torch.manual_seed(1)
+        module = FitNetModule(network(), network(), num_classes=CLASSES, fast=fast)
+        return fitted(module)
+
+    assert losses(fast=True) == pytest.approx(losses(fast=False), rel=1e-4)
+    built = network()
+    assert multiply_adds(built, 8) == multiply_adds(Staged(), 8) and built.output_layers == [["head.2"]]
+    assert getattr(built, "calls", 0) == 0  # a copy has its own
+    torch.save(built.state_dict(), tmp_path / "weights.pth")
+    assert student_from_checkpoint(tmp_path / "weights.pth", network(), DESCRIPTION)
+
+
+def lazy() -> nn.Module:
+    return nn.Sequential(nn.LazyConv2d(8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LazyLinear(CLASSES))
+
+
+def exported() -> nn.Module:
+    return torch.export.export(Flattened().eval(), (BATCH[0],)).module()
+
+
+UNUSABLE: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "lazy": (lazy, r"Sequential has 4 weights whose shapes its first images decide \(0\.weight, 0\.bias, .*call it"),
+    "lazy norm": (lambda: nn.Sequential(lazy(), nn.LazyBatchNorm1d()), "has 8 weights whose shapes"),
+    "exported": (
+        exported,
+        r"GraphModule cannot be put in train and eval mode \(NotImplementedError: .*pass the module",
+    ),
+}
+
+
+ROLES: dict[str, Callable[[nn.Module], Any]] = {
+    "student": lambda network: KDModule(network, "resnet8", teacher_weights="random", num_classes=CLASSES),
+    "teacher": lambda network: KDModule("resnet8", network, num_classes=CLASSES),
+    "probe": lambda network: LinearProbeModule(network, CLASSES, source_classes=CLASSES),
+    "measured": lambda network: multiply_adds(as_network(network, CLASSES), 8),
+}
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("kind", UNUSABLE)
+def test_network_that_cannot_be_used_yet_is_refused_in_one_sentence(kind: str, role: str) -> None:
+    make, sentence = UNUSABLE[kind]
+    network = make()
+    with pytest.raises(UsageError, match=sentence) as error:
+        ROLES[role](network)
+    assert "\n" not in str(error.value)
+
+
+def test_lazy_network_that_has_seen_images_teaches_and_learns() -> None:
+    networks = [lazy(), lazy()]
+    for network in networks:
+        network(BATCH[0])
+    assert len(fitted(KDModule(*networks, num_classes=CLASSES))) == 2
+
+
+def scripted() -> nn.Module:
+    return torch.jit.script(nn.Sequential(pooled(), nn.Linear(8, CLASSES)))
+
+
+@pytest.mark.parametrize("make", [scripted, lambda: torch.jit.trace(scripted(), BATCH[0])])
+def test_scripted_network_distils_logits_and_says_that_it_has_no_maps(make: Callable[[], nn.Module]) -> None:
+    assert len(fitted(KDModule(make(), make(), num_classes=CLASSES))) == 2
+    with pytest.raises(UsageError, match="returns no features to distill"):
+        FitNetModule(make(), make(), num_classes=CLASSES, image_size=8)
+
+
+class OtherNames(Staged):
+    """Name the arguments of the methods otherwise."""
+
+    def make_stage(self, number: int, inputs: int, step: int) -> nn.Module:  # type: ignore[override]
+        return super().make_stage(number, inputs, step)
+
+
+def test_stages_with_arguments_of_other_names_get_branches() -> None:
+    module = StudentModule(HSAKDNet(OtherNames()), HSAKDNet(OtherNames()), num_classes=CLASSES)
+    assert len(fitted(module)) == 2
