@@ -36,8 +36,8 @@ class Folded:
     algorithm, norms that remain are one operation with the ReLU after them, and each thread computes a part of the
     images.
 
-    The first batch is compared with the network's own outputs. Where they differ, where buffers of the network change in
-    a call, and once its weights or hooks change, the network itself computes everything; where the outputs for an image
+    The first batch is compared with the network's own outputs. Where they differ, where its buffers change in a call,
+    and once its weights or hooks change, the network itself computes everything; where the outputs for an image
     depend on the other images, the batch is not split. With ``park``, the network's own weights are in a file until the
     copy is no longer used.
     """
