@@ -18,9 +18,9 @@ from torch.utils._pytree import tree_map_only
 
 from hsakd_pl.fast import norms, winograd
 from hsakd_pl.fast.parked import Parked
-from hsakd_pl.fast.proofs import Observed, RandomState, SavedBuffers, are_close, fused
+from hsakd_pl.fast.proofs import Observed, RandomState, are_close, fused
 from hsakd_pl.networks import Classifier, Network, NetworkOutput
-from hsakd_pl.networks.copies import copied
+from hsakd_pl.networks.copies import SavedBuffers, copied
 from hsakd_pl.networks.network import joined
 
 ROWS_AT_ONCE = 64  # on a CPU: its caches then keep a layer's output until the next layer reads it

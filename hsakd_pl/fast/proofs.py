@@ -60,23 +60,6 @@ class Observed:
         return identities, versions, [*map(Tensor.data_ptr, self.parameters)]
 
 
-class SavedBuffers:
-    """The buffers of a network and their values, to restore them after calls that change or replace them."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self.saved = [
-            (layer, name, buffer, buffer.detach().clone())
-            for layer in network.modules()
-            for name, buffer in layer._buffers.items()
-            if buffer is not None
-        ]
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        for layer, name, buffer, value in self.saved:
-            layer._buffers[name] = buffer.copy_(value)
-
-
 class RandomState:
     """The state of the random numbers of the CPU and of a device, to start from it again."""
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from typing import Any, TypeVar
 
+import torch
 import torch.nn as nn
 from torch import Tensor
 
@@ -15,7 +16,8 @@ def copied(network: Module) -> Module:
 
     ``copy.deepcopy`` refuses a tensor with a history, such as the weight that :func:`torch.nn.utils.weight_norm` keeps
     next to its parameters, or an output that a layer remembers. Objects that cannot be copied, such as locks and open
-    files, are shared with the network.
+    files, are shared with the network. A function in it that uses its layers uses the same in a copy: see
+    :class:`SavedBuffers`.
     """
     attributes = [value for layer in network.modules() for value in _values(vars(layer))]
     detached = {
@@ -25,6 +27,40 @@ def copied(network: Module) -> Module:
         return deepcopy(network, dict[int, Any](detached))
     except Exception:  # objects refuse to be copied in any way
         return deepcopy(network, detached | _not_copyable(attributes, detached))
+
+
+class SavedBuffers:
+    """The buffers of a network and their values, to restore them after calls that change or replace them.
+
+    Examples:
+        >>> norm = nn.BatchNorm1d(2)
+        >>> with SavedBuffers(norm):
+        ...     _ = norm(torch.ones(3, 2))
+        >>> norm.num_batches_tracked
+        tensor(0)
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.saved = [
+            (layer, name, buffer, buffer.detach().clone())
+            for layer in network.modules()
+            if not isinstance(layer, torch.jit.ScriptModule)
+            for name, buffer in layer._buffers.items()
+            if buffer is not None
+        ]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        for layer, name, buffer, value in self.saved:
+            if not torch.equal(buffer, value):
+                buffer.copy_(value)
+            layer._buffers[name] = buffer
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        self.restore()
 
 
 def _not_copyable(attributes: Iterable[Any], memo: Mapping[int, Any]) -> dict[int, Any]:

@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from hsakd_pl.errors import UsageError, counted
 from hsakd_pl.files.weights import WeightFile, shorten
-from hsakd_pl.networks.copies import copied
+from hsakd_pl.networks.copies import SavedBuffers, copied
 from hsakd_pl.networks.heads import SIZES, output_layers
 from hsakd_pl.ops import ROTATIONS, Transforms
 
@@ -192,7 +192,7 @@ def outputs_of_copy(network: Network, image_size: int, count: int = 1) -> Networ
         images = torch.zeros(count, network.in_channels, image_size, image_size, dtype=dtype, device=device)
         try:
             copy = copied(network).to(device).eval()
-            with torch.random.fork_rng(devices=[]), torch.device(device):
+            with SavedBuffers(network), torch.random.fork_rng(devices=[]), torch.device(device):
                 return copy.outputs(images)
         except UsageError:
             raise
