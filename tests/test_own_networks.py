@@ -23,6 +23,8 @@ from hsakd_pl import BaselineModule, LinearProbeModule, StudentModule, create_ne
 from hsakd_pl.data import Description
 from hsakd_pl.errors import UsageError
 from hsakd_pl.export import student_from_checkpoint
+from hsakd_pl.export.student import Student
+from hsakd_pl.fast.layout import networks_kept_contiguous
 from hsakd_pl.methods import FitNetModule, KDModule
 from hsakd_pl.networks import HSAKDNet, Network, StagedBackbone, as_network
 from hsakd_pl.networks.cost import multiply_adds
@@ -589,3 +591,147 @@ class OtherNames(Staged):
 def test_stages_with_arguments_of_other_names_get_branches() -> None:
     module = StudentModule(HSAKDNet(OtherNames()), HSAKDNet(OtherNames()), num_classes=CLASSES)
     assert len(fitted(module)) == 2
+
+
+class Masked(nn.Module):
+    """Keep infinite numbers, or something other than tensors, next to the weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(3, 8, 2, 2)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 8, 0.0, batch_first=True)
+        self.fc = nn.Linear(8, CLASSES)
+        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(16))
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.embed(images).flatten(2).transpose(1, 2)
+        return self.fc(self.layer(tokens, src_mask=self.mask)[:, -1])
+
+
+class Best(Masked):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("best", torch.tensor(float("inf")))
+        self.register_buffer("unknown", torch.full((2,), float("nan")))
+
+
+class Stateful(Masked):
+    """Save a dictionary in the state dict."""
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {"calls": 3}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        pass
+
+
+@pytest.mark.parametrize("network", [Masked, Best, Stateful])
+def test_network_with_other_numbers_than_weights_is_saved_resumed_and_read(
+    network: type[nn.Module], tmp_path: Path
+) -> None:
+    module = KDModule(network(), network(), num_classes=CLASSES)
+    trainer(tmp_path).fit(module, loader(), loader())
+    path = tmp_path / "last.ckpt"
+    student = student_from_checkpoint(path, network(), DESCRIPTION)
+    torch.testing.assert_close(student.network(BATCH[0]), module.eval().network(BATCH[0]))
+    trainer(max_epochs=2).fit(KDModule(network(), network(), num_classes=CLASSES), loader(), ckpt_path=path)
+    load_weights(network(), path)
+
+
+def test_weights_that_became_infinite_are_neither_saved_nor_read() -> None:
+    network = Best()
+    module = BaselineModule(network, num_classes=CLASSES)
+    network.embed.bias.data[0] = float("inf")
+    with pytest.raises(UsageError, match=r"embed\.bias is NaN or infinite"):
+        load_weights(Best(), network.state_dict())
+    with pytest.raises(UsageError, match="the loss became NaN or infinite"):
+        module.on_save_checkpoint({"state_dict": module.state_dict()})
+
+
+def by_closure() -> nn.Module:
+    network = nn.Module()
+    network.features, network.fc = pooled(), nn.Linear(8, CLASSES)
+    network.forward = lambda images: network.fc(network.features(images))
+    return network
+
+
+class ByFunction(nn.Module):
+    """Keep a function that uses the layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = pooled()
+        self.fc = nn.Linear(8, CLASSES)
+        self.compute = lambda images: self.fc(self.features(images))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.compute(images)
+
+
+HIDDEN: list[nn.Module] = []
+
+
+class Hidden(nn.Module):
+    """Use layers that are found elsewhere, even by a copy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = pooled()
+        self.fc = nn.Linear(8, CLASSES)
+        HIDDEN[:] = [self]
+
+    def forward(self, images: Tensor) -> Tensor:
+        [network] = HIDDEN
+        return network.fc(network.features(images))
+
+
+@pytest.mark.parametrize("make", [by_closure, ByFunction, Hidden])
+def test_measuring_a_network_whose_copies_use_its_layers_leaves_their_statistics(make: Callable[[], nn.Module]) -> None:
+    network = make()
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    wrapped = as_network(network, CLASSES)
+    wrapped.check_image_size(8, 8)
+    assert wrapped.output_layers is not None
+    multiply_adds(wrapped, 8)
+    networks_kept_contiguous([wrapped], 8)
+    student_from_checkpoint_of(network)
+    assert network.training
+    torch.testing.assert_close(dict(network.named_buffers()), before, rtol=0, atol=0)
+
+
+def student_from_checkpoint_of(network: nn.Module) -> None:
+    Student(network, DESCRIPTION.class_names, 8, 8, DESCRIPTION.mean, DESCRIPTION.std)
+    network.train()
+
+
+class DoubleInside(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.fc = nn.Linear(8, CLASSES).double()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.conv(images).mean((2, 3)).double())
+
+
+class DoubleWhole(DoubleInside):
+    def __init__(self) -> None:
+        super().__init__()
+        self.double()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images.double())
+
+
+class HalfInside(DoubleInside):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc.bfloat16()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.conv(images).mean((2, 3)).bfloat16())
+
+
+@pytest.mark.parametrize("network", [DoubleInside, DoubleWhole, HalfInside])
+def test_multiply_adds_are_counted_in_the_types_that_a_network_computes_in(network: type[nn.Module]) -> None:
+    assert multiply_adds(as_network(network(), CLASSES), 8) == 6 * 6 * 8 * 27 + 8 * CLASSES

@@ -47,6 +47,7 @@ WRAPPERS = re.compile(
     r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\."
 )
 
+EXTRA_STATE = "_extra_state"  # ending of the names of what a layer saves next to its weights, of any type
 # Names of NumPy's arrays, and of the function that makes them from a file
 ARRAYS = ("ndarray", "_reconstruct")
 
@@ -386,7 +387,10 @@ def unwrap(source: Any, origin: str) -> StateDict:
         if held:
             _name_others(source, held, origin)
         source = source[held[0]] if held else source
-    others = _entries(source, object)
+    entries = _entries(source, object)
+    states = [key for key in entries if isinstance(key, str) and key.endswith(EXTRA_STATE)]
+    states = [key for key in states if not isinstance(entries[key], Tensor)]
+    others = {key: entries[key] for key in entries if key not in states}
     tensors = _entries(source, Tensor)
     if not tensors or len(tensors) < len(others):
         _check_arrays(source, origin)
@@ -395,6 +399,8 @@ def unwrap(source: Any, origin: str) -> StateDict:
             f"{origin} contains no state dict: expected one alone or under {', '.join(ENVELOPES)}; "
             f"found {shorten(found) or type(source).__name__}{_remedy(source)}"
         )
+    if states:
+        inform(f"{origin} holds the state of layers in other forms than tensors, which is left out: {shorten(states)}")
     for key, tensor in tensors.items():
         if not isinstance(key, str) or tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
             kind = "meta" if tensor.is_meta else "quantised" if tensor.is_quantized else tensor.layout

@@ -128,6 +128,8 @@ class HSAKDModule(EvaluatedModule):
         self.fast = fast
         self.compile_step = compile
         self.means = EpochMeans()
+        # not finite from the beginning, such as the mask of an attention
+        self.infinite = {name for name, buffer in self.named_buffers() if not all_finite([buffer])}
 
     __signature__ = FullSignature()
 
@@ -262,7 +264,7 @@ class HSAKDModule(EvaluatedModule):
                 teacher.check_side(image_size)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if not all_finite(checkpoint["state_dict"].values()):
+        if not all_finite(entry for name, entry in checkpoint["state_dict"].items() if name not in self.infinite):
             raise self._divergence()
         checkpoint["transforms"] = self._transform_names()
         checkpoint["networks"] = [network.name for network in self.networks]

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn as nn
+from torch import Tensor
 
 from hsakd_pl.errors import UsageError, counted, inform
 from hsakd_pl.files.weights import ENTRY, StateDict, WeightFile, as_weight_file, read_weights, shorten, unwrap
@@ -106,7 +107,8 @@ def match_weights(
     Raises UsageError if no weight fits, if weights are not finite or of another kind of number and, if ``strict``, if
     weights are missing, unexpected or of another shape. Arguments: :func:`load_weights`.
     """
-    network_weights = network.state_dict()
+    network_weights = tensors_of(network.state_dict())
+    weights = tensors_of(weights)
     in_file, repeated = network_keys(network, weights)
     renamed = _without_counts(in_file, network_weights)
     misshapen = [key for key in network_weights if key in renamed and renamed[key].shape != network_weights[key].shape]
@@ -150,6 +152,11 @@ def match_weights(
     if backbone_alone:
         inform(f"{origin} holds a backbone alone: the branches keep their weights")
     return matching
+
+
+def tensors_of(state_dict: Mapping[str, Any]) -> StateDict:
+    """Return the tensors of a state dict, which holds the extra state of layers of users too."""
+    return {key: entry for key, entry in state_dict.items() if isinstance(entry, Tensor)}
 
 
 def _without_counts(weights: StateDict, network_weights: StateDict) -> StateDict:
@@ -246,7 +253,8 @@ def _check_numbers(matching: StateDict, network_weights: StateDict, origin: str)
             raise UsageError(
                 f"{origin}: {key} is {tensor.dtype}, the network has {network_dtype}: save it as {network_dtype}"
             )
-        if not tensor.to(network_dtype).isfinite().all():
+        became_infinite = ~tensor.to(network_dtype).isfinite() & network_weights[key].isfinite()  # unlike a mask
+        if became_infinite.any():
             raise UsageError(
                 f"{origin}: {key} is NaN or infinite in {network_dtype}: take weights from before training failed"
             )
