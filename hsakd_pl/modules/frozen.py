@@ -10,8 +10,8 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from hsakd_pl.errors import UsageError
-from hsakd_pl.files.weights import WeightFile, require_present
+from hsakd_pl.errors import UsageError, counted
+from hsakd_pl.files.weights import WeightFile, require_present, shorten
 from hsakd_pl.modules.inputs import InputAdapter
 from hsakd_pl.networks import Network, NetworkOutput
 
@@ -140,7 +140,7 @@ class FrozenGuard(pl.Callback):
     """Restore frozen networks that are part of a module whenever other callbacks may have changed them.
 
     It also refuses parts of a module that are not trained (:func:`check_parts`), at the start of a fit and after its
-    first backward pass.
+    first backward pass, and weights that this pass made, which are in no optimizer.
 
     Callbacks that average weights compute the average of frozen ones too, up to rounding, and
     ``StochasticWeightAveraging`` resets the statistics of all batch norms, of which the frozen ones are not measured
@@ -148,6 +148,7 @@ class FrozenGuard(pl.Callback):
     """
 
     _is_first_step = False
+    _parameters: frozenset[nn.Parameter] = frozenset()  # those that there are before the first step
 
     def _frozen(self, module: Any) -> dict[str, Frozen]:
         """Return the frozen networks that are submodules, by the prefix of their names; all must be frozen still."""
@@ -161,11 +162,25 @@ class FrozenGuard(pl.Callback):
             frozen.keep()
         check_parts(module, module.frozen, attrgetter("requires_grad"))
         self._is_first_step = True
+        self._parameters = frozenset(module.parameters())
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if self._is_first_step:
+            self._check_made(trainer, pl_module)
             check_parts(pl_module, pl_module.frozen, lambda parameter: parameter.grad is not None)
             self._is_first_step = False
+            self._parameters = frozenset()
+
+    def _check_made(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Raise UsageError for weights that the first forward pass made."""
+        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        optimized = self._parameters.union(parameter for group in groups for parameter in group["params"])
+        later = [name for name, parameter in module.named_parameters() if parameter not in optimized]
+        if later:
+            raise UsageError(
+                f"{counted(len(later), 'weight')} were made in the first step ({shorten(later)}), too late to be "
+                "trained: call the network on images before, such as network(torch.zeros(2, 3, 32, 32))"
+            )
 
     def _restore(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn == "fit":
