@@ -735,3 +735,68 @@ class HalfInside(DoubleInside):
 @pytest.mark.parametrize("network", [DoubleInside, DoubleWhole, HalfInside])
 def test_multiply_adds_are_counted_in_the_types_that_a_network_computes_in(network: type[nn.Module]) -> None:
     assert multiply_adds(as_network(network(), CLASSES), 8) == 6 * 6 * 8 * 27 + 8 * CLASSES
+
+
+class SparseBuffer(nn.Module):
+    """Multiply by a sparse matrix, as networks of graphs do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = pooled()
+        self.fc = nn.Linear(8, CLASSES)
+        self.register_buffer("adjacency", self.made(torch.eye(8)), persistent=False)
+
+    def made(self, matrix: Tensor) -> Tensor:
+        return matrix.to_sparse()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc((self.adjacency @ self.features(images).T).T)
+
+
+class CompressedBuffer(SparseBuffer):
+    def made(self, matrix: Tensor) -> Tensor:
+        return matrix.to_sparse_csr()
+
+
+class SavedSparse(SparseBuffer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("saved", torch.eye(3).to_sparse())
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+@pytest.mark.parametrize("network", [SparseBuffer, CompressedBuffer, SavedSparse])
+def test_network_with_sparse_buffers_learns_and_teaches(network: type[nn.Module], tmp_path: Path) -> None:
+    def losses(fast: bool) -> list[float]:
+        torch.manual_seed(1)
+        return fitted(KDModule(network(), network(), num_classes=CLASSES, fast=fast))
+
+    assert losses(fast=True) == pytest.approx(losses(fast=False), rel=1e-4)
+    assert multiply_adds(as_network(network(), CLASSES), 8) > 8 * 8 * 8 * 27
+    module = BaselineModule(network(), num_classes=CLASSES)
+    trainer(tmp_path).fit(module, loader(), loader())
+    assert (tmp_path / "last.ckpt").is_file()
+
+
+class MadeLater(nn.Module):
+    """Make the classifier when the width of the embedding is known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = pooled()
+        self.fc: nn.Module | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        embedding = self.features(images)
+        if self.fc is None:
+            self.fc = nn.Linear(embedding.shape[1], CLASSES)
+        return self.fc(embedding)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_layers_that_the_first_step_makes_are_named_since_no_optimizer_has_them(fast: bool) -> None:
+    student = MadeLater()
+    module = KDModule(student, create_network("resnet8", CLASSES), num_classes=CLASSES, fast=fast)
+    with pytest.raises(UsageError, match=r"2 weights were made .*fc\.weight.* call the network on images before"):
+        fitted(module)
+    assert len(fitted(KDModule(student, create_network("resnet8", CLASSES), num_classes=CLASSES, fast=fast))) == 2

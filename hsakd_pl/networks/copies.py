@@ -30,7 +30,7 @@ def copied(network: Module) -> Module:
 
 
 class SavedBuffers:
-    """The buffers of a network and their values, to restore them after calls that change or replace them.
+    """The dense buffers of a network and their values, to restore them after calls that change or replace them.
 
     Examples:
         >>> norm = nn.BatchNorm1d(2)
@@ -46,7 +46,7 @@ class SavedBuffers:
             for layer in network.modules()
             if not isinstance(layer, torch.jit.ScriptModule)
             for name, buffer in layer._buffers.items()
-            if buffer is not None
+            if buffer is not None and buffer.layout == torch.strided
         ]
 
     @torch.no_grad()
@@ -64,14 +64,17 @@ class SavedBuffers:
 
 
 def _not_copyable(attributes: Iterable[Any], memo: Mapping[int, Any]) -> dict[int, Any]:
-    """Return the attributes of layers that cannot be copied, by their id; ``memo`` is that of :func:`copy.deepcopy`."""
+    """Return what takes the place of attributes that cannot be copied, by their id: themselves, or clones of tensors.
+
+    ``memo`` is that of :func:`copy.deepcopy`.
+    """
     shared: dict[int, Any] = {}
     for value in sorted(attributes, key=callable):  # last those that may be methods of an object with the others
-        if not isinstance(value, Tensor | nn.Module):
+        if not isinstance(value, nn.Module):
             try:
                 deepcopy(value, {**memo, **shared})
             except Exception:
-                shared[id(value)] = value
+                shared[id(value)] = value.detach().clone() if isinstance(value, Tensor) else value
     return shared
 
 
