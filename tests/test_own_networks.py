@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -464,6 +465,72 @@ def test_network_with_its_own_train_trains_in_the_mode_that_it_chooses(network: 
     trainer(max_epochs=2).fit(BaselineModule(student, num_classes=CLASSES, fast=fast), loader(), loader())
     torch.testing.assert_close(dict(student.named_buffers()), before, rtol=0, atol=0)
     assert student.training and not student.get_submodule("others").training
+
+
+class Merged(nn.Module):
+    """Merge two convolutions into one for evaluations, as RepVGG does, in ``train``; subclasses in ``eval``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 3)
+        self.fc = nn.Linear(8, CLASSES)
+        self.merged: Tensor | None = None
+
+    def merge(self) -> None:
+        self.merged = (self.first.weight + self.second.weight).detach()
+
+    def train(self, mode: bool = True) -> "Merged":
+        self.merged = None
+        if not mode:
+            self.merge()
+        return super().train(mode)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.merged is None:
+            return self.fc((self.first(images) + self.second(images)).mean((2, 3)))
+        bias = self.first.bias + self.second.bias
+        return self.fc(nn.functional.conv2d(images, self.merged, bias).mean((2, 3)))
+
+
+class MergedByEval(Merged):
+    def train(self, mode: bool = True) -> "MergedByEval":
+        if mode:
+            self.merged = None
+        return nn.Module.train(self, mode)  # type: ignore[return-value]
+
+    def eval(self) -> "MergedByEval":
+        self.merge()
+        self.merged *= 2  # type: ignore[operator]
+        return super().eval()
+
+
+class MergedInside(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = Merged()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.part(images)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("network", [Merged, MergedByEval, MergedInside])
+def test_network_with_its_own_modes_learns_after_validations_and_teaches(network: type[nn.Module], fast: bool) -> None:
+    torch.manual_seed(0)
+    student, teacher = network(), network()
+    expected = copy.deepcopy(teacher).eval()(BATCH[0])
+    module = KDModule(student, teacher, num_classes=CLASSES, fast=fast)
+    torch.testing.assert_close(module.teacher(BATCH[0]).logits, expected)
+    steps = []
+
+    class Step(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
+            steps.append(next(student.parameters()).detach().clone())
+
+    trainer(max_epochs=3, callbacks=[Step()]).fit(module, loader(), loader())
+    assert all(not torch.equal(*pair) for pair in pairwise(steps)) and len(steps) == 6
+    network_in_module = module.eval().network
+    torch.testing.assert_close(network_in_module(BATCH[0]), student.eval()(BATCH[0]))
 
 
 class Locked(Staged):

@@ -22,7 +22,7 @@ from hsakd_pl.modules.ensembles import Views
 from hsakd_pl.modules.evaluated import Batch, EvaluatedModule
 from hsakd_pl.modules.frozen import FrozenGuard
 from hsakd_pl.modules.means import EpochMeans
-from hsakd_pl.modules.modes import set_train_modes
+from hsakd_pl.modules.modes import OwnModes
 from hsakd_pl.modules.norms import checked_batch_norms
 from hsakd_pl.modules.optimization import (
     OptimizerMaker,
@@ -233,8 +233,8 @@ class HSAKDModule(EvaluatedModule):
         )
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """Return the callbacks that keep frozen networks and memory, and that make a fit faster, unless it is off."""
-        return [FrozenGuard(), ReusedMemory(), *([Fast(self.compile_step)] if self.fast else [])]
+        """Return the callbacks that keep frozen networks, modes and memory, and that of a fast fit unless it is off."""
+        return [FrozenGuard(), OwnModes(), ReusedMemory(), *([Fast(self.compile_step)] if self.fast else [])]
 
     def setup(self, stage: str) -> None:
         self.frozen = [*dict.fromkeys(self.frozen)]
@@ -296,8 +296,6 @@ class HSAKDModule(EvaluatedModule):
 
     def on_fit_start(self) -> None:
         self._prepare()
-        for network in self.networks:
-            set_train_modes(network)
         warn_of_slow_averages(self.trainer)
         log_compared_images(self.trainer, self)
         data = data_of(self)

@@ -251,6 +251,12 @@ class Classifier(Network):
             return error
         return None
 
+    def train(self, mode: bool = True) -> "Classifier":
+        super().train(mode)
+        if not mode and type(self.network).eval is not nn.Module.eval:  # which train of a layer around it does not call
+            self.network.eval()
+        return self
+
     def forward(self, images: Tensor) -> Tensor:
         logits = self.network(images)
         if not torch.jit.is_scripting():  # type: ignore[attr-defined]
