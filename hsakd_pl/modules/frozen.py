@@ -69,7 +69,8 @@ class Frozen:
         if any(parameter.requires_grad for parameter in self.network.parameters()):
             raise UsageError(
                 "a network that the module keeps frozen has been unfrozen, by a callback or requires_grad_: leave "
-                "that out, or train the network (freeze_backbone=False)"
+                "that out, or train the network (freeze_backbone=False); if its first call made layers, call it on "
+                "images before"
             )
 
     def require_weights(self) -> None:
