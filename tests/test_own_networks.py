@@ -20,7 +20,15 @@ import torchvision
 from small import BATCH, CLASSES, Losses, loader, trainer
 from torch import Tensor
 
-from hsakd_pl import BaselineModule, LinearProbeModule, StudentModule, create_network, load_weights
+from hsakd_pl import (
+    BaselineModule,
+    LinearProbeModule,
+    StudentModule,
+    create_network,
+    export_student,
+    load_student,
+    load_weights,
+)
 from hsakd_pl.data import Description
 from hsakd_pl.errors import UsageError
 from hsakd_pl.export import student_from_checkpoint
@@ -703,6 +711,8 @@ def test_network_with_other_numbers_than_weights_is_saved_resumed_and_read(
     torch.testing.assert_close(student.network(BATCH[0]), module.eval().network(BATCH[0]))
     trainer(max_epochs=2).fit(KDModule(network(), network(), num_classes=CLASSES), loader(), ckpt_path=path)
     load_weights(network(), path)
+    export_student(path, tmp_path / "out", ("safetensors", "pt2"), network(), DESCRIPTION)
+    torch.testing.assert_close(load_student(tmp_path / "out", network())(BATCH[0]), student(BATCH[0]))
 
 
 def test_weights_that_became_infinite_are_neither_saved_nor_read() -> None:
