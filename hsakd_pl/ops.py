@@ -180,8 +180,9 @@ def total(terms: Iterable[Tensor]) -> Tensor:
     return torch.stack(list(terms)).sum()
 
 
-def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Return False if a floating point tensor contains NaN or inf; waits for the device only once."""
+def all_finite(values: Iterable[Any]) -> bool:
+    """Return False if a dense tensor of floating point numbers contains NaN or inf; waits for the device only once."""
+    tensors = [value for value in values if isinstance(value, Tensor) and value.layout == torch.strided]
     finite = [tensor.isfinite().all() for tensor in tensors if tensor.is_floating_point()]
     return not finite or bool(torch.stack(finite).all())
 

@@ -10,6 +10,7 @@ import torch.nn as nn
 from small import CLASSES, Losses, loader, norms, trainer
 from torch import Tensor
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
+from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 from hsakd_pl import create_network
 from hsakd_pl.fast.folded import Folded
@@ -282,3 +283,66 @@ def test_random_teacher_draws_the_same_numbers() -> None:
             torch.manual_seed(seed)
             assert_equal_outputs(found, network.outputs(images()))
             assert torch.equal(torch.rand(1), after)
+
+
+class Centring(Plain):
+    """Subtract an average over all images seen so far, those of evaluations included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("average", torch.zeros(3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.average.lerp_(images.detach().mean((0, 2, 3))[:, None, None], 0.5)
+        return super().forward(images - self.average)
+
+
+class Reassigning(Centring):
+    def forward(self, images: Tensor) -> Tensor:
+        self.average = 0.5 * self.average + images.detach().mean((0, 2, 3))[:, None, None]
+        return Plain.forward(self, images - self.average)
+
+
+class Growing(Centring):
+    def forward(self, images: Tensor) -> Tensor:
+        self.average += 0.1
+        return Plain.forward(self, images * self.average)
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("kind", [Centring, Reassigning, Growing])
+def test_teacher_whose_buffers_change_in_every_call_answers_as_without_fast(kind: type[nn.Module]) -> None:
+    network, same = own(kind), own(kind)
+    with torch.no_grad(), Folded(network) as folded:
+        for _ in range(3):
+            assert_equal_outputs(folded(images()), same.outputs(images()))
+
+
+class Checkpointed(nn.Module):
+    """Keep no maps for the backward pass, but compute them again."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+        layers = [nn.Conv2d(3, WIDTH, 3), nn.BatchNorm2d(WIDTH), nn.ReLU(), nn.Conv2d(WIDTH, WIDTH, 3)]
+        self.body = nn.Sequential(*layers, nn.BatchNorm2d(WIDTH), nn.ReLU())
+        self.fc = nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.way == "sequence":
+            maps = checkpoint_sequential(self.body, 2, images, use_reentrant=False)
+        else:
+            maps = checkpoint(self.body, images.requires_grad_(), use_reentrant=self.way == "reentrant")
+        return self.fc(maps.mean((2, 3)))
+
+
+@pytest.mark.parametrize("way", ["not reentrant", "reentrant", "sequence"])
+def test_norms_that_are_computed_again_have_the_same_statistics(way: str) -> None:
+    def statistics(fast: bool) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        student = Checkpointed(way)
+        module = KDModule(student, create_network("resnet8", CLASSES), num_classes=CLASSES, fast=fast)
+        trainer(limit_val_batches=0).fit(module, loader())
+        return dict(student.named_buffers())
+
+    torch.testing.assert_close(statistics(fast=True), statistics(fast=False), rtol=1e-4, atol=1e-5)

@@ -7,12 +7,13 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from small import needs_onnx
+from small import BATCH, loader, needs_onnx, trainer
 from torch import Tensor
 
 from hsakd_pl import export_student, load_student
 from hsakd_pl.data import Description
 from hsakd_pl.errors import UsageError
+from hsakd_pl.methods import KDModule
 
 KNOWN = Description(["ant", "bee", "cow", "dog"], 8, 8, (0.5,) * 3, (0.5,) * 3)
 
@@ -166,10 +167,53 @@ def test_network_of_another_precision_is_exported_in_float32(network: type[Own],
     assert student(torch.rand(2, 3, 8, 8)).dtype == torch.float32
 
 
+class Autocast(Own):
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.logits(images).float()
+
+
+class BFloat16Inside(Own):
+    def forward(self, images: Tensor) -> Tensor:
+        filters = torch.ones(3, 1, 3, 3, dtype=torch.bfloat16)
+        return self.logits(F.conv2d(images.bfloat16(), filters, padding=1, groups=3).float())
+
+
+ONNXLESS = {
+    DoubleInside: "onnxruntime cannot run its graph (NotImplemented: ",
+    Autocast: "onnx does not accept its graph (InferenceError: ",
+    BFloat16Inside: "onnx does not accept its graph (InferenceError: ",
+}
+
+
 @needs_onnx
-def test_graph_that_onnxruntime_cannot_run_is_left_out_with_one_sentence(tmp_path: Path) -> None:
-    export = export_student(saved(DoubleInside, tmp_path), tmp_path / "out", network=DoubleInside(), description=KNOWN)
+@pytest.mark.parametrize("network", ONNXLESS)
+def test_graph_that_onnx_cannot_hold_is_left_out_with_one_sentence(network: type[Own], tmp_path: Path) -> None:
+    export = export_student(saved(network, tmp_path), tmp_path / "out", network=network(), description=KNOWN)
     assert [file.path.name for file in export.files] == ["model.safetensors", "model.pt2"]
     assert not (tmp_path / "out" / "model.onnx").exists()
     [sentence] = export.left_out
-    assert "onnxruntime cannot run its graph (NotImplemented: " in sentence and "\n" not in sentence
+    assert ONNXLESS[network] in sentence and "\n" not in sentence
+
+
+WRAPPED = {
+    "DataParallel": lambda: nn.DataParallel(Own()),
+    "compiled": lambda: torch.compile(Own(), backend="eager"),
+    "compiled in place": lambda: compiled_in_place(Own()),
+}
+
+
+def compiled_in_place(network: nn.Module) -> nn.Module:
+    network.compile(backend="eager")
+    return network
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_wrapped_network_is_exported_from_its_checkpoint(kind: str, tmp_path: Path) -> None:
+    module = KDModule(WRAPPED[kind](), "resnet8", teacher_weights="random", num_classes=4)
+    trainer(tmp_path).fit(module, loader())
+    formats = ("safetensors", "pt2")
+    export = export_student(tmp_path / "last.ckpt", tmp_path / "out", formats, WRAPPED[kind](), KNOWN)
+    assert [file.path.name for file in export.files] == ["model.safetensors", "model.pt2"]
+    expected = module.eval().network(2 * BATCH[0] - 1)
+    torch.testing.assert_close(load_student(tmp_path / "out", WRAPPED[kind]())(BATCH[0]), expected)

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn as nn
@@ -17,6 +18,7 @@ from torch import Tensor
 from hsakd_pl import create_network, load_weights
 from hsakd_pl.errors import UsageError
 from hsakd_pl.files.weights import file_sha256
+from hsakd_pl.networks import as_network
 from hsakd_pl.networks.keys import published_state_dict
 
 State = dict[str, Tensor]
@@ -232,3 +234,116 @@ def test_files_of_cifar_collections_load_by_their_keys(name: str, depth: int) ->
         found = load_weights(create_network(f"resnet{depth}", 10, branches=wanted), state)
         part = found.without_branches.state_dict()
         assert [tensor.sum() for tensor in part.values()] == [tensor.sum() for tensor in state.values()]
+
+
+class Held(nn.Module):
+    """Hold a network in an attribute that wrappers use too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.module(images)
+
+
+WRAPPED: dict[str, Any] = {
+    "DataParallel": lambda: nn.DataParallel(Held().module),
+    "compiled": lambda: torch.compile(Held().module, backend="eager"),
+    "attribute": Held,
+    "both": lambda: nn.DataParallel(nn.Sequential(Held(), nn.Linear(4, 4))),
+}
+
+
+@pytest.mark.parametrize("inner", [True, False])
+@pytest.mark.parametrize("name", WRAPPED)
+def test_wrapped_network_takes_its_own_weights_and_those_of_what_it_wraps(name: str, inner: bool) -> None:
+    torch.manual_seed(0)
+    expected = WRAPPED[name]().state_dict()
+    state = {key.replace("module.", "").replace("_orig_mod.", "") if inner else key: expected[key] for key in expected}
+    for prefix in ("", "networks.0.network."):
+        found = load_weights(as_network(WRAPPED[name](), 4), under(prefix, state)).without_branches.network
+        torch.testing.assert_close(dict(found.state_dict()), dict(expected), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("wrapper", ["_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"])
+def test_prefixes_of_pytorchs_wrappers_are_left_out_anywhere_in_a_name(wrapper: str) -> None:
+    def wrapped(key: str) -> str:
+        first, _, rest = key.partition(".")
+        return f"{first}.{wrapper}.{rest}"
+
+    assert_loaded({wrapped(key): tensor for key, tensor in weights().items()})
+    assert_loaded(under(f"{wrapper}.", weights()))
+
+
+def moved(state: State) -> State:
+    return {key: tensor + 1 for key, tensor in state.items()}
+
+
+ENVELOPES: dict[str, Any] = {
+    "DeepSpeed": {"module": weights(), "buffer_names": [], "param_shapes": [{"a": torch.Size([3])}], "optimizer": None},
+    "an average": {**under("module.", weights()), "n_averaged": torch.tensor(5)},
+    "an average beside others": {"net": under("model.", weights()) | {"step": torch.ones(1, dtype=torch.long)}},
+    "half": {key: tensor.half() for key, tensor in weights().items()},
+    "bfloat16": {key: tensor.bfloat16() for key, tensor in weights().items()},
+    "half, and many batches": {
+        key: (tensor if tensor.is_floating_point() else tensor + 10**6).half() for key, tensor in weights().items()
+    },
+}
+
+
+@pytest.mark.parametrize("kind", ENVELOPES)
+def test_state_dicts_of_other_programs_load(kind: str, tmp_path: Path) -> None:
+    torch.save(ENVELOPES[kind], tmp_path / "w.pth")
+    found = published_state_dict(load_weights(network(), tmp_path / "w.pth"))
+    for key, tensor in weights().items():
+        torch.testing.assert_close(found[key], tensor, rtol=0, atol=0.01 if tensor.is_floating_point() else 0)
+
+
+REFUSED: dict[str, tuple[Any, str]] = {
+    "another name": ({"net_dict": weights(), "epoch": 3}, r"epoch \(int\); name the file with #net_dict at its end"),
+    "two networks": ({"G": weights(), "D": weights()}, "name the file with #G at its end to take that$"),
+    "nested": ({"best": {"net": weights()}, "last": {"net": weights()}}, "name the file with #best at its end"),
+    "arrays": ({key: tensor.numpy() for key, tensor in weights().items()}, "holds NumPy arrays.*: save tensors"),
+    "arrays inside": ({"net": {"fc.weight": np.ones((4, 64))}}, "holds NumPy arrays.*: save tensors"),
+    "optimizer": ({"optimizer": {"state": {0: {"step": torch.ones(1)}}}, "epoch": 1}, r"found .*epoch \(int\)$"),
+    "its state": ({"state": {0: {"momentum_buffer": torch.ones(3)}}, "param_groups": []}, r"param_groups \(list\)$"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_files_without_one_state_dict_are_refused_with_a_remedy(kind: str, tmp_path: Path) -> None:
+    content, sentence = REFUSED[kind]
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(UsageError, match=sentence):
+        load_weights(network(), tmp_path / "w.pth")
+    if "#" in sentence:
+        assert_loaded(f"{tmp_path / 'w.pth'}#{next(iter(content))}")
+
+
+TWO_SETS = [
+    ("teacher_model.", "student_model."),
+    ("model.teacher.", "model.student."),
+    ("ema_model.module.", "model."),
+    ("t_net.", "student."),
+]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("prefixes", TWO_SETS)
+def test_two_sets_of_weights_in_one_state_dict_are_named_and_can_be_chosen(
+    prefixes: tuple[str, str], first: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other, taken = prefixes
+    sets = [under(other, moved(weights())), under(taken, weights())]
+    state = sets[first] | sets[1 - first] | {"initted": torch.tensor(True)}
+    path = tmp_path / "last.ckpt"
+    torch.save({"state_dict": state, "epoch": 1}, path)
+    caplog.set_level("INFO")
+    assert_loaded(path)
+    entry = other.removesuffix("module.").removesuffix(".")
+    assert f"name the file with #{entry}" in caplog.text
+    found = published_state_dict(load_weights(network(), f"{path}#{entry}"))
+    torch.testing.assert_close(found, moved(weights()), rtol=0, atol=0)
+    with pytest.raises(UsageError, match=r"no weights under average"):
+        load_weights(network(), f"{path}#average")

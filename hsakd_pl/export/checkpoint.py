@@ -94,7 +94,8 @@ def read_trained(
         rank_zero_info(f"{path} contains {len(parts)} peers; peer {peer} is used (choose another by peer)")
     index = 0 if peer is None else peer - 1
     require(0 <= index < len(parts), "peer", peer, f"a number from 1 to {len(parts)}")
-    network = network or trusted(_network_name(saved, index), str(path))
+    if network is None:
+        network = trusted(_network_name(saved, index), str(path))
     if not isinstance(network, str | nn.Module):
         raise UsageError(f"{path} does not name its network: give network, a registry name or the network itself")
     description = _described(saved, description, data, path)

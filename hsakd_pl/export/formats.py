@@ -171,7 +171,7 @@ def write(student: Student, export_format: str, folder: Path, program: ExportedP
 def write_onnx(student: Student, path: Path, program: ExportedProgram) -> None:
     """Write a graph ``input`` (batch, C, S, S) -> ``logits`` or ``embedding`` (batch, N) with its weights.
 
-    Class names and image size are metadata.
+    Class names and image size are metadata. Raises GraphError for a graph that is not valid.
     """
     onnx_program = as_onnx(student, program)
     metadata = onnx_program.model.metadata_props
@@ -182,7 +182,11 @@ def write_onnx(student: Student, path: Path, program: ExportedProgram) -> None:
     _name_batch(model.graph)
     with replacing(path, "wb") as file:
         file.write(model.SerializeToString())
-    import_library("onnx").checker.check_model(str(path), full_check=True)
+    checker = import_library("onnx").checker
+    try:
+        checker.check_model(str(path), full_check=True)
+    except Exception as error:  # of a type that an operation does not have
+        raise graph_error(student, "onnx does not accept its graph", error) from error
 
 
 def as_onnx(student: Student, program: ExportedProgram) -> Any:

@@ -21,7 +21,7 @@ from hsakd_pl.files.weights import weights_digest
 from hsakd_pl.networks import as_network, create_network
 from hsakd_pl.networks.bounded import limited_by
 from hsakd_pl.networks.registry import trusted
-from hsakd_pl.networks.weights import describe, load_weights
+from hsakd_pl.networks.weights import describe, load_weights, tensors_of
 from hsakd_pl.ops import COLOURS, FLIPS, ROTATIONS, Transforms, named_transforms
 from hsakd_pl.version import __version__
 
@@ -275,7 +275,8 @@ def save(student: Student, folder: Path, **entries: Any) -> None:
     """Write ``model.safetensors`` and ``config.json``, with additional ``entries``, into a folder."""
     with replacing(folder / CONFIG_FILE) as file:
         json.dump(student.config() | entries, file, indent=1, ensure_ascii=False)
-    weights = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in student.state_dict().items()}
+    tensors = tensors_of(student.state_dict())
+    weights = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
     with replacing(folder / WEIGHTS_FILE, "wb") as file:
         file.write(safetensors.torch.save(weights, {"format": "pt"}))
 

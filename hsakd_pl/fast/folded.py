@@ -20,7 +20,7 @@ from hsakd_pl.fast import norms, winograd
 from hsakd_pl.fast.parked import Parked
 from hsakd_pl.fast.proofs import Observed, RandomState, are_close, fused
 from hsakd_pl.networks import Classifier, Network, NetworkOutput
-from hsakd_pl.networks.copies import copied
+from hsakd_pl.networks.copies import SavedBuffers, copied
 from hsakd_pl.networks.network import joined
 
 ROWS_AT_ONCE = 64  # on a CPU: its caches then keep a layer's output until the next layer reads it
@@ -36,9 +36,10 @@ class Folded:
     algorithm, norms that remain are one operation with the ReLU after them, and each thread computes a part of the
     images.
 
-    The first batch is compared with the network's own outputs. Where they differ, and once the network's weights or
-    hooks change, the network itself computes everything; where the outputs for an image depend on the other images,
-    the batch is not split. With ``park``, the network's own weights are in a file until the copy is no longer used.
+    The first batch is compared with the network's own outputs. Where they differ, where its buffers change in a call,
+    and once its weights or hooks change, the network itself computes everything; where the outputs for an image
+    depend on the other images, the batch is not split. With ``park``, the network's own weights are in a file until the
+    copy is no longer used.
     """
 
     def __init__(
@@ -102,8 +103,14 @@ class Folded:
             return self._infer(getattr(self.original, name), batch.clone())  # which it may change in place
 
         state = RandomState(images.device)
+        buffers = SavedBuffers(self.original)
         rows = images[:PROOF_ROWS]
         expected = original(rows)
+        if not self.observed.is_unchanged():  # its buffers follow the images that it is called with
+            self.equals = False
+            buffers.restore()
+            state.restore()
+            return original(images)
         is_random = state.has_changed()  # threads would draw its numbers in any order
         state.restore()
         in_halves = join([original(half) for half in rows.split(ceil(len(rows) / 2))])

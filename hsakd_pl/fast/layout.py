@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from hsakd_pl.networks import Classifier, Network
-from hsakd_pl.networks.copies import copied
+from hsakd_pl.networks.copies import SavedBuffers, copied
 from hsakd_pl.networks.heads import SIZES, all_logits
 from hsakd_pl.networks.weights import describe
 
@@ -43,7 +43,9 @@ def networks_kept_contiguous(networks: Iterable[Network], image_size: int | None
     """
     kept = []
     for network in networks:
-        if _is_from_outside(network) and not _answers_alike(network, image_size):
+        with SavedBuffers(network):
+            is_alike = not _is_from_outside(network) or _answers_alike(network, image_size)
+        if not is_alike:
             kept.append(network)
             rank_zero_info(
                 f"{describe(network)} fails or answers otherwise with weights in channels_last, so its weights stay "

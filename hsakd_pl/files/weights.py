@@ -24,8 +24,8 @@ from hsakd_pl.files.text import local_path, naming, read_text
 StateDict = dict[str, Tensor]
 
 # The authors save {'net': ...}, SSKD and Lightning {'state_dict': ...}, CRD and mdistiller {'model': ...}, PyTorch's
-# tutorials model_state_dict, timm state_dict_ema and model_ema, BasicSR params. Of several the first counts, unless the
-# path ends in # and the name of another.
+# tutorials model_state_dict, timm state_dict_ema and model_ema, BasicSR params, DeepSpeed module. Of several the first
+# counts, unless the path ends in # and the name of another.
 ENVELOPES = (
     "net",
     "state_dict",
@@ -39,10 +39,17 @@ ENVELOPES = (
     "ema",
     "ema_state_dict",
     "averaged",
+    "module",
 )
 ENTRY = "#"  # between a path and the name of the weights to take from the file
-# Prefixes that DataParallel and torch.compile add to keys.
-WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod)\.")
+# Prefixes that DataParallel, torch.compile, FSDP, activation checkpointing and Lightning add to keys.
+WRAPPERS = re.compile(
+    r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\."
+)
+
+EXTRA_STATE = "_extra_state"  # ending of the names of what a layer saves next to its weights, of any type
+# Names of NumPy's arrays, and of the function that makes them from a file
+ARRAYS = ("ndarray", "_reconstruct")
 
 # The first bytes of files with weights
 ZIP = rb"PK[\x01-\x08]"
@@ -242,6 +249,9 @@ def split_entry(path: str | Path) -> tuple[Path, str | None]:
 def _with_entry(content: Any, entry: str, path: Path) -> dict[Any, Any]:
     """Return the content of a file with the weights of one entry in place of all others."""
     weights = {name: value for name, value in _entries(content, Mapping).items() if _weight_names(value)}
+    under_prefix = {} if entry in weights else _under_prefix(content, f"{entry}.")
+    if under_prefix:
+        weights[entry] = under_prefix
     if entry not in weights:
         choices = ", ".join(str(name) for name in weights) or "no entries"
         raise UsageError(f"weight file {path} holds no weights under {entry:.80}: choose one of {choices:.200}")
@@ -252,11 +262,24 @@ def _with_entry(content: Any, entry: str, path: Path) -> dict[Any, Any]:
     return {**rest, ENVELOPES[0]: chosen}
 
 
+def _under_prefix(content: Any, prefix: str) -> StateDict:
+    """Return the weights under a prefix of the first state dict of a file that has some, without the prefix."""
+    for state_dict in (content, *_entries(content, Mapping).values()):
+        tensors = _entries(state_dict, Tensor)
+        names = [name for name in tensors if isinstance(name, str) and name.startswith(prefix)]
+        if names:
+            return {name.removeprefix(prefix): tensors[name] for name in names}
+    return {}
+
+
 def _weight_names(source: Any) -> set[str]:
     """Return the names of the tensors of an entry, or of those one level deeper, without the prefixes of wrappers."""
     tensors = {name for name in _entries(source, Tensor) if isinstance(name, str)}
     if not tensors:
-        deeper = [_entries(value, Tensor) for value in _entries(source, Mapping).values()]
+        parts = [
+            part for name, part in _entries(source, Mapping).items() if isinstance(name, str)
+        ]  # not an optimizer's
+        deeper = [_entries(part, Tensor) for part in parts]
         tensors = {name for entries in deeper for name in entries if isinstance(name, str)}
     return {WRAPPERS.sub("", name) for name in tensors}
 
@@ -364,13 +387,20 @@ def unwrap(source: Any, origin: str) -> StateDict:
         if held:
             _name_others(source, held, origin)
         source = source[held[0]] if held else source
-    others = _entries(source, object)
-    if not (tensors := _entries(source, Tensor)) or len(tensors) < len(others):
+    entries = _entries(source, object)
+    states = [key for key in entries if isinstance(key, str) and key.endswith(EXTRA_STATE)]
+    states = [key for key in states if not isinstance(entries[key], Tensor)]
+    others = {key: entries[key] for key in entries if key not in states}
+    tensors = _entries(source, Tensor)
+    if not tensors or len(tensors) < len(others):
+        _check_arrays(source, origin)
         found = [f"{key!s:.80} ({type(others[key]).__name__})" for key in others if key not in tensors]
         raise UsageError(
             f"{origin} contains no state dict: expected one alone or under {', '.join(ENVELOPES)}; "
-            f"found {shorten(found) or type(source).__name__}"
+            f"found {shorten(found) or type(source).__name__}{_remedy(source)}"
         )
+    if states:
+        inform(f"{origin} holds the state of layers in other forms than tensors, which is left out: {shorten(states)}")
     for key, tensor in tensors.items():
         if not isinstance(key, str) or tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
             kind = "meta" if tensor.is_meta else "quantised" if tensor.is_quantized else tensor.layout
@@ -380,6 +410,24 @@ def unwrap(source: Any, origin: str) -> StateDict:
     if len(stripped) < len(tensors):
         raise UsageError(f"{origin} holds keys both with and without module. or _orig_mod.: save one of the two")
     return stripped
+
+
+def _remedy(source: Any) -> str:
+    """Return how to take the weights that entries of other names hold; empty without such entries."""
+    entries = {name: entry for name, entry in _entries(source, Mapping).items() if isinstance(name, str)}
+    names = [name for name, entry in entries.items() if _weight_names(entry)]
+    return f"; name the file with {ENTRY}{names[0]:.80} at its end to take that" if names else ""
+
+
+def _check_arrays(source: Any, origin: str) -> None:
+    """Raise UsageError if a mapping, or one in it, holds arrays of NumPy."""
+    for part in (source, *_entries(source, Mapping).values()):
+        arrays = [f"{key!s:.80}" for key, value in _entries(part, object).items() if type(value).__name__ in ARRAYS]
+        if arrays:
+            raise UsageError(
+                f"{origin} holds NumPy arrays ({shorten(arrays)}), which are not read: save tensors, made by "
+                "torch.from_numpy"
+            )
 
 
 def _name_others(source: Any, held: list[str], origin: str) -> None:

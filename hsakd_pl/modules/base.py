@@ -22,6 +22,7 @@ from hsakd_pl.modules.ensembles import Views
 from hsakd_pl.modules.evaluated import Batch, EvaluatedModule
 from hsakd_pl.modules.frozen import FrozenGuard, frozen_in
 from hsakd_pl.modules.means import EpochMeans
+from hsakd_pl.modules.modes import OwnModes
 from hsakd_pl.modules.norms import checked_batch_norms
 from hsakd_pl.modules.optimization import (
     OptimizerMaker,
@@ -127,6 +128,8 @@ class HSAKDModule(EvaluatedModule):
         self.fast = fast
         self.compile_step = compile
         self.means = EpochMeans()
+        # not finite from the beginning, such as the mask of an attention
+        self.infinite = {name for name, buffer in self.named_buffers() if not all_finite([buffer])}
 
     __signature__ = FullSignature()
 
@@ -230,8 +233,8 @@ class HSAKDModule(EvaluatedModule):
         )
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """Return the callbacks that keep frozen networks and memory, and that make a fit faster, unless it is off."""
-        return [FrozenGuard(), ReusedMemory(), *([Fast(self.compile_step)] if self.fast else [])]
+        """Return the callbacks that keep frozen networks, modes and memory, and that of a fast fit unless it is off."""
+        return [FrozenGuard(), OwnModes(), ReusedMemory(), *([Fast(self.compile_step)] if self.fast else [])]
 
     def setup(self, stage: str) -> None:
         self.frozen = [*dict.fromkeys([*self.frozen, *frozen_in(vars(self))])]  # some may have been appended to a list
@@ -261,7 +264,7 @@ class HSAKDModule(EvaluatedModule):
                 teacher.check_side(image_size)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if not all_finite(checkpoint["state_dict"].values()):
+        if not all_finite(entry for name, entry in checkpoint["state_dict"].items() if name not in self.infinite):
             raise self._divergence()
         checkpoint["transforms"] = self._transform_names()
         checkpoint["networks"] = [network.name for network in self.networks]

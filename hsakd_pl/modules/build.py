@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import cast
 
+import torch
 import torch.nn as nn
 from torch import Tensor
 from torch.nn.parameter import is_lazy
@@ -130,7 +131,8 @@ def _named_weights(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def _memory_of(tensor: Tensor) -> int:
     """Return the address of a tensor's values; without values, of the tensor itself."""
-    return (0 if is_lazy(tensor) else tensor.data_ptr()) or id(tensor)
+    has_storage = not is_lazy(tensor) and tensor.layout == torch.strided
+    return (tensor.data_ptr() if has_storage else 0) or id(tensor)
 
 
 def require_trained(option: str, network: str | nn.Module, weights: str | None) -> None:

@@ -11,8 +11,8 @@ import torch.nn as nn
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
-from hsakd_pl.errors import UsageError, require
-from hsakd_pl.files.weights import WeightFile, require_present
+from hsakd_pl.errors import UsageError, counted, require
+from hsakd_pl.files.weights import WeightFile, require_present, shorten
 from hsakd_pl.modules.build import unpacked
 from hsakd_pl.modules.inputs import InputAdapter
 from hsakd_pl.networks import Network, NetworkOutput
@@ -74,7 +74,8 @@ class Frozen:
         if any(parameter.requires_grad for parameter in self.network.parameters()):
             raise UsageError(
                 "a network that the module keeps frozen has been unfrozen, by a callback or requires_grad_: leave "
-                "that out, or train the network (freeze_backbone=False)"
+                "that out, or train the network (freeze_backbone=False); if its first call made layers, call it on "
+                "images before"
             )
 
     def require_weights(self) -> None:
@@ -157,7 +158,8 @@ class FrozenGuard(pl.Callback):
     """Restore frozen networks that are part of a module whenever other callbacks may have changed them.
 
     It also refuses parts of a module that are not trained, at the start of a fit and after its first backward pass,
-    when a ``ModuleList`` may still be trained in a later epoch and the log names it.
+    when a ``ModuleList`` may still be trained in a later epoch and the log names it, and weights that this pass made,
+    which are in no optimizer.
 
     Callbacks that average weights compute the average of frozen ones too, up to rounding, and
     ``StochasticWeightAveraging`` resets the statistics of all batch norms, of which the frozen ones are not measured
@@ -165,6 +167,7 @@ class FrozenGuard(pl.Callback):
     """
 
     _is_first_step = False
+    _parameters: frozenset[nn.Parameter] = frozenset()  # those that there are before the first step
 
     def _frozen(self, module: Any) -> dict[str, Frozen]:
         """Return the frozen networks that are submodules, by the prefix of their names; all must be frozen still."""
@@ -178,9 +181,11 @@ class FrozenGuard(pl.Callback):
             frozen.keep()
         refuse_untrained(untrained_parts(module, module.frozen, attrgetter("requires_grad")))
         self._is_first_step = True
+        self._parameters = frozenset(module.parameters())
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if self._is_first_step:
+            self._check_made(trainer, pl_module)
             parts = untrained_parts(pl_module, pl_module.frozen, lambda parameter: parameter.grad is not None)
             lists = [name for name, part in parts.items() if isinstance(part, nn.ModuleList)]
             refuse_untrained({name: part for name, part in parts.items() if name not in lists})
@@ -190,6 +195,18 @@ class FrozenGuard(pl.Callback):
                     f"networks are to stay frozen, set self.{name} = [Frozen(network), ...] (from hsakd_pl)"
                 )
             self._is_first_step = False
+            self._parameters = frozenset()
+
+    def _check_made(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Raise UsageError for weights that the first forward pass made."""
+        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        optimized = self._parameters.union(parameter for group in groups for parameter in group["params"])
+        later = [name for name, parameter in module.named_parameters() if parameter not in optimized]
+        if later:
+            raise UsageError(
+                f"{counted(len(later), 'weight')} were made in the first step ({shorten(later)}), too late to be "
+                "trained: call the network on images before, such as network(torch.zeros(2, 3, 32, 32))"
+            )
 
     def _restore(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn == "fit":

@@ -9,12 +9,13 @@ from typing import Any, TypeVar
 
 import torch
 import torch.nn as nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from hsakd_pl.errors import counted, inform
-from hsakd_pl.networks.copies import copied
+from hsakd_pl.networks.copies import SavedBuffers, copied
 from hsakd_pl.networks.exits import Exit, exit_logits
 from hsakd_pl.networks.hsakd import HSAKDNet
 from hsakd_pl.networks.network import Network
@@ -44,9 +45,17 @@ class Uncounted(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _counted_copy(network: AnyNetwork) -> AnyNetwork:
-    """Return a copy in float32 on the CPU, in eval mode and without gradients, which the counter would follow."""
-    return copied(network).cpu().float().eval().requires_grad_(False)
+def _counted_copy(network: AnyNetwork, image_size: int) -> tuple[AnyNetwork, Tensor]:
+    """Return a copy on the CPU, in eval mode and without gradients, which the counter would follow, and an image.
+
+    The copy of a network in half precision, for which a CPU may lack operations, is in float32.
+    """
+    copy = copied(network).cpu().eval().requires_grad_(False)
+    dtypes = {weight.dtype: None for weight in copy.parameters() if weight.is_floating_point()}
+    if dtypes.keys() <= {torch.float16, torch.bfloat16}:
+        return copy.float(), torch.zeros(1, network.in_channels, image_size, image_size)
+    [dtype, *_] = dtypes
+    return copy, torch.zeros(1, network.in_channels, image_size, image_size, dtype=dtype)
 
 
 @contextmanager
@@ -82,14 +91,13 @@ def _counter(network: Network) -> Iterator[FlopCounterMode]:
 def multiply_adds(network: Network, image_size: int) -> int:
     """Return the multiply-adds of matrix products and convolutions for one image (C, image_size, image_size).
 
-    They are counted on a copy in float32 on the CPU; the network does not change. Attention and recurrent layers are
+    They are counted on a copy on the CPU; the network does not change. Attention and recurrent layers are
     counted as the matrix products that they consist of; operators that cannot be counted are named in the log. Raises
     UsageError for a size that the network cannot take.
     """
     network.check_image_size(image_size, image_size)
-    network_copy = _counted_copy(network)
-    image = torch.zeros(1, network.in_channels, image_size, image_size)
-    with _counter(network_copy) as counter:
+    network_copy, image = _counted_copy(network, image_size)
+    with SavedBuffers(network), _counter(network_copy) as counter:
         network_copy(image)
     return counter.get_total_flops() // 2  # a multiply-add is two floating-point operations
 
@@ -126,7 +134,6 @@ def multiply_adds_until(network: HSAKDNet, image_size: int, exits: Callable[[HSA
         image_size: side of the image in pixels.
         exits: :func:`hsakd_pl.networks.exits.branch_exits` or :func:`hsakd_pl.networks.exits.ensemble_exits`.
     """
-    network_copy = _counted_copy(network)
-    image = torch.zeros(1, network.in_channels, image_size, image_size)
+    network_copy, image = _counted_copy(network, image_size)
     with _counter(network_copy) as counter:
         return [counter.get_total_flops() // 2 for _ in exit_logits(network_copy, image, exits)]

@@ -8,7 +8,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from hsakd_pl.networks.copies import copied
+from hsakd_pl.networks.copies import SavedBuffers, copied
 
 # Sides of images, one of which a network accepts: the usual ones first
 SIZES = (32, 224, 64, 96, 28, 84, 128, 160, 192, 256, 299, 384, 448, 512, *range(4, 28, 4), 48, 72, 112)
@@ -24,14 +24,17 @@ def output_layers(network: nn.Module, channels: int = 3) -> list[list[str]]:
     change: a copy is run on images of ``channels`` channels.
     """
     for device in ("meta", "cpu"):  # a network whose Python code depends on values does not run on the meta device
-        copy = copied(network).to(device).eval()
+        try:
+            copy = copied(network).to(device).eval()
+        except Exception:  # a scripted network does not move to the meta device
+            continue
         for parameter in copy.parameters():
             parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
         dtype = next((weight.dtype for weight in copy.parameters() if weight.is_floating_point()), torch.float32)
         for size in SIZES:
             images = torch.zeros(2, channels, size, size, dtype=dtype, device=device, requires_grad=True)
             try:
-                with torch.enable_grad(), torch.random.fork_rng(devices=[]), torch.device(device):
+                with SavedBuffers(network), torch.enable_grad(), torch.random.fork_rng([]), torch.device(device):
                     output = copy(images * 1)  # which the network may change in place
             except Exception:  # a network can raise anything for images of another size or device
                 continue

@@ -19,7 +19,7 @@ def make_branch(backbone: StagedBackbone, tap: int, num_outputs: int) -> nn.Sequ
     channels = backbone.channels
     last = len(backbone.stages)
     if tap == last:
-        stages = [maker.make_stage(last, channels[last], stride=1)]
+        stages = [maker.make_stage(last, channels[last], 1)]
     else:
         later = range(tap + 1, last + 1)
         stages = [maker.make_stage(stage, channels[stage - 1], backbone.strides[stage]) for stage in later]

@@ -2,12 +2,12 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import islice, takewhile
 
 import torch.nn as nn
 
-from hsakd_pl.files.weights import StateDict
+from hsakd_pl.files.weights import WRAPPERS, StateDict
 from hsakd_pl.networks.hsakd import HSAKDNet
 from hsakd_pl.networks.network import Network
 
@@ -114,24 +114,45 @@ def as_published(weights: StateDict) -> StateDict:
 
 
 def _names(network: nn.Module) -> dict[str, str]:
-    """Return the network's key of each name that its weights may have in a file."""
+    """Return the network's key of each name that its weights may have in a file, without the prefixes of wrappers."""
     key_of_name = {}
     for form in CLASSIFIER_FORMS:
         for key in network.state_dict():
             name = CLASSIFIER.sub(form, published_key(network, key))
-            key_of_name[name] = key
+            key_of_name[WRAPPERS.sub("", name)] = key
     return key_of_name | {key: key for key in network.state_dict()}
 
 
 def _without_prefixes(weights: StateDict) -> Iterator[StateDict]:
-    """Yield the weights without each prefix that may be removed: the most frequent ones, the shortest first."""
-    counts = Counter(key[: dot.end()] for key in weights for dot in islice(re.finditer(r"\.", key), MOST_PREFIXES))
-    frequent = sorted(counts, key=lambda prefix: (-counts[prefix], len(prefix)))
-    prefixes = dict.fromkeys(["", "student.", *frequent[:MOST_PREFIXES]])
+    """Yield the weights without each prefix that may be removed: the most frequent ones, the shortest first.
+
+    Those of a student come first, and those of a teacher last.
+    """
+    counts = _prefixes(weights)
+
+    def order(prefix: str) -> tuple[bool, bool, int, int]:
+        return "teacher" in prefix, "student" not in prefix, -counts[prefix], len(prefix)
+
+    prefixes = dict.fromkeys(["", "student.", *sorted(counts, key=order)[:MOST_PREFIXES]])
     if "student." in counts:  # of mdistiller, whose files hold the teacher too
         prefixes.pop("teacher.", None)
     for removed in prefixes:
         yield {key.removeprefix(removed): tensor for key, tensor in weights.items() if key.startswith(removed)}
+
+
+def _prefixes(weights: StateDict) -> Counter[str]:
+    """Return the prefixes of keys, and the number of keys that have each."""
+    return Counter(key[: dot.end()] for key in weights for dot in islice(re.finditer(r"\.", key), MOST_PREFIXES))
+
+
+def second_prefix(network: nn.Module, weights: StateDict, keys: Collection[str]) -> str:
+    """Return the prefix under which weights hold all of a network's ``keys``; empty if there is none."""
+    key_of_name = _names(network)
+    for prefix, count in _prefixes(weights).items():
+        names = [key.removeprefix(prefix) for key in weights if key.startswith(prefix)] if count >= len(keys) else []
+        if names and {key_of_name.get(name) for name in names}.issuperset(keys):
+            return prefix
+    return ""
 
 
 def _adapted_to_part(network: nn.Module, weights: StateDict) -> Iterator[StateDict]:

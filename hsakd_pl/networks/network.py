@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn as nn
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
-from hsakd_pl.errors import UsageError
-from hsakd_pl.files.weights import WeightFile
-from hsakd_pl.networks.copies import copied
+from hsakd_pl.errors import UsageError, counted
+from hsakd_pl.files.weights import WeightFile, shorten
+from hsakd_pl.networks.copies import SavedBuffers, copied
 from hsakd_pl.networks.heads import SIZES, output_layers
 from hsakd_pl.ops import ROTATIONS, Transforms
 
@@ -188,10 +190,10 @@ def outputs_of_copy(network: Network, image_size: int, count: int = 1) -> Networ
     """
     dtype = next((weight.dtype for weight in network.parameters() if weight.is_floating_point()), torch.float32)
     for device in ("meta", "cpu"):
-        copy = copied(network).to(device).eval()
         images = torch.zeros(count, network.in_channels, image_size, image_size, dtype=dtype, device=device)
         try:
-            with torch.random.fork_rng(devices=[]), torch.device(device):
+            copy = copied(network).to(device).eval()
+            with SavedBuffers(network), torch.random.fork_rng(devices=[]), torch.device(device):
                 return copy.outputs(images)
         except UsageError:
             raise
@@ -250,6 +252,12 @@ class Classifier(Network):
             return error
         return None
 
+    def train(self, mode: bool = True) -> "Classifier":
+        super().train(mode)
+        if not mode and type(self.network).eval is not nn.Module.eval:  # which train of a layer around it does not call
+            self.network.eval()
+        return self
+
     def forward(self, images: Tensor) -> Tensor:
         logits = self.network(images)
         if not torch.jit.is_scripting():  # type: ignore[attr-defined]
@@ -281,12 +289,36 @@ def require_logits(network: nn.Module, logits: Any, images: Tensor, num_classes:
 
 
 def as_network(network: nn.Module, num_classes: int, channels: int = 3) -> Network:
-    """Return a :class:`Network` unchanged, and any other module as a :class:`Classifier` of images of ``channels``."""
+    """Return a :class:`Network` unchanged, and any other module as a :class:`Classifier` of images of ``channels``.
+
+    Raises UsageError for a module that cannot be used as it is.
+    """
+    require_usable(network)
     if isinstance(network, Network):
         return network
     classifier = Classifier(network, num_classes)
     set_channels(classifier, channels, type(network).__name__)
     return classifier
+
+
+def require_usable(network: nn.Module) -> None:
+    """Raise UsageError for a network with weights without a shape, and for one whose mode cannot be changed."""
+    name = type(network).__name__
+    tensors = chain(network.named_parameters(), network.named_buffers())
+    lazy = [key for key, tensor in tensors if is_lazy(tensor)]
+    if lazy:
+        raise UsageError(
+            f"network: {name} has {counted(len(lazy), 'weight')} whose shapes its first images decide "
+            f"({shorten(lazy)}): call it on some before, such as network(torch.zeros(2, 3, 32, 32))"
+        )
+    if "train" in vars(network):  # replaced on the instance, as by torch.export
+        try:
+            network.train(network.training)
+        except Exception as error:
+            raise UsageError(
+                f"network: {name} cannot be put in train and eval mode ({type(error).__name__}: {error!s:.100}): pass "
+                "the module that it was made from"
+            ) from error
 
 
 def set_channels(network: Network, channels: int, name: str) -> None:

@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 import torch.nn as nn
+from torch import Tensor
 
 from hsakd_pl.errors import UsageError, counted, inform
-from hsakd_pl.files.weights import StateDict, WeightFile, as_weight_file, read_weights, shorten, unwrap
+from hsakd_pl.files.weights import ENTRY, StateDict, WeightFile, as_weight_file, read_weights, shorten, unwrap
 from hsakd_pl.networks.heads import is_part
 from hsakd_pl.networks.hsakd import HSAKDNet
-from hsakd_pl.networks.keys import Peers, common_prefix, has_keys, network_keys, split_peers
+from hsakd_pl.networks.keys import Peers, common_prefix, has_keys, network_keys, second_prefix, split_peers
 from hsakd_pl.networks.network import Classifier, Network
 
 # A weight may be cast to the network's dtype within each of these kinds.
@@ -20,6 +21,9 @@ DTYPE_KINDS = (
     {torch.float16, torch.bfloat16, torch.float32, torch.float64},
     {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64},
 )
+
+HALF_PRECISION = (torch.float16, torch.bfloat16)
+COUNTER = "num_batches_tracked"  # ending of the names of batch norms' counters
 
 
 def load_weights(
@@ -103,8 +107,10 @@ def match_weights(
     Raises UsageError if no weight fits, if weights are not finite or of another kind of number and, if ``strict``, if
     weights are missing, unexpected or of another shape. Arguments: :func:`load_weights`.
     """
-    network_weights = network.state_dict()
-    renamed, repeated = network_keys(network, weights)
+    network_weights = tensors_of(network.state_dict())
+    weights = tensors_of(weights)
+    in_file, repeated = network_keys(network, weights)
+    renamed = _without_counts(in_file, network_weights)
     misshapen = [key for key in network_weights if key in renamed and renamed[key].shape != network_weights[key].shape]
     head_keys = _head_keys(network) if new_head or misshapen else set()
     only_heads_differ = bool(misshapen) and head_keys.issuperset(misshapen)
@@ -137,7 +143,7 @@ def match_weights(
             _check_channels(network, candidates, misshapen, origin)
         raise _misfit(network, origin, problems, common_prefix(weights), remedy)
     _check_numbers(matching, network_weights, origin)
-    _log_others(network, weights, renamed, origin)
+    _log_others(network, weights, {key: in_file[key] for key in renamed}, origin)
     if fresh:
         inform(
             f"{origin}: {counted(len(matching), 'tensor')} loaded; the last layers of the heads "
@@ -148,16 +154,42 @@ def match_weights(
     return matching
 
 
+def tensors_of(state_dict: Mapping[str, Any]) -> StateDict:
+    """Return the tensors of a state dict, which holds the extra state of layers of users too."""
+    return {key: entry for key, entry in state_dict.items() if isinstance(entry, Tensor)}
+
+
+def _without_counts(weights: StateDict, network_weights: StateDict) -> StateDict:
+    """Return weights without integers and flags that a network does not have, such as the length of an average.
+
+    Counters of batch norms in half precision, as of a state dict that was cast as a whole, are integers again; those
+    that it could not hold are left out.
+    """
+    kept = {}
+    for key, tensor in weights.items():
+        is_counter = key.endswith(COUNTER)
+        if is_counter and tensor.dtype in HALF_PRECISION and key in network_weights:
+            if tensor.isfinite().all():
+                kept[key] = tensor.to(network_weights[key].dtype)
+        elif is_counter or key in network_weights or tensor.is_floating_point() or tensor.is_complex():
+            kept[key] = tensor
+    return kept
+
+
 def _log_others(network: nn.Module, weights: StateDict, taken: StateDict, origin: str) -> None:
     """Log the weights that a network does not take since they are not under the prefix of those that it takes."""
     tensors = {id(tensor) for tensor in taken.values()}
     others = [key for key, tensor in weights.items() if id(tensor) not in tensors]
     parts = {key.split(".")[0] for key in others}
     if others and not parts <= {"branches", "auxiliary_classifier"}:
-        inform(
+        message = (
             f"{origin} holds {counted(len(others), 'tensor')} next to the weights of {describe(network)}, which are "
             f"left out: {shorten(others)}"
         )
+        second = second_prefix(network, {key: weights[key] for key in others}, taken)
+        if second:
+            message += f"; name the file with {ENTRY}{second.removesuffix('.')} at its end for those under {second}"
+        inform(message)
 
 
 def _head_keys(network: nn.Module) -> set[str]:
@@ -170,7 +202,7 @@ def _head_keys(network: nn.Module) -> set[str]:
 
 def _missing(network_weights: StateDict, present: Collection[str], backbone_alone: bool) -> list[str]:
     """Return the keys that a source lacks; counters of batch norms, and branches for a backbone, need not be there."""
-    missing = [key for key in network_weights if key not in present and not key.endswith("num_batches_tracked")]
+    missing = [key for key in network_weights if key not in present and not key.endswith(COUNTER)]
     if backbone_alone:
         missing = [key for key in missing if not key.startswith("branches.")]
     return missing
@@ -221,7 +253,8 @@ def _check_numbers(matching: StateDict, network_weights: StateDict, origin: str)
             raise UsageError(
                 f"{origin}: {key} is {tensor.dtype}, the network has {network_dtype}: save it as {network_dtype}"
             )
-        if not tensor.to(network_dtype).isfinite().all():
+        became_infinite = ~tensor.to(network_dtype).isfinite() & network_weights[key].isfinite()  # unlike a mask
+        if became_infinite.any():
             raise UsageError(
                 f"{origin}: {key} is NaN or infinite in {network_dtype}: take weights from before training failed"
             )

@@ -4,6 +4,7 @@ These are functions of autograd rather than registered operators: they run only 
 and registered operators take longer to call than small maps to compute.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,6 +30,8 @@ class NormReLU(Function):
         variance: float32 biased variances (C,), likewise.
         epsilon: added to the variance.
         training: normalise by the statistics of the maps.
+        update: called once mean and variance are written; before the maps are kept for the gradients, where activation
+            checkpointing ends a second pass.
     """
 
     @staticmethod
@@ -42,9 +45,12 @@ class NormReLU(Function):
         variance: Tensor,
         epsilon: float,
         training: bool,
+        update: Callable[[], None] | None = None,
     ) -> Tensor:
         outputs = torch.empty_like(maps)
         _call("norm_relu", (maps, residual, weight, bias, mean, variance, outputs), maps, epsilon, training)
+        if update is not None:
+            update()
         ctx.save_for_backward(maps, outputs if residual is not None else None, weight, bias, mean, variance)
         ctx.settings = (epsilon, training)
         return outputs
@@ -52,7 +58,7 @@ class NormReLU(Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         maps, residual, weight, bias = NormReLUGradients.apply(gradient, *ctx.saved_tensors, *ctx.settings)
-        return maps, residual, weight, bias, None, None, None, None
+        return maps, residual, weight, bias, None, None, None, None, None
 
 
 class NormReLUGradients(Function):

@@ -44,16 +44,16 @@ def norm_relu(norm: nn.Module, relu: nn.Module | None, features: Tensor, residua
         return torch.relu(summed) if relu is None else relu(summed)
     norm = cast(nn.BatchNorm2d, norm)
     mean, variance, _ = _statistics(norm)
+    update = None
     if norm.training:
         mean = torch.empty_like(mean)
         variance = torch.empty_like(variance)
+        update = partial(_update, norm, mean, variance, features.numel() // features.shape[1])
     outputs: Tensor = NormReLU.apply(
-        features, residual, norm.weight, norm.bias, mean, variance, norm.eps, norm.training
+        features, residual, norm.weight, norm.bias, mean, variance, norm.eps, norm.training, update
     )
     if residual is None:
         set_source(outputs, partial(computed_again, norm.eps), features, norm.weight, norm.bias, mean, variance)
-    if norm.training:
-        _update(norm, mean, variance, features.numel() // features.shape[1])
     return outputs
 
 
