@@ -1,6 +1,7 @@
 """Test networks that people bring: what makes a fit faster, and what is shared or cut, never changes them silently."""
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -13,10 +14,11 @@ from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 from hsakd_pl import create_network
+from hsakd_pl.errors import UsageError
 from hsakd_pl.fast.folded import Folded
 from hsakd_pl.fast.norms import layers as norm_layers
 from hsakd_pl.fast.winograd import layers
-from hsakd_pl.methods import KDModule
+from hsakd_pl.methods import FitNetModule, KDModule
 from hsakd_pl.networks import NetworkOutput, StagedBackbone, as_network
 from hsakd_pl.networks.network import Network
 
@@ -346,3 +348,28 @@ def test_norms_that_are_computed_again_have_the_same_statistics(way: str) -> Non
         return dict(student.named_buffers())
 
     torch.testing.assert_close(statistics(fast=True), statistics(fast=False), rtol=1e-4, atol=1e-5)
+
+
+class InPlace(StagedBackbone):
+    """Two stages whose first layer, or whose head, changes the map that it is given in place."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        super().__init__(nn.Conv2d(3, 8, 3, padding=1), (8, 16, 32), (1, 2, 2), num_classes=CLASSES)
+
+    def make_stage(self, stage: int, in_channels: int, stride: int) -> nn.Module:
+        first = nn.ReLU(inplace=self.where in ("every stage", f"stage {stage}"))
+        return nn.Sequential(first, nn.Conv2d(in_channels, self.channels[stage], 3, stride, padding=1))
+
+    def make_head(self, num_outputs: int) -> nn.Module:
+        first = nn.ReLU(inplace=self.where == "head")
+        return nn.Sequential(first, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, num_outputs))
+
+
+@pytest.mark.parametrize(
+    ("where", "stage"), [("every stage", 1), ("stage 2", 1), ("head", 2), ("stage 1", None), ("nowhere", None)]
+)
+def test_maps_that_later_layers_change_in_place_are_not_distilled(where: str, stage: int | None) -> None:
+    for student, teacher in ((InPlace(where), InPlace("nowhere")), (InPlace("nowhere"), InPlace(where))):
+        with nullcontext() if stage is None else pytest.raises(UsageError, match=f"stage {stage} of InPlace changes"):
+            FitNetModule(student, teacher, num_classes=CLASSES, image_size=8)

@@ -193,14 +193,44 @@ def outputs_of_copy(network: Network, image_size: int, count: int = 1) -> Networ
         images = torch.zeros(count, network.in_channels, image_size, image_size, dtype=dtype, device=device)
         try:
             copy = copied(network).to(device).eval()
+            versions = observe_stages(copy)
             with SavedBuffers(network), torch.random.fork_rng(devices=[]), torch.device(device):
-                return copy.outputs(images)
+                output = copy.outputs(images)
+            require_unchanged(network, output.features, versions)
+            return output
         except UsageError:
             raise
         except Exception:  # a network can raise anything on a device that it does not expect
             if device == "cpu":
                 raise
     raise AssertionError("the loop returns or raises")
+
+
+def observe_stages(network: Network) -> list[int]:
+    """Return a list to which each stage of a network will append how often its map was changed in place by then."""
+    versions: list[int] = []
+    stages = getattr(network.without_branches, "stages", None)
+    for stage in stages if isinstance(stages, nn.ModuleList) else ():
+        stage.register_forward_hook(lambda layer, inputs, feature_map: versions.append(feature_map._version))
+    return versions
+
+
+def require_unchanged(network: Network, features: Sequence[Tensor], versions: Sequence[int]) -> None:
+    """Raise UsageError for a feature map that was changed in place after its stage: it is no longer the stage's output.
+
+    Args:
+        network: network of the maps.
+        features: maps (B, C, H, W) of the stages.
+        versions: how often each had been changed when its stage ended.
+    """
+    if len(features) != len(versions):
+        return  # outputs of its own
+    for stage, (feature_map, version) in enumerate(zip(features, versions, strict=True), 1):
+        if feature_map._version != version:
+            raise UsageError(
+                f"network: what follows stage {stage} of {type(network.without_branches).__name__} changes its map in "
+                "place, which distillation reads: set inplace=False in the first layer of the next stage or of the head"
+            )
 
 
 class Classifier(Network):
