@@ -181,9 +181,12 @@ def total(terms: Iterable[Tensor]) -> Tensor:
 
 
 def all_finite(values: Iterable[Any]) -> bool:
-    """Return False if a dense tensor of floating point numbers contains NaN or inf; waits for the device only once."""
+    """Return False if a dense tensor of floating point numbers contains NaN or inf; waits for the device only once.
+
+    Tensors on the meta device, which have no values, count as finite.
+    """
     tensors = [value for value in values if isinstance(value, Tensor) and value.layout == torch.strided]
-    finite = [tensor.isfinite().all() for tensor in tensors if tensor.is_floating_point()]
+    finite = [tensor.isfinite().all() for tensor in tensors if tensor.is_floating_point() and not tensor.is_meta]
     return not finite or bool(torch.stack(finite).all())
 
 

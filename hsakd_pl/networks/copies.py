@@ -52,7 +52,7 @@ class SavedBuffers:
     @torch.no_grad()
     def restore(self) -> None:
         for layer, name, buffer, value in self.saved:
-            if not torch.equal(buffer, value):
+            if not buffer.is_meta and not torch.equal(buffer, value):
                 buffer.copy_(value)
             layer._buffers[name] = buffer
 
