@@ -68,6 +68,28 @@ def test_shapes_and_multiply_adds_of_a_size_that_a_network_cannot_take_are_refus
             measure(side)
 
 
+class Summed(nn.Module):
+    """Return one row of logits for all images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, CLASSES)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.fc(images.mean((0, 2, 3)))[None]
+
+
+@pytest.mark.parametrize("role", ["student", "teacher"])
+@pytest.mark.parametrize(
+    ("make", "rows"), [(OWN["view to a fixed width"], "8 rows"), (Summed, "1 row")], ids=["more rows", "one row"]
+)
+def test_logits_of_another_number_of_images_are_refused(make: Callable[[], nn.Module], rows: str, role: str) -> None:
+    student, teacher = (make(), "resnet8") if role == "student" else ("resnet8", make())
+    module = KDModule(student, teacher, num_classes=CLASSES, teacher_weights="random" if teacher == "resnet8" else None)
+    with pytest.raises(UsageError, match=f"returns {rows} of logits for 2 images of 64 x 64"):
+        trainer().fit(module, Images(64))
+
+
 class Squeezed(nn.Module):
     """Lose the dimension of the batch for one image."""
 

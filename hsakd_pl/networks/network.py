@@ -316,6 +316,12 @@ def require_logits(network: nn.Module, logits: Any, images: Tensor, num_classes:
             f"network: {name} returns {tuple(logits.shape)} instead of logits {(len(images), num_classes)}: "
             "set num_classes, or derive the network from hsakd_pl.networks.Network and implement outputs"
         )
+    if len(logits) != len(images):
+        raise UsageError(
+            f"network: {name} returns {counted(len(logits), 'row')} of logits for {counted(len(images), 'image')} of "
+            f"{images.shape[-2]} x {images.shape[-1]}, as a view to a fixed width does for images of another size: use "
+            "the size that it was made for, or flatten by x.flatten(1)"
+        )
 
 
 def as_network(network: nn.Module, num_classes: int, channels: int = 3) -> Network:
