@@ -33,7 +33,7 @@ def test_quickstart_prints_a_line_for_each_network_and_writes_nothing(
     assert logging.getLogger("pytorch_lightning").level == level
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_seed_decides_the_accuracies(capsys: pytest.CaptureFixture[str]) -> None:
     first, again, other = (hsakd_pl.quickstart(seed, 1, 1) for seed in (0, 0, 1))
     assert first == again != other
