@@ -68,6 +68,28 @@ def test_shapes_and_multiply_adds_of_a_size_that_a_network_cannot_take_are_refus
             measure(side)
 
 
+class Auxiliary(nn.Module):
+    """Compute logits from a large window too, in training alone, as Inception does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, 4, padding=1)
+        self.auxiliary = nn.Conv2d(8, CLASSES, 5)
+        self.fc = nn.Linear(8, CLASSES)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.stem(images)
+        logits = self.fc(maps.mean((2, 3)))
+        return logits + self.auxiliary(maps).mean((2, 3)) if self.training else logits
+
+
+def test_size_that_a_network_takes_in_eval_mode_alone_is_refused_for_students() -> None:
+    expected = r"^image size 16 x 16: Auxiliary fails \(.*use images of \d+ x"
+    with pytest.raises(UsageError, match=expected):
+        trainer().fit(BaselineModule(Auxiliary(), num_classes=CLASSES), Images(16))
+    trainer().fit(KDModule("resnet8", Auxiliary(), num_classes=CLASSES), Images(16))
+
+
 class Summed(nn.Module):
     """Return one row of logits for all images."""
 

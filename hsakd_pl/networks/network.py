@@ -182,17 +182,17 @@ class Network(nn.Module):
 
 
 @torch.no_grad()
-def outputs_of_copy(network: Network, image_size: int, count: int = 1) -> NetworkOutput:
+def outputs_of_copy(network: Network, image_size: int, count: int = 1, training: bool = False) -> NetworkOutput:
     """Return the outputs of a copy of a network for some images: on the meta device, or else on the CPU.
 
-    The meta device computes nothing, but not every network runs there: one may depend on values, or on a tensor that it
-    makes on a device of its choice.
+    The copy is in eval mode unless ``training``. The meta device computes nothing, but not every network runs there:
+    one may depend on values, or on a tensor that it makes on a device of its choice.
     """
     dtype = next((weight.dtype for weight in network.parameters() if weight.is_floating_point()), torch.float32)
     for device in ("meta", "cpu"):
         images = torch.zeros(count, network.in_channels, image_size, image_size, dtype=dtype, device=device)
         try:
-            copy = copied(network).to(device).eval()
+            copy = copied(network).to(device).train(training)
             versions = observe_stages(copy)
             with SavedBuffers(network), torch.random.fork_rng(devices=[]), torch.device(device):
                 output = copy.outputs(images)
@@ -273,9 +273,16 @@ class Classifier(Network):
         return next((side for side in SIZES if self._failure(side) is None), None)
 
     def _failure(self, side: int) -> Exception | None:
-        """Return what a copy of the network raises for two images of a side; None if it returns something."""
+        """Return what a copy of the network raises for images of a side; None if it returns something.
+
+        A network that is trained may need larger images for what it computes in training alone.
+        """
+        errors = (self._failure_in_mode(side, training) for training in {False, self.training})
+        return next(filter(None, errors), None)
+
+    def _failure_in_mode(self, side: int, training: bool) -> Exception | None:
         try:
-            outputs_of_copy(self, side, count=2)  # some networks squeeze the logits of one image
+            outputs_of_copy(self, side, 2, training)  # some networks squeeze the logits of one image
         except UsageError:
             return None  # it does not return logits, which a step says
         except Exception as error:  # a network can raise anything for images of another size
