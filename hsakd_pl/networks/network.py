@@ -323,7 +323,7 @@ def require_logits(network: nn.Module, logits: Any, images: Tensor, num_classes:
             f"network: {name} returns {tuple(logits.shape)} instead of logits {(len(images), num_classes)}: "
             "set num_classes, or derive the network from hsakd_pl.networks.Network and implement outputs"
         )
-    if len(logits) != len(images):
+    if logits.shape[0] != images.shape[0]:  # not by len, which torch.export takes for a constant
         raise UsageError(
             f"network: {name} returns {counted(len(logits), 'row')} of logits for {counted(len(images), 'image')} of "
             f"{images.shape[-2]} x {images.shape[-1]}, as a view to a fixed width does for images of another size: use "
