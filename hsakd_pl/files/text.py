@@ -16,7 +16,7 @@ TEMPORARY = re.compile(r"\.(?P<process>\d+)-[0-9a-f]{16}\.(?P<kind>partial|earli
 
 
 def local_path(option: str, path: str | Path) -> Path:
-    """Expand ``~``; raises UsageError for what is no path, and for one that the operating system refuses to look up."""
+    """Expand ``~``; raises UsageError for what is not a path, and for one that the operating system refuses."""
     if not isinstance(path, str | os.PathLike):
         raise UsageError(
             f"{option} is a {type(path).__name__}, not a path: name a folder or a file; save_to_disk of Hugging Face's "
