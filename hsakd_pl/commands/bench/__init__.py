@@ -141,8 +141,8 @@ def check_modes(options: Namespace) -> None:
         given += [argument for argument in options.fit_options if argument.startswith("-")]
         if given:
             raise UsageError(f"{', '.join(given)} has no effect with --list, which runs nothing: leave it out")
-    elif modes and options.format != DEFAULTS["format"]:
-        raise UsageError(f"--format has no effect with {modes[0]}, which shows no table of results: leave it out")
+    elif options.dry_run and options.format != DEFAULTS["format"]:
+        raise UsageError("--format has no effect with --dry-run, which shows no table of results: leave it out")
 
 
 def _modes(options: Namespace) -> dict[str, bool]:
