@@ -10,6 +10,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
+from hsakd_pl.fast import strided
 from hsakd_pl.networks import Classifier, Network
 from hsakd_pl.networks.copies import SavedBuffers, copied
 from hsakd_pl.networks.heads import SIZES, all_logits
@@ -110,6 +111,7 @@ def _in_channels_last(network: Network) -> Network:
     for tensor in (*converted.parameters(), *converted.buffers()):
         if tensor.dim() == 4:
             tensor.data = tensor.data.to(memory_format=torch.channels_last)
+    strided.convert(converted)
     return converted
 
 

@@ -1,0 +1,107 @@
+"""Test that no strided 1x1 convolution of few channels reaches oneDNN; all maps here are too small to harm."""
+
+from typing import Any
+
+import pytest
+import small
+import torch
+import torch.nn as nn
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from hsakd_pl import BaselineModule, HSAKDModule
+from hsakd_pl.fast import strided
+from hsakd_pl.methods import KDModule
+
+
+class Differentiated(TorchDispatchMode):
+    """Collect (input channels, kernel, stride) of the convolutions whose gradients are computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[tuple[int, tuple[int, ...], tuple[int, ...]]] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.convolution_backward.default:
+            _, _, weight, _, stride, *_ = args
+            self.seen.add((weight.shape[1], tuple(weight.shape[2:]), tuple(stride)))
+        return func(*args, **(kwargs or {}))
+
+
+class Stem(nn.Module):
+    """Two strided branches on the images, as RepVGG's stem has them, and a strided shortcut of few channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.narrow = nn.Conv2d(3, 8, 1, stride=2)
+        self.block = nn.Conv2d(8, 32, 3, stride=2, padding=1)
+        self.shortcut = nn.Conv2d(8, 32, 1, stride=2, bias=False)
+        self.head = nn.Linear(32, small.CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = (self.wide(images) + self.narrow(images)).relu()
+        return self.head((self.block(maps) + self.shortcut(maps)).mean((2, 3)))
+
+
+def modules() -> dict[str, HSAKDModule]:
+    """Return modules that train a network with such layers, by what is tried."""
+    options = {"num_classes": small.CLASSES}
+    return {
+        "own": BaselineModule(Stem(), **options),
+        "timm": BaselineModule("timm:repvgg_a0", **options),
+        "taught": KDModule(Stem(), "resnet8", teacher_weights="random", **options),
+    }
+
+
+@pytest.mark.parametrize("name", ["own", "timm", "taught"])
+def test_fit_slices_before_strided_convolutions_of_few_channels(name: str) -> None:
+    module = modules()[name]
+    with Differentiated() as convolutions:
+        small.trainer().fit(module, small.loader(torch.randn(4, 3, 32, 32)))
+    few = {(channels, kernel, stride) for channels, kernel, stride in convolutions.seen if channels < strided.BLOCK}
+    assert (3, (1, 1), (1, 1)) in few
+    assert not [seen for seen in few if seen[1] == (1, 1) and seen[2] != (1, 1)]
+    assert not [layer for layer in module.modules() if strided.METHOD in vars(layer)]
+
+
+@pytest.mark.parametrize("stride", [2, 3, (2, 1), (1, 4)])
+@pytest.mark.parametrize("padding", [0, "valid"])
+@pytest.mark.parametrize("side", [6, 7])
+def test_sliced_convolution_equals_strided_one(stride: Any, padding: Any, side: int) -> None:
+    layer = nn.Conv2d(3, 4, 1, stride=stride, padding=padding).double()
+    images = torch.randn(2, 3, side, side, dtype=torch.float64, requires_grad=True)
+    expected = layer(images)
+    gradients = torch.autograd.grad(expected.sin().sum(), [images, *layer.parameters()])
+    strided.convert(layer)
+    found = layer(images)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.autograd.grad(found.sin().sum(), [images, *layer.parameters()]), gradients)
+    torch.testing.assert_close(layer(images[0]), expected[0])  # an image without a batch
+    strided.revert(layer)
+    assert not vars(layer).keys() & {strided.METHOD, strided.CONVERTED}
+
+
+class Own(nn.Conv2d):
+    """A convolution with code of its own."""
+
+    def _conv_forward(self, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(images, weight * 2, bias)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(16, 4, 1, stride=2),
+        nn.Conv2d(4, 4, 1),
+        nn.Conv2d(4, 4, 1, stride=2, padding=1),
+        nn.Conv2d(4, 4, 1, stride=2, groups=4),
+        nn.Conv2d(4, 4, 3, stride=2),
+        Own(4, 4, 1, stride=2),
+    ],
+    ids=["channels", "stride", "padding", "groups", "kernel", "own"],
+)
+def test_other_convolutions_stay_as_they_are(layer: nn.Conv2d) -> None:
+    before = vars(layer).keys()
+    strided.convert(layer)
+    assert vars(layer).keys() == before
