@@ -25,7 +25,7 @@ from hsakd_pl.errors import UsageError
 from hsakd_pl.files import local_path
 
 GROUPS = {"all": NAMED, "table": TABLE}
-OTHERS = ("exports", "pictures")  # modules that measure something else than steps
+OTHERS = ("exports", "pictures", "predictions")  # modules that measure something else than steps
 SETTINGS = ("batch_size", "rounds", "steps", "busy")  # stored with a row
 # Of the table: few steps in many rounds, an estimated 25 minutes on two cores
 TABLE_DEFAULTS: dict[str, Any] = {
@@ -52,8 +52,8 @@ def parser() -> argparse.ArgumentParser:
         default=[NAMED[0].name],
         help=f"{FORMS}; all: those of the paper; table: those of the table in README.md, as it was measured, without "
         "the rows that are stored already; render: only write the tables of the documents; method-costs: a step "
-        "of each method relative to one of KD; exports: students in runtimes, and pictures: files on their way into "
-        "batches, each with options of its own",
+        "of each method relative to one of KD; exports: students in runtimes, pictures: files on their way into "
+        "batches, and predictions: what evaluation computes, each with options of its own",
     )
     options.add_argument("--list", action="store_true", help="print the paper's cases, then the methods', and stop")
     loops = ", ".join(f"{name}: {meaning}" for name, meaning in LOOPS.items())
