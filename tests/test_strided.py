@@ -9,7 +9,7 @@ import torch.nn as nn
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hsakd_pl import BaselineModule, HSAKDModule
+from hsakd_pl import BaselineModule, DigitsDataModule, HSAKDModule, QuantizationAware
 from hsakd_pl.fast import strided
 from hsakd_pl.methods import KDModule
 
@@ -31,13 +31,13 @@ class Differentiated(TorchDispatchMode):
 class Stem(nn.Module):
     """Two strided branches on the images, as RepVGG's stem has them, and a strided shortcut of few channels."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_classes: int = small.CLASSES) -> None:
         super().__init__()
         self.wide = nn.Conv2d(3, 8, 3, stride=2, padding=1)
         self.narrow = nn.Conv2d(3, 8, 1, stride=2)
         self.block = nn.Conv2d(8, 32, 3, stride=2, padding=1)
         self.shortcut = nn.Conv2d(8, 32, 1, stride=2, bias=False)
-        self.head = nn.Linear(32, small.CLASSES)
+        self.head = nn.Linear(32, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         maps = (self.wide(images) + self.narrow(images)).relu()
@@ -63,6 +63,17 @@ def test_fit_slices_before_strided_convolutions_of_few_channels(name: str) -> No
     assert (3, (1, 1), (1, 1)) in few
     assert not [seen for seen in few if seen[1] == (1, 1) and seen[2] != (1, 1)]
     assert not [layer for layer in module.modules() if strided.METHOD in vars(layer)]
+
+
+@small.needs_onnx
+def test_training_for_int8_slices_before_strided_convolutions_of_few_channels() -> None:
+    module = BaselineModule(Stem(10), num_classes=10)
+    trainer = small.trainer(callbacks=[QuantizationAware()], limit_train_batches=1, limit_val_batches=0)
+    with Differentiated() as convolutions:
+        trainer.fit(module, DigitsDataModule())
+    few = {seen for seen in convolutions.seen if seen[0] < strided.BLOCK}
+    assert {(3, (1, 1), (1, 1)), (8, (1, 1), (1, 1))} <= few
+    assert not [seen for seen in few if seen[1] == (1, 1) and seen[2] != (1, 1)]
 
 
 @pytest.mark.parametrize("stride", [2, 3, (2, 1), (1, 4)])

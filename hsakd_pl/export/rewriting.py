@@ -12,6 +12,7 @@ from torch.fx import GraphModule, Node
 from hsakd_pl.export.formats import OUTPUT
 from hsakd_pl.export.placement import PREFIX, Placement
 from hsakd_pl.export.quantisers import ActivationQuantiser, QuantisedLayer
+from hsakd_pl.fast import strided
 
 ATEN = torch.ops.aten
 NORM = ATEN._native_batch_norm_legit_no_training.default
@@ -80,7 +81,7 @@ class Rewriting:
         """Replace a layer, and the norm after it if that reads nothing else, by one with a quantised weight."""
         norm, last = _norm_after(layer)
         _, *statistics, _, eps = (None, None, None) if norm is None else norm.args
-        function: Any = layer.target
+        function: Any = strided.conv2d if layer.target is ATEN.conv2d.default else layer.target
         key = f"layer_{layer.name}"
         self.module.add_submodule(key, QuantisedLayer(function, source, cast(float | None, eps)))
         activation, weight, bias, *others = layer.args if len(layer.args) > 2 else (*layer.args, None)

@@ -42,8 +42,8 @@ class Fast(pl.Callback):
 
     Every module adds this callback unless ``fast=False``. Weights are stored channels_last, except in networks that do
     not answer alike in that layout, which the kernels below leave alone too; in a fit, teachers are replaced by a
-    folded copy, gradients are freed before the next step, and ``compile`` compiles the training step and the validation
-    of the class head. On a CPU, 3x3 convolutions use Winograd's algorithm, a norm is one operation with the ReLU after
+    folded copy, gradients are freed before the next step, strided 1x1 convolutions of few channels get only the pixels
+    that they read, and ``compile`` compiles the training step and the validation of the class head. On a CPU, 3x3 convolutions use Winograd's algorithm, a norm is one operation with the ReLU after
     it, and evaluations in float32 run on folded copies of the package's networks. With ``trainer.deterministic``,
     implementations whose order of summation depends on the number of threads are not used.
 
@@ -65,8 +65,6 @@ class Fast(pl.Callback):
         self.contiguous = networks_kept_contiguous(networks, image_size)
         store_channels_last(module, self.contiguous)  # 1.2 times as fast on a CPU
         self.undo.callback(module.to, memory_format=torch.contiguous_format)
-        strided.convert(module)
-        self.undo.callback(strided.revert, module)
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         trained = cast(TrainedNetworks, module)
@@ -81,6 +79,8 @@ class Fast(pl.Callback):
             folded = Folded(teacher.network, dtype, parts=kernels, park=True)
             teacher.stand_in = self.undo.enter_context(folded)
             self.undo.callback(setattr, teacher, "stand_in", None)
+        strided.convert(module)
+        self.undo.callback(strided.revert, module)
         if not deterministic:
             parts = [part for part in module.children() if part is not trained.networks]  # that a method trains too
             for network in [*trained.networks, *parts]:

@@ -6,6 +6,7 @@ end of its scratch memory where the maps have fewer channels than a block of it
 hold such a convolution.
 """
 
+from collections.abc import Sequence
 from types import MethodType
 
 import torch.nn as nn
@@ -18,14 +19,31 @@ METHOD = "_conv_forward"  # the method of nn.Conv2d that a converted layer overr
 CONVERTED = "_strided_by_slicing"  # attribute of a converted layer
 
 
+def conv2d(
+    images: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] | str = (0, 0),
+    dilation: Sequence[int] = (1, 1),
+    groups: int = 1,
+) -> Tensor:
+    """Convolve like :func:`torch.nn.functional.conv2d`; such a convolution gets only the pixels that it reads."""
+    _, channels, *kernel = weight.shape
+    if not _is_affected(channels, kernel, stride, padding, groups):
+        return F.conv2d(images, weight, bias, stride, padding, dilation, groups)
+    down, right = stride
+    return F.conv2d(images[..., ::down, ::right], weight, bias)
+
+
 def convert(network: nn.Module) -> None:
-    """Let those layers of a network convolve only the pixels that they read, with a stride of 1: the same outputs.
+    """Let the layers of a network that are such convolutions call :func:`conv2d`.
 
     A method of each layer is overridden on the instance; its class, parameters, hooks and name stay the same.
     """
     for layer in network.modules():
-        if isinstance(layer, nn.Conv2d) and _is_affected(layer):
-            vars(layer)[METHOD] = MethodType(_sliced_forward, layer)
+        if isinstance(layer, nn.Conv2d) and _is_convertible(layer):
+            vars(layer)[METHOD] = MethodType(_strided_forward, layer)
             vars(layer)[CONVERTED] = True
 
 
@@ -37,12 +55,18 @@ def revert(network: nn.Module) -> None:
             del vars(layer)[METHOD]
 
 
-def _sliced_forward(layer: nn.Conv2d, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    down, right = layer.stride
-    return F.conv2d(images[..., ::down, ::right], weight, bias)
+def _strided_forward(layer: nn.Conv2d, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return conv2d(images, weight, bias, layer.stride, layer.padding)
 
 
-def _is_affected(layer: nn.Conv2d) -> bool:
-    is_strided = layer.kernel_size == (1, 1) and layer.stride != (1, 1) and layer.padding in ((0, 0), "valid")
+def _is_convertible(layer: nn.Conv2d) -> bool:
     is_original = METHOD not in vars(layer) and type(layer)._conv_forward is nn.Conv2d._conv_forward
-    return is_strided and is_original and layer.groups == 1 and layer.in_channels < BLOCK
+    return is_original and _is_affected(layer.in_channels, layer.kernel_size, layer.stride, layer.padding, layer.groups)
+
+
+def _is_affected(
+    channels: int, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int] | str, groups: int
+) -> bool:
+    is_padded = padding != "valid" and any(padding)
+    is_strided = tuple(kernel) == (1, 1) and tuple(stride) != (1, 1) and not is_padded
+    return is_strided and groups == 1 and channels < BLOCK
