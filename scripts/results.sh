@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
 # Measures the numbers of RESULTS.md: scripts/results.sh [quickstart] [teacher] [comparison] [bench] [small] [precision]
-# [runtimes] [int8] [mutual], default all.
-# Experiments that have a result are skipped, and interrupted ones resume. What runs of small, precision and mutual have
-# measured is copied to results/, which is part of the repository, so that other machines skip those runs too.
+# [budgets] [runtimes] [int8] [mutual], default all.
+# Experiments that have a result are skipped, and interrupted ones resume. What runs of small, budgets, precision and mutual
+# have measured is copied to results/, which is part of the repository, so that other machines skip those runs too.
 # scripts/replicate.sh repeats them, for which it sets REPEAT, EPOCHS and PLAN.
 # Needs CIFAR-100 in data/ and the published joint wrn_40_2 teacher in weights/wrn_40_2_aux.pth.tar. SEEDS and OUT can be
-# set, and METHODS for small.
+# set, METHODS for small, and BUDGETS, as FRACTION:EPOCHS:MILESTONES, for budgets.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 SEEDS=${SEEDS:-0}
 OUT=${OUT:-runs/results}
 TEACHER=${TEACHER:-weights/wrn_40_2_aux.pth.tar}
+BUDGETS=${BUDGETS:-0.2:12:8,10,11 1.0:4:2,3}
 PYTHON=${PYTHON:-.venv/bin/python}
 FEWER=(${EPOCHS:+--trainer.max_epochs "$EPOCHS" --trainer.check_val_every_n_epoch "$EPOCHS"})
 
@@ -21,7 +22,7 @@ take() { # runs with stored results are not repeated
 
 store() { # the results of finished runs
   local part folder name
-  for part in small precision mutual; do
+  for part in small budgets precision mutual; do
     [[ -d $OUT/$part ]] || continue
     find "$OUT/$part" -name test.json -printf '%P\n' | while read -r name; do
       folder=$part/$(dirname "$name")
@@ -75,6 +76,22 @@ small() { # all methods, 10 % of the training images, 30 epochs; by --dry-run 7 
     --trainer.check_val_every_n_epoch 30 ${METHODS:+--methods "$METHODS"} "${FEWER[@]}"
 }
 
+budgets() { # at which budget do methods come in the published order? 35 and 60 minutes on one core with AVX-512 and bf16
+  local budget fraction epochs milestones rows
+  for budget in $BUDGETS; do
+    IFS=: read -r fraction epochs milestones <<<"$budget"
+    for rows in alone,KD,CRD ReviewKD,DKD; do
+      local warmup=()
+      [[ $rows == alone* ]] || warmup=(--model.init_args.weight_warmup_epochs 1) # of 240 epochs, 20
+      OMP_NUM_THREADS=1 "$PYTHON" -m hsakd_pl bench ${PLAN:-} small --seeds "$SEEDS" --teachers "wrn_40_2=$TEACHER" \
+        --methods "$rows" --folder "$OUT/budgets/${fraction}x$epochs" --teacher-answers "$OUT/answers" \
+        --format md --config configs/trainer/cpu-bf16.yaml "${warmup[@]}" \
+        --trainer.max_epochs "$epochs" --trainer.check_val_every_n_epoch "$epochs" \
+        --model.init_args.milestones "[$milestones]" --data.init_args.train_fraction "$fraction" "${FEWER[@]}"
+    done
+  done
+}
+
 precision() { # float32 and bf16 with 10 % of the training images; 8 epochs, 3 of HSAKD: 50 minutes per seed on one core with AMX
   local short=(--trainer.max_epochs 8 --trainer.check_val_every_n_epoch 8 --model.init_args.milestones '[5,7]')
   local taught=(--model.network resnet20 --model.teacher_weights "$TEACHER")
@@ -122,4 +139,4 @@ if [[ ! ${REPEAT:-} ]]; then
   take
   trap store EXIT
 fi
-for part in ${*:-quickstart teacher comparison bench small precision runtimes int8 mutual}; do "$part"; done
+for part in ${*:-quickstart teacher comparison bench small budgets precision runtimes int8 mutual}; do "$part"; done

@@ -43,9 +43,10 @@ class Fast(pl.Callback):
     Every module adds this callback unless ``fast=False``. Weights are stored channels_last, except in networks that do
     not answer alike in that layout, which the kernels below leave alone too; in a fit, teachers are replaced by a
     folded copy, gradients are freed before the next step, strided 1x1 convolutions of few channels get only the pixels
-    that they read, and ``compile`` compiles the training step and the validation of the class head. On a CPU, 3x3 convolutions use Winograd's algorithm, a norm is one operation with the ReLU after
-    it, and evaluations in float32 run on folded copies of the package's networks. With ``trainer.deterministic``,
-    implementations whose order of summation depends on the number of threads are not used.
+    that they read, and ``compile`` compiles the training step and the validation of the class head. On a CPU, 3x3
+    convolutions use Winograd's algorithm, a norm is one operation with the ReLU after it, and evaluations in float32
+    run on folded copies of the package's networks. With ``trainer.deterministic``, implementations whose order of
+    summation depends on the number of threads are not used.
 
     Args:
         compile: compile; a dictionary holds settings of PyTorch's code generator.
