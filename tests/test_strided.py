@@ -1,17 +1,21 @@
 """Test that no strided 1x1 convolution of few channels reaches oneDNN; all maps here are too small to harm."""
 
+import logging
 from typing import Any
 
 import pytest
 import small
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hsakd_pl import BaselineModule, DigitsDataModule, HSAKDModule, QuantizationAware
 from hsakd_pl.fast import strided
+from hsakd_pl.fast.layout import networks_kept_contiguous
 from hsakd_pl.methods import KDModule
+from hsakd_pl.networks import as_network
 
 
 class Differentiated(TorchDispatchMode):
@@ -44,6 +48,19 @@ class Stem(nn.Module):
         return self.head((self.block(maps) + self.shortcut(maps)).mean((2, 3)))
 
 
+class Functional(nn.Module):
+    """A network whose own code calls such a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8, 3, 1, 1))
+        self.block = nn.Conv2d(8, 8, 3)
+        self.head = nn.Linear(8, small.CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.block(F.conv2d(images, self.weight, stride=2)).mean((2, 3)))
+
+
 def modules() -> dict[str, HSAKDModule]:
     """Return modules that train a network with such layers, by what is tried."""
     options = {"num_classes": small.CLASSES}
@@ -63,6 +80,14 @@ def test_fit_slices_before_strided_convolutions_of_few_channels(name: str) -> No
     assert (3, (1, 1), (1, 1)) in few
     assert not [seen for seen in few if seen[1] == (1, 1) and seen[2] != (1, 1)]
     assert not [layer for layer in module.modules() if strided.METHOD in vars(layer)]
+
+
+def test_network_whose_code_calls_such_a_convolution_stays_contiguous(caplog: pytest.LogCaptureFixture) -> None:
+    network = as_network(Functional(), small.CLASSES)
+    with caplog.at_level(logging.INFO), Differentiated() as convolutions:
+        assert networks_kept_contiguous([network], 8) == [network]
+    assert "stay contiguous" in caplog.text and "Functional" in caplog.text
+    assert (3, (1, 1), (2, 2)) in convolutions.seen  # in the trial of the other layout, which shows that it trains
 
 
 @small.needs_onnx

@@ -8,10 +8,13 @@ hold such a convolution.
 
 from collections.abc import Sequence
 from types import MethodType
+from typing import Any
 
+import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 BLOCK = 16  # channels of a block with AVX-512; 8 with AVX2
 
@@ -34,6 +37,18 @@ def conv2d(
         return F.conv2d(images, weight, bias, stride, padding, dilation, groups)
     down, right = stride
     return F.conv2d(images[..., ::down, ::right], weight, bias)
+
+
+class Refused(TorchDispatchMode):
+    """Raise RuntimeError in place of the gradient of such a convolution, which code besides layers can call too."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.convolution_backward.default:
+            _, _, weight, _, stride, padding, _, is_transposed, _, groups, *_ = args
+            _, channels, *kernel = weight.shape
+            if not is_transposed and _is_affected(channels, kernel, stride, padding, groups):
+                raise RuntimeError(f"a strided 1x1 convolution of {channels} channels in channels_last")
+        return func(*args, **(kwargs or {}))
 
 
 def convert(network: nn.Module) -> None:
