@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from types import ModuleType
 from typing import Any, Protocol, cast
 
 import pytorch_lightning as pl
@@ -80,20 +81,19 @@ class Fast(pl.Callback):
             folded = Folded(teacher.network, dtype, parts=kernels, park=True)
             teacher.stand_in = self.undo.enter_context(folded)
             self.undo.callback(setattr, teacher, "stand_in", None)
-        strided.convert(module)
-        self.undo.callback(strided.revert, module)
+        self._use(strided, module)
         if not deterministic:
             parts = [part for part in module.children() if part is not trained.networks]  # that a method trains too
             for network in [*trained.networks, *parts]:
                 if network not in self.contiguous:
-                    self._use_kernels(network)
+                    self._use(winograd, network)
+                    self._use(norms, network)
         if self.compile:
             self._compile(trainer, module)
 
-    def _use_kernels(self, network: nn.Module) -> None:
-        for kernels in (winograd, norms):
-            kernels.convert(network)
-            self.undo.callback(kernels.revert, network)
+    def _use(self, layers: ModuleType, network: nn.Module) -> None:
+        layers.convert(network)
+        self.undo.callback(layers.revert, network)
 
     def _compile(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         # not with several devices, whose norms' buffers are synchronised, nor where gradients must outlast a step

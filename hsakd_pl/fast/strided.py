@@ -19,7 +19,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 BLOCK = 16  # channels of a block with AVX-512; 8 with AVX2
 
 METHOD = "_conv_forward"  # the method of nn.Conv2d that a converted layer overrides
-CONVERTED = "_strided_by_slicing"  # attribute of a converted layer
 
 
 def conv2d(
@@ -59,14 +58,13 @@ def convert(network: nn.Module) -> None:
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d) and _is_convertible(layer):
             vars(layer)[METHOD] = MethodType(_strided_forward, layer)
-            vars(layer)[CONVERTED] = True
 
 
 def revert(network: nn.Module) -> None:
     """Undo :func:`convert`."""
     for layer in network.modules():
-        if CONVERTED in vars(layer):
-            del vars(layer)[CONVERTED]
+        method = vars(layer).get(METHOD)
+        if isinstance(method, MethodType) and method.__func__ is _strided_forward:
             del vars(layer)[METHOD]
 
 
