@@ -1,5 +1,6 @@
 """Train on a data set of tables in each of two processes, whole and resumed inside an epoch; save the losses."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,11 @@ def losses(data: pl.LightningDataModule, **options: Any) -> list[float]:
 
 
 def train(
-    kind: str, path: str, folder: Path, checkpoint: Path | None = None, devices: int = 1
+    kind: str, path: str, folder: Path, checkpoint: Path | None = None, devices: int = 1, **chosen: Any
 ) -> tuple[list[float], Any]:
     """Train for two epochs of four steps, saving after each; return the losses of this process and the weights.
 
-    ``kind`` is the name of the data module.
+    ``kind`` is the name of the data module, and ``chosen`` are options of it.
     """
     torch.manual_seed(0)
     recorder = Losses()
@@ -45,16 +46,20 @@ def train(
         enable_model_summary=False,
     )
     options: dict[str, Any] = {"image_size": 8, "batch_size": 6, "seed": 3, "num_workers": 0, "mean": "imagenet"}
-    data = getattr(hsakd_pl, kind)(path=path, augmentation="resized_crop", **options)
+    data = getattr(hsakd_pl, kind)(path=path, augmentation="resized_crop", **(options | chosen))
     module = BaselineModule("resnet8", num_classes=3, lr=0.01)
     trainer.fit(module, data, ckpt_path=checkpoint, weights_only=False)
     return recorder.values, module.state_dict()
 
 
 def main() -> None:
-    """Train on the data module and the path that the first arguments name, and write into the folder that follows."""
+    """Train on the data module and the path that the first arguments name, and write into the folder that follows.
+
+    Further options of the data module are JSON.
+    """
     kind, path, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-    whole, weights = train(kind, path, folder / "whole", devices=2)
-    resumed, again = train(kind, path, folder / "resumed", folder / "whole" / "step=5.ckpt", devices=2)
+    options = json.loads(sys.argv[4]) if len(sys.argv) > 4 else {}
+    whole, weights = train(kind, path, folder / "whole", devices=2, **options)
+    resumed, again = train(kind, path, folder / "resumed", folder / "whole" / "step=5.ckpt", devices=2, **options)
     rank = torch.distributed.get_rank()
     torch.save({"whole": whole, "resumed": resumed, "weights": (weights, again)}, folder / f"{rank}.pt")

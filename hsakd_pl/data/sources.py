@@ -3,6 +3,7 @@
 Batches depend on (seed, epoch, index) alone, not on the device or the number of workers.
 """
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -254,13 +255,14 @@ def _leave_signals_to_main_process(worker: int) -> None:
     Where the sender is not known (macOS), SIGTERM ends the worker.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):
+    main_process = multiprocessing.parent_process()  # not os.getppid(), which may be that of a fork server
+    if main_process is not None and hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_with_main_process, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=_end_with_main_process, args=(main_process.pid,), daemon=True).start()
 
 
-def _end_with_main_process(main_process: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != main_process:
+def _end_with_main_process(pid: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != pid:
         pass
     os._exit(0)
 

@@ -5,6 +5,7 @@ import multiprocessing
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torchvision.transforms.v2.functional import to_pil_image
 
 from hsakd_pl.data.augment import PadCropFlip, random_resized_crop
+from hsakd_pl.data.limits import PixelBudget
 from hsakd_pl.data.loader import Batch, ResumableLoader
 from hsakd_pl.data.sampler import GlobalBatchSampler
 from hsakd_pl.data.sources import AugmentedBatches, ResidentTensors, TransformedBatches, WorkerBatches
@@ -29,7 +31,8 @@ def loader(in_workers: bool, num_workers: int = 0, seed: int = 0) -> ResumableLo
         source = ResidentTensors(IMAGES, LABELS)
         augmented = AugmentedBatches(source, PadCropFlip(2), 20, seed, torch.device("cpu"))
         return ResumableLoader(augmented, sampler)
-    batches = TransformedBatches(Split(IMAGES, LABELS), random_resized_crop(16), 16, seed)
+    budget = PixelBudget(between_processes=num_workers > 0)
+    batches = TransformedBatches(Split(IMAGES, LABELS), random_resized_crop(16), 16, seed, budget=budget)
     return ResumableLoader(WorkerBatches(batches, num_workers, False), sampler)
 
 
@@ -118,7 +121,17 @@ def test_empty_index_list_gives_empty_batch() -> None:
         assert images.shape == (0, 3, 16, 16) and labels.shape == (0,)
 
 
+@pytest.fixture(params=["fork", "forkserver"])
+def start_method(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Start processes in the way that is Python's default on Linux until 3.13, and since 3.14."""
+    method = multiprocessing.get_start_method()
+    multiprocessing.set_start_method(request.param, force=True)
+    yield request.param
+    multiprocessing.set_start_method(method, force=True)
+
+
 @pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="the sender of a signal is not known")
+@pytest.mark.usefixtures("start_method")
 def test_only_the_main_process_ends_workers() -> None:
     before = set(multiprocessing.active_children())
     epoch = iter(loader(True, num_workers=1))
@@ -129,5 +142,5 @@ def test_only_the_main_process_ends_workers() -> None:
     worker.join(0.5)
     assert worker.is_alive()
     worker.terminate()
-    worker.join(60)
+    worker.join(20)
     assert worker.exitcode == 0
