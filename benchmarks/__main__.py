@@ -25,7 +25,7 @@ from hsakd_pl.errors import UsageError
 from hsakd_pl.files import local_path
 
 GROUPS = {"all": NAMED, "table": TABLE}
-OTHERS = ("exports", "pictures", "predictions")  # modules that measure something else than steps
+OTHERS = ("answers", "exports", "pictures", "predictions")  # modules that measure something else than steps
 SETTINGS = ("batch_size", "rounds", "steps", "busy")  # stored with a row
 # Of the table: few steps in many rounds, an estimated 25 minutes on two cores
 TABLE_DEFAULTS: dict[str, Any] = {
