@@ -52,8 +52,9 @@ def parser() -> argparse.ArgumentParser:
         default=[NAMED[0].name],
         help=f"{FORMS}; all: those of the paper; table: those of the table in README.md, as it was measured, without "
         "the rows that are stored already; render: only write the tables of the documents; method-costs: a step "
-        "of each method relative to one of KD; exports: students in runtimes, pictures: files on their way into "
-        "batches, and predictions: what evaluation computes, each with options of its own",
+        "of each method relative to one of KD; answers: steps that read kept answers, exports: students in runtimes, "
+        "pictures: files on their way into batches, and predictions: what evaluation computes, each with options of "
+        "its own",
     )
     options.add_argument("--list", action="store_true", help="print the paper's cases, then the methods', and stop")
     loops = ", ".join(f"{name}: {meaning}" for name, meaning in LOOPS.items())
