@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Repeats tables of RESULTS.md: scripts/replicate.sh TABLE..., of comparison, bench, small, budgets, precision, mutual.
+# Repeats tables of RESULTS.md: scripts/replicate.sh TABLE..., of comparison, bench, small, budgets, precision, mutual, column.
 # Says first how many hours the runs take on this machine, continues after an interruption, and at the end compares them
 # with those of results/. EPOCHS=1 trains for one epoch only, whose loss is compared. Takes SEEDS, TEACHER and PYTHON as
 # scripts/results.sh does; the runs are in OUT, by default runs/replicated.

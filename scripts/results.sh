@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Measures the numbers of RESULTS.md: scripts/results.sh [quickstart] [teacher] [comparison] [bench] [small] [precision]
-# [budgets] [runtimes] [int8] [mutual], default all.
-# Experiments that have a result are skipped, and interrupted ones resume. What runs of small, budgets, precision and mutual
-# have measured is copied to results/, which is part of the repository, so that other machines skip those runs too.
+# [budgets] [runtimes] [int8] [mutual] [column], default all but column, which takes days on a CPU.
+# Experiments that have a result are skipped, and interrupted ones resume. What runs of small, budgets, precision, mutual and
+# column have measured is copied to results/, which is part of the repository, so that other machines skip those runs too.
 # scripts/replicate.sh repeats them, for which it sets REPEAT, EPOCHS and PLAN.
 # Needs CIFAR-100 in data/ and the published joint wrn_40_2 teacher in weights/wrn_40_2_aux.pth.tar. SEEDS and OUT can be
-# set, METHODS for small, and BUDGETS, as FRACTION:EPOCHS:MILESTONES, for budgets.
+# set, METHODS for small, BUDGETS, as FRACTION:EPOCHS:MILESTONES, for budgets, and TRAINER, a configuration such as
+# configs/trainer/gpu.yaml, for column.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 SEEDS=${SEEDS:-0}
@@ -22,7 +23,7 @@ take() { # runs with stored results are not repeated
 
 store() { # the results of finished runs
   local part folder name
-  for part in small budgets precision mutual; do
+  for part in small budgets precision mutual column; do
     [[ -d $OUT/$part ]] || continue
     find "$OUT/$part" -name test.json -printf '%P\n' | while read -r name; do
       folder=$part/$(dirname "$name")
@@ -63,16 +64,16 @@ comparison() { # 10 % of the training images, 20 epochs: 80 minutes per seed, mo
 }
 
 bench() { # all single-stage methods, 10 % of the training images, 10 epochs: 6 minutes per method on one 2.6 GHz core
-  OMP_NUM_THREADS=1 "$PYTHON" -m hsakd_pl bench ${PLAN:-} classic --pairs wrn_40_2-wrn_16_2 --seeds "$SEEDS" \
+  OMP_NUM_THREADS=1 "$PYTHON" -m hsakd_pl bench ${PLAN:---format md} classic --pairs wrn_40_2-wrn_16_2 --seeds "$SEEDS" \
     --methods 'alone,KD,FitNet,AT,SP,CC,VID,RKD,PKT,CRD,ReviewKD,DKD,DIST,KD+LS' --teachers "wrn_40_2=$TEACHER" \
-    --folder "$OUT/bench" --format md --trainer.max_epochs 10 --model.init_args.milestones '[6,8,9]' \
+    --folder "$OUT/bench" --trainer.max_epochs 10 --model.init_args.milestones '[6,8,9]' \
     --trainer.check_val_every_n_epoch 5 --data.init_args.train_fraction 0.1 --trainer.accelerator cpu \
     "${FEWER[@]}"
 }
 
 small() { # all methods, 10 % of the training images, 30 epochs; by --dry-run 7 to 22 minutes for three of them, on one core with AMX
-  OMP_NUM_THREADS=1 "$PYTHON" -m hsakd_pl bench ${PLAN:-} small --seeds "$SEEDS" --teachers "wrn_40_2=$TEACHER" \
-    --folder "$OUT/small" --teacher-answers "$OUT/answers" --format md --config configs/trainer/cpu-bf16.yaml \
+  OMP_NUM_THREADS=1 "$PYTHON" -m hsakd_pl bench ${PLAN:---format md} small --seeds "$SEEDS" --teachers "wrn_40_2=$TEACHER" \
+    --folder "$OUT/small" --teacher-answers "$OUT/answers" --config configs/trainer/cpu-bf16.yaml \
     --trainer.check_val_every_n_epoch 30 ${METHODS:+--methods "$METHODS"} "${FEWER[@]}"
 }
 
@@ -83,9 +84,9 @@ budgets() { # at which budget do methods come in the published order? all images
     for rows in alone,KD,CRD ReviewKD,DKD; do
       local warmup=()
       [[ $rows == alone* ]] || warmup=(--model.init_args.weight_warmup_epochs 1) # of 240 epochs, 20
-      OMP_NUM_THREADS=1 "$PYTHON" -m hsakd_pl bench ${PLAN:-} small --seeds "$SEEDS" --teachers "wrn_40_2=$TEACHER" \
+      OMP_NUM_THREADS=1 "$PYTHON" -m hsakd_pl bench ${PLAN:---format md} small --seeds "$SEEDS" --teachers "wrn_40_2=$TEACHER" \
         --methods "$rows" --folder "$OUT/budgets/${fraction}x$epochs" --teacher-answers "$OUT/answers" \
-        --format md --config configs/trainer/cpu-bf16.yaml "${warmup[@]}" \
+        --config configs/trainer/cpu-bf16.yaml "${warmup[@]}" \
         --trainer.max_epochs "$epochs" --trainer.check_val_every_n_epoch "$epochs" \
         --model.init_args.milestones "[$milestones]" --data.init_args.train_fraction "$fraction" "${FEWER[@]}"
     done
@@ -122,6 +123,17 @@ mutual() { # one epoch on all of CIFAR-100: about 40 minutes per pair and seed
   for network in resnet56 shufflenetv2; do
     fit "mutual/$network" --config "configs/cifar100/mutual_$network-$network.yaml" \
       --trainer.max_epochs 1 --model.init_args.lr 0.01
+  done
+}
+
+column() { # a column of the published tables at full budget, with its teacher; the methods share the teacher's kept answers
+  local table methods
+  for table in classic newer; do
+    methods=alone,KD,DKD,DIST,KD+LS,AT,CRD,ReviewKD
+    [[ $table == classic ]] || methods=WTTM,NKD
+    "$PYTHON" -m hsakd_pl bench ${PLAN:---format md} "$table" --pairs resnet56-resnet20 --seeds "$SEEDS" \
+      --methods "$methods" --folder "$OUT/column" --teacher-answers "$OUT/answers" \
+      --config "${TRAINER:-configs/trainer/cpu-bf16.yaml}" "${FEWER[@]}"
   done
 }
 
