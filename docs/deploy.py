@@ -1,4 +1,4 @@
-"""Build the site as one version and commit it to the branch gh-pages, next to the other versions, which it leaves alone.
+"""Build the site as one version and commit it to the branch gh-pages, next to the other versions.
 
 python docs/deploy.py 1.2 latest    # version 1.2, which "latest" and the start page then mean
 python docs/deploy.py 1.1           # another version

@@ -19,7 +19,7 @@ LETTERS = {Path.MOVETO: "M", Path.LINETO: "L", Path.CURVE3: "Q", Path.CURVE4: "C
 class Markup(Extension):
     """Run after all other extensions, for pages and docstrings alike."""
 
-    def extendMarkdown(self, md: Markdown) -> None:
+    def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802 Markdown calls it
         """Register the last postprocessor."""
         md.postprocessors.register(Drawn(md), "markup", 0)
 
@@ -35,7 +35,7 @@ class Drawn(Postprocessor):
         return ROLE.sub("", drawn)
 
 
-def makeExtension(**_: Any) -> Markup:
+def makeExtension(**_: Any) -> Markup:  # noqa: N802 Markdown calls it
     """Return the extension that ``docs.markup`` names in mkdocs.yml."""
     return Markup()
 
