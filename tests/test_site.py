@@ -3,9 +3,11 @@
 import ast
 import inspect
 import json
+import os
 import queue
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 import threading
@@ -37,17 +39,42 @@ def cells(document: str, first: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build strictly, which checks links, anchors, the navigation and every name of the API, from another folder."""
-    for module in ("mkdocs", "material", "mkdocstrings_handlers"):
+def versions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Deploy the pages as a version in a copy of the repository: strict, which checks links, anchors and API names."""
+    for module in ("zensical", "mkdocstrings_handlers", "mike"):
         if find_spec(module) is None:
-            pytest.skip(f"{module} is not installed: pip install mkdocs-material 'mkdocstrings[python]'")
-    command = [sys.executable, "-m", "mkdocs", "build", "-f", str(REPOSITORY / "mkdocs.yml"), "--strict", "--quiet"]
-    folder = tmp_path_factory.mktemp("built")
-    command += ["--site-dir", str(folder / "site")]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return folder / "site"
+            pytest.skip(f"{module} is not installed: pip install 'hsakd_pl[docs]' with Python 3.11 or newer")
+    copy = tmp_path_factory.mktemp("repository")
+    shutil.copytree(REPOSITORY / "docs", copy / "docs", ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("mkdocs.yml", *(path.name for path in REPOSITORY.glob("*.md"))):
+        shutil.copy(REPOSITORY / file, copy)
+    (copy / "hsakd_pl").symlink_to(REPOSITORY / "hsakd_pl")
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    commands = [
+        [*git, "init", "--quiet"],
+        [*git, "commit", "--quiet", "--allow-empty", "--message", "The first"],
+        [sys.executable, "docs/deploy.py", "1.0", "latest"],
+        [*git, "archive", "--output", "site.tar", "gh-pages"],
+    ]
+    environment = {**os.environ, "GIT_COMMITTER_NAME": "test", "GIT_COMMITTER_EMAIL": "test@localhost"}
+    for command in commands:
+        done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False, env=environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+    shutil.unpack_archive(copy / "site.tar", copy / "deployed")
+    return copy / "deployed"
+
+
+@pytest.fixture(scope="module")
+def site(versions: Path) -> Path:
+    return versions / "latest"
+
+
+@pytest.mark.slow
+def test_deployed_version_is_listed_and_is_the_start_page(versions: Path) -> None:
+    listed = [{"version": "1.0", "title": "1.0", "aliases": ["latest"]}]
+    assert json.loads((versions / "versions.json").read_text()) == listed
+    assert 'url=latest/"' in (versions / "index.html").read_text()
+    assert (versions / "latest").samefile(versions / "1.0")
 
 
 @pytest.mark.slow
@@ -61,6 +88,24 @@ def test_site_has_all_pages_and_options(site: Path) -> None:
         section = pages["api.html"].partition(f'id="hsakd_pl.{name}"')[2].partition('<h3 id="')[0]
         options = inspect.signature(attrgetter(name)(hsakd_pl)).parameters
         assert [option for option in options if section.count(option) < 2] == [], name  # signature and description
+
+
+@pytest.mark.slow
+def test_local_targets_of_the_site_exist(site: Path) -> None:
+    """Check pictures, style sheets and the navigation; a strict build checks only links in Markdown."""
+    found = 0
+    for page in site.rglob("*.html"):
+        for target in re.findall(r'(?:src|href)="([^"#?:]+)["#?]', page.read_text()):
+            assert page.name == "404.html" or (page.parent / target).exists(), f"{page.name}: {target}"
+            found += 1
+    assert found > 1000
+
+
+@pytest.mark.slow
+def test_search_finds_every_page(site: Path) -> None:
+    items = json.loads((site / "search.json").read_text())["items"]
+    pages = {path.relative_to(site).as_posix() for path in site.rglob("*.html")}
+    assert {item["location"].partition("#")[0] for item in items} == pages - {"404.html"}
 
 
 # Measures pages in frames, since the browser's own windows are at least 500 pixels wide
@@ -120,7 +165,7 @@ def test_pages_are_no_wider_than_a_phone_or_a_laptop(site: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_documentation_links_resolve(name: str) -> None:
-    """Check local links; mkdocs checks those between pages, and external links are not followed."""
+    """Check local links; a strict build checks those between pages, and external links are not followed."""
     for target in ("".join(found) for found in LINK.findall(PROSE[name])):
         parts = urlsplit(target)
         if parts.scheme:

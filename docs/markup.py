@@ -1,38 +1,43 @@
-"""mkdocs hooks: render formulas as SVG, which needs no script, font or network, and show roles as code."""
+"""Markdown extension of the site: draw formulas as SVG, which needs no script, font or network; show roles as code."""
 
 import html
-import pathlib
 import re
 from typing import Any
 
+from markdown import Extension, Markdown
+from markdown.postprocessors import Postprocessor
 from matplotlib.font_manager import FontProperties
 from matplotlib.path import Path
 from matplotlib.textpath import TextPath
 
-FOLDER = pathlib.Path(__file__).resolve().parent
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 ROLE = re.compile(r":(?:class|func|meth|mod):(?=<code>)")
 SCALE = 100  # units of the drawing per em
 LETTERS = {Path.MOVETO: "M", Path.LINETO: "L", Path.CURVE3: "Q", Path.CURVE4: "C"}
 
 
-def on_config(config: Any) -> Any:
-    """Set the paths that would be relative to the folder in which mkdocs was started."""
-    handlers = config["plugins"]["mkdocstrings"].config["handlers"]
-    handlers["python"]["options"]["extensions"] = [str(FOLDER / "options.py")]
-    config["mdx_configs"]["pymdownx.snippets"]["base_path"] = [str(FOLDER.parent)]
-    return config
+class Markup(Extension):
+    """Run after all other extensions, for pages and docstrings alike."""
+
+    def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802 Markdown calls it
+        """Register the last postprocessor."""
+        md.postprocessors.register(Drawn(md), "markup", 0)
 
 
-on_config.mkdocs_priority = 100  # type: ignore[attr-defined]  # before mkdocstrings reads its options
-
-
-def on_page_content(content: str, **_: Any) -> str:
+class Drawn(Postprocessor):
     """Replace the formulas and roles in the HTML of a page."""
-    drawn = FORMULA.sub(
-        lambda match: f'<{match[1]} class="formula">{drawing(html.unescape(match[2]))}</{match[1]}>', content
-    )
-    return ROLE.sub("", drawn)
+
+    def run(self, text: str) -> str:
+        """Return the HTML with SVG for formulas, and without the names of roles."""
+        drawn = FORMULA.sub(
+            lambda match: f'<{match[1]} class="formula">{drawing(html.unescape(match[2]))}</{match[1]}>', text
+        )
+        return ROLE.sub("", drawn)
+
+
+def makeExtension(**_: Any) -> Markup:  # noqa: N802 Markdown calls it
+    """Return the extension that ``docs.markup`` names in mkdocs.yml."""
+    return Markup()
 
 
 def drawing(latex: str) -> str:
