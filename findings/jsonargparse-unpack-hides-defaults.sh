@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # jsonargparse does not join the two halves of a typed **kwargs. Where a subclass declares
-# `def __init__(self, **options: Unpack[Options])` and hands them to super().__init__(**options), the options appear
+# `def __init__(self, **options: Unpack[Options])` and hands them to `super().__init__(**options)`, the options appear
 # with the types of the TypedDict alone: neither the defaults nor the descriptions of the parent are shown, and the
 # parsed configuration, which runs are recorded with, lacks them. The same class with an untyped **options has both.
 # Most people expect that adding a type to **options only adds information.

@@ -252,19 +252,28 @@ def _release(loader: DataLoader[Any]) -> None:
 def _leave_signals_to_main_process(worker: int) -> None:
     """Ignore Ctrl-C and SIGTERM, which may reach all processes, unless the main process sends SIGTERM to end a worker.
 
-    Where the sender is not known (macOS), SIGTERM ends the worker.
+    Where the sender is not known (macOS), SIGTERM ends the worker. The end of the main process ends it, too: PyTorch
+    watches the parent alone, and where that is a fork server, the workers of a killed run would stay (torch 2.15.0;
+    ``findings/torch-workers-outlive-a-killed-run.sh``).
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    main_process = multiprocessing.parent_process()  # not os.getppid(), which may be that of a fork server
-    if main_process is not None and hasattr(signal, "sigwaitinfo"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_with_main_process, args=(main_process.pid,), daemon=True).start()
+    main_process = multiprocessing.parent_process()  # not the parent, which may be a fork server
+    if main_process is None:
+        return
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # also in the threads that are started from here on
+        threading.Thread(target=_end_after, args=(_wait_for_sigterm, main_process.pid), daemon=True).start()
+    threading.Thread(target=_end_after, args=(main_process.join,), daemon=True).start()
 
 
-def _end_with_main_process(pid: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != pid:
-        pass
+def _end_after(wait: Callable[..., None], *arguments: Any) -> None:
+    wait(*arguments)
     os._exit(0)
+
+
+def _wait_for_sigterm(sender: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != sender:
+        pass
 
 
 def _unchanged(batch: Any) -> Any:

@@ -2,13 +2,16 @@
 
 import gc
 import multiprocessing
+import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import programs
 import pytest
 import torch
 from torchvision.transforms.v2.functional import to_pil_image
@@ -144,3 +147,22 @@ def test_only_the_main_process_ends_workers() -> None:
     worker.terminate()
     worker.join(20)
     assert worker.exitcode == 0
+
+
+def be_killed() -> None:
+    """Let a fork server start a worker, note its process in the file that is named, and end without any cleaning up."""
+    assert multiprocessing.get_start_method() == "forkserver"
+    epoch = iter(loader(True, num_workers=1))
+    next(epoch)
+    [worker] = multiprocessing.active_children()
+    Path(sys.argv[1]).write_text(str(worker.pid))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_workers_end_with_a_killed_main_process(tmp_path: Path) -> None:
+    assert programs.run(be_killed, str(tmp_path / "worker")).returncode == -signal.SIGKILL
+    worker = Path("/proc", (tmp_path / "worker").read_text())
+    deadline = time.monotonic() + programs.PATIENCE
+    while worker.exists():
+        assert time.monotonic() < deadline, "the worker outlives the run"
+        time.sleep(0.1)
