@@ -65,7 +65,7 @@ OUTPUTS = {
 }
 PAPER = re.compile(r"(?P<name>[^(]+) \((?:(?P<short>[^;()]+); )?(?P<authors>[^)]+)\)(?P<rest>.*)", re.DOTALL)
 SOURCE = re.compile(r"\b([\w-]+/[\w.-]+) ?@\s([0-9a-f]{7})\b")
-CREDIT = re.compile(rf"\s*\bSource:\s{SOURCE.pattern}\.")
+CREDIT = re.compile(r"\n\nSource: (?:.+\n?)+")  # a page names the paper in its first paragraph
 SECTION = re.compile(r"\n\n(?:Args|Examples|Returns|Raises|Arguments|Other arguments)\b.*", re.DOTALL)
 ARGUMENT = re.compile(r"^    (\w+): (.+(?:\n {8}.+)*)", re.MULTILINE)
 ROLE = re.compile(r":(?:class|func|meth|mod):`([\w.]+)`")

@@ -190,6 +190,9 @@ class SSKDProjectionModule(HSAKDModule):
 
     Other arguments: :class:`hsakd_pl.HSAKDModule`.
 
+    Raises:
+        UsageError: for a network given by name without ``weights``.
+
     Examples:
         >>> module = SSKDProjectionModule("resnet14", weights="random", num_classes=10)
         >>> batch = (torch.rand(4, 3, 32, 32), torch.arange(4))

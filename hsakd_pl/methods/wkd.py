@@ -37,9 +37,9 @@ def linear_cka(one: Tensor, other: Tensor) -> Tensor:
 
     .. math:: \frac{\Vert Y^\top X \Vert^2}{\Vert X^\top X \Vert \, \Vert Y^\top Y \Vert}
 
-    with Frobenius norms, of features whose mean is subtracted.
+    with Frobenius norms, of features whose mean is subtracted (Kornblith et al., ICML 2019).
 
-    Source: Kornblith et al., ICML 2019.
+    Source: Lv et al., NeurIPS 2024.
 
     Args:
         one: features X (n, D) of one class.
