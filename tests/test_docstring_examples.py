@@ -39,7 +39,7 @@ ARCHIVES = {
     "hsakd_pl.data.imagenet": ("imagenet-mini.tar.gz", "imagenet-mini"),
 }
 RUN_ELSEWHERE = [quickstart]  # its example takes a minute; tests/test_quickstart.py runs a shorter one
-ON_PAGES = [path.read_text("utf-8") for path in [ROOT / "docs/api.md", *(ROOT / "docs/api").glob("*.md")]]
+ON_PAGES = [path.read_text("utf-8") for path in (ROOT / "docs/api").glob("*.md")]
 LISTED = re.compile(r"^::: hsakd_pl\.(\S+)\n(?: +options: \{members: \[(.+?)\])?", re.MULTILINE)
 RAISING = re.compile(r"_?(require|check)(_\w+)?")  # functions that raise UsageError for a wrong argument
 PAPER = re.compile(r"\((?:[^;()]+; )?([^();]+)\)")  # in the first line of a method's file: (SHORT; AUTHORS, VENUE YEAR)
@@ -55,7 +55,8 @@ def public_names() -> Iterator[str]:
             yield f"ops.{name}"
     for listed, members in LISTED.findall("\n".join(ON_PAGES)):
         yield listed
-        yield from (f"{listed}.{name}" for name in members.split(", ") if name)
+        owner = attrgetter(listed)(hsakd_pl)  # a function where a module has its name too
+        yield from (f"{listed}.{name}" for name in members.split(", ") if hasattr(owner, name))
 
 
 PUBLIC: dict[str, Any] = {}

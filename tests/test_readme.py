@@ -1,5 +1,6 @@
 """Test that the commands and examples of the README and the site's pages run unchanged on less data."""
 
+import json
 import re
 import shlex
 import sys
@@ -19,8 +20,8 @@ from hsakd_pl.networks import registry
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NAVIGATION = yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text())["nav"]
-METHOD_PAGES = [f"docs/{path}" for path in next(entry["Methods"] for entry in NAVIGATION if "Methods" in entry)]
-PAGES = [f"docs/{path}" for entry in NAVIGATION for path in entry.values() if isinstance(path, str)] + METHOD_PAGES
+PAGES = [f"docs/{path}" for path in re.findall(r"[\w/-]+\.md", json.dumps(NAVIGATION))]
+METHOD_PAGES = [path for path in PAGES if path.startswith("docs/methods/")]
 DOCUMENTS = {name: (REPOSITORY / name).read_text() for name in ["README.md", *PAGES]}
 FENCE = re.compile(r"(?:<!-- not run: (.+?) -->\n)?^( *)```(.*?)\n(.*?)^\2```$", re.DOTALL | re.MULTILINE)
 

@@ -40,7 +40,7 @@ CONFIG = FileFormat(
         "weights_digest": Field("digest of the exported weights", SHA256),
         "predictions_digest": Field("digest of the network, as in `predictions.jsonl`", DIGEST),
         "versions.<package>": Field("versions of `hsakd_pl`, `torch` and `torchvision`"),
-        **inside("calibration", CALIBRATION_FIELDS.items(), "a calibrated run"),
+        **inside("calibration", CALIBRATION_FIELDS, "a calibrated run"),
     },
 )
 EXPORT = FileFormat(

@@ -1,7 +1,7 @@
 """Describe the files that the package writes, and their fields, as data for the documentation."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 PLACEHOLDER = re.compile(r"<\w+>")
@@ -75,12 +75,13 @@ def paths(content: Any, place: str = "") -> Iterator[str]:
         yield place
 
 
-def inside(prefix: str, fields: Iterable[tuple[str, Field]], when: str = "") -> dict[str, Field]:
+def inside(prefix: str, fields: Mapping[str, Field], when: str = "") -> dict[str, Field]:
     """Return fields as those of an object, or of the entries of a list, within a file.
 
     Args:
         prefix: name of the object, or of the list with ``[]``.
-        fields: names and fields.
-        when: condition under which the object is there; by default that of each field.
+        fields: fields by name.
+        when: condition under which the object is there, in addition to those of its fields.
     """
-    return {f"{prefix}.{name}": field._replace(when=when or field.when) for name, field in fields}
+    conditions = {name: " and ".join(filter(None, (when, field.when))) for name, field in fields.items()}
+    return {f"{prefix}.{name}": field._replace(when=conditions[name]) for name, field in fields.items()}

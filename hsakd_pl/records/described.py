@@ -33,7 +33,7 @@ SPLIT = {
 PROTOCOL = {
     "hash": Field("digest of all that can change the result; runs with equal hashes share a row of a table", DIGEST),
     "options.<option>": Field("options of `fit` by dotted name, without seeds and paths", "as in the configuration"),
-    **inside("data.<split>", SPLIT.items(), "data of this package"),
+    **inside("data.<split>", SPLIT, "data of this package"),
     "data": Field("in place of its fields", "null", "data of other packages"),
     "statistics": Field("in place of its fields", "null", "other values of `data.mean`"),
     "statistics.<statistic>": Field(
@@ -82,7 +82,7 @@ RESULT = FileFormat(
         "weights_digest": Field("digest of the weights in `last.ckpt`, null while the run is unfinished", SHA256),
         "best_weights_digest": Field("digest of the weights in `best.ckpt`", SHA256),
         "metrics.<metric>": Field("last value of each metric of [`metrics.csv`](#metricscsv)", "as there"),
-        **inside("protocol", PROTOCOL.items()),
+        **inside("protocol", PROTOCOL),
         "seconds": Field("wall-clock time of training, over all starts", "seconds"),
         "device_hours": Field("the same times the number of devices", "hours"),
         "images_per_second": Field("training images, each counted once whatever its views, of all devices", "images/s"),
@@ -146,9 +146,9 @@ TEST = FileFormat(
         "ensemble_<metric>": Field("metrics of the mean of the peers' logits", "as above", PEERS),
         "seconds": Field("wall-clock time of the test", "seconds"),
         **MACHINE,
-        **inside("ensemble.<ensemble>", ENSEMBLE.items()),
-        **inside("early_exit[]", EXIT.items()),
-        **inside("cascade[]", EXIT.items()),
+        **inside("ensemble.<ensemble>", ENSEMBLE),
+        **inside("early_exit[]", EXIT),
+        **inside("cascade[]", EXIT),
     },
 )
 DETAILS = FileFormat(
@@ -245,9 +245,9 @@ CONFIG = FileFormat(
         "weights_only": Field("option of `fit`", "true or false", "Lightning 2.6 and newer"),
         "trainer.<option>": Field("options of Lightning's `Trainer`"),
         "model.class_path": Field("class of the module"),
-        "model.init_args.<option>": Field("its [options](api.md#modules)"),
+        "model.init_args.<option>": Field("its [options](api/modules.md)"),
         "data.class_path": Field("class of the data module"),
-        "data.init_args.<option>": Field("its [options](api.md#data)"),
+        "data.init_args.<option>": Field("its [options](api/data.md)"),
         "optimizer": Field("another optimizer, or null"),
         "lr_scheduler": Field("another schedule, or null"),
     },
