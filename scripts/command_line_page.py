@@ -124,7 +124,7 @@ def row(parser: ArgumentParser, action: Action) -> str:
     stated = DEFAULT.search(text)
     default = stated[1] if stated else action.default
     cells = [f"`{invocation(action)}`", shown(default), meaning(action, TYPE.sub("", DEFAULT.sub("", text)))]
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    return f"| {' | '.join(cells)} |"
 
 
 def shown(default: Any) -> str:
@@ -158,9 +158,9 @@ def invocation(action: Action) -> str:
     if action.nargs == 0 or action.dest == "print_config":
         return ", ".join(names)
     if action.choices:
-        metavar = "|".join(map(str, action.choices))
+        metavar = f"{{{','.join(map(str, action.choices))}}}"
     if metavar.startswith("{"):  # jsonargparse's of a switch
-        metavar = "true|false"
+        metavar = "{true,false}"
     return f"{', '.join(names)} {metavar}"
 
 
