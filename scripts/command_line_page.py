@@ -159,7 +159,7 @@ def invocation(action: Action) -> str:
         return ", ".join(names)
     if action.choices:
         metavar = f"{{{','.join(map(str, action.choices))}}}"
-    if metavar.startswith("{"):  # jsonargparse's of a switch
+    elif metavar.startswith("{"):  # jsonargparse's of a switch
         metavar = "{true,false}"
     return f"{', '.join(names)} {metavar}"
 
