@@ -24,15 +24,20 @@ CHANNEL_ORDERS = tuple(permutations(range(3)))  # of red, green and blue; the fi
 
 @dataclass(frozen=True)
 class Transforms:
-    """The M transformations of the self-supervised task; a network with branches owns them.
+    """Transform images in M ways: the self-supervised task. A network with branches owns its transformations.
 
     Calling an instance transforms a batch: (B, C, S, S) -> (M * B, C, S, S). The product ``a * b`` applies every
     transformation of ``a`` after every one of ``b``.
+
+    Source: Yang et al., IJCAI 2021, Sec. 3.1; Lee et al., ICML 2020.
 
     Args:
         count: number of transformations M, including the identity.
         apply: applies transformation m in 1..M-1 to images (B, C, S, S); the shape must stay the same.
         name: name in configurations.
+
+    Raises:
+        UsageError: for a ``count`` below 1.
 
     Examples:
         >>> images = torch.rand(8, 3, 32, 32)
@@ -62,7 +67,13 @@ class Transforms:
         return Transforms(self.count * inner.count, _Product(self, inner), name)
 
     def joint_labels(self, labels: Tensor) -> Tensor:
-        """Return the joint labels ``M * y + m`` of the rows: (B,) in N classes -> (M * B,) in M * N.
+        """Return the joint labels ``M * y + m`` of the rows.
+
+        Args:
+            labels: labels y (B,) in 0..N-1.
+
+        Returns:
+            Joint labels (M * B,) in 0..M*N-1.
 
         Examples:
             >>> FLIPS.joint_labels(torch.tensor([0, 7]))
@@ -71,21 +82,50 @@ class Transforms:
         return torch.cat([self.count * labels + m for m in range(self.count)])
 
     def class_labels(self, labels: Tensor) -> Tensor:
-        """Return the class labels of the rows: (B,) -> (M * B,)."""
+        """Repeat the labels for the rows.
+
+        Args:
+            labels: labels (B,).
+
+        Returns:
+            Labels (M * B,).
+
+        Examples:
+            >>> FLIPS.class_labels(torch.tensor([0, 7]))
+            tensor([0, 7, 0, 7])
+        """
         return labels.repeat(self.count)
 
     def class_logits(self, joint_logits: Tensor) -> Tensor:
-        """Sum joint logits over the transformations of each class: (rows, M * N) -> (rows, N)."""
+        """Sum joint logits over the transformations of each class.
+
+        Args:
+            joint_logits: joint logits (rows, M * N).
+
+        Returns:
+            Class logits (rows, N).
+
+        Examples:
+            >>> FLIPS.class_logits(torch.tensor([[1.0, 2.0, 3.0, 4.0]]))
+            tensor([[3., 7.]])
+        """
         return joint_logits.unflatten(1, (-1, self.count)).sum(-1)
 
     def view_logits(self, joint_logits: Tensor, views: Sequence[int]) -> Tensor:
-        """Select the class logits of the transformation that each row shows: (V * B, M * N) -> (V, B, N).
+        """Select the class logits of the transformation that each row shows.
 
-        Lee et al., "Self-supervised label augmentation via input transformations", ICML 2020.
+        Source: Lee et al., ICML 2020.
 
         Args:
-            joint_logits: joint logits of V * B rows, ordered by transformation.
+            joint_logits: joint logits (V * B, M * N), with rows ordered by transformation.
             views: the V transformations that the rows show.
+
+        Returns:
+            Class logits (V, B, N).
+
+        Examples:
+            >>> FLIPS.view_logits(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), views=[1])
+            tensor([[[2., 4.]]])
         """
         by_class = joint_logits.unflatten(1, (-1, self.count)).unflatten(0, (len(views), -1))
         return torch.stack([by_class[view, ..., m] for view, m in enumerate(views)])
@@ -134,15 +174,28 @@ def _reorder_channels(images: Tensor, m: int) -> Tensor:
 
 MAX_TRANSFORMS = 64  # in a named product; rotations*flips*colours are 48
 
-ROTATIONS = Transforms(4, _rotate, "rotations")  # counter-clockwise by 0, 90, 180 and 270 degrees: Sec. 3.1
-FLIPS = Transforms(2, _mirror, "flips")  # the identity, and left to right
-COLOURS = Transforms(len(CHANNEL_ORDERS), _reorder_channels, "colours")  # orders of the channels: Lee et al. 2020
+ROTATIONS = Transforms(4, _rotate, "rotations")
+"""Rotate square images counter-clockwise by 0, 90, 180 and 270 degrees (Yang et al., IJCAI 2021, Sec. 3.1)."""
+
+FLIPS = Transforms(2, _mirror, "flips")
+"""Return images (B, C, H, W) as they are, and mirrored from left to right."""
+
+COLOURS = Transforms(len(CHANNEL_ORDERS), _reorder_channels, "colours")
+"""Reorder the channels of colour images (B, 3, H, W) in the 6 possible ways (Lee et al., ICML 2020)."""
 
 
 def named_transforms(name: str) -> Transforms:
-    """Return transformations by name: ``rotations``, ``flips``, ``colours``, an import path, or a product of these.
+    """Return transformations by name.
 
-    Raises UsageError for an unknown name, and for a product of more than 64 transformations.
+    Args:
+        name: ``rotations``, ``flips``, ``colours``, the import path of a :class:`Transforms` object, or a product of
+            these.
+
+    Returns:
+        Transformations.
+
+    Raises:
+        UsageError: for an unknown name, and for a product of more than 64 transformations.
 
     Examples:
         >>> named_transforms("rotations*flips").count
@@ -176,7 +229,18 @@ def _named_factor(name: str) -> Transforms:
 
 
 def total(terms: Iterable[Tensor]) -> Tensor:
-    """Return the sum of one or more scalars."""
+    """Return the sum of one or more scalars.
+
+    Args:
+        terms: scalars.
+
+    Returns:
+        Scalar.
+
+    Examples:
+        >>> total([torch.tensor(1.0), torch.tensor(2.0)])
+        tensor(3.)
+    """
     return torch.stack(list(terms)).sum()
 
 
@@ -184,6 +248,16 @@ def all_finite(values: Iterable[Any]) -> bool:
     """Return False if a dense tensor of floating point numbers contains NaN or inf; waits for the device only once.
 
     Tensors on the meta device, which have no values, count as finite.
+
+    Args:
+        values: tensors; others are ignored.
+
+    Returns:
+        False for NaN or inf.
+
+    Examples:
+        >>> all_finite([torch.ones(2), torch.tensor(float("nan"))])
+        False
     """
     tensors = [value for value in values if isinstance(value, Tensor) and value.layout == torch.strided]
     finite = [tensor.isfinite().all() for tensor in tensors if tensor.is_floating_point() and not tensor.is_meta]
@@ -195,6 +269,19 @@ def full_precision(function: Callable[Inputs, Result]) -> Callable[Inputs, Resul
 
     Half precision tensors among the arguments are converted. The first argument must be a tensor or a sequence of
     tensors.
+
+    Args:
+        function: loss of tensors, or of sequences of tensors.
+
+    Returns:
+        Decorated function.
+
+    Examples:
+        >>> @full_precision
+        ... def squared(values):
+        ...     return values.square()
+        >>> squared(torch.ones(1, dtype=torch.bfloat16)).dtype
+        torch.float32
     """
 
     @wraps(function)
@@ -230,6 +317,9 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         logits: logits (rows, K).
         labels: int64 labels (rows,) in 0..K-1.
 
+    Returns:
+        Mean cross-entropy, a scalar.
+
     Examples:
         >>> cross_entropy(torch.zeros(8, 100), torch.arange(8))
         tensor(4.6052)
@@ -238,11 +328,16 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def joint_cross_entropy(joint_logits: Sequence[Tensor], joint_labels: Tensor) -> Tensor:
-    """Return the sum of the branches' mean cross-entropies, Eq. 3.
+    """Return the sum of the branches' mean cross-entropies.
+
+    Source: Yang et al., IJCAI 2021, Eq. 3.
 
     Args:
         joint_logits: joint logits of the L branches, (M * B, M * N) each.
         joint_labels: joint labels (M * B,) in 0..M*N-1.
+
+    Returns:
+        Sum over the branches, a scalar.
 
     Examples:
         >>> joint_labels = ROTATIONS.joint_labels(torch.arange(8))
@@ -254,18 +349,22 @@ def joint_cross_entropy(joint_logits: Sequence[Tensor], joint_labels: Tensor) ->
 
 
 def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    r"""Return the knowledge distillation loss, averaged over the rows, Eq. 5 and 6.
+    r"""Return the knowledge distillation loss, averaged over the rows.
 
     .. math:: \mathcal{L} = \frac{\tau^2}{\text{rows}} \sum_\text{rows}
         \text{KL}(\text{softmax}(t / \tau) \parallel \text{softmax}(s / \tau))
 
-    After Hinton et al., "Distilling the knowledge in a neural network", 2015. (The paper writes the arguments of KL the
-    other way round; its published code computes this.)
+    The paper of HSAKD writes the arguments of KL the other way round; its published code computes this.
+
+    Source: Hinton et al., 2015; Yang et al., IJCAI 2021, Eq. 5 and 6.
 
     Args:
         student_logits: student logits s (rows, K), or (L, rows, K) for the sum of L such losses.
-        teacher_logits: teacher logits t of the same shape; they receive no gradient.
+        teacher_logits: teacher logits t (rows, K), or (L, rows, K); they receive no gradient.
         temperature: temperature tau.
+
+    Returns:
+        Loss, a scalar.
 
     Examples:
         >>> student_logits = torch.tensor([[1.0, 2.0, 3.0]])
@@ -282,12 +381,17 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) 
 
 
 def joint_kd_loss(student_logits: Sequence[Tensor], teacher_logits: Sequence[Tensor], temperature: float) -> Tensor:
-    """Return the sum of :func:`kd_loss` over the branches, Eq. 5.
+    """Return the sum of :func:`kd_loss` over the branches.
+
+    Source: Yang et al., IJCAI 2021, Eq. 5.
 
     Args:
         student_logits: joint logits of the student's L branches, (M * B, M * N) each.
         teacher_logits: joint logits of the teacher's branches, of the same shapes; they receive no gradient.
         temperature: temperature tau.
+
+    Returns:
+        Sum over the branches, a scalar.
 
     Examples:
         >>> logits = [torch.eye(32, 400)] * 3
@@ -298,7 +402,20 @@ def joint_kd_loss(student_logits: Sequence[Tensor], teacher_logits: Sequence[Ten
 
 
 def pooled_alike(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both maps (B, C, H, W), average-pooled to the smaller height and width."""
+    """Pool two maps to the same height and width.
+
+    Args:
+        student: map (B, C, H, W).
+        teacher: map (B, C', H', W').
+
+    Returns:
+        Both maps, average-pooled to the smaller height and width.
+
+    Examples:
+        >>> student, teacher = pooled_alike(torch.zeros(1, 8, 8, 8), torch.zeros(1, 16, 4, 4))
+        >>> student.shape
+        torch.Size([1, 8, 4, 4])
+    """
     height = min(student.shape[2], teacher.shape[2])
     width = min(student.shape[3], teacher.shape[3])
     return F.adaptive_avg_pool2d(student, (height, width)), F.adaptive_avg_pool2d(teacher, (height, width))

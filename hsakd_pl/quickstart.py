@@ -44,6 +44,9 @@ def quickstart(seed: int = 0, teacher_epochs: int = 6, student_epochs: int = 40)
         teacher_epochs: number of epochs of the teacher.
         student_epochs: number of epochs of each student.
 
+    Returns:
+        Accuracies of the three networks on the 540 test images, in [0, 1].
+
     Examples:
         >>> import hsakd_pl
         >>> accuracies = hsakd_pl.quickstart()  # doctest: +SKIP

@@ -65,7 +65,8 @@ OUTPUTS = {
 }
 PAPER = re.compile(r"(?P<name>[^(]+) \((?:(?P<short>[^;()]+); )?(?P<authors>[^)]+)\)(?P<rest>.*)", re.DOTALL)
 SOURCE = re.compile(r"\b([\w-]+/[\w.-]+) ?@\s([0-9a-f]{7})\b")
-CREDIT = re.compile(rf"\s*\bSource:\s{SOURCE.pattern}\.")
+CREDIT = re.compile(r"\n\nSource: (?:.+\n?)+")  # a page names the paper in its first paragraph
+LISTED = re.compile(r"^::: hsakd_pl\.(\S+)", re.MULTILINE)  # on a page of the API
 SECTION = re.compile(r"\n\n(?:Args|Examples|Returns|Raises|Arguments|Other arguments)\b.*", re.DOTALL)
 ARGUMENT = re.compile(r"^    (\w+): (.+(?:\n {8}.+)*)", re.MULTILINE)
 ROLE = re.compile(r":(?:class|func|meth|mod):`([\w.]+)`")
@@ -184,13 +185,20 @@ def prose(docstring: str) -> str:
     return ROLE.sub(lambda role: api_link(role[1]), text.replace("``", "`"))
 
 
+def api_pages() -> list[Path]:
+    """Return the pages of the API."""
+    return sorted((DOCS / "api").glob("*.md"))
+
+
 def api_link(name: str, docs: str = "../") -> str:
-    """Return a link to a name on the API page, or the name as code if that page does not have it."""
+    """Return a link to a name on the pages of the API, or the name as code if none has it."""
     short = name.removeprefix("hsakd_pl.")
     path = f"methods.{short}" if short in methods.__all__ else {"kd_loss": "ops.kd_loss"}.get(short, short)
-    listed = re.search(rf"^::: hsakd_pl\.{re.escape(path)}$", (DOCS / "api.md").read_text(), re.MULTILINE)
     code = f"`{short.rpartition('.')[2]}`"
-    return f"[{code}]({docs}api.md#hsakd_pl.{path})" if listed else code
+    for page in api_pages():
+        if path in LISTED.findall(page.read_text()):
+            return f"[{code}]({docs}api/{page.name}#hsakd_pl.{path})"
+    return code
 
 
 def one_step(method: type[HSAKDModule]) -> Step:

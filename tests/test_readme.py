@@ -98,7 +98,7 @@ def test_documented_blocks_are_run_or_marked(name: str) -> None:
 def on_less_data(command: str, less: list[str]) -> list[str]:
     """Return the arguments of a command that runs on little data, in this process, with further options."""
     words = arguments(command)
-    splits = {"test": ["test"], "predict": ["predict"]}
+    splits = {"validate": ["val"], "test": ["test"], "predict": ["predict"]}
     limits = [f"--trainer.limit_{split}_batches=1" for split in splits.get(words[0], ["train", "val", "test"])]
     if words[0] not in splits:
         limits += ["--trainer.max_epochs=2" if "--ckpt_path last" in command else "--trainer.max_epochs=1"]

@@ -84,8 +84,8 @@ def test_site_has_all_pages_and_options(site: Path) -> None:
     assert [name for name, text in pages.items() if "arithmatex" in text or ".. math::" in text] == []
     assert pages["method.html"].count('<svg role="img"') > 6
     assert not re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="https?:', "".join(pages.values()))
-    for name in ("StudentModule", "CIFAR100DataModule", "methods.DKDModule"):
-        section = pages["api.html"].partition(f'id="hsakd_pl.{name}"')[2].partition('<h3 id="')[0]
+    for page, name in (("modules", "StudentModule"), ("data", "CIFAR100DataModule"), ("methods", "methods.DKDModule")):
+        section = pages[f"api/{page}.html"].partition(f'id="hsakd_pl.{name}"')[2].partition('<h3 id="')[0]
         options = inspect.signature(attrgetter(name)(hsakd_pl)).parameters
         assert [option for option in options if section.count(option) < 2] == [], name  # signature and description
 
@@ -202,11 +202,20 @@ def test_speed_ups_of_readme_equal_stored_measurements() -> None:
     assert f"{min(fits):.2f} to {max(fits):.2f} times as fast" in DOCUMENTS["README.md"]
 
 
-def test_api_page_lists_every_export() -> None:
-    documented = set(re.findall(r"^::: (\S+)", DOCUMENTS["docs/api.md"], re.MULTILINE))
+def test_api_pages_list_every_export_once() -> None:
+    pages = [text for name, text in DOCUMENTS.items() if name.startswith("docs/api/")]
+    documented = re.findall(r"^::: (\S+)", "\n".join(pages), re.MULTILINE)
+    assert len(documented) == len({*documented})
     exported = {f"hsakd_pl.{name}" for name in hsakd_pl.__all__}
     exported |= {f"hsakd_pl.methods.{name}" for name in hsakd_pl.methods.__all__}
-    assert exported - documented == set()
+    assert exported - {*documented} == set()
+
+
+def test_api_index_equals_what_its_script_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("griffe", reason="griffe is not installed: pip install 'mkdocstrings[python]'")
+    monkeypatch.syspath_prepend(REPOSITORY / "scripts")
+    script = runpy.run_path(str(REPOSITORY / "scripts/api_page.py"))
+    assert script["page"]() == DOCUMENTS["docs/api.md"], "python scripts/api_page.py"
 
 
 def test_documented_versions_equal_declared_versions() -> None:

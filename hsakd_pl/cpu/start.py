@@ -39,6 +39,11 @@ def prepare_cpu() -> None:
     ``MALLOC_TRIM_THRESHOLD_`` and ``MALLOC_ARENA_MAX``), and sets PyTorch's number of threads to the CPUs that a
     container may use. Variables that are set already are kept, and processes that are started later inherit all of
     them. Once PyTorch has been imported, the first has no effect, and a warning says so.
+
+    Examples:
+        >>> from hsakd_pl import prepare_cpu
+        >>> prepare_cpu()
+        >>> import torch
     """
     is_late = "torch" in sys.modules and not _is_set(SPINNING)
     prepare_process()

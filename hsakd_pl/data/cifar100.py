@@ -21,7 +21,9 @@ from hsakd_pl.signatures import Unpack
 
 
 class CIFAR100DataModule(ImageDataModule):
-    """CIFAR-100 with the paper's augmentation: random crops after 4 pixels of padding, and flips (Sec. 4.1).
+    """Load CIFAR-100 with the paper's augmentation: random crops after 4 pixels of padding, and flips.
+
+    Source: Krizhevsky 2009; augmentation: Yang et al., IJCAI 2021, Sec. 4.1.
 
     Args:
         root: folder that contains ``cifar-100-python/``, or that folder itself, with any checksums; or the folder of
@@ -29,6 +31,13 @@ class CIFAR100DataModule(ImageDataModule):
         download: download the data set to ``root`` with torchvision if it is missing.
 
     Other arguments: :class:`ImageDataModule`.
+
+    Examples:
+        >>> data = CIFAR100DataModule("data", batch_size=64)
+        >>> data.setup("fit")
+        >>> images, labels = next(iter(data.train_dataloader()))
+        >>> images.shape, labels.shape
+        (torch.Size([64, 3, 32, 32]), torch.Size([64]))
     """
 
     folder_name = "cifar-100-python"

@@ -37,7 +37,7 @@ LABEL_COLUMN = "label"
 
 
 def convert(data: ImageDataModule, folder: str | Path, chunk_mib: int = 64) -> dict[str, int]:
-    """Write the images of a data module as a set of LitData, and return the number of images of each split.
+    """Write the images of a data module as a set of LitData.
 
     Files are stored as they are, byte for byte; images in memory as PNG, without loss. Samples keep their order, so
     that batches and held-out images are those of the source. Afterwards the labels, and up to 1,000 pictures of each
@@ -48,12 +48,15 @@ def convert(data: ImageDataModule, folder: str | Path, chunk_mib: int = 64) -> d
         folder: folder to write, which must not exist.
         chunk_mib: size of a chunk in MiB.
 
-    Raises UsageError for an image that cannot be opened, an image in memory that is not uint8, and a folder that
-    exists.
+    Returns:
+        Number of images of each split.
+
+    Raises:
+        UsageError: for an image that cannot be opened, an image in memory that is not uint8, and a folder that exists.
 
     Examples:
-        >>> convert(ImageFolderDataModule("photos"), "photos-chunks")  # doctest: +SKIP
-        {'train': 1200, 'test': 300}
+        >>> convert(ImageFolderDataModule("photos", image_size=32), "photos-chunks")
+        {'train': 8, 'test': 4}
     """
     require(1 <= chunk_mib <= 2048, "chunk_mib", chunk_mib, "from 1 to 2048")
     target = local_path("FOLDER", folder)

@@ -13,16 +13,21 @@ from hsakd_pl.signatures import Unpack
 
 
 class DigitsDataModule(ImageDataModule):
-    """1,797 digits of 8 x 8 pixels, resized to 16 x 16, 70 % of them for training, augmented by shifts of 2 pixels.
+    """Load 1,797 digits of 8 x 8 pixels, resized to 16 x 16: 70 % for training, augmented by shifts of 2 pixels.
 
     The images come with scikit-learn, so ``root`` has no effect; a configuration can switch to this data set by its
     class alone.
+
+    Source: scikit-learn's ``load_digits``.
 
     Args:
         root: has no effect.
         channels: number of channels, all of which contain the grey levels.
 
     Other arguments: :class:`ImageDataModule`.
+
+    Raises:
+        UsageError: for a number of channels below 1.
 
     Examples:
         >>> data = DigitsDataModule(batch_size=64)

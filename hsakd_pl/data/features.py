@@ -17,12 +17,20 @@ from hsakd_pl.errors import UsageError
 
 
 class FeatureDataModule(pl.LightningDataModule):
-    """Batches of features (B, D) with labels (B,); the features of a split are computed once, on first use.
+    """Serve batches of features (B, D) with labels (B,); the features of a split are computed once, on first use.
 
     Args:
         images: data set; to train on its features, its ``augment`` must be off.
         encode: computes features (B, D) from normalised images (B, C, S, S), such as
             :meth:`LinearProbeModule.encode`.
+
+    Examples:
+        >>> images = DigitsDataModule(augment=False)
+        >>> probe = LinearProbeModule(create_network("resnet8"), num_classes=10)
+        >>> data = FeatureDataModule(images, probe.encode)
+        >>> data.num_classes
+        10
+        >>> trainer.fit(probe, data)  # doctest: +SKIP
     """
 
     def __init__(self, images: ImageDataModule, encode: Callable[[Tensor], Tensor]) -> None:

@@ -70,7 +70,7 @@ class Rows:
 
 
 class HubDataModule(TableDataModule):
-    """A data set of Hugging Face's library ``datasets`` (``pip install 'hsakd_pl[datasets]'``).
+    """Load a data set of Hugging Face's library ``datasets`` (``pip install 'hsakd_pl[datasets]'``).
 
     Rows stay in the memory-mapped table, of which workers need no copy, and pictures are decoded as those of class
     folders are: upright, with white behind transparent pixels, 16 bits scaled. Splits are recognised by their usual
@@ -88,8 +88,12 @@ class HubDataModule(TableDataModule):
     Other arguments: :class:`TableDataModule`, :class:`PictureDataModule`, :class:`ImageDataModule`.
 
     Examples:
-        >>> data = HubDataModule(path="uoft-cs/cifar100", label_column="fine_label", image_size=32)  # doctest: +SKIP
-        >>> trainer.fit(BaselineModule("resnet20", num_classes=data.num_classes), data)  # doctest: +SKIP
+        >>> hub = HubDataModule(path="uoft-cs/cifar100", label_column="fine_label", image_size=32)  # doctest: +SKIP
+        >>> data = HubDataModule(path="photos-saved", image_size=32, batch_size=4, num_workers=0)
+        >>> data.setup("fit")
+        >>> images, labels = next(iter(data.train_dataloader()))
+        >>> images.shape, labels.shape
+        (torch.Size([4, 3, 32, 32]), torch.Size([4]))
     """
 
     def __init__(

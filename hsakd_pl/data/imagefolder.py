@@ -277,7 +277,7 @@ class PictureDataModule(ClassFolderDataModule):
 
 
 class ImageFolderDataModule(PictureDataModule):
-    """Images in class folders, of any size, format and mode.
+    """Load images in class folders, of any size, format and mode.
 
     ``root`` contains ``train/<class>/`` and one or both of ``val/<class>/`` and ``test/<class>/``, or other usual names
     of splits in any case (``Training/``, ``valid/``, ``test_set/``); a single one serves for validation, as in the
@@ -292,8 +292,12 @@ class ImageFolderDataModule(PictureDataModule):
     Other arguments: :class:`PictureDataModule`, :class:`ImageDataModule`.
 
     Examples:
-        >>> data = ImageFolderDataModule("pictures", image_size=32, val_fraction=0.2)  # doctest: +SKIP
-        >>> trainer.fit(BaselineModule("resnet20", num_classes=data.num_classes), data)  # doctest: +SKIP
+        >>> data = ImageFolderDataModule("photos", image_size=32, batch_size=4, num_workers=0)
+        >>> data.setup("fit")
+        >>> data.class_names, len(data.splits["train"].targets)
+        (['cat', 'dog'], 8)
+        >>> module = BaselineModule("resnet20", num_classes=data.num_classes)
+        >>> trainer.fit(module, data)  # doctest: +SKIP
     """
 
     @cached_property

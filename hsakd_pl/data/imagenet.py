@@ -24,10 +24,12 @@ IMAGES = {"train": 1_281_167, "val": 50_000}  # of ILSVRC2012
 
 
 class ImageNetDataModule(ClassFolderDataModule):
-    """ImageNet: random resized crops for training, the centre for testing; worker processes open the files.
+    """Load ImageNet: random resized crops for training, the centre for testing; worker processes open the files.
 
     Photographs are turned upright as their EXIF data say, and transparent pixels are white. Files stay where they are;
     classes are in the order of their WordNet ids, so that labels are the same in every layout.
+
+    Source: Russakovsky et al., IJCV 2015.
 
     Args:
         root: folder with ``train/<class>/`` and, for testing, ``val/<class>/``, or an unsorted ``val/`` with the
@@ -40,6 +42,16 @@ class ImageNetDataModule(ClassFolderDataModule):
         names: ``wnid`` calls the classes as their folders (``n01440764``), ``words`` by the usual names (``tench``).
 
     Other arguments: :class:`ImageDataModule`.
+
+    Raises:
+        UsageError: for ``names`` other than ``wnid`` and ``words``.
+
+    Examples:
+        >>> data = ImageNetDataModule("data", batch_size=4, num_workers=0)
+        >>> data.setup("fit")
+        >>> images, labels = next(iter(data.train_dataloader()))
+        >>> images.shape, labels.shape
+        (torch.Size([4, 3, 224, 224]), torch.Size([4]))
     """
 
     num_classes = NUM_CLASSES

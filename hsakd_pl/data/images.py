@@ -117,15 +117,20 @@ def open_image(path: Source, size: int = 224, take: Take | None = None, channels
 
     Args:
         path: path of the file, or a :class:`Picture` that was fetched from a table or a data set.
-        size: side that the image will be resized to.
+        size: side in pixels that the image will be resized to.
         take: called with the number of pixels before they are decoded, to wait for memory.
         channels: number of channels.
 
-    Raises UsageError naming a file that cannot be decoded, or that has more than ``MAX_PIXELS`` pixels before or after
-    it is resized.
+    Returns:
+        Image in the mode RGB or L, or a uint8 tensor (channels, H, W).
+
+    Raises:
+        UsageError: naming a file that cannot be decoded, or that has more than ``MAX_PIXELS`` pixels before or after it
+            is resized.
 
     Examples:
-        >>> image = student.transform(open_image("picture.jpg"))  # doctest: +SKIP
+        >>> open_image("photo.jpg").mode
+        'RGB'
     """
     with header(path) as image:
         check_pixels(image, size, channels)

@@ -38,7 +38,7 @@ LABEL_FILE = "labels.npy"  # next to an index by hsakd convert, so that labels a
 
 
 class LitDataModule(TableDataModule):
-    """A set of LitData (``pip install 'hsakd_pl[litdata]'``), such as ``hsakd convert`` writes of any other data.
+    """Load a set of LitData (``pip install 'hsakd_pl[litdata]'``), such as ``hsakd convert`` writes of any other data.
 
     Samples are read from the chunks by their index, so that batches are those of all other data: they depend on (seed,
     epoch, index) alone, and a run resumes at the exact next batch with any number of workers. Pictures are decoded as
@@ -61,9 +61,17 @@ class LitDataModule(TableDataModule):
 
     Other arguments: :class:`TableDataModule`, :class:`PictureDataModule`, :class:`ImageDataModule`.
 
+    Raises:
+        UsageError: for negative ``mixed_chunks``, for a set that is missing or damaged, and if LitData is not
+            installed.
+
     Examples:
-        >>> data = LitDataModule(path="s3://bucket/photos", image_size=64, mixed_chunks=16)  # doctest: +SKIP
-        >>> trainer.fit(BaselineModule("resnet20", num_classes=data.num_classes), data)  # doctest: +SKIP
+        >>> convert(ImageFolderDataModule("photos", image_size=32), "photos-chunks")
+        {'train': 8, 'test': 4}
+        >>> data = LitDataModule(path="photos-chunks", image_size=32, batch_size=4, num_workers=0)
+        >>> data.setup("fit")
+        >>> data.class_names
+        ['cat', 'dog']
     """
 
     def __init__(

@@ -17,12 +17,17 @@ INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 class Split(NamedTuple):
-    """Images with their labels, in a fixed order.
+    """Hold images with their labels, in a fixed order.
 
     Args:
         images: uint8 images (N, C, H, W), or float images that are normalised already, or N paths of files, or
             :class:`Pictures` of a table or data set.
         targets: int64 labels (N,), or for prediction the list of paths.
+
+    Examples:
+        >>> split = Split(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]))
+        >>> split.take([3, 0]).targets
+        tensor([1, 0])
     """
 
     images: Tensor | list[str] | Pictures
@@ -40,7 +45,11 @@ class Split(NamedTuple):
             labels: integers (N,); by default those of the attribute ``targets`` or ``labels`` if it agrees with items,
                 otherwise those of all items, which are then opened once.
 
-        Raises UsageError for other items.
+        Returns:
+            Split with the pictures in the order of the data set.
+
+        Raises:
+            UsageError: for other items.
 
         Examples:
             >>> from torchvision.datasets import FakeData
@@ -50,7 +59,18 @@ class Split(NamedTuple):
         return cls(*pictures_and_labels(dataset, labels))
 
     def take(self, indices: Indices) -> "Split":
-        """Return the samples at ``indices``, in that order."""
+        """Select the samples at ``indices``, in that order.
+
+        Args:
+            indices: integers (n,).
+
+        Returns:
+            Split of n samples.
+
+        Examples:
+            >>> Split(["a.png", "b.png"], torch.tensor([0, 1])).take([1]).images
+            ['b.png']
+        """
         return Split(_take(self.images, indices), _take(self.targets, indices))
 
 

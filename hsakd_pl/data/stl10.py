@@ -20,7 +20,9 @@ SIZE = 96  # side of the images on disk
 
 
 class STL10DataModule(ImageDataModule):
-    """STL-10's labelled images, 5,000 for training and 8,000 for testing, at 32 x 32 for the linear probe.
+    """Load STL-10's labelled images, 5,000 for training and 8,000 for testing, at 32 x 32 for the linear probe.
+
+    Source: Coates et al., AISTATS 2011.
 
     Args:
         root: folder that contains ``stl10_binary/``, or that folder itself, with any checksums.
@@ -28,6 +30,13 @@ class STL10DataModule(ImageDataModule):
         download: download the data set to ``root`` with torchvision if it is missing.
 
     Other arguments: :class:`ImageDataModule`.
+
+    Examples:
+        >>> data = STL10DataModule("data", batch_size=64)
+        >>> data.setup("fit")
+        >>> images, labels = next(iter(data.train_dataloader()))
+        >>> images.shape, labels.shape
+        (torch.Size([64, 3, 32, 32]), torch.Size([64]))
     """
 
     num_classes = 10

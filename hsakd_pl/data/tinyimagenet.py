@@ -23,7 +23,7 @@ SIZE = 64  # side of the images on disk
 
 
 class TinyImageNetDataModule(ClassFolderDataModule):
-    """TinyImageNet in memory, at 32 x 32 for the linear probe; its validation images are used for testing.
+    """Load TinyImageNet into memory, at 32 x 32 for the linear probe; its validation images are used for testing.
 
     Args:
         root: folder that contains ``tiny-imagenet-200/``, or that folder itself. Validation images may be as
@@ -32,6 +32,13 @@ class TinyImageNetDataModule(ClassFolderDataModule):
         download: download the data set to ``root`` if it is missing.
 
     Other arguments: :class:`ImageDataModule`.
+
+    Examples:
+        >>> data = TinyImageNetDataModule("data", batch_size=64)
+        >>> data.setup("fit")
+        >>> images, labels = next(iter(data.train_dataloader()))
+        >>> images.shape, labels.shape
+        (torch.Size([64, 3, 32, 32]), torch.Size([64]))
     """
 
     num_classes = 200

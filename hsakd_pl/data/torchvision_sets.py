@@ -99,7 +99,7 @@ class Part(NamedTuple):
 
 
 class TorchvisionDataModule(PictureDataModule):
-    """One of torchvision's classification sets, by the name of its class.
+    """Load one of torchvision's classification sets, by the name of its class.
 
     Its split for validation, if it has one next to its test split, validates; otherwise the test split does, as in the
     paper. Of a set that is not divided, ``val_fraction`` of the images are held out. Files are opened as those of class
@@ -113,9 +113,17 @@ class TorchvisionDataModule(PictureDataModule):
 
     Other arguments: :class:`PictureDataModule`, :class:`ImageDataModule`.
 
+    Raises:
+        UsageError: for a name that is none of torchvision's classification sets, and for ``arguments`` that the data
+            module sets.
+
     Examples:
-        >>> data = TorchvisionDataModule(dataset="Flowers102", image_size=64, download=True)  # doctest: +SKIP
-        >>> trainer.fit(BaselineModule("resnet20", num_classes=data.num_classes), data)  # doctest: +SKIP
+        >>> flowers = TorchvisionDataModule(dataset="Flowers102", image_size=64, download=True)
+        >>> flowers.setup("fit")  # doctest: +SKIP
+        >>> data = TorchvisionDataModule("data", dataset="EuroSAT", image_size=64, val_fraction=0.25)
+        >>> data.setup("fit")
+        >>> data.class_names
+        ['cat', 'dog']
     """
 
     def __init__(

@@ -14,7 +14,7 @@ from hsakd_pl.signatures import Unpack
 
 
 class UnlabelledDataModule(ImageFolderDataModule):
-    """Pictures of any size, format and mode below a folder, without labels, for :class:`hsakd_pl.EmbeddingModule`.
+    """Load pictures of any size, format and mode below a folder, without labels, for :class:`hsakd_pl.EmbeddingModule`.
 
     Args:
         root: folder of the pictures, whose subfolders are searched too, or STL-10's ``unlabeled_X.bin``.
@@ -23,8 +23,14 @@ class UnlabelledDataModule(ImageFolderDataModule):
 
     Other arguments: :class:`PictureDataModule`, :class:`ImageDataModule`.
 
+    Raises:
+        UsageError: for a ``val_fraction`` next to ``labelled``.
+
     Examples:
-        >>> data = UnlabelledDataModule("pictures", labelled="sorted", image_size=64)  # doctest: +SKIP
+        >>> data = UnlabelledDataModule("photos", val_fraction=0.25, image_size=32, batch_size=4, num_workers=0)
+        >>> data.setup("fit")
+        >>> len(data.splits["train"].targets), len(data.splits["val"].targets)
+        (9, 3)
     """
 
     def __init__(

@@ -26,7 +26,7 @@ class QuantizationAware(pl.Callback):
     """Train and validate a finished student as its ``model.int8.onnx`` will compute, for a few epochs.
 
     Weights and activations of the deployed network are rounded to 8 bits in each pass, exactly where the exported file
-    rounds them, and gradients pass through the rounding (Jacob et al., CVPR 2018). The loss, the teacher and the method
+    rounds them, and gradients pass through the rounding. The loss, the teacher and the method
     are those of the module. Branches remain in floating point. The network's norms use the statistics of the finished
     run, which do not change; their weights are trained. Dropout in the deployed network is off. The range of each
     activation is a moving average of the smallest and the largest value of a batch. Checkpoints hold the ranges, a
@@ -36,15 +36,20 @@ class QuantizationAware(pl.Callback):
     Training is in float32 and needs the extra ``export``. ``val/acc`` is the accuracy of the int8 network, ``test``
     measures the same weights in float32.
 
+    Source: Jacob et al., CVPR 2018.
+
     Args:
         momentum: part of the way, above 0 and up to 1, by which a step moves the ranges to those of its batch.
 
-    Raises UsageError for a student without trained weights or in eval mode, for networks that cannot be traced or
-    quantised, and for other precisions.
+    Raises:
+        UsageError: for a momentum out of range, for a student without trained weights or in eval mode, for networks
+            that cannot be traced or quantised, and for other precisions.
 
     Examples:
-        >>> trainer = pl.Trainer(max_epochs=5, callbacks=[QuantizationAware()])  # doctest: +SKIP
-        >>> trainer.fit(StudentModule("resnet8", teacher, weights="runs/student/last.ckpt"), data)  # doctest: +SKIP
+        >>> import pytorch_lightning as pl
+        >>> trainer = pl.Trainer(max_epochs=5, callbacks=[QuantizationAware()], logger=False)
+        >>> student = StudentModule("resnet8", teacher, weights="runs/student/last.ckpt")  # doctest: +SKIP
+        >>> trainer.fit(student, data)  # doctest: +SKIP
     """
 
     changes_results = True  # and so belongs to the protocol of a run

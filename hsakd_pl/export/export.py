@@ -103,9 +103,6 @@ def export_student(
     written completely or, after an error, not at all; an earlier export there is replaced. ``export.json`` has what was
     compared, quantised and measured, for programs.
 
-    Raises UsageError if a logit differs by more than 1e-4 and 5e-6 of the largest, if the folder contains other files,
-    and as :func:`hsakd_pl.export.student_from_checkpoint` does.
-
     Args:
         checkpoint: checkpoint of any module, folder of a run (its ``last.ckpt``), or published weight file.
         folder: folder to write.
@@ -125,9 +122,20 @@ def export_student(
         base_model: id on the hub of the model that the student's weights started from; by default that of weights
             that timm publishes.
 
+    Returns:
+        Description of the export: its folder, its files and what was compared.
+
+    Raises:
+        UsageError: if a logit differs by more than 1e-4 and 5e-6 of the largest, if the folder contains other files,
+            and as :func:`hsakd_pl.export.student_from_checkpoint` does.
+
     Examples:
-        >>> export = export_student("runs/student/last.ckpt", "exported")  # doctest: +SKIP
-        >>> student = load_student("exported")  # doctest: +SKIP
+        >>> torch.save(create_network("resnet8", num_classes=10).state_dict(), "resnet8.pth")
+        >>> export = export_student(
+        ...     "resnet8.pth", "exported", ["safetensors"], network="resnet8", data=DigitsDataModule()
+        ... )
+        >>> sorted(path.name for path in export.folder.iterdir())
+        ['README.md', 'config.json', 'export.json', 'model.safetensors']
     """
     _check_options(formats, input, int8, measure, images, data)
     hub = Hub(licence, base_model)

@@ -284,17 +284,25 @@ def save(student: Student, folder: Path, **entries: Any) -> None:
 def load_student(source: str | Path, network: str | nn.Module | None = None, revision: str | None = None) -> Student:
     """Load an exported student, in eval mode, from its folder or from Hugging Face's hub.
 
-    Raises UsageError for files that are missing, damaged or of another network, and for a network that a file names but
-    that is not registered.
-
     Args:
         source: folder of an export, or id on the hub.
         network: network of the same architecture, or its name or import path, if the exported one is not registered.
         revision: branch, tag or commit on the hub; by default its main branch.
 
+    Returns:
+        Student, an ``nn.Module`` that maps images to class logits (B, N).
+
+    Raises:
+        UsageError: for files that are missing, damaged or of another network, and for a network that a file names but
+            that is not registered.
+
     Examples:
-        >>> student = load_student("exported")  # doctest: +SKIP
-        >>> image = student.transform(open_image("photo.jpg", channels=student.channels))  # doctest: +SKIP
-        >>> student.class_names[student(image[None]).argmax()]  # doctest: +SKIP
+        >>> torch.save(create_network("resnet8", num_classes=10).state_dict(), "resnet8.pth")
+        >>> export = export_student(
+        ...     "resnet8.pth", "exported", ["safetensors"], network="resnet8", data=DigitsDataModule()
+        ... )
+        >>> student = load_student("exported")
+        >>> student(torch.zeros(2, 3, 16, 16, dtype=torch.uint8)).shape
+        torch.Size([2, 10])
     """
     return Student.from_pretrained(source, network=network, revision=revision)

@@ -28,7 +28,9 @@ def abkd_loss(
 
     p = softmax(t / T), q = softmax(s / T), and the mean is over images. For beta = 0 or alpha = 0 it is the limit:
     alpha = 1, beta = 0 is KL(p || q). (The published code divides these two by alpha or beta instead of by its square,
-    which differs from the limit unless it is 1.) Source: ghwang-s/abkd @ df81318.
+    which differs from the limit unless it is 1.)
+
+    Source: Wang et al., ICML 2025; ghwang-s/abkd @ df81318.
 
     Args:
         student_logits: class logits (B, N) of the student.
@@ -36,6 +38,12 @@ def abkd_loss(
         alpha: exponent of the teacher's probabilities.
         beta: exponent of the student's probabilities; alpha + beta must not be 0.
         temperature: temperature T of both.
+
+    Returns:
+        Loss, a scalar.
+
+    Raises:
+        UsageError: if alpha + beta is 0.
 
     Examples:
         >>> logits = torch.randn(4, 10)
@@ -82,7 +90,9 @@ def standardized_abkd_loss(
 
     .. math:: T^2 D(z_t, z_s), \quad z = \frac{x - \mathrm{mean}(x)}{\mathrm{std}(x) + 10^{-7}}
 
-    D is :func:`abkd_loss`; mean and unbiased std are over the classes of each image. Source: ghwang-s/abkd @ df81318.
+    D is :func:`abkd_loss`; mean and unbiased std are over the classes of each image.
+
+    Source: Wang et al., ICML 2025; ghwang-s/abkd @ df81318.
 
     Args:
         student_logits: class logits (B, N) of the student.
@@ -90,6 +100,12 @@ def standardized_abkd_loss(
         alpha: exponent of the teacher's probabilities.
         beta: exponent of the student's probabilities.
         temperature: temperature T of the z-scored logits, in standard deviations.
+
+    Returns:
+        Loss, a scalar.
+
+    Raises:
+        UsageError: if alpha + beta is 0.
 
     Examples:
         >>> logits = torch.randn(4, 10)
@@ -106,6 +122,8 @@ class ABKDModule(DistilledModule):
     Published for resnet56-resnet20: alpha = 0.8, beta = 0.3, T = 4, and a weight of 32 in the README of the code but of
     64 in its script. The published runs drop the last, smaller batch of an epoch.
 
+    Source: Wang et al., ICML 2025.
+
     Args:
         network: registry name of the student, or a network.
         teacher: registry name of the teacher, or a network.
@@ -114,6 +132,15 @@ class ABKDModule(DistilledModule):
         abkd_weight: weight of the loss.
 
     Other arguments: :class:`DistilledModule`.
+
+    Raises:
+        UsageError: if alpha + beta is 0.
+
+    Examples:
+        >>> module = ABKDModule("resnet8", "resnet14", teacher_weights="random", num_classes=10)
+        >>> batch = (torch.rand(4, 3, 32, 32), torch.arange(4))
+        >>> list(module.losses(batch))
+        ['loss_ce', 'loss_kd', 'loss_abkd']
     """
 
     needs_only_logits = True
@@ -141,6 +168,8 @@ class ABKDModule(DistilledModule):
 class StandardizedABKDModule(DistilledModule):
     """Minimise 0.1 CE + 9 :func:`standardized_abkd_loss` at a temperature of 2, as published for resnet56-resnet20.
 
+    Source: Wang et al., ICML 2025.
+
     Args:
         network: registry name of the student, or a network.
         teacher: registry name of the teacher, or a network.
@@ -151,6 +180,15 @@ class StandardizedABKDModule(DistilledModule):
         temperature: temperature of the z-scored logits, in standard deviations.
 
     Other arguments: :class:`DistilledModule`.
+
+    Raises:
+        UsageError: if alpha + beta is 0.
+
+    Examples:
+        >>> module = StandardizedABKDModule("resnet8", "resnet14", teacher_weights="random", num_classes=10)
+        >>> batch = (torch.rand(4, 3, 32, 32), torch.arange(4))
+        >>> list(module.losses(batch))
+        ['loss_ce', 'loss_kd', 'loss_abkd']
     """
 
     needs_only_logits = True

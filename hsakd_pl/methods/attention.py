@@ -20,12 +20,18 @@ def attention_loss(student_maps: Maps, teacher_maps: Maps, power: float = 2.0) -
 
     A is flattened over the positions. The larger of two maps is average-pooled to the smaller one's size.
 
+    Source: Zagoruyko and Komodakis, ICLR 2017.
+
     Args:
         student_maps: L feature maps (B, C, H, W), or one.
         teacher_maps: as many feature maps; channels and sizes may differ.
         power: exponent of the activations.
 
-    Raises UsageError for unequal numbers of maps.
+    Returns:
+        Loss, a scalar.
+
+    Raises:
+        UsageError: if the numbers of maps differ.
 
     Examples:
         >>> maps = [torch.rand(2, 8, 4, 4)]
@@ -47,12 +53,20 @@ def _attention(feature_map: Tensor, power: float) -> Tensor:
 class AttentionModule(DistilledModule):
     """Minimise CE + ``at_weight`` * :func:`attention_loss` of the maps after all stages.
 
+    Source: Zagoruyko and Komodakis, ICLR 2017.
+
     Args:
         network: registry name of the student, or a network.
         teacher: registry name of the teacher, or a network.
         at_weight: weight of the loss; 1000 in the field's tables.
 
     Other arguments: :class:`DistilledModule`.
+
+    Examples:
+        >>> module = AttentionModule("resnet8", "resnet14", teacher_weights="random", num_classes=10)
+        >>> batch = (torch.rand(4, 3, 32, 32), torch.arange(4))
+        >>> list(module.losses(batch))
+        ['loss_ce', 'loss_kd', 'loss_at']
     """
 
     def __init__(

@@ -27,8 +27,9 @@ def catkd_loss(
     .. math:: \overline{\left( P_s - P_t \right)^2}, \quad P = \mathrm{pool}_{r \times r}(W x)
 
     The head's weight W, without its bias, is applied at every position of the last map x; with ``normalize`` each class
-    map P is divided by its Euclidean norm. The gradient reaches the student's map and its head. Source:
-    GzyAftermath/CAT-KD @ 4467073.
+    map P is divided by its Euclidean norm. The gradient reaches the student's map and its head.
+
+    Source: Guo et al., CVPR 2023; GzyAftermath/CAT-KD @ 4467073.
 
     Args:
         student_map: map (B, C, H, W) that the student's head averages.
@@ -37,6 +38,9 @@ def catkd_loss(
         teacher_weight: weight (N, C') of the teacher's head.
         resolution: side r of the class maps.
         normalize: divide each class map by its norm.
+
+    Returns:
+        Loss, a scalar.
 
     Examples:
         >>> feature_map, weight = torch.rand(2, 8, 4, 4), torch.rand(10, 8)
@@ -61,6 +65,8 @@ class CATKDModule(DistilledModule):
     teacher's bias is dropped; here both keep their heads, whose bias does not enter the class maps. ``normalize`` is
     published for pairs of two families, with a weight between 15 and 600.
 
+    Source: Guo et al., CVPR 2023.
+
     Args:
         network: registry name of the student, or a network.
         teacher: registry name of the teacher, or a network.
@@ -69,6 +75,15 @@ class CATKDModule(DistilledModule):
         catkd_weight: weight of the loss; published for wrn_40_2-wrn_16_2: 12.
 
     Other arguments: :class:`DistilledModule`.
+
+    Raises:
+        UsageError: for a ``resolution`` below 1, and for a network that does not name its linear head.
+
+    Examples:
+        >>> module = CATKDModule("resnet8", "resnet14", teacher_weights="random", num_classes=10)
+        >>> batch = (torch.rand(4, 3, 32, 32), torch.arange(4))
+        >>> list(module.losses(batch))
+        ['loss_ce', 'loss_kd', 'loss_catkd']
     """
 
     def __init__(

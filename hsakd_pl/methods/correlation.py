@@ -17,9 +17,14 @@ def correlation_loss(student: Tensor, teacher: Tensor) -> Tensor:
     .. math:: \frac{1}{B - 1} \sum_{i=1}^{B - 1} \, \sum_d \left| s_{i,d} - t_{i,d} \right|
         \left| s_{i+1,d} - t_{i+1,d} \right|
 
+    Source: Peng et al., ICCV 2019.
+
     Args:
         student: linear embeddings (B, D) of the student.
         teacher: linear embeddings (B, D) of the teacher.
+
+    Returns:
+        Loss, a scalar.
 
     Examples:
         >>> correlation_loss(torch.ones(3, 2), torch.zeros(3, 2))
@@ -32,6 +37,8 @@ def correlation_loss(student: Tensor, teacher: Tensor) -> Tensor:
 class CorrelationModule(DistilledModule):
     """Minimise CE + ``cc_weight`` * :func:`correlation_loss` of linear embeddings; each device sees its own images.
 
+    Source: Peng et al., ICCV 2019.
+
     Args:
         network: registry name of the student, or a network.
         teacher: registry name of the teacher, or a network.
@@ -39,6 +46,12 @@ class CorrelationModule(DistilledModule):
         cc_weight: weight of the loss; 0.02 in the field's tables.
 
     Other arguments: :class:`DistilledModule`.
+
+    Examples:
+        >>> module = CorrelationModule("resnet8", "resnet14", teacher_weights="random", num_classes=10)
+        >>> batch = (torch.rand(4, 3, 32, 32), torch.arange(4))
+        >>> list(module.losses(batch))
+        ['loss_ce', 'loss_kd', 'loss_cc']
     """
 
     batch_terms = ("loss_cc",)

@@ -35,9 +35,14 @@ def contrast_loss(scores: Tensor, samples: int) -> Tensor:
     n is the number of training images, K that of negatives, and the mean is over images. A score is
     exp(cosine / temperature) of one network's embedding and a row of the other's bank, divided by its normaliser.
 
+    Source: Tian et al., ICLR 2020.
+
     Args:
         scores: normalised scores (B, K + 1), those of the positive pairs in the first column.
         samples: number of training images.
+
+    Returns:
+        Loss, a scalar.
 
     Examples:
         >>> contrast_loss(torch.tensor([[100.0, 0.001]]), samples=10) < 0.1
@@ -247,6 +252,8 @@ class CRDModule(DistilledModule):
     Training batches are (images, labels, indices). The banks are saved in checkpoints and equal on all devices without
     broadcasts; they take 51 MB for CIFAR-100 and 1.3 GB for ImageNet.
 
+    Source: Tian et al., ICLR 2020.
+
     Args:
         network: registry name of the student, or a network.
         teacher: registry name of the teacher, or a network.
@@ -258,6 +265,16 @@ class CRDModule(DistilledModule):
         crd_weight: weight of the loss; 0.8 in the paper.
 
     Other arguments: :class:`DistilledModule`.
+
+    Raises:
+        UsageError: for less than one negative, and in ``fit`` for data that are not an
+            :class:`hsakd_pl.ImageDataModule`.
+
+    Examples:
+        >>> module = CRDModule("resnet8", "resnet14", teacher_weights="random", num_classes=10, samples=16)
+        >>> batch = (torch.rand(2, 3, 32, 32), torch.arange(2), torch.tensor([[0, 9, 5], [1, 4, 7]]))
+        >>> list(module.losses(batch))
+        ['loss_ce', 'loss_kd', 'loss_crd']
     """
 
     uses_unlabelled = False

@@ -62,8 +62,10 @@ def crld_loss(
         + w_\text{within} \overline{M_w (\text{KD}(w, w) + \text{KD}(s, s))}
         + w_\text{cross} \overline{M_s (\text{KD}(s, w) + \text{KD}(w, s))}
 
-    The means are over all B images: masked ones count as 0. Source: scx-822/CRLD-main @ c9d6657, a copy of the authors'
-    repository, which cannot be had any more.
+    The means are over all B images: masked ones count as 0. The code is a copy of the authors' repository, which is no
+    longer available.
+
+    Source: Zhang et al., ACM MM 2024; scx-822/CRLD-main @ c9d6657.
 
     Args:
         student_weak: class logits (B, N) of the student for the weak view.
@@ -77,6 +79,9 @@ def crld_loss(
         cross_weight: weight of KD across views.
         weak_threshold: least probability of the teacher's class, in the weak view, of an image compared within views.
         strong_threshold: least probability, in the strong view, of an image compared across views.
+
+    Returns:
+        Loss, a scalar.
 
     Examples:
         >>> weak, strong = torch.zeros(2, 4, 10)
@@ -99,6 +104,8 @@ def crld_loss(
 class CRLDModule(TwoViewModule):
     """Minimise :func:`crld_loss` of a weak and a strong view of each image; ``loss_kd`` is the loss within views.
 
+    Source: Zhang et al., ACM MM 2024.
+
     Args:
         network: registry name of the student, or a network.
         teacher: registry name of the teacher, or a network.
@@ -110,6 +117,15 @@ class CRLDModule(TwoViewModule):
         temperature: temperature T.
 
     Other arguments: :class:`DistilledModule`.
+
+    Raises:
+        UsageError: if a threshold is not from 0 to 1.
+
+    Examples:
+        >>> module = CRLDModule("resnet8", "resnet14", teacher_weights="random", num_classes=10)
+        >>> batch = (torch.rand(8, 3, 32, 32), torch.arange(4))  # a weak view of 4 images, then a strong one
+        >>> list(module.losses(batch))
+        ['loss_ce', 'loss_kd', 'loss_cross']
     """
 
     def __init__(

@@ -21,13 +21,17 @@ def ctkd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: Tenso
 
     .. math:: \tau^2 \, \overline{\mathrm{KL}(\mathrm{softmax}(t / \tau) \,\|\, \mathrm{softmax}(s / \tau))}
 
-    The gradient of tau flows through all three of its places, also through the teacher's softmax. Source:
-    zhengli97/CTKD @ 7d52522.
+    The gradient of tau flows through all three of its places, also through the teacher's softmax.
+
+    Source: Li et al., AAAI 2023; zhengli97/CTKD @ 7d52522.
 
     Args:
         student_logits: class logits s (B, N) of the student.
         teacher_logits: class logits t (B, N) of the teacher.
         temperature: temperature tau, of shape (1,) or ().
+
+    Returns:
+        Loss, a scalar.
 
     Examples:
         >>> logits = torch.randn(4, 10)
@@ -46,10 +50,15 @@ class CurriculumTemperature(nn.Module):
     w, the only parameter, begins at 1, so tau begins at 1 + 20 * sigmoid(1) = 15.62, not at a temperature of KD. The
     student's optimizer trains w, with its learning rate and weight decay; as the gradient is reversed, the loss grows.
 
+    Source: Li et al., AAAI 2023.
+
     Args:
         start: lower bound of tau.
         span: upper bound of tau - ``start``.
         ramp_epochs: epochs after which the gradient is fully reversed.
+
+    Raises:
+        UsageError: for a ``start`` of 0 or less, a negative ``span``, or less than one epoch.
 
     Examples:
         >>> curriculum = CurriculumTemperature()
@@ -89,6 +98,8 @@ class CTKDModule(DistilledModule):
 
     Published for resnet56-resnet20: 0.1, 0.9, tau from 1 to 21, reversed over 10 epochs.
 
+    Source: Li et al., AAAI 2023.
+
     Args:
         network: registry name of the student, or a network.
         teacher: registry name of the teacher, or a network.
@@ -99,6 +110,12 @@ class CTKDModule(DistilledModule):
         ramp_epochs: epochs after which the gradient of the temperature is fully reversed.
 
     Other arguments: :class:`DistilledModule`.
+
+    Examples:
+        >>> module = CTKDModule("resnet8", "resnet14", teacher_weights="random", num_classes=10)
+        >>> batch = (torch.rand(4, 3, 32, 32), torch.arange(4))
+        >>> list(module.losses(batch))
+        ['loss_ce', 'loss_kd', 'loss_ctkd']
     """
 
     needs_only_logits = True

@@ -27,12 +27,17 @@ def dist_loss(
     r is Pearson's correlation of the two networks' probabilities at temperature T: over the classes of an image
     (inter), and over the images of a class (intra; Eq. 9 and 10 of the paper).
 
+    Source: Huang et al., NeurIPS 2022.
+
     Args:
         student_logits: class logits (B, N) of the student.
         teacher_logits: class logits (B, N) of the teacher.
         inter_weight: weight of the correlation over classes.
         intra_weight: weight of the correlation over images.
         temperature: temperature T of the probabilities.
+
+    Returns:
+        Loss, a scalar.
 
     Examples:
         >>> logits = torch.randn(4, 10)
@@ -56,6 +61,8 @@ def _correlation(student: Tensor, teacher: Tensor, dim: int) -> Tensor:
 class DISTModule(DistilledModule):
     """Minimise CE + ``dist_weight`` * :func:`dist_loss`; each device compares its own images.
 
+    Source: Huang et al., NeurIPS 2022.
+
     Args:
         network: registry name of the student, or a network.
         teacher: registry name of the teacher, or a network.
@@ -64,6 +71,12 @@ class DISTModule(DistilledModule):
         dist_weight: weight of the loss.
 
     Other arguments: :class:`DistilledModule`.
+
+    Examples:
+        >>> module = DISTModule("resnet8", "resnet14", teacher_weights="random", num_classes=10)
+        >>> batch = (torch.rand(4, 3, 32, 32), torch.arange(4))
+        >>> list(module.losses(batch))
+        ['loss_ce', 'loss_kd', 'loss_dist']
     """
 
     needs_only_logits = True

@@ -22,24 +22,13 @@ KD_TERMS = {"loss_ce", "loss_kd"}  # the terms of every method, whose weights ar
 
 
 class DistilledModule(StudentModule):
-    """Minimise CE + KD of class logits (Hinton et al. 2015) on untransformed images, without branches.
+    """Minimise CE + KD of class logits on untransformed images, without branches.
 
     A method derives from this class and extends :meth:`terms`. Modules that it registers are trained and resumed with
     the student; ``load_weights(network, checkpoint)`` ignores them. Weights follow the epochs by
-    :meth:`schedule_weights`, factors inside a loss by a :class:`hsakd_pl.methods.schedules.ScheduledFactor`. Raises
-    UsageError as :class:`hsakd_pl.StudentModule` does.
+    :meth:`schedule_weights`, factors inside a loss by a :class:`hsakd_pl.methods.schedules.ScheduledFactor`.
 
-    Examples:
-        >>> class Regressed(DistilledModule):
-        ...     def __init__(self, *args, regressed_weight: float = 2.0, **options):
-        ...         super().__init__(*args, **options)
-        ...         self.set_loss_weights(loss_regressed=regressed_weight)
-        ...         student_shapes, teacher_shapes = self.shapes("embedding")
-        ...         self.regressor = torch.nn.Linear(student_shapes.width, teacher_shapes.width)
-        ...
-        ...     def terms(self, student, teacher, labels):
-        ...         error = self.regressor(student.embedding) - teacher.embedding
-        ...         return super().terms(student, teacher, labels) | {"loss_regressed": error.square().mean()}
+    Source: Hinton et al. 2015.
 
     Args:
         network: registry name of the student, or a network; its branches are ignored.
@@ -52,6 +41,21 @@ class DistilledModule(StudentModule):
         kd_weight: weight of the KD term.
 
     Other arguments: :class:`hsakd_pl.StudentModule`.
+
+    Raises:
+        UsageError: for a negative ``weight_warmup_epochs``, and as :class:`hsakd_pl.StudentModule` does.
+
+    Examples:
+        >>> class Regressed(DistilledModule):
+        ...     def __init__(self, *args, regressed_weight: float = 2.0, **options):
+        ...         super().__init__(*args, **options)
+        ...         self.set_loss_weights(loss_regressed=regressed_weight)
+        ...         student_shapes, teacher_shapes = self.shapes("embedding")
+        ...         self.regressor = torch.nn.Linear(student_shapes.width, teacher_shapes.width)
+        ...
+        ...     def terms(self, student, teacher, labels):
+        ...         error = self.regressor(student.embedding) - teacher.embedding
+        ...         return super().terms(student, teacher, labels) | {"loss_regressed": error.square().mean()}
     """
 
     weight_warmup_epochs = 0

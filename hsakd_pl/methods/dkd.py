@@ -26,6 +26,8 @@ def dkd_loss(
 
     p = softmax(t / T), q = softmax(s / T): TCKD, and NCKD among all classes but the label y.
 
+    Source: Zhao et al., CVPR 2022.
+
     Args:
         student_logits: class logits (B, N) of the student.
         teacher_logits: class logits (B, N) of the teacher.
@@ -33,6 +35,9 @@ def dkd_loss(
         alpha: weight of the target class against all others.
         beta: weight of the divergence among the other classes.
         temperature: temperature T of both divergences.
+
+    Returns:
+        Loss, a scalar.
 
     Examples:
         >>> logits = torch.randn(4, 10)
@@ -49,6 +54,8 @@ def dkd_loss(
 class DKDModule(DistilledModule):
     """Minimise CE + ``dkd_weight`` * :func:`dkd_loss`.
 
+    Source: Zhao et al., CVPR 2022.
+
     Args:
         network: registry name of the student, or a network.
         teacher: registry name of the teacher, or a network.
@@ -58,6 +65,12 @@ class DKDModule(DistilledModule):
         weight_warmup_epochs: epochs over which ``dkd_weight`` grows linearly; 20 in the paper.
 
     Other arguments: :class:`DistilledModule`.
+
+    Examples:
+        >>> module = DKDModule("resnet8", "resnet14", teacher_weights="random", num_classes=10)
+        >>> batch = (torch.rand(4, 3, 32, 32), torch.arange(4))
+        >>> list(module.losses(batch))
+        ['loss_ce', 'loss_kd', 'loss_dkd']
     """
 
     uses_unlabelled = False

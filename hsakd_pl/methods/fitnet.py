@@ -14,15 +14,21 @@ from hsakd_pl.signatures import Unpack
 
 @full_precision
 def hint_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
-    r"""Return the mean squared error of two feature maps (B, C, H, W), a scalar.
+    r"""Return the mean squared error of two feature maps, a scalar.
 
     .. math:: \overline{\left( \mathrm{regressor}(s) - t \right)^2}
 
-    Args:
-        student_map: feature map of the student after the regressor.
-        teacher_map: feature map of the teacher.
+    Source: Romero et al., ICLR 2015.
 
-    Raises UsageError if their shapes differ, because the regressor was built for images of another size.
+    Args:
+        student_map: feature map (B, C, H, W) of the student after the regressor.
+        teacher_map: feature map (B, C, H, W) of the teacher.
+
+    Returns:
+        Loss, a scalar.
+
+    Raises:
+        UsageError: if the shapes differ, because the regressor was built for images of another size.
 
     Examples:
         >>> hint_loss(torch.ones(2, 8, 4, 4), torch.zeros(2, 8, 4, 4))
@@ -65,6 +71,8 @@ def make_regressor(student_map: Tensor, teacher_map: Tensor) -> nn.Sequential:
 class FitNetModule(DistilledModule):
     """Minimise CE + ``fitnet_weight`` * :func:`hint_loss` after one stage, through a trained regressor.
 
+    Source: Romero et al., ICLR 2015.
+
     Args:
         network: registry name of the student, or a network.
         teacher: registry name of the teacher, or a network.
@@ -72,6 +80,15 @@ class FitNetModule(DistilledModule):
         fitnet_weight: weight of the loss; 100 in the field's tables.
 
     Other arguments: :class:`DistilledModule`.
+
+    Raises:
+        UsageError: for a stage that the networks do not have, or whose maps no regressor connects.
+
+    Examples:
+        >>> module = FitNetModule("resnet8", "resnet14", teacher_weights="random", num_classes=10)
+        >>> batch = (torch.rand(4, 3, 32, 32), torch.arange(4))
+        >>> list(module.losses(batch))
+        ['loss_ce', 'loss_kd', 'loss_fitnet']
     """
 
     def __init__(

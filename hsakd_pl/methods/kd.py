@@ -8,6 +8,8 @@ from hsakd_pl.signatures import Unpack
 class KDModule(DistilledModule):
     """Minimise 0.1 CE + 0.9 KD at T = 4, as in the field's tables.
 
+    Source: Hinton et al. 2015.
+
     Args:
         network: registry name of the student, or a network.
         teacher: registry name of the teacher, or a network.
@@ -16,6 +18,12 @@ class KDModule(DistilledModule):
         temperature: temperature of the KD term.
 
     Other arguments: :class:`DistilledModule`.
+
+    Examples:
+        >>> module = KDModule("resnet8", "resnet14", teacher_weights="random", num_classes=10)
+        >>> batch = (torch.rand(4, 3, 32, 32), torch.arange(4))
+        >>> list(module.losses(batch))
+        ['loss_ce', 'loss_kd']
     """
 
     needs_only_logits = True

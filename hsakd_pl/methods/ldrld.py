@@ -28,7 +28,9 @@ def ldrld_loss(
 
     A are the d classes of the student's, not the teacher's, largest logits, ranked from 1. K_ij is the KL between the
     two-class softmaxes of ranks i and j, K_A that among A, K_rest that among the other classes, 0 if there are none,
-    all at T. The sum is divided by the number of its summands. Source: yema-web/LDRLD @ b4dcfc9.
+    all at T. The sum is divided by the number of its summands.
+
+    Source: Xu et al., ICCV 2025; yema-web/LDRLD @ b4dcfc9.
 
     Args:
         student_logits: class logits (B, N) of the student.
@@ -37,6 +39,12 @@ def ldrld_loss(
         beta: weight of the other classes.
         temperature: temperature T of all softmaxes.
         top_classes: number d of the student's largest logits, from 2 to N.
+
+    Returns:
+        Loss, a scalar.
+
+    Raises:
+        UsageError: if ``top_classes`` is not from 2 to N.
 
     Examples:
         >>> logits = torch.randn(4, 10)
@@ -71,6 +79,8 @@ class LDRLDModule(DistilledModule):
     Published for resnet32x4-resnet8x4: 10.5, 7, T = 4, d = 7. The learning rate of the published runs is 0.95 of the
     classic one from epoch 20 to 150, because their warm-up never ends; that is not repeated here.
 
+    Source: Xu et al., ICCV 2025.
+
     Args:
         network: registry name of the student, or a network.
         teacher: registry name of the teacher, or a network.
@@ -80,6 +90,15 @@ class LDRLDModule(DistilledModule):
         ldrld_weight: weight of the loss.
 
     Other arguments: :class:`DistilledModule`.
+
+    Raises:
+        UsageError: if ``top_classes`` is not from 2 to the number of classes.
+
+    Examples:
+        >>> module = LDRLDModule("resnet8", "resnet14", teacher_weights="random", num_classes=10)
+        >>> batch = (torch.rand(4, 3, 32, 32), torch.arange(4))
+        >>> list(module.losses(batch))
+        ['loss_ce', 'loss_kd', 'loss_ldrld']
     """
 
     needs_only_logits = True

@@ -34,7 +34,9 @@ def mlkd_terms(
     - ``loss_bc``: m times the sum of :math:`\Vert P_t P_t^\top - P_s P_s^\top \Vert^2 / B` of the weak view.
 
     These are the losses of the published code, whose masks of confident images and classes select nothing: they only
-    scale the losses. Source: Jin-Ying/Multi-Level-Logit-Distillation @ 5ee473f.
+    scale the losses.
+
+    Source: Jin et al., CVPR 2023; Jin-Ying/Multi-Level-Logit-Distillation @ 5ee473f.
 
     Args:
         student_weak: class logits (B, N) of the student for the weak view.
@@ -43,6 +45,9 @@ def mlkd_terms(
         teacher_strong: class logits (B, N) of the teacher for the strong view.
         labels: classes (B,).
         temperature: temperature T.
+
+    Returns:
+        Scalars by name: ``loss_ce``, ``loss_kd``, ``loss_cc`` and ``loss_bc``.
 
     Examples:
         >>> weak, strong = torch.randn(2, 4, 10)
@@ -93,6 +98,8 @@ def mlkd_loss(
 ) -> Tensor:
     """Return ``ce_weight`` * CE + ``kd_weight`` * (KD + CC + BC) of :func:`mlkd_terms`, a scalar.
 
+    Source: Jin et al., CVPR 2023.
+
     Args:
         student_weak: class logits (B, N) of the student for the weak view.
         teacher_weak: class logits (B, N) of the teacher for the weak view.
@@ -102,6 +109,9 @@ def mlkd_loss(
         temperature: temperature T.
         ce_weight: weight of the cross-entropies.
         kd_weight: weight of the three losses that compare with the teacher.
+
+    Returns:
+        Loss, a scalar.
 
     Examples:
         >>> weak, strong = torch.zeros(2, 4, 10)
@@ -119,6 +129,8 @@ class MLKDModule(TwoViewModule):
     ``accumulate_grad_batches``, change it. Published results take half of the usual learning rate, and 240 to 960
     epochs.
 
+    Source: Jin et al., CVPR 2023.
+
     Args:
         network: registry name of the student, or a network.
         teacher: registry name of the teacher, or a network.
@@ -127,6 +139,12 @@ class MLKDModule(TwoViewModule):
         temperature: temperature T.
 
     Other arguments: :class:`DistilledModule`.
+
+    Examples:
+        >>> module = MLKDModule("resnet8", "resnet14", teacher_weights="random", num_classes=10)
+        >>> batch = (torch.rand(8, 3, 32, 32), torch.arange(4))  # a weak view of 4 images, then a strong one
+        >>> list(module.losses(batch))
+        ['loss_ce', 'loss_kd', 'loss_cc', 'loss_bc']
     """
 
     batch_terms = ("loss_kd", "loss_cc", "loss_bc")

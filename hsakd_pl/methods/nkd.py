@@ -24,7 +24,9 @@ def nkd_loss(
 
     p, q are the probabilities of teacher and student at a temperature of 1, whatever T is; p', q' those among the
     classes other than y, at T. Cross-entropies rather than KL: the loss of equal logits is not 0. Copies elsewhere
-    include the label among the others, which is another loss. Source: yzd-v/cls_KD @ 1e5d48f.
+    include the label among the others, which is another loss.
+
+    Source: Yang et al., ICCV 2023; yzd-v/cls_KD @ 1e5d48f.
 
     Args:
         student_logits: class logits (B, N) of the student.
@@ -32,6 +34,9 @@ def nkd_loss(
         labels: classes y (B,).
         gamma: weight of the other classes.
         temperature: temperature T of the other classes.
+
+    Returns:
+        Loss, a scalar.
 
     Examples:
         >>> nkd_loss(torch.zeros(4, 10), torch.zeros(4, 10), torch.arange(4))
@@ -52,6 +57,8 @@ class NKDModule(DistilledModule):
 
     Published for CIFAR-100, resnet34-resnet18: gamma = 3.5, T = 3; for ImageNet 1.5 and 1. None of the classic pairs.
 
+    Source: Yang et al., ICCV 2023.
+
     Args:
         network: registry name of the student, or a network.
         teacher: registry name of the teacher, or a network.
@@ -60,6 +67,12 @@ class NKDModule(DistilledModule):
         nkd_weight: weight of the loss.
 
     Other arguments: :class:`DistilledModule`.
+
+    Examples:
+        >>> module = NKDModule("resnet8", "resnet14", teacher_weights="random", num_classes=10)
+        >>> batch = (torch.rand(4, 3, 32, 32), torch.arange(4))
+        >>> list(module.losses(batch))
+        ['loss_ce', 'loss_kd', 'loss_nkd']
     """
 
     uses_unlabelled = False

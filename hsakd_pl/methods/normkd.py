@@ -19,12 +19,17 @@ def normkd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: flo
 
     std is unbiased, over the classes of an image; the gradient flows through T_s. It is :func:`standardized_kd_loss` at
     the same T, but for the weight var(t) of an image and the 1e-7 that is added there. Logits that are all equal divide
-    by 0. Source: gizi1/NormKD @ 279371b.
+    by 0.
+
+    Source: Chi et al., 2023; gizi1/NormKD @ 279371b.
 
     Args:
         student_logits: class logits s (B, N) of the student.
         teacher_logits: class logits t (B, N) of the teacher.
         temperature: temperature T, in standard deviations of the logits.
+
+    Returns:
+        Loss, a scalar.
 
     Examples:
         >>> logits = torch.randn(4, 10)
@@ -41,6 +46,8 @@ def normkd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: flo
 class NormKDModule(DistilledModule):
     """Minimise 0.1 CE + 0.9 :func:`normkd_loss` at a temperature of 2, as published for all classic pairs.
 
+    Source: Chi et al., 2023.
+
     Args:
         network: registry name of the student, or a network.
         teacher: registry name of the teacher, or a network.
@@ -49,6 +56,12 @@ class NormKDModule(DistilledModule):
         temperature: temperature in standard deviations of the logits.
 
     Other arguments: :class:`DistilledModule`.
+
+    Examples:
+        >>> module = NormKDModule("resnet8", "resnet14", teacher_weights="random", num_classes=10)
+        >>> batch = (torch.rand(4, 3, 32, 32), torch.arange(4))
+        >>> list(module.losses(batch))
+        ['loss_ce', 'loss_kd']
     """
 
     needs_only_logits = True

@@ -19,9 +19,14 @@ def pkt_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
     s_ij and t_ij are the cosine similarities of the images i and j, shifted to [0, 1], divided by their sum over j.
 
+    Source: Passalis and Tefas, ECCV 2018.
+
     Args:
         student: embeddings (B, D) of the student.
         teacher: embeddings (B, D') of the teacher.
+
+    Returns:
+        Loss, a scalar.
 
     Examples:
         >>> embedding = torch.randn(4, 8)
@@ -44,12 +49,20 @@ def _neighbours(embedding: Tensor) -> Tensor:
 class PKTModule(DistilledModule):
     """Minimise CE + ``pkt_weight`` * :func:`pkt_loss`; each device compares its own images.
 
+    Source: Passalis and Tefas, ECCV 2018.
+
     Args:
         network: registry name of the student, or a network.
         teacher: registry name of the teacher, or a network.
         pkt_weight: weight of the loss; 30000 in the field's tables.
 
     Other arguments: :class:`DistilledModule`.
+
+    Examples:
+        >>> module = PKTModule("resnet8", "resnet14", teacher_weights="random", num_classes=10)
+        >>> batch = (torch.rand(4, 3, 32, 32), torch.arange(4))
+        >>> list(module.losses(batch))
+        ['loss_ce', 'loss_kd', 'loss_pkt']
     """
 
     batch_terms = ("loss_pkt",)

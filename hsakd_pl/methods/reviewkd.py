@@ -27,9 +27,14 @@ def hierarchical_context_loss(student_maps: Sequence[Tensor], teacher_maps: Sequ
 
     Level k = 0 is the map itself, the next ones are pooled to all of 4 x 4, 2 x 2 and 1 x 1 that are smaller.
 
+    Source: Chen et al., CVPR 2021.
+
     Args:
         student_maps: L maps (B, C, H, W), fused to the shapes of the teacher's.
         teacher_maps: L maps of the teacher.
+
+    Returns:
+        Loss, a scalar.
 
     Examples:
         >>> hierarchical_context_loss([torch.ones(2, 8, 8, 8)], [torch.zeros(2, 8, 8, 8)])
@@ -139,6 +144,8 @@ class ReviewKDModule(DistilledModule):
 
     The published code takes the maps before their last ReLU, this module those of ``features``.
 
+    Source: Chen et al., CVPR 2021.
+
     Args:
         network: registry name of the student, or a network.
         teacher: registry name of the teacher, or a network.
@@ -147,6 +154,12 @@ class ReviewKDModule(DistilledModule):
         weight_warmup_epochs: epochs over which ``reviewkd_weight`` grows linearly; 20 in the paper.
 
     Other arguments: :class:`DistilledModule`.
+
+    Examples:
+        >>> module = ReviewKDModule("resnet8", "resnet14", teacher_weights="random", num_classes=10)
+        >>> batch = (torch.rand(4, 3, 32, 32), torch.arange(4))
+        >>> list(module.losses(batch))
+        ['loss_ce', 'loss_kd', 'loss_reviewkd']
     """
 
     def __init__(

@@ -21,11 +21,16 @@ def rkd_loss(student: Tensor, teacher: Tensor, distance_weight: float = 25.0, an
 
     d are the distances between two images divided by their mean, c the cosines of the angles between three images.
 
+    Source: Park et al., CVPR 2019.
+
     Args:
         student: embeddings (B, D) of the student.
         teacher: embeddings (B, D') of the teacher.
         distance_weight: weight of the distances.
         angle_weight: weight of the angles.
+
+    Returns:
+        Loss, a scalar.
 
     Examples:
         >>> embedding = torch.randn(4, 8)
@@ -57,6 +62,8 @@ def _cosines(embedding: Tensor) -> Tensor:
 class RKDModule(DistilledModule):
     """Minimise CE + ``rkd_weight`` * :func:`rkd_loss`; each device compares its own images.
 
+    Source: Park et al., CVPR 2019.
+
     Args:
         network: registry name of the student, or a network.
         teacher: registry name of the teacher, or a network.
@@ -65,6 +72,12 @@ class RKDModule(DistilledModule):
         rkd_weight: weight of the loss.
 
     Other arguments: :class:`DistilledModule`.
+
+    Examples:
+        >>> module = RKDModule("resnet8", "resnet14", teacher_weights="random", num_classes=10)
+        >>> batch = (torch.rand(4, 3, 32, 32), torch.arange(4))
+        >>> list(module.losses(batch))
+        ['loss_ce', 'loss_kd', 'loss_rkd']
     """
 
     batch_terms = ("loss_rkd",)

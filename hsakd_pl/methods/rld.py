@@ -28,8 +28,9 @@ def rld_loss(
 
     P_t is the teacher's confidence, its largest probability, and P_s the student's probability of the label, both at
     T'. A are the classes whose teacher logit is below that of the label; an image without such classes counts 0.
-    Classes tied with the label are left out too, and where the teacher is right everywhere this is DKD. Source:
-    zju-SWJ/RLD @ d54578f.
+    Classes tied with the label are left out too, and where the teacher is right everywhere this is DKD.
+
+    Source: Sun et al., ICCV 2025; zju-SWJ/RLD @ d54578f.
 
     Args:
         student_logits: class logits (B, N) of the student.
@@ -39,6 +40,9 @@ def rld_loss(
         beta: weight of the divergence among the classes below the label.
         temperature: temperature T of that divergence.
         confidence_temperature: temperature T' of the confidences; T by default. The published recipes for CIFAR have 1.
+
+    Returns:
+        Loss, a scalar.
 
     Examples:
         >>> logits = torch.eye(4, 10)
@@ -60,6 +64,8 @@ class RLDModule(DistilledModule):
 
     Published for vgg13-vgg8: 1, 8, T = T' = 4; the published files for CIFAR leave T' at its default of 1.
 
+    Source: Sun et al., ICCV 2025.
+
     Args:
         network: registry name of the student, or a network.
         teacher: registry name of the teacher, or a network.
@@ -70,6 +76,15 @@ class RLDModule(DistilledModule):
         weight_warmup_epochs: epochs over which ``rld_weight`` grows linearly; 20 in the published recipes.
 
     Other arguments: :class:`DistilledModule`.
+
+    Raises:
+        UsageError: for a ``confidence_temperature`` of 0 or less.
+
+    Examples:
+        >>> module = RLDModule("resnet8", "resnet14", teacher_weights="random", num_classes=10)
+        >>> batch = (torch.rand(4, 3, 32, 32), torch.arange(4))
+        >>> list(module.losses(batch))
+        ['loss_ce', 'loss_kd', 'loss_rld']
     """
 
     uses_unlabelled = False

@@ -26,13 +26,17 @@ def region_logits(
 
     The map is pooled to 4 x 4 cells, and these to scale x scale regions, for each scale in the given order, row by row.
     If 4 does not divide a side, the single region of scale 1 is not the plain mean of the map.
-    Source: shicaiwei123/SDD-CVPR2024 @ e412036.
+
+    Source: Wei et al., CVPR 2024; shicaiwei123/SDD-CVPR2024 @ e412036.
 
     Args:
         feature_map: map (B, C, H, W) that the head averages.
         weight: weight (N, C) of the head.
         bias: bias (N,) of the head, if any.
         scales: numbers of regions per side.
+
+    Returns:
+        Logits (B, N, R) of the R regions; R is the sum of the squared scales.
 
     Examples:
         >>> region_logits(torch.ones(2, 8, 8, 8), torch.ones(10, 8), None).shape
@@ -51,13 +55,18 @@ def sdd_loss(student_regions: Tensor, teacher_regions: Tensor, labels: Tensor, t
     .. math:: \overline{\omega_{r} T^2 \, \mathrm{KL}(\mathrm{softmax}(t_r / T) \,\|\, \mathrm{softmax}(s_r / T))}
 
     omega is 2 where the teacher's class of the region is right and that of the whole image wrong, or the other way
-    round, and otherwise 1. Source: shicaiwei123/SDD-CVPR2024 @ e412036.
+    round, and otherwise 1.
+
+    Source: Wei et al., CVPR 2024; shicaiwei123/SDD-CVPR2024 @ e412036.
 
     Args:
         student_regions: logits (B, N, R) of the student; the first region is the whole image.
         teacher_regions: logits (B, N, R) of the teacher.
         labels: classes (B,).
         temperature: temperature T.
+
+    Returns:
+        Loss, a scalar.
 
     Examples:
         >>> regions = torch.randn(4, 10, 5)
@@ -81,6 +90,8 @@ def sdd_dkd_loss(
 ) -> Tensor:
     """Return :func:`sdd_loss` with the two divergences of :func:`dkd_loss`, alpha * TCKD + beta * NCKD, a scalar.
 
+    Source: Wei et al., CVPR 2024.
+
     Args:
         student_regions: logits (B, N, R) of the student; the first region is the whole image.
         teacher_regions: logits (B, N, R) of the teacher.
@@ -88,6 +99,9 @@ def sdd_dkd_loss(
         alpha: weight of the target class against all others.
         beta: weight of the divergence among the other classes.
         temperature: temperature T of both divergences.
+
+    Returns:
+        Loss, a scalar.
 
     Examples:
         >>> regions = torch.randn(4, 10, 5)
@@ -141,6 +155,8 @@ class SDDModule(RegionModule):
     Published scales: 1, 2 for resnet32x4-resnet8x4 and vgg13-vgg8, and 1, 2, 4 for pairs of two families. The published
     runs clip the norm of gradients at 40 (``trainer.gradient_clip_val``).
 
+    Source: Wei et al., CVPR 2024.
+
     Args:
         network: registry name of the student, or a network.
         teacher: registry name of the teacher, or a network.
@@ -150,6 +166,12 @@ class SDDModule(RegionModule):
         temperature: temperature of the loss.
 
     Other arguments: :class:`DistilledModule`.
+
+    Examples:
+        >>> module = SDDModule("resnet8", "resnet14", teacher_weights="random", num_classes=10)
+        >>> batch = (torch.rand(4, 3, 32, 32), torch.arange(4))
+        >>> list(module.losses(batch))
+        ['loss_ce', 'loss_kd', 'loss_sdd']
     """
 
     def __init__(
@@ -174,6 +196,8 @@ class SDDModule(RegionModule):
 class SDDDKDModule(RegionModule):
     """Minimise CE + ``sdd_dkd_weight`` * :func:`sdd_dkd_loss`; the student is deployed with its plain head.
 
+    Source: Wei et al., CVPR 2024.
+
     Args:
         network: registry name of the student, or a network.
         teacher: registry name of the teacher, or a network.
@@ -185,6 +209,12 @@ class SDDDKDModule(RegionModule):
         weight_warmup_epochs: epochs over which ``sdd_dkd_weight`` grows linearly; 20 in the published recipes.
 
     Other arguments: :class:`DistilledModule`.
+
+    Examples:
+        >>> module = SDDDKDModule("resnet8", "resnet14", teacher_weights="random", num_classes=10)
+        >>> batch = (torch.rand(4, 3, 32, 32), torch.arange(4))
+        >>> list(module.losses(batch))
+        ['loss_ce', 'loss_kd', 'loss_sdd_dkd']
     """
 
     def __init__(

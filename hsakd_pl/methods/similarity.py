@@ -20,11 +20,17 @@ def similarity_loss(student_maps: Maps, teacher_maps: Maps) -> Tensor:
     The rows of x are the flattened maps of the images, and each row i of the Gram matrix (B, B) is divided by its norm
     (Eq. 2 to 4 of the paper).
 
+    Source: Tung and Mori, ICCV 2019.
+
     Args:
         student_maps: feature map (B, C, H, W), or several.
         teacher_maps: as many feature maps; channels and sizes may differ.
 
-    Raises UsageError for unequal numbers of maps.
+    Returns:
+        Loss, a scalar.
+
+    Raises:
+        UsageError: if the numbers of maps differ.
 
     Examples:
         >>> feature_map = torch.rand(4, 8, 2, 2)
@@ -46,12 +52,20 @@ def _similarities(feature_map: Tensor) -> Tensor:
 class SimilarityModule(DistilledModule):
     """Minimise CE + ``sp_weight`` * :func:`similarity_loss` of the last maps; each device compares its own images.
 
+    Source: Tung and Mori, ICCV 2019.
+
     Args:
         network: registry name of the student, or a network.
         teacher: registry name of the teacher, or a network.
         sp_weight: weight of the loss; 3000 in the field's tables.
 
     Other arguments: :class:`DistilledModule`.
+
+    Examples:
+        >>> module = SimilarityModule("resnet8", "resnet14", teacher_weights="random", num_classes=10)
+        >>> batch = (torch.rand(4, 3, 32, 32), torch.arange(4))
+        >>> list(module.losses(batch))
+        ['loss_ce', 'loss_kd', 'loss_sp']
     """
 
     batch_terms = ("loss_sp",)

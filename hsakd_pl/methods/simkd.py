@@ -20,12 +20,18 @@ def simkd_transfer(student_channels: int, teacher_channels: int, factor: int = 2
     Convolutions of 1x1, 3x3 and 1x1, each with norm and ReLU, the inner ones with ``teacher_channels`` / ``factor``
     channels.
 
+    Source: Chen et al., CVPR 2022.
+
     Args:
         student_channels: channels of the student's last map.
         teacher_channels: channels of the teacher's last map.
         factor: divisor of the inner channels; 2, 4 and 8 in the paper.
 
-    Raises UsageError if ``factor`` does not divide the teacher's channels.
+    Returns:
+        Sequence of layers with fresh weights.
+
+    Raises:
+        UsageError: if ``factor`` does not divide the teacher's channels.
 
     Examples:
         >>> simkd_transfer(64, 256)(torch.randn(2, 64, 8, 8)).shape
@@ -40,12 +46,16 @@ def simkd_loss(student_map: Tensor, teacher_map: Tensor, transfer: nn.Module) ->
     .. math:: \overline{\left( \mathrm{transfer}(s) - t \right)^2}
 
     The larger of the two maps is average-pooled to the size of the other: the student's before the transfer block.
-    Source: DefangChen/SimKD @ 2b389c3.
+
+    Source: Chen et al., CVPR 2022; DefangChen/SimKD @ 2b389c3.
 
     Args:
         student_map: last map (B, C, H, W) of the student.
         teacher_map: last map (B, C', H', W') of the teacher; it receives no gradient.
         transfer: transfer block, as :func:`simkd_transfer` returns it.
+
+    Returns:
+        Loss, a scalar.
 
     Examples:
         >>> simkd_loss(torch.ones(2, 8, 4, 4), torch.zeros(2, 8, 2, 2), torch.nn.Identity())
@@ -64,12 +74,17 @@ def _map_loss(transferred: Tensor, teacher_map: Tensor) -> Tensor:
 def simkd_logits(student_map: Tensor, transfer: nn.Module, weight: Tensor, bias: Tensor, size: int) -> Tensor:
     """Return the class logits (B, N) of the deployed student: the teacher's head on the mean of the transferred map.
 
+    Source: Chen et al., CVPR 2022.
+
     Args:
         student_map: last map (B, C, H, W) of the student.
         transfer: transfer block, as :func:`simkd_transfer` returns it.
         weight: weight (N, C') of the teacher's head.
         bias: bias (N,) of the teacher's head.
         size: height and width of the teacher's last map, to which a larger map is average-pooled.
+
+    Returns:
+        Class logits (B, N).
 
     Examples:
         >>> feature_map, weight, bias = torch.ones(2, 8, 4, 4), torch.ones(3, 8), torch.zeros(3)
@@ -86,6 +101,8 @@ class SimKDModule(DistilledModule):
     ``NAME+transfer:CHANNELS:SIDE:FACTOR``. A network object that is given is changed in place. The maps are those that
     the networks' heads average, which in a wide residual network is after the last norm and ReLU.
 
+    Source: Chen et al., CVPR 2022.
+
     Args:
         network: registry name of the student, or a network.
         teacher: registry name of the teacher, or a network.
@@ -95,6 +112,12 @@ class SimKDModule(DistilledModule):
         kd_weight: weight of the KD term.
 
     Other arguments: :class:`DistilledModule`.
+
+    Examples:
+        >>> module = SimKDModule("resnet8", "resnet14", teacher_weights="random", num_classes=10)
+        >>> batch = (torch.rand(4, 3, 32, 32), torch.arange(4))
+        >>> list(module.losses(batch))
+        ['loss_ce', 'loss_kd', 'loss_simkd']
     """
 
     def __init__(

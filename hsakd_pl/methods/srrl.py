@@ -17,6 +17,15 @@ from hsakd_pl.signatures import Unpack
 def srrl_transfer(student_width: int, teacher_width: int) -> nn.Sequential:
     """Return the trained map of embeddings (B, student_width) -> (B, teacher_width): linear, norm, ReLU.
 
+    Source: Yang et al., ICLR 2021.
+
+    Args:
+        student_width: width D of the student's embedding.
+        teacher_width: width D' of the teacher's embedding.
+
+    Returns:
+        Sequence of layers with fresh weights.
+
     Examples:
         >>> srrl_transfer(64, 256)(torch.randn(4, 64)).shape
         torch.Size([4, 256])
@@ -32,8 +41,9 @@ def srrl_loss(
 
     .. math:: \overline{(h - e_t)^2} + \overline{(W h - W e_t)^2}, \quad h = \text{transfer}(e_s)
 
-    Both means are over all elements. No gradient reaches the teacher's embedding and head. Source: DefangChen/SimKD @
-    2b389c3.
+    Both means are over all elements. No gradient reaches the teacher's embedding and head.
+
+    Source: Yang et al., ICLR 2021; DefangChen/SimKD @ 2b389c3.
 
     Args:
         student_embedding: embeddings (B, D) of the student.
@@ -41,6 +51,9 @@ def srrl_loss(
         weight: weight (N, D') of the teacher's head.
         bias: bias (N,) of the teacher's head.
         transfer: trained map of embeddings, as :func:`srrl_transfer` returns it.
+
+    Returns:
+        Loss, a scalar.
 
     Examples:
         >>> embedding, weight, bias = torch.rand(4, 8), torch.randn(10, 8), torch.zeros(10)
@@ -63,6 +76,8 @@ def _transferred_loss(transferred: Tensor, teacher_embedding: Tensor, weight: Te
 class SRRLModule(DistilledModule):
     """Minimise CE + KD + ``srrl_weight`` * :func:`srrl_loss`.
 
+    Source: Yang et al., ICLR 2021.
+
     Args:
         network: registry name of the student, or a network.
         teacher: registry name of the teacher, or a network.
@@ -70,6 +85,12 @@ class SRRLModule(DistilledModule):
         kd_weight: weight of the KD term; 1 in the published code.
 
     Other arguments: :class:`DistilledModule`.
+
+    Examples:
+        >>> module = SRRLModule("resnet8", "resnet14", teacher_weights="random", num_classes=10)
+        >>> batch = (torch.rand(4, 3, 32, 32), torch.arange(4))
+        >>> list(module.losses(batch))
+        ['loss_ce', 'loss_kd', 'loss_srrl']
     """
 
     def __init__(

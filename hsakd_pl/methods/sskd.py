@@ -97,6 +97,8 @@ def sskd_terms(
     z_0 are logits of untransformed and z_m of transformed images, h their projections, whose cosines with all originals
     of the batch are contrasted. All rows are ordered by transformation, the untransformed images first.
 
+    Source: Xu et al., ECCV 2020.
+
     Args:
         student_logits: class logits (M * B, N) of the student.
         teacher_logits: class logits (M * B, N) of the teacher.
@@ -109,6 +111,9 @@ def sskd_terms(
         contrast_temperature: temperature of the cosines.
         keep_transformed: part of the wrongly classified transformed images that is kept.
         keep_contrast: part of the transformed images with a wrong original that is kept.
+
+    Returns:
+        Scalars by name: ``loss_ce``, ``loss_kd``, ``loss_transformed_kd`` and ``loss_contrast``.
 
     Examples:
         >>> logits, projection = torch.randn(8, 10), torch.randn(8, 16)
@@ -171,6 +176,8 @@ class SSKDProjectionModule(HSAKDModule):
     Only the projection head is trained, for 60 epochs in the paper; stage two loads its checkpoint as
     ``projection_weights``. Each device contrasts its own images. ``val/acc`` is the accuracy of the frozen teacher.
 
+    Source: Xu et al., ECCV 2020.
+
     Args:
         network: registry name of the teacher, or a network.
         weights: weight file of a teacher given by name; ``random`` for new weights.
@@ -182,6 +189,15 @@ class SSKDProjectionModule(HSAKDModule):
         weight_decay: weight decay of SGD.
 
     Other arguments: :class:`hsakd_pl.HSAKDModule`.
+
+    Raises:
+        UsageError: for a network given by name without ``weights``.
+
+    Examples:
+        >>> module = SSKDProjectionModule("resnet14", weights="random", num_classes=10)
+        >>> batch = (torch.rand(4, 3, 32, 32), torch.arange(4))
+        >>> list(module.losses(batch))
+        ['loss_contrast']
     """
 
     batch_terms = ("loss_contrast",)
@@ -219,6 +235,8 @@ class SSKDProjectionModule(HSAKDModule):
 class SSKDModule(DistilledModule):
     """Minimise the weighted sum of the four losses of :func:`sskd_terms`; each device contrasts its own images.
 
+    Source: Xu et al., ECCV 2020.
+
     Args:
         network: registry name of the student, or a network.
         teacher: registry name of the teacher, or a network.
@@ -236,6 +254,16 @@ class SSKDModule(DistilledModule):
         weight_warmup_epochs: epochs over which ``transformed_kd_weight`` and ``contrast_weight`` grow linearly.
 
     Other arguments: :class:`DistilledModule`.
+
+    Raises:
+        UsageError: if a part to keep is not from 0 to 1, and for a projection head that was trained on another teacher.
+
+    Examples:
+        >>> random = {"teacher_weights": "random", "projection_weights": "random"}
+        >>> module = SSKDModule("resnet8", "resnet14", num_classes=10, **random)
+        >>> batch = (torch.rand(4, 3, 32, 32), torch.arange(4))
+        >>> list(module.losses(batch))
+        ['loss_ce', 'loss_kd', 'loss_transformed_kd', 'loss_contrast']
     """
 
     uses_unlabelled = False

@@ -20,10 +20,15 @@ def standardized_kd_loss(student_logits: Tensor, teacher_logits: Tensor, tempera
 
     Mean and unbiased std are over the classes of each image.
 
+    Source: Sun et al., CVPR 2024.
+
     Args:
         student_logits: class logits (B, N) of the student.
         teacher_logits: class logits (B, N) of the teacher.
         temperature: temperature of the z-scored logits, in standard deviations.
+
+    Returns:
+        Loss, a scalar.
 
     Examples:
         >>> logits = torch.randn(4, 10)
@@ -42,6 +47,8 @@ def standardized(logits: Tensor) -> Tensor:
 class StandardizedKDModule(DistilledModule):
     """Minimise 0.1 CE + 9 :func:`standardized_kd_loss` at a temperature of 2, as in the paper.
 
+    Source: Sun et al., CVPR 2024.
+
     Args:
         network: registry name of the student, or a network.
         teacher: registry name of the teacher, or a network.
@@ -50,6 +57,12 @@ class StandardizedKDModule(DistilledModule):
         temperature: temperature of the z-scored logits, in standard deviations.
 
     Other arguments: :class:`DistilledModule`.
+
+    Examples:
+        >>> module = StandardizedKDModule("resnet8", "resnet14", teacher_weights="random", num_classes=10)
+        >>> batch = (torch.rand(4, 3, 32, 32), torch.arange(4))
+        >>> list(module.losses(batch))
+        ['loss_ce', 'loss_kd']
     """
 
     needs_only_logits = True

@@ -16,12 +16,17 @@ def ttm_loss(student_logits: Tensor, teacher_logits: Tensor, gamma: float = 0.1)
 
     .. math:: \overline{\mathrm{KL}(\mathrm{softmax}(\gamma t) \,\|\, \mathrm{softmax}(s))}
 
-    Unlike in KD, the student's logits are not divided by T, and there is no factor T^2. Source: zkxufo/TTM @ fe457b3.
+    Unlike in KD, the student's logits are not divided by T, and there is no factor T^2.
+
+    Source: Zheng and Yang, ICLR 2024; zkxufo/TTM @ fe457b3.
 
     Args:
         student_logits: class logits s (B, N) of the student.
         teacher_logits: class logits t (B, N) of the teacher.
         gamma: exponent of the teacher's probabilities, an inverse temperature.
+
+    Returns:
+        Loss, a scalar.
 
     Examples:
         >>> logits = torch.randn(4, 10)
@@ -38,12 +43,17 @@ def wttm_loss(student_logits: Tensor, teacher_logits: Tensor, gamma: float = 0.1
     .. math:: \overline{U \, \mathrm{KL}(\mathrm{softmax}(\gamma t) \,\|\, \mathrm{softmax}(s))}, \quad
         U = \sum_c \mathrm{softmax}(t)_c^\gamma
 
-    U is above 1 for gamma below 1. Source: zkxufo/TTM @ fe457b3.
+    U is above 1 for gamma below 1.
+
+    Source: Zheng and Yang, ICLR 2024; zkxufo/TTM @ fe457b3.
 
     Args:
         student_logits: class logits s (B, N) of the student.
         teacher_logits: class logits t (B, N) of the teacher.
         gamma: exponent of the teacher's probabilities.
+
+    Returns:
+        Loss, a scalar.
 
     Examples:
         >>> student_logits, teacher_logits = torch.randn(4, 10), torch.randn(4, 10)
@@ -59,6 +69,8 @@ class TTMModule(DistilledModule):
 
     Weights are published for two pairs only: 45 for vgg13-vgg8 and 76 for wrn_40_2-wrn_40_1, both with gamma = 0.1.
 
+    Source: Zheng and Yang, ICLR 2024.
+
     Args:
         network: registry name of the student, or a network.
         teacher: registry name of the teacher, or a network.
@@ -66,6 +78,12 @@ class TTMModule(DistilledModule):
         ttm_weight: weight of the loss.
 
     Other arguments: :class:`DistilledModule`.
+
+    Examples:
+        >>> module = TTMModule("resnet8", "resnet14", teacher_weights="random", num_classes=10)
+        >>> batch = (torch.rand(4, 3, 32, 32), torch.arange(4))
+        >>> list(module.losses(batch))
+        ['loss_ce', 'loss_kd', 'loss_ttm']
     """
 
     needs_only_logits = True
@@ -92,6 +110,8 @@ class WTTMModule(DistilledModule):
 
     A weight is published only next to CRD, of weight 0.8, for vgg13-vgg8: 4 with gamma = 0.2.
 
+    Source: Zheng and Yang, ICLR 2024.
+
     Args:
         network: registry name of the student, or a network.
         teacher: registry name of the teacher, or a network.
@@ -99,6 +119,12 @@ class WTTMModule(DistilledModule):
         wttm_weight: weight of the loss.
 
     Other arguments: :class:`DistilledModule`.
+
+    Examples:
+        >>> module = WTTMModule("resnet8", "resnet14", teacher_weights="random", num_classes=10)
+        >>> batch = (torch.rand(4, 3, 32, 32), torch.arange(4))
+        >>> list(module.losses(batch))
+        ['loss_ce', 'loss_kd', 'loss_wttm']
     """
 
     needs_only_logits = True

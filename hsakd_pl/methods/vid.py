@@ -26,10 +26,15 @@ def vid_loss(mean: Tensor, teacher_map: Tensor, variance: Tensor) -> Tensor:
 
     mu is the mean that a regressor predicts from the student's map, sigma_c^2 the variance of a channel.
 
+    Source: Ahn et al., CVPR 2019.
+
     Args:
         mean: predicted means (B, C, H, W).
         teacher_map: feature map (B, C, H, W) of the teacher.
         variance: variances (C,) of the channels.
+
+    Returns:
+        Loss, a scalar, which may be negative.
 
     Examples:
         >>> vid_loss(torch.ones(2, 8, 4, 4), torch.zeros(2, 8, 4, 4), torch.ones(8))
@@ -71,6 +76,8 @@ class Variational(nn.Module):
 class VIDModule(DistilledModule):
     """Minimise CE + ``vid_weight`` * the sum over stages of :func:`vid_loss`, through trained regressors.
 
+    Source: Ahn et al., CVPR 2019.
+
     Args:
         network: registry name of the student, or a network.
         teacher: registry name of the teacher, or a network.
@@ -78,6 +85,12 @@ class VIDModule(DistilledModule):
         vid_weight: weight of the loss.
 
     Other arguments: :class:`DistilledModule`.
+
+    Examples:
+        >>> module = VIDModule("resnet8", "resnet14", teacher_weights="random", num_classes=10)
+        >>> batch = (torch.rand(4, 3, 32, 32), torch.arange(4))
+        >>> list(module.losses(batch))
+        ['loss_ce', 'loss_kd', 'loss_vid']
     """
 
     def __init__(

@@ -39,9 +39,14 @@ def linear_cka(one: Tensor, other: Tensor) -> Tensor:
 
     with Frobenius norms, of features whose mean is subtracted (Kornblith et al., ICML 2019).
 
+    Source: Lv et al., NeurIPS 2024.
+
     Args:
         one: features X (n, D) of one class.
         other: features Y (n, D') of another class, paired with those of the first.
+
+    Returns:
+        Alignment, a scalar from 0 to 1.
 
     Examples:
         >>> features = torch.randn(20, 4)
@@ -60,9 +65,14 @@ def wkd_cost_matrix(class_features: Tensor, sharpness: float = 1.0) -> Tensor:
 
     The features of two classes are paired in their order, so that the costs depend on it.
 
+    Source: Lv et al., NeurIPS 2024.
+
     Args:
         class_features: features (N, n, D) of n samples of each class.
         sharpness: factor of 1 - :func:`linear_cka`.
+
+    Returns:
+        Symmetric costs (N, N) from 0 to 1.
 
     Examples:
         >>> wkd_cost_matrix(torch.randn(5, 20, 4)).diagonal()
@@ -155,7 +165,9 @@ def wkd_logit_loss(
         + \text{weight} \overline{\sum_{ij} P_{ij} C_{ij}}
 
     The plan P moves the student's softmax over the classes other than y to the teacher's, both at T, in
-    ``iterations`` rounds of :func:`sinkhorn`, through which the gradient passes. Source: JiamingLv/WKD @ 214cf88.
+    ``iterations`` rounds of :func:`sinkhorn`, through which the gradient passes.
+
+    Source: Lv et al., NeurIPS 2024; JiamingLv/WKD @ 214cf88.
 
     Args:
         student_logits: class logits s (B, N) of the student.
@@ -166,6 +178,9 @@ def wkd_logit_loss(
         temperature: temperature T of the transport; the target's is 1.
         regularization: weight of the plan's entropy.
         iterations: rounds of Sinkhorn's algorithm.
+
+    Returns:
+        Loss, a scalar.
 
     Examples:
         >>> logits, cost = torch.zeros(4, 10), 1 - torch.eye(10)
@@ -185,13 +200,19 @@ def wkd_feature_loss(student_map: Tensor, teacher_map: Tensor, ratio: float, gri
     They are taken in each channel of each of G x G cells, and summed over images, cells and channels. The squared
     Wasserstein distance of two Gaussians with independent channels is that with a ratio of 1.
 
+    Source: Lv et al., NeurIPS 2024.
+
     Args:
         student_map: feature map (B, C, H, W) of the student after the projector.
         teacher_map: feature map (B, C, H, W) of the teacher.
         ratio: weight of the means.
         grid: number of cells along each side, cut as an adaptive average pooling cuts them.
 
-    Raises UsageError if a cell has a single position, which has no standard deviation.
+    Returns:
+        Loss, a scalar.
+
+    Raises:
+        UsageError: if a cell has a single position, which has no standard deviation.
 
     Examples:
         >>> wkd_feature_loss(torch.ones(2, 8, 4, 4), torch.zeros(2, 8, 4, 4), ratio=4.0)
@@ -233,6 +254,16 @@ def _cuts(side: int, grid: int) -> list[tuple[int, int]]:
 def wkd_decay(epoch: int, start: int = 150, epochs: int = 240) -> float:
     """Return the factor of the weights in an epoch, counted from 1: 1 up to ``start``, by a cosine to 0 at ``epochs``.
 
+    Source: Lv et al., NeurIPS 2024.
+
+    Args:
+        epoch: epoch, from 1.
+        start: last epoch at full weight.
+        epochs: epoch in which the factor reaches 0.
+
+    Returns:
+        Factor from 0 to 1.
+
     Examples:
         >>> wkd_decay(150), wkd_decay(195), wkd_decay(240)
         (1.0, 0.5, 0.0)
@@ -252,6 +283,8 @@ class WKDModule(DistilledModule):
     images per class as the smallest class has. Checkpoints keep the costs. The published code trains with Nesterov
     momentum.
 
+    Source: Lv et al., NeurIPS 2024.
+
     Args:
         network: registry name of the student, or a network.
         teacher: registry name of the teacher, or a network.
@@ -270,6 +303,17 @@ class WKDModule(DistilledModule):
         decay_epochs: epoch in which a cosine brings these weights to 0.
 
     Other arguments: :class:`DistilledModule`.
+
+    Raises:
+        UsageError: if both weights are 0, for constants out of range, and in ``fit`` for data from which the costs
+            cannot be computed.
+
+    Examples:
+        >>> module = WKDModule("resnet8", "resnet14", teacher_weights="random", num_classes=10, feature_weight=0.1)
+        >>> module.cost = 1 - torch.eye(10)  # in fit it is computed from the training images
+        >>> batch = (torch.rand(4, 3, 32, 32), torch.arange(4))
+        >>> list(module.losses(batch))
+        ['loss_ce', 'loss_kd', 'loss_wkd_target', 'loss_wkd_transport', 'loss_wkd_feature']
     """
 
     uses_unlabelled = False

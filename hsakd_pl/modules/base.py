@@ -59,6 +59,8 @@ class HSAKDModule(EvaluatedModule):
     A method overrides :meth:`losses`, the one pass through its networks, and :meth:`terms`, the loss terms of their
     outputs. The defaults are the paper's recipe for CIFAR-100 (Sec. 4.1).
 
+    Source: Yang et al., IJCAI 2021, Sec. 4.1 (the defaults).
+
     Args:
         networks: networks to train.
         lr: learning rate of SGD.
@@ -84,6 +86,20 @@ class HSAKDModule(EvaluatedModule):
             untransformed images (``identity``) or under every transformation too (``all``); needs branches.
         loss_weights: weights of loss terms by name, such as ``loss_mine``, in place of the module's own; a term without
             a weight counts 1.
+
+    Raises:
+        UsageError: for rates, momentum or milestones out of range, for options that have no effect together, and for a
+            loss weight that is negative or not finite.
+
+    Examples:
+        >>> class ConfidentModule(BaselineModule):
+        ...     def terms(self, student, teacher, labels):
+        ...         entropy = torch.distributions.Categorical(logits=student.logits).entropy().mean()
+        ...         return super().terms(student, teacher, labels) | {"loss_entropy": entropy}
+        >>> module = ConfidentModule("resnet8", num_classes=10, loss_weights={"loss_entropy": 0.1})
+        >>> batch = torch.rand(4, 3, 32, 32), torch.arange(4)
+        >>> list(module.losses(batch))
+        ['loss_ce', 'loss_entropy']
     """
 
     def __init__(
@@ -136,7 +152,17 @@ class HSAKDModule(EvaluatedModule):
     def set_loss_weights(self, **weights: float) -> None:
         """Set the weights of loss terms, by name; the option ``loss_weights`` takes precedence.
 
-        Raises UsageError for a weight that is negative or not finite.
+        Args:
+            weights: weights, at least 0, by the names of the terms.
+
+        Raises:
+            UsageError: for a weight that is negative or not finite.
+
+        Examples:
+            >>> module = BaselineModule("resnet8", num_classes=10)
+            >>> module.set_loss_weights(loss_ce=0.5)
+            >>> module.loss_weight("loss_ce")
+            0.5
         """
         self._check_loss_weights(weights)
         self.loss_weights |= weights | self.chosen_weights
@@ -149,12 +175,24 @@ class HSAKDModule(EvaluatedModule):
             require(0 <= weight < math.inf, option, weight, "at least 0, and finite")
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Pass once through the networks and return the named loss terms, for images (B, 3, S, S) and labels (B,)."""
+        """Pass once through the networks and return the loss terms.
+
+        Args:
+            batch: normalised images (B, C, S, S) and labels (B,).
+
+        Returns:
+            Unweighted scalars by name, such as ``loss_ce``.
+
+        Examples:
+            >>> module = BaselineModule("resnet8", num_classes=10)
+            >>> module.losses((torch.rand(4, 3, 32, 32), torch.arange(4)))["loss_ce"].shape
+            torch.Size([])
+        """
         images, labels = batch
         return self.terms(outputs_of(self.network, images), None, labels)
 
     def terms(self, student: NetworkOutput, teacher: Any, labels: Tensor) -> dict[str, Tensor]:
-        """Return the named loss terms, unweighted scalars.
+        """Return the loss terms of the networks' outputs.
 
         A subclass adds a term by ``return super().terms(student, teacher, labels) | {"loss_mine": ...}``.
 
@@ -162,11 +200,32 @@ class HSAKDModule(EvaluatedModule):
             student: outputs of the trained network for B images, or for the M * B transformed images.
             teacher: outputs of the teacher for the same images; None in a module without a teacher.
             labels: classes (B,) of the untransformed images.
+
+        Returns:
+            Unweighted scalars by name.
+
+        Examples:
+            >>> module = BaselineModule("resnet8", num_classes=10)
+            >>> student = module.network.outputs(torch.rand(4, 3, 32, 32))
+            >>> list(module.terms(student, None, torch.arange(4)))
+            ['loss_ce']
         """
         return {"loss_ce": cross_entropy(student.logits[: len(labels)], labels)}
 
     def loss_weight(self, name: str) -> float:
-        """Return the weight of a loss term in the current epoch."""
+        """Return the weight of a loss term in the current epoch.
+
+        Args:
+            name: name of the term.
+
+        Returns:
+            Weight; 1 for a term without one.
+
+        Examples:
+            >>> module = BaselineModule("resnet8", num_classes=10, loss_weights={"loss_ce": 2.0})
+            >>> module.loss_weight("loss_ce"), module.loss_weight("loss_other")
+            (2.0, 1.0)
+        """
         return self.loss_weights.get(name, 1.0)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -191,7 +250,19 @@ class HSAKDModule(EvaluatedModule):
         super().backward(loss if weight == 1 else weight * loss, *args, **kwargs)
 
     def configure_optimizers(self) -> Any:
-        """Return the optimizer of all parameters that are not frozen, and its learning rate schedule."""
+        """Return the optimizer of all parameters that are not frozen, and its learning rate schedule.
+
+        Returns:
+            Optimizer and schedule, as Lightning's ``configure_optimizers`` returns them.
+
+        Raises:
+            UsageError: if all parameters are frozen.
+
+        Examples:
+            >>> module = BaselineModule("resnet8", num_classes=10, lr=0.01)
+            >>> module.configure_optimizers()["optimizer"].param_groups[0]["lr"]
+            0.01
+        """
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         if not trained:
             raise UsageError(

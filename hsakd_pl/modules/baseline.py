@@ -9,7 +9,9 @@ from hsakd_pl.signatures import Unpack
 
 
 class BaselineModule(HSAKDModule):
-    """Minimise the cross-entropy on untransformed images: "Student" in Table 1 of the paper.
+    """Minimise the cross-entropy on untransformed images: the row "Student" of the paper's Table 1.
+
+    Source: Yang et al., IJCAI 2021, Table 1.
 
     Args:
         network: name (see :func:`hsakd_pl.create_network`) or network; its branches, if any, are left out.
@@ -21,6 +23,15 @@ class BaselineModule(HSAKDModule):
             other classes.
 
     Other arguments: :class:`HSAKDModule`.
+
+    Raises:
+        UsageError: for an unknown network, and for weights that do not fit it.
+
+    Examples:
+        >>> module = BaselineModule("resnet8", num_classes=10)
+        >>> batch = torch.rand(4, 3, 32, 32), torch.arange(4)
+        >>> list(module.losses(batch))
+        ['loss_ce']
     """
 
     def __init__(

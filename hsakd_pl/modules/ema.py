@@ -62,13 +62,19 @@ class EMA(WeightAveraging or pl.Callback):  # type: ignore[misc]
     read it, and under ``last.ckpt#current_model_state`` the weights that are trained. A resumed run continues both
     exactly.
 
-    Args:
-        decay: largest decay, from 0 up to but without 1.
+    Source: Lightning's ``WeightAveraging``; TensorFlow's ``ExponentialMovingAverage`` with ``num_updates``.
 
-    Raises UsageError for other values, and for versions of Lightning before 2.6.
+    Args:
+        decay: largest decay, at least 0 and below 1.
+
+    Raises:
+        UsageError: for a decay that is not at least 0 and below 1, and for versions of Lightning before 2.6.
 
     Examples:
-        >>> trainer = pl.Trainer(callbacks=[EMA(decay=0.999)])  # doctest: +SKIP
+        >>> import pytorch_lightning as pl
+        >>> average = EMA(decay=0.99)
+        >>> trainer = pl.Trainer(max_epochs=5, callbacks=[average], logger=False)
+        >>> trainer.fit(BaselineModule("resnet8", num_classes=10), DigitsDataModule())  # doctest: +SKIP
     """
 
     changes_results = True  # and so belongs to the protocol of a run

@@ -112,6 +112,17 @@ class EmbeddingModule(HSAKDModule):
         channels: number of channels of the images that networks given by name, or any other ``nn.Module``, take.
 
     Other arguments: :class:`HSAKDModule`.
+
+    Raises:
+        UsageError: if the student's width or channels do not fit the teacher, for a teacher given by name without
+            ``teacher_weights``, if nothing says how the teacher's images are normalised, and for options out of range.
+
+    Examples:
+        >>> teacher = create_network("resnet14", branches=False)  # a trained one, whose classes are not used
+        >>> module = EmbeddingModule("resnet8", teacher, teacher_mean="data")
+        >>> batch = torch.rand(4, 3, 32, 32), torch.full((4,), -1)
+        >>> list(module.losses(batch)), module(batch[0]).shape
+        (['loss_cosine', 'loss_mse'], torch.Size([4, 64]))
     """
 
     teacher_inputs: Learned

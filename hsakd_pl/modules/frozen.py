@@ -19,7 +19,7 @@ from hsakd_pl.networks import Network, NetworkOutput
 
 
 class Frozen:
-    """A network in eval mode, without gradients: a teacher, or the frozen part of a trained network, even a layer.
+    """Hold a network in eval mode, without gradients: a teacher, or the frozen part of a trained network, even a layer.
 
     Set as an attribute of a module of this package, alone or in lists, tuples, sets or dictionaries, the network is in
     no optimizer, checkpoint or export, stays in eval mode, and follows the module to every device and dtype. A call
@@ -31,14 +31,21 @@ class Frozen:
     :mod:`hsakd_pl.fast` sets it; ``adapter`` turns the student's images into those that a teacher was trained on.
 
     Args:
-        network: network, which is frozen in place; raises UsageError for anything else.
+        network: network, which is frozen in place.
         weight_files: what is known of the files of its weights.
 
+    Raises:
+        UsageError: for anything but a network.
+
     Examples:
-        >>> class TwoTeachers(KDModule):  # doctest: +SKIP
+        >>> class TwoTeachers(methods.KDModule):
         ...     def __init__(self, *args, second, **options):
         ...         super().__init__(*args, **options)
         ...         self.second = Frozen(second)
+        >>> second = create_network("resnet20", num_classes=10)
+        >>> module = TwoTeachers("resnet8", "resnet14", teacher_weights="random", num_classes=10, second=second)
+        >>> any(name.startswith("second") for name, _ in module.named_parameters())
+        False
     """
 
     network: Any  # a Network, or any other module

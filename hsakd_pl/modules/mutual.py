@@ -85,10 +85,11 @@ TARGETS: dict[str, Callable[[Sequence[Tensor], Tensor], list[list[Tensor]]]] = {
 class MutualModule(HSAKDModule):
     """Minimise, for each peer, the teacher's loss plus KD of class and joint logits towards the other peers.
 
-    The targets of KD are detached; with more than two peers, KD is averaged over the others (deep mutual learning,
-    Zhang et al., CVPR 2018). ``val/acc`` is the mean over the peers; the accuracies of each peer and of the ensemble,
-    which averages their logits, are logged too. With both joint weights at 0 the branches are left out, and images are
-    not transformed.
+    The targets of KD are detached; with more than two peers, KD is averaged over the others (deep mutual learning).
+    ``val/acc`` is the mean over the peers; the accuracies of each peer and of the ensemble, which averages their
+    logits, are logged too. With both joint weights at 0 the branches are left out, and images are not transformed.
+
+    Source: Yang et al., IJCAI 2021, extended in TNNLS 2022; Zhang et al., CVPR 2018.
 
     Args:
         networks: two or more names or networks, with equal classes, branches and transforms.
@@ -108,6 +109,16 @@ class MutualModule(HSAKDModule):
             other classes.
 
     Other arguments: :class:`HSAKDModule`.
+
+    Raises:
+        UsageError: for less than two peers, for peers of unequal classes, branches, transforms or channels, for an
+            unknown ``target``, and for a temperature of 0 or less.
+
+    Examples:
+        >>> module = MutualModule(["resnet8", "resnet14"], num_classes=10)
+        >>> batch = torch.rand(4, 3, 32, 32), torch.arange(4)
+        >>> list(module.losses(batch))
+        ['loss_ce', 'loss_kd', 'loss_joint_ce', 'loss_joint_kd']
     """
 
     def __init__(

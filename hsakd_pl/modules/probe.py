@@ -68,6 +68,8 @@ class LinearProbeModule(HSAKDModule):
     Without rotation and weight decay, as published. If the data are not augmented, features can be computed once:
     ``fit(probe, FeatureDataModule(data, probe.encode))`` trains on the features that :meth:`encode` returns.
 
+    Source: Yang et al., IJCAI 2021.
+
     Args:
         network: name (see :func:`hsakd_pl.create_network`) or network, which is copied.
         num_classes: number of classes of the probed data.
@@ -84,6 +86,16 @@ class LinearProbeModule(HSAKDModule):
         channels: number of channels of the images that a network given by name, or any other ``nn.Module``, takes.
 
     Other arguments: :class:`HSAKDModule`.
+
+    Raises:
+        UsageError: for a network given by name without ``weights``, for a network without a linear head, and for a
+            negative ``knn``.
+
+    Examples:
+        >>> network = create_network("resnet8", num_classes=100)  # a trained one
+        >>> probe = LinearProbeModule(network, num_classes=10)
+        >>> probe.encode(torch.rand(4, 3, 32, 32)).shape
+        torch.Size([4, 64])
     """
 
     is_probe = True

@@ -25,7 +25,8 @@ class StudentModule(HSAKDModule):
 
     The teacher stays in eval mode and is not a submodule: optimizer and checkpoint do not contain it. A network given
     as the teacher is frozen in place. Without branches, and on untransformed images, this is Hinton's distillation.
-    Raises UsageError if the two networks differ in classes, branches or transforms.
+
+    Source: Yang et al., IJCAI 2021, Eq. 5 to 7.
 
     Args:
         network: name (see :func:`hsakd_pl.create_network`) or network.
@@ -54,6 +55,17 @@ class StudentModule(HSAKDModule):
         channels: number of channels of the images that networks given by name, or any other ``nn.Module``, take.
 
     Other arguments: :class:`HSAKDModule`.
+
+    Raises:
+        UsageError: if the two networks differ in classes, branches or transforms, for a teacher given by name without
+            ``teacher_weights``, and for a temperature of 0 or less.
+
+    Examples:
+        >>> teacher = TeacherModule("resnet14", num_classes=10)
+        >>> module = StudentModule("resnet8", teacher.network, num_classes=10)
+        >>> batch = torch.rand(4, 3, 32, 32), torch.arange(4)
+        >>> list(module.losses(batch))
+        ['loss_ce', 'loss_kd', 'loss_joint_kd']
     """
 
     uses_unlabelled = True

@@ -21,6 +21,8 @@ class TeacherModule(HSAKDModule):
     In joint training the gradients of the branches reach the backbone ("HSAKD*" in Table 1). With ``freeze_backbone``
     only the branches are trained: the backbone starts from ``weights`` and stays in eval mode ("HSAKD").
 
+    Source: Yang et al., IJCAI 2021, Eq. 3 and 4.
+
     Args:
         network: name (see :func:`hsakd_pl.create_network`) or network with branches.
         freeze_backbone: train the branches alone.
@@ -36,6 +38,16 @@ class TeacherModule(HSAKDModule):
         channels: number of channels of the images that a network given by name takes.
 
     Other arguments: :class:`HSAKDModule`.
+
+    Raises:
+        UsageError: for a frozen backbone without ``weights``, and with it for ``backbone_lr`` or ``new_head``, which
+            have no effect.
+
+    Examples:
+        >>> module = TeacherModule("resnet14", num_classes=10)
+        >>> batch = torch.rand(4, 3, 32, 32), torch.arange(4)
+        >>> list(module.losses(batch))
+        ['loss_ce', 'loss_joint_ce']
     """
 
     def __init__(

@@ -119,11 +119,37 @@ class StagedBackbone(Network):
             self.apply(initialize)
 
     def make_stage(self, stage: int, in_channels: int, stride: int) -> nn.Module:
-        """Build a fresh stage 1..L: (B, in_channels, S, S) -> (B, channels[stage], S / stride, S / stride)."""
+        """Build a fresh stage.
+
+        Args:
+            stage: number of the stage, from 1 to L.
+            in_channels: channels of its input.
+            stride: stride of the stage.
+
+        Returns:
+            Stage that maps (B, in_channels, S, S) to (B, channels[stage], S / stride, S / stride).
+
+        Examples:
+            >>> backbone = create_network("resnet8", branches=False)
+            >>> backbone.make_stage(2, in_channels=16, stride=2)(torch.zeros(1, 16, 32, 32)).shape
+            torch.Size([1, 32, 16, 16])
+        """
         raise NotImplementedError(f"{type(self).__name__} must implement make_stage")
 
     def make_head(self, num_outputs: int) -> nn.Module:
-        """Build a fresh head, a sequence that ends in its linear layer: (B, channels[-1], S, S) -> (B, num_outputs)."""
+        """Build a fresh head.
+
+        Args:
+            num_outputs: number of logits.
+
+        Returns:
+            Sequence that ends in its linear layer and maps (B, channels[-1], S, S) to (B, num_outputs).
+
+        Examples:
+            >>> backbone = create_network("resnet8", branches=False)
+            >>> backbone.make_head(10)(torch.zeros(1, 64, 8, 8)).shape
+            torch.Size([1, 10])
+        """
         raise NotImplementedError(f"{type(self).__name__} must implement make_head")
 
     def branch_maker(self) -> PartMaker:
@@ -134,7 +160,22 @@ class StagedBackbone(Network):
         check_side(height, width, self.only_size, self.least_size)
 
     def forward_features(self, images: Tensor) -> list[Tensor]:
-        """Return the feature maps (B, C, H, W) after stages 1..L."""
+        """Return the feature maps after stages 1..L.
+
+        Args:
+            images: normalised images (B, C, S, S).
+
+        Returns:
+            L feature maps (B, C, H, W).
+
+        Raises:
+            UsageError: for images that are too small for the network's strides.
+
+        Examples:
+            >>> backbone = create_network("resnet8", branches=False)
+            >>> [tuple(feature_map.shape) for feature_map in backbone.forward_features(torch.zeros(1, 3, 32, 32))]
+            [(1, 16, 32, 32), (1, 32, 16, 16), (1, 64, 8, 8)]
+        """
         self.check_image_size(images.shape[-2], images.shape[-1])
         features = self.stem(images)
         taps = []
@@ -144,7 +185,21 @@ class StagedBackbone(Network):
         return taps
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Return the logits (B, N) for the last feature map, or with ``pre_logits`` the embedding (B, D)."""
+        """Map the last feature map to logits.
+
+        Args:
+            features: last feature map (B, C, H, W).
+            pre_logits: return the embedding, the input of the last linear layer.
+
+        Returns:
+            Logits (B, N), or the embedding (B, D).
+
+        Examples:
+            >>> backbone = create_network("resnet8", num_classes=10, branches=False)
+            >>> last_map = backbone.forward_features(torch.zeros(1, 3, 32, 32))[-1]
+            >>> backbone.forward_head(last_map).shape, backbone.forward_head(last_map, pre_logits=True).shape
+            (torch.Size([1, 10]), torch.Size([1, 64]))
+        """
         for position, layer in enumerate(self.head):
             if not pre_logits or position < len(self.head) - 1:
                 features = layer(features)

@@ -56,6 +56,12 @@ def published_state_dict(network: nn.Module | Peers) -> StateDict:
 
     Peers of mutual distillation (a list or ModuleList of networks) get the prefixes ``net1.``, ``net2.``, ...
 
+    Args:
+        network: network, or peers of mutual distillation.
+
+    Returns:
+        Weights by published key, such as ``backbone.conv1.weight``.
+
     Examples:
         >>> network = create_network("wrn_40_2")
         >>> torch.save({"net": published_state_dict(network)}, "wrn_40_2_aux.pth.tar")

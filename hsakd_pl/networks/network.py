@@ -27,7 +27,7 @@ else:
 
 
 class NetworkOutput(NamedTuple):
-    """The outputs of a network for B images, or for M * B rows if the images were transformed.
+    """Hold the outputs of a network for B images, or for M * B rows if the images were transformed.
 
     Args:
         logits: class logits (B, N).
@@ -36,6 +36,11 @@ class NetworkOutput(NamedTuple):
         embedding: input (B, D) of the last linear layer; None if the network does not return it.
         pooled_map: map (B, D, H, W) whose average over the positions is the embedding; None if the network does not
             return it. It differs from the last of ``features`` where the head begins with other layers.
+
+    Examples:
+        >>> output = create_network("resnet8", num_classes=10)(torch.zeros(1, 3, 32, 32))
+        >>> [tuple(logits.shape) for logits in output.joint_logits], output.embedding.shape
+        ([(1, 40), (1, 40), (1, 40)], torch.Size([1, 64]))
     """
 
     logits: Tensor

@@ -23,15 +23,25 @@ _REGISTRY: dict[str, BackboneMaker] = {}
 
 
 def register_network(name: str) -> Callable[[BackboneMaker], BackboneMaker]:
-    """Return a decorator that registers a backbone class, or a function of the number of classes, under ``name``.
+    """Register a backbone class, or a function of the number of classes, under a name; a decorator.
 
     For images of other channels than 3, it is given their number as ``in_channels`` if it has such an argument.
 
+    Args:
+        name: name for :func:`create_network` and for configurations.
+
+    Returns:
+        Decorator that returns what it decorates.
+
+    Raises:
+        UsageError: for a name that is registered already.
+
     Examples:
-        >>> @register_network("my_resnet")  # doctest: +SKIP
-        ... def my_resnet(num_classes):
+        >>> from hsakd_pl.networks.resnet import CIFARResNet
+        >>> @register_network("resnet26")
+        ... def resnet26(num_classes):
         ...     return CIFARResNet(num_classes, depth=26)
-        >>> create_network("my_resnet", num_classes=10).num_classes  # doctest: +SKIP
+        >>> create_network("resnet26", num_classes=10).num_classes
         10
     """
 
@@ -45,7 +55,15 @@ def register_network(name: str) -> Callable[[BackboneMaker], BackboneMaker]:
 
 
 def list_networks() -> list[str]:
-    """Return the registered names, sorted."""
+    """Return the registered names, sorted.
+
+    Returns:
+        Names for :func:`create_network`.
+
+    Examples:
+        >>> [name for name in list_networks() if name.startswith("wrn")]
+        ['wrn_16_1', 'wrn_16_2', 'wrn_40_1', 'wrn_40_2']
+    """
     return sorted(_REGISTRY)
 
 
@@ -59,8 +77,7 @@ def create_network(
 ) -> Network:
     """Create a network with fresh weights.
 
-    Raises UsageError for an unknown name, and for a network that cannot have the branches or the channels that are
-    asked for.
+    Source: Yang et al., IJCAI 2021 (the branches).
 
     Args:
         name: registered name, ``timm:`` followed by the name of a timm model, or the import path of a class or function
@@ -74,6 +91,13 @@ def create_network(
         pretrained: load the weights that timm publishes, or those of a file; heads for other classes stay fresh.
         channels: channels C of the images: 1 for grey ones, 4 for red, green, blue and depth. timm adapts published
             weights to them.
+
+    Returns:
+        Network in training mode.
+
+    Raises:
+        UsageError: for an unknown name, and for a network that cannot have the branches or the channels that are asked
+            for.
 
     Examples:
         >>> network = create_network("wrn_40_2", num_classes=100)

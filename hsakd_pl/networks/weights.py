@@ -32,13 +32,10 @@ def load_weights(
     strict: bool = True,
     new_head: bool | None = False,
 ) -> Any:
-    """Load weights with published keys or with the network's own into a network, and return it.
+    """Load weights with published keys or with the network's own into a network.
 
     A backbone takes its part of a whole network's weights; a network with branches also takes the weights of a backbone
     and keeps its branches. Peers take ``net1.``, ``net2.``, ... or the checkpoint of a MutualModule.
-
-    Raises UsageError, before anything is changed, if weights are missing, unexpected, of another shape or kind of
-    number, or not finite; unless ``strict`` only if no weight fits.
 
     Args:
         network: a network, or a list of peers.
@@ -48,9 +45,17 @@ def load_weights(
         new_head: keep the last layers of the class head and of the branches, for other classes than the source's;
             None: if their shapes differ from the source's.
 
+    Returns:
+        The network, or the list of peers.
+
+    Raises:
+        UsageError: before anything is changed, if weights are missing, unexpected, of another shape or kind of number,
+            or not finite; unless ``strict`` only if no weight fits.
+
     Examples:
-        >>> network = create_network("wrn_40_2", num_classes=100)
-        >>> load_weights(network, "wrn_40_2_aux.pth.tar")  # doctest: +SKIP
+        >>> network = create_network("resnet8", num_classes=10)
+        >>> torch.save({"net": published_state_dict(network)}, "resnet8.pth.tar")
+        >>> student = load_weights(create_network("resnet8", num_classes=10), "resnet8.pth.tar")
     """
     if isinstance(source, str | Path):
         file = as_weight_file(read_weights(source), str(source))
