@@ -5,6 +5,7 @@ anything but the seed and the location of files are different rows.
 """
 
 import json
+import shutil
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -61,7 +62,8 @@ def report(
     except UsageError as error:  # also for a folder that may only be read, such as another user's
         show(f"rows.jsonl was not written: {error}", sys.stderr)
     table = groups(rows)
-    show(as_text(table, form, None if against is None else find_group(table, against)))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    show(as_text(table, form, None if against is None else find_group(table, against), width))
     if plot is not None:
         from hsakd_pl.records.curves import save_curves
 
