@@ -1,4 +1,4 @@
-"""Show the results of all runs below a folder: one row per protocol, with the paper's number.
+"""Show the results of all runs below a folder: a table per data set, a row per protocol, with the paper's number.
 
 The result is the last epoch's accuracy of the class head, mean and standard deviation over seeds. Runs that differ in
 anything but the seed and the location of files are different rows.
@@ -8,10 +8,15 @@ import json
 import shutil
 import sys
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.report import TABLE_FORMATS
+
+if TYPE_CHECKING:
+    from hsakd_pl.report.groups import Group
 
 LEFT_OUT = ("history", "test", "details")  # of rows.jsonl: read from other files of a run
 
@@ -67,7 +72,7 @@ def report(
     if plot is not None:
         from hsakd_pl.records.curves import save_curves
 
-        histories = {group.name: [row["history"] for row in group.rows] for group in table if group.rows}
+        histories = _histories(table)
         if not any(any(runs) for runs in histories.values()):
             raise UsageError(f"plot: no run below {folder} has a metrics.csv")
         save_curves(histories, local_path("plot", plot), REPORT_TITLE)
@@ -75,3 +80,16 @@ def report(
         from hsakd_pl.report.page import write_page
 
         write_page(table, local_path("html", html))
+
+
+def _histories(table: "Sequence[Group]") -> dict[str, list[Any]]:
+    """Return the histories of the runs of each row, whose names say on which data they are if there are several."""
+    from hsakd_pl.report.groups import by_data
+
+    sections = by_data(table)
+    histories = {}
+    for label, members in sections.items():
+        for group in filter(lambda group: group.rows, members):
+            name = group.name if len(sections) == 1 else f"{group.name} ({label})"
+            histories[name] = [row["history"] for row in group.rows]
+    return histories

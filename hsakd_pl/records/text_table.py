@@ -6,12 +6,12 @@ from io import StringIO
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.measure import Measurement
 from rich.table import Table
 
 from hsakd_pl.files.escaping import for_terminal
 
 NARROWEST = 18  # characters to which text is broken
+GAP = 3  # between columns of rich's tables
 LEFT_ALIGNED = ("marks", "note")  # columns of these names, and the first one; numbers are aligned to the right
 
 
@@ -20,25 +20,45 @@ def text_table(lines: Sequence[Mapping[str, str]], width: int | None = None) -> 
 
     Args:
         lines: cells by column.
-        width: columns of a terminal, to which texts are broken as far as possible; None for the width of the content.
+        width: columns of a terminal: texts are broken, and where that does not suffice, further columns follow below
+            in tables that begin with the same first column; None for one table as wide as its content.
     """
-    columns = list(lines[0])
+    if width is None:
+        return _aligned(lines, list(lines[0]), None)
+    first, *others = lines[0]
+    tables = [[first]]
+    for column in others:
+        needed = sum(_least_width(lines, name) + GAP for name in (*tables[-1], column))
+        if needed > width and len(tables[-1]) > 1:
+            tables.append([first])
+        tables[-1].append(column)
+    return "\n\n".join(_aligned(lines, columns, width) for columns in tables)
+
+
+def _is_text(lines: Sequence[Mapping[str, str]], column: str) -> bool:
+    return column in (next(iter(lines[0])), *LEFT_ALIGNED)
+
+
+def _least_width(lines: Sequence[Mapping[str, str]], column: str) -> int:
+    longest = max(len(for_terminal(text)) for text in (column, *(line[column] for line in lines)))
+    return min(longest, NARROWEST) if _is_text(lines, column) else longest
+
+
+def _aligned(lines: Sequence[Mapping[str, str]], columns: Sequence[str], width: int | None) -> str:
+    """Align some columns in a table of at most ``width``, but no less than they need."""
     grid = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        is_text = column in (columns[0], *LEFT_ALIGNED)
-        longest = max(len(line[column]) for line in lines)
+        is_text = _is_text(lines, column)
         grid.add_column(
             escape(for_terminal(column)),
             no_wrap=width is None or not is_text,
             justify="left" if is_text else "right",
             overflow="fold",
-            min_width=min(longest, NARROWEST) if is_text else None,
+            min_width=None if width is None else _least_width(lines, column),
         )
     for line in lines:
-        grid.add_row(*(escape(for_terminal(cell)) for cell in line.values()))
+        grid.add_row(*(escape(for_terminal(line[column])) for column in columns))
+    needed = sum(_least_width(lines, column) + GAP for column in columns)
     output = StringIO()
-    console = Console(file=output, width=10_000, color_system=None)
-    if width is not None:
-        console.width = max(width, Measurement.get(console, console.options, grid).minimum)
-    console.print(grid)
-    return "\n".join(line.rstrip() for line in output.getvalue().strip("\n").splitlines())
+    Console(file=output, width=10_000 if width is None else max(width, needed), color_system=None).print(grid)
+    return "\n".join(line.rstrip() for line in output.getvalue().splitlines()).strip("\n")

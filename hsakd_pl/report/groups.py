@@ -128,18 +128,18 @@ def _group(recipe: Recipe | None, members: list[Row], differences: Differences) 
     first_of_seed: dict[str, Row] = {}
     for row in ended:
         first_of_seed.setdefault(seed_of(row), row)
-    counted = list(first_of_seed.values())
+    counted_rows = list(first_of_seed.values())
     changed = {option: new for option, (_, new) in differences.items() if not is_of_machine(option)}
     comparable = recipe is not None and _has_published_data(recipe, members) and not changed
     return Group(
         base=recipe.name if recipe else _files(members[0]),
-        rows=counted,
-        marks=_marks(members, ended) + _marks_of_data(recipe, members),
+        rows=counted_rows,
+        marks=_marks(members, ended) + _marks_of_tests(counted_rows) + _marks_of_data(recipe, members),
         paper=recipe.published if recipe and comparable else "",
         comparable=comparable,
         recipe=recipe.name if recipe else None,
         differences=differences,
-        others=[row for row in members if not any(row is counted_row for counted_row in counted)],
+        others=[row for row in members if not any(row is counted_row for counted_row in counted_rows)],
         changed=tuple(_describe(option, new) for option, new in changed.items()),
     )
 
@@ -187,6 +187,11 @@ def _marks(members: Sequence[Row], ended: Sequence[Row]) -> list[str]:
     if not _protocol(members):
         marks.append("older row, no protocol recorded")
     return marks
+
+
+def _marks_of_tests(rows: Sequence[Row]) -> list[str]:
+    tested = sum(test_accuracy(row) is not None for row in rows)
+    return [f"test of {tested} of {counted(len(rows), 'run')}"] if 0 < tested < len(rows) else []
 
 
 def _marks_of_run(row: Row) -> list[str]:
@@ -289,7 +294,8 @@ def _model(row: Row) -> str:
     options = (row.get("protocol") or {}).get("options", {})
     names = [options.get(f"model.init_args.{option}") for option in ("teacher", "network", "networks")]
     module = str(options.get("model.class_path") or "").rpartition(".")[2]
-    return " ".join(filter(None, [module, "-".join(str(name) for name in names if name)]))
+    words = [re.sub(r"[\[\]' ]", "", str(name)).replace(",", "+") for name in names if name]
+    return " ".join(filter(None, [module, "-".join(words)]))
 
 
 def _recipe(members: Sequence[Row], recipes: Mapping[str, Recipe]) -> Recipe | None:

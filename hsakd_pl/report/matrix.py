@@ -11,6 +11,7 @@ from hsakd_pl.report.table import (
     COSTS_CAPTION,
     ESCAPES,
     NUMBERS,
+    PEERS_CAPTION,
     Line,
     Record,
     cost_cells,
@@ -24,7 +25,6 @@ from hsakd_pl.report.table import (
 PROTOCOLS_CAPTION = (
     "Protocols; published_epoch: best on the test split, last, or ? if unknown. Measured numbers are of the last epoch"
 )
-PEERS_CAPTION = "Peers: accuracy after the last epoch, of the best one by the same images; the ensemble averages logits"
 UNCHANGED = "as the recipes say, [published]"
 Place = tuple[str, str]  # method and pair
 Kind = tuple[str, str]  # label of the data, and what runs change of their recipes

@@ -38,7 +38,7 @@ COLUMNS = {
     "seconds": "",
 }
 # Entries of a protocol that are shown elsewhere, or differ wherever anything does
-NOT_FACTS = ("options", "hash", "found")
+NOT_FACTS = ("data", "options", "hash", "found")
 UNSET = "\u2013"  # of an option, in a table: a dash
 MARKED_EPOCHS = 20  # up to which each epoch has a mark on a curve
 Points = list[tuple[float, list[float]]]
@@ -110,7 +110,9 @@ def _protocol(group: Group) -> dict[str, Any]:
 
 
 def _options(group: Group) -> dict[str, Any]:
-    return _protocol(group).get("options") or {}
+    """Return all options, after what identifies the data."""
+    protocol = _protocol(group)
+    return dict(_flat({"data": protocol.get("data") or {}})) | (protocol.get("options") or {})
 
 
 def _facts(group: Group) -> dict[str, Any]:

@@ -40,6 +40,7 @@ SPEED_COLUMNS = ("images/s", "seconds")
 PARAMETER_COLUMNS = {"M trained": "parameters_trained", "M deployed": "parameters_deployed"}
 COSTS = ("parameters", "multiply_adds")
 COSTS_CAPTION = "Costs, trained / deployed: M parameters, M multiply-adds of a forward pass (in training of all views)"
+PEERS_CAPTION = "Peers: accuracy after the last epoch, of the best one by the same images; the ensemble averages logits"
 MILLION = 1e6
 # Formats that hold all records as numbers, and what escapes a line of text in each of the others
 NUMBERS = ("csv", "json")
@@ -245,25 +246,23 @@ def as_text(groups: Sequence[Group], table_format: str, against: Group | None = 
 
 
 def _section(label: str, groups: Sequence[Group], table_format: str, against: Group | None, width: int | None) -> str:
-    """Format the groups on one data set: its label, what all of them change, results, and costs.
-
-    On a terminal, the marks of the groups follow their table, which is less wide without them.
-    """
+    """Format the groups on one data set: its label, what all of them change, results, peers, and costs."""
     escape = ESCAPES[table_format]
     if against is not None and evaluated_on(groups[0]) != evaluated_on(against):
         against = None
     results: list[Line] = []
     costs: list[Line] = []
-    marks = []
+    peers: list[Line] = []
     for name, record, line in zip(short_names(groups), records(groups), all_lines(groups, against), strict=True):
+        of_peers = {column: line.pop(column) for column in peer_cells(record)}
+        if any(of_peers.values()):
+            peers.append({"run": name, "mean": spread(record, "last")} | of_peers)
         speed = {column: line.pop(column) for column in SPEED_COLUMNS}
         costs.append({"run": name} | protocol_cells(record) | speed)
-        if width is not None and line.pop("marks"):
-            marks.append(f"{name}: {record['marks']}")
         results.append(line | {"run": name})
     blocks = [escape(_caption(label, groups)), _table(results, table_format, width)]
-    if marks:
-        blocks.append("\n".join(map(escape, marks)))
+    if peers:
+        blocks += [escape(PEERS_CAPTION), _table(peers, table_format, width)]
     if len(without_empty(costs)[0]) > 1:
         blocks += [escape(COSTS_CAPTION), _table(costs, table_format, width)]
     return "\n\n".join(blocks)
@@ -274,9 +273,9 @@ def _table(table: Sequence[Line], table_format: str, width: int | None) -> str:
 
 
 def _caption(label: str, groups: Sequence[Group]) -> str:
-    """Return the label of the data, and what all groups change."""
+    """Return the label of the data, the unit, and what all groups change."""
     shared = shared_changes(groups)
-    return f"{label}; all rows: {', '.join(shared)}" if shared else label
+    return "; ".join([label, "accuracies in %", *([f"all rows: {', '.join(shared)}"] if shared else [])])
 
 
 def protocol_cells(record: Record) -> Line:
