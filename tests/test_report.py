@@ -119,14 +119,23 @@ def test_each_data_set_has_a_table_with_its_name(table_format: str, capsys: pyte
     assert by_fingerprint["CIFAR100"]["difference"] is None and by_fingerprint["Digits"].keys() >= {"data", "run"}
 
 
-def test_rows_say_once_what_all_of_them_change(capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_names_folders_of_failed_runs(capsys: pytest.CaptureFixture[str]) -> None:
     stored("a", "Digits", 0.71)
-    for number, (lr, epochs) in enumerate(((0.1, 2), (0.2, 2))):
-        stored(str(number), "CIFAR100", 0.3, **{"model.init_args.lr": lr, "trainer.max_epochs": epochs})
-    main(["report", "runs"])
-    shown = capsys.readouterr().out
-    assert "fingerprint CIFAR100; accuracies in %; all rows: " in shown and shown.count("max_epochs 2") == 1
-    assert shown.count("lr 0.1") == shown.count("lr 0.2") == 2  # results and costs
+    Path("runs/a/config.yaml").touch()
+    Path("runs/b").mkdir()
+    Path("runs/b/config.yaml").touch()
+    main(["report", "runs", "--format", "csv"])
+    said = capsys.readouterr().err
+    assert "runs/b has no result.json" in said and "runs/a" not in said
+
+
+def test_rows_say_once_what_all_of_them_change(capsys: pytest.CaptureFixture[str]) -> None:
+    for folder, lr, epochs in (("a", 0.1, 1), ("b", 0.2, 2), ("c", 0.3, 2)):
+        stored(folder, "CIFAR100", 0.3, **{"model.init_args.lr": lr, "trainer.max_epochs": epochs})
+    changed = groups(collect(Path("runs")))[1:]
+    shown = as_text(changed, "table")
+    assert "fingerprint CIFAR100; accuracies in %; all rows: max_epochs 2\n" in shown
+    assert shown.count("max_epochs 2") == 1 and shown.count("BaselineModule, lr 0.3 ") == 2  # results and costs
 
 
 @pytest.mark.parametrize("width", [80, 140])
@@ -139,7 +148,7 @@ def test_table_fits_a_terminal(width: int) -> None:
     whole = as_text([group], "table").splitlines()
     assert max(map(len, whole)) > width
     broken = as_text([group], "table", width=width)
-    assert max(map(len, broken.splitlines()[1:])) <= width
+    assert max(map(len, broken.splitlines())) <= width
     assert "older row," in broken and broken.count("check_val_every_n") >= 1
     assert set("".join(whole)) - set(broken) <= {" "}
 

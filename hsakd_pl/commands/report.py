@@ -43,9 +43,8 @@ def report(
     html: Path | None = None,
 ) -> None:
     """Print the table of all runs below ``folder``; write ``rows.jsonl`` there, and curves and a page on request."""
-    from hsakd_pl.files import local_path, replacing
+    from hsakd_pl.files import local_path
     from hsakd_pl.files.escaping import show
-    from hsakd_pl.records.formats import is_report
     from hsakd_pl.report.groups import groups
     from hsakd_pl.report.owned import REPORT_TITLE, is_of_report
     from hsakd_pl.report.rows import collect
@@ -56,16 +55,8 @@ def report(
         if path is not None and not is_of_report(local_path(option, path)):
             raise UsageError(f"{option}: {path} exists and was not written by a report: name another file")
     rows = collect(folder)
-    rows_file = folder / "rows.jsonl"
-    try:
-        if not is_report(rows_file):
-            raise UsageError(f"{rows_file} was not written by a report: rename it")
-        with replacing(rows_file) as file:
-            for row in rows:
-                kept = {key: value for key, value in row.items() if key not in LEFT_OUT}
-                file.write(json.dumps(kept) + "\n")
-    except UsageError as error:  # also for a folder that may only be read, such as another user's
-        show(f"rows.jsonl was not written: {error}", sys.stderr)
+    _write_rows(folder, rows)
+    _show_failed(folder)
     table = groups(rows)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     show(as_text(table, form, None if against is None else find_group(table, against), width))
@@ -80,6 +71,36 @@ def report(
         from hsakd_pl.report.page import write_page
 
         write_page(table, local_path("html", html))
+
+
+def _write_rows(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write ``rows.jsonl``, or say why it was not written."""
+    from hsakd_pl.files import replacing
+    from hsakd_pl.files.escaping import show
+    from hsakd_pl.records.formats import is_report
+
+    rows_file = folder / "rows.jsonl"
+    try:
+        if not is_report(rows_file):
+            raise UsageError(f"{rows_file} was not written by a report: rename it")
+        with replacing(rows_file) as file:
+            for row in rows:
+                kept = {key: value for key, value in row.items() if key not in LEFT_OUT}
+                file.write(json.dumps(kept) + "\n")
+    except UsageError as error:  # also for a folder that may only be read, such as another user's
+        show(f"rows.jsonl was not written: {error}", sys.stderr)
+
+
+def _show_failed(folder: Path) -> None:
+    """Name the folders of runs without a result, which are in no table."""
+    from hsakd_pl.cli.configuration import CONFIG_FILE
+    from hsakd_pl.files.escaping import show
+    from hsakd_pl.files.walk import walk
+    from hsakd_pl.records.formats import RESULT_FILE
+
+    for place, names in walk(folder):
+        if CONFIG_FILE in names and RESULT_FILE not in names:
+            show(f"{place} has no {RESULT_FILE}: its run failed, or is in its first epoch", sys.stderr)
 
 
 def _histories(table: "Sequence[Group]") -> dict[str, list[Any]]:

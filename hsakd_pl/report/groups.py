@@ -14,6 +14,7 @@ from hsakd_pl.records.options import CALLBACKS, WEIGHT_OPTIONS
 from hsakd_pl.report.differences import Differences, differing, expected, is_of_machine
 from hsakd_pl.report.rows import seed_of
 
+TEST_DATA = "test data"  # what the fingerprint of the test split is called in names
 UNKNOWN_DATA = "data not recorded"
 CLASS_PATHS = re.compile(r"[\w.]+\.(?=\w+\()")  # what comes before the name of a class
 
@@ -66,14 +67,14 @@ def groups(rows: Iterable[Row], recipes: Mapping[str, Recipe] = ALL_RECIPES) -> 
     for row in rows:
         protocol = row.get("protocol")
         members_of[protocol["hash"] if protocol else ("", _files(row))].append(row)
-    # Runs that follow no recipe are compared with the first of them.
-    references: dict[str, Mapping[str, Any]] = {}
+    # Runs that follow no recipe are compared with the first of them on the same data.
+    references: dict[Any, Mapping[str, Any]] = {}
     result = []
     for members in members_of.values():
         recipe = _recipe(members, recipes)
         options = _protocol(members).get("options", {})
         if recipe is None:
-            reference = references.setdefault(_files(members[0]), options)
+            reference = references.setdefault((_files(members[0]), fingerprint_of(members[0])), options)
         else:
             reference = references.setdefault(recipe.name, expected(recipe))
         result.append(_group(recipe, members, differing(reference, options) if options else {}))
@@ -103,9 +104,9 @@ def data_label(group: Group) -> str:
     protocol = _protocol(group.all_rows)
     split = protocol["data"]["test"]
     name = str(protocol["options"].get("data.class_path", "data")).rpartition(".")[2].removesuffix("DataModule")
-    facts = [counted(split["images"], "test image"), f"fingerprint {split['fingerprint']}"]
-    if split.get("classes") is not None:
-        facts.insert(0, counted(split["classes"], "class"))
+    counts = [(split.get("classes"), "class"), (split["images"], "test image")]
+    facts = [counted(count, noun) for count, noun in counts if count is not None]
+    facts.append(f"fingerprint {split['fingerprint']}")
     return f"{name}: {', '.join(facts)}"
 
 
@@ -113,14 +114,19 @@ def shared_changes(groups: Sequence[Group]) -> list[str]:
     """Return the words of :attr:`Group.changed` that all of several groups have, which need not be in each name."""
     if len(groups) < 2:
         return []
-    return [words for words in groups[0].changed if all(words in group.changed for group in groups)]
+    return [words for words in _besides_data(groups[0]) if all(words in group.changed for group in groups)]
 
 
 def short_names(groups: Sequence[Group]) -> list[str]:
-    """Return the names of groups without :func:`shared_changes`; full names where that leaves equal ones."""
+    """Return the names of groups on one data set, without its fingerprint and :func:`shared_changes`."""
     shared = shared_changes(groups)
-    names = [", ".join([group.base, *(words for words in group.changed if words not in shared)]) for group in groups]
-    return names if len(set(names)) == len(names) else [group.name for group in groups]
+    return [
+        ", ".join([group.base, *(words for words in _besides_data(group) if words not in shared)]) for group in groups
+    ]
+
+
+def _besides_data(group: Group) -> list[str]:
+    return [words for words in group.changed if not words.startswith(f"{TEST_DATA} ")]
 
 
 def _group(recipe: Recipe | None, members: list[Row], differences: Differences) -> Group:
@@ -190,7 +196,7 @@ def _marks(members: Sequence[Row], ended: Sequence[Row]) -> list[str]:
 
 
 def _marks_of_tests(rows: Sequence[Row]) -> list[str]:
-    tested = sum(test_accuracy(row) is not None for row in rows)
+    tested = sum(bool(row.get("test")) for row in rows)
     return [f"test of {tested} of {counted(len(rows), 'run')}"] if 0 < tested < len(rows) else []
 
 

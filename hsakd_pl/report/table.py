@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
 from statistics import mean, stdev
+from textwrap import fill
 from typing import Any
 
 from hsakd_pl.errors import UsageError
@@ -247,7 +248,11 @@ def as_text(groups: Sequence[Group], table_format: str, against: Group | None = 
 
 def _section(label: str, groups: Sequence[Group], table_format: str, against: Group | None, width: int | None) -> str:
     """Format the groups on one data set: its label, what all of them change, results, peers, and costs."""
-    escape = ESCAPES[table_format]
+
+    def caption(text: str) -> str:
+        escaped = ESCAPES[table_format](text)
+        return escaped if width is None else fill(escaped, width, break_on_hyphens=False)
+
     if against is not None and evaluated_on(groups[0]) != evaluated_on(against):
         against = None
     results: list[Line] = []
@@ -260,11 +265,11 @@ def _section(label: str, groups: Sequence[Group], table_format: str, against: Gr
         speed = {column: line.pop(column) for column in SPEED_COLUMNS}
         costs.append({"run": name} | protocol_cells(record) | speed)
         results.append(line | {"run": name})
-    blocks = [escape(_caption(label, groups)), _table(results, table_format, width)]
+    blocks = [caption(_caption(label, groups)), _table(results, table_format, width)]
     if peers:
-        blocks += [escape(PEERS_CAPTION), _table(peers, table_format, width)]
+        blocks += [caption(PEERS_CAPTION), _table(peers, table_format, width)]
     if len(without_empty(costs)[0]) > 1:
-        blocks += [escape(COSTS_CAPTION), _table(costs, table_format, width)]
+        blocks += [caption(COSTS_CAPTION), _table(costs, table_format, width)]
     return "\n\n".join(blocks)
 
 
