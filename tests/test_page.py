@@ -431,8 +431,10 @@ def test_page_is_readable_in_both_colour_schemes_and_by_keyboard(scheme: str, pa
 
 
 @needs_browser
-def test_printed_page_has_no_buttons_and_no_cut_tables(page: Path) -> None:
+def test_printed_page_has_no_buttons_and_no_cut_tables(groups: list[Group], tmp_path: Path) -> None:
     """Show what the rules for print do, on a dark screen narrower than a sheet of paper."""
+    page = tmp_path / "page.html"
+    write_page([groups[0], groups[1]._replace(base="a_long_name_" * 20), groups[2]], page)
     script = """
     for (const rule of document.styleSheets[0].cssRules) {
       if (rule.media?.mediaText === "print") rule.media.mediaText = "all";
@@ -447,7 +449,7 @@ def test_printed_page_has_no_buttons_and_no_cut_tables(page: Path) -> None:
     const open = document.querySelectorAll("details.run[open]").length;
     document.title = JSON.stringify([buttons, closed, cut, getComputedStyle(document.body).backgroundColor, open]);
     """
-    options = ["--window-size=500,900", "--blink-settings=preferredColorScheme=0"]
+    options = ["--window-size=600,900", "--blink-settings=preferredColorScheme=0"]
     buttons, closed, cut, background, open_runs = title_of(page, script, *options)
     assert [name for name in buttons if "Copy" in name or not name] == []
     assert (closed, cut, background, open_runs) == (0, 0, "rgb(255, 255, 255)", 3)

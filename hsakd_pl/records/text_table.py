@@ -40,7 +40,8 @@ def _is_text(lines: Sequence[Mapping[str, str]], column: str) -> bool:
 
 
 def _least_width(lines: Sequence[Mapping[str, str]], column: str) -> int:
-    longest = max(len(for_terminal(text)) for text in (column, *(line[column] for line in lines)))
+    """Return the width of the longest cell, or word of the header; less for texts, which are broken."""
+    longest = max(len(for_terminal(text)) for text in (*column.split(), *(line[column] for line in lines)))
     return min(longest, NARROWEST) if _is_text(lines, column) else longest
 
 
@@ -48,11 +49,10 @@ def _aligned(lines: Sequence[Mapping[str, str]], columns: Sequence[str], width: 
     """Align some columns in a table of at most ``width``, but no less than they need."""
     grid = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        is_text = _is_text(lines, column)
         grid.add_column(
             escape(for_terminal(column)),
-            no_wrap=width is None or not is_text,
-            justify="left" if is_text else "right",
+            no_wrap=width is None,
+            justify="left" if _is_text(lines, column) else "right",
             overflow="fold",
             min_width=None if width is None else _least_width(lines, column),
         )
