@@ -17,7 +17,7 @@ from hsakd_pl.report.charts import STYLES, Chart, Style, round_numbers
 from hsakd_pl.report.findings import findings, heads_of
 from hsakd_pl.report.groups import Group, by_data, shared_changes, short_names
 from hsakd_pl.report.rows import seed_of
-from hsakd_pl.report.table import all_lines
+from hsakd_pl.report.table import PEER_COLUMNS, all_lines
 
 # Metrics with a chart of their own: title with the unit, and what to know about it
 CURVES = {
@@ -26,12 +26,13 @@ CURVES = {
     "train/loss_ce": ("Cross-entropy in training, nats", "Where several peers train together, their sum."),
     "train/loss": ("Training loss", "The sum of all terms with their weights: compare it within a method only."),
 }
-# Columns of the table, and their units
+# Columns of the table, which are left out if they are empty, and their units
 COLUMNS = {
     "n": "",
     "last epoch": "%",
     "best epoch": "%",
     "test": "%",
+    **dict.fromkeys(PEER_COLUMNS, "%"),
     "paper": "%",
     "to paper": "points",
     "images/s": "",
@@ -47,36 +48,43 @@ Setting = tuple[str, str, bool]  # option, value, and whether it differs among t
 
 def write_page(groups: Sequence[Group], path: str | Path) -> None:
     """Write the page of these groups, in this order, with a table and curves for each data set."""
-    sections = by_data(groups)
-    in_order = [group for members in sections.values() for group in members]
-    numbers = iter(range(len(in_order)))
-    data_sets = []
-    for label, members in sections.items():
-        contents = []
-        lines = all_lines(members)
-        columns = [column for column in COLUMNS if any(line[column] for line in lines)]
-        names = short_names(members)
-        facts = settings([_facts(group) for group in members])
-        options = settings([_options(group) for group in members])
-        for group, line, name, *of_group in zip(members, lines, names, facts, options, strict=True):
-            number = next(numbers)
-            styled = {"number": number, "style": STYLES[number % len(STYLES)], "short_name": name}
-            settings_of_group = dict(zip(("facts", "options"), of_group, strict=True))
-            cells = [line[column].replace("+-", "±") for column in columns]
-            contents.append(styled | settings_of_group | {"cells": cells} | _group(group))
-        data_set = {"label": label, "shared": shared_changes(members), "columns": columns, "groups": contents}
-        data_sets.append(data_set | {"charts": list(_charts(contents))})
+    data_sets: list[dict[str, Any]] = []
+    drawn = 0
+    for label, members in by_data(groups).items():
+        data_sets.append(_data_set(label, members, drawn))
+        drawn += len(members)
     templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
     page = templates.get_template("page.html").render(
         ensemble_title=ensemble_title,
         palette=PALETTE,
         units=COLUMNS,
         data_sets=data_sets,
-        experiments=len(in_order),
-        runs=sum(len(group.rows) for group in in_order),
+        experiments=drawn,
+        runs=sum(len(group.rows) for group in groups),
     )
     with replacing(path) as file:
         file.write(page)
+
+
+def _data_set(label: str, groups: Sequence[Group], first_number: int) -> dict[str, Any]:
+    """Return the table and the curves of the groups on one data set, which are numbered from ``first_number`` on."""
+    lines = all_lines(groups)
+    columns = [column for column in COLUMNS if any(line[column] for line in lines)]
+    contents = [_group(group) for group in groups]
+    for number, content in enumerate(contents, first_number):
+        content |= {"number": number, "style": STYLES[number % len(STYLES)]}
+    further = {
+        "short_name": short_names(groups),
+        "cells": [[line[column].replace("+-", "±") for column in columns] for line in lines],
+        "facts": settings([_facts(group) for group in groups]),
+        "options": settings([_options(group) for group in groups]),
+    }
+    for name, values in further.items():
+        for content, value in zip(contents, values, strict=True):
+            content[name] = value
+    shared = shared_changes(groups)
+    charts = list(_charts(contents))
+    return {"label": label, "shared": shared, "columns": columns, "groups": contents, "charts": charts}
 
 
 def settings(contents: Sequence[Mapping[str, Any]]) -> list[list[Setting]]:
@@ -98,7 +106,7 @@ def settings(contents: Sequence[Mapping[str, Any]]) -> list[list[Setting]]:
 
 
 def _differs(texts: Sequence[Mapping[str, str]], option: str, value: str) -> bool:
-    return any(content.get(option, UNSET) != value for content in texts)
+    return any(content.get(option, UNSET) != value for content in texts if content)
 
 
 def _text(value: Any) -> str:
