@@ -73,7 +73,7 @@ def _data_set(label: str, groups: Sequence[Group], first_number: int) -> dict[st
     contents = [_group(group) for group in groups]
     for number, content in enumerate(contents, first_number):
         content |= {"number": number, "style": STYLES[number % len(STYLES)]}
-    further = {
+    further: dict[str, Sequence[Any]] = {
         "short_name": short_names(groups),
         "cells": [[line[column].replace("+-", "±") for column in columns] for line in lines],
         "facts": settings([_facts(group) for group in groups]),
