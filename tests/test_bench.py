@@ -449,7 +449,8 @@ def test_bench_runs_resumes_and_compares(mine: Path, capsys: pytest.CaptureFixtu
     main(run)  # everything has a result
     assert (student / "last.ckpt").stat().st_mtime_ns == before
     shown = [line for line in capsys.readouterr().out.splitlines() if line and "──" not in line]
-    heading, names, line, protocols, _, protocol, costs, _, cost, mark = shown
+    data, heading, names, line, protocols, _, protocol, costs, _, cost, mark = shown
+    assert data.startswith("Digits: 10 classes, ")
     assert mark.startswith("SP, resnet14-resnet8: limit_train_batches 2")
     assert (heading, names.split()) == ("limit_train_batches 2, max_epochs 1", ["method", "resnet14-resnet8"])
     # a short run is not compared with a published number
@@ -479,6 +480,19 @@ def test_bench_table_shows_marks_of_its_runs(kind: str, table_format: str, mine:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("table_format", ["table", "md", "latex"])
+def test_bench_of_runs_on_different_data_has_a_section_for_each(table_format: str, mine: Path) -> None:
+    splits = {name: {"fingerprint": name, "images": 5, "classes": 2, "pictures": ""} for name in ("first", "second")}
+    for method, name in (("kd", "first"), ("sp", "second")):
+        protocol = PROTOCOL | {"hash": name, "data": {"test": splits[name]}}
+        saved_run(mine.parent / f"runs/digits/{method}_resnet14-resnet8/seed0", protocol=protocol)
+    cells, recipes = select_cells([str(mine)], ["KD", "SP"], [])
+    text = matrix(cells, recipes, mine.parent / "runs", table_format)
+    _, first, second = re.split("data: 2 classes, 5 test images, fingerprint ", text)
+    assert first.startswith("first") and "KD" in first and "SP" not in first
+    assert second.startswith("second") and "SP" in second and "KD" not in second
+
+
 def test_bench_continues_after_failed_run(mine: Path) -> None:
     broken = "alone,digits/baseline_{student},hsakd_pl.BaselineModule,lr: -1.0,,-"
     mine.write_text("\n".join([MINE.splitlines()[0], broken, MINE.splitlines()[1], ""]))
@@ -529,7 +543,7 @@ def test_runs_of_the_largest_answers_share_no_table_with_others(mine: Path, caps
     assert result["protocol"]["options"]["model.init_args.teacher_answers_top"] == 3
     capsys.readouterr()
     main(kept)  # all are done
-    heading, _, _, line, *_ = filter(None, capsys.readouterr().out.splitlines())
+    _, heading, _, _, line, *_ = filter(None, capsys.readouterr().out.splitlines())
     assert heading == "teacher_answers_top 3, limit_train_batches 2, max_epochs 1" and line.split()[0] == "KD"
     assert "teacher_answers_top 3, not None" in error_of(capsys, lambda: main(bench))
     main([*bench, "--folder", "whole", "--task", "0"])

@@ -162,7 +162,7 @@ def test_ledger_prints_every_format(options: dict[str, Any]) -> None:
         assert "71.00" in text and "1.41" in text and "78.67" in text
         name = long["model.init_args.network"][:40].replace("_", r"\_" if form == "latex" else "_")
         assert any(name in line and "50.00" in line for line in text.splitlines())  # not cut at 80 columns
-    assert as_text(found, "md").splitlines()[1].startswith("| --- |")
+    assert as_text(found, "md").splitlines()[3].startswith("| --- |")
     assert r"\toprule" in as_text(found, "latex") and r"71.00 $\pm$ 1.41" in as_text(found, "latex")
     (numbers, _) = csv.DictReader(StringIO(as_text(found, "csv")))
     assert float(numbers["last_mean"]) == pytest.approx(71) and float(numbers["paper"]) == 78.67

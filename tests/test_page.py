@@ -1,11 +1,14 @@
 """Test the page of three experiments with three seeds each, also in a real browser."""
 
+import csv
+import html
 import json
 import re
 import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
+from io import StringIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from hsakd_pl.report.charts import STYLES, Chart, round_numbers
 from hsakd_pl.report.groups import Group
 from hsakd_pl.report.page import write_page
 from hsakd_pl.report.rows import collect
+from hsakd_pl.report.table import records
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: install Debian's package")
@@ -53,7 +57,7 @@ def groups(tmp_path_factory: pytest.TempPathFactory) -> list[Group]:
                 rows += collect(Path(f"runs/{kind}/seed{seed}"))
             found.append(Group(kind, rows, [], "", False, None, {}, []))
     protocol = {"hash": "0123456789ab", "epochs": 2, "optimizer": "SGD", "lr": 0.01, "options": {"model.lr": 0.01}}
-    found[0].rows[0]["protocol"] = protocol
+    found[0].rows[0]["protocol"] |= protocol
     differences = {"trainer.max_epochs": (240, 2), "model.init_args.lr": (0.05, 0.01)}
     recipe = "cifar100/student_joint_wrn_40_2-wrn_16_2"
     found[2] = found[2]._replace(recipe=recipe, paper="78.67 +- 0.20", differences=differences)
@@ -70,7 +74,7 @@ def page(groups: list[Group], tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Elements(HTMLParser):
     """Collect the elements of a page with their attributes, and check that each is closed."""
 
-    VOID = ("meta", "link", "img", "br")  # SVG closes its own
+    VOID = ("meta", "link", "img", "br", "input")  # SVG closes its own
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -112,7 +116,7 @@ def test_page_loads_nothing_from_the_network(page: Path) -> None:
 def test_page_pictures_have_alternative_text(page: Path) -> None:
     elements = Elements(page.read_text()).elements
     pictures = [attributes for tag, attributes in elements if tag == "svg" and "aria-hidden" not in attributes]
-    assert len(pictures) == 3 + 9 * 2  # curves, and a diagram and an embedding per run
+    assert len(pictures) == 4 + 9 * 2  # curves, and a diagram and an embedding per run
     assert all(each["role"] == "img" and len(each["aria-label"] or "") > 30 for each in pictures)
     assert [len(each["alt"] or "") > 10 for tag, each in elements if tag == "img"] == [True] * 9 * 4
     assert dict(elements)["html"] == {"lang": "en"}
@@ -138,13 +142,50 @@ def test_page_shows_options_and_results_of_each_run(page: Path, groups: list[Gro
     assert re.search(rf'<td class="name">{true}</td><td class="name">{predicted}</td><td [^>]*>{count}</td>', text)
 
 
+def test_page_marks_options_that_differ_among_experiments(groups: list[Group], tmp_path: Path) -> None:
+    protocols = [{"hash": "0", "lr": lr, "momentum": 0.9, "options": {"model.lr": lr}} for lr in (0.1, 0.1, 0.2)]
+    settings = [changed(group, protocol=protocol) for group, protocol in zip(groups, protocols, strict=True)]
+    text = text_of(settings, tmp_path / "page.html")
+    for option, value in (("lr", 0.1), ("lr", 0.2), ("model.lr", 0.1), ("model.lr", 0.2)):
+        cells = f'<th scope="row"><code>{option}</code></th><td><code>{value}</code></td><td class="name">differ</td>'
+        assert f'<tr class="differs">{cells}' in text
+    assert text.count('<tr><th scope="row"><code>momentum</code></th><td><code>0.9</code></td>') == 3
+    assert text.count('class="differs"') == 3 * 2
+    alone = text_of(settings[:1], tmp_path / "page.html")
+    assert "<code>momentum</code>" in alone and "differs" not in alone.split("</style>")[1]
+
+
+def test_page_draws_data_sets_apart(groups: list[Group], tmp_path: Path) -> None:
+    splits = [{"fingerprint": name, "images": 5, "classes": 2, "pictures": ""} for name in ("one", "other", "one")]
+    protocols = [{"hash": "0", "options": {}, "data": {"test": split}} for split in splits]
+    mixed = [changed(group, protocol=protocol) for group, protocol in zip(groups, protocols, strict=True)]
+    text = text_of(mixed, tmp_path / "page.html")
+    first, second = re.findall(r"<section.*?</section>", text, re.DOTALL)[:2]
+    for section, name, numbers in ((first, "one", {0, 1}), (second, "other", {2})):
+        assert f"data: 2 classes, 5 test images, fingerprint {name}</h2>" in section
+        assert set(map(int, re.findall(r'href="#experiment-(\d)', section))) == {number + 1 for number in numbers}
+        assert set(map(int, re.findall(r'class="series-(\d)', section))) == numbers
+    assert len(groups) == text.count('class="experiment"')
+
+
+def test_mean_curve_covers_the_epochs_of_all_runs(groups: list[Group], tmp_path: Path) -> None:
+    """Shorten a run, whose thin line ends there, and with it the mean of all."""
+    history = groups[0].rows[0]["history"][:1]
+    text = text_of([changed(groups[0], history=history)], tmp_path / "page.html")
+    figure = re.search(r"<figure>.*?</figure>", text, re.DOTALL)
+    assert figure
+    lines = re.findall(r'<polyline points="([^"]*)"', figure[0])
+    assert [len(line.split()) for line in lines] == [1, 2, 2, 1]  # of the seeds, and the mean
+    assert "in epoch 1" in figure[0] and "in epoch 2" not in figure[0]
+
+
 def test_page_escapes_text_from_files(groups: list[Group], tmp_path: Path) -> None:
     details = {**groups[0].rows[0]["details"], "class_names": [f"{EVIL}{label}" for label in range(10)]}
     entries = dict.fromkeys(("folder", "device", "seed"), EVIL)
     first = groups[0].rows[0]
     evil = changed(groups[0], **entries, config=[EVIL], details=details, test={**first["test"], "checkpoint": EVIL})
     evil = changed(evil, protocol={EVIL: EVIL}, changes=[{"option": EVIL, "from": EVIL, "to": EVIL, "step": EVIL}])
-    evil = evil._replace(name=EVIL, marks=[EVIL], paper="78.67 +- 0.20", recipe=EVIL, differences={EVIL: (EVIL, EVIL)})
+    evil = evil._replace(base=EVIL, marks=[EVIL], paper="78.67 +- 0.20", recipe=EVIL, differences={EVIL: (EVIL, EVIL)})
     text = text_of(
         [evil._replace(others=[{"folder": EVIL, "seed": EVIL}]), changed(groups[1], test=None)], tmp_path / "p"
     )
@@ -289,3 +330,126 @@ def test_page_is_no_wider_than_the_screen(page: Path, width: int) -> None:
     """
     shown = browse(with_script(page, script.replace("WIDTH", str(width))), "--dump-dom")[0]
     assert f"<title>{width} of {width}</title>" in shown
+
+
+def title_of(page: Path, script: str, *options: str) -> Any:
+    """Return what a script leaves as JSON in the title of the page."""
+    shown = browse(with_script(page, f"{{{script}}}"), *options, "--dump-dom")[0]  # in a scope of its own
+    title = re.search("<title>(.*?)</title>", shown, re.DOTALL)
+    assert title
+    return json.loads(html.unescape(title[1]))
+
+
+@needs_browser
+@pytest.mark.parametrize("clipboard", ["allowed", "refused", "neither"])
+def test_table_is_copied_as_csv(clipboard: str, page: Path, groups: list[Group]) -> None:
+    """Copy the first table by the clipboard, by a text area, or by the user's own keys."""
+    script = """
+    const copied = [];
+    const write = async (text) => { if (CLIPBOARD !== "allowed") throw new Error(); copied.push(text); };
+    Object.defineProperty(navigator, "clipboard", {value: {writeText: write}});
+    document.execCommand = () => {
+      const area = document.activeElement;
+      if (CLIPBOARD === "refused") copied.push(area.value.slice(area.selectionStart, area.selectionEnd));
+      return CLIPBOARD === "refused";
+    };
+    const bar = document.querySelector(".copy");
+    bar.querySelector("button").click();
+    setTimeout(() => {
+      const left = bar.querySelector("textarea");
+      const said = bar.querySelector("[role=status]").textContent;
+      document.title = JSON.stringify([copied[0] ?? left.value, Boolean(left), said]);
+    }, 100);
+    """
+    text, is_left, said = title_of(page, script.replace("CLIPBOARD", json.dumps(clipboard)))
+    assert (is_left, "Ctrl+C" in said) == ((True, True) if clipboard == "neither" else (False, False))
+    table = list(csv.DictReader(StringIO(text)))
+    assert [row["experiment"] for row in table] == ["baseline", "teacher", "student"]
+    for row, record in zip(table, records(groups), strict=True):
+        assert row["last epoch, %"] == f"{record['last_mean']:.2f}"
+        assert row["standard deviation of best epoch, %"] == f"{record['best_std']:.2f}"
+        assert row["images/s"] == f"{record['images_per_second']:.0f}"
+    assert [row["paper, %"] for row in table] == ["", "", "78.67"] and table[1]["marks"] == "limited batches"
+
+
+@needs_browser
+def test_legend_hides_and_shows_lines(page: Path) -> None:
+    script = """
+    const boxes = [...document.querySelectorAll("[data-series]")];
+    const shown = () => document.querySelectorAll(".curves figure g[class^=series]:not(.hidden)").length;
+    const counts = [shown()];
+    for (const number of [1, 3, 1, 3]) { boxes[number].click(); counts.push(shown()); }
+    document.title = JSON.stringify([boxes.length, counts]);
+    """
+    # of 4 charts of 3 experiments, a mean and a group of single runs each
+    assert title_of(page, script) == [4, [24, 16, 8, 12, 24]]
+
+
+CONTRAST = """
+const luminance = (colour) => colour.map((part) => part / 255)
+  .map((part) => part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4)
+  .reduce((sum, part, index) => sum + part * [0.2126, 0.7152, 0.0722][index], 0);
+const numbers = (text) => text.match(/[\\d.]+/g).map(Number);
+const background = (element) => {
+  for (let part = element; part; part = part.parentElement) {
+    const [red, green, blue, alpha = 1] = numbers(getComputedStyle(part).backgroundColor);
+    if (alpha > 0) return [red, green, blue];
+  }
+};
+document.querySelectorAll("details").forEach((part) => { part.open = true; });
+const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+const low = [];
+while (texts.nextNode()) {
+  const element = texts.currentNode.parentElement;
+  if (!texts.currentNode.textContent.trim() || element.closest("script, title")) continue;
+  const style = getComputedStyle(element);
+  const ink = numbers(element.closest("svg") ? style.fill : style.color).slice(0, 3);
+  const both = [luminance(ink), luminance(background(element))].sort((one, other) => other - one);
+  if ((both[0] + 0.05) / (both[1] + 0.05) < 4.5) low.push(texts.currentNode.textContent);
+}
+"""
+
+
+@needs_browser
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_page_is_readable_in_both_colour_schemes_and_by_keyboard(scheme: str, page: Path) -> None:
+    """Compute contrasts as in WCAG 2, 1.4.3; what is wider than the narrow window is reached by the tab key."""
+    script = (
+        CONTRAST
+        + """
+    setTimeout(() => {
+      const wide = [...document.querySelectorAll(".scroll")].filter((area) => area.scrollWidth > area.clientWidth);
+      const reached = wide.filter((area) => area.tabIndex === 0 && area.getAttribute("aria-label"));
+      document.title = JSON.stringify([low, background(document.body), wide.length, reached.length]);
+    }, 300);
+    """
+    )
+    options = ["--blink-settings=preferredColorScheme=0"] if scheme == "dark" else []
+    low, background, wide, reached = title_of(page, script, "--window-size=500,900", *options)
+    assert low == [] and (max(background) < 40) == (scheme == "dark")
+    assert reached == wide > 0
+
+
+@needs_browser
+def test_printed_page_has_no_buttons_and_no_cut_tables(groups: list[Group], tmp_path: Path) -> None:
+    """Show what the rules for print do, on a dark screen narrower than a sheet of paper."""
+    page = tmp_path / "page.html"
+    write_page([groups[0], groups[1]._replace(base="a_long_name_" * 20), groups[2]], page)
+    script = """
+    for (const rule of document.styleSheets[0].cssRules) {
+      if (rule.media?.mediaText === "print") rule.media.mediaText = "all";
+      else if (rule.media?.mediaText.startsWith("screen")) rule.media.mediaText = "not all";
+    }
+    dispatchEvent(new Event("beforeprint"));
+    const isShown = (element) => element.checkVisibility();
+    const buttons = [...document.querySelectorAll("button, input")].filter(isShown).map((each) => each.textContent);
+    const closed = document.querySelectorAll("details.run:not([open])").length;
+    const cut = [...document.querySelectorAll(".scroll")].filter((area) => area.scrollWidth > area.clientWidth).length;
+    dispatchEvent(new Event("afterprint"));
+    const open = document.querySelectorAll("details.run[open]").length;
+    document.title = JSON.stringify([buttons, closed, cut, getComputedStyle(document.body).backgroundColor, open]);
+    """
+    options = ["--window-size=600,900", "--blink-settings=preferredColorScheme=0"]
+    buttons, closed, cut, background, open_runs = title_of(page, script, *options)
+    assert [name for name in buttons if "Copy" in name or not name] == []
+    assert (closed, cut, background, open_runs) == (0, 0, "rgb(255, 255, 255)", 3)

@@ -16,7 +16,9 @@ from hsakd_pl.cli.main import main
 from hsakd_pl.commands import seeds, sweep
 from hsakd_pl.errors import UsageError
 from hsakd_pl.records.formats import RESULT_FILE, TEST_FORMAT, read_test
+from hsakd_pl.report.groups import groups
 from hsakd_pl.report.rows import collect
+from hsakd_pl.report.table import as_text
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -88,6 +90,67 @@ def test_report_table_averages_seeds(capsys: pytest.CaptureFixture[str]) -> None
     assert "older row, no protocol recorded" in shown
     rows = [json.loads(line) for line in Path("runs/rows.jsonl").read_text().splitlines()]
     assert [row["folder"] for row in rows] == [f"runs/seed{seed}" for seed in range(3)]
+
+
+def stored(folder: str, data: str, accuracy: float, **options: Any) -> None:
+    """Write the result of a run on the data of a module, whose test split has its name as fingerprint."""
+    split = {"fingerprint": data, "images": 1000, "classes": 10, "pictures": ""}
+    options = {"data.class_path": f"hsakd_pl.{data}DataModule", "model.class_path": "hsakd_pl.BaselineModule"} | options
+    protocol = {"hash": folder, "options": options, "limited": {}, "epochs": None, "data": {"test": split}}
+    row = {"config": [], "seed": 0, "best_val_acc": accuracy, "last_val_acc": accuracy, "protocol": protocol}
+    Path("runs", folder).mkdir(parents=True)
+    row |= {"images_per_second": 1.0, "seconds": 1.0}
+    Path("runs", folder, RESULT_FILE).write_text(json.dumps(row))
+
+
+@pytest.mark.parametrize("table_format", ["table", "md", "latex"])
+def test_each_data_set_has_a_table_with_its_name(table_format: str, capsys: pytest.CaptureFixture[str]) -> None:
+    stored("a", "Digits", 0.71)
+    stored("b", "CIFAR100", 0.32)
+    stored("c", "Digits", 0.73, **{"model.init_args.lr": 0.1})
+    main(["report", "runs", "--format", table_format, "--against", "BaselineModule, lr 0.1"])
+    digits, cifar100 = capsys.readouterr().out.split("CIFAR100: 10 classes, 1,000 test images, fingerprint CIFAR100")
+    assert digits.startswith("Digits: 10 classes, 1,000 test images, fingerprint Digits")
+    assert "71.00" in digits and "73.00" in digits and "32.00" not in digits
+    assert "32.00" in cifar100 and "71.00" not in cifar100 and "73.00" not in cifar100
+    assert "-2.00, n = 1" in digits and "no common seed" not in cifar100  # differences are of one data set
+    main(["report", "runs", "--format", "json", "--against", "BaselineModule, lr 0.1"])
+    by_fingerprint = {record["data"].split()[-1]: record for record in json.loads(capsys.readouterr().out)}
+    assert by_fingerprint["CIFAR100"]["difference"] is None and by_fingerprint["Digits"].keys() >= {"data", "run"}
+
+
+def test_report_names_folders_of_failed_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    stored("a", "Digits", 0.71)
+    Path("runs/a/config.yaml").touch()
+    Path("runs/b").mkdir()
+    Path("runs/b/config.yaml").touch()
+    main(["report", "runs", "--format", "csv"])
+    said = capsys.readouterr().err
+    assert "runs/b has no result.json" in said and "runs/a" not in said
+
+
+def test_rows_say_once_what_all_of_them_change(capsys: pytest.CaptureFixture[str]) -> None:
+    for folder, lr, epochs in (("a", 0.1, 1), ("b", 0.2, 2), ("c", 0.3, 2)):
+        stored(folder, "CIFAR100", 0.3, **{"model.init_args.lr": lr, "trainer.max_epochs": epochs})
+    changed = groups(collect(Path("runs")))[1:]
+    shown = as_text(changed, "table")
+    assert "fingerprint CIFAR100; accuracies in %; all rows: max_epochs 2\n" in shown
+    assert shown.count("max_epochs 2") == 1 and shown.count("BaselineModule, lr 0.3 ") == 2  # results and costs
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_table_fits_a_terminal(width: int) -> None:
+    name = "cifar100/student_joint_wrn_40_2-wrn_16_2"
+    row = {"folder": "a", "config": [f"{name}.yaml"], "last_val_acc": 0.5, "best_val_acc": 0.5, "test": None}
+    row |= {"images_per_second": 1.0, "seconds": 2.0, "history": []}
+    [group] = groups([row])
+    group = group._replace(changed=("train_fraction 0.1", "milestones [5, 7]", "check_val_every_n_epoch 30"))
+    whole = as_text([group], "table").splitlines()
+    assert max(map(len, whole)) > width
+    broken = as_text([group], "table", width=width)
+    assert max(map(len, broken.splitlines())) <= width
+    assert "older row," in broken and broken.count("check_val_every_n") >= 1
+    assert set("".join(whole)) - set(broken) <= {" "}
 
 
 def test_report_without_results_raises() -> None:

@@ -1,16 +1,22 @@
-"""Show the results of all runs below a folder: one row per protocol, with the paper's number.
+"""Show the results of all runs below a folder: a table per data set, a row per protocol, with the paper's number.
 
 The result is the last epoch's accuracy of the class head, mean and standard deviation over seeds. Runs that differ in
 anything but the seed and the location of files are different rows.
 """
 
 import json
+import shutil
 import sys
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hsakd_pl.errors import UsageError
 from hsakd_pl.report import TABLE_FORMATS
+
+if TYPE_CHECKING:
+    from hsakd_pl.report.groups import Group
 
 LEFT_OUT = ("history", "test", "details")  # of rows.jsonl: read from other files of a run
 
@@ -37,9 +43,8 @@ def report(
     html: Path | None = None,
 ) -> None:
     """Print the table of all runs below ``folder``; write ``rows.jsonl`` there, and curves and a page on request."""
-    from hsakd_pl.files import local_path, replacing
+    from hsakd_pl.files import local_path
     from hsakd_pl.files.escaping import show
-    from hsakd_pl.records.formats import is_report
     from hsakd_pl.report.groups import groups
     from hsakd_pl.report.owned import REPORT_TITLE, is_of_report
     from hsakd_pl.report.rows import collect
@@ -50,6 +55,30 @@ def report(
         if path is not None and not is_of_report(local_path(option, path)):
             raise UsageError(f"{option}: {path} exists and was not written by a report: name another file")
     rows = collect(folder)
+    _write_rows(folder, rows)
+    _show_failed(folder)
+    table = groups(rows)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    show(as_text(table, form, None if against is None else find_group(table, against), width))
+    if plot is not None:
+        from hsakd_pl.records.curves import save_curves
+
+        histories = _histories(table)
+        if not any(any(runs) for runs in histories.values()):
+            raise UsageError(f"plot: no run below {folder} has a metrics.csv")
+        save_curves(histories, local_path("plot", plot), REPORT_TITLE)
+    if html is not None:
+        from hsakd_pl.report.page import write_page
+
+        write_page(table, local_path("html", html))
+
+
+def _write_rows(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write ``rows.jsonl``, or say why it was not written."""
+    from hsakd_pl.files import replacing
+    from hsakd_pl.files.escaping import show
+    from hsakd_pl.records.formats import is_report
+
     rows_file = folder / "rows.jsonl"
     try:
         if not is_report(rows_file):
@@ -60,16 +89,28 @@ def report(
                 file.write(json.dumps(kept) + "\n")
     except UsageError as error:  # also for a folder that may only be read, such as another user's
         show(f"rows.jsonl was not written: {error}", sys.stderr)
-    table = groups(rows)
-    show(as_text(table, form, None if against is None else find_group(table, against)))
-    if plot is not None:
-        from hsakd_pl.records.curves import save_curves
 
-        histories = {group.name: [row["history"] for row in group.rows] for group in table if group.rows}
-        if not any(any(runs) for runs in histories.values()):
-            raise UsageError(f"plot: no run below {folder} has a metrics.csv")
-        save_curves(histories, local_path("plot", plot), REPORT_TITLE)
-    if html is not None:
-        from hsakd_pl.report.page import write_page
 
-        write_page(table, local_path("html", html))
+def _show_failed(folder: Path) -> None:
+    """Name the folders of runs without a result, which are in no table."""
+    from hsakd_pl.cli.configuration import CONFIG_FILE
+    from hsakd_pl.files.escaping import show
+    from hsakd_pl.files.walk import walk
+    from hsakd_pl.records.formats import RESULT_FILE
+
+    for place, names in walk(folder):
+        if CONFIG_FILE in names and RESULT_FILE not in names:
+            show(f"{place} has no {RESULT_FILE}: its run failed, or is in its first epoch", sys.stderr)
+
+
+def _histories(table: "Sequence[Group]") -> dict[str, list[Any]]:
+    """Return the histories of the runs of each row, whose names say on which data they are if there are several."""
+    from hsakd_pl.report.groups import by_data
+
+    sections = by_data(table)
+    histories = {}
+    for label, members in sections.items():
+        for group in filter(lambda group: group.rows, members):
+            name = group.name if len(sections) == 1 else f"{group.name} ({label})"
+            histories[name] = [row["history"] for row in group.rows]
+    return histories

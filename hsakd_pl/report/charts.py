@@ -26,7 +26,9 @@ class Style(NamedTuple):
     shape: str
 
 
-STYLES = tuple(map(Style, PALETTE * 5, DASHES * 7, SHAPES * 7))
+# The colours are variables of page.css, which are lighter on a dark background
+COLOURS = tuple(f"var(--series{number})" for number in range(len(PALETTE)))
+STYLES = tuple(map(Style, COLOURS * 5, DASHES * 7, SHAPES * 7))
 
 
 def round_numbers(low: float, high: float, least: float = 0) -> list[float]:
@@ -55,7 +57,7 @@ class Chart:
 
     width = 420
     height = 270
-    left = 44
+    left = 56
     right = 410
     top = 12
     bottom = 230

@@ -10,7 +10,7 @@ from hsakd_pl.report.charts import STYLES, Chart, Style
 
 HEADS = re.compile(r"(?:peer(\d+)_)?(?:branch(\d+)_)?(acc|class|joint)(_top5)?")
 DISTINCT_CLASSES = 10  # classes of an embedding with a colour and a shape of their own
-GREY = "#bbbbbb"
+GREY = "var(--others)"  # of page.css
 
 
 def heads_of(test: dict[str, Any]) -> dict[str, dict[str, float]]:

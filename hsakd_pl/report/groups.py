@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 from hsakd_pl.errors import counted
 from hsakd_pl.recipes import ALL_RECIPES, Recipe
 from hsakd_pl.records.formats import Row
-from hsakd_pl.records.measured import is_validated, reasons_against_test_of, test_accuracy
+from hsakd_pl.records.measured import fingerprint_of, is_validated, reasons_against_test_of, test_accuracy
 from hsakd_pl.records.options import CALLBACKS, WEIGHT_OPTIONS
 from hsakd_pl.report.differences import Differences, differing, expected, is_of_machine
 from hsakd_pl.report.rows import seed_of
 
+TEST_DATA = "test data"  # what the fingerprint of the test split is called in names
+UNKNOWN_DATA = "data not recorded"
 CLASS_PATHS = re.compile(r"[\w.]+\.(?=\w+\()")  # what comes before the name of a class
 
 
@@ -21,7 +23,7 @@ class Group(NamedTuple):
     """The runs of one protocol.
 
     Attributes:
-        name: name in the table, different for each group.
+        base: name of the recipe, or of the configuration files.
         rows: the runs that count, one per seed.
         marks: notes for the reader of their mean.
         paper: accuracy in percent as published, for example ``"78.67 +- 0.20"``, or ``""`` where the runs or their data
@@ -30,9 +32,10 @@ class Group(NamedTuple):
         recipe: name of the recipe, if all runs follow the same one.
         differences: options that differ from the recipe.
         others: runs that do not count: unfinished ones, and further runs of a seed.
+        changed: what distinguishes the runs from the recipe and from other groups, in words.
     """
 
-    name: str
+    base: str
     rows: list[Row]
     marks: list[str]
     paper: str
@@ -40,6 +43,17 @@ class Group(NamedTuple):
     recipe: str | None
     differences: Differences
     others: list[Row]
+    changed: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Name in the table, different for each group."""
+        return ", ".join([self.base, *self.changed])
+
+    @property
+    def all_rows(self) -> list[Row]:
+        """All runs, also those that do not count."""
+        return [*self.rows, *self.others]
 
 
 def groups(rows: Iterable[Row], recipes: Mapping[str, Recipe] = ALL_RECIPES) -> list[Group]:
@@ -53,18 +67,66 @@ def groups(rows: Iterable[Row], recipes: Mapping[str, Recipe] = ALL_RECIPES) -> 
     for row in rows:
         protocol = row.get("protocol")
         members_of[protocol["hash"] if protocol else ("", _files(row))].append(row)
-    # Runs that follow no recipe are compared with the first of them.
-    references: dict[str, Mapping[str, Any]] = {}
+    # Runs that follow no recipe are compared with the first of them on the same data.
+    references: dict[Any, Mapping[str, Any]] = {}
     result = []
     for members in members_of.values():
         recipe = _recipe(members, recipes)
         options = _protocol(members).get("options", {})
         if recipe is None:
-            reference = references.setdefault(_files(members[0]), options)
+            reference = references.setdefault((_files(members[0]), fingerprint_of(members[0])), options)
         else:
             reference = references.setdefault(recipe.name, expected(recipe))
         result.append(_group(recipe, members, differing(reference, options) if options else {}))
     return _with_distinct_names(result)
+
+
+def by_data(groups: Iterable[Group]) -> dict[str, list[Group]]:
+    """Sort groups by the images that they were evaluated on, under a label of these.
+
+    Accuracies on different images do not belong into one table.
+    """
+    groups_by_test_split: dict[str | None, list[Group]] = defaultdict(list)
+    for group in groups:
+        groups_by_test_split[evaluated_on(group)].append(group)
+    return {data_label(members[0]): members for members in groups_by_test_split.values()}
+
+
+def evaluated_on(group: Group) -> str | None:
+    """Return the fingerprint of the test split of a group's runs, None if it was not recorded."""
+    return fingerprint_of(group.all_rows[0]) if group.all_rows else None
+
+
+def data_label(group: Group) -> str:
+    """Return the name of the data module without ``DataModule``, and size and fingerprint of the test split."""
+    if evaluated_on(group) is None:
+        return UNKNOWN_DATA
+    protocol = _protocol(group.all_rows)
+    split = protocol["data"]["test"]
+    name = str(protocol["options"].get("data.class_path", "data")).rpartition(".")[2].removesuffix("DataModule")
+    counts = [(split.get("classes"), "class"), (split["images"], "test image")]
+    facts = [counted(count, noun) for count, noun in counts if count is not None]
+    facts.append(f"fingerprint {split['fingerprint']}")
+    return f"{name}: {', '.join(facts)}"
+
+
+def shared_changes(groups: Sequence[Group]) -> list[str]:
+    """Return the words of :attr:`Group.changed` that all of several groups have, which need not be in each name."""
+    if len(groups) < 2:
+        return []
+    return [words for words in _besides_data(groups[0]) if all(words in group.changed for group in groups)]
+
+
+def short_names(groups: Sequence[Group]) -> list[str]:
+    """Return the names of groups on one data set, without its fingerprint and :func:`shared_changes`."""
+    shared = shared_changes(groups)
+    return [
+        ", ".join([group.base, *(words for words in _besides_data(group) if words not in shared)]) for group in groups
+    ]
+
+
+def _besides_data(group: Group) -> list[str]:
+    return [words for words in group.changed if not words.startswith(f"{TEST_DATA} ")]
 
 
 def _group(recipe: Recipe | None, members: list[Row], differences: Differences) -> Group:
@@ -72,19 +134,19 @@ def _group(recipe: Recipe | None, members: list[Row], differences: Differences) 
     first_of_seed: dict[str, Row] = {}
     for row in ended:
         first_of_seed.setdefault(seed_of(row), row)
-    counted = list(first_of_seed.values())
+    counted_rows = list(first_of_seed.values())
     changed = {option: new for option, (_, new) in differences.items() if not is_of_machine(option)}
     comparable = recipe is not None and _has_published_data(recipe, members) and not changed
-    base_name = recipe.name if recipe else _files(members[0])
     return Group(
-        name=", ".join([base_name, *(_describe(option, new) for option, new in changed.items())]),
-        rows=counted,
-        marks=_marks(members, ended) + _marks_of_data(recipe, members),
+        base=recipe.name if recipe else _files(members[0]),
+        rows=counted_rows,
+        marks=_marks(members, ended) + _marks_of_tests(counted_rows) + _marks_of_data(recipe, members),
         paper=recipe.published if recipe and comparable else "",
         comparable=comparable,
         recipe=recipe.name if recipe else None,
         differences=differences,
-        others=[row for row in members if not any(row is counted_row for counted_row in counted)],
+        others=[row for row in members if not any(row is counted_row for counted_row in counted_rows)],
+        changed=tuple(_describe(option, new) for option, new in changed.items()),
     )
 
 
@@ -133,6 +195,11 @@ def _marks(members: Sequence[Row], ended: Sequence[Row]) -> list[str]:
     return marks
 
 
+def _marks_of_tests(rows: Sequence[Row]) -> list[str]:
+    tested = sum(bool(row.get("test")) for row in rows)
+    return [f"test of {tested} of {counted(len(rows), 'run')}"] if 0 < tested < len(rows) else []
+
+
 def _marks_of_run(row: Row) -> list[str]:
     marks = []
     epochs = row.get("epochs")
@@ -165,43 +232,53 @@ def tested_on_one_split(rows: Sequence[Row]) -> bool:
 
 
 def _with_distinct_names(groups: Sequence[Group]) -> list[Group]:
-    """Add the differences between groups of the same name to their names, and the hash where they are not enough."""
-    return _with_varying_facts(_with_varying_facts(groups, _facts), _hash_fact)
+    """Add the differences between groups of the same name to their names, and the hash where they are not enough.
+
+    Where groups of one test split were trained or validated on different data, all of their names say on which.
+    """
+    renamed = _with_varying_facts(groups, _facts, lambda group: group.name)
+    renamed = _with_varying_facts(renamed, _varying_data, evaluated_on)
+    return _with_varying_facts(renamed, _hash_fact, lambda group: group.name)
 
 
-def _with_varying_facts(groups: Sequence[Group], facts_of: Callable[[Group], dict[str, Any]]) -> list[Group]:
-    """Add those facts to the names that differ among the groups of the same name."""
-    facts_by_name: dict[str, list[dict[str, Any]]] = defaultdict(list)
+def _with_varying_facts(
+    groups: Sequence[Group], facts_of: Callable[[Group], dict[str, Any]], key_of: Callable[[Group], str | None]
+) -> list[Group]:
+    """Add those facts to the names that differ among the groups of the same key."""
+    facts_by_key: dict[str | None, list[dict[str, Any]]] = defaultdict(list)
     for group in groups:
-        facts_by_name[group.name].append(facts_of(group))
+        facts_by_key[key_of(group)].append(facts_of(group))
     renamed = []
     for group in groups:
-        descriptions = []
+        descriptions = dict.fromkeys(group.changed)
         for fact, value in facts_of(group).items():
-            values = {str(facts.get(fact)) for facts in facts_by_name[group.name]}
+            values = {str(facts.get(fact)) for facts in facts_by_key[key_of(group)]}
             if len(values) > 1:
-                descriptions.append(_describe(fact, value))
-        renamed.append(group._replace(name=", ".join([group.name, *descriptions])))
+                descriptions[_describe(fact, value)] = None
+        renamed.append(group._replace(changed=tuple(descriptions)))
     return renamed
 
 
 def _facts(group: Group) -> dict[str, Any]:
     """Return facts that may distinguish groups of one name: options of the machine, weights, devices and precision."""
-    protocol = _protocol(_all_rows(group))
+    protocol = _protocol(group.all_rows)
     facts = {option: new for option, (_, new) in group.differences.items() if is_of_machine(option)}
     facts |= {key.removesuffix("_sha256"): str(protocol.get(key))[:12] for key in WEIGHT_OPTIONS.values()}
     facts |= {name: protocol.get(name) for name in ("devices", "precision")}
     facts |= protocol.get("statistics") or {}
-    facts |= {f"{split} data": each.get("fingerprint") for split, each in _data(_all_rows(group)).items()}
+    facts |= {f"{split} data": each.get("fingerprint") for split, each in _data(group.all_rows).items()}
     return facts
 
 
+def _varying_data(group: Group) -> dict[str, Any]:
+    """Return what may differ among groups that were tested on the same images."""
+    training_split = _data(group.all_rows).get("train", {})
+    validated_on = _protocol(group.all_rows).get("validated_on")
+    return {"train data": training_split.get("fingerprint"), "validated on": validated_on}
+
+
 def _hash_fact(group: Group) -> dict[str, Any]:
-    return {"protocol": _protocol(_all_rows(group)).get("hash", "unknown")}
-
-
-def _all_rows(group: Group) -> list[Row]:
-    return [*group.rows, *group.others]
+    return {"protocol": _protocol(group.all_rows).get("hash", "unknown")}
 
 
 def _protocol(members: Sequence[Row]) -> dict[str, Any]:
@@ -214,7 +291,17 @@ def _data(members: Sequence[Row]) -> dict[str, dict[str, Any]]:
 
 
 def _files(row: Row) -> str:
-    return " + ".join(Path(config).stem for config in row["config"]) or row["folder"]
+    """Return the names of the configuration files of a run; without any, its module and networks, or its folder."""
+    return " + ".join(Path(config).stem for config in row["config"]) or _model(row) or row["folder"]
+
+
+def _model(row: Row) -> str:
+    """Return module and networks of a run without configuration files, ``""`` where they are not recorded."""
+    options = (row.get("protocol") or {}).get("options", {})
+    names = [options.get(f"model.init_args.{option}") for option in ("teacher", "network", "networks")]
+    module = str(options.get("model.class_path") or "").rpartition(".")[2]
+    words = [re.sub(r"[\[\]' ]", "", str(name)).replace(",", "+") for name in names if name]
+    return " ".join(filter(None, [module, "-".join(words)]))
 
 
 def _recipe(members: Sequence[Row], recipes: Mapping[str, Recipe]) -> Recipe | None:

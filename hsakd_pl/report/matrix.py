@@ -11,6 +11,7 @@ from hsakd_pl.report.table import (
     COSTS_CAPTION,
     ESCAPES,
     NUMBERS,
+    PEERS_CAPTION,
     Line,
     Record,
     cost_cells,
@@ -24,9 +25,9 @@ from hsakd_pl.report.table import (
 PROTOCOLS_CAPTION = (
     "Protocols; published_epoch: best on the test split, last, or ? if unknown. Measured numbers are of the last epoch"
 )
-PEERS_CAPTION = "Peers: accuracy after the last epoch, of the best one by the same images; the ensemble averages logits"
 UNCHANGED = "as the recipes say, [published]"
 Place = tuple[str, str]  # method and pair
+Kind = tuple[str, str]  # label of the data, and what runs change of their recipes
 
 
 def published(cells: Sequence[Cell], recipes: Mapping[str, Recipe], table_format: str) -> str:
@@ -46,36 +47,35 @@ def published(cells: Sequence[Cell], recipes: Mapping[str, Recipe], table_format
 
 
 def matrix(cells: Sequence[Cell], recipes: Mapping[str, Recipe], folder: Path, table_format: str) -> str:
-    """Format the results of the cells below ``folder``: a section for each way in which runs differ from their recipes.
+    """Format the results of the cells below ``folder``: a section per data set and change of the recipes.
 
     A section has a table of accuracies, one of protocols, and one of costs. A published number is shown only next to
     runs that do not differ, on the data that it belongs to. Unfinished runs are called so, and the marks of the runs
     end their section. In csv and json all of this is in one record for each cell.
     """
-    sections: dict[str, dict[Place, tuple[Group, Record]]] = defaultdict(dict)
+    sections: dict[Kind, dict[Place, tuple[Group, Record]]] = defaultdict(dict)
     for cell in cells:
         for group in _groups(cell, recipes, folder):
-            changed = group.name.removeprefix(cell.recipe).removeprefix(", ")
             (record,) = records([group])
             record["views"] = record["views"] or (int(cell.views) if cell.views else None)
-            sections[changed][cell.method, cell.pair] = (group, record)
+            sections[record["data"], ", ".join(group.changed)][cell.method, cell.pair] = (group, record)
     if table_format in NUMBERS:
         return format_table([], list(_numbers(cells, sections)), table_format)
-    return "\n\n".join(_section(cells, changed, runs, table_format) for changed, runs in sections.items())
+    return "\n\n".join(_section(cells, kind, runs, table_format) for kind, runs in sections.items())
 
 
-def _numbers(cells: Sequence[Cell], sections: Mapping[str, Mapping[Place, tuple[Group, Record]]]) -> Iterator[Record]:
+def _numbers(cells: Sequence[Cell], sections: Mapping[Kind, Mapping[Place, tuple[Group, Record]]]) -> Iterator[Record]:
     """Yield a record for each cell that has runs, and each way in which these differ from the recipe."""
     for cell in cells:
-        for changed, runs in sections.items():
+        for (_, changed), runs in sections.items():
             if (cell.method, cell.pair) in runs:
                 _, record = runs[cell.method, cell.pair]
                 of_cell = {"method": cell.method, "pair": cell.pair, "changed": changed, "published": cell.published}
                 yield of_cell | {"published_epoch": cell.published_epoch, "note": cell.note} | record
 
 
-def _section(cells: Sequence[Cell], changed: str, runs: Mapping[Place, tuple[Group, Record]], table_format: str) -> str:
-    """Format the runs that differ from their recipes in the same way."""
+def _section(cells: Sequence[Cell], kind: Kind, runs: Mapping[Place, tuple[Group, Record]], table_format: str) -> str:
+    """Format the runs on one data set that differ from their recipes in the same way."""
     escape = ESCAPES[table_format]
     published_numbers = {(cell.method, cell.pair): cell.published for cell in cells}
     accuracies: dict[Place, str] = {}
@@ -90,7 +90,8 @@ def _section(cells: Sequence[Cell], changed: str, runs: Mapping[Place, tuple[Gro
         if group.marks:
             marks.append(f"{method}, {pair}: {'; '.join(group.marks)}")
     protocols = _protocol_lines(cells, {place: record for place, (_, record) in runs.items()})
-    blocks = [escape(changed or UNCHANGED)]
+    data, changed = kind
+    blocks = [escape(data), escape(changed or UNCHANGED)]
     for caption, table in (
         ("", _lines(cells, accuracies)),
         (PROTOCOLS_CAPTION, without_empty(protocols)),

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
 from statistics import mean, stdev
+from textwrap import fill
 from typing import Any
 
 from hsakd_pl.errors import UsageError
@@ -13,7 +14,15 @@ from hsakd_pl.files.escaping import for_latex, for_markdown, for_spreadsheet, fo
 from hsakd_pl.records.formats import Row
 from hsakd_pl.records.measured import ensemble_accuracy, last_accuracy, peer_accuracies, test_accuracy
 from hsakd_pl.records.text_table import text_table
-from hsakd_pl.report.groups import Group, tested_on_one_split
+from hsakd_pl.report.groups import (
+    Group,
+    by_data,
+    data_label,
+    evaluated_on,
+    shared_changes,
+    short_names,
+    tested_on_one_split,
+)
 from hsakd_pl.report.rows import seed_of
 
 CONFIDENCE = 0.95
@@ -28,9 +37,11 @@ ACCURACIES: dict[str, Callable[[Row], float | None]] = {
 }
 # Columns of runs of several peers, whose mean is the result, and the accuracy in each
 PEER_COLUMNS = {"first peer": "first_peer", "best peer": "best_peer", "ensemble": "ensemble"}
+SPEED_COLUMNS = ("images/s", "seconds")
 PARAMETER_COLUMNS = {"M trained": "parameters_trained", "M deployed": "parameters_deployed"}
 COSTS = ("parameters", "multiply_adds")
 COSTS_CAPTION = "Costs, trained / deployed: M parameters, M multiply-adds of a forward pass (in training of all views)"
+PEERS_CAPTION = "Peers: accuracy after the last epoch, of the best one by the same images; the ensemble averages logits"
 MILLION = 1e6
 # Formats that hold all records as numbers, and what escapes a line of text in each of the others
 NUMBERS = ("csv", "json")
@@ -75,6 +86,7 @@ def records(groups: Sequence[Group], against: Group | None = None) -> list[Recor
 def _record(group: Group, against: Group | None) -> Record:
     record: Record = {
         "run": group.name,
+        "data": data_label(group),
         "recipe": group.recipe,
         "protocol": _hash(group),
         "n": len(group.rows),
@@ -92,7 +104,8 @@ def _record(group: Group, against: Group | None) -> Record:
         record[name] = mean(values) if values else None
     record |= _protocol(group) | _costs(group)
     if against is not None:
-        accuracies_by_seed = percents(group, "last") if group is not against else {}
+        is_comparable = group is not against and evaluated_on(group) == evaluated_on(against)
+        accuracies_by_seed = percents(group, "last") if is_comparable else {}
         record |= paired_difference(accuracies_by_seed, percents(against, "last"))
     record["marks"] = "; ".join(group.marks)
     return record
@@ -215,18 +228,59 @@ def _hash(group: Group) -> str | None:
     return None
 
 
-def as_text(groups: Sequence[Group], table_format: str, against: Group | None = None) -> str:
-    """Format the table of groups in one of :data:`hsakd_pl.report.TABLE_FORMATS`, at its full width.
+def as_text(groups: Sequence[Group], table_format: str, against: Group | None = None, width: int | None = None) -> str:
+    """Format the table of groups in one of :data:`hsakd_pl.report.TABLE_FORMATS`.
 
-    A second table has epochs, views and costs; in csv and json, they are fields of the same records.
+    Each data set has a table, and a second one with epochs, views and costs; in csv and json, they are fields of the
+    same records.
+
+    Args:
+        groups: rows of the tables.
+        table_format: one of :data:`hsakd_pl.report.TABLE_FORMATS`.
+        against: row with which those on the same data are compared.
+        width: columns of the terminal into which text is broken; None for the full width.
     """
-    numbers = records(groups, against)
-    text = format_table(lines(groups, against), numbers, table_format)
-    protocols = without_empty([{"run": record["run"], **protocol_cells(record)} for record in numbers])
-    if table_format in NUMBERS or len(protocols[0]) == 1:
-        return text
-    costs = format_table(protocols, [], table_format).strip("\n")
-    return f"{text}\n\n{ESCAPES[table_format](COSTS_CAPTION)}\n\n{costs}"
+    if table_format in NUMBERS:
+        return format_table([], records(groups, against), table_format)
+    sections = [_section(label, members, table_format, against, width) for label, members in by_data(groups).items()]
+    return "\n\n".join(sections)
+
+
+def _section(label: str, groups: Sequence[Group], table_format: str, against: Group | None, width: int | None) -> str:
+    """Format the groups on one data set: its label, what all of them change, results, peers, and costs."""
+
+    def caption(text: str) -> str:
+        escaped = ESCAPES[table_format](text)
+        return escaped if width is None else fill(escaped, width, break_on_hyphens=False)
+
+    if against is not None and evaluated_on(groups[0]) != evaluated_on(against):
+        against = None
+    results: list[Line] = []
+    costs: list[Line] = []
+    peers: list[Line] = []
+    for name, record, line in zip(short_names(groups), records(groups), all_lines(groups, against), strict=True):
+        of_peers = {column: line.pop(column) for column in peer_cells(record)}
+        if any(of_peers.values()):
+            peers.append({"run": name, "mean": spread(record, "last")} | of_peers)
+        speed = {column: line.pop(column) for column in SPEED_COLUMNS}
+        costs.append({"run": name} | protocol_cells(record) | speed)
+        results.append(line | {"run": name})
+    blocks = [caption(_caption(label, groups)), _table(results, table_format, width)]
+    if peers:
+        blocks += [caption(PEERS_CAPTION), _table(peers, table_format, width)]
+    if len(without_empty(costs)[0]) > 1:
+        blocks += [caption(COSTS_CAPTION), _table(costs, table_format, width)]
+    return "\n\n".join(blocks)
+
+
+def _table(table: Sequence[Line], table_format: str, width: int | None) -> str:
+    return format_table(without_empty(table), [], table_format, width).strip("\n")
+
+
+def _caption(label: str, groups: Sequence[Group]) -> str:
+    """Return the label of the data, the unit, and what all groups change."""
+    shared = shared_changes(groups)
+    return "; ".join([label, "accuracies in %", *([f"all rows: {', '.join(shared)}"] if shared else [])])
 
 
 def protocol_cells(record: Record) -> Line:
@@ -240,7 +294,7 @@ def without_empty(table: Sequence[Line]) -> list[Line]:
     return [{column: line[column] for column in used} for line in table]
 
 
-def format_table(table: Sequence[Line], numbers: Sequence[Record], table_format: str) -> str:
+def format_table(table: Sequence[Line], numbers: Sequence[Record], table_format: str, width: int | None = None) -> str:
     """Format a table in a format of ``TABLE_FORMATS``; csv and json contain ``numbers``, the others the text."""
     if table_format == "csv":
         return _csv(numbers)
@@ -250,7 +304,7 @@ def format_table(table: Sequence[Line], numbers: Sequence[Record], table_format:
         return _markdown(table)
     if table_format == "latex":
         return _latex(table)
-    return text_table(table)
+    return text_table(table, width)
 
 
 def _rows_of_cells(table: Sequence[Line]) -> list[list[str]]:
