@@ -42,30 +42,54 @@ def test_example_dependencies_are_not_required() -> None:
     assert required and not [line for line in required if line.startswith("matplotlib")]
 
 
+def files_of_checkout() -> set[str]:
+    """Return the names of the files that git tracks or would track."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("only a git checkout tells which files belong to it")
+    listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listing, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
+    return {name for name in names if (ROOT / name).exists()}
+
+
 @pytest.fixture(scope="module")
 def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of the source distribution and the wheel built from it by ``python -m build``."""
     pytest.importorskip("build")
     source = tmp_path_factory.mktemp("source")
-    for path in (path for path in ROOT.iterdir() if path.is_file() and path.name != ".git"):
-        shutil.copy(path, source)
-    for folder in ("hsakd_pl", "tests"):
-        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in files_of_checkout():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, source / name)
     subprocess.run([sys.executable, "-m", "build", "--no-isolation", source], check=True, capture_output=True)
     return source / "dist"
 
 
 @pytest.mark.slow
-def test_distributions_contain_all_files(distributions: Path) -> None:
-    [wheel], [source] = distributions.glob("*.whl"), distributions.glob("*.tar.gz")
-    package = {str(path.relative_to(ROOT)) for path in (ROOT / "hsakd_pl").rglob("*") if path.is_file()}
-    package = {name for name in package if "__pycache__" not in name}
+def test_wheel_contains_the_package(distributions: Path) -> None:
+    [wheel] = distributions.glob("*.whl")
+    package = {name for name in files_of_checkout() if name.startswith("hsakd_pl/")}
     with zipfile.ZipFile(wheel) as archive:
         assert {name for name in archive.namelist() if ".dist-info/" not in name} == package
+
+
+@pytest.mark.slow
+def test_source_distribution_contains_the_checkout(distributions: Path) -> None:
+    """With tests, documents, configurations and stored results, the tests run in an unpacked source distribution, too."""
+    [source] = distributions.glob("*.tar.gz")
     with tarfile.open(source) as archive:
-        found = {name.partition("/")[2] for name in archive.getnames() if "egg-info" not in name}
-    assert {"LICENSE", "README.md", "CHANGELOG.md", "CITATION.cff"} | package < found
-    assert not [name for name in found if name.startswith("tests")]
+        names = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
+    made = {name for name in names if name == "PKG-INFO" or name.startswith("hsakd_pl.egg-info/")}
+    assert names - made == files_of_checkout()
+
+
+@pytest.mark.slow
+def test_description_on_an_index_has_no_links_into_the_checkout(distributions: Path) -> None:
+    [wheel] = distributions.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        [metadata_name] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        description = archive.read(metadata_name).decode().partition("\n\n")[2]
+    assert description.startswith("# hsakd_pl")
+    targets = re.findall(r"\]\(([^)]+)\)|(?:src|srcset)=", description)
+    assert targets and all(target.startswith("https://") for target in targets)
 
 
 @pytest.mark.slow
