@@ -98,29 +98,65 @@ def test_distributions_pass_twine_check(distributions: Path) -> None:
     subprocess.run([sys.executable, "-m", "twine", "check", "--strict", *distributions.iterdir()], check=True)
 
 
+def instructions(dockerfile: Path) -> list[tuple[str, str]]:
+    """Return the instructions of a Dockerfile in order, continued lines joined."""
+    lines = re.sub(r"^#.*\n", "", dockerfile.read_text(), flags=re.MULTILINE)
+    return re.findall(r"^([A-Z]+) (.*)$", lines.replace("\\\n", ""), re.MULTILINE)
+
+
+def make_environment(folder: Path) -> Path:
+    """Create an environment with links to this one's packages except hsakd_pl; return its folder of packages."""
+    venv.create(folder, symlinks=True)
+    [packages] = folder.glob("lib/python*/site-packages")
+    installed = [path for entry in sys.path if "-packages" in entry for path in Path(entry).iterdir()]
+    for path in installed:
+        if "hsakd_pl" not in path.name and not (packages / path.name).exists():
+            (packages / path.name).symlink_to(path)
+    pip = folder / "bin/pip"
+    pip.write_text('#!/bin/sh\nexec python -m pip "$@"\n')
+    pip.chmod(0o755)
+    return packages
+
+
 @pytest.mark.slow
-def test_wheel_runs_without_the_checkout(distributions: Path, tmp_path: Path) -> None:
-    """Install the wheel into an environment that sees this one's packages but not this checkout."""
-    venv.create(tmp_path / "venv", symlinks=True)
-    [packages] = (tmp_path / "venv").glob("lib/python*/site-packages")
-    installed = [path for path in sys.path if "-packages" in path]  # .pth files in there do not count
-    (packages / "dependencies.pth").write_text("\n".join(installed))
-    python, [wheel] = tmp_path / "venv/bin/python", distributions.glob("*.whl")
-    install = ["-m", "pip", "--python", python, "install", "--no-deps", "--no-index", "--force-reinstall", wheel]
-    subprocess.run([sys.executable, *install], check=True, capture_output=True)
-    outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+def test_image_and_wheel_run_without_the_checkout(tmp_path: Path) -> None:
+    """Run the Dockerfile's commands for CPUs below a folder, with this environment's packages, then train there.
 
-    def output(*command: str | Path) -> str:
-        done = subprocess.run(command, cwd=tmp_path, env=outside, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+    Not run are those that need root or the network: Debian's packages and the user. PyTorch and the packages of the
+    extras are installed already, so that pip only checks that they are what the wheel and its extras require.
+    """
+    packages = make_environment(tmp_path / "venv")
+    (tmp_path / "src").mkdir()
+    _, *allowed = re.findall(r"^!?([\w.*]+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
+    for name in files_of_checkout():
+        if name.partition("/")[0] in allowed:
+            (tmp_path / "src" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, tmp_path / "src" / name)
+    (tmp_path / "work").mkdir()
+    settings = {"PATH": f"{tmp_path}/venv/bin:{os.environ['PATH']}", "PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0"}
+    inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PIP_FIND_LINKS")}
+    environment = inherited | settings
 
-    recipes = "from hsakd_pl.cli import main; print(main.__file__); main.main(['recipes', 'written'])"
-    assert output(python, "-c", recipes).startswith(str(packages / "hsakd_pl/cli/main.py"))
-    assert {str(path.relative_to(tmp_path / "written")) for path in (tmp_path / "written").rglob("*.*")} == set(files())
-    few = [f"--trainer.{name}=1" for name in ("max_epochs", "limit_train_batches", "limit_val_batches")]
-    configs = [f"--config=written/{name}.yaml" for name in ("digits/teacher_joint_resnet20", "trainer/cpu")]
-    assert "result.json" in output(tmp_path / "venv/bin/hsakd", "fit", *configs, *few)
+    def output(command: str) -> str:
+        done = subprocess.run(command, shell=True, cwd=tmp_path / "work", env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        return done.stdout + done.stderr
+
+    outputs = []
+    for instruction, text in instructions(ROOT / "Dockerfile"):
+        if instruction == "ARG":
+            name, _, value = text.partition("=")
+            environment[name] = value
+        if instruction == "RUN" and not text.startswith(("apt-get", "useradd")):
+            outputs.append(output(re.sub(r"(?<=[ (])/(src|wheels)\b", rf"{tmp_path}/\1", text)))
+    assert len(outputs) == 5 and not [text for text in outputs if "does not provide the extra" in text]
+    assert output("python -c 'import hsakd_pl; print(hsakd_pl.__file__)'").startswith(str(packages))
+    assert output("hsakd --version") == f"hsakd_pl {hsakd_pl.__version__}\n"
+    written = tmp_path / "work/configs"
+    assert {str(path.relative_to(written)) for path in written.rglob("*.*")} == set(files())
+    few = "--trainer.max_epochs=1 --trainer.limit_train_batches=1 --trainer.limit_val_batches=1"
+    fit = f"hsakd fit --config=configs/digits/teacher_joint_resnet20.yaml --config=configs/trainer/cpu.yaml {few}"
+    assert "result.json" in output(fit)
 
 
 def test_citation_names_paper_and_software() -> None:
