@@ -1,4 +1,4 @@
-"""Describe the package to package indexes, whose pages can neither show the checkout's pictures nor follow its links."""
+"""Describe the package to package indexes, whose pages neither show pictures of the checkout nor follow its links."""
 
 import re
 from pathlib import Path

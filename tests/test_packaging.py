@@ -8,6 +8,7 @@ import sys
 import tarfile
 import venv
 import zipfile
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def test_wheel_contains_the_package(distributions: Path) -> None:
 
 @pytest.mark.slow
 def test_source_distribution_contains_the_checkout(distributions: Path) -> None:
-    """With tests, documents, configurations and stored results, the tests run in an unpacked source distribution, too."""
+    """Tests, documents, configurations and stored results are part of it, so that the tests run there, too."""
     [source] = distributions.glob("*.tar.gz")
     with tarfile.open(source) as archive:
         names = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
@@ -138,7 +139,8 @@ def test_image_and_wheel_run_without_the_checkout(tmp_path: Path) -> None:
     environment = inherited | settings
 
     def output(command: str) -> str:
-        done = subprocess.run(command, shell=True, cwd=tmp_path / "work", env=environment, capture_output=True, text=True)
+        shell = partial(subprocess.run, shell=True, capture_output=True, text=True)
+        done = shell(command, cwd=tmp_path / "work", env=environment)
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         return done.stdout + done.stderr
 
