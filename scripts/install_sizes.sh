@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # Prints the rows of the table in docs/install.md: the MB of an environment with the package alone, and what each extra
-# adds to it. Needs uv; the arguments name the PyTorch to start with, as for pip install. For CPU wheels:
+# adds to it, without byte code. Needs uv; the arguments name the PyTorch to start with, as for pip install, for CPUs:
 #   scripts/install_sizes.sh torch torchvision --index-url https://download.pytorch.org/whl/cpu
-# Environments of uv share files with its cache, and du counts each in full.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export UV_LINK_MODE=hardlink UV_NO_PROGRESS=1
@@ -18,13 +17,11 @@ install() { # an extra in brackets, or nothing, into a new environment; sets siz
 }
 
 pytorch=("$@")
-SECONDS=0
 install ""
 alone=$size
 versions=$(uv pip freeze --quiet --python "$folder/venv" | grep -E '^(torch|torchvision)==' | tr '\n' ' ')
-echo "| \`.\` with ${versions}| $alone MB | $SECONDS s |"
+echo "| the package, with ${versions}| $alone |"
 for extra in $(sed -n '/^\[options.extras_require\]/,/^\[options.entry/s/^\([a-z]*\) =$/\1/p' setup.cfg); do
-    SECONDS=0
     install "[$extra]"
-    echo "| \`$extra\` | $((size - alone)) MB | $SECONDS s |"
+    echo "| \`$extra\` | $((size - alone)) |"
 done

@@ -30,12 +30,12 @@ def test_console_command_resolves() -> None:
     assert callable(command.load())
 
 
-def test_extras_are_declared() -> None:
-    loggers = {"loggers", "tensorboard", "wandb", "mlflow"}
+def test_documents_list_the_extras() -> None:
     extras = set(metadata.metadata("hsakd_pl").get_all("Provides-Extra", []))
-    data = {"hub", "datasets", "heic", "litdata"}
-    others = {"notebooks", "docs", "test", "dev", "export", "timm", "completion", "slurm", "openvino"}
-    assert extras == {"plots"} | data | others | loggers
+    [table] = re.findall(r"\| extra \| for \|\n.*\n((?:\|.*\n)+)", (ROOT / "docs/index.md").read_text())
+    assert set(re.findall(r"`(\w+)`", re.sub(r" \| .*", "", table))) == extras
+    sizes = re.findall(r"^\| `(\w+)` \| \d+ \|$", (ROOT / "docs/install.md").read_text(), re.MULTILINE)
+    assert set(sizes) == extras
 
 
 def test_example_dependencies_are_not_required() -> None:
