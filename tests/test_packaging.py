@@ -105,8 +105,8 @@ def instructions(dockerfile: Path) -> list[tuple[str, str]]:
     return re.findall(r"^([A-Z]+) (.*)$", lines.replace("\\\n", ""), re.MULTILINE)
 
 
-def make_environment(folder: Path) -> Path:
-    """Create an environment with links to this one's packages except hsakd_pl; return its folder of packages."""
+def make_environment(folder: Path) -> None:
+    """Create an environment with links to this one's packages except hsakd_pl."""
     venv.create(folder, symlinks=True)
     [packages] = folder.glob("lib/python*/site-packages")
     installed = [path for entry in sys.path if "-packages" in entry for path in Path(entry).iterdir()]
@@ -116,7 +116,6 @@ def make_environment(folder: Path) -> Path:
     pip = folder / "bin/pip"
     pip.write_text('#!/bin/sh\nexec python -m pip "$@"\n')
     pip.chmod(0o755)
-    return packages
 
 
 @pytest.mark.slow
@@ -126,7 +125,7 @@ def test_image_and_wheel_run_without_the_checkout(tmp_path: Path) -> None:
     Not run are those that need root or the network: Debian's packages and the user. PyTorch and the packages of the
     extras are installed already, so that pip only checks that they are what the wheel and its extras require.
     """
-    packages = make_environment(tmp_path / "venv")
+    make_environment(tmp_path / "venv")
     (tmp_path / "src").mkdir()
     _, *allowed = re.findall(r"^!?([\w.*]+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
     for name in files_of_checkout():
@@ -152,7 +151,6 @@ def test_image_and_wheel_run_without_the_checkout(tmp_path: Path) -> None:
         if instruction == "RUN" and not text.startswith(("apt-get", "useradd")):
             outputs.append(output(re.sub(r"(?<=[ (])/(src|wheels)\b", rf"{tmp_path}/\1", text)))
     assert len(outputs) == 5 and not [text for text in outputs if "does not provide the extra" in text]
-    assert output("python -c 'import hsakd_pl; print(hsakd_pl.__file__)'").startswith(str(packages))
     assert output("hsakd --version") == f"hsakd_pl {hsakd_pl.__version__}\n"
     written = tmp_path / "work/configs"
     assert {str(path.relative_to(written)) for path in written.rglob("*.*")} == set(files())
