@@ -36,7 +36,7 @@ lint: $(VENV)/installed-test
 	$(RUN) -m mypy
 
 suite: $(VENV)/installed-test
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist worksteal
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist worksteal --durations 20
 
 oldest:
 	UV_RESOLUTION=lowest-direct $(MAKE) suite VENV=.venv-oldest

@@ -1,3 +1,3 @@
 """The version of the package, which setup.cfg and the records of a run read."""
 
-__version__ = "0.1.0"
+__version__ = "0.3.0"

@@ -8,6 +8,7 @@ import sys
 import tarfile
 import venv
 import zipfile
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -29,12 +30,12 @@ def test_console_command_resolves() -> None:
     assert callable(command.load())
 
 
-def test_extras_are_declared() -> None:
-    loggers = {"loggers", "tensorboard", "wandb", "mlflow"}
+def test_documents_list_the_extras() -> None:
     extras = set(metadata.metadata("hsakd_pl").get_all("Provides-Extra", []))
-    data = {"hub", "datasets", "heic", "litdata"}
-    others = {"notebooks", "docs", "test", "dev", "export", "timm", "completion", "slurm", "openvino"}
-    assert extras == {"plots"} | data | others | loggers
+    [table] = re.findall(r"\| extra \| for \|\n.*\n((?:\|.*\n)+)", (ROOT / "docs/index.md").read_text())
+    assert set(re.findall(r"`(\w+)`", re.sub(r" \| .*", "", table))) == extras
+    sizes = re.findall(r"^\| `(\w+)` \| \d+ \|$", (ROOT / "docs/install.md").read_text(), re.MULTILINE)
+    assert set(sizes) == extras
 
 
 def test_example_dependencies_are_not_required() -> None:
@@ -42,30 +43,54 @@ def test_example_dependencies_are_not_required() -> None:
     assert required and not [line for line in required if line.startswith("matplotlib")]
 
 
+def files_of_checkout() -> set[str]:
+    """Return the names of the files that git tracks or would track."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("only a git checkout tells which files belong to it")
+    listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listing, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
+    return {name for name in names if (ROOT / name).exists()}
+
+
 @pytest.fixture(scope="module")
 def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of the source distribution and the wheel built from it by ``python -m build``."""
     pytest.importorskip("build")
     source = tmp_path_factory.mktemp("source")
-    for path in (path for path in ROOT.iterdir() if path.is_file() and path.name != ".git"):
-        shutil.copy(path, source)
-    for folder in ("hsakd_pl", "tests"):
-        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in files_of_checkout():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, source / name)
     subprocess.run([sys.executable, "-m", "build", "--no-isolation", source], check=True, capture_output=True)
     return source / "dist"
 
 
 @pytest.mark.slow
-def test_distributions_contain_all_files(distributions: Path) -> None:
-    [wheel], [source] = distributions.glob("*.whl"), distributions.glob("*.tar.gz")
-    package = {str(path.relative_to(ROOT)) for path in (ROOT / "hsakd_pl").rglob("*") if path.is_file()}
-    package = {name for name in package if "__pycache__" not in name}
+def test_wheel_contains_the_package(distributions: Path) -> None:
+    [wheel] = distributions.glob("*.whl")
+    package = {name for name in files_of_checkout() if name.startswith("hsakd_pl/")}
     with zipfile.ZipFile(wheel) as archive:
         assert {name for name in archive.namelist() if ".dist-info/" not in name} == package
+
+
+@pytest.mark.slow
+def test_source_distribution_contains_the_checkout(distributions: Path) -> None:
+    """Tests, documents, configurations and stored results are part of it, so that the tests run there, too."""
+    [source] = distributions.glob("*.tar.gz")
     with tarfile.open(source) as archive:
-        found = {name.partition("/")[2] for name in archive.getnames() if "egg-info" not in name}
-    assert {"LICENSE", "README.md", "CHANGELOG.md", "CITATION.cff"} | package < found
-    assert not [name for name in found if name.startswith("tests")]
+        names = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
+    made = {name for name in names if name == "PKG-INFO" or name.startswith("hsakd_pl.egg-info/")}
+    assert names - made == files_of_checkout()
+
+
+@pytest.mark.slow
+def test_description_on_an_index_has_no_links_into_the_checkout(distributions: Path) -> None:
+    [wheel] = distributions.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        [metadata_name] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        description = archive.read(metadata_name).decode().partition("\n\n")[2]
+    assert description.startswith("# hsakd_pl")
+    targets = re.findall(r"\]\(([^)]+)\)|(?:src|srcset)=", description)
+    assert targets and all(target.startswith("https://") for target in targets)
 
 
 @pytest.mark.slow
@@ -74,29 +99,64 @@ def test_distributions_pass_twine_check(distributions: Path) -> None:
     subprocess.run([sys.executable, "-m", "twine", "check", "--strict", *distributions.iterdir()], check=True)
 
 
+def instructions(dockerfile: Path) -> list[tuple[str, str]]:
+    """Return the instructions of a Dockerfile in order, continued lines joined."""
+    lines = re.sub(r"^#.*\n", "", dockerfile.read_text(), flags=re.MULTILINE)
+    return re.findall(r"^([A-Z]+) (.*)$", lines.replace("\\\n", ""), re.MULTILINE)
+
+
+def make_environment(folder: Path) -> None:
+    """Create an environment with links to this one's packages except hsakd_pl."""
+    venv.create(folder, symlinks=True)
+    [packages] = folder.glob("lib/python*/site-packages")
+    installed = [path for entry in sys.path if "-packages" in entry for path in Path(entry).iterdir()]
+    for path in installed:
+        if "hsakd_pl" not in path.name and not (packages / path.name).exists():
+            (packages / path.name).symlink_to(path)
+    pip = folder / "bin/pip"
+    pip.write_text('#!/bin/sh\nexec python -m pip "$@"\n')
+    pip.chmod(0o755)
+
+
 @pytest.mark.slow
-def test_wheel_runs_without_the_checkout(distributions: Path, tmp_path: Path) -> None:
-    """Install the wheel into an environment that sees this one's packages but not this checkout."""
-    venv.create(tmp_path / "venv", symlinks=True)
-    [packages] = (tmp_path / "venv").glob("lib/python*/site-packages")
-    installed = [path for path in sys.path if "-packages" in path]  # .pth files in there do not count
-    (packages / "dependencies.pth").write_text("\n".join(installed))
-    python, [wheel] = tmp_path / "venv/bin/python", distributions.glob("*.whl")
-    install = ["-m", "pip", "--python", python, "install", "--no-deps", "--no-index", "--force-reinstall", wheel]
-    subprocess.run([sys.executable, *install], check=True, capture_output=True)
-    outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+def test_image_and_wheel_run_without_the_checkout(tmp_path: Path) -> None:
+    """Run the Dockerfile's commands for CPUs below a folder, with this environment's packages, then train there.
 
-    def output(*command: str | Path) -> str:
-        done = subprocess.run(command, cwd=tmp_path, env=outside, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+    Not run are those that need root or the network: Debian's packages and the user. PyTorch and the packages of the
+    extras are installed already, so that pip only checks that they are what the wheel and its extras require.
+    """
+    make_environment(tmp_path / "venv")
+    (tmp_path / "src").mkdir()
+    _, *allowed = re.findall(r"^!?([\w.*]+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
+    for name in files_of_checkout():
+        if name.partition("/")[0] in allowed:
+            (tmp_path / "src" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, tmp_path / "src" / name)
+    (tmp_path / "work").mkdir()
+    settings = {"PATH": f"{tmp_path}/venv/bin:{os.environ['PATH']}", "PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0"}
+    inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PIP_FIND_LINKS")}
+    environment = inherited | settings
 
-    recipes = "from hsakd_pl.cli import main; print(main.__file__); main.main(['recipes', 'written'])"
-    assert output(python, "-c", recipes).startswith(str(packages / "hsakd_pl/cli/main.py"))
-    assert {str(path.relative_to(tmp_path / "written")) for path in (tmp_path / "written").rglob("*.*")} == set(files())
-    few = [f"--trainer.{name}=1" for name in ("max_epochs", "limit_train_batches", "limit_val_batches")]
-    configs = [f"--config=written/{name}.yaml" for name in ("digits/teacher_joint_resnet20", "trainer/cpu")]
-    assert "result.json" in output(tmp_path / "venv/bin/hsakd", "fit", *configs, *few)
+    def output(command: str) -> str:
+        shell = partial(subprocess.run, shell=True, capture_output=True, text=True)
+        done = shell(command, cwd=tmp_path / "work", env=environment)
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        return done.stdout + done.stderr
+
+    outputs = []
+    for instruction, text in instructions(ROOT / "Dockerfile"):
+        if instruction == "ARG":
+            name, _, value = text.partition("=")
+            environment[name] = value
+        if instruction == "RUN" and not text.startswith(("apt-get", "useradd")):
+            outputs.append(output(re.sub(r"(?<=[ (])/(src|wheels)\b", rf"{tmp_path}/\1", text)))
+    assert len(outputs) == 5 and not [text for text in outputs if "does not provide the extra" in text]
+    assert output("hsakd --version") == f"hsakd_pl {hsakd_pl.__version__}\n"
+    written = tmp_path / "work/configs"
+    assert {str(path.relative_to(written)) for path in written.rglob("*.*")} == set(files())
+    few = "--trainer.max_epochs=1 --trainer.limit_train_batches=1 --trainer.limit_val_batches=1"
+    fit = f"hsakd fit --config=configs/digits/teacher_joint_resnet20.yaml --config=configs/trainer/cpu.yaml {few}"
+    assert "result.json" in output(fit)
 
 
 def test_citation_names_paper_and_software() -> None:
