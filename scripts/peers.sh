@@ -31,6 +31,11 @@ measured() { # TITLE COMMAND...
   time "${CPU[@]}" "${@:2}"
 }
 
+usage() { # COMMAND...
+  echo "help"
+  time "${CPU[@]}" "$@" >/dev/null 2>&1
+}
+
 release() { # NEWEST_KNOWN: the version of the page, or any with LATEST=1
   [[ -n ${LATEST:-} ]] && echo "${1%%==*}" || echo "$1"
 }
@@ -50,43 +55,29 @@ torchdistill() {
 lightly() {
   install lightly "$(release 'lightly-train[timm]==0.18.0')"
   "$ENV/bin/python" "$JOBS/words.py" lightly-train 'method="distillation"'
-  measured "help" "$ENV/bin/lightly-train" --help >/dev/null
+  usage "$ENV/bin/lightly-train" --help
   measured "job" "$ENV/bin/python" "$JOBS/lightly_job.py"
-  # the last stage again, interrupted and resumed
-  "${CPU[@]}" "$ENV/bin/python" "$JOBS/interrupt.py" out/again/checkpoints/last.ckpt \
-    "$ENV/bin/python" "$JOBS/lightly_job.py" again || true
-  "${CPU[@]}" "$ENV/bin/python" "$JOBS/lightly_job.py" again
-  "$ENV/bin/python" "$JOBS/same.py" out/student/checkpoints/last.ckpt out/again/checkpoints/last.ckpt
 }
 
 ultralytics() {
   install ultralytics "$(release ultralytics==8.4.190)"
   "$ENV/bin/python" "$JOBS/words.py" ultralytics 'distill'
-  measured "help" "$ENV/bin/yolo" help >/dev/null
-  local fit=("$ENV/bin/yolo" classify train data=pictures model=yolo26n-cls.yaml imgsz=32 batch=50 epochs=3 device=cpu
-    workers=0 plots=False project="$PWD/ultralytics")
-  measured "job without a teacher" "${fit[@]}" name=student
-  "${fit[@]}" name=taught distill_model=ultralytics/student/weights/last.pt 2>&1 | tail -n 1 || true
-  "${CPU[@]}" "$ENV/bin/python" "$JOBS/interrupt.py" ultralytics/again/weights/last.pt "${fit[@]}" name=again || true
-  "${CPU[@]}" "$ENV/bin/yolo" classify train resume model=ultralytics/again/weights/last.pt
-  "$ENV/bin/python" "$JOBS/same.py" ultralytics/{student,again}/weights/last.pt
+  usage "$ENV/bin/yolo" help
+  measured "job without a teacher" "$ENV/bin/yolo" classify train data=pictures model=yolo26n-cls.yaml imgsz=32 batch=50 \
+    epochs=5 device=cpu workers=0
 }
 
 hsakd() {
   install hsakd "$HERE[timm]"
   "$ENV/bin/python" "$JOBS/words.py" hsakd_pl 'make quickstart'
-  measured "help" "$ENV/bin/hsakd" --help >/dev/null
+  usage "$ENV/bin/hsakd" --help
   local data=(--data ImageFolderDataModule --data.root pictures --data.image_size 32 --data.batch_size 50
-    --data.augmentation none --model.lr 0.05 --trainer.max_epochs 3)
-  local student=("$ENV/bin/hsakd" fit --model hsakd_pl.methods.KDModule --model.network timm:resnet10t
-    --model.teacher timm:resnet18 --model.teacher_weights runs/teacher/last.ckpt "${data[@]}")
+    --data.augmentation none --model.lr 0.05 --trainer.max_epochs 5)
   measured "job, teacher" "$ENV/bin/hsakd" fit --model BaselineModule --model.network timm:resnet18 "${data[@]}" \
     --trainer.default_root_dir runs/teacher
-  measured "job, student" "${student[@]}" --trainer.default_root_dir runs/student
-  "${CPU[@]}" "$ENV/bin/python" "$JOBS/interrupt.py" runs/again/last.ckpt \
-    "${student[@]}" --trainer.default_root_dir runs/again || true
-  "${CPU[@]}" "${student[@]}" --trainer.default_root_dir runs/again
-  "$ENV/bin/python" "$JOBS/same.py" runs/{student,again}/last.ckpt
+  measured "job, student" "$ENV/bin/hsakd" fit --model hsakd_pl.methods.KDModule --model.network timm:resnet10t \
+    --model.teacher timm:resnet18 --model.teacher_weights runs/teacher/last.ckpt "${data[@]}" \
+    --trainer.default_root_dir runs/student
 }
 
 mkdir -p "$WORK/run"

@@ -1,10 +1,4 @@
-"""A teacher, a student distilled from its features without labels, and the student's head, with lightly-train.
-
-lightly_job.py again: the last stage into another folder, resumed where that exists.
-"""
-
-import sys
-from pathlib import Path
+"""A teacher, a student distilled from its features without labels, and the student's head, with lightly-train."""
 
 import lightly_train
 
@@ -18,7 +12,7 @@ def classify(out, model, **options):
         out=out,
         model=model,
         data={"train": "pictures/train", "val": "pictures/val", "classes": CLASSES},
-        steps=30,
+        steps=50,
         batch_size=50,
         accelerator="cpu",
         precision="32-true",
@@ -36,7 +30,7 @@ def distil():
         model="timm/resnet10t",
         method="distillation",
         method_args={"teacher": teacher},
-        epochs=3,
+        epochs=5,
         batch_size=50,
         accelerator="cpu",
         num_workers=0,
@@ -45,9 +39,6 @@ def distil():
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["again"]:
-        classify("out/again", "timm/resnet10t", model_args=DISTILLED, resume_interrupted=Path("out/again").exists())
-    else:
-        classify("out/teacher", "timm/resnet18")
-        distil()
-        classify("out/student", "timm/resnet10t", model_args=DISTILLED)
+    classify("out/teacher", "timm/resnet18")
+    distil()
+    classify("out/student", "timm/resnet10t", model_args=DISTILLED)

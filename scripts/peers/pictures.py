@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 root = Path(sys.argv[1])
 images, labels = load_digits(return_X_y=True)
 for label in range(10):
-    for index, image in enumerate(images[labels == label][:70]):
+    for index, image in enumerate(images[labels == label]):
         folder = root / ("train" if index < 50 else "val") / f"digit{label}"
         folder.mkdir(parents=True, exist_ok=True)
         levels = (image.reshape(8, 8) * 15.9375).astype(np.uint8)  # 16 levels to 255

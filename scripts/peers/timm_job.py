@@ -15,8 +15,8 @@ def loader(split, training):
 
 def fit(task, model):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 3)
-    for _ in range(3):
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 5)
+    for _ in range(5):
         task.train()
         for images, labels in loader("train", True):
             loss = task(images, labels)["loss"]

@@ -17,7 +17,7 @@ datasets = {split: ImageFolder(f"pictures/{split}", normalise) for split in ("tr
 
 def config(criterion):
     return {
-        "num_epochs": 3,
+        "num_epochs": 5,
         "train_data_loader": {
             "dataset_id": "train",
             "sampler": {"class_or_func": RandomSampler},
@@ -32,7 +32,7 @@ def config(criterion):
         "student": {"forward_proc": "forward_batch_only"},
         "model": {"forward_proc": "forward_batch_only"},
         "optimizer": {"key": "SGD", "kwargs": {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}},
-        "scheduler": {"key": "CosineAnnealingLR", "kwargs": {"T_max": 3}},
+        "scheduler": {"key": "CosineAnnealingLR", "kwargs": {"T_max": 5}},
         "criterion": {
             "key": "WeightedSumLoss",
             "func2extract_model_loss": "extract_model_loss_dict",

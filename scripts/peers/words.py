@@ -1,8 +1,8 @@
 """Count the words of a package's README, as its metadata ships it, before the first command or snippet that trains.
 
-words.py DISTRIBUTION PATTERN: words of the prose and the code up to the line that PATTERN matches, or of all of it where
-no line does. A word is a run of characters with a letter or digit in it, between blanks. Not counted: HTML tags and
-comments, images, targets of links, lines of tables.
+words.py DISTRIBUTION PATTERN counts prose and code up to the line that PATTERN matches, or all without such a line.
+Words are runs of characters with a letter or digit in them, between blanks. Not counted: HTML tags and comments,
+images, targets of links, lines of tables.
 """
 
 import re
