@@ -309,6 +309,8 @@ class ImageFolderDataModule(PictureDataModule):
         return Split(*class_folders(part, names))
 
     def checked_class_names(self) -> list[str]:
+        if not Path(self.root).exists():
+            raise UsageError(f"{self.root} does not exist: point --data.init_args.root at a folder of class folders")
         names = self.read_class_names()
         if not names:
             raise UsageError(

@@ -258,7 +258,7 @@ def without(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        (lambda root: root / "nowhere", {}, r"nowhere contains no class folders: point --data.init_args.root"),
+        (lambda root: root / "nowhere", {}, r"nowhere does not exist: point --data.init_args.root"),
         (lambda root: root.parent, {}, r"contains one class, photos.*\(\S+/photos looks like the folder you want\)"),
         (lambda root: root / "train" / "ant", {}, r"train/ant contains no class folders"),
         (lambda root: root / "train", {}, r"no val/, valid/ or test/ .*--data.init_args.val_fraction"),
