@@ -91,11 +91,12 @@ def fit(module: HSAKDModule, options: argparse.Namespace) -> list[float]:
     """Train for one short epoch; returns the milliseconds of its steps."""
     steps = Steps()
     data = SyntheticDataModule((1 + options.steps) * options.batch_size, options.batch_size)
+    precision: Any = PRECISIONS[options.precision]
     trainer = pl.Trainer(
         max_epochs=1,
         limit_val_batches=0,
         accelerator="cpu",
-        precision=PRECISIONS[options.precision],
+        precision=precision,
         callbacks=[steps],
         logger=False,
         enable_checkpointing=False,

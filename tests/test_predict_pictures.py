@@ -1,6 +1,7 @@
 """Test ``hsakd predict SOURCE IMAGES`` with a run, a checkpoint or an export."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,15 @@ def test_predict_options_top_batch_size_and_folder_apply(trained: Path, capsys: 
     lines = [json.loads(line) for line in Path("out/predictions.jsonl").read_text().splitlines()]
     assert {len(line["top"]) for line in lines if "error" not in line} == {2}
     assert "predictions are in out/predictions.csv" in capsys.readouterr().out
+
+
+def test_predict_shows_images_of_several_classes_with_their_folders(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = predictions(trained)
+    shown = re.findall(r"\w+/\d+\.png", capsys.readouterr().out)
+    assert shown == [str(Path(str(row["image"])).relative_to("photos/val")) for row in rows[::3]]
+    assert len({Path(image).parent for image in shown}) >= 3
 
 
 def test_predict_takes_files_and_folders(trained: Path) -> None:

@@ -51,7 +51,7 @@ COMMANDS = {  # in the order in which they are needed
     ),
     "bench": Command("Run the methods of a published table.", "classic --list", "hsakd_pl.commands.bench"),
     "calibrate": Command(
-        "Choose a temperature and early exits on validation images.", RUN, "hsakd_pl.commands.calibrate"
+        "Choose a temperature and early exits on validation images.", "runs/student", "hsakd_pl.commands.calibrate"
     ),
     "export": Command(
         "Export a student as files that stand alone, with a model card.", RUN, "hsakd_pl.commands.export"

@@ -43,7 +43,7 @@ class PredictionWriter(BasePredictionWriter):
         top: number of classes in a line of JSON, at most the five that a module's ``predict_step`` returns.
         option: option of the command line that names the folder. With it, predictions of other weights are not
             replaced, nor those of images that exist and would not be predicted: UsageError before the first batch.
-        how: what predicts, in words: at the end it is printed with a table of the first images.
+        how: what predicts, in words: at the end it is printed with a table of a few images, spread over all.
     """
 
     def __init__(self, folder: str | Path, top: int = TOP_K, option: str | None = None, how: str | None = None) -> None:
@@ -63,8 +63,11 @@ class PredictionWriter(BasePredictionWriter):
         self._weights = digest_of_predictor(pl_module)
         rank = f".rank{trainer.global_rank}" if trainer.world_size > 1 else ""
         self._path = self.folder / f"predictions{rank}.csv"
+        planned = _planned_images(trainer)
         if self.option is not None:
-            check_replaceable(self._path, self._weights, _planned_images(trainer), f"--{self.option}")
+            check_replaceable(self._path, self._weights, planned, f"--{self.option}")
+        self._shown_images = spread(len(planned or ()), SHOWN_IMAGES)
+        self._common_folder = os.path.commonpath([os.path.dirname(path) for path in planned]) if planned else None
         self._writer = csv.writer(self._open_files.enter_context(replacing(self._path, newline="", buffering=1)))
         self._writer.writerow(COLUMNS)
         self._lines = self._open_files.enter_context(replacing(self._path.with_suffix(".jsonl"), buffering=1))
@@ -88,6 +91,7 @@ class PredictionWriter(BasePredictionWriter):
         for row in () if self._is_trial else _rows_of(prediction):
             if row["source"] is None:
                 row["source"] = f"image {self._images}"
+            is_shown = self.how is not None and self._images in self._shown_images
             self._images += 1
             self._unread += 1 if row["error"] else 0
             if not row["error"] and not math.isfinite(row["probability"]):
@@ -96,7 +100,7 @@ class PredictionWriter(BasePredictionWriter):
             with naming(self._path):  # a full disk
                 self._write_csv(row)
                 self._write_json(row)
-            if self.how is not None and len(self._shown) < SHOWN_IMAGES:
+            if is_shown:
                 self._shown.append(self._summary_of(row))
 
     def _write_csv(self, row: dict[str, Any]) -> None:
@@ -126,7 +130,10 @@ class PredictionWriter(BasePredictionWriter):
 
     def _summary_of(self, row: dict[str, Any]) -> dict[str, str]:
         """Return a row of the table on the terminal."""
-        values = {"image": os.path.basename(row["source"]), "class": "", "probability": "", "agreement": "", "note": ""}
+        image = row["source"]
+        if self._common_folder is not None:
+            image = os.path.relpath(image, self._common_folder)
+        values = {"image": image, "class": "", "probability": "", "agreement": "", "note": ""}
         if row["error"]:
             return values | {"note": NOT_FINITE if row["error"] == NOT_FINITE else "could not be read"}
         name = self._name(row["class"])
@@ -158,6 +165,16 @@ class PredictionWriter(BasePredictionWriter):
         """Keep the predictions of an earlier run."""
         with suppress(UsageError):  # names the files, but the exception is not about them
             self._open_files.__exit__(type(exception), exception, exception.__traceback__)
+
+
+def spread(count: int, most: int) -> range:
+    """Return at most ``most`` of the numbers below ``count``, at equal distances; the first ones if it is 0, unknown.
+
+    Examples:
+        >>> list(spread(200, 5))
+        [0, 40, 80, 120, 160]
+    """
+    return range(0, count, math.ceil(count / most)) if count else range(most)
 
 
 def digest_of_predictor(module: Any) -> str:
