@@ -85,6 +85,8 @@ def _train(name: str, module: "HSAKDModule", data: "DigitsDataModule", epochs: i
     """Train a module, print its line, and return its accuracy on the test images."""
     import pytorch_lightning as pl
 
+    from hsakd_pl.records.progress import Progress
+
     start = time.perf_counter()
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -92,7 +94,7 @@ def _train(name: str, module: "HSAKDModule", data: "DigitsDataModule", epochs: i
         check_val_every_n_epoch=epochs,
         logger=False,
         enable_checkpointing=False,
-        enable_progress_bar=False,
+        callbacks=[Progress(lines=False)],
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
