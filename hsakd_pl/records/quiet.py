@@ -24,8 +24,8 @@ IGNORED_WARNINGS = (
 def quieten_lightning() -> None:
     """Hide Lightning's tips, its lines about hardware, and its warnings that have no consequence here.
 
-    Notebooks and scripts call it once, before they create a trainer; the program ``hsakd`` does so itself. Lines of this
-    package and all other warnings remain.
+    Notebooks and scripts call it once, before they create a trainer; the program ``hsakd`` does so itself. Lines of
+    this package and all other warnings remain.
     """
     for message in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", message)
