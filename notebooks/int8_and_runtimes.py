@@ -8,13 +8,12 @@
 
 # %%
 import csv
-import io
 import json
 import logging
 import shlex
 import sys
 import warnings
-from contextlib import redirect_stdout
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,13 @@ import numpy as np
 import onnxruntime
 import torch
 import yaml
+from IPython.utils.capture import capture_output
 from PIL import Image
 
 from hsakd_pl import DigitsDataModule, load_student
 from hsakd_pl.cli.main import main
 
-for name in ("pytorch_lightning", "lightning_fabric"):
-    logging.getLogger(name).setLevel(logging.ERROR)
+logging.disable(logging.WARNING)
 warnings.filterwarnings("ignore")
 
 # %% [markdown]
@@ -41,9 +40,9 @@ warnings.filterwarnings("ignore")
 
 # %%
 def hsakd(command: str, quiet: bool = False) -> None:
-    """Run ``hsakd`` with these arguments, without its printed lines if ``quiet``."""
+    """Run ``hsakd`` with these arguments, and show what it prints unless ``quiet``."""
     sys.argv = ["hsakd"]  # the name of the program in its messages
-    with redirect_stdout(io.StringIO() if quiet else sys.stdout):
+    with capture_output() if quiet else nullcontext():
         main(shlex.split(command))
 
 
@@ -72,7 +71,7 @@ pair = {"network": "resnet14", "teacher": "resnet20", "teacher_weights": "runs/t
 write("teacher", 3, 0.003, "TeacherModule", network="resnet20")
 write("student", 10, 0.003, "StudentModule", **pair)
 for name in ("teacher", "student"):
-    hsakd(f"fit --config {name}.yaml")
+    hsakd(f"fit --config {name}.yaml", quiet=True)
 
 # %% [markdown]
 # ## Export and measure
@@ -148,7 +147,7 @@ start = {"weights": "runs/student/last.ckpt", **pair}
 write("aware", 4, 0.0003, "StudentModule", callbacks=("hsakd_pl.QuantizationAware",), **start)
 write("longer", 4, 0.0003, "StudentModule", **start)
 for name in ("aware", "longer"):
-    hsakd(f"fit --config {name}.yaml")
+    hsakd(f"fit --config {name}.yaml", quiet=True)
     hsakd(f"export runs/{name} {name} --int8", quiet=True)
 
 # %% tags=["measured"]

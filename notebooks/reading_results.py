@@ -12,7 +12,6 @@
 # %%
 import csv
 import hashlib
-import io
 import json
 import logging
 import math
@@ -20,40 +19,41 @@ import shlex
 import sys
 import warnings
 from collections import defaultdict
-from contextlib import redirect_stdout
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import matplotlib.pyplot as plt
 import yaml
+from IPython.utils.capture import capture_output
 from scipy.stats import t as student_t
 
 from hsakd_pl.cli.main import main
 
-for name in ("pytorch_lightning", "lightning_fabric"):
-    logging.getLogger(name).setLevel(logging.ERROR)
+logging.disable(logging.WARNING)
 warnings.filterwarnings("ignore")
 
 # %% [markdown]
 # ## Some runs
 #
-# A resnet8 with 50 labelled digits, alone and with KD, with three seeds each. The fourth run of `alone` has been made
-# with another batch size by mistake.
+# A resnet8 with 50 labelled digits, alone and distilled by HSAKD, with three seeds each. The fourth run of `alone` has
+# been made with another batch size by mistake.
 
 
 # %%
-def hsakd(command: str) -> None:
-    """Run ``hsakd`` with these arguments."""
+def hsakd(command: str) -> str:
+    """Run ``hsakd`` with these arguments, and return what it prints."""
     sys.argv = ["hsakd"]  # the name of the program in its messages
-    main(shlex.split(command))
+    with capture_output() as captured:
+        main(shlex.split(command))
+    return captured.stdout
 
 
 def write(name: str, module: str, epochs: int, few: bool, **options: Any) -> None:
     """Write the configuration ``name.yaml``."""
     schedule = {"class_path": "torch.optim.lr_scheduler.CosineAnnealingLR", "init_args": {"T_max": epochs}}
     optimizer = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.003}}
-    options |= {"optimizer": optimizer, "lr_scheduler": schedule}
+    options |= {"optimizer": optimizer, "lr_scheduler": schedule, "branch_metrics_every": 0}
     data = {"train_fraction": 0.04, "batch_size": 8} if few else {"batch_size": 32}
     config = {
         "model": {"class_path": f"hsakd_pl.{module}", "init_args": options},
@@ -64,20 +64,19 @@ def write(name: str, module: str, epochs: int, few: bool, **options: Any) -> Non
 
 
 teacher = {"teacher": "resnet14", "teacher_weights": "teacher/last.ckpt"}
-write("teacher", "BaselineModule", 4, few=False, network="resnet14")
+write("teacher", "TeacherModule", 3, few=False, network="resnet14")
 write("alone", "BaselineModule", 20, few=True, network="resnet8")
-write("kd", "methods.KDModule", 20, few=True, network="resnet8", **teacher)
+write("distilled", "StudentModule", 20, few=True, network="resnet8", **teacher)
 
 hsakd("fit --config teacher.yaml --trainer.default_root_dir teacher")
 for seed in (0, 1, 2):
-    for name in ("alone", "kd"):
+    for name in ("alone", "distilled"):
         hsakd(f"fit --config {name}.yaml --seed_everything {seed} --trainer.default_root_dir runs/{name}/seed{seed}")
 hsakd(
     "fit --config alone.yaml --seed_everything 3 --data.init_args.batch_size 25 "
     "--trainer.default_root_dir runs/alone/seed3"
 )
-with redirect_stdout(io.StringIO()):
-    hsakd("test --config runs/kd/seed0/config.yaml --ckpt_path last")
+hsakd("test --config runs/distilled/seed0/config.yaml --ckpt_path last")
 
 # %% [markdown]
 # ## Files
@@ -96,7 +95,7 @@ print(*sorted(str(path) for path in RUNS.rglob("result.json")), sep="\n")
 # everything that can change the result except for the seed, and `protocol.validated_on` says which images were used.
 
 # %% tags=["measured"]
-result = json.loads((RUNS / "kd/seed0/result.json").read_text())
+result = json.loads((RUNS / "distilled/seed0/result.json").read_text())
 print(", ".join(sorted(result)))
 for field in ("seed", "epochs", "finished", "last_val_acc", "best_val_acc", "best_epoch", "parameters", "resumes"):
     print(f"{field:14} {result[field]}")
@@ -111,10 +110,10 @@ for field in ("validated_on", "head", "optimizer", "batch_size", "augmentation")
 # `val_fraction`, the two differ, and only this one is on the test split.
 
 # %% tags=["measured"]
-test = json.loads((RUNS / "kd/seed0/test.json").read_text())
+test = json.loads((RUNS / "distilled/seed0/test.json").read_text())
 for field in ("acc", "acc_top5", "nll", "ece", "images", "split"):
     print(f"{field:10} {test[field]}")
-checkpoint = (RUNS / "kd/seed0/last.ckpt").read_bytes()
+checkpoint = (RUNS / "distilled/seed0/last.ckpt").read_bytes()
 print("belongs to last.ckpt:", test["sha256"] == hashlib.sha256(checkpoint).hexdigest())
 print("equals last_val_acc:", math.isclose(test["acc"], result["last_val_acc"], abs_tol=1e-6))
 
@@ -125,7 +124,7 @@ print("equals last_val_acc:", math.isclose(test["acc"], result["last_val_acc"], 
 
 # %%
 figure, axis = plt.subplots(figsize=(6, 3.4))
-for name, colour in (("alone", "C0"), ("kd", "C1")):
+for name, colour in (("alone", "C0"), ("distilled", "C1")):
     for seed in (0, 1, 2):
         with (RUNS / f"{name}/seed{seed}/metrics.csv").open(newline="") as file:
             history = [line for line in csv.DictReader(file) if line["val/acc"]]
@@ -151,10 +150,10 @@ for path in sorted(RUNS.rglob("result.json")):
 hashes = dict.fromkeys(row["hash"] for row in rows)
 letters = dict(zip(hashes, "ABC", strict=True))
 
-print(f"{'run':14}{'seed':>4}{'last':>10}{'best':>10}  protocol")
+print(f"{'run':18}{'seed':>4}{'last':>10}{'best':>10}  protocol")
 for row in rows:
     last, best = (f"{100 * row[field]:.1f} %" for field in ("last_val_acc", "best_val_acc"))
-    print(f"{row['folder']:14}{row['seed']:4}{last:>10}{best:>10}  {letters[row['hash']]}")
+    print(f"{row['folder']:18}{row['seed']:4}{last:>10}{best:>10}  {letters[row['hash']]}")
 
 # %% [markdown]
 # ## Which runs may be averaged
@@ -170,7 +169,7 @@ for row in rows:
 for letter, members in groups.items():
     percents = [100 * row["last_val_acc"] for row in members]
     spread = f"± {stdev(percents):.1f}" if len(percents) > 1 else "(one run has no spread)"
-    print(f"{letter}: {members[0]['folder'].split('/')[0]:6} n = {len(members)}  {mean(percents):.1f} % {spread}")
+    print(f"{letter}: {members[0]['folder'].split('/')[0]:10} n = {len(members)}  {mean(percents):.1f} % {spread}")
 
 first, other = (groups[letters[row["hash"]]][0]["protocol"]["options"] for row in (rows[0], rows[3]))
 for option in first:
@@ -180,19 +179,19 @@ for option in first:
 # %% [markdown]
 # ## A difference, with its interval
 #
-# With the same seed, `alone` and `kd` start from the same weights and see the same batches. So the differences are
-# taken within a seed, and the interval is that of their mean: with three seeds, 4.3 standard errors to either side
-# (Student's t with two degrees of freedom). The unpaired interval uses the spreads of both methods instead.
+# With the same seed, `alone` and `distilled` see the same batches. So the differences are taken within a seed, and the
+# interval is that of their mean: with three seeds, 4.3 standard errors to either side (Student's t with two degrees of
+# freedom). The unpaired interval uses the spreads of both methods instead.
 #
-# Neither interval contains the choice of the 540 test images. For a single run, that is the binomial one below.
+# Neither interval accounts for the choice of the 540 test images. For a single run, the binomial one below does.
 
 # %% tags=["measured"]
 accuracy = {
     name: {row["seed"]: 100 * row["last_val_acc"] for row in groups[letter]}
-    for name, letter in (("alone", letters[rows[0]["hash"]]), ("kd", letters[rows[-1]["hash"]]))
+    for name, letter in (("alone", letters[rows[0]["hash"]]), ("distilled", letters[rows[-1]["hash"]]))
 }
-seeds = sorted(accuracy["alone"].keys() & accuracy["kd"].keys())
-differences = [accuracy["kd"][seed] - accuracy["alone"][seed] for seed in seeds]
+seeds = sorted(accuracy["alone"].keys() & accuracy["distilled"].keys())
+differences = [accuracy["distilled"][seed] - accuracy["alone"][seed] for seed in seeds]
 n = len(seeds)
 difference = mean(differences)
 paired = student_t.ppf(0.975, n - 1) * stdev(differences) / math.sqrt(n)
@@ -202,7 +201,7 @@ print("differences by seed, in points:", ", ".join(f"{value:+.1f}" for value in 
 print(f"paired:   {difference:+.1f} ± {paired:.1f} points")
 print(f"unpaired: {difference:+.1f} ± {unpaired:.1f} points")
 
-share = accuracy["kd"][0] / 100
+share = accuracy["distilled"][0] / 100
 print(f"one run:  {100 * share:.1f} ± {196 * math.sqrt(share * (1 - share) / test['images']):.1f} %, by its images")
 
 # %%
@@ -212,7 +211,7 @@ axis.plot(differences, [1] * n, "k|", markersize=12)
 axis.axvline(0, color="gray", linestyle=":")
 axis.set_yticks([1, 0], ["paired by seed", "unpaired"])
 axis.set_ylim(-0.7, 1.7)
-axis.set_xlabel("KD minus alone, points (95 % interval)")
+axis.set_xlabel("distilled minus alone, points (95 % interval)")
 plt.show()
 
 # %% [markdown]
@@ -223,9 +222,7 @@ plt.show()
 # `hsakd report` groups by the hash, names what differs, and computes the paired interval.
 
 # %% tags=["measured"]
-with redirect_stdout(io.StringIO()) as printed:
-    hsakd("report runs --format json --against alone")
-for record in json.loads(printed.getvalue()):
+for record in json.loads(hsakd("report runs --format json --against alone")):
     text = f"{record['run']:20} n = {record['n']}  {record['last_mean']:.1f} %"
     if record["common_seeds"]:
         width = record["difference_high"] - record["difference"]

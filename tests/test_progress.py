@@ -314,7 +314,11 @@ def test_notebook_shows_a_bar_that_disappears_and_no_adverts(monkeypatch: pytest
         f"trainer = pl.Trainer({options}, callbacks=[progress.Progress()], enable_model_summary=False)",
         'trainer.fit(hsakd_pl.BaselineModule("resnet8", num_classes=10), hsakd_pl.DigitsDataModule())',
     ]
-    cells = ["\n".join(lines), "accuracies = hsakd_pl.quickstart(teacher_epochs=1, student_epochs=1)"]
+    cells = [
+        "\n".join(lines),
+        "accuracies = hsakd_pl.quickstart(teacher_epochs=1, student_epochs=1)",
+        "from hsakd_pl.records.text_table import text_table\nprint(text_table([{'run': 'first'}]))",
+    ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     pictures: list[str] = []
 
@@ -325,7 +329,7 @@ def test_notebook_shows_a_bar_that_disappears_and_no_adverts(monkeypatch: pytest
             return super().process_message(message, *args)
 
     Client(notebook, timeout=600).execute()
-    fit, quick = (cell.outputs for cell in notebook.cells)
+    fit, quick, table = (cell.outputs for cell in notebook.cells)
     for outputs in (fit, quick):  # a bar leaves nothing in the notebook that is saved
         assert {str(output.data) for output in outputs if output.output_type == "display_data"} == {
             "{'text/plain': ''}"
@@ -338,3 +342,4 @@ def test_notebook_shows_a_bar_that_disappears_and_no_adverts(monkeypatch: pytest
     assert [line[:9] for line in epochs(printed[0])] == ["epoch 1/2", "epoch 2/2"]
     assert not re.findall(ADVERTS, logged[0])
     assert len(printed[1].splitlines()) == 4 and logged[1] == ""
+    assert [output.get("text", "").split() for output in table] == [["run", "─────", "first"]]

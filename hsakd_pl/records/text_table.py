@@ -23,5 +23,6 @@ def text_table(lines: Sequence[Mapping[str, str]]) -> str:
     for line in lines:
         grid.add_row(*(escape(for_terminal(cell)) for cell in line.values()))
     output = StringIO()
-    Console(file=output, width=10_000, color_system=None).print(grid)
+    # in a notebook, rich would show the grid below the cell instead of writing it into the file
+    Console(file=output, width=10_000, color_system=None, force_jupyter=False).print(grid)
     return "\n".join(line.rstrip() for line in output.getvalue().strip("\n").splitlines())
