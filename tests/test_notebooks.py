@@ -24,7 +24,12 @@ CLAIMS = {
         "min(accuracy['linear probe']) > max(accuracy['from scratch']) + 5",
         "min(accuracy['fine-tuned']) > max(accuracy['from scratch']) + 5",
     ],
-    "int8_and_runtimes": [],
+    "int8_and_runtimes": [
+        "accuracy['student']['model.onnx'] > 80",
+        "abs(accuracy['student']['model.onnx'] - accuracy['student']['model.int8.onnx']) < 3",
+        "np.abs(logits['onnxruntime, model.onnx'] - logits['PyTorch, model.safetensors']).max() < 1e-3",
+        "abs(early - 100 * tested['acc']) < 3",
+    ],
     "own_images": ["accuracy['teacher'] > 70", "abs(accuracy['student'] - accuracy['exported']) < 1"],
     "own_loss": ["min(accuracy.values()) > 50", "distance['HSAKD and attention'] < distance['HSAKD'] / 2"],
     "own_method": [
