@@ -49,7 +49,7 @@ def executed(notebook: NotebookNode) -> NotebookNode:
     kept = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}  # pictures go into the notebook
     paths = os.pathsep.join(filter(None, [str(FOLDER.parent), kept.get("PYTHONPATH")]))
     with TemporaryDirectory() as folder:
-        client = NotebookClient(notebook, timeout=600, record_timing=False, resources={"metadata": {"path": folder}})
+        client = NotebookClient(notebook, timeout=None, record_timing=False, resources={"metadata": {"path": folder}})
         client.execute(env={**kept, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"})
     notebook.metadata.pop("language_info")  # the version of this Python
     return notebook
