@@ -175,12 +175,13 @@ for name, make in makers.items():
 
 # %%
 for position, values in enumerate(accuracy.values()):
-    plt.bar(position, sum(values) / len(values), color="0.85")
-    plt.plot([position] * len(values), values, "o")
+    plt.plot([position] * len(values), values, "o", color="C0", label=None if position else "one seed")
+    plt.plot(position, sum(values) / len(values), "k_", markersize=30, label=None if position else "mean")
 plt.xticks(range(len(accuracy)), list(accuracy))
-plt.ylim(bottom=min(map(min, accuracy.values())) - 5)
+plt.xlim(-0.5, len(accuracy) - 0.5)
 plt.ylabel("test accuracy (%)")
-plt.title("resnet8 with 50 labels: mean and three seeds")
+plt.title("resnet8 with 50 labels")
+plt.legend()
 plt.show()
 
 # %% [markdown]
