@@ -6,7 +6,7 @@
 # and computes a difference of two methods with its interval. At the end it compares the numbers with `hsakd report`,
 # which does all of this by itself.
 #
-# The runs are made here, in about half a minute on one CPU core. To read your own, start at *Files* with their folder.
+# The runs are made here, in about a minute on one CPU core. To read your own, start at *Files* with their folder.
 # `reading_a_run.ipynb` looks into a single run: curves, branches, confusion, calibration and embedding.
 
 # %%
@@ -76,7 +76,7 @@ hsakd(
     "fit --config alone.yaml --seed_everything 3 --data.init_args.batch_size 25 "
     "--trainer.default_root_dir runs/alone/seed3"
 )
-hsakd("test --config runs/distilled/seed0/config.yaml --ckpt_path last")
+_ = hsakd("test --config runs/distilled/seed0/config.yaml --ckpt_path last")
 
 # %% [markdown]
 # ## Files
