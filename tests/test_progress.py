@@ -334,7 +334,7 @@ def test_notebook_shows_a_bar_that_disappears_and_no_adverts(monkeypatch: pytest
         assert {str(output.data) for output in outputs if output.output_type == "display_data"} == {
             "{'text/plain': ''}"
         }
-    assert re.search(r"epoch 1/2 ━+", "".join(pictures)) and "loss" in "".join(pictures)
+    assert re.search(r"epoch 1/2 ━+", plain("".join(pictures))) and "loss" in "".join(pictures)
     printed, logged = (
         ["".join(output.text for output in outputs if output.get("name") == name) for outputs in (fit, quick)]
         for name in ("stdout", "stderr")
