@@ -89,7 +89,7 @@ teacher = classifier.network
 # `pretrained`, timm downloads the weights, and states size and normalisation of the teacher's images.
 
 # %%
-USE_DINO = False  # True downloads 87 MB, and takes hours on a CPU
+USE_DINO = False  # True downloads 87 MB, and takes more than an hour on a CPU core
 if USE_DINO:
     teacher_options: dict[str, Any] = {
         "teacher": "timm:vit_small_patch16_224.dino",
