@@ -190,7 +190,7 @@ plt.show()
 # Networks are often too sure of themselves (a temperature above 1); students that imitate softened probabilities may be
 # the opposite.
 
-# %% tags=["measured"]
+# %% tags=["machine"]
 hsakd("calibrate runs/student --target-macs 20e6")
 
 # %% [markdown]

@@ -197,7 +197,7 @@ difference = mean(differences)
 paired = student_t.ppf(0.975, n - 1) * stdev(differences) / math.sqrt(n)
 spreads = [stdev(values.values()) for values in accuracy.values()]
 unpaired = student_t.ppf(0.975, 2 * n - 2) * math.hypot(*spreads) / math.sqrt(n)  # equal numbers of runs
-print("differences by seed, in points:", ", ".join(f"{value:+.1f}" for value in differences))
+print("differences by seed, in points:", ", ".join(f"{value:.1f}" for value in differences))
 print(f"paired:   {difference:+.1f} ± {paired:.1f} points")
 print(f"unpaired: {difference:+.1f} ± {unpaired:.1f} points")
 
