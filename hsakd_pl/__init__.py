@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from hsakd_pl.cpu.start import prepare_cpu as prepare_cpu
+from hsakd_pl.records.quiet import quieten_lightning as quieten_lightning
 from hsakd_pl.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ __all__ = [
     "prepare_cpu",
     "published_state_dict",
     "quickstart",
+    "quieten_lightning",
     "register_network",
 ]
 _HOMES = (

@@ -14,12 +14,27 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 FOLDER = Path(__file__).parent
+# Address of the hosted repository, such as "https://github.com/OWNER/NAME": with it, notebooks begin with a badge that
+# opens them in Colab. The project has no address yet, so that they have no badge.
+REPOSITORY = ""
+COLAB = "https://colab.research.google.com"
 SCRIPTS = [path for path in sorted(FOLDER.glob("*.py")) if path != FOLDER / "build.py"]
 
 
-def unexecuted(script: Path) -> NotebookNode:
+def badge(repository: str, name: str) -> str:
+    """Return Markdown that opens a notebook of a repository on GitHub in Colab, and installs the package there."""
+    page = repository.replace("https://github.com", f"{COLAB}/github")
+    return (
+        f"[![Open in Colab]({COLAB}/assets/colab-badge.svg)]({page}/blob/main/notebooks/{name}.ipynb) "
+        f"There, first run `%pip install 'hsakd_pl[notebooks,export] @ git+{repository}'`.\n\n"
+    )
+
+
+def unexecuted(script: Path, repository: str = REPOSITORY) -> NotebookNode:
     """Make the notebook of a script in the percent format, without outputs."""
     notebook = jupytext.read(script)
+    if repository:
+        notebook.cells[0].source = badge(repository, script.stem) + notebook.cells[0].source
     notebook.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     notebook.nbformat = 4
     notebook.nbformat_minor = 5
@@ -34,7 +49,7 @@ def executed(notebook: NotebookNode) -> NotebookNode:
     kept = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}  # pictures go into the notebook
     paths = os.pathsep.join(filter(None, [str(FOLDER.parent), kept.get("PYTHONPATH")]))
     with TemporaryDirectory() as folder:
-        client = NotebookClient(notebook, timeout=600, record_timing=False, resources={"metadata": {"path": folder}})
+        client = NotebookClient(notebook, timeout=None, record_timing=False, resources={"metadata": {"path": folder}})
         client.execute(env={**kept, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"})
     notebook.metadata.pop("language_info")  # the version of this Python
     return notebook

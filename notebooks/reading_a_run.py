@@ -102,8 +102,9 @@ print(*sorted(path.name for path in run.iterdir() if not path.name.startswith(".
 # ## The table of all runs
 #
 # `hsakd report runs` prints a table of all runs below a folder. Runs that differ only in their seed are averaged in
-# one row, and `--against` adds the paired difference from another row. `--format` prints Markdown, LaTeX, CSV or JSON,
-# and `--html report.html` writes a page with all plots of this notebook.
+# one row, and `--against` adds the paired difference from another row; `reading_results.ipynb` explains both.
+# `--format` prints Markdown, LaTeX, CSV or JSON, and `--html report.html` writes a page with all plots of this
+# notebook.
 
 # %% tags=["measured"]
 with redirect_stdout(io.StringIO()) as table:

@@ -2,10 +2,8 @@
 
 import logging
 import os
-import re
 import sys
 import traceback
-import warnings
 from importlib import import_module
 
 from hsakd_pl.cli.arguments import check_files
@@ -13,31 +11,19 @@ from hsakd_pl.cli.commands import COMMANDS, front_page, make_parser, parse
 from hsakd_pl.cpu.start import map_tensors, prepare_process
 from hsakd_pl.errors import UsageError, did_you_mean
 from hsakd_pl.files.escaping import for_terminal, show
+from hsakd_pl.records.quiet import LOGGERS, quieten_lightning
 from hsakd_pl.runs.signals import Interrupted, stopped_by_signals
 from hsakd_pl.version import __version__
 
 USER_MISTAKES = (UsageError,)  # shown in one line; everything else keeps its traceback
 DEBUG = "--debug"  # shows the traceback of a user's mistake as well
-# What Lightning logs about itself and about hardware; the package's own summary has the rest
-ADVERTS = r"Seed set|GPU available|TPU available|💡|LOCAL_RANK|`Trainer\.fit` stopped: `max_|Using .* Mixed Precision"
-LOGGERS = (
-    "pytorch_lightning.utilities.rank_zero",
-    "pytorch_lightning.accelerators.cuda",
-    "lightning_fabric.utilities.seed",
-)
-IGNORED_WARNINGS = (
-    "Checkpoint directory .* exists",  # a resumed run has one
-    "LightningCLI's args parameter",  # all commands pass them
-    "Couldn't infer the batch indices",  # predictions name their files
-    "The number of training batches .* is smaller",  # metrics are logged per epoch as well
-    ".*callbacks used to create the checkpoint.*Progress'\\]",  # the progress bar may be switched off
-    ".*LeafSpec.* is deprecated",  # raised within Lightning
-)
 
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line ``args``, by default the process's; a UsageError ends it with one line and status 2."""
-    _quieten_lightning()
+    quieten_lightning()
+    for name in LOGGERS:
+        logging.getLogger(name).addFilter(_escape)
     if "torch" not in sys.modules:  # otherwise this is not the program but a call within a process of the user
         prepare_process()
         map_tensors()  # until a run reuses memory
@@ -71,18 +57,6 @@ def _find_classes_in_working_folder(arguments: list[str]) -> None:
     command = COMMANDS.get(arguments[0]) if arguments else None
     if command is not None and command.imports_classes and not is_safe_path:
         sys.path.append(os.path.abspath(""))
-
-
-def _quieten_lightning() -> None:
-    for message in IGNORED_WARNINGS:
-        warnings.filterwarnings("ignore", message)
-    for name in LOGGERS:
-        logging.getLogger(name).addFilter(_is_no_advert)
-        logging.getLogger(name).addFilter(_escape)
-
-
-def _is_no_advert(record: logging.LogRecord) -> bool:
-    return not re.match(ADVERTS, record.getMessage())
 
 
 def _escape(record: logging.LogRecord) -> bool:

@@ -8,7 +8,6 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar, Timer
 from rich import get_console
-from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar as Bar
 from rich.table import Table
@@ -21,24 +20,54 @@ SECONDS_BETWEEN_PICTURES = 0.5  # of a bar: one takes about 2 ms
 SECONDS_BETWEEN_LINES = 600.0  # inside an epoch; one of ImageNet takes an hour
 
 
-class Progress(ProgressBar):
-    """Show loss, accuracy, best accuracy and its epoch, learning rate, images/s, and the remaining time of the run.
+class Output:
+    """Show a picture in the output of a notebook's cell, with the interface of :class:`rich.live.Live`.
 
-    On a terminal and in a notebook it is a bar, above which finished epochs remain as lines. Elsewhere (SLURM, pipes,
-    CI) it prints one line per epoch, and within long epochs one every ten minutes. Checkpoints contain the accuracies,
-    so that a resumed run continues with them. No step waits for a GPU: the loss within an epoch is the latest one that
-    has arrived from there.
+    The latter needs ipywidgets, and leaves the text ``Output()`` in notebooks that are saved.
     """
 
     def __init__(self) -> None:
+        self._handle: Any = None
+
+    @property
+    def is_started(self) -> bool:
+        return self._handle is not None
+
+    def start(self) -> None:
+        from IPython.display import display  # every notebook has it
+
+        if self._handle is None:
+            self._handle = display({"text/plain": ""}, raw=True, display_id=True)
+
+    def update(self, picture: Table, refresh: bool) -> None:
+        self._handle.update(picture)
+
+    def stop(self) -> None:
+        self._handle.update({"text/plain": ""}, raw=True)
+
+
+class Progress(ProgressBar):
+    """Show loss, accuracy, best accuracy and its epoch, learning rate, images/s, and the remaining time of the run.
+
+    On a terminal and in a notebook it is a bar, and finished epochs remain as lines. Elsewhere (SLURM, pipes,
+    CI) it prints one line per epoch, and within long epochs one every ten minutes. Checkpoints contain the accuracies,
+    so that a resumed run continues with them. No step waits for a GPU: the loss within an epoch is the latest one that
+    has arrived from there.
+
+    Args:
+        lines: print the lines of finished epochs, and those within long ones; otherwise there is only the bar.
+    """
+
+    def __init__(self, lines: bool = True) -> None:
         super().__init__()
+        self.lines = lines
         self.accuracy: float | None = None  # after the last validation
         self.best: float | None = None
         self.best_epoch: int | None = None
         self._enabled = True
         self._due = 0.0  # time of the next picture or line
         self._watched = Watched()
-        self._live: Live | None = None
+        self._live: Live | Output | None = None
         self._begun: tuple[float, float] | None = None  # time, and part of the fit that was done by then
         self._loss = math.nan
         self._lr = 0.0
@@ -74,15 +103,14 @@ class Progress(ProgressBar):
             self.best_epoch = None
         console = get_console()  # the one that Lightning prints its tables with, so that they appear above the bar
         terminal = sys.stdout.isatty() and console.is_terminal and not console.is_dumb_terminal
-        if self._enabled and (console.is_jupyter or terminal):
-            self._live = Live(
-                console=console, auto_refresh=False, transient=True, redirect_stdout=terminal, redirect_stderr=terminal
-            )
+        if self._enabled and console.is_jupyter:
+            self._live = Output()
+        elif self._enabled and terminal:
+            self._live = Live(console=console, auto_refresh=False, transient=True)
         self._wait()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if self._live is not None and self._live.is_started:
-            self._live.update("", refresh=True)  # a notebook keeps its last picture
             self._live.stop()
         self._live = None
 
@@ -139,7 +167,7 @@ class Progress(ProgressBar):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._loss = float(trainer.callback_metrics.get("train/loss", math.nan))
-        if self._enabled:
+        if self._enabled and self.lines:
             print("  ".join([self._epoch(), *self._numbers(self._validated)]), flush=True)
             self._wait()
 
@@ -162,13 +190,17 @@ class Progress(ProgressBar):
         count = f"{done:,}/{total:,}" if math.isfinite(total) else f"{done:,}"
         numbers = self._numbers() if self._begun is not None else []
         if self._live is None:
-            print("  ".join([what, count, *numbers]), flush=True)
+            if self.lines:
+                print("  ".join([what, count, *numbers]), flush=True)
             return
         bar = Bar(total, done, width=40) if math.isfinite(total) else Bar(width=40, pulse=True)
         first_line = Table.grid(padding=(0, 1))
         first_line.add_row(what, bar, count)
+        picture = Table.grid()
+        picture.add_row(first_line)
+        picture.add_row(Text("  ".join(numbers)))
         self._live.start()
-        self._live.update(Group(first_line, Text("  ".join(numbers))), refresh=True)
+        self._live.update(picture, refresh=True)
 
     def _epoch(self) -> str:
         epochs = self.trainer.max_epochs or -1

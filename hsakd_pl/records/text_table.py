@@ -60,5 +60,9 @@ def _aligned(lines: Sequence[Mapping[str, str]], columns: Sequence[str], width: 
         grid.add_row(*(escape(for_terminal(line[column])) for column in columns))
     needed = sum(_least_width(lines, column) + GAP for column in columns)
     output = StringIO()
-    Console(file=output, width=10_000 if width is None else max(width, needed), color_system=None).print(grid)
-    return "\n".join(line.rstrip() for line in output.getvalue().splitlines()).strip("\n")
+    terminal_width = 10_000 if width is None else max(width, needed)
+    # in a notebook, rich would show the grid below the cell instead of writing it into the file
+    Console(file=output, width=terminal_width, color_system=None, force_jupyter=False).print(grid)
+    return "
+".join(line.rstrip() for line in output.getvalue().splitlines()).strip("
+")
