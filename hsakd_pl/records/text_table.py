@@ -63,6 +63,4 @@ def _aligned(lines: Sequence[Mapping[str, str]], columns: Sequence[str], width: 
     terminal_width = 10_000 if width is None else max(width, needed)
     # in a notebook, rich would show the grid below the cell instead of writing it into the file
     Console(file=output, width=terminal_width, color_system=None, force_jupyter=False).print(grid)
-    return "
-".join(line.rstrip() for line in output.getvalue().splitlines()).strip("
-")
+    return "\n".join(line.rstrip() for line in output.getvalue().splitlines()).strip("\n")
