@@ -251,6 +251,10 @@ MEANT = {
         ["sweep", "--seeds", "0", "--config", "configs/trainer/gpu.yaml"],
         "configs/trainer/gpu.yaml is missing: 'hsakd recipes configs' writes all configurations",
     ),
+    "misspelt recipe of the package": (
+        ["fit", "--config", "configs/images/teachr.yaml"],
+        "configs/images/teachr.yaml is missing: did you mean images/teacher.yaml? 'hsakd recipes configs' writes all",
+    ),
     "class": (
         ["fit", "--model", "StudentModul"],
         "model: StudentModul is not a known class: did you mean StudentModule?",

@@ -30,7 +30,11 @@ CLAIMS = {
         "np.abs(logits['onnxruntime, model.onnx'] - logits['PyTorch, model.safetensors']).max() < 1e-3",
         "abs(early - 100 * tested['acc']) < 3",
     ],
-    "own_images": ["accuracy['teacher'] > 70", "abs(accuracy['student'] - accuracy['exported']) < 1"],
+    "own_images": [
+        "accuracy['teacher'] > 80",
+        "min(gains) > 0",
+        "abs(accuracy['distilled'][0] - accuracy['exported']) < 1",
+    ],
     "own_loss": ["min(accuracy.values()) > 50", "distance['HSAKD and attention'] < distance['HSAKD'] / 2"],
     "own_method": [
         "sum(accuracy['KD']) > sum(accuracy['alone'])",

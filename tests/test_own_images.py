@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
+from huggingface_hub import constants
 from safetensors.torch import save_file
 from small import needs_onnx
 from test_export import ALONE
@@ -22,9 +23,10 @@ pytestmark = needs_onnx
 timm = pytest.importorskip("timm", reason="timm is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 CLASSES = 6
-SMALL = ["--trainer.accelerator", "cpu", "--data.init_args.num_workers", "0", "--data.init_args.batch_size", "8"]
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+SMALL = ["--trainer.accelerator", "cpu", "--data.num_workers", "0", "--data.batch_size", "8", "--data.image_size", "64"]
 SHORT = ["--trainer.max_epochs", "1", "--trainer.num_sanity_val_steps", "0", "--trainer.limit_train_batches", "4"]
-SLOW = ["--model.init_args.lr", "0.001"]  # for batches of 8
+SLOW = ["--model.lr", "0.001"]  # for initial weights
 LESS = {"fit": [*SMALL, *SHORT, *SLOW], "test": SMALL}
 
 # What a phone or a server does with the exported graph: the card's own lines, with onnxruntime, NumPy and PIL
@@ -38,7 +40,7 @@ exec(lines)
 
 @pytest.fixture
 def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unpack: Callable[[str], Path]) -> Path:
-    """Create a working folder with photos of mixed sizes in six classes, and weights for a thousand other classes.
+    """Create a working folder with photos of mixed sizes in six classes, and weights in the cache of the hub's client.
 
     The weights are timm's initial ones instead of the published ones, since tests have no network.
     """
@@ -51,7 +53,16 @@ def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unpack: Callabl
             target.mkdir(parents=True)
             for image in sorted(folder.iterdir())[:8]:
                 shutil.copy(image, target)
-    save_file(timm.create_model("regnety_002").state_dict(), tmp_path / "regnety_002.safetensors")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    for name in ("tf_efficientnet_lite0", "lcnet_050"):
+        model = timm.create_model(name)
+        repository = tmp_path / "cache" / f"models--{model.pretrained_cfg['hf_hub_id'].replace('/', '--')}"
+        (repository / "snapshots" / COMMIT).mkdir(parents=True)
+        (repository / "refs").mkdir()
+        (repository / "refs" / "main").write_text(COMMIT)
+        save_file(model.state_dict(), repository / "snapshots" / COMMIT / "model.safetensors")
     return tmp_path / "photos"
 
 
@@ -62,8 +73,8 @@ def test_commands_turn_photographs_into_a_standalone_graph(
     for command in OWN_COMMANDS:
         words = arguments(command)
         if words[0] == "export":  # only the run is needed from here on, and for int8 the images
-            shutil.rmtree("runs/teacher")
-            Path("regnety_002.safetensors").unlink()
+            shutil.rmtree("runs/images/teacher")
+            shutil.rmtree("cache")
         if words[0] == "predict":
             shutil.rmtree(photographs / "train")
         main(words + LESS.get(words[0], []))
@@ -74,7 +85,7 @@ def test_commands_turn_photographs_into_a_standalone_graph(
     rows = [json.loads(line) for line in Path("predictions.jsonl").read_text().splitlines()]
     assert len(rows) == len(list(photographs.rglob("*.JPEG")))
     assert {row["class"] for row in rows} <= {*names} and not any("error" in row for row in rows)
-    test = json.loads(Path("runs/student/test.json").read_text())
+    test = json.loads(Path("runs/images/student/test.json").read_text())
     assert {"ensemble", "early_exit", "cascade"} <= test.keys()
     assert "predictions are in predictions.csv" in capsys.readouterr().out
     shutil.copy(rows[0]["image"], "exported/picture.jpg")
@@ -92,7 +103,8 @@ def test_python_example_trains_on_photographs_in_ten_lines(
     less = {"accelerator": "cpu", "limit_train_batches": 1, "limit_val_batches": 1, "num_sanity_val_steps": 0}
     trainer = partial(pl.Trainer, logger=False, enable_progress_bar=False, **less)
     monkeypatch.setattr(pl, "Trainer", lambda max_epochs: trainer(max_epochs=1))
-    exec(compile(OWN_EXAMPLE, "README.md", "exec"), {})
+    assert "image_size=224" in OWN_EXAMPLE  # a step of 64 views of that size takes long on a CPU
+    exec(compile(OWN_EXAMPLE.replace("image_size=224", "image_size=64"), "README.md", "exec"), {})
     names = sorted(path.name for path in (photographs / "val").iterdir())
     assert str(names) in capsys.readouterr().out
     assert {path.name for path in Path("exported").iterdir()} >= {"model.onnx", "model.pt2", "README.md"}

@@ -47,7 +47,7 @@ BLOCKS = [
 ]
 RUN = [block for block in BLOCKS if not block.reason]
 # from photographs to an exported student: tests/test_own_images.py runs these
-[OWN_COMMANDS] = {tuple(block.commands) for block in RUN if any("timm:" in line for line in block.commands)}
+[OWN_COMMANDS] = {tuple(block.commands) for block in RUN if any("configs/images/" in line for line in block.commands)}
 [OWN_EXAMPLE] = {block.text for block in RUN if block.language == "python" and "timm:" in block.text}
 OF_METHODS = {line for block in RUN if block.document in METHOD_PAGES for line in block.commands}
 COMMANDS = [*dict.fromkeys(line for block in RUN for line in block.commands if line not in OWN_COMMANDS)]

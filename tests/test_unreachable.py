@@ -1,6 +1,8 @@
 """A hub that cannot be reached is named in one line, without the minute of retries of its client."""
 
 import logging
+import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from hsakd_pl import create_network, load_student
 from hsakd_pl.cli.main import main
 from hsakd_pl.errors import UsageError
+from hsakd_pl.files import hub
 
 CLOSED = "http://127.0.0.1:9"  # nothing listens there
 
@@ -62,9 +65,20 @@ def test_impossible_name_on_the_hub_is_refused_without_a_request(tmp_path: Path)
 @pytest.mark.usefixtures("closed_hub")
 def test_pretrained_timm_weights_name_the_unreachable_host_without_retries(caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("timm")
-    with pytest.raises(UsageError, match=r"^weights: .*lcnet_050 .*127\.0\.0\.1.*name a file.*HF_HUB_OFFLINE=1"):
+    with pytest.raises(UsageError, match=r"^weights: .*lcnet_050 .*127\.0\.0\.1.*name a file .*HF_HUB_OFFLINE=1"):
         create_network("timm:lcnet_050", 4, branches=False, pretrained=True)
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.usefixtures("closed_hub")
+def test_waiting_for_a_name_server_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **options: answered.wait(60))
+    monkeypatch.setattr(hub, "SECONDS", 0.1)
+    reason = hub.obstacle("https://hub.invalid")
+    assert reason == "hub.invalid cannot be reached: no answer within 0.1 seconds"
+    assert not answered.is_set()
+    answered.set()
 
 
 @pytest.mark.usefixtures("closed_hub")

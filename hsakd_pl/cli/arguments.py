@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from hsakd_pl.errors import UsageError
+from hsakd_pl.errors import UsageError, did_you_mean
 from hsakd_pl.files import read_text
 from hsakd_pl.files.careful import load_yaml
 from hsakd_pl.recipes import OVERLAYS, RECIPES
@@ -84,10 +84,12 @@ UNUSED = {
 
 
 def check_files(args: list[str]) -> None:
-    """Read all configurations that exist; raises UsageError naming a file that is not a configuration."""
+    """Read all configurations that exist; raises UsageError naming a file that is not one, or the package's missing."""
     for flag, value in pairs(args):
         if flag in ("-c", "--config") and os.path.exists(value):
             configuration(value)
+        elif flag in ("-c", "--config"):
+            _check_not_of_package(value)
 
 
 def check_order(args: list[str]) -> None:
@@ -190,8 +192,8 @@ def pairs(args: list[str]) -> Iterator[tuple[str, str]]:
 
 def configuration(path: str) -> dict[str, Any]:
     """Read a configuration; raises UsageError where the file is not one."""
-    if not os.path.exists(path) and _is_of_package(path):
-        raise UsageError(f"{path} is missing: 'hsakd recipes configs' writes all configurations of the package there")
+    if not os.path.exists(path):
+        _check_not_of_package(path)
     try:
         content = load_yaml(read_text(path, MOST_BYTES))
     except yaml.YAMLError as error:
@@ -201,10 +203,15 @@ def configuration(path: str) -> dict[str, Any]:
     return content
 
 
-def _is_of_package(path: str) -> bool:
-    """Return True for the path of a recipe, or of settings that are laid over one, wherever its folder is."""
+def _check_not_of_package(path: str) -> None:
+    """Raise UsageError for a missing configuration of this package: one of its names anywhere, any name in configs/."""
     name = "/".join(Path(path).parts[-2:])
-    return name.removesuffix(".yaml") in RECIPES or name in {f"trainer/{path.name}" for path in OVERLAYS.iterdir()}
+    names = [*(f"{recipe}.yaml" for recipe in RECIPES), *(f"trainer/{path.name}" for path in OVERLAYS.iterdir())]
+    if name in names or "configs" in Path(path).parts[:-1]:
+        hint = "" if name in names else did_you_mean(name, names)
+        raise UsageError(
+            f"{path} is missing: {hint}'hsakd recipes configs' writes all configurations of the package there"
+        )
 
 
 def option_tree(args: list[str]) -> dict[str, Any]:

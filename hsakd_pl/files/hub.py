@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,7 +27,8 @@ def obstacle(url: str | None = None) -> str | None:
     """Return why a host cannot be reached, in words that name it; None if it answers, or with ``HF_HUB_OFFLINE``.
 
     Sends one request through the client of huggingface_hub, with its proxies and certificates, and without the retries
-    of its downloads, which go on for most of a minute.
+    of its downloads, which go on for most of a minute. The time that a name server takes is limited, too, which the
+    client's timeout does not do.
 
     Args:
         url: address on the host; by default that of the hub (``HF_ENDPOINT``).
@@ -37,12 +39,20 @@ def obstacle(url: str | None = None) -> str | None:
     address = url or constants.ENDPOINT
     if constants.HF_HUB_OFFLINE:
         return None
-    try:
-        get_session().head(address, timeout=SECONDS)
-    except Exception as error:  # of a client that differs between the releases of huggingface_hub
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        return f"{urlsplit(address).hostname} cannot be reached: {reason:.120}"
-    return None
+    reasons: list[str] = []
+
+    def ask() -> None:
+        try:
+            get_session().head(address, timeout=SECONDS)
+        except Exception as error:  # of a client that differs between the releases of huggingface_hub
+            reasons.append(str(error).strip().partition("\n")[0] or type(error).__name__)
+
+    request = Thread(target=ask, daemon=True)
+    request.start()
+    request.join(SECONDS)
+    if request.is_alive():
+        reasons.append(f"no answer within {SECONDS:g} seconds")
+    return f"{urlsplit(address).hostname} cannot be reached: {reasons[0]:.120}" if reasons else None
 
 
 def download(repository: str, files: Sequence[str] = (), **options: Any) -> Path:

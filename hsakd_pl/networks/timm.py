@@ -101,8 +101,8 @@ def _published(name: str, published: Mapping[str, Any], channels: int) -> dict[s
             copy = _downloaded(repository) if repository else None
             if copy is None:
                 raise UsageError(
-                    f"weights: those of {name} cannot be downloaded ({hindrance}); name a file, or check the network; "
-                    "with HF_HUB_OFFLINE=1 the hub is not asked"
+                    f"weights: those of {name} cannot be downloaded ({hindrance}); check the network, or name a file "
+                    "instead of pretrained; with HF_HUB_OFFLINE=1 an earlier download is used and the hub is not asked"
                 )
             options["pretrained_cfg_overlay"] = {"file": copy}
     try:

@@ -51,9 +51,7 @@ def _recipes() -> Iterator[Recipe]:
         module="hsakd_pl.TeacherModule",
         options={"network": "resnet20"},
     )
-    # The user's own images, with the setting of CIFAR-100
-    yield _joint_teacher("images", "resnet32x4", "")
-    yield _student("images", "joint", "resnet32x4", "resnet8x4", "")
+    yield from _own_images()
 
 
 def _cifar100_pairs() -> Iterator[Recipe]:
@@ -80,6 +78,36 @@ def _cifar100_pairs() -> Iterator[Recipe]:
         yield _student(folder, "joint", pair["teacher"], pair["student"], pair["HSAKD*"])
     for pair in TABLE_1:
         yield _hinton(folder, pair["teacher"], pair["student"], pair["KD"])
+
+
+def _own_images() -> Iterator[Recipe]:
+    """Yield the path from the user's own photographs to a student: weights of ImageNet, 224 pixels."""
+    teacher = "timm:tf_efficientnet_lite0"
+    student = "timm:lcnet_050"
+    pretrained = {"weights": "pretrained", "new_head": True}
+    data = {"image_size": 224, "mean": "imagenet"}
+    yield make_recipe(
+        "images/teacher",
+        title="A teacher for your own images: EfficientNet-Lite0 with its published weights, and branches",
+        module="hsakd_pl.TeacherModule",
+        options={"network": teacher, **pretrained, "backbone_lr": 0.005},
+        data_options=data,
+    )
+    yield make_recipe(
+        "images/student",
+        title="A small student, LCNet 0.5 with its published weights, distilled from images/teacher",
+        module="hsakd_pl.StudentModule",
+        options={"network": student, **pretrained, "teacher": teacher},
+        needs={"teacher_weights": "images/teacher"},
+        data_options=data,
+    )
+    yield make_recipe(
+        "images/alone",
+        title="The student of images/student trained alone, to compare with",
+        module="hsakd_pl.BaselineModule",
+        options={"network": student, **pretrained},
+        data_options=data,
+    )
 
 
 def _few_shot(percentage: int, published: str) -> Recipe:

@@ -53,6 +53,7 @@ STL10 = replace(FROZEN_TEACHER, data="STL10", root="data/stl10", lr=0.1, weight_
 # The first stage of SSKD, in its published code
 PROJECTION = replace(CIFAR100, epochs=60, milestones=(30, 45))
 SMALL = replace(CIFAR100, epochs=30, milestones=(19, 22, 26), nesterov=False)
+PHOTOS = replace(CIFAR100, data="ImageFolder", root="photos", epochs=60, milestones=(40, 50), lr=0.02, batch_size=16)
 # A recipe takes the first of these whose key its name begins with, otherwise that of CIFAR-100.
 SETTINGS = {
     "cifar100/teacher_frozen": FROZEN_TEACHER,
@@ -86,7 +87,9 @@ SETTINGS = {
     "stl10": STL10,
     "tinyimagenet": replace(STL10, data="TinyImageNet", root="data/tinyimagenet"),
     "digits": replace(CIFAR100, data="Digits", epochs=8, milestones=(6,)),
-    "images": replace(CIFAR100, data="ImageFolder", root="data/images"),
+    # The user's own photographs: networks that start from published weights
+    "images/teacher": replace(PHOTOS, epochs=20, milestones=(13, 17)),
+    "images": PHOTOS,
 }
 # Networks that train with a learning rate of 0.01 on CIFAR-100: Sec. 4.1 of the paper
 SMALL_LR_NETWORKS = ("mobilenetv2", "mobilenetv2_stride2", "shufflenetv1", "shufflenetv2")
