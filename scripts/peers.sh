@@ -69,7 +69,7 @@ ultralytics() {
 
 hsakd() {
   install hsakd "$HERE[timm]"
-  "$ENV/bin/python" "$JOBS/words.py" hsakd_pl 'make quickstart'
+  "$ENV/bin/python" "$JOBS/words.py" hsakd_pl 'quickstart\('
   usage "$ENV/bin/hsakd" --help
   local data=(--data ImageFolderDataModule --data.root pictures --data.image_size 32 --data.batch_size 50
     --data.augmentation none --model.lr 0.05 --trainer.max_epochs 5)
