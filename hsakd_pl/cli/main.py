@@ -8,6 +8,7 @@ from importlib import import_module
 
 from hsakd_pl.cli.arguments import check_files
 from hsakd_pl.cli.commands import COMMANDS, front_page, make_parser, parse
+from hsakd_pl.cpu.delayed import delay_scipy_signal
 from hsakd_pl.cpu.start import map_tensors, prepare_process
 from hsakd_pl.errors import UsageError, did_you_mean
 from hsakd_pl.files.escaping import for_terminal, show
@@ -27,6 +28,7 @@ def main(args: list[str] | None = None) -> None:
     if "torch" not in sys.modules:  # otherwise this is not the program but a call within a process of the user
         prepare_process()
         map_tensors()  # until a run reuses memory
+        delay_scipy_signal()
     arguments = sys.argv[1:] if args is None else list(args)
     if args is None:
         _find_classes_in_working_folder(arguments)
