@@ -25,14 +25,14 @@ class Markup(Extension):
 
 
 class Drawn(Postprocessor):
-    """Replace the formulas and roles in the HTML of a page."""
+    """Replace the formulas and roles in the HTML of a page, and paths of pictures that begin in the repository."""
 
     def run(self, text: str) -> str:
-        """Return the HTML with SVG for formulas, and without the names of roles."""
+        """Return the HTML with SVG for formulas, without the names of roles, with paths from ``docs/``."""
         drawn = FORMULA.sub(
             lambda match: f'<{match[1]} class="formula">{drawing(html.unescape(match[2]))}</{match[1]}>', text
         )
-        return ROLE.sub("", drawn)
+        return ROLE.sub("", drawn).replace('src="docs/assets/', 'src="assets/')  # of pages included from the root
 
 
 def makeExtension(**_: Any) -> Markup:  # noqa: N802 Markdown calls it

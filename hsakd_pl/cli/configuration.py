@@ -15,10 +15,9 @@ from hsakd_pl.errors import UsageError
 from hsakd_pl.files import read_text, replacing
 from hsakd_pl.files.careful import load_yaml
 from hsakd_pl.modules.trainers import is_trial
-from hsakd_pl.records.formats import HISTORY_FILE
+from hsakd_pl.records.formats import CONFIG_FILE, HISTORY_FILE
 from hsakd_pl.records.options import rule_of
 
-CONFIG_FILE = "config.yaml"  # Lightning's name for it
 COMPLETE = {"seed_everything", "trainer", "model", "data", "ckpt_path"}  # what the file of every run contains
 WRITTEN = ("best.ckpt", HISTORY_FILE, "curves.png")  # by a fit, after its configuration
 MODE = "strict yaml"  # name under which jsonargparse finds the package's reader

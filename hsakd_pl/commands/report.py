@@ -93,10 +93,9 @@ def _write_rows(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def _show_failed(folder: Path) -> None:
     """Name the folders of runs without a result, which are in no table."""
-    from hsakd_pl.cli.configuration import CONFIG_FILE
     from hsakd_pl.files.escaping import show
     from hsakd_pl.files.walk import walk
-    from hsakd_pl.records.formats import RESULT_FILE
+    from hsakd_pl.records.formats import CONFIG_FILE, RESULT_FILE
 
     for place, names in walk(folder):
         if CONFIG_FILE in names and RESULT_FILE not in names:

@@ -16,6 +16,7 @@ from hsakd_pl.errors import UsageError
 from hsakd_pl.files import naming, read_text
 from hsakd_pl.files.schema import Anything, Fields, Flag, Items, Number, Text, Tuple, VersionText, parse_json
 
+CONFIG_FILE = "config.yaml"  # Lightning's name for it
 RESULT_FILE = "result.json"
 TEST_FILE = "test.json"
 DETAILS_FILE = "test_details.json"
