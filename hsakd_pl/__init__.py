@@ -4,7 +4,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from hsakd_pl.cpu.start import prepare_cpu as prepare_cpu
-from hsakd_pl.records.quiet import quieten_lightning as quieten_lightning
 from hsakd_pl.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     from hsakd_pl.networks.weights import load_weights
     from hsakd_pl.ops import COLOURS, FLIPS, ROTATIONS, Transforms
     from hsakd_pl.quickstart import quickstart
+    from hsakd_pl.records.quiet import quieten_lightning
 
 __all__ = [
     "COLOURS",
@@ -85,6 +85,7 @@ __all__ = [
     "register_network",
 ]
 _HOMES = (
+    "records.quiet",
     "ops",
     "networks",
     "networks.keys",

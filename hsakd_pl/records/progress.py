@@ -56,6 +56,9 @@ class Progress(ProgressBar):
 
     Args:
         lines: print the lines of finished epochs, and those within long ones; otherwise there is only the bar.
+
+    Examples:
+        >>> trainer = pl.Trainer(max_epochs=1, callbacks=[Progress(lines=False)])
     """
 
     def __init__(self, lines: bool = True) -> None:

@@ -26,6 +26,10 @@ def quieten_lightning() -> None:
 
     Notebooks and scripts call it once, before they create a trainer; the program ``hsakd`` does so itself. Lines of
     this package and all other warnings remain.
+
+    Examples:
+        >>> import hsakd_pl
+        >>> hsakd_pl.quieten_lightning()
     """
     for message in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", message)
