@@ -224,7 +224,7 @@ def test_epoch_is_not_resumed_with_other_mixing(tmp_path: Path, chunks: Path) ->
 
 @pytest.mark.slow
 def test_mixed_chunks_resume_bitwise_on_two_processes_with_workers(tmp_path: Path, chunks: Path) -> None:
-    options = {"num_workers": 2, "resident_mib": 0, "mixed_chunks": 2}
+    options = {"num_workers": 1, "resident_mib": 0, "mixed_chunks": 2}
     run_on_two(table_run.main, "LitDataModule", str(chunks), str(tmp_path), json.dumps(options))
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     for found in ranks:
