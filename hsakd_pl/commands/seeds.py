@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 from jsonargparse import Namespace
 
 from hsakd_pl.cli.arguments import configuration
-from hsakd_pl.cli.configuration import CONFIG_FILE, options_of
+from hsakd_pl.cli.configuration import options_of
 from hsakd_pl.cli.lightning_cli import HSAKDCLI
 from hsakd_pl.cli.parser import Parser
 from hsakd_pl.data import ImageDataModule
@@ -24,7 +24,7 @@ from hsakd_pl.files.escaping import show
 from hsakd_pl.files.weights import file_sha256
 from hsakd_pl.modules.build import PRETRAINED, RANDOM
 from hsakd_pl.records.callbacks import callback_text, takes_part_by_name
-from hsakd_pl.records.formats import RESULT_FILE, is_finished, read_row
+from hsakd_pl.records.formats import CONFIG_FILE, RESULT_FILE, is_finished, read_row
 from hsakd_pl.records.measured import is_tested
 from hsakd_pl.records.options import CALLBACKS, ROOT, WEIGHT_OPTIONS, Role, rule_of
 from hsakd_pl.records.protocol import UNSET, is_same_source
