@@ -2,9 +2,9 @@
 # container toolkit):
 #   docker build --tag hsakd .
 #   docker build --tag hsakd --build-arg DEVICE=gpu .
-# Relative paths are below /work, which contains configs/. Data and results belong in volumes. Workers that load data
+# Relative paths are below /workspace, which contains configs/. Data and results belong in volumes. Workers that load data
 # pass batches through shared memory, of which Docker provides 64 MB: --shm-size adds more.
-#   docker run --rm --volume "$PWD/data:/work/data" --volume "$PWD/runs:/work/runs" --shm-size 2g hsakd \
+#   docker run --rm --volume "$PWD/data:/workspace/data" --volume "$PWD/runs:/workspace/runs" --shm-size 2g hsakd \
 #     fit --config configs/cifar100/teacher_joint_wrn_40_2.yaml --data.init_args.download true
 # and --gpus all for GPUs. A folder of the host is writable for the user whose number UID the image was built with.
 ARG DEVICE=cpu
@@ -37,11 +37,11 @@ COPY --from=wheel /wheels /wheels
 # hadolint ignore=DL3013
 RUN pip install --no-cache-dir "$(echo /wheels/*.whl)[$EXTRAS]"
 RUN useradd --uid "$UID" --create-home hsakd \
-    && mkdir -p /work/data /work/runs \
-    && chown -R hsakd /work
+    && mkdir -p /workspace/data /workspace/runs \
+    && chown -R hsakd /workspace
 USER $UID
-WORKDIR /work
+WORKDIR /workspace
 RUN hsakd recipes configs
-VOLUME ["/work/data", "/work/runs"]
+VOLUME ["/workspace/data", "/workspace/runs"]
 ENTRYPOINT ["hsakd"]
 CMD ["--help"]

@@ -12,6 +12,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -80,10 +81,10 @@ def fits_of(pair: tuple[str, ...], folder: Path) -> dict[str, Callable[[], HSAKD
     kd, *others = readers(pair)
     fits: dict[str, Callable[[], HSAKDModule]] = {
         ALONE: lambda: BaselineModule(pair[1], num_classes=SyntheticDataModule.num_classes, lr=LR),
-        ASKING: lambda: make(kd),
+        ASKING: partial(make, kd),
     }
     for entry in (kd, *others):
-        fits[entry.name] = lambda entry=entry: make(entry, teacher_answers=str(folder / "answers"))  # type: ignore[misc]
+        fits[entry.name] = partial(make, entry, teacher_answers=str(folder / "answers"))
     return fits
 
 

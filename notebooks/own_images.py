@@ -43,7 +43,7 @@ warnings.filterwarnings("ignore")
 #
 # The pictures are made of scikit-learn's handwritten digits, so that nothing is downloaded: PNG files of random size,
 # ink and paper. `photos/` are your own ones, on coloured paper; only five of each class are for training. `scans/` are
-# many pictures of another kind, grey ones. They stand in for ImageNet, from which the weights of real networks come.
+# many grey pictures. They replace ImageNet here, on which published weights were trained.
 
 # %%
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]

@@ -1,4 +1,4 @@
-"""What the files of an export hold, field by field: docs/files.md is written from this, and a test compares it."""
+"""Describe the fields of the files of an export. docs/files.md is written from this; a test compares it with one."""
 
 from hsakd_pl.files.described import Field, FileFormat, inside
 from hsakd_pl.records.described import COUNT, DIGEST, FRACTION, SHA256

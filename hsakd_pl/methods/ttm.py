@@ -16,7 +16,7 @@ def ttm_loss(student_logits: Tensor, teacher_logits: Tensor, gamma: float = 0.1)
 
     .. math:: \overline{\mathrm{KL}(\mathrm{softmax}(\gamma t) \,\|\, \mathrm{softmax}(s))}
 
-    Unlike in KD, the student's logits are not divided by T, and there is no factor T^2.
+    Unlike in KD, the student's logits are not divided by T, and the loss is not multiplied by T^2.
 
     Source: Zheng and Yang, ICLR 2024; zkxufo/TTM @ fe457b3.
 

@@ -91,7 +91,8 @@ def _own_images() -> Iterator[Recipe]:
         title="A teacher for your own images: EfficientNet-Lite0 with its published weights, and branches",
         module="hsakd_pl.TeacherModule",
         options={"network": teacher, **pretrained, "backbone_lr": 0.005},
-        data_options=data,
+        # with which these weights were trained: timm's pretrained_cfg
+        data_options=data | {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
     )
     yield make_recipe(
         "images/student",

@@ -1,4 +1,4 @@
-"""What a run's files hold, field by field: docs/files.md is written from this, and a test compares it with a run."""
+"""Describe the fields of the files of a run. docs/files.md is written from this; a test compares it with a run."""
 
 from hsakd_pl.files.described import Field, FileFormat, inside
 
