@@ -166,25 +166,27 @@ def lines(groups: Sequence[Group], against: Group | None = None) -> list[Line]:
 
 def all_lines(groups: Sequence[Group], against: Group | None = None) -> list[Line]:
     """Return the table as text, with all of its columns."""
-    table = []
-    for group, record in zip(groups, records(groups, against), strict=True):
-        line = {
-            "run": record["run"],
-            "n": str(record["n"]),
-            "last epoch": spread(record, "last"),
-            "best epoch": spread(record, "best"),
-            "test": spread(record, "test"),
-            **peer_cells(record),
-            "paper": group.paper,
-            "to paper": _number(record["to_paper"], "+.2f"),
-            "images/s": _number(record["images_per_second"], ",.0f"),
-            "seconds": _number(record["seconds"], ",.0f"),
-        }
-        if against is not None:
-            line[f"to {against.name}"] = "" if group is against else _difference(record)
-        line["marks"] = record["marks"]
-        table.append(line)
-    return table
+    numbers = records(groups, against)
+    return [_line(group, record, against) for group, record in zip(groups, numbers, strict=True)]
+
+
+def _line(group: Group, record: Record, against: Group | None) -> Line:
+    line = {
+        "run": record["run"],
+        "n": str(record["n"]),
+        "last epoch": spread(record, "last"),
+        "best epoch": spread(record, "best"),
+        "test": spread(record, "test"),
+        **peer_cells(record),
+        "paper": group.paper,
+        "to paper": _number(record["to_paper"], "+.2f"),
+        "images/s": _number(record["images_per_second"], ",.0f"),
+        "seconds": _number(record["seconds"], ",.0f"),
+    }
+    if against is not None:
+        line[f"to {against.name}"] = "" if group is against else _difference(record)
+    line["marks"] = record["marks"]
+    return line
 
 
 def _number(value: float | None, number_format: str) -> str:
@@ -258,7 +260,8 @@ def _section(label: str, groups: Sequence[Group], table_format: str, against: Gr
     results: list[Line] = []
     costs: list[Line] = []
     peers: list[Line] = []
-    for name, record, line in zip(short_names(groups), records(groups), all_lines(groups, against), strict=True):
+    for name, group, record in zip(short_names(groups), groups, records(groups, against), strict=True):
+        line = _line(group, record, against)
         of_peers = {column: line.pop(column) for column in peer_cells(record)}
         if any(of_peers.values()):
             peers.append({"run": name, "mean": spread(record, "last")} | of_peers)
